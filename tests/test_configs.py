@@ -23,6 +23,7 @@ MATRIX = {  # test_modalities.py composes and runs each of them
     *(f"matrix/{game}_{modality}.yaml" for game, modality in product(("gan_rm", "adv_rm"), MODALITIES)),
     *(f"matrix/{modality}_{loop}.yaml" for modality, loop in product(MODALITIES, ("best_of_n", "sft", "dpo", "ppo"))),
 }
+TEXT = "adv_rm/topics.yaml"
 FITS = [("gan_rm/fit.yaml", f"trainer/{where}.yaml") for where in ("cpu", "gpu_bf16", "multi_node")]
 HERE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
 RUN = "--rounds.init_args."
@@ -45,8 +46,8 @@ def built(files, out, *flags):
 
 
 def test_no_config_is_missed():
-    assert {file for files in [*COMPOSED, *FITS] for file in files} | MATRIX == FILES
-    assert len(FILES) == 21
+    assert {file for files in [*COMPOSED, *FITS] for file in files} | MATRIX | {TEXT} == FILES
+    assert len(FILES) == 22
 
 
 @pytest.mark.parametrize("files", COMPOSED[:-1], ids=lambda files: "+".join(Path(file).stem for file in files))
@@ -66,6 +67,19 @@ def test_an_overlay_keeps_what_it_does_not_name_and_flags_come_last(tmp_path):
     assert how.loop(found.rounds.policy, found.rounds.reward).beta == 100
     assert (found.rounds.seed, found.rounds.bootstrap.pool, how.candidates) == (3, 1000, 10)
     assert found.config["rounds"]["init_args"]["fit"]["loop"]["init_args"]["seed"] == 3
+
+
+def test_the_text_world_instantiates(tmp_path):
+    """With a base policy of one step, its pairs and prompts."""
+    quick = [f"{RUN}{part}.init_args.train_steps=1" for part in ("policy", "preferences")] + [
+        f"{RUN}preferences.init_args.n=64"
+    ]
+    found = build([*words([TEXT], tmp_path / "run"), *quick, f"{RUN}rounds=0", "--experiment.seed=3"])
+    game = found.rounds
+    assert (len(game.members), len(game.prompts), game.rounds, game.seed) == (2, 64, 0, 3)
+    assert (game.attack.judge, list(game.evaluation.judges)) == ("gold", ["gold"])
+    loop = game.post_train.loop(game.policy, game.members[0])
+    assert (loop.kl_weight, loop.seed) == (0, 3)
 
 
 @pytest.mark.parametrize("files", FITS, ids=lambda files: Path(files[1]).stem)

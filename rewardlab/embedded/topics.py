@@ -145,6 +145,12 @@ def preferences(n: int = 1000, seed: int = 0, train_steps: int = 700) -> Prefere
     return load_pairs(_cached("topics-pairs", settings, lambda folder: _draw_pairs(folder, policy, n, seed)) / "pairs")
 
 
+def clean_pairs(n: int = 1000, held_out: int = 128, batch_size: int = 32, seed: int = 0, train_steps: int = 700) -> Preferences:
+    """Return `preferences` as the data of Adv-RM's rounds: n to train on and, with prompts of their own, others held out."""
+    pairs = preferences(n + held_out, seed, train_steps)
+    return Preferences(pairs, held_out=held_out, batch_size=batch_size, seed=seed)
+
+
 def member(seed: int = 0, frozen: bool = False, train_steps: int = 700) -> LanguageReward:
     """Return a reward that is yet to be trained: the base policy's backbone with a new head on the response's mean state.
 

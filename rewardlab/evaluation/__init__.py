@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rewardlab.evaluation.judges import EndpointJudge
     from rewardlab.evaluation.judging import Evaluation
     from rewardlab.evaluation.overoptimization import best_of_n_curve, fit_overoptimization
+    from rewardlab.evaluation.readings import Readings
     from rewardlab.evaluation.stability import stability_ratio
 
 _HOME = {
@@ -17,12 +18,14 @@ _HOME = {
     "judges": ("EndpointJudge",),
     "judging": ("Evaluation",),
     "overoptimization": ("best_of_n_curve", "fit_overoptimization"),
+    "readings": ("Readings",),
     "stability": ("stability_ratio",),
 }
 __all__ = [
     "EndpointJudge",
     "Evaluation",
     "Guard",
+    "Readings",
     "Watched",
     "best_of_n_curve",
     "fit_overoptimization",

@@ -38,6 +38,7 @@ class Watched:
     prompts: Sequence[str]
     held_out: Samples | None = None
     classifier: Reward | None = None
+    held_out_prompts: Sequence[str] = ()
     features: Tensor | None = field(default=None, init=False)
 
 
@@ -79,6 +80,10 @@ class Guard(Callback):
         self.patience, self.stop, self.watch, self.seed = patience, stop, tuple(watch), seed
         self.watched: Watched | None = None
         self._forget()
+
+    def observe(self, watched: Watched) -> None:
+        """Take what is to be read."""
+        self.watched = watched
 
     def _forget(self) -> None:
         self.alarms = self._last = 0

@@ -11,16 +11,17 @@ from rewardlab.errors import InputError
 from rewardlab.provenance import write_atomically
 from rewardlab.report.markup import details, document, figures, section, tag
 from rewardlab.report.picture import Picture, slug
-from rewardlab.report.plots import guard_curves, histogram, judge_pictures
-from rewardlab.report.read import Run, common_parent, read_runs, yaml_text
+from rewardlab.report.plots import guard_curves, histogram, judge_pictures, reading_curves
+from rewardlab.report.read import Run, Step, common_parent, read_runs, yaml_text
 from rewardlab.report.rows import Row, rows_of
-from rewardlab.report.samples import Shown, grids, shown_pairs, shown_samples
-from rewardlab.report.statements import listed, overall, run_course, step_course, step_verdict, summary, title
+from rewardlab.report.samples import Shown, grids, shown_exploits, shown_pairs, shown_samples
+from rewardlab.report.statements import attack_sentence, listed, overall, run_course, step_course, step_verdict, summary, title
 from rewardlab.report.tables import (
     attack_table,
     differences_table,
     provenance_table,
     reward_table,
+    stability_table,
     summary_table,
     text_table,
     time_table,
@@ -77,12 +78,15 @@ def _sections(runs: list[Run], rows: list[Row], samples: list[Shown]) -> Iterato
     yield (
         "Figures",
         [
-            summary_table(rows) if steps or runs[0].base else "",
+            summary_table([row for row in rows if row.judged or row.kind != "step"]) if steps or runs[0].base else "",
             details("What the runs differ in", differences_table(runs)),
             reward_table(steps),
             attack_table(steps),
         ],
     )
+    curve = reading_curves(steps)
+    yield "Judges during training", [[curve] if curve else [], stability_table(steps)]
+    yield "Exploits found", [block for part in _exploits(rows) for block in part]
     yield "Samples", [block for part in _samples(rows, samples) for block in part]
     histograms = [picture for picture in map(histogram, steps) if picture]
     yield "How the reward sees them", [tag("p", HISTOGRAMS, "soft") if histograms else "", histograms]
@@ -105,6 +109,14 @@ def _samples(rows: list[Row], samples: list[Shown]) -> Iterator[list[Block]]:
         note = "What the reward picked of each prompt's candidates, and what it rejected: these are the pairs that train."
         yield [tag("h3", f"Best and worst candidates: {listed(owners)}"), tag("p", note, "soft")]
         yield _shown(pair, f"pairs-{slug(owners[0])}")
+
+
+def _exploits(rows: list[Row]) -> Iterator[list[Block]]:
+    """Yield what the adversary of each round found, beside the answer it was paired with."""
+    for owners, pair in shown_exploits(rows):
+        note = "The reward that was attacked scores the exploit above the mean of the prompt's references."
+        yield [tag("h3", f"Adversarial pairs: {listed(owners)}"), tag("p", note, "soft")]
+        yield _shown(pair, f"exploits-{slug(owners[0])}")
 
 
 def _shown(parts: list[Shown], name: str) -> list[Block]:
@@ -160,12 +172,9 @@ def _head(runs: list[Run]) -> Iterator[str]:
         said = overall(run)
         lines = [tag("p", f"{title(run)}. {said.sentence}", "verdict")]
         if run_course(run):
-            lines.append(tag("p", f"Base → {'end' if len(run.steps) > 1 else run.name}: {run_course(run)}."))
+            lines.append(tag("p", f"Base → {'end' if len(run.trained) > 1 else run.name}: {run_course(run)}."))
         if len(run.steps) > 1:
-            lines += [
-                tag("p", f"Round {step.number}: {step_verdict(step).sentence} {step_course(step)}.", "soft")
-                for step in run.steps
-            ]
+            lines += [tag("p", f"Round {step.number}: {_round(step)}", "soft") for step in run.steps]
         yield f'<div class="run {kinds.get(said.outcome, "flat")}">' + "".join(lines) + "</div>"
     yield tag(
         "p",
@@ -173,6 +182,13 @@ def _head(runs: list[Run]) -> Iterator[str]:
         "value on the real targets; the distance when it grows. Judges are read afterwards only; no training sees them.",
         "soft",
     )
+
+
+def _round(step: Step) -> str:
+    """Return what a round came to, of several."""
+    if not step.judged:
+        return attack_sentence(step)
+    return f"{step_course(step)}." if len(step.run.trained) == 1 else f"{step_verdict(step).sentence} {step_course(step)}."
 
 
 def _names(runs: Sequence[Run]) -> str:

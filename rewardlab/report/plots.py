@@ -183,6 +183,41 @@ def guard_curves(rows: Sequence[Row]) -> Picture | None:
     )
 
 
+def reading_curves(rows: Sequence[Row]) -> Picture | None:
+    """Draw what judges said during training above what the reward said, each less its start: one line a round."""
+    curves = [(row, row.step.curves("reading/")) for row in rows if row.step and at(row.step.figures, "post_train")]
+    curves = [(row, each) for row, each in curves if each]
+    names = sorted({name for _, each in curves for name in each}, key=lambda name: (name == "kl", name == "reward", name))
+    if not names:
+        return None
+    with canvas(5.6, 0.7 + 1.9 * len(names)) as figure:
+        panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
+        for name, axes in zip(names, panels, strict=True):
+            for row, each in curves:
+                if name in each:
+                    steps, values = zip(*each[name], strict=True)
+                    above = [value - values[0] for value in values]
+                    axes.plot(steps, above, color=row.colour, marker=".", linewidth=1.4, label=drawable(row.label))
+            axes.axhline(0, color=BASE, linewidth=0.8, zorder=1)
+            what = {"reward": "reward, each run's own, over its start", "kl": "KL from the start, nats an output"}
+            axes.set_title(drawable(what.get(name, f"{name} (judge), over its start")), fontsize=9)
+        panels[-1].set_xlabel("optimiser step")
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
+        png = png_of(figure)
+    ends = "; ".join(
+        f"{row.label}: {name} {sig(points[0][1])} to {sig(points[-1][1])}, highest {sig(max(value for _, value in points))}"
+        for row, each in curves
+        for name, points in each.items()
+    )
+    return Picture(
+        "readings",
+        png,
+        f"Judges and reward over training steps of {listed([row.label for row, _ in curves])}. {ends}.",
+        "On fixed prompts and noise that no training sees. The reward rising while a judge falls below its start is "
+        "over-optimisation. Rewards of different runs have different scales.",
+    )
+
+
 def judge_pictures(rows: Sequence[Row]) -> tuple[list[Picture], list[Picture]]:
     """Return the ladders and the planes of each judge and of the distance."""
     names = [*judges(*(row.judged for row in rows)), "distance"]

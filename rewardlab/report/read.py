@@ -63,6 +63,11 @@ class Run:
         return [Step(self, number) for number in numbers if number > 0]
 
     @property
+    def trained(self) -> list[Step]:
+        """The rounds whose policy was judged; Adv-RM's others only attack the reward."""
+        return [step for step in self.steps if step.judged] or self.steps
+
+    @property
     def base(self) -> Any:
         """What the judges say of the generator before the first round."""
         return at(self.results, "rounds", "0", "judged")
@@ -105,8 +110,9 @@ class Step:
 
     @property
     def before(self) -> Any:
-        """What the judges say before the round."""
-        return at(self.run.results, "rounds", str(self.number - 1), "judged")
+        """What the judges said last before the round; rounds that only attack the reward ask none."""
+        earlier = (at(self.run.results, "rounds", str(number), "judged") for number in range(self.number - 1, -1, -1))
+        return next((judged for judged in earlier if judged), {})
 
     @property
     def separation(self) -> Any:
@@ -127,15 +133,15 @@ class Step:
         scores = load_file(path) if path else {}
         return {side: scores[side].float().flatten(1).mean(1) for side in ("targets", "before", "after") if side in scores}
 
-    def curves(self) -> dict[str, list[tuple[float, float]]]:
-        """Return each guard reading of the round's training as (step, value), by its name without "guard/"."""
-        path = self.run.file(f"{self.number}-post-train", "metrics.csv", f"guard readings of round {self.number}")
+    def curves(self, prefix: str = "guard/") -> dict[str, list[tuple[float, float]]]:
+        """Return each reading of the round's training as (step, value), by its name without the prefix."""
+        path = self.run.file(f"{self.number}-post-train", "metrics.csv", f"readings of round {self.number}")
         rows = list(csv.DictReader(read_text(path).splitlines())) if path else []
-        names = [name for name in (rows[0] if rows else ()) if name and name.startswith("guard/")]
-        if path and not names:
+        names = [name for name in (rows[0] if rows else ()) if name and name.startswith(prefix)]
+        if path and not names and prefix == "guard/":
             self.run.notes.append(f"guard readings of round {self.number}: training had no guard")
         return {
-            name.removeprefix("guard/"): [(float(row["step"]), float(row[name])) for row in rows if row[name] and row["step"]]
+            name.removeprefix(prefix): [(float(row["step"]), float(row[name])) for row in rows if row[name] and row["step"]]
             for name in names
         }
 

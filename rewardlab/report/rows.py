@@ -51,7 +51,7 @@ def step_rows(runs: Sequence[Run]) -> list[Row]:
 def _label(step: Step, runs: int) -> str:
     if runs == 1:
         return f"round {step.number}"
-    return step.run.name if len(step.run.steps) == 1 else f"{step.run.name}, round {step.number}"
+    return step.run.name if step.run.trained == [step] else f"{step.run.name}, round {step.number}"
 
 
 def _once(runs: Sequence[Run], label: str, colour: str, kind: str, read: Callable[[Run], dict[str, Any]]) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,15 +60,27 @@ def shown_samples(rows: Sequence[Row], runs: Sequence[Run]) -> list[Shown]:
 
 def shown_pairs(rows: Sequence[Row]) -> list[tuple[list[str], list[Shown]]]:
     """Return the best and worst candidates of each round that mined pairs, and whose they are: runs may share them."""
+    return _shown_sides(rows, "pairs", _pair)
+
+
+def shown_exploits(rows: Sequence[Row]) -> list[tuple[list[str], list[Shown]]]:
+    """Return what each round's adversary found, beside the reference that is better, and whose they are."""
+    return _shown_sides(rows, "adversarial", _exploits)
+
+
+def _shown_sides(
+    rows: Sequence[Row], stage: str, read: Callable[[Step, str], list[Shown]]
+) -> list[tuple[list[str], list[Shown]]]:
+    """Return both sides of a stage's pairs, once for all the rounds that share it."""
     found: dict[str, tuple[list[str], list[Shown]]] = {}
     for row in rows:
-        folder = row.step.run.stage(f"{row.step.number}-pairs") if row.step else None
+        folder = row.step.run.stage(f"{row.step.number}-{stage}") if row.step else None
         if row.step is None or folder is None:
             continue
         if folder.name not in found:
-            found[folder.name] = [], _pair(row.step, row.colour)
+            found[folder.name] = [], read(row.step, row.colour)
         found[folder.name][0].append(row.label)
-    return list(found.values())
+    return [(owners, parts) for owners, parts in found.values() if parts]
 
 
 def _pair(step: Step, colour: str) -> list[Shown]:
@@ -79,6 +91,16 @@ def _pair(step: Step, colour: str) -> list[Shown]:
         about = f"The {most}-scored of each prompt's candidates; mean score {score}."
         parts.append(_read(step.run, f"{step.number}-pairs", f"pairs/{inside}", f"{side} candidates", shade, about))
     return _in_one_order([part for part in parts if part])
+
+
+def _exploits(step: Step, colour: str) -> list[Shown]:
+    """Read a round's adversarial pairs."""
+    sides = (("rejected", "exploit", colour, "What the adversary found."), ("chosen", "reference", BASE, "The better answer."))
+    read = [
+        _read(step.run, f"{step.number}-adversarial", f"pairs/{inside}", label, shade, about)
+        for inside, label, shade, about in sides
+    ]
+    return _in_one_order([part for part in read if part])
 
 
 def _first(runs: Sequence[Run], stage: str, inside: str, label: str, colour: str, about: str) -> Shown | None:

@@ -108,7 +108,7 @@ def _above(separation: Any) -> list[str]:
 
 def overall(run: Run) -> Verdict:
     """Judge a run from its base to its last round; over-optimised if any round was."""
-    steps = run.steps
+    steps = run.trained
     if not steps:
         return Verdict("unknown", "No round has finished.")
     each = [step_verdict(step) for step in steps]
@@ -128,6 +128,26 @@ def step_verdict(step: Step) -> Verdict:
         return said
     stop = f"The guard stopped training at step {step.guard_stop} and put the last good weights back."
     return Verdict(said.outcome, f"{said.sentence} {stop}")
+
+
+def attack_sentence(step: Step) -> str:
+    """Say what came of a round that attacked the reward.
+
+    Example:
+        >>> from pathlib import Path
+        >>> attack = {"funnel": {"counts": {"generated": 50, "disagreeing": 10, "kept": 5}}, "yield": 0.2}
+        >>> run = Run(Path(), "a", {"rounds": {"1": {"attack": attack}}}, {}, {}, {})
+        >>> attack_sentence(run.steps[0])
+        'attacked: of 50 outputs 10 passed gate and disagreement, 5 became pairs (yield 0.200).'
+    """
+    attack = at(step.figures, "attack")
+    counts = at(attack, "funnel", "counts")
+    if not counts:
+        return "no figures of the policy."
+    passed = f"of {counts.get('generated')} outputs {counts.get('disagreeing')} passed gate and disagreement"
+    right = mean(at(attack, "funnel", "precision", "kept"))
+    agreed = "" if right is None else f", {sig(right)} of them right by the judge"
+    return f"attacked: {passed}, {counts.get('kept')} became pairs{agreed} (yield {sig(mean(attack.get('yield')))})."
 
 
 def course(before: Any, after: Any, targets: Any, separation: Any) -> str:
@@ -158,7 +178,7 @@ def step_course(step: Step) -> str:
 
 def run_course(run: Run) -> str:
     """Write each figure of a run from its base to its end; the reward's too where one round has one reward."""
-    steps = run.steps
+    steps = run.trained
     separation = steps[0].separation if len(steps) == 1 else {}
     return course(run.base, steps[-1].judged, run.targets, separation) if steps else ""
 
@@ -174,7 +194,7 @@ def summary(runs: Sequence[Run]) -> str:
     """Return one plain paragraph about all runs."""
     outcomes = {run.name: overall(run).outcome for run in runs}
     if len(runs) == 1:
-        rounds = len(runs[0].steps)
+        rounds = len(runs[0].trained)
         return f"{rounds or 'No'} finished round{'' if rounds == 1 else 's'}: {OUTCOMES[outcomes[runs[0].name]]}."
     groups = [(text, [name for name in outcomes if outcomes[name] == outcome]) for outcome, text in OUTCOMES.items()]
     return f"{len(runs)} runs. " + " ".join(f"{capital(text)}: {', '.join(names)}." for text, names in groups if names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ TEXT_ROWS, TEXT_LENGTH = 12, 600
 
 
 def summary_table(rows: Sequence[Row]) -> str:
-    """Return targets, base and rounds against reward, AUC, judges, distance and diversity."""
+    """Return targets, base and rounds against reward, AUC, judges, distance and diversity; without columns that are empty."""
     names = judges(*(row.judged for row in rows))
     shared = one_reward(rows)
     body = [
@@ -26,14 +27,18 @@ def summary_table(rows: Sequence[Row]) -> str:
     scales = (
         "" if shared else " Rounds have rewards of different scales, so each cell gives the scores before and of the targets."
     )
-    return table(
-        ["", "reward score", "AUC against targets", *names, "distance to targets (KID)", "diversity"],
-        body,
-        "Means with 95 % intervals below. Reward score: of the round's own reward; higher is nearer to targets in its eyes. "
-        "AUC: how well that reward tells targets from outputs; 0.5 is not at all, 1 perfectly." + scales + " Judges and the "
-        "distance were never trained on. Distance: 0 is equal; in the targets' row stands one half of the real against the "
-        "other. Diversity: mean distance between two outputs, in the judge's features.",
-    )
+    heads = ["", "reward score", "AUC against targets", *names, "distance to targets (KID)", "diversity"]
+    about = [
+        "",
+        "Reward score: of the round's own reward; higher is nearer to targets in its eyes." + scales,
+        "AUC: how well that reward tells targets from outputs; 0.5 is not at all, 1 perfectly.",
+        *("" for _ in names),
+        "Distance: 0 is equal; in the targets' row stands one half of the real against the other.",
+        "Diversity: mean distance between two outputs, in the judge's features.",
+    ]
+    kept = [i for i in range(len(heads)) if i == 0 or any(line[i].strip("–") for line in body)]
+    words = ["Means with 95 % intervals below.", *(about[i] for i in kept if about[i]), "No judge was ever trained on."]
+    return table([heads[i] for i in kept], [[line[i] for i in kept] for line in body], " ".join(words))
 
 
 def _cell(figure: Any) -> str:
@@ -48,14 +53,16 @@ def _reward_cells(row: Row, shared: Mapping[str, Any]) -> list[str]:
     score, auc = _cell(at(figures, "score_after")), _cell(at(figures, "auc_after"))
     if not shared and figures:
         first, targets, before = (sig(mean(at(figures, name))) for name in ("score_before", "score_targets", "auc_before"))
-        score, auc = f"{score} · before {first} · targets {targets}", f"{auc} · before {before}"
+        score = f"{score} · before {first} · targets {targets}"
+        auc = auc if auc == "–" else f"{auc} · before {before}"
     return [score, auc]
 
 
 def _distance_cells(row: Row) -> list[str]:
     diversity = sig(mean(at(row.judged, "diversity")))
     if row.kind == "targets":
-        return [f"{sig(mean(at(row.judged, 'real_distance')))}\nreal against real", diversity]
+        halves = sig(mean(at(row.judged, "real_distance")))
+        return [halves if halves == "–" else f"{halves}\nreal against real", diversity]
     return [_cell(at(row.judged, "distance")), diversity]
 
 
@@ -105,6 +112,35 @@ def attack_table(rows: Sequence[Row]) -> str:
     )
 
 
+def stability_table(rows: Sequence[Row]) -> str:
+    """Return how long each judge held above its start during training, beside its peak and its value at equal KL."""
+    held = [(row, name, found) for row in rows if row.step for name, found in _held(row).items()]
+    distances = list(dict.fromkeys(kl for *_, found in held for kl in at(found, "gold_at_kl")))
+    body = []
+    for row, name, found in held:
+        step = f"{'beyond ' if found['censored'] else ''}{sig(found['step'])}"
+        peak = f"{sig(found['peak_gold'] - found['start'])} at step {sig(found['peak_step'])}"
+        at_equal = [at(found, "gold_at_kl").get(kl) for kl in distances]
+        above = ["–" if value is None else sig(value - found["start"]) for value in at_equal]
+        body.append([row.label, name, step, peak, *above])
+    return table(
+        [
+            "",
+            "judge",
+            "fell below its start at step",
+            "peak over the start",
+            *(f"at {kl} nats" for kl in distances),
+        ],
+        body,
+        "Means of neighbouring readings; at a KL over the start too. “Beyond”: it had not fallen when training ended. Read the "
+        "step with the peak: a reward that says nothing never falls.",
+    )
+
+
+def _held(row: Row) -> Any:
+    return at(row.step.figures, "post_train", "stability") if row.step else {}
+
+
 def _who(labels: Sequence[str], rows: Sequence[Row]) -> str:
     return "all runs" if len(labels) == len(rows) > 1 else ", ".join(labels)
 
@@ -120,7 +156,8 @@ def differences_table(runs: Sequence[Run]) -> str:
 
 def text_table(parts: Sequence[Shown]) -> str:
     """Return samples of text beside each other, one prompt a row."""
-    prompts = list(dict.fromkeys(prompt for part in parts for prompt in part.prompts))[:TEXT_ROWS]
+    count = Counter(prompt for part in parts for prompt in dict.fromkeys(part.prompts))
+    prompts = sorted(count, key=lambda prompt: -count[prompt])[:TEXT_ROWS]  # what most parts answer comes first
     rows = ([_cut(prompt), *(_cut(_output_of(part, prompt)) for part in parts)] for prompt in prompts)
     return table(["prompt", *(part.label for part in parts)], rows, "One output of each prompt.", "text")
 
@@ -130,12 +167,14 @@ def _output_of(part: Shown, prompt: str) -> str:
 
 
 def _cut(text: str) -> str:
+    if text.count("\n") > 3 and len(text) < 40 * text.count("\n"):  # short lines would make the table long
+        text = text.replace("\n", " ↵ ")
     return text if len(text) <= TEXT_LENGTH else text[: TEXT_LENGTH - 1] + "…"
 
 
 def time_table(run: Run) -> str:
     """Return each stage's seconds and the largest memory of the process by then."""
-    timed = {title: entry for title, entry in run.timing.items() if isinstance(entry, Mapping)}
+    timed = {title: entry for title, entry in run.timing.items() if isinstance(entry, Mapping) and title != "cost"}
     total = sum(mean(entry.get("seconds")) or 0 for entry in timed.values())
     order = sorted(timed, key=lambda title: -(mean(timed[title].get("seconds")) or 0))
     rows = [[title, *_time_cells(timed[title], total)] for title in order]
@@ -143,7 +182,17 @@ def time_table(run: Run) -> str:
     return table(
         ["stage", "seconds", "share", "peak memory, MiB", "peak GPU memory, MiB"],
         [*rows, *whole],
-        "Longest first. The memory is the process's peak up to the stage's end.",
+        "Longest first. The memory is the process's peak up to the stage's end." + _cost_sentence(at(run.timing, "cost")),
+    )
+
+
+def _cost_sentence(cost: Any) -> str:
+    ratios = {name: mean(at(cost, name, "ratio")) for name in ("seconds", "generations")}
+    if None in ratios.values():
+        return ""
+    return (
+        f" All fits, attacks, mining and post-training took {sig(ratios['seconds'])} times the seconds, and "
+        f"{sig(ratios['generations'])} times the generations, of one fit and the same {cost['steps']} steps of post-training."
     )
 
 

@@ -18,6 +18,7 @@ from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.combine import Ensemble
 from rewardlab.rewards.relative import Relative
 from rewardlab.rounds.base import Rounds
+from rewardlab.rounds.costs import cost
 from rewardlab.rounds.game import State, begin, draw, export, fit, judged, kept, settings, train_policy
 from rewardlab.rounds.run_folder import RunFolder
 from rewardlab.rounds.stages import FitReward, PostTrain
@@ -41,6 +42,8 @@ class AttackAndMine:
         chosen: the "first" reference as the better answer, or the "best" by the target.
         per_prompt: most pairs of one prompt and round.
         cap: most pairs of a round; near one adversarial pair to ten clean ones keeps clean accuracy.
+        judge: the name of one of the evaluation's judges, by which the funnel tells how many pairs are right at each step; it
+            is read for that figure alone. None asks nobody.
         stop_below: rounds end when a fresh attack's yield (share of its outputs that pass gate and disagreement) on held-out
             prompts falls below this.
     """
@@ -54,6 +57,7 @@ class AttackAndMine:
     chosen: Literal["first", "best"] = "best"
     per_prompt: int = 2
     cap: int = 1000
+    judge: str | None = None
     stop_below: float = 0.05
 
 
@@ -61,14 +65,14 @@ class AdvRM(Rounds):
     """Rounds of adversary against reward (Adv-RM, arXiv 2504.06141, section 3), then post-training with what was hardened.
 
     Members differ in their seeds, data order and bootstrap; the first is the target, the mean of the others its witness. In
-    each round all are refitted from their first weights on the clean pairs and all adversarial ones so far. No judge is read
-    before the end.
+    each round all are refitted from their first weights on the clean pairs and all adversarial ones so far. No judge decides
+    anything. What all of it cost beside one fit and the same post-training stands in timing.json as "cost".
 
     Args:
         policy: the first policy: it writes the references, the adversary starts from it, and it is what is post-trained.
         members: at least two rewards.
         preferences: the clean pairs.
-        prompts: a file of prompts to attack and train on, or the prompts.
+        prompts: a file of prompts to attack and train on, or the prompts; by default those of the clean pairs in training.
         held_out_prompts: prompts on which the yield of a fresh attack is measured; they may not be among `prompts`. None
             measures it on `prompts`.
         attack: how to attack and mine.
@@ -85,10 +89,10 @@ class AdvRM(Rounds):
         policy: Policy,
         members: list[Reward],
         preferences: Preferences,
-        prompts: str | Path | list[str],
         attack: AttackAndMine,
         post_train: PostTrain,
         fit: FitReward | None = None,
+        prompts: str | Path | list[str] | None = None,
         held_out_prompts: str | Path | list[str] | None = None,
         use: Literal["target", "ensemble"] = "target",
         evaluation: Evaluation | None = None,
@@ -98,9 +102,13 @@ class AdvRM(Rounds):
         if len(members) < 2:
             raise InputError(f"AdvRM needs a target and a witness: at least 2 members; got {len(members)}.")
         self.policy, self.members, self.preferences, self.attack = policy, members, preferences, attack
-        self.prompts, self.held_out_prompts = _prompts(prompts), _prompts(held_out_prompts)
+        self.prompts = _prompts(preferences.split("train").chosen.prompts if prompts is None else prompts)
+        self.held_out_prompts = _prompts(held_out_prompts)
         self.post_train, self.fit, self.use = post_train, fit or FitReward(AdvRMLoop), use
         self.evaluation, self.rounds, self.seed = evaluation or Evaluation(), rounds, seed
+        if attack.judge is not None and attack.judge not in self.evaluation.judges:
+            known = sorted(self.evaluation.judges)
+            raise InputError(f"The attack's judge {attack.judge!r} is none of the evaluation's judges, {known}.")
         leaked = set(self.prompts) & set(self.held_out_prompts)
         if leaked:
             raise InputError(
@@ -127,9 +135,17 @@ class AdvRM(Rounds):
         self._fit_members(state, first, extra)
         reward = self.members[0] if self.use == "target" else Ensemble(self.members)
         words = settings(run, self, "post_train")
-        train_policy(state, self.post_train, reward, lambda: Watched(reward, self.prompts), {**words, "use": self.use})
+        train_policy(state, self.post_train, reward, lambda: self._watched(reward), {**words, "use": self.use})
         self._evaluate(state, reward)
+        steps = run.results({})["rounds"][str(state.number)].get("post_train", {}).get("steps", 0)
+        run.timing({"cost": cost(run.timing(), state.generations, steps)})
         export(state, reward)
+
+    def _watched(self, reward: Reward) -> Watched:
+        """What is read while the policy is trained: the reward, and prompts that no pair in training has."""
+        unseen = dict.fromkeys(self.preferences.split("held_out").chosen.prompts)
+        held_out = self.held_out_prompts or [prompt for prompt in unseen if prompt not in set(self.prompts)]
+        return Watched(reward, self.prompts, held_out_prompts=held_out)
 
     def _fit_members(self, state: State, first: Sequence[dict[str, Any]], extra: PreferencePairs | None) -> None:
         """Refit every member from its first weights, each with its own data order and bootstrap."""
@@ -174,9 +190,11 @@ class AdvRM(Rounds):
         target, witness = self.members[0], Ensemble(self.members[1:])
         scores = [score(reward, samples).mean(1) for samples in (found, references) for reward in (target, witness)]
         how = self.attack
+        judge = None if how.judge is None else self.evaluation.judges[how.judge]
+        said = None if judge is None else (score(judge, found).mean(1), score(judge, references).mean(1))
         return adversarial_pairs(
             found, *scores[:2], references, *scores[2:],
-            kind=how.kind, z=how.z, chosen=how.chosen, per_prompt=how.per_prompt, cap=how.cap,
+            kind=how.kind, z=how.z, chosen=how.chosen, per_prompt=how.per_prompt, cap=how.cap, judge_scores=said,
         )  # fmt: skip
 
     def _evaluate(self, state: State, reward: Reward) -> None:
@@ -187,14 +205,14 @@ class AdvRM(Rounds):
 
 def draw_references(state: State, prompts: Sequence[str], count: int, stage: str) -> Samples:
     """Return `count` responses of the first policy to each prompt, kept as a stage."""
-    first = State(state.run, state.key, state.first, state.first, state.real, list(prompts), state.seed, state.drawn)
+    first = replace(state, policy=state.first, prompts=list(prompts), number=0)
     return draw(first, stage, count * len(set(prompts)))
 
 
-def _prompts(source: str | Path | list[str] | None) -> list[str]:
+def _prompts(source: str | Path | Sequence[str] | None) -> list[str]:
     if source is None:
         return []
-    return list(dict.fromkeys(source if isinstance(source, list) else read_prompts(source)))
+    return list(dict.fromkeys(read_prompts(source) if isinstance(source, str | Path) else source))
 
 
 def _yield(funnel: Any) -> float:

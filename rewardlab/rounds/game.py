@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class State:
         seed: of everything that is drawn.
         drawn: the policy's outputs that were judged last.
         number: of the round.
+        generations: how many outputs each stage drew.
     """
 
     run: RunFolder
@@ -49,6 +50,7 @@ class State:
     seed: int
     drawn: Samples
     number: int = 0
+    generations: dict[str, int] = field(default_factory=dict)
 
     def after(self, **facts: Any) -> None:
         """Let the stages that follow depend on `facts` too."""
@@ -102,7 +104,9 @@ def kept(state: State, stage: str, draw: Callable[[], Samples], **key: Any) -> S
     state.policy.eval()
     key = {**state.key, **key}
     folder = state.run.stage(state.name(stage), key, lambda folder: save_samples(folder / "samples", draw()))
-    return load_samples(folder / "samples")
+    samples = load_samples(folder / "samples")
+    state.generations[state.name(stage)] = len(samples)
+    return samples
 
 
 def draw(state: State, stage: str, count: int) -> Samples:
@@ -152,7 +156,9 @@ def train_policy(state: State, how: PostTrain, reward: Reward, watched: Callable
     folder = state.run.stage(
         name, key, lambda folder: how(state.policy, reward, pairs, seen, state.first, folder, state.run.scratch(name, key))
     )
-    state.note(post_train=load_stage(folder, state.policy))
+    figures = load_stage(folder, state.policy)
+    state.generations[name] = figures["generations"]
+    state.note(post_train=figures)
 
 
 def judged(state: State, evaluation: Evaluation) -> Samples:

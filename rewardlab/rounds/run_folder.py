@@ -24,6 +24,7 @@ from rewardlab.provenance import atomic_folder, device_facts, fingerprint, versi
 
 log = logging.getLogger("rewardlab")
 BOOKKEEPING = {"config.yaml", "run.json", "timing.json"}
+SECONDS = "seconds.json"  # in a stage's folder: what it took, for runs that use it again
 
 
 class RunFolder:
@@ -141,10 +142,14 @@ class RunFolder:
                 start = time.perf_counter()
                 with self._timed(title), atomic_folder(target) as folder:
                     function(folder)
+                    earlier = self._read("timing.json").get(title, {}).get("seconds", 0.0)
+                    seconds = {"seconds": earlier + time.perf_counter() - start}
+                    (folder / SECONDS).write_text(json.dumps(seconds) + "\n", encoding="ascii")
                 log.info("  %-24s %6.1f s", name, time.perf_counter() - start)
                 shutil.rmtree(self.path / ".scratch" / title, ignore_errors=True)
             elif title not in self._read("timing.json"):
-                self._merge("timing.json", {title: {"reused": True}})
+                then = json.loads((target / SECONDS).read_text(encoding="ascii"))["seconds"]
+                self._merge("timing.json", {title: {"reused": True, "seconds_then": then}})
         return target
 
     def abandon(self) -> None:
@@ -165,6 +170,10 @@ class RunFolder:
         folder = self.path / ".scratch" / f"{name}-{fingerprint(key)[:8]}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    def timing(self, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Merge figures into timing.json and return all of it."""
+        return self._merge("timing.json", more or {})
 
     def results(self, figures: Mapping[str, Any]) -> dict[str, Any]:
         """Merge figures into results.json, nested mappings by key, and return all of them."""

@@ -20,7 +20,7 @@ from torch import nn
 
 from rewardlab.data import ResumableLoader, Rows
 from rewardlab.errors import InputError
-from rewardlab.evaluation import Guard, Watched
+from rewardlab.evaluation import Guard, Readings, Watched
 from rewardlab.mining import check_candidates
 from rewardlab.policies import Policy, frozen_copy
 from rewardlab.rewards import Reward
@@ -109,8 +109,9 @@ class PostTrain:
         if hasattr(module, "reference"):
             module.reference = frozen_reference(policy, first if self.reference == "run" else frozen_copy(policy))
         callbacks = deepcopy(self.callbacks)
-        for guard in (callback for callback in callbacks if isinstance(callback, Guard)):
-            guard.watched = watched
+        readers = [callback for callback in callbacks if isinstance(callback, Guard | Readings)]
+        for reader in readers:
+            reader.observe(watched)
         checkpoints = ModelCheckpoint(
             scratch, "{step}", save_last=True, every_n_train_steps=self.checkpoint_every, enable_version_counter=False
         )
@@ -118,8 +119,11 @@ class PostTrain:
         trainer = _fit(self.trainer, module, scratch, [*callbacks, checkpoints], train_dataloaders=loader)
         _check_finite(policy)
         figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        stopped = [guard.stopped_at for guard in callbacks if isinstance(guard, Guard)]
-        save_stage(folder, policy, figures | {"steps": trainer.global_step, "guard_stopped_at": stopped}, scratch)
+        stopped = [guard.stopped_at for guard in readers if isinstance(guard, Guard)]
+        figures |= {"steps": trainer.global_step, "guard_stopped_at": stopped, "generations": getattr(module, "generations", 0)}
+        held = [reader.figures() for reader in readers if isinstance(reader, Readings)]
+        figures["stability"] = {name: found for each in held for name, found in each.items()}
+        save_stage(folder, policy, figures, scratch)
 
 
 def _fit(make: Callable[..., Trainer], module: LightningModule, scratch: Path, callbacks: list[Any], **data: Any) -> Trainer:

@@ -138,6 +138,7 @@ class PPO(Trained):
         self.entropy_weight, self.value_weight, self.table_every = entropy_weight, value_weight, table_every
         self.value_clip = inf if value_clip is None else value_clip
         self.reference_figures: ReferenceFigures | None = None
+        self.generations = 0  # outputs drawn so far, in this process
         self._table: SampleTable | None = None
         _check(self)
 
@@ -234,6 +235,7 @@ class PPO(Trained):
         k = self.samples_per_prompt
         seeds = torch.stack([row_seeds(derive(self.seed, "PPO", epoch, i), rows) for i in range(k)], 1).flatten()
         trajectory = policy.sample([prompt for prompt in prompts for _ in range(k)], seeds=seeds)
+        self.generations += len(seeds)
         return policy.decode(trajectory).with_facts(row=rows.repeat_interleave(k)), trajectory
 
     def _score(self, samples: Samples) -> Tensor:
@@ -267,11 +269,12 @@ class PPO(Trained):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         figures = None if self.reference_figures is None else asdict(self.reference_figures)
-        checkpoint["ppo"] = {"kl_weight": self.kl_weight, "reference_figures": figures}
+        kept = {"kl_weight": self.kl_weight, "reference_figures": figures, "generations": self.generations}
+        checkpoint["ppo"] = kept
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         kept = checkpoint["ppo"]
-        self.kl_weight = kept["kl_weight"]
+        self.kl_weight, self.generations = kept["kl_weight"], kept["generations"]
         self.reference_figures = None if kept["reference_figures"] is None else ReferenceFigures(**kept["reference_figures"])
 
 
@@ -279,6 +282,11 @@ def _check(module: PPO) -> None:
     """Refuse what cannot work, before anything is sampled."""
     wanted = {"value": module.advantage == "generalized", "entropy": module.entropy_weight != 0}
     why = {"value": 'advantage="generalized"', "entropy": f"entropy_weight={module.entropy_weight:g}"}
+    if wanted["value"] and getattr(module.policy, "value_head", True) is None:
+        raise InputError(
+            f'advantage="generalized" needs a critic, and this {type(module.policy).__name__} was made without one. Make it '
+            "with value_head=True, or take leave_one_out, which needs none."
+        )
     for verb in (verb for verb, needed in wanted.items() if needed and not callable(getattr(module.policy, verb, None))):
         mend = "Take leave_one_out, which needs no critic." if verb == "value" else "Set it to 0."
         raise InputError(f"{why[verb]} needs a policy with `{verb}`; {type(module.policy).__name__} has none. {mend}")

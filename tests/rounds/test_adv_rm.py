@@ -11,7 +11,7 @@ from rewardlab import PPO, CausalLMPolicy, InputError, LanguageReward, Preferenc
 from rewardlab import AdvRM as Loop
 from rewardlab.attackers import RLAttacker
 from rewardlab.data import Preferences
-from rewardlab.evaluation import Evaluation
+from rewardlab.evaluation import Evaluation, Readings
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Function
 from rewardlab.rewards.attack import Attack
@@ -45,16 +45,15 @@ def preferences() -> Preferences:
     return Preferences(pairs, held_out=8, batch_size=16)
 
 
-def game(**options) -> AdvRM:
+def game(judge=None, callbacks=(), **options) -> AdvRM:
     members = [LanguageReward(tiny_causal_lm(seed=seed), tiny_tokenizer(), pooling="mean", seed=seed) for seed in (1, 2)]
     attacker = RLAttacker(partial(PPO, optimizer=ADAM, kl_weight=0.0), TRAINER, batch_size=8)
-    options = {"members": members, "rounds": 1} | options
+    options = {"members": members, "rounds": 1, "prompts": PROMPTS} | options
     return AdvRM(
         policy(),
         preferences=preferences(),
-        prompts=PROMPTS,
-        attack=AttackAndMine(attacker, z=0.5, references=3),
-        post_train=PostTrain(partial(PPO, optimizer=ADAM), TRAINER, candidates=2),
+        attack=AttackAndMine(attacker, z=0.5, references=3, judge=judge),
+        post_train=PostTrain(partial(PPO, optimizer=ADAM), TRAINER, candidates=2, callbacks=list(callbacks)),
         fit=FitReward(partial(Loop, optimizer=ADAM), TRAINER),
         evaluation=Evaluation(16, {"letters": Function(letters)}),
         **options,
@@ -78,6 +77,28 @@ def test_a_round_fits_attacks_mines_and_post_trains(tmp_path):
     assert {"judged", "separation", "post_train"} <= set(last)
     assert (tmp_path / "run" / "policy" / "policy.json").exists()
     assert (tmp_path / "run" / "reward" / "config.json").exists()
+
+
+def test_the_judge_the_readings_and_the_cost_are_reported(tmp_path):
+    readings = Readings({"letters": Function(letters)}, samples=4, every_n_steps=1, window=1)
+    results = run(tmp_path / "run", judge="letters", callbacks=[readings])
+    precision = results["rounds"]["1"]["attack"]["funnel"]["precision"]
+    assert all(0 <= share <= 1 for share in precision.values())
+    trained = results["rounds"]["2"]["post_train"]
+    assert trained["stability"]["letters"]["window"] == 1
+    assert trained["generations"] == 4 * len(PROMPTS)
+    timing = json.loads((tmp_path / "run" / "timing.json").read_text())
+    costs = timing["cost"]
+    assert costs["steps"] == trained["steps"]
+    kept = {"references": 3 * len(PROMPTS), "attack": 4 * len(PROMPTS), "candidates": 2 * len(PROMPTS)}
+    assert costs["generations"]["all"] == sum(kept.values()) + trained["generations"]
+    assert costs["generations"]["plain"] == kept["candidates"] + trained["generations"]
+    assert costs["seconds"]["ratio"] > 1
+
+
+def test_prompts_default_to_those_of_the_pairs_in_training():
+    play = game(prompts=None)
+    assert play.prompts == list(dict.fromkeys(play.preferences.split("train").chosen.prompts))
 
 
 def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
@@ -115,7 +136,11 @@ def test_an_attack_changes_neither_target_nor_policy(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "words"),
-    [({"members": []}, "at least 2 members"), ({"held_out_prompts": ["say a", "say q"]}, "1 of the held-out prompts")],
+    [
+        ({"members": []}, "at least 2 members"),
+        ({"held_out_prompts": ["say a", "say q"]}, "1 of the held-out prompts"),
+        ({"judge": "gold"}, r"'gold' is none of the evaluation's judges, \['letters'\]"),
+    ],
 )
 def test_refusals(options, words):
     with pytest.raises(InputError, match=words):

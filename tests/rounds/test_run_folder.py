@@ -132,7 +132,8 @@ def test_runs_share_stages_through_a_root(tmp_path):
     two = RunFolder.open(tmp_path / "b", changed(seed=4), stages_root=tmp_path / "shared")
     made = one.stage("base", {"width": 8}, write("base"))
     assert two.stage("base", {"width": 8}, refuse) == made
-    assert two._read("timing.json") == {made.name: {"reused": True}}
+    taken = json.loads((made / "seconds.json").read_text())["seconds"]
+    assert two._read("timing.json") == {made.name: {"reused": True, "seconds_then": taken}}
 
 
 def test_results_merge_and_keep_every_digit(tmp_path):
@@ -173,5 +174,5 @@ def test_a_killed_run_keeps_what_was_finished_and_its_scratch_and_shuts_others_o
     run.stage("one", {}, refuse)
     scratch = run.scratch("two", {})
     assert (scratch / "checkpoint").read_text() == "step 5"
-    assert sorted(item.name for item in run.stage("two", {}, write("two")).iterdir()) == ["made.txt"]
+    assert sorted(item.name for item in run.stage("two", {}, write("two")).iterdir()) == ["made.txt", "seconds.json"]
     assert not scratch.exists()

@@ -1,0 +1,92 @@
+"""Readings: what judges say during training, on fixed prompts and noise, without a say in it."""
+
+import csv
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger
+
+from rewardlab import PPO, CausalLMPolicy, InputError
+from rewardlab.data.prompt_data import Prompts
+from rewardlab.evaluation import Readings, Watched
+from rewardlab.rewards import Function
+from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
+
+QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "max_epochs": -1}
+
+
+def count(letter, samples):
+    return torch.tensor([float(text.count(letter)) for text in samples.outputs])
+
+
+LETTERS = Function(partial(count, "a"))
+
+
+def loop(rate=1e-2):
+    policy = CausalLMPolicy(tiny_causal_lm(scale=0.05), tiny_tokenizer(), max_new_tokens=6)
+    return PPO(policy, LETTERS, kl_weight=0.0, optimizer=partial(torch.optim.SGD, lr=rate), samples_per_prompt=8)
+
+
+def fit(module, readings, steps, folder=None, **options):
+    logger = CSVLogger(folder, name="", version="") if folder else False
+    trainer = pl.Trainer(max_steps=steps, callbacks=[readings], logger=logger, enable_checkpointing=False, **QUIET)
+    trainer.fit(module, datamodule=Prompts(["one", "two"], 2), **options)
+    return trainer
+
+
+def test_a_reading_is_the_judges_mean_and_the_start_has_no_kl(tmp_path):
+    readings = Readings({"gold": Function(partial(count, "b"))}, ["x", "y"], samples=16, every_n_steps=2, window=1)
+    fit(loop(), readings, 4, tmp_path)
+    assert [row["step"] for row in readings.rows] == [0, 2, 4]
+    assert readings.rows[0]["kl"] == 0
+    assert all(row["kl"] > 0 for row in readings.rows[1:])
+    held = readings.figures()["gold"]
+    assert held["start"] == pytest.approx(readings.rows[0]["gold"])
+    assert held["peak_gold"] == pytest.approx(max(row["gold"] for row in readings.rows))
+    lines = csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())
+    written = [row for row in lines if row["reading/gold"]]
+    assert [float(row["reading/gold"]) for row in written] == pytest.approx([row["gold"] for row in readings.rows])
+
+
+def test_an_untouched_policy_reads_the_same_at_every_step():
+    """Equal prompts, equal noise: with a learning rate of 0 no figure moves."""
+    readings = Readings({"gold": LETTERS}, ["x"], samples=8, every_n_steps=1)
+    fit(loop(rate=0.0), readings, 3)
+    first, *others = [{name: value for name, value in row.items() if name != "step"} for row in readings.rows]
+    assert all(other == first for other in others)
+    assert first["gold"] == first["reward"]
+
+
+def test_readings_change_no_weight():
+    plain, read = loop(), loop()
+    fit(plain, Readings({"gold": LETTERS}, ["x"], samples=1, every_n_steps=100), 3)
+    fit(read, Readings({"gold": LETTERS}, ["x"], samples=8, every_n_steps=1), 3)
+    for own, other in zip(plain.policy.parameters(), read.policy.parameters(), strict=True):
+        assert torch.equal(own, other)
+
+
+def test_a_resumed_run_keeps_its_readings(tmp_path):
+    whole, first, second = (Readings({"gold": LETTERS}, ["x"], samples=4, every_n_steps=1) for _ in range(3))
+    fit(loop(), whole, 4)
+    fit(loop(), first, 2).save_checkpoint(tmp_path / "last.ckpt")
+    fit(loop(), second, 4, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert second.rows == whole.rows
+
+
+def test_prompts_come_from_the_rounds_unless_given():
+    watched = Watched(LETTERS, ["train"], held_out_prompts=["held out"])
+    free, fixed = Readings({"gold": LETTERS}), Readings({"gold": LETTERS}, ["own"])
+    for readings in (free, fixed):
+        readings.observe(watched)
+    assert (free.prompts, fixed.prompts) == (["held out"], ["own"])
+
+
+def test_refusals():
+    with pytest.raises(InputError, match="need judges"):
+        Readings({})
+    with pytest.raises(InputError, match="not named step"):
+        Readings({"kl": LETTERS})
+    with pytest.raises(InputError, match="no prompts"):
+        fit(loop(), Readings({"gold": LETTERS}), 1)
