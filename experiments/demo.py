@@ -1,7 +1,7 @@
-"""The main job in miniature: a reward from 300 bold digits, five ways to use it, and what an independent judge says.
+"""The main jobs in miniature: a reward from 300 bold digits used in five ways, and a text reward before and after an attack.
 
-Run by `make demo`. Nothing is downloaded; a few minutes on one thread, of which one or two train the base generator, which is
-kept for the next time. The report lies in runs/demo/report.html.
+Run by `make demo`. Nothing is downloaded; a few minutes on one thread, of which one or two train the two base generators, which
+are kept for the next time. The report lies in runs/demo/report.html.
 """
 
 from __future__ import annotations
@@ -12,30 +12,36 @@ from pathlib import Path
 
 from rewardlab.cli import main as rewardlab
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "gan_rm"
-BETA = "--rounds.init_args.post_train.loop.init_args.beta"
+CONFIGS = Path(__file__).parents[1] / "configs"
+INIT = "--rounds.init_args."
+BETA = f"{INIT}post_train.loop.init_args.beta"
+DIGITS, TOPICS = "gan_rm/digits.yaml", "adv_rm/topics.yaml"
 WAYS = {
-    "best_of_10": ["digits_best_of_n.yaml"],
-    "sft": ["digits_sft.yaml"],
-    "dpo_beta_5000": ["digits_dpo.yaml"],
-    "dpo_beta_100": ["digits_dpo.yaml", f"{BETA}=100"],
-    "dpo_beta_100_guarded": ["digits_dpo.yaml", "digits_guard.yaml", f"{BETA}=100"],
+    "best_of_10": [DIGITS, "gan_rm/digits_best_of_n.yaml"],
+    "sft": [DIGITS, "gan_rm/digits_sft.yaml"],
+    "dpo_beta_5000": [DIGITS, "gan_rm/digits_dpo.yaml"],
+    "dpo_beta_100": [DIGITS, "gan_rm/digits_dpo.yaml", f"{BETA}=100"],
+    "dpo_beta_100_guarded": [DIGITS, "gan_rm/digits_dpo.yaml", "gan_rm/digits_guard.yaml", f"{BETA}=100"],
+    "rlhf_plain": [TOPICS, f"{INIT}rounds=0"],
+    "rlhf_hardened": [TOPICS],
 }
 
 
 def main() -> int:
-    """Run the five ways, which share the stages before they part, and write one report of them."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run all ways; those of one base generator share the stages before they part. Then write one report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/demo"))
-    out, start = parser.parse_args().out, time.monotonic()
-    for number, (name, words) in enumerate(WAYS.items(), 1):
-        print(f"\n[{number}/{len(WAYS)}] {name}  ({time.monotonic() - start:.0f} s)", flush=True)
-        configs = [f"--config={CONFIGS / word}" for word in ("digits.yaml", *words) if word.endswith(".yaml")]
-        overrides = [word for word in words if word.startswith("--")]
+    parser.add_argument("--only", nargs="+", choices=WAYS, default=list(WAYS), help="some of the ways")
+    options = parser.parse_args()
+    out, start = options.out, time.monotonic()
+    for number, name in enumerate(options.only, 1):
+        print(f"\n[{number}/{len(options.only)}] {name}  ({time.monotonic() - start:.0f} s)", flush=True)
+        configs = [f"--config={CONFIGS / word}" for word in WAYS[name] if word.endswith(".yaml")]
+        overrides = [word for word in WAYS[name] if word.startswith("--")]
         code = rewardlab(["rounds", *configs, *overrides, f"--out={out / name}", f"--stages={out / 'stages'}", "--resume"])
         if code:
             return code
-    code = rewardlab(["report", *(str(out / name) for name in WAYS), "--out", str(out / "report.html")])
+    code = rewardlab(["report", *(str(out / name) for name in options.only), "--out", str(out / "report.html")])
     print(f"\nDone in {time.monotonic() - start:.0f} s. The report: {(out / 'report.html').resolve()}")
     return code
 

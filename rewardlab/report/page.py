@@ -12,7 +12,7 @@ from rewardlab.provenance import write_atomically
 from rewardlab.report.markup import details, document, figures, section, tag
 from rewardlab.report.picture import Picture, slug
 from rewardlab.report.plots import guard_curves, histogram, judge_pictures, reading_curves
-from rewardlab.report.read import Run, Step, common_parent, read_runs, yaml_text
+from rewardlab.report.read import Run, Step, at, common_parent, read_runs, yaml_text
 from rewardlab.report.rows import Row, rows_of
 from rewardlab.report.samples import Shown, grids, shown_exploits, shown_pairs, shown_samples
 from rewardlab.report.statements import attack_sentence, listed, overall, run_course, step_course, step_verdict, summary, title
@@ -60,16 +60,31 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     out = Path(out) if out else common_parent([run.path for run in found]) / "report.html"
     if out.is_dir():
         raise InputError(f"The report is one file; {out} is a folder. Give --out a name such as {out / 'report.html'}.")
-    rows = rows_of(found)
-    samples = shown_samples(rows, found)
-    sections = list(_sections(found, rows, samples))
-    drawn = [picture for _, blocks in sections for block in blocks if isinstance(block, list) for picture in block]
-    body = [*_head(found), *(section(name, *map(_html, blocks)) for name, blocks in sections), _missing(found)]
+    parts = [_part(group) for group in _groups(found)]
     (out.parent / "figures").mkdir(parents=True, exist_ok=True)
-    for picture in _named_apart([*drawn, *_overview(samples)]):
+    for picture in _named_apart([picture for _, pictures in parts for picture in pictures]):
         write_atomically(out.parent / "figures" / f"{picture.name}.png", picture.png)
+    body = [tag("p", "rewardlab report", "soft"), *(block for blocks, _ in parts for block in blocks)]
     write_atomically(out, document(f"rewardlab report: {_names(found)}", body))
     return out
+
+
+def _groups(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs that began with one policy together: what began differently cannot be compared."""
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(str(at(run.facts, "fingerprints", "policy")), []).append(run)
+    return list(groups.values())
+
+
+def _part(runs: list[Run]) -> tuple[list[str], list[Picture]]:
+    """Return the blocks of comparable runs, and their pictures."""
+    rows = rows_of(runs)
+    samples = shown_samples(rows, runs)
+    sections = list(_sections(runs, rows, samples))
+    drawn = [picture for _, blocks in sections for block in blocks if isinstance(block, list) for picture in block]
+    blocks = [*_head(runs), *(section(name, *map(_html, blocks)) for name, blocks in sections), _missing(runs)]
+    return blocks, [*drawn, *_overview(samples)]
 
 
 def _sections(runs: list[Run], rows: list[Row], samples: list[Shown]) -> Iterator[tuple[str, list[Block]]]:
@@ -164,7 +179,6 @@ def _named_apart(pictures: Sequence[Picture]) -> Iterator[Picture]:
 
 def _head(runs: list[Run]) -> Iterator[str]:
     """Yield the title and what happened, in words."""
-    yield tag("p", "rewardlab report", "soft")
     yield tag("h1", _names(runs))
     yield tag("p", summary(runs), "lead")
     kinds = {"over-optimised": "bad", "worse": "bad", "better": "good"}

@@ -17,7 +17,7 @@ def histogram(row: Row) -> Picture | None:
     import numpy as np
 
     step = row.step
-    scores = {side: values.numpy() for side, values in step.scores().items() if len(values)} if step else {}
+    scores = {side: values.numpy() for side, values in step.scores().items() if len(values)} if step and step.judged else {}
     if step is None or not scores or not all(np.isfinite(values).all() for values in scores.values()):
         return None
     colours = {"targets": TARGETS, "before": BASE, "after": row.colour}
@@ -25,8 +25,8 @@ def histogram(row: Row) -> Picture | None:
     with canvas(5, 2.9) as figure:
         axes = figure.subplots()
         for side, values in scores.items():
-            auc = sig(mean(at(step.separation, f"auc_{side}")))
-            label = "targets (real)" if side == "targets" else f"{side} (AUC {auc})"
+            auc = mean(at(step.separation, f"auc_{side}"))
+            label = "targets (real)" if side == "targets" else side + ("" if auc is None else f" (AUC {sig(auc)})")
             axes.hist(values, bins, density=True, histtype="stepfilled", color=colours[side], alpha=0.28)
             axes.hist(values, bins, density=True, histtype="step", color=colours[side], linewidth=1.6)
             axes.plot([], [], color=colours[side], linewidth=5, alpha=0.7, label=label)
@@ -40,7 +40,7 @@ def histogram(row: Row) -> Picture | None:
         f"scores-{slug(row.label)}",
         png,
         f"Histograms of the reward's scores in {row.label}; means: {means}.",
-        f"{row.label}, mean scores: {means}. AUC is against the targets.",
+        f"{row.label}, mean scores: {means}." + " AUC is against the targets." * ("auc_after" in step.separation),
     )
 
 

@@ -138,8 +138,8 @@ class Step:
         path = self.run.file(f"{self.number}-post-train", "metrics.csv", f"readings of round {self.number}")
         rows = list(csv.DictReader(read_text(path).splitlines())) if path else []
         names = [name for name in (rows[0] if rows else ()) if name and name.startswith(prefix)]
-        if path and not names and prefix == "guard/":
-            self.run.notes.append(f"guard readings of round {self.number}: training had no guard")
+        if rows and not any(name and name.startswith(("guard/", "reading/")) for name in rows[0]):
+            self.run.notes.append(f"guard readings of round {self.number}: training had neither guard nor readings")
         return {
             name.removeprefix(prefix): [(float(row["step"]), float(row[name])) for row in rows if row[name] and row["step"]]
             for name in names

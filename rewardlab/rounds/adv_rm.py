@@ -19,7 +19,7 @@ from rewardlab.rewards.combine import Ensemble
 from rewardlab.rewards.relative import Relative
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.costs import cost
-from rewardlab.rounds.game import State, begin, draw, export, fit, judged, kept, settings, train_policy
+from rewardlab.rounds.game import State, begin, draw, export, fit, kept, seen, settings, train_policy
 from rewardlab.rounds.run_folder import RunFolder
 from rewardlab.rounds.stages import FitReward, PostTrain
 from rewardlab.seeds import derive
@@ -199,8 +199,8 @@ class AdvRM(Rounds):
 
     def _evaluate(self, state: State, reward: Reward) -> None:
         """Judge the policy, and see it and the one before it through the hardened reward."""
-        sides = {"targets": state.real, "before": state.drawn, "after": judged(state, self.evaluation)}
-        state.note(separation={f"score_{name}": mean_figure(score(reward, side).mean(1)) for name, side in sides.items()})
+        columns = seen(state, reward, self.evaluation)
+        state.note(separation={f"score_{name}": mean_figure(scores.mean(1)) for name, scores in columns.items()})
 
 
 def draw_references(state: State, prompts: Sequence[str], count: int, stage: str) -> Samples:

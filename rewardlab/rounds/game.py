@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from rewardlab.data import load_samples, save_pairs, save_samples
 from rewardlab.errors import InputError
@@ -169,6 +171,19 @@ def judged(state: State, evaluation: Evaluation) -> Samples:
     state.drawn = kept(state, "samples", lambda: evaluation.draw(state.policy, state.prompts), **drawn_by(evaluation))
     state.note(judged=evaluation.judge(state.drawn, state.real))
     return state.drawn
+
+
+def seen(state: State, reward: Reward, evaluation: Evaluation) -> dict[str, Tensor]:
+    """Judge the policy, and return the reward's scores [B, members] of "targets" and of outputs "before" and "after"."""
+    before, after = state.drawn, judged(state, evaluation)
+    sides = {"targets": state.real, "before": before, "after": after}
+
+    def scores(folder: Path) -> None:
+        save_file({name: score(reward, samples).contiguous() for name, samples in sides.items()}, folder / "scores.safetensors")
+
+    folder = state.run.stage(state.name("scores"), {**state.key, **drawn_by(evaluation)}, scores)
+    columns: dict[str, Tensor] = load_file(folder / "scores.safetensors")
+    return columns
 
 
 def drawn_by(evaluation: Evaluation) -> dict[str, Any]:

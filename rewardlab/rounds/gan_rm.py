@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rewardlab.data import TargetSamples, read_prompts
@@ -15,7 +14,7 @@ from rewardlab.mining import RankBootstrap, score
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
 from rewardlab.rounds.base import Rounds
-from rewardlab.rounds.game import State, begin, draw, drawn_by, export, fit, judged, settings, train_policy, twin
+from rewardlab.rounds.game import State, begin, draw, export, fit, seen, settings, train_policy, twin
 from rewardlab.rounds.run_folder import RunFolder
 from rewardlab.rounds.stages import FitReward, PostTrain
 from rewardlab.training.base import trained_state
@@ -110,12 +109,5 @@ class GANRM(Rounds):
 
     def _evaluate(self, state: State) -> None:
         """Judge the policy, and see it and the one before it through this round's reward."""
-        before, after = state.drawn, judged(state, self.evaluation)
-        sides = {"targets": state.real, "before": before, "after": after}
-
-        def scores(folder: Path) -> None:
-            save_file({name: score(self.reward, samples) for name, samples in sides.items()}, folder / "scores.safetensors")
-
-        folder = state.run.stage(state.name("scores"), {**state.key, **drawn_by(self.evaluation)}, scores)
-        members = load_file(folder / "scores.safetensors")
+        members = seen(state, self.reward, self.evaluation)
         state.note(separation=separation_figures({name: columns.mean(1) for name, columns in members.items()}))

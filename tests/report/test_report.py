@@ -261,6 +261,56 @@ def test_text_is_shown_as_a_table_and_everything_is_escaped(tmp_path):
     assert not list((run / "figures").glob("samples-*"))
 
 
+def make_hardened(path, policy="c3d4"):
+    """A run as Adv-RM's rounds leave it: the first attacks the reward, the second trains, with readings."""
+    outputs = ["a fair answer"] * 12
+    run = make_run(path, CLEAN, CLEAN, loop="PPO", outputs=outputs)
+    stages = run / "stages"
+    for stage in ("1-samples", "1-pairs", "1-scores", "1-post-train"):
+        shutil.rmtree(stages / f"{stage}-00000000")
+    pairs = PreferencePairs(samples(4, outputs=["better"] * 4), samples(4, outputs=["\n".join(["of"] * 5)] * 4))
+    save_pairs(stages / "1-adversarial-00000000" / "pairs", pairs)
+    readings = [
+        "step,loss,reading/gold,reading/reward,reading/kl",
+        "0,,-3.0,0.5,0.0",
+        "9,0.1,,,",
+        "50,,-2.5,1.5,4.0",
+        "100,,-4.0,3.0,9.0",
+    ]
+    (stages / "2-post-train-00000000" / "metrics.csv").write_text("\n".join(readings) + "\n")
+    results = json.loads((run / "results.json").read_text())
+    counts = {"generated": 50, "unique": 49, "gated": 20, "disagreeing": 10, "per_prompt": 8, "kept": 4}
+    members = {"0": {"val/accuracy": 0.61}, "1": {"val/accuracy": 0.63}}
+    funnel = {"counts": counts, "precision": {"kept": 0.75}}
+    results["rounds"]["1"] = {"members": members, "attack": {"funnel": funnel, "yield": 0.2}}
+    held = {"step": 90.0, "censored": False, "start": -3.0, "peak_gold": -2.5, "peak_step": 50.0, "window": 2}
+    results["rounds"]["2"]["post_train"]["stability"] = {"gold": held | {"gold_at_kl": {"5": -2.75, "10": None}}}
+    write(run / "results.json", results)
+    costs = {name: {"all": 30.0, "plain": 20.0, "ratio": 1.5} for name in ("seconds", "generations")}
+    timing = {folder.name: {"seconds": 2.5, "peak_memory_mib": 812.0} for folder in stages.iterdir()}
+    write(run / "timing.json", timing | {"cost": {"steps": 100, **costs}})
+    write(run / "run.json", {"versions": {"torch": "2.15"}, "seeds": {"seed": 0}, "fingerprints": {"policy": policy}})
+    return run
+
+
+def test_a_hardened_run_shows_its_curve_its_exploits_and_its_cost(tmp_path):
+    run = make_hardened(tmp_path / "hardened")
+    page = page_of(run)
+    assert "Round 1: attacked: of 50 outputs 10 passed gate and disagreement, 4 became pairs, 0.750 of them right" in page.text
+    assert "of ↵ of ↵ of ↵ of ↵ of" in page.text
+    assert "gold 90.0 0.500 at step 50.0 0.250 –" in page.text
+    assert "1.50 times the seconds, and 1.50 times the generations, of one fit and the same 100 steps" in page.text
+    assert (run / "figures" / "readings.png").stat().st_size > 5000
+    assert "round 2: gold −3.00 to −4.00, highest −2.50" in " ".join(page.alts)
+
+
+def test_runs_of_different_policies_get_a_part_each(tmp_path, clean):
+    page = page_of(clean, make_hardened(tmp_path / "hardened"), out=tmp_path / "both.html")
+    assert page.counts["h1"] == 2
+    assert page.text.count("What is missing") <= 2
+    assert page_of(clean, clean, out=tmp_path / "one.html").counts["h1"] == 1
+
+
 def test_videos_show_their_middle_frame(tmp_path):
     frames = torch.zeros(12, 3, 1, 8, 8)
     frames[:, 1] = 1
