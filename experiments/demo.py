@@ -1,4 +1,4 @@
-"""The main jobs in miniature: a reward from 300 bold digits used in five ways, and a text reward before and after an attack.
+"""The main jobs in miniature: a reward from 300 bold digits used in five ways, and a text reward that is hacked, or not.
 
 Run by `make demo`. Nothing is downloaded; a few minutes on one thread, of which one or two train the two base generators, which
 are kept for the next time. The report lies in runs/demo/report.html.
@@ -23,7 +23,8 @@ WAYS = {
     "dpo_beta_100": [DIGITS, "gan_rm/digits_dpo.yaml", f"{BETA}=100"],
     "dpo_beta_100_guarded": [DIGITS, "gan_rm/digits_dpo.yaml", "gan_rm/digits_guard.yaml", f"{BETA}=100"],
     "rlhf_plain": [TOPICS, f"{INIT}rounds=0"],
-    "rlhf_hardened": [TOPICS],
+    "rlhf_after_attacks": [TOPICS],
+    "rlhf_novelty": [TOPICS, "adv_rm/topics_novelty.yaml"],
 }
 
 

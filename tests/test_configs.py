@@ -23,7 +23,7 @@ MATRIX = {  # test_modalities.py composes and runs each of them
     *(f"matrix/{game}_{modality}.yaml" for game, modality in product(("gan_rm", "adv_rm"), MODALITIES)),
     *(f"matrix/{modality}_{loop}.yaml" for modality, loop in product(MODALITIES, ("best_of_n", "sft", "dpo", "ppo"))),
 }
-TEXT = "adv_rm/topics.yaml"
+TEXT = {"adv_rm/topics.yaml", "adv_rm/topics_novelty.yaml"}
 FITS = [("gan_rm/fit.yaml", f"trainer/{where}.yaml") for where in ("cpu", "gpu_bf16", "multi_node")]
 HERE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
 RUN = "--rounds.init_args."
@@ -46,8 +46,8 @@ def built(files, out, *flags):
 
 
 def test_no_config_is_missed():
-    assert {file for files in [*COMPOSED, *FITS] for file in files} | MATRIX | {TEXT} == FILES
-    assert len(FILES) == 22
+    assert {file for files in [*COMPOSED, *FITS] for file in files} | MATRIX | TEXT == FILES
+    assert len(FILES) == 23
 
 
 @pytest.mark.parametrize("files", COMPOSED[:-1], ids=lambda files: "+".join(Path(file).stem for file in files))
@@ -74,9 +74,10 @@ def test_the_text_world_instantiates(tmp_path):
     quick = [f"{RUN}{part}.init_args.train_steps=1" for part in ("policy", "preferences")] + [
         f"{RUN}preferences.init_args.n=64"
     ]
-    found = build([*words([TEXT], tmp_path / "run"), *quick, f"{RUN}rounds=0", "--experiment.seed=3"])
+    found = build([*words(sorted(TEXT), tmp_path / "run"), *quick, "--experiment.seed=3"])
     game = found.rounds
     assert (len(game.members), len(game.prompts), game.rounds, game.seed) == (2, 64, 0, 3)
+    assert (game.novelty_weight, game.novelty.frozen) == (1.0, True)
     assert (game.attack.judge, list(game.evaluation.judges)) == ("gold", ["gold"])
     loop = game.post_train.loop(game.policy, game.members[0])
     assert (loop.kl_weight, loop.seed) == (0, 3)

@@ -13,10 +13,12 @@ from rewardlab.evaluation import Evaluation, Watched
 from rewardlab.evaluation.judging import mean_figure
 from rewardlab.mining import adversarial_pairs, score
 from rewardlab.policies import Policy
+from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward
 from rewardlab.rewards.attack import Attack
-from rewardlab.rewards.combine import Ensemble
-from rewardlab.rewards.relative import Relative
+from rewardlab.rewards.combine import Ensemble, Standardized, Weighted
+from rewardlab.rewards.novelty import Novelty
+from rewardlab.rewards.relative import Relative, spread_within
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.costs import cost
 from rewardlab.rounds.game import State, begin, draw, export, fit, kept, seen, settings, train_policy
@@ -79,6 +81,10 @@ class AdvRM(Rounds):
         fit: how members are fitted.
         post_train: how the policy is trained with the hardened reward.
         use: the hardened reward is the "target" alone, or the members' "ensemble".
+        novelty: a reward with `features` (a frozen backbone, say). The policy is then trained on the hardened reward, in its
+            standard deviations within a prompt, less `novelty_weight` times an output's distance from the references in these
+            features (`Novelty`): what no member has seen cannot be overrated for free.
+        novelty_weight: standard deviations of the reward that one standard deviation of the distance costs.
         evaluation: how the policy is judged at the end.
         rounds: the most rounds of attack; 0 fits plain members, the baseline.
         seed: of everything that is drawn.
@@ -95,6 +101,8 @@ class AdvRM(Rounds):
         prompts: str | Path | list[str] | None = None,
         held_out_prompts: str | Path | list[str] | None = None,
         use: Literal["target", "ensemble"] = "target",
+        novelty: Reward | None = None,
+        novelty_weight: float = 1.0,
         evaluation: Evaluation | None = None,
         rounds: int = 2,
         seed: int = 0,
@@ -104,6 +112,7 @@ class AdvRM(Rounds):
         self.policy, self.members, self.preferences, self.attack = policy, members, preferences, attack
         self.prompts = _prompts(preferences.split("train").chosen.prompts if prompts is None else prompts)
         self.held_out_prompts = _prompts(held_out_prompts)
+        self.novelty, self.novelty_weight = novelty, novelty_weight
         self.post_train, self.fit, self.use = post_train, fit or FitReward(AdvRMLoop), use
         self.evaluation, self.rounds, self.seed = evaluation or Evaluation(), rounds, seed
         if attack.judge is not None and attack.judge not in self.evaluation.judges:
@@ -134,12 +143,22 @@ class AdvRM(Rounds):
         state.number += 1
         self._fit_members(state, first, extra)
         reward = self.members[0] if self.use == "target" else Ensemble(self.members)
-        words = settings(run, self, "post_train")
-        train_policy(state, self.post_train, reward, lambda: self._watched(reward), {**words, "use": self.use})
-        self._evaluate(state, reward)
+        raised = self._with_novelty(reward, references)
+        words = {**settings(run, self, "post_train"), "use": self.use}
+        words["novelty"] = None if self.novelty is None else [fingerprint(self.novelty), self.novelty_weight]
+        train_policy(state, self.post_train, raised, lambda: self._watched(raised), words)
+        self._evaluate(state, raised)
         steps = run.results({})["rounds"][str(state.number)].get("post_train", {}).get("steps", 0)
         run.timing({"cost": cost(run.timing(), state.generations, steps)})
         export(state, reward)
+
+    def _with_novelty(self, reward: Reward, references: Samples) -> Reward:
+        """Return what the policy is trained on: the reward, less the distance from the references if that is asked for."""
+        if self.novelty is None:
+            return reward
+        _, means, deviation = spread_within(references.prompts, score(reward, references).mean(1)[:, None])
+        scaled = Standardized(reward, means.mean().item(), deviation.item())
+        return Weighted([scaled, Novelty(self.novelty.eval(), references)], [1.0, self.novelty_weight]).eval()
 
     def _watched(self, reward: Reward) -> Watched:
         """What is read while the policy is trained: the reward, and prompts that no pair in training has."""

@@ -15,6 +15,7 @@ from rewardlab.evaluation import Evaluation, Readings
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Function
 from rewardlab.rewards.attack import Attack
+from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import Relative
 from rewardlab.rounds import AdvRM, AttackAndMine, FitReward, PostTrain, RunFolder
 from rewardlab.seeds import row_seeds
@@ -94,6 +95,23 @@ def test_the_judge_the_readings_and_the_cost_are_reported(tmp_path):
     assert costs["generations"]["all"] == sum(kept.values()) + trained["generations"]
     assert costs["generations"]["plain"] == kept["candidates"] + trained["generations"]
     assert costs["seconds"]["ratio"] > 1
+
+
+def test_novelty_is_taken_off_the_reward_in_its_own_deviations(tmp_path):
+    """The policy is trained on (score - mean) / deviation within prompts, less λ deviations of the distance."""
+    features = LanguageReward(tiny_causal_lm(seed=3), tiny_tokenizer(), pooling="mean", frozen=True)
+    plain, wary = game(rounds=0), game(rounds=0, novelty=features, novelty_weight=2.0)
+    references = plain.policy.generate(PROMPTS * 4, seeds=row_seeds(5, 32))
+    others = plain.policy.generate(PROMPTS, seeds=row_seeds(6, 8))
+    member = wary.members[0]
+    raised = wary._with_novelty(member, references)
+    assert plain._with_novelty(member, references) is member
+    scores = member(references).view(4, 8)  # a prompt a column
+    deviation = ((scores - scores.mean(0)).square().sum() / (32 - 8)).sqrt()
+    expected = (member(others) - scores.mean()) / deviation + 2 * Novelty(features.eval(), references)(others)
+    torch.testing.assert_close(raised(others), expected)
+    results = run(tmp_path / "run", rounds=0, novelty=features)
+    assert results["rounds"]["1"]["post_train"]["steps"] > 0
 
 
 def test_prompts_default_to_those_of_the_pairs_in_training():
