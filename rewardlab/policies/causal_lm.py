@@ -22,6 +22,7 @@ from rewardlab.policies import text
 from rewardlab.policies.adapters import AdapterOff
 from rewardlab.policies.base import Policy, frozen_copy
 from rewardlab.policies.decoding import Tokens, completes, draw, truncated
+from rewardlab.silence import silent
 from rewardlab.types import Samples, Trajectory
 
 VALUE_HEAD = "value_head.safetensors"
@@ -201,7 +202,8 @@ class CausalLMPolicy(Policy):
         """Write a model that transformers loads (an adapter is merged into it), its tokenizer and the policy's settings."""
         folder = Path(folder)
         network = lora.merged(self.network)
-        network.save_pretrained(folder)
+        with silent():
+            network.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         kept = ("max_new_tokens", "temperature", "top_p", "top_k", "stop", "lora_rank")
         settings = {name: getattr(self, name) for name in kept} | {"dtype": str(self.dtype).removeprefix("torch.")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.kernels import linear_logits
+from rewardlab.silence import silent
 
 
 def load_network(source: Any, dtype: torch.dtype) -> Any:
@@ -21,7 +23,8 @@ def load_network(source: Any, dtype: torch.dtype) -> Any:
 
     local = os.path.isdir(source)
     try:
-        return AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, local_files_only=local)
+        with silent() if local else nullcontext():  # a download is worth a bar
+            return AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, local_files_only=local)
     except (OSError, ValueError, KeyError) as error:
         kind = "holds no causal language model (is config.json there?)" if local else "is no folder, nor a hub id in reach"
         raise InputError(f"CausalLMPolicy cannot load {str(source)!r}: it {kind}. {_first_line(error)}") from error

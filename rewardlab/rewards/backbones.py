@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
+from rewardlab.silence import silent
 
 HEAD = "score.weight"
 
@@ -80,22 +79,6 @@ def as_classifier(backbone: Any, weight: Tensor, pad: int) -> Any:
     return network
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' progress bars and its report on heads that are left out to itself."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def has_score(model: str | Path) -> bool:
     """Tell whether the sequence classifier in a folder, or behind a hub id, has one linear `score` head: a decoder's form."""
     config = from_pretrained("AutoConfig", str(model))
@@ -131,7 +114,7 @@ def from_pretrained(kind: str, name: str, **options: Any) -> Any:
     import transformers
 
     try:
-        with quiet(), torch.random.fork_rng():
+        with silent(), torch.random.fork_rng():
             return getattr(transformers, kind).from_pretrained(name, **options)
     except Exception as error:  # a foreign file can make transformers raise anything
         raise InputError(

@@ -14,6 +14,7 @@ from rewardlab.rewards.base import Reward, checked_scores
 from rewardlab.rewards.hub import REWARD, new_folder, write_json
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.rewards.rules import texts_of
+from rewardlab.silence import silent
 from rewardlab.types import Samples
 
 CLASS_PATH = "rewardlab.rewards.classifier.ClassifierReward"
@@ -65,7 +66,7 @@ class ClassifierReward(Reward):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the classifier and its tokenizer into `folder`, whole or not at all."""
-        with new_folder(folder) as fresh, backbones.quiet():
+        with new_folder(folder) as fresh, silent():
             self.network.save_pretrained(fresh)
             self.tokenizer.save_pretrained(fresh)
             write_json(fresh / REWARD, {"class_path": CLASS_PATH, "max_length": self.max_length})

@@ -22,6 +22,7 @@ from rewardlab.rewards.formatting import batch_ids
 from rewardlab.rewards.hub import REWARD, new_folder, write_json
 from rewardlab.rewards.rules import texts_of
 from rewardlab.seeds import derive
+from rewardlab.silence import silent
 from rewardlab.types import Samples
 
 CLASS_PATH = "rewardlab.rewards.language.LanguageReward"
@@ -229,7 +230,7 @@ class LanguageReward(Reward):
             "score_std": self.score_std.item(),
             "rewardlab": rewardlab.__version__,
         }
-        with new_folder(folder) as fresh, backbones.quiet():
+        with new_folder(folder) as fresh, silent():
             network.save_pretrained(fresh)
             self.tokenizer.save_pretrained(fresh)
             write_json(fresh / REWARD, config)

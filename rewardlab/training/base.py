@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from rewardlab.errors import InputError
 from rewardlab.policies.base import Policy
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import Samples
@@ -22,6 +23,7 @@ class Trained(LightningModule):
         super().__init__()
         self.strict_loading = False
         self.optimizer, self.schedule, self.seed = optimizer, schedule, seed
+        self._mark: str | None = None
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
@@ -34,12 +36,50 @@ class Trained(LightningModule):
         state = super().state_dict(*args, **kwargs)
         return {name: tensor for name, tensor in state.items() if name not in frozen and not name.startswith("reference.")}
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._mark is None:
+            self._mark = frozen_mark(self)  # once: it reads all frozen weights
+        checkpoint["frozen"] = self._mark
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model, which would be loaded in part, or onto another frozen backbone.
+
+        Raises:
+            InputError: if names or shapes of what is trained differ, or the frozen part is another.
+        """
+        own, given = self.state_dict(), checkpoint["state_dict"]
+        wrong = sorted(name for name in own.keys() | given.keys() if _shape(own, name) != _shape(given, name))
+        if wrong:
+            raise InputError(
+                f"The checkpoint is of another model: {len(wrong)} of its trained tensors do not fit, such as {wrong[0]}, "
+                f"which is {_shape(given, wrong[0])} there and {_shape(own, wrong[0])} here. Was it trained on another "
+                "backbone, or with other heads or ranks? Give that model, or start without the checkpoint."
+            )
+        before, here = checkpoint.get("frozen"), frozen_mark(self)
+        if before != here:
+            raise InputError(
+                "The checkpoint was trained on another frozen backbone (fingerprints of weights or preprocessing differ), so "
+                "its heads mean nothing on this one. Give the backbone that it was trained on."
+            )
+
     def seeds(self, samples: Samples) -> Tensor:
         """Return seeds [B] from (run seed, epoch, row), or from (run seed, step, position) where the data number no rows."""
         name = type(self).__name__
         if "row" in samples.facts:
             return row_seeds(derive(self.seed, name, self.current_epoch), samples.facts["row"])
         return row_seeds(derive(self.seed, name, "step", self.global_step), len(samples))
+
+
+def frozen_mark(module: LightningModule) -> str | None:
+    """Return the fingerprint of the frozen part that the module's reward is trained on; None where there is none."""
+    reward = module._modules.get("reward")
+    if not hasattr(reward, "frozen_fingerprint") or getattr(reward, "frozen", True) is False:
+        return None
+    return reward.frozen_fingerprint()  # type: ignore[union-attr, operator, no-any-return]
+
+
+def _shape(state: Mapping[str, Any], name: str) -> str:
+    return str(list(state[name].shape)) if name in state else "absent"
 
 
 def frozen_names(module: nn.Module) -> set[str]:

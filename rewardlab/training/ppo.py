@@ -268,11 +268,13 @@ class PPO(Trained):
             self._table = SampleTable(folder, self.global_step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         figures = None if self.reference_figures is None else asdict(self.reference_figures)
         kept = {"kl_weight": self.kl_weight, "reference_figures": figures, "generations": self.generations}
         checkpoint["ppo"] = kept
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         kept = checkpoint["ppo"]
         self.kl_weight, self.generations = kept["kl_weight"], kept["generations"]
         self.reference_figures = None if kept["reference_figures"] is None else ReferenceFigures(**kept["reference_figures"])

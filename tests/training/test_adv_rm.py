@@ -186,3 +186,27 @@ def test_it_trains_without_held_out_pairs_or_row_numbers():
 def test_a_reward_with_nothing_to_train_is_refused():
     with pytest.raises(InputError, match="none of this Brightness's"):
         AdvRM(Brightness())
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [({"seed": 9}, "another frozen backbone"), ({"heads": 3}, r"of another model: .* is \[1, 32\] there and \[3, 32\] here")],
+    ids=["backbone", "heads"],
+)
+def test_a_checkpoint_of_another_backbone_is_refused(tmp_path, other, words):
+    """Its heads have the same shape, so nothing else would notice."""
+
+    def loop(seed=0, heads=1):
+        return AdvRM(LanguageReward(tiny_causal_lm(seed), tiny_tokenizer(), frozen=True, pooling="mean", heads=heads))
+
+    data = Preferences(PreferencePairs(Samples(["say"] * 8, ["yes"] * 8), Samples(["say"] * 8, ["no"] * 8)), held_out=0)
+    options = {"accelerator": "cpu", "logger": False, "limit_val_batches": 0, "enable_progress_bar": False}
+    options |= {"enable_model_summary": False, "enable_checkpointing": False}
+    trainer = pl.Trainer(max_epochs=1, **options)
+    trainer.fit(loop(), datamodule=data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    pl.Trainer(max_epochs=2, **options).fit(loop(), datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    with pytest.raises(InputError, match=words):
+        pl.Trainer(max_epochs=2, **options).fit(
+            loop(**other), datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True
+        )
