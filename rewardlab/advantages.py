@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.kernels.scan import discounted_sum
 
 
 def leave_one_out(scores: Tensor) -> Tensor:
@@ -80,14 +81,10 @@ def generalized(rewards: Tensor, values: Tensor, mask: Tensor, *, discount: floa
     if not rewards.shape == values.shape == mask.shape:
         raise ValueError(f"all must be [B, T]; got {list(rewards.shape)}, {list(values.shape)} and {list(mask.shape)}")
     rewards, values = rewards.float().where(mask, 0), values.float().where(mask, 0)
-    following, advantage = torch.zeros_like(values[:, 0]), torch.zeros_like(values[:, 0])
-    columns = []
-    for reward, value, counts in reversed(list(zip(rewards.T, values.T, mask.T, strict=True))):
-        delta = reward + discount * following - value
-        advantage = torch.where(counts, delta + discount * lam * advantage, advantage)
-        following = torch.where(counts, value, following)
-        columns.append(advantage.where(counts, 0))
-    advantages = torch.stack(columns[::-1], 1)
+    held = discounted_sum(values, (~mask).float())  # V of the next step that counts, from this one on
+    following = torch.nn.functional.pad(held, (0, 1))[:, 1:]
+    delta = (rewards + discount * following - values).where(mask, 0)
+    advantages = discounted_sum(delta, torch.where(mask, discount * lam, 1.0)).where(mask, 0)
     return advantages, advantages + values
 
 

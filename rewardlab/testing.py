@@ -201,6 +201,22 @@ class PolicyConformance:
         reached = [p for p in policy.parameters() if p.requires_grad and p.grad is not None and p.grad.abs().sum() > 0]
         assert reached, "no trainable parameter got a gradient from log_prob"
 
+    def test_applying_a_loss_is_the_loss_of_log_prob(self) -> None:
+        """A leaf may cut the steps into parts and take gradients early, but sum and gradients are the plain ones'."""
+        policy, trajectory = self.sampled()
+        policy.train()
+        weights = torch.rand(trajectory.mask.shape, generator=torch.Generator().manual_seed(0)).to(trajectory.mask.device)
+        weights = weights * trajectory.mask
+        plain = (weights * policy.log_prob(trajectory).where(trajectory.mask, 0).square()).sum()
+        applied = policy.apply_loss(trajectory, lambda steps, at: (at(weights) * steps.log_prob.square()).sum())
+        assert_close(applied, plain, atol=self.log_prob_atol, rtol=1e-4)
+        trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        found = [torch.autograd.grad(loss, trained, allow_unused=True) for loss in (applied, plain)]
+        for own, other in zip(*found, strict=True):
+            assert (own is None) == (other is None), "a parameter has a gradient in one way only"
+            if own is not None and other is not None:
+                assert_close(own, other, atol=1e-5 * max(1.0, other.abs().max().item()), rtol=1e-3)
+
     def test_the_reference_stays_as_the_policy_was(self) -> None:
         policy, trajectory = self.sampled()
         reference = policy.reference()

@@ -50,7 +50,7 @@ TEXT = ["--policy", "policy", "--prompts", "prompts.txt"]
 def models(tmp_path_factory):
     """Folders of policies and rewards, as users have them."""
     place = tmp_path_factory.mktemp("models")
-    tokenizer, options = tiny_tokenizer(), {"max_new_tokens": 8, "temperature": 0.5}
+    tokenizer, options = tiny_tokenizer(), {"max_new_tokens": 8, "temperature": 0.3}
     CausalLMPolicy(tiny_causal_lm(scale=0.5), tokenizer, **options).save_pretrained(place / "policy")
     tiny_causal_lm().save_pretrained(place / "plain")
     tokenizer.save_pretrained(place / "plain")
@@ -270,7 +270,7 @@ def test_policies_load_from_what_transformers_and_diffusers_save(models, tmp_pat
     assert len(plain.generate(["hi"], seeds=row_seeds(0, 1))) == 1
     tiny_diffusion(classes=0).save_pretrained(tmp_path / "pipeline")
     assert isinstance(load_policy(tmp_path / "pipeline"), DiffusionPolicy)
-    assert load_policy(models / "policy").temperature == 0.5
+    assert load_policy(models / "policy").temperature == 0.3
     (tmp_path / "empty").mkdir()
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "policy.json").write_text('{"class_path": "os.path.join"}')

@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rewardlab.attackers.edits import RandomEdits
     from rewardlab.attackers.guided import Guided
+    from rewardlab.attackers.pgd import PGDAttacker
     from rewardlab.attackers.rl import RLAttacker
     from rewardlab.attackers.sampling import BestOfN, HighTemperature
 
-_HOME = {"BestOfN": "sampling", "Guided": "guided", "HighTemperature": "sampling", "RLAttacker": "rl", "RandomEdits": "edits"}
-__all__ = ["BestOfN", "Guided", "HighTemperature", "RLAttacker", "RandomEdits"]
+_HOME = {
+    "BestOfN": "sampling",
+    "Guided": "guided",
+    "HighTemperature": "sampling",
+    "PGDAttacker": "pgd",
+    "RLAttacker": "rl",
+    "RandomEdits": "edits",
+}
+__all__ = ["BestOfN", "Guided", "HighTemperature", "PGDAttacker", "RLAttacker", "RandomEdits"]
 
 
 def __getattr__(name: str) -> Any:

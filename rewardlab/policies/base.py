@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from rewardlab.errors import InputError
 from rewardlab.types import Samples, Trajectory
+
+
+class Steps(NamedTuple):
+    """What a loss is given of some steps, in one shape.
+
+    Attributes:
+        log_prob: of each step.
+        entropy: of the distribution that it was drawn from, where it was asked for.
+        value: the critic's, before it, where it was asked for.
+    """
+
+    log_prob: Tensor
+    entropy: Tensor | None = None
+    value: Tensor | None = None
+
+
+At = Callable[[Tensor], Tensor]
+StepLoss = Callable[[Steps, At], Tensor]
 
 
 class Policy(nn.Module, ABC):
@@ -40,6 +60,44 @@ class Policy(nn.Module, ABC):
     @abstractmethod
     def log_prob(self, trajectory: Trajectory) -> Tensor:
         """Return the log-probability of each step, float32 [B, T], up to a constant free of the parameters."""
+
+    def apply_loss(
+        self,
+        trajectory: Trajectory,
+        loss: StepLoss,
+        *,
+        rows: Tensor | None = None,
+        entropy: bool = False,
+        value: bool = False,
+    ) -> Tensor:
+        """Return the sum of a loss over the steps of a trajectory, a scalar with a gradient.
+
+        The one verb that training needs. A leaf may walk over the steps in parts, and take a part's gradient while it stands.
+
+        Args:
+            trajectory: of B rows and T steps.
+            loss: takes the `Steps` of a part and `at`, which picks the same steps of any table [B, T] or [B, 1]; returns a
+                scalar, what this part adds. It may use only steps that the mask counts, and has a gradient by `Steps` alone.
+            rows: bool [B, T]; the loss is 0, whatever the policy says, where this is false. A leaf may leave those steps out.
+            entropy: whether `loss` is given the entropy.
+            value: whether it is given the critic's value.
+
+        Example:
+            >>> from rewardlab import DiffusionPolicy
+            >>> from rewardlab.testing import tiny_diffusion
+            >>> policy = DiffusionPolicy(tiny_diffusion(classes=0))
+            >>> trajectory = policy.encode(Samples([""], torch.rand(1, 1, 8, 8)), seeds=torch.tensor([0]))
+            >>> weights = trajectory.mask / trajectory.mask.sum()
+            >>> policy.apply_loss(trajectory, lambda steps, at: -(at(weights) * steps.log_prob).sum()).requires_grad
+            True
+        """
+        verbs = [verb for verb, wanted in (("entropy", entropy), ("value", value)) if wanted and not hasattr(self, verb)]
+        if verbs:
+            raise InputError(f"The loss needs `{verbs[0]}` of the policy; {type(self).__name__} has none.")
+        mask = trajectory.mask
+        spread = self.entropy(trajectory).where(mask, 0) if entropy else None  # type: ignore[operator]
+        critic = self.value(trajectory).where(mask, 0) if value else None  # type: ignore[operator]
+        return loss(Steps(self.log_prob(trajectory).where(mask, 0), spread, critic), lambda table: table)
 
     @abstractmethod
     def save_pretrained(self, folder: str | Path) -> None:

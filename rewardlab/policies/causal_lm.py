@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from pathlib import Path
@@ -17,15 +17,16 @@ from tqdm import tqdm
 
 from rewardlab import lora
 from rewardlab.errors import InputError
-from rewardlab.kernels import LinearLogProb, linear_log_prob, linear_logits
+from rewardlab.kernels import LinearLogProb, linear_log_prob, linear_logits, linear_loss
 from rewardlab.policies import text
 from rewardlab.policies.adapters import AdapterOff
-from rewardlab.policies.base import Policy, frozen_copy
+from rewardlab.policies.base import At, Policy, StepLoss, Steps, frozen_copy
 from rewardlab.policies.decoding import Tokens, completes, draw, truncated
 from rewardlab.silence import silent
 from rewardlab.types import Samples, Trajectory
 
 VALUE_HEAD = "value_head.safetensors"
+WORTH_SHARING = 0.2  # of a pass's tokens have to be saved by running prompts once, or two passes cost more than one
 
 
 class CausalLMPolicy(Policy):
@@ -93,11 +94,13 @@ class CausalLMPolicy(Policy):
         self.softcap = getattr(self.network.config.get_text_config(), "final_logit_softcapping", None)
         text.check_head(self.network, self.softcap)
         self.ends, self.context = text.ends(self.network, self.tokenizer), text.context_length(self.network)
+        self._caches = text.keeps_only_keys_and_values(self.network)
         text.without_dropout(self.network)
         if lora_rank is not None:
             lora.add(self.network, lora_rank, text.linear_layers(self.network), self.dtype)
         if gradient_checkpointing:
             text.checkpoint_activations(self.network)
+        self._recomputes = any(getattr(part, "gradient_checkpointing", False) for part in self.network.modules())
         self.value_head = nn.Linear(self._head.weight.shape[1], 1) if value_head else None
         if self.value_head is not None:
             nn.init.zeros_(self.value_head.weight)
@@ -183,12 +186,50 @@ class CausalLMPolicy(Policy):
         Raises:
             InputError: if the policy was made without one.
         """
+        values = self._values(self._states(trajectory))
+        return _widened(values.where(trajectory.mask[:, : values.shape[1]], 0), trajectory)
+
+    def apply_loss(
+        self,
+        trajectory: Trajectory,
+        loss: StepLoss,
+        *,
+        rows: Tensor | None = None,
+        entropy: bool = False,
+        value: bool = False,
+    ) -> Tensor:
+        """As `Policy.apply_loss`, from one pass through the network. Steps that `rows` leaves out never reach the head.
+
+        Without a critic the head's gradient is taken in the forward pass, chunk by chunk: see `kernels.linear_loss`.
+        """
+        states = self._states(trajectory)
+        steps = states.shape[1]
+        targets, live = trajectory.tensors["response"][:, :steps].flatten(), trajectory.mask[:, :steps]
+        live = (live if rows is None else live & rows[:, :steps]).flatten()
+
+        def at(part: Tensor) -> At:
+            return lambda table: table.expand(trajectory.mask.shape)[:, :steps].flatten()[part]
+
+        weight, bias = self._operands()
+        operands = states.flatten(0, 1).to(self.dtype), weight, targets
+        options = {"bias": bias, "temperature": self.temperature, "softcap": self.softcap, "mask": live, "entropy": entropy}
+        if not value:
+            return linear_loss(*operands, lambda log_prob, spread, part: loss(Steps(log_prob, spread), at(part)), **options)[0]
+        found, part = linear_log_prob(*operands, **options), live.nonzero()[:, 0]
+        columns = found.log_prob, found.entropy, self._values(states).flatten()
+        return loss(Steps(*(None if column is None else column[part] for column in columns)), at(part))
+
+    def _values(self, states: Tensor) -> Tensor:
+        """The critic's values [B, T] of states [B, T, D].
+
+        Raises:
+            InputError: if the policy was made without one.
+        """
         if self.value_head is None:
             raise InputError("This CausalLMPolicy has no value head, which GAE needs; make it with value_head=True.")
-        states = self._states(trajectory)
         with torch.autocast(states.device.type, enabled=False):
-            values = self.value_head(states.float())[..., 0]
-        return _widened(values.where(trajectory.mask[:, : values.shape[1]], 0), trajectory)
+            values: Tensor = self.value_head(states.float())[..., 0]
+        return values
 
     def reference(self) -> Policy:
         """Return this policy with its adapter off, or a frozen copy of it."""
@@ -267,11 +308,17 @@ class CausalLMPolicy(Policy):
         limits = limits or [self.max_new_tokens] * len(prompts)
         room = [min(limit, (self.context or 2**62) - len(prompt)) for limit, prompt in zip(limits, prompts, strict=True)]
 
+        first, place = distinct([tuple(prompt) for prompt in prompts])
+
         def step(tokens: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
-            output = self._run(tokens, mask, positions, past_key_values=cache, use_cache=True)
-            hidden = output.last_hidden_state[:, -1].to(self.dtype)
+            if cache is None and self._caches and len(first) < len(place):
+                states, cache = self._shared(tokens, mask, positions, first, place)
+            else:
+                output = self._run(tokens, mask, positions, past_key_values=cache, use_cache=True)
+                states, cache = output.last_hidden_state, output.past_key_values
+            hidden = states[:, -1].to(self.dtype)
             logits = linear_logits(hidden, *head, temperature=self.temperature, softcap=self.softcap)
-            return truncated(logits, top_k, top_p), output.past_key_values
+            return truncated(logits, top_k, top_p), cache
 
         def ended(response: list[int]) -> bool:
             return response[-1] in self.ends or completes(self.tokenizer, response, self.stop)
@@ -279,13 +326,40 @@ class CausalLMPolicy(Policy):
         return draw(step, prompts, seeds, room, ended, self.device)
 
     def _states(self, trajectory: Trajectory) -> Tensor:
-        """The hidden states [B, T, D] that the tokens are drawn from. T ends with the longest response."""
-        there, response_mask = trajectory.tensors["prompt_mask"], trajectory.tensors["response_mask"]
-        first, steps = int((~there.any(0)).sum()), int(response_mask.any(0).sum())
-        tokens = torch.cat([trajectory.tensors["prompt"][:, first:], trajectory.tensors["response"][:, :steps]], 1)[:, :-1]
-        mask = torch.cat([there[:, first:], response_mask[:, :steps]], 1)[:, :-1]
+        """The hidden states [B, T, D] that the tokens are drawn from. T ends with the longest response.
+
+        A prompt that several rows have is run once, where that saves enough: its keys and values serve all of them.
+        """
+        tensors = trajectory.tensors
+        lengths = torch.stack([tensors["prompt_mask"].any(0).sum(), tensors["response_mask"].any(0).sum()])
+        width, steps = lengths.tolist()  # one wait, for a pass through the network without the widest rows' padding
+        prompt, there = (tensors[name][:, tensors[name].shape[1] - width :] for name in ("prompt", "prompt_mask"))
+        response, mask = tensors["response"][:, : steps - 1], torch.cat([there, tensors["response_mask"][:, : steps - 1]], 1)
         positions = mask.long().cumsum(1).sub(1).clamp_min(0)
-        return self._run(tokens, mask, positions, use_cache=False).last_hidden_state[:, there.shape[1] - first - 1 :]
+        first, place = distinct(trajectory.prompts)
+        run, saved = len(place) * (width + steps - 1), (len(place) - len(first)) * width
+        if not self._shares_prompts or saved < WORTH_SHARING * run:
+            states: Tensor = self._run(torch.cat([prompt, response], 1), mask, positions, use_cache=False).last_hidden_state
+            return states[:, width - 1 :]
+        last, cache = self._shared(prompt, there, positions[:, :width], first, place)
+        if steps == 1:
+            return last
+        output = self._run(response, mask, positions[:, width:], past_key_values=cache, use_cache=True)
+        return torch.cat([last, output.last_hidden_state], 1)
+
+    def _shared(
+        self, prompt: Tensor, mask: Tensor, positions: Tensor, first: list[int], place: list[int]
+    ) -> tuple[Tensor, Any]:
+        """Run the first row of each prompt; return every row's last state [B, 1, D], and a cache with every row."""
+        output = self._run(prompt[first], mask[first], positions[first], use_cache=True)
+        rows = torch.tensor(place, device=prompt.device)
+        output.past_key_values.batch_select_indices(rows)
+        return output.last_hidden_state[:, -1:][rows], output.past_key_values
+
+    @property
+    def _shares_prompts(self) -> bool:
+        """Whether keys and values are all that a prompt leaves behind, and are kept: not so when activations are recomputed."""
+        return self._caches and not (self._recomputes and self.network.training)
 
     def _scored(self, trajectory: Trajectory, entropy: bool = False) -> LinearLogProb:
         """The responses' tokens under the head, [B, T] each. Rows of prompt and padding never reach it."""
@@ -315,6 +389,18 @@ class CausalLMPolicy(Policy):
             options["position_ids"] = positions
         with nullcontext() if self.dtype == torch.float32 else torch.autocast(tokens.device.type, self.dtype):
             return self.network.base_model(input_ids=tokens, attention_mask=mask.long(), **options)
+
+
+def distinct(things: Sequence[Hashable]) -> tuple[list[int], list[int]]:
+    """Return the first row of each distinct thing, and for each row its thing's number.
+
+    Example:
+        >>> distinct(["a", "b", "a"])
+        ([0, 1], [0, 1, 0])
+    """
+    numbers: dict[Hashable, int] = {}
+    place = [numbers.setdefault(thing, len(numbers)) for thing in things]
+    return [place.index(number) for number in range(len(numbers))], place
 
 
 def _widened(values: Tensor, trajectory: Trajectory) -> Tensor:

@@ -18,7 +18,7 @@ Step = Callable[[Tensor, Tensor, Tensor, Any], tuple[Tensor, Any]]
 def draw(
     step: Step, prompts: Tokens, seeds: Tensor, room: Sequence[int], ended: Callable[[list[int]], bool], device: torch.device
 ) -> tuple[Tokens, list[bool]]:
-    """Draw a response to each prompt from the softmax of its logits: the largest of logit + Gumbel noise, token by token.
+    """Draw a response to each prompt from the softmax of its logits, token by token, with one random number a token.
 
     Args:
         step: takes tokens [B, S], the mask of all tokens so far, positions [B, S] and a cache (None at first); returns the
@@ -34,12 +34,12 @@ def draw(
     """
     tokens, mask = (tensor.to(device) for tensor in padded(prompts, left=True))
     positions = mask.long().cumsum(1).sub(1).clamp_min(0)
-    rows, cache = generators(seeds), None
+    numbers, cache = uniform(seeds, max(room, default=0)).to(device), None
     drawn: Tokens = [[] for _ in prompts]
     finished = [False] * len(prompts)
     for count in range(1, max(room, default=0) + 1):
         logits, cache = step(tokens, mask, positions, cache)
-        choice = (logits + gumbel(logits.shape[1], rows).to(device)).argmax(1)
+        choice = pick(logits, numbers[:, count - 1])
         open_rows = [row for row, limit in enumerate(room) if not finished[row] and count <= limit]
         picked = choice.tolist()
         for row in open_rows:
@@ -53,21 +53,33 @@ def draw(
     return drawn, finished
 
 
-def gumbel(words: int, rows: list[torch.Generator]) -> Tensor:
-    """Standard Gumbel noise [B, V] in float32, each row drawn from its own generator.
-
-    The token with the largest logit + noise is a draw from the softmax. Drawn in float64: float32's uniform numbers are too
-    coarse where it matters, at the largest noise among many tokens.
+def uniform(seeds: Tensor, count: int) -> Tensor:
+    """Numbers [B, count] in [0, 1), float64, each row from its own generator: all that a response's randomness needs.
 
     Example:
         >>> from rewardlab.seeds import row_seeds
-        >>> gumbel(5, generators(row_seeds(0, 2))).shape
-        torch.Size([2, 5])
+        >>> uniform(row_seeds(0, 2), 3).shape
+        torch.Size([2, 3])
     """
-    noise = torch.empty(len(rows), words, dtype=torch.float64)
-    for row, generator in enumerate(rows):
-        torch.rand(words, generator=generator, out=noise[row])
-    return noise.neg_().log1p_().neg_().clamp_(min=1e-300).log_().neg_().float()
+    numbers = torch.empty(len(seeds), count, dtype=torch.float64)
+    for row, generator in zip(numbers, generators(seeds), strict=True):
+        torch.rand(count, generator=generator, out=row)
+    return numbers
+
+
+def pick(logits: Tensor, numbers: Tensor) -> Tensor:
+    """The token [B] at which the softmax of logits [B, V], summed from the first token on, passes each number in [0, 1).
+
+    Sums are in float64: float32's would lose the rarest of many tokens. A token of logit -inf is never picked.
+
+    Example:
+        >>> pick(torch.tensor([[0.5, 0.0, 0.3, 0.2]]).log().expand(3, 4), torch.tensor([0.0, 0.5, 0.9])).tolist()
+        [0, 2, 3]
+    """
+    mass = (logits - logits.amax(1, keepdim=True)).exp_().cumsum(1, dtype=torch.float64)
+    total = mass[:, -1:]
+    place = torch.minimum(numbers[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(mass, place, right=True)[:, 0]
 
 
 def truncated(logits: Tensor, top_k: int, top_p: float) -> Tensor:

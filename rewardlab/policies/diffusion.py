@@ -23,9 +23,11 @@ from tqdm import tqdm
 
 from rewardlab import lora
 from rewardlab.errors import InputError
+from rewardlab.kernels.diffusion_dpo import squared_error
 from rewardlab.policies import pipelines
 from rewardlab.policies.adapters import AdapterOff
 from rewardlab.policies.base import Policy, frozen_copy
+from rewardlab.policies.foresight import foresee
 from rewardlab.policies.samplers import Noising, Sampler, Transitions, noising, set_timesteps, transitions
 from rewardlab.seeds import derive, generators, normal, row_seeds, uniform
 from rewardlab.types import Samples, Trajectory, concatenate
@@ -187,9 +189,13 @@ class DiffusionPolicy(Policy):
             for name, tensor in trajectory.tensors.items()
             if name.startswith((TOLD, UNTOLD))
         }
-        prediction = self._predict(x.flatten(0, 1), time.flatten(), conditions).view_as(target)
-        errors = (target - prediction).square().flatten(2).mean(2)
+        prediction = self._predict(x.flatten(0, 1), time.flatten(), conditions)
+        errors = squared_error(prediction, target.flatten(0, 1)).view_as(time)
         return (-0.5 * precision * errors).view(len(x), trajectory.mask.shape[1], -1).mean(2)
+
+    def foresee(self, trajectory: Trajectory, steps: Tensor) -> Samples:
+        """Return the images that rows are seen to end in from one of their steps each, int64 [B], with a gradient."""
+        return foresee(self, trajectory, steps)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:

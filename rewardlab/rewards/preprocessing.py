@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from rewardlab.errors import InputError
+from rewardlab.kernels.resize import resize
 
 
 class Preprocessing(nn.Module):
@@ -54,15 +54,21 @@ class Preprocessing(nn.Module):
                     f"The tower takes images of {self.size[0]}x{self.size[1]} and resize is off; got images of "
                     f"{images.shape[2]}x{images.shape[3]}. Turn resize on, or choose a tower of that size."
                 )
-            images = self._fit(images)
+            return self._fit(images)
         return (images - self.mean) / self.std
 
     def _fit(self, images: Tensor) -> Tensor:
-        """Resize and crop. Bicubic filters overshoot; the clamp does what PIL's bytes do."""
+        """Resize, crop and normalise."""
         size = _resized(images.shape[2:], self.size, self.numbers["resize_mode"])
-        mode = "bilinear" if self.numbers["interpolation"] == "bilinear" else "bicubic"
-        images = functional.interpolate(images, size=size, mode=mode, antialias=True).clamp(0, 1)
-        return _centre(images, self.size, self.numbers["fill_color"] / 255)
+        return resize(
+            images,
+            size,
+            window=_window(size, self.size),
+            fill=self.numbers["fill_color"] / 255,
+            mean=self.mean,
+            std=self.std,
+            mode="bilinear" if self.numbers["interpolation"] == "bilinear" else "bicubic",
+        )
 
 
 def _resized(size: torch.Size, target: tuple[int, int], mode: str) -> tuple[int, int]:
@@ -76,10 +82,9 @@ def _resized(size: torch.Size, target: tuple[int, int], mode: str) -> tuple[int,
     )
 
 
-def _centre(images: Tensor, target: tuple[int, int], fill: float) -> Tensor:
-    """Pad what is too small and cut what is too large, about the centre."""
-    missing = [max(0, want - have) for have, want in zip(images.shape[2:], target, strict=True)]
-    top, left = missing[0] // 2, missing[1] // 2
-    images = functional.pad(images, (left, missing[1] - left, top, missing[0] - top), value=fill)
-    top, left = (round((have - want) / 2) for have, want in zip(images.shape[2:], target, strict=True))
-    return images[:, :, top : top + target[0], left : left + target[1]]
+def _window(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:
+    """The part (top, left, height, width) of an image of `size` that is `target` large, about its centre; negative outside."""
+    top, left = (
+        round((have - want) / 2) if have > want else -((want - have) // 2) for have, want in zip(size, target, strict=True)
+    )
+    return top, left, *target

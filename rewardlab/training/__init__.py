@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rewardlab.training.ema import EMA
     from rewardlab.training.gan_rm import GANRM
     from rewardlab.training.ppo import PPO
+    from rewardlab.training.refl import ReFL
     from rewardlab.training.resumable import Resumable
     from rewardlab.training.sft import SFT
     from rewardlab.training.shaping import Shaping
@@ -21,11 +22,12 @@ _HOME = {
     "EMA": "ema",
     "GANRM": "gan_rm",
     "PPO": "ppo",
+    "ReFL": "refl",
     "Resumable": "resumable",
     "SFT": "sft",
     "Shaping": "shaping",
 }
-__all__ = ["AdvRM", "DPO", "EMA", "GANRM", "PPO", "SFT", "Resumable", "Shaping"]
+__all__ = ["AdvRM", "DPO", "EMA", "GANRM", "PPO", "SFT", "ReFL", "Resumable", "Shaping"]
 
 
 def __getattr__(name: str) -> Any:

@@ -97,10 +97,11 @@ class AdvRM(Trained):
         """Note what the scores mean, and their mean and deviation on training responses: of each reward in an ensemble."""
         split = getattr(self.trainer.datamodule, "split", None)
         pairs = None if split is None else split("train")[:TYPICAL]
+        rows = 2 * getattr(self.trainer.datamodule, "batch_size", 32)  # as many as a training step has room for
         for leaf in [module for module in self.reward.modules() if hasattr(module, "set_standardisation")]:
             leaf.meaning = MEANING
             if pairs is not None:
-                leaf.set_standardisation(score(leaf, _joined(pairs)).mean(1))
+                leaf.set_standardisation(score(leaf, _joined(pairs), rows).mean(1))
         self._features = None
 
     def training_step(self, pairs: PreferencePairs, batch_idx: int) -> Tensor:

@@ -17,6 +17,7 @@ from rewardlab.errors import InputError
 from rewardlab.losses.kl import adapted_weight, k2, k3
 from rewardlab.losses.policy_gradient import Normalisation, log_ratio, step_weights, surrogate, value_error
 from rewardlab.policies import Policy
+from rewardlab.policies.base import At, Steps
 from rewardlab.rewards import Reward
 from rewardlab.rewards.base import checked_scores
 from rewardlab.seeds import derive, row_seeds
@@ -176,29 +177,35 @@ class PPO(Trained):
         optimizer.zero_grad()
         for part in parts:
             with optimizer.toggle_model(sync_grad=part is parts[-1]):
-                losses, held = self.step_losses(batch[part])
-                self.manual_backward((weights[part] * losses).sum())
-            clipped += held.sum()
+                loss, held = self.loss(batch[part], weights[part])
+                self.manual_backward(loss)
+            clipped += held
         optimizer.step()
         if schedule is not None:
             schedule.step()
         return clipped / mask.sum()
 
-    def step_losses(self, batch: Experience) -> tuple[Tensor, Tensor]:
-        """The loss of each step, float32 [B, T], and whether it was clipped: all that is differentiated is stated here."""
-        rollout, trajectory, mask = batch.rollout, batch.rollout.trajectory, batch.rollout.trajectory.mask
-        log_prob = self.policy.log_prob(trajectory)
-        losses, clipped = surrogate(log_prob, rollout.log_prob, rollout.advantages, mask, clip=self.clip)
-        if self.kl in KL_LOSSES:
-            x = log_ratio(log_prob, rollout.reference_log_prob, mask)
-            losses = losses + self.kl_weight * self.policy.dimensions * KL_LOSSES[self.kl](x)
-        if self.entropy_weight:
-            losses = losses - self.entropy_weight * self.policy.entropy(trajectory).where(mask, 0)
-        if batch.values is not None:
-            returns = rollout.advantages + batch.values
-            errors = value_error(self.policy.value(trajectory), batch.values, returns, mask, clip=self.value_clip)
-            losses = losses + self.value_weight * errors
-        return losses, clipped
+    def loss(self, batch: Experience, weights: Tensor) -> tuple[Tensor, Tensor]:
+        """The weighted sum over the steps [B, T], and how many were clipped: all that is differentiated is stated here."""
+        rollout, mask, held = batch.rollout, batch.rollout.trajectory.mask, []
+
+        def added(steps: Steps, at: At) -> Tensor:
+            losses, clipped = surrogate(steps.log_prob, at(rollout.log_prob), at(rollout.advantages), at(mask), clip=self.clip)
+            if self.kl in KL_LOSSES:
+                x = log_ratio(steps.log_prob, at(rollout.reference_log_prob), at(mask))
+                losses = losses + self.kl_weight * self.policy.dimensions * KL_LOSSES[self.kl](x)
+            if steps.entropy is not None:
+                losses = losses - self.entropy_weight * steps.entropy.where(at(mask), 0)
+            if batch.values is not None and steps.value is not None:
+                old, returns = at(batch.values), at(rollout.advantages + batch.values)
+                losses = losses + self.value_weight * value_error(steps.value, old, returns, at(mask), clip=self.value_clip)
+            held.append(clipped.sum())
+            return (at(weights) * losses).sum()
+
+        wanted = {"entropy": self.entropy_weight != 0, "value": batch.values is not None}
+        idle = (rollout.advantages == 0) & (self.kl not in KL_LOSSES and not any(wanted.values()))
+        loss = self.policy.apply_loss(rollout.trajectory, added, rows=mask & ~idle, **wanted)
+        return loss, torch.stack(held).sum() if held else mask.new_zeros((), dtype=torch.long)
 
     def _weights(self, mask: Tensor) -> Tensor:
         """The steps' weights in a mean over the minibatches of all processes, which will average their gradients."""

@@ -6,7 +6,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW
 
-from rewardlab.losses import nll_loss
+from rewardlab.losses.policy_gradient import step_weights
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
 from rewardlab.training.base import Trained
@@ -64,4 +64,5 @@ class SFT(Trained):
 
     def _loss(self, samples: Samples) -> Tensor:
         trajectory = self.policy.encode(samples, seeds=self.seeds(samples))
-        return nll_loss(self.policy.log_prob(trajectory), trajectory.mask)
+        weights = step_weights(trajectory.mask, "token")
+        return self.policy.apply_loss(trajectory, lambda steps, at: -(at(weights) * steps.log_prob).sum())

@@ -21,7 +21,7 @@ def count(letter, samples):
     return torch.tensor([float(text.count(letter)) for text in samples.outputs])
 
 
-LETTERS = Function(partial(count, "a"))
+LETTERS = Function(lambda samples: torch.tensor([float(sum(map(str.isalpha, text))) for text in samples.outputs]))
 
 
 def loop(rate=1e-2):
@@ -41,7 +41,7 @@ def test_a_reading_is_the_judges_mean_and_the_start_has_no_kl(tmp_path):
     fit(loop(), readings, 4, tmp_path)
     assert [row["step"] for row in readings.rows] == [0, 2, 4]
     assert readings.rows[0]["kl"] == 0
-    assert all(row["kl"] > 0 for row in readings.rows[1:])
+    assert all(row["kl"] != 0 for row in readings.rows[1:])  # an estimate, which may be below 0
     held = readings.figures()["gold"]
     assert held["start"] == pytest.approx(readings.rows[0]["gold"])
     assert held["peak_gold"] == pytest.approx(max(row["gold"] for row in readings.rows))

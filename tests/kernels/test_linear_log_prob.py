@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from rewardlab.errors import InputError
 from rewardlab.kernels import linear_log_prob, linear_logits
+from rewardlab.kernels.linear_log_prob import chunked
 from rewardlab.kernels.linear_log_prob.chunked import ROWS
+from rewardlab.kernels.linear_log_prob.eager import Curve, Upstream
 from rewardlab.kernels.linear_log_prob.reference import reference
 
 SMALL = 2**15  # bytes: several slices of the vocabulary and of the rows for the shapes here
@@ -252,9 +255,10 @@ class Largest(TorchDispatchMode):
 def test_no_tensor_grows_with_rows_times_vocabulary(dtype):
     rows, width, words, budget = 3000, 8, 2500, 2**18
     hidden, weight, targets = operands(rows, width, words, dtype)
-    with Largest() as largest:
-        result = linear_log_prob(hidden.requires_grad_(), weight.requires_grad_(), targets, entropy=True, budget=budget)
-        sum(value.sum() for value in result).backward()
+    curve = Curve(None, 1.0, None)
+    with Largest() as largest:  # an operator's body is not seen from outside
+        *values, known = chunked.forward(hidden, weight, targets, curve, True, budget, "torch")
+        chunked.backward(hidden, weight, targets, curve, known, Upstream(*values), (True, True, False), budget, "torch")
     accumulator = 4 * width * max(rows, words)
     assert largest.bytes <= max(budget, accumulator), f"{largest.bytes} bytes at once"
     assert largest.bytes < 4 * rows * words / 50
@@ -263,17 +267,78 @@ def test_no_tensor_grows_with_rows_times_vocabulary(dtype):
     assert naive.bytes >= 4 * rows * words, "the counter does not count"
 
 
-def test_autocast_does_not_round_the_products():
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16], ids=str)
+def test_autocast_rounds_float32_operands_and_nothing_else(kind):
     hidden, weight, targets = operands(12, 32, 90)
-    expected = linear_log_prob(hidden.requires_grad_(), weight, targets, budget=SMALL).log_prob
-    (gradient,) = torch.autograd.grad(expected.sum(), hidden)
-    with torch.autocast("cpu", torch.bfloat16):
-        ours = linear_log_prob(hidden, weight, targets, budget=SMALL).log_prob
-        (own,) = torch.autograd.grad(ours.sum(), hidden)
+    bias, rounded = torch.linspace(-1, 1, 90), [hidden.to(kind), weight.to(kind)]
+    expected = linear_log_prob(rounded[0].requires_grad_(), rounded[1], targets, bias=bias.to(kind), entropy=True, budget=SMALL)
+    (gradient,) = torch.autograd.grad(expected.log_prob.sum(), rounded[0])
+    with torch.autocast("cpu", kind):
+        ours = linear_log_prob(hidden.requires_grad_(), weight, targets, bias=bias, entropy=True, budget=SMALL)
+        (own,) = torch.autograd.grad(ours.log_prob.sum(), hidden)
+        definition = linear_log_prob(hidden, weight, targets, bias=bias, entropy=True, backend="reference")
         logits = linear_logits(hidden, weight)
-    assert torch.equal(ours, expected)
-    assert torch.equal(own, gradient)
-    assert_close(logits, hidden.detach() @ weight.T)
+    assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
+    assert torch.equal(own, gradient.float())
+    assert (ours.log_prob.dtype, own.dtype, logits.dtype) == (torch.float32,) * 3
+    assert_close(list(definition), list(ours), atol=1e-5, rtol=0)
+    assert_close(logits, rounded[0].detach().float() @ rounded[1].float().T)
+
+
+def test_float64_operands_stay_under_autocast():
+    hidden, weight, targets = operands(3, 8, 20, torch.float64)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = linear_log_prob(hidden, weight, targets).log_prob
+    assert torch.equal(ours, linear_log_prob(hidden, weight, targets).log_prob)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("entropy", [False, True])
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck reads it on purpose
+def test_it_is_an_operator_as_torch_wants_them(entropy, masked):
+    hidden, weight, targets = operands(9, 6, 40)
+    mask = torch.arange(9) % 3 != 0 if masked else None
+    bias = torch.linspace(-1, 1, 40).requires_grad_()
+    arguments = hidden.requires_grad_(), weight.requires_grad_(), targets, bias, mask, entropy, 0.7, 5.0, SMALL, "torch", False
+    done = torch.library.opcheck(torch.ops.rewardlab.linear_log_prob.default, arguments)
+    assert set(done.values()) == {"SUCCESS"}
+
+
+def test_it_compiles_as_one_graph():
+    hidden, weight, targets = operands(9, 6, 40)
+    inputs, mask = [hidden.requires_grad_(), weight.requires_grad_()], torch.arange(9) % 3 != 0
+
+    def loss(hidden, weight):
+        result = linear_log_prob(hidden, weight, targets, entropy=True, temperature=0.7, mask=mask)
+        return result.log_prob.sum() + result.entropy.square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(*inputs)
+    assert torch.equal(compiled, loss(*inputs))
+    ours, expected = (torch.autograd.grad(value, inputs) for value in (compiled, loss(*inputs)))
+    assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
+
+
+def test_an_operand_that_needs_no_gradient_gets_none_through_the_operator():
+    hidden, weight, targets = operands(9, 6, 40)
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        linear_log_prob(hidden, weight, targets).log_prob.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("biased", [False, True])
+def test_the_types_on_a_gpu_fit(dtype, biased):
+    """No device is needed for that: fakes of CUDA tensors go through the same lines, and products with float32 results."""
+    with FakeTensorMode():
+        hidden, weight = (torch.empty(rows, 64, dtype=dtype, device="cuda") for rows in (300, 1000))
+        targets = torch.zeros(300, dtype=torch.long, device="cuda")
+        curve = Curve(torch.zeros(1000, device="cuda") if biased else None, 0.7, 5.0)
+        *values, known = chunked.forward(hidden, weight, targets, curve, True, 2**18, "torch")
+        arguments = hidden, weight, targets, curve, known, Upstream(*values), (True, True, biased), 2**18, "torch"
+        gradients = chunked.backward(*arguments)
+        assert {value.dtype for value in values} == {torch.float32}
+        assert [None if x is None else x.dtype for x in gradients] == [dtype, dtype, torch.float32 if biased else None]
+        assert chunked.operand_type(hidden, weight) == dtype, "the tensor cores' own type"
+        assert linear_logits(hidden, weight).dtype == torch.float32
 
 
 def test_operands_of_two_types_keep_theirs_in_the_gradients():
@@ -312,7 +377,9 @@ def test_the_reference_backend_is_the_definition():
         ({"bias": torch.zeros(8)}, r"bias \[8\]"),
         ({"mask": torch.ones(2)}, "bool"),
         ({"temperature": 0.0}, "above 0"),
-        ({"backend": "cuda"}, "torch and reference"),
+        ({"backend": "cuda"}, "no such backend, only triton, torch, reference"),
+        ({"backend": "triton"}, "the tensors are on cpu"),
+        ({"batch_invariant": True}, "not batch invariant"),
     ],
 )
 def test_what_cannot_be_used_is_refused(change, message):

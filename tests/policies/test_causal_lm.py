@@ -21,9 +21,10 @@ from transformers import (
 
 from rewardlab.errors import InputError
 from rewardlab.losses import nll_loss
+from rewardlab.policies import causal_lm
 from rewardlab.policies.causal_lm import CausalLMPolicy
-from rewardlab.policies.decoding import completes, gumbel
-from rewardlab.seeds import generators, row_seeds
+from rewardlab.policies.decoding import completes, pick, uniform
+from rewardlab.seeds import row_seeds
 from rewardlab.testing import PolicyConformance
 from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.types import Samples
@@ -170,13 +171,20 @@ def test_samples_have_the_distribution_that_is_scored(temperature):
     assert chi_square < 70
 
 
-def test_a_rows_noise_is_the_same_bits_in_any_batch_and_has_gumbels_moments():
-    whole, part = generators(row_seeds(0, 4)), generators(row_seeds(0, 4)[[2]])
-    for _ in range(3):
-        assert torch.equal(gumbel(50, whole)[2:3], gumbel(50, part))
-    noise = gumbel(200_000, generators(row_seeds(1, 1)))
-    assert abs(noise.mean().item() - 0.5772) < 0.01
-    assert abs(noise.var().item() - torch.pi**2 / 6) < 0.02
+def test_a_rows_numbers_are_the_same_bits_in_any_batch_and_however_many_are_drawn():
+    seeds = row_seeds(0, 4)
+    assert torch.equal(uniform(seeds, 7)[2:3], uniform(seeds[[2]], 7))
+    assert torch.equal(uniform(seeds, 7)[:, :3], uniform(seeds, 3))
+
+
+def test_every_token_is_picked_as_often_as_the_softmax_says_and_a_forbidden_one_never():
+    """Numbers on a grid of 10,000 leave each count within 1 of its share; the ends are the first and last that may be."""
+    logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
+    logits[0, [0, 20, 49]] = -torch.inf
+    grid = torch.arange(10_000, dtype=torch.float64) / 10_000
+    counts = torch.bincount(pick(logits.expand(10_000, -1), grid), minlength=50)
+    assert ((counts - 10_000 * logits[0].double().softmax(0)).abs() <= 1).all()
+    assert pick(logits.expand(2, -1), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [1, 48]
 
 
 def test_a_row_is_the_same_beside_longer_prompts_and_in_micro_batches():
@@ -277,6 +285,76 @@ def test_steps_that_a_loop_masks_are_still_context():
     fewer[:, 1] = False
     part = policy.log_prob(type(trajectory)(trajectory.prompts, trajectory.tensors, fewer))
     assert_close(part, whole.where(fewer, 0))
+
+
+SHARED = (["a cat"] * 3 + ["the dogs barked at"] * 3, ["sat.", "", "ran away", "it", "them all night", "x"])
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"lora_rank": 2}], ids=str)
+def test_a_prompt_that_rows_share_is_run_once_and_nothing_else_changes(options, monkeypatch):
+    """Keys and values of a prompt depend on the prompt alone, so each row may borrow them: values and gradients are equal."""
+    policy, found, rows = make(**options), [], []
+    trajectory = encoded(policy, *SHARED)
+    policy.network.base_model.register_forward_hook(
+        lambda module, args, kwargs, output: rows.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    for worth in (9.0, 0.0):
+        monkeypatch.setattr(causal_lm, "WORTH_SHARING", worth)
+        log_prob = policy.log_prob(trajectory)
+        trained = [weight for weight in policy.parameters() if weight.requires_grad]
+        gradients = torch.autograd.grad(log_prob.square().sum(), trained, allow_unused=True)
+        found.append((log_prob, [gradient for gradient in gradients if gradient is not None]))
+    width, steps = trajectory.tensors["prompt"].shape[1], trajectory.mask.shape[1]
+    assert rows == [(6, width + steps - 1), (2, width), (6, steps - 1)]
+    assert_close(found[1][0], found[0][0], atol=1e-5, rtol=1e-5)
+    for own, other in zip(found[1][1], found[0][1], strict=True):
+        assert_close(own, other, atol=1e-5 * other.abs().max().item(), rtol=1e-4)
+
+
+def test_samples_of_a_shared_prompt_are_those_of_each_prompt_alone():
+    policy, seeds = make(), row_seeds(0, 6)
+    together = policy.generate(SHARED[0], seeds=seeds).outputs
+    assert together == [policy.generate([prompt], seeds=seeds[[i]]).outputs[0] for i, prompt in enumerate(SHARED[0])]
+
+
+def test_prompts_are_shared_only_where_keys_and_values_are_all_that_is_kept():
+    """A window forgets tokens and a checkpointed layer keeps no cache; such networks run every row whole."""
+    config = Gemma2Config(
+        vocab_size=260, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, sliding_window=4, final_logit_softcapping=None,
+    )  # fmt: skip
+    windowed = CausalLMPolicy(Gemma2ForCausalLM(config), tiny_tokenizer(), max_new_tokens=4)
+    assert not windowed._shares_prompts
+    policy = make(gradient_checkpointing=True)
+    assert not policy.train()._shares_prompts
+    assert policy.eval()._shares_prompts
+    assert make()._shares_prompts
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_apply_leaves_out_the_rows_that_a_loss_does_not_need(value, monkeypatch):
+    """With or without a critic: one pass through the network, the loss of the rows that count, and their gradients alone."""
+    policy = make(value_head=True)
+    trajectory = encoded(policy)
+    needed = trajectory.mask & (torch.arange(trajectory.mask.shape[1]) % 2 == 0)
+    weights = torch.rand(trajectory.mask.shape, generator=torch.Generator().manual_seed(1))
+    plain = (weights * (policy.log_prob(trajectory) - 0.1 * policy.entropy(trajectory))).where(needed, 0).sum()
+    plain = plain + (policy.value(trajectory) * weights).where(needed, 0).sum() * value
+    seen = []
+
+    def loss(steps, at):
+        seen.append(len(steps.log_prob))
+        extra = steps.value if value else 0
+        return (at(weights) * (steps.log_prob - 0.1 * steps.entropy + extra)).sum()
+
+    passes = []
+    monkeypatch.setattr(policy, "_run", lambda *args, run=policy._run, **kwargs: passes.append(1) or run(*args, **kwargs))
+    applied = policy.apply_loss(trajectory, loss, rows=needed, entropy=True, value=value)
+    assert (sum(seen), len(passes)) == (needed.sum(), 1)
+    assert_close(applied, plain)
+    trained = [weight for weight in policy.network.parameters() if weight.requires_grad]
+    for own, other in zip(torch.autograd.grad(applied, trained), torch.autograd.grad(plain, trained), strict=True):
+        assert_close(own, other, atol=1e-5, rtol=1e-4)
 
 
 def test_entropy_is_that_of_the_tempered_distribution():

@@ -159,8 +159,9 @@ class TestExactly:
         found = []
         for i in range(40):
             experience = module.collect([""] * 64, torch.arange(64 * i, 64 * (i + 1)))
-            losses, _ = module.step_losses(experience)
-            found.append(-torch.autograd.grad(losses.sum() / len(experience), policy.next.weight)[0])
+            mask = experience.rollout.trajectory.mask
+            loss, _ = module.loss(experience, mask / len(experience))
+            found.append(-torch.autograd.grad(loss, policy.next.weight)[0])
         return torch.stack(found)
 
     @pytest.mark.parametrize(
@@ -568,3 +569,9 @@ def _joint(devices, path):
 
 if __name__ == "__main__":
     _joint(int(sys.argv[1]), Path(sys.argv[2]))
+
+
+def test_a_critic_that_the_policy_was_made_without_is_missed_at_once():
+    policy = CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer())
+    with pytest.raises(InputError, match=r"needs a critic.*value_head=True"):
+        PPO(policy, VALUE, advantage="generalized")

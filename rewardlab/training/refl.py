@@ -1,0 +1,147 @@
+"""Reward back-propagation: the reward's own gradient, through one step of a diffusion model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from rewardlab.data.prompt_data import NumberedPrompts
+from rewardlab.errors import InputError
+from rewardlab.losses import nll_loss
+from rewardlab.policies import Policy
+from rewardlab.rewards import Reward
+from rewardlab.rewards.base import checked_scores
+from rewardlab.seeds import derive, generators, row_seeds, uniform
+from rewardlab.training.base import Trained
+from rewardlab.training.rollouts import evaluating
+from rewardlab.types import PreferencePairs, Samples
+
+
+class ReFL(Trained):
+    """Raise a differentiable reward of the images that a policy foresees at a late step. ReFL, arXiv 2304.05977, section 3.2.
+
+    Batches are NumberedPrompts (`rewardlab.data.Prompts`), or Samples, whose images serve the anchor. Each prompt is sampled
+    without gradient to a random late step; from there the network's one step to the finished image is taken with gradient,
+    decoded and scored. The gradient has little noise, so it is the quickest way up a reward, and into its faults: a score
+    rises along whatever its gradient shows, as in `PGDAttacker`. Logged beside the loss: `score`.
+
+    Args:
+        policy: what is trained. It has to offer `foresee(trajectory, steps)`, as a DiffusionPolicy does, and to sample by
+            stochastic steps.
+        reward: what is raised; it is not trained, and not in the checkpoint. It needs a gradient to the images.
+        late: the share of the sampling steps, counted from the end, from which each row's step is drawn. The paper takes
+            the last 10 of 40; earlier ones foresee too little.
+        sft_weight: weight of the batch's own images' negative log-likelihood, as an anchor; batches are then Samples.
+        optimizer: makes the optimiser from the trainable parameters.
+        schedule: makes a learning-rate schedule, stepped once an optimiser step.
+        seed: of the noise and of the steps' choice.
+
+    Raises:
+        InputError: if the policy cannot foresee, a number is out of range, or (on use) the reward has no gradient to the
+            images or a score is not finite.
+
+    Example:
+        >>> import pytorch_lightning as pl
+        >>> from rewardlab import DiffusionPolicy
+        >>> from rewardlab.data import Prompts
+        >>> from rewardlab.policies.samplers import Sampler
+        >>> from rewardlab.rewards import Brightness
+        >>> from rewardlab.testing import tiny_diffusion
+        >>> module = ReFL(DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=3)), Brightness())
+        >>> quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+        >>> trainer = pl.Trainer(max_epochs=1, **quiet)
+        >>> trainer.fit(module, Prompts([""] * 2, batch_size=2))
+        >>> trainer.global_step
+        1
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        reward: Reward,
+        late: float = 0.25,
+        sft_weight: float = 0.0,
+        optimizer: OptimizerCallable = AdamW,
+        schedule: LRSchedulerCallable | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(optimizer, schedule, seed)
+        if not callable(getattr(policy, "foresee", None)):
+            raise InputError(
+                f"ReFL needs a policy that foresees its outputs, with a gradient (`foresee`), which a {type(policy).__name__} "
+                "does not; text has no gradient to pass on. Take PPO, whose reward needs none."
+            )
+        if not 0 < late <= 1 or sft_weight < 0:
+            raise InputError(f"ReFL needs late in (0, 1] and sft_weight of 0 or more; got {late:g} and {sft_weight:g}.")
+        self.policy, self._holder = policy, (reward,)  # in a tuple, so that it is neither trained nor saved
+        self.late, self.sft_weight = late, sft_weight
+
+    @property
+    def reward(self) -> Reward:
+        return self._holder[0]
+
+    @staticmethod
+    def examples(pairs: PreferencePairs) -> Samples:
+        """Return what this loop learns from: the prompts, and as an anchor the best candidates."""
+        return pairs.chosen
+
+    def on_train_start(self) -> None:
+        self.reward.to(self.device)
+
+    def training_step(self, batch: NumberedPrompts | Samples, batch_idx: int) -> Tensor:
+        seeds = self._seeds(batch)
+        scores = self.scores(self.foreseen(batch, seeds))
+        loss = -scores.mean() + self._anchor(batch, seeds)
+        self.log_dict({"loss": loss.detach(), "score": scores.detach().mean()}, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def foreseen(self, batch: NumberedPrompts | Samples, seeds: Tensor) -> Samples:
+        """Return the image that each prompt's trajectory is seen to end in, from a late step of its own, with gradient."""
+        trajectory = self.policy.sample(batch.prompts, seeds=seeds)
+        count = trajectory.mask.shape[1]
+        late = max(1, round(self.late * count))
+        draws = uniform((), generators(row_seeds(derive(0, "late step"), seeds)))
+        steps = (count - late + (draws * late).long()).to(trajectory.mask.device)
+        return self.policy.foresee(trajectory, steps)  # type: ignore[operator, no-any-return]
+
+    def scores(self, samples: Samples) -> Tensor:
+        """Score in the reward's own precision, with gradient to the images and to nothing else: float32 [B]."""
+        with torch.autocast(self.device.type, enabled=False), evaluating(self.reward.modules()), frozen(self.reward):
+            scores = checked_scores(self.reward(samples), samples, type(self.reward).__name__)
+        if scores.requires_grad:
+            return scores
+        raise InputError(
+            f"ReFL climbs a reward's gradient, and the scores of {type(self.reward).__name__} have none to the images: it is "
+            "computed under no_grad, or by steps that cannot be differentiated. Take PPO, whose reward needs none."
+        )
+
+    def _seeds(self, batch: NumberedPrompts | Samples) -> Tensor:
+        if isinstance(batch, Samples):
+            return self.seeds(batch)
+        return row_seeds(derive(self.seed, "ReFL", self.current_epoch), batch.rows)
+
+    def _anchor(self, batch: NumberedPrompts | Samples, seeds: Tensor) -> Tensor | float:
+        if not self.sft_weight:
+            return 0.0
+        if not isinstance(batch, Samples):
+            raise InputError(f"sft_weight={self.sft_weight:g} anchors on images; got prompts alone. Train on Samples.")
+        trajectory = self.policy.encode(batch, seeds=seeds)
+        return self.sft_weight * nll_loss(self.policy.log_prob(trajectory), trajectory.mask)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Ask no gradient of a module's parameters for a while."""
+    asked = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
