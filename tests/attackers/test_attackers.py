@@ -19,7 +19,6 @@ from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.rewards.pessimism import Member
 from rewardlab.rewards.relative import Relative
-from rewardlab.rewards.rules import Length
 from rewardlab.seeds import generators, row_seeds, uniform
 from rewardlab.testing import PolicyConformance, tiny_diffusion, tiny_tower
 from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer

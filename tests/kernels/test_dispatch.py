@@ -71,6 +71,19 @@ def test_importing_the_kernels_imports_neither_triton_nor_much_else():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
+def test_calling_them_does_not_import_the_compiler():
+    """It takes a second and 150 MiB, which who never compiles should not pay."""
+    code = """
+import sys, torch
+from rewardlab.kernels import discounted_sum, linear_log_prob, resize, squared_error
+x = torch.ones(2, 3, requires_grad=True)
+linear_log_prob(x, torch.ones(5, 3), torch.tensor([0, 1])).log_prob.sum().backward()
+(discounted_sum(x, 0.9).sum() + squared_error(x, torch.zeros(2, 3)).sum() + resize(x[None, None], (2, 2)).sum()).backward()
+print("torch._dynamo" in sys.modules)
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
 def test_a_missing_triton_is_said(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     monkeypatch.setattr(dispatch, "find_spec", lambda name: None)

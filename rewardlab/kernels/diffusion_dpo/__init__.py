@@ -12,6 +12,7 @@ from rewardlab.errors import InputError
 from rewardlab.kernels import dispatch
 from rewardlab.kernels.diffusion_dpo import chunked
 from rewardlab.kernels.diffusion_dpo.reference import reference
+from rewardlab.kernels.operators import operator
 
 __all__ = ["diffusion_dpo_loss", "hindrances", "squared_error"]
 
@@ -102,7 +103,7 @@ _SCHEMA = "(Tensor prediction, Tensor target, Tensor? reference_prediction, str 
 _GRADIENT_SCHEMA = "(Tensor prediction, Tensor target, Tensor upstream, str backend) -> Tensor"
 
 
-@torch.library.custom_op("rewardlab::squared_error", mutates_args=(), schema=_SCHEMA)
+@operator("squared_error", _SCHEMA)
 def _op(prediction: Tensor, target: Tensor, reference_prediction: Tensor | None, backend: str) -> Tensor:
     """The errors [1, B] of the prediction; [2, B] with those of the reference's prediction, the target being read once."""
     predictions = [prediction] if reference_prediction is None else [prediction, reference_prediction]
@@ -116,13 +117,13 @@ def _op(prediction: Tensor, target: Tensor, reference_prediction: Tensor | None,
     return triton.squared_errors(predictions, target)
 
 
-@_op.register_fake
+@torch.library.register_fake("rewardlab::squared_error")
 def _(prediction: Tensor, target: Tensor, reference_prediction: Tensor | None, backend: str) -> Tensor:
     predictions = [prediction] if reference_prediction is None else [prediction, reference_prediction]
     return prediction.new_empty((len(predictions), len(prediction)), dtype=_kind(*predictions, target))
 
 
-@torch.library.custom_op("rewardlab::squared_error_gradient", mutates_args=(), schema=_GRADIENT_SCHEMA)
+@operator("squared_error_gradient", _GRADIENT_SCHEMA)
 def _gradient(prediction: Tensor, target: Tensor, upstream: Tensor, backend: str) -> Tensor:
     """2 · upstream · (prediction - target)/n in the prediction's type, contiguous."""
     chosen = dispatch.chosen("squared_error", hindrances(prediction, target), backend or None)
@@ -134,7 +135,7 @@ def _gradient(prediction: Tensor, target: Tensor, upstream: Tensor, backend: str
     return chunked.scaled_difference(prediction, target, coefficients)
 
 
-@_gradient.register_fake
+@torch.library.register_fake("rewardlab::squared_error_gradient")
 def _(prediction: Tensor, target: Tensor, upstream: Tensor, backend: str) -> Tensor:
     return prediction.new_empty(prediction.shape)
 
@@ -161,7 +162,7 @@ def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
     return tuple(gradients)
 
 
-_op.register_autograd(_backward, setup_context=_setup_context)
+torch.library.register_autograd("rewardlab::squared_error", _backward, setup_context=_setup_context)
 
 
 def _kind(*operands: Tensor) -> torch.dtype:

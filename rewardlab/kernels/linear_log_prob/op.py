@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.library import Library, custom_op
+from torch.library import Library
 
 from rewardlab.errors import InputError
 from rewardlab.kernels.dispatch import chosen, triton_hindrance
 from rewardlab.kernels.linear_log_prob.chunked import autocast_operands, backward, forward, statistics_type
 from rewardlab.kernels.linear_log_prob.eager import Curve, Statistics, Upstream, at
+from rewardlab.kernels.operators import operator
 
 _OPERANDS = "Tensor hidden, Tensor weight, Tensor targets, Tensor? bias, Tensor? mask"
 _SETTINGS = "float temperature, float? softcap, int budget, str backend, bool batch_invariant"
@@ -26,7 +27,7 @@ _BACKWARD = (
 _library: Any = Library("rewardlab", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 
-@custom_op("rewardlab::linear_log_prob", mutates_args=(), schema=_FORWARD)
+@operator("linear_log_prob", _FORWARD)
 def linear_log_prob_op(
     hidden: Tensor,
     weight: Tensor,
@@ -53,7 +54,7 @@ def linear_log_prob_op(
     return first[0], first[1], first[2] if entropy else found.new_empty(0), found[-3:].clone()
 
 
-@custom_op("rewardlab::linear_log_prob_backward", mutates_args=(), schema=_BACKWARD)
+@operator("linear_log_prob_backward", _BACKWARD)
 def linear_log_prob_backward_op(
     hidden: Tensor,
     weight: Tensor,
@@ -133,7 +134,7 @@ def check_targets(targets: Tensor, words: int) -> None:
         raise InputError(f"targets have to be in [0, {words}), rows of weight; got {span}. Should some be masked?")
 
 
-@linear_log_prob_op.register_fake
+@torch.library.register_fake("rewardlab::linear_log_prob")
 def _(
     hidden: Tensor, weight: Tensor, targets: Tensor, bias: Any, mask: Any, entropy: bool, *settings: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -142,7 +143,7 @@ def _(
     return one, other, hidden.new_empty(count if entropy else 0, dtype=kind), hidden.new_empty(3, count, dtype=kind)
 
 
-@linear_log_prob_backward_op.register_fake
+@torch.library.register_fake("rewardlab::linear_log_prob_backward")
 def _(
     hidden: Tensor,
     weight: Tensor,
@@ -177,7 +178,7 @@ def _differentiated(ctx: Any, a: Tensor | None, b: Tensor | None, h: Tensor | No
     return d_hidden, d_weight, None, d_bias, None, None, *[None] * len(ctx.settings)
 
 
-linear_log_prob_op.register_autograd(_differentiated, setup_context=_remember)
+torch.library.register_autograd("rewardlab::linear_log_prob", _differentiated, setup_context=_remember)
 
 
 def _register_autocast(device: str) -> None:

@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate, pad
 
 from rewardlab.errors import InputError
 from rewardlab.kernels import dispatch
+from rewardlab.kernels.operators import operator
 from rewardlab.kernels.resize.matrices import Mode, product
 
 __all__ = ["hindrances", "resize"]
@@ -87,7 +88,7 @@ def hindrances(images: Tensor, *arguments: Any, **options: Any) -> dict[str, str
 _SCHEMA = "(Tensor images, SymInt[] original, SymInt[] size, SymInt[] window, str mode, bool double, bool transposed) -> Tensor"
 
 
-@torch.library.custom_op("rewardlab::resize", mutates_args=(), schema=_SCHEMA)
+@operator("resize", _SCHEMA)
 def _op(
     images: Tensor, original: list[int], size: list[int], window: list[int], mode: str, double: bool, transposed: bool
 ) -> Tensor:
@@ -98,7 +99,7 @@ def _op(
         return product(images.to(kind), original, size, spans, mode, transposed).to(images.dtype)
 
 
-@_op.register_fake
+@torch.library.register_fake("rewardlab::resize")
 def _(
     images: Tensor, original: list[int], size: list[int], window: list[int], mode: str, double: bool, transposed: bool
 ) -> Tensor:
@@ -115,7 +116,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return of_images, None, None, None, None, None, None
 
 
-_op.register_autograd(_backward, setup_context=_setup_context)
+torch.library.register_autograd("rewardlab::resize", _backward, setup_context=_setup_context)
 for _device in ("cpu", "cuda"):
     torch.library.register_autocast("rewardlab::resize", _device, torch.float32)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.kernels import dispatch
+from rewardlab.kernels.operators import operator
 from rewardlab.kernels.scan import blocked
 from rewardlab.kernels.scan.reference import reference
 
@@ -59,7 +60,7 @@ def hindrances(values: Tensor, decay: Tensor | float = 1.0) -> dict[str, str]:
 _SCHEMA = "(Tensor values, Tensor? decay, float constant, bool transposed, str backend) -> Tensor"
 
 
-@torch.library.custom_op("rewardlab::discounted_sum", mutates_args=(), schema=_SCHEMA)
+@operator("discounted_sum", _SCHEMA)
 def _op(values: Tensor, decay: Tensor | None, constant: float, transposed: bool, backend: str) -> Tensor:
     """The sums as a linear map of the values; `transposed` is that map's transpose, y_t = x_t + a_(t-1) · y_(t-1)."""
     chosen = dispatch.chosen("discounted_sum", hindrances(values), backend or None)
@@ -77,7 +78,7 @@ def _op(values: Tensor, decay: Tensor | None, constant: float, transposed: bool,
     return run(values.flip(1), turned).flip(1)
 
 
-@_op.register_fake
+@torch.library.register_fake("rewardlab::discounted_sum")
 def _(values: Tensor, decay: Tensor | None, constant: float, transposed: bool, backend: str) -> Tensor:
     return values.new_empty(values.shape)
 
@@ -100,7 +101,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     return of_values, of_decay, None, None, None
 
 
-_op.register_autograd(_backward, setup_context=_setup_context)
+torch.library.register_autograd("rewardlab::discounted_sum", _backward, setup_context=_setup_context)
 for _device in ("cpu", "cuda"):
     torch.library.register_autocast("rewardlab::discounted_sum", _device, torch.float32)
 
