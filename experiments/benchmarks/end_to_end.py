@@ -365,10 +365,10 @@ def sharing(shared: bool) -> Made:
     """Log-probabilities and their gradient of 8 responses to each of 4 prompts, prompts run once or with every row."""
     import torch
 
+    import rewardlab.sharing
     from rewardlab import CausalLMPolicy, Samples
-    from rewardlab.policies import causal_lm
 
-    causal_lm.WORTH_SHARING = 0.0 if shared else 2.0
+    rewardlab.sharing.WORTH_SHARING = 0.0 if shared else 2.0
     policy = CausalLMPolicy(network(), tokenizer())
     prompts = [prompt for prompt in texts(4, 128, 0) for _ in range(8)]
     trajectory = policy.encode(Samples(prompts, texts(32, RESPONSE, 1)), seeds=torch.zeros(32, dtype=torch.long))

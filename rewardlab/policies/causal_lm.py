@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from inspect import signature
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from tqdm import tqdm
 
-from rewardlab import lora
+from rewardlab import lora, sharing
 from rewardlab.errors import InputError
 from rewardlab.kernels import LinearLogProb, linear_log_prob, linear_logits, linear_loss
 from rewardlab.policies import text
@@ -26,7 +26,6 @@ from rewardlab.silence import silent
 from rewardlab.types import Samples, Trajectory
 
 VALUE_HEAD = "value_head.safetensors"
-WORTH_SHARING = 0.2  # of a pass's tokens have to be saved by running prompts once, or two passes cost more than one
 
 
 class CausalLMPolicy(Policy):
@@ -94,13 +93,13 @@ class CausalLMPolicy(Policy):
         self.softcap = getattr(self.network.config.get_text_config(), "final_logit_softcapping", None)
         text.check_head(self.network, self.softcap)
         self.ends, self.context = text.ends(self.network, self.tokenizer), text.context_length(self.network)
-        self._caches = text.keeps_only_keys_and_values(self.network)
+        self._caches = sharing.keeps_only_keys_and_values(self.network)
         text.without_dropout(self.network)
         if lora_rank is not None:
             lora.add(self.network, lora_rank, text.linear_layers(self.network), self.dtype)
         if gradient_checkpointing:
             text.checkpoint_activations(self.network)
-        self._recomputes = any(getattr(part, "gradient_checkpointing", False) for part in self.network.modules())
+        self._recomputes = sharing.recomputes(self.network)
         self.value_head = nn.Linear(self._head.weight.shape[1], 1) if value_head else None
         if self.value_head is not None:
             nn.init.zeros_(self.value_head.weight)
@@ -308,7 +307,7 @@ class CausalLMPolicy(Policy):
         limits = limits or [self.max_new_tokens] * len(prompts)
         room = [min(limit, (self.context or 2**62) - len(prompt)) for limit, prompt in zip(limits, prompts, strict=True)]
 
-        first, place = distinct([tuple(prompt) for prompt in prompts])
+        first, place = sharing.distinct([tuple(prompt) for prompt in prompts])
 
         def step(tokens: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
             if cache is None and self._caches and len(first) < len(place):
@@ -336,9 +335,9 @@ class CausalLMPolicy(Policy):
         prompt, there = (tensors[name][:, tensors[name].shape[1] - width :] for name in ("prompt", "prompt_mask"))
         response, mask = tensors["response"][:, : steps - 1], torch.cat([there, tensors["response_mask"][:, : steps - 1]], 1)
         positions = mask.long().cumsum(1).sub(1).clamp_min(0)
-        first, place = distinct(trajectory.prompts)
+        first, place = sharing.distinct(trajectory.prompts)
         run, saved = len(place) * (width + steps - 1), (len(place) - len(first)) * width
-        if not self._shares_prompts or saved < WORTH_SHARING * run:
+        if not self._shares_prompts or saved < sharing.WORTH_SHARING * run:
             states: Tensor = self._run(torch.cat([prompt, response], 1), mask, positions, use_cache=False).last_hidden_state
             return states[:, width - 1 :]
         last, cache = self._shared(prompt, there, positions[:, :width], first, place)
@@ -389,18 +388,6 @@ class CausalLMPolicy(Policy):
             options["position_ids"] = positions
         with nullcontext() if self.dtype == torch.float32 else torch.autocast(tokens.device.type, self.dtype):
             return self.network.base_model(input_ids=tokens, attention_mask=mask.long(), **options)
-
-
-def distinct(things: Sequence[Hashable]) -> tuple[list[int], list[int]]:
-    """Return the first row of each distinct thing, and for each row its thing's number.
-
-    Example:
-        >>> distinct(["a", "b", "a"])
-        ([0, 1], [0, 1, 0])
-    """
-    numbers: dict[Hashable, int] = {}
-    place = [numbers.setdefault(thing, len(numbers)) for thing in things]
-    return [place.index(number) for number in range(len(numbers))], place
 
 
 def _widened(values: Tensor, trajectory: Trajectory) -> Tensor:

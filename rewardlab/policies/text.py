@@ -30,17 +30,6 @@ def load_network(source: Any, dtype: torch.dtype) -> Any:
         raise InputError(f"CausalLMPolicy cannot load {str(source)!r}: it {kind}. {_first_line(error)}") from error
 
 
-def keeps_only_keys_and_values(network: Any) -> bool:
-    """Whether all that a network's layers keep of a text is keys and values of every token: no window, no recurrent state."""
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
-    try:
-        layers = DynamicCache(config=network.config).layers
-    except (AttributeError, KeyError, TypeError, ValueError):  # a config that says too little
-        return False
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
-
-
 def load_tokenizer(source: Any, model: Any) -> Any:
     """Return the tokenizer `source` (an instance, folder or hub id), by default the one beside the model."""
     if source is not None and not isinstance(source, (str, os.PathLike)):

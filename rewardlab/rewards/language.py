@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import rewardlab
-from rewardlab import lora
+from rewardlab import lora, sharing
 from rewardlab.errors import InputError
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import backbones
@@ -89,6 +90,9 @@ class LanguageReward(Reward):
         if gradient_checkpointing:
             older = self.backbone.gradient_checkpointing_enable  # its name in older transformers
             getattr(self.backbone, "activation_checkpointing_enable", older)({"use_reentrant": False})
+        takes_positions = "position_ids" in signature(self.backbone.forward).parameters
+        self._caches = takes_positions and sharing.keeps_only_keys_and_values(self.backbone)
+        self._recomputes = sharing.recomputes(self.backbone)
         self.tokenizer = backbones.load_tokenizer(model, tokenizer, self.backbone)
         self.limit = _limit(max_length, self.backbone, self.tokenizer)
         self.pad = _pad(self.tokenizer, None if weight is None else self.backbone.config.pad_token_id)
@@ -148,34 +152,69 @@ class LanguageReward(Reward):
     def _states(self, samples: Samples) -> Tensor:
         """Return the pooled state of each sample, float32 [B, D]."""
         texts_of(samples, "LanguageReward")
-        ids, starts = self._batch(samples)
-        training = self.backbone.training
-        if training and not torch.is_grad_enabled():
-            self.backbone.eval()
-        place = torch.arange(ids.shape[1], device=ids.device)
-        ends = starts[:, 1:]
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), self._precision(ids.device):
-            mask = (place < ends).long()
-            states = self.backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        self.backbone.train(training)
-        if self.pooling == "last":
-            return states[torch.arange(len(ids)), (place * (ids != self.pad)).argmax(1)].float()
-        response = ((place >= starts[:, :1]) & (place < ends))[..., None]
-        return states.float().where(response, 0).sum(1) / response.sum(1)
-
-    def _batch(self, samples: Samples) -> tuple[Tensor, Tensor]:
-        """Return ids [B, T], padded on the right, and [B, 2] where each response starts and ends."""
         rows, starts, cut = batch_ids(self.tokenizer, samples, self.limit, "LanguageReward")
         if cut and not self._told:
             _log.warning(
                 "LanguageReward cut %d of %d prompts from the left to fit its %d tokens; told once", cut, len(rows), self.limit
             )
             self._told = True
+        training = self.backbone.training
+        if training and not torch.is_grad_enabled():
+            self.backbone.eval()
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), self._precision(self.head.device):
+            states, ids, spans = (self._shared if self._worth_sharing(rows, starts) else self._whole)(rows, starts)
+        self.backbone.train(training)
+        place = torch.arange(ids.shape[1], device=ids.device)
+        if self.pooling == "last":
+            return states[torch.arange(len(ids)), (place * (ids != self.pad)).argmax(1)].float()
+        response = ((place >= spans[:, :1]) & (place < spans[:, 1:]))[..., None]
+        return states.float().where(response, 0).sum(1) / response.sum(1)
+
+    def _whole(self, rows: list[list[int]], starts: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Run each row: states [B, T, D], ids [B, T], padded on the right, and [B, 2] where each response starts and ends."""
+        ids, mask = self._padded(rows)
+        states = self.backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        return states, ids, self._spans(starts, rows)
+
+    def _shared(self, rows: list[list[int]], starts: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_whole`, of the responses alone: each prompt is run once, and its keys and values serve all rows that have it."""
+        prompts = [row[:start] for row, start in zip(rows, starts, strict=True)]
+        first, place = sharing.distinct([tuple(prompt) for prompt in prompts])
+        before, there = (table.flip(1) for table in self._padded([prompts[row][::-1] for row in first]))  # padded on the left
+        positions = there.cumsum(1).sub(1).clamp_min(0)
+        known = self.backbone(input_ids=before, attention_mask=there, position_ids=positions, use_cache=True).past_key_values
+        chosen = torch.tensor(place, device=before.device)
+        known.batch_select_indices(chosen)
+        responses = [row[start:] for row, start in zip(rows, starts, strict=True)]
+        ids, mask = self._padded(responses)
+        mask = torch.cat([there[chosen], mask], 1)
+        positions = mask.cumsum(1).sub(1).clamp_min(0)[:, before.shape[1] :]
+        states = self.backbone(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=known, use_cache=True
+        ).last_hidden_state
+        return states, ids, self._spans([0] * len(rows), responses)
+
+    def _worth_sharing(self, rows: list[list[int]], starts: list[int]) -> bool:
+        """Whether running each prompt once saves enough, every row has one, and its last word is the response's."""
+        if not self._caches or (self._recomputes and self.backbone.training) or not all(starts):
+            return False
+        whole = sum(map(len, rows))
+        once = {tuple(row[:start]) for row, start in zip(rows, starts, strict=True)}
+        if sum(starts) - sum(map(len, once)) < sharing.WORTH_SHARING * whole:
+            return False
+        return all(any(token != self.pad for token in row[start:]) for row, start in zip(rows, starts, strict=True))
+
+    def _padded(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Ids [B, T], padded on the right, and what is no padding, int64 [B, T]."""
         ids = torch.full((len(rows), max(map(len, rows), default=1)), self.pad)
-        for row, tokens in zip(ids, rows, strict=True):
-            row[: len(tokens)] = torch.tensor(tokens)
-        spans = torch.tensor([[start, len(tokens)] for start, tokens in zip(starts, rows, strict=True)]).view(-1, 2)
-        return ids.to(self.head.device), spans.to(self.head.device)
+        mask = torch.zeros_like(ids)
+        for row, there, tokens in zip(ids, mask, rows, strict=True):
+            row[: len(tokens)], there[: len(tokens)] = torch.tensor(tokens), 1
+        return ids.to(self.head.device), mask.to(self.head.device)
+
+    def _spans(self, starts: list[int], rows: list[list[int]]) -> Tensor:
+        spans = [[start, len(row)] for start, row in zip(starts, rows, strict=True)]
+        return torch.tensor(spans).view(-1, 2).to(self.head.device)
 
     def _precision(self, device: torch.device) -> Any:
         return nullcontext() if self.dtype == torch.float32 else torch.autocast(device.type, self.dtype)

@@ -10,6 +10,7 @@ from rewardlab.kernels.diffusion_dpo import diffusion_dpo_loss, hindrances, squa
 from rewardlab.kernels.diffusion_dpo.reference import reference
 from rewardlab.kernels.diffusion_dpo.triton import BLOCK, PART, scaled_difference
 
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICE = "cuda"
 SHAPES = [(0, 3), (1, 1), (3, 4, 5, 7), (130, 3), (2, BLOCK + 1), (2, 2 * PART + 3), (16, 4, 128, 128)]
 TYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from rewardlab.kernels.resize import hindrances, resize
 
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICE = "cuda"
 SIZES = [((37, 50), (16, 21)), ((16, 16), (33, 20)), ((1, 9), (4, 1)), ((512, 512), (224, 224)), ((1024, 768), (299, 224))]
 

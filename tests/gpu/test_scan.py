@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from rewardlab.kernels.scan import discounted_sum, hindrances
 
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICE = "cuda"
 SHAPES = [(1, 1), (33, 16), (3, 17), (300, 255), (7, 1024), (512, 2048), (3, 70001)]
 OP = torch.ops.rewardlab.discounted_sum

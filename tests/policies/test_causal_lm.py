@@ -19,9 +19,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from rewardlab import sharing
 from rewardlab.errors import InputError
 from rewardlab.losses import nll_loss
-from rewardlab.policies import causal_lm
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.policies.decoding import completes, pick, uniform
 from rewardlab.seeds import row_seeds
@@ -299,7 +299,7 @@ def test_a_prompt_that_rows_share_is_run_once_and_nothing_else_changes(options, 
         lambda module, args, kwargs, output: rows.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
     )
     for worth in (9.0, 0.0):
-        monkeypatch.setattr(causal_lm, "WORTH_SHARING", worth)
+        monkeypatch.setattr(sharing, "WORTH_SHARING", worth)
         log_prob = policy.log_prob(trajectory)
         trained = [weight for weight in policy.parameters() if weight.requires_grad]
         gradients = torch.autograd.grad(log_prob.square().sum(), trained, allow_unused=True)

@@ -4,6 +4,7 @@ from functools import cache
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from torch.testing import assert_close
 from transformers import (
     AutoModelForSequenceClassification,
     BertConfig,
@@ -16,12 +17,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from rewardlab import sharing
 from rewardlab.errors import InputError
 from rewardlab.rewards import Ensemble, load_reward
 from rewardlab.rewards.classifier import ClassifierReward
-from rewardlab.rewards.formatting import token_ids
+from rewardlab.rewards.formatting import batch_ids, token_ids
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.testing import RewardConformance
+from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.types import Samples
 
 CHATML = (
@@ -210,10 +213,12 @@ def test_long_prompts_are_cut_from_the_left_and_responses_never(caplog):
     begun.chat_template = (
         "<|im_start|>{{ messages[0]['content'] }}{% if messages|length > 1 %}{{ messages[1]['content'] }}<|end|>{% endif %}"
     )
-    ids, _ = mine._batch(Samples(["abcdefgh"], ["12345678"]))
+    rows, starts, _ = batch_ids(mine.tokenizer, Samples(["abcdefgh"], ["12345678"]), mine.limit, "LanguageReward")
+    ids = mine._whole(rows, starts)[1]
     assert mine.tokenizer.decode(ids[0]) == "h12345678<|end|>"
     mine = LanguageReward(backbone(), begun, max_length=10)
-    ids, spans = mine._batch(Samples(["abcdefgh"], ["1234567"]))
+    rows, starts, _ = batch_ids(mine.tokenizer, Samples(["abcdefgh"], ["1234567"]), mine.limit, "LanguageReward")
+    _, ids, spans = mine._whole(rows, starts)
     assert begun.decode(ids[0]) == "<|im_start|>h1234567<|end|>"
     assert spans.tolist() == [[2, 10]]
 
@@ -341,3 +346,32 @@ def test_a_folder_of_parts_that_do_not_fit_is_refused(tmp_path, change, words):
 def test_what_cannot_work_is_refused(make, words):
     with pytest.raises(InputError, match=words):
         make()
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_prompt_that_rows_share_is_run_once_and_nothing_else_changes(pooling, chat, monkeypatch):
+    """Keys and values of a prompt depend on it alone, so all its responses may borrow them: scores and gradients are equal."""
+    mine, found, rows = LanguageReward(tiny_causal_lm(), tiny_tokenizer(chat=chat), heads=2, pooling=pooling), [], []
+    samples = Samples(["a cat"] * 3 + ["the dogs barked at"] * 2, ["sat.", "ran away, very far", "x", "them all night", "it"])
+    mine.backbone.register_forward_hook(
+        lambda module, args, kwargs, output: rows.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    for worth in (9.0, 0.0):
+        monkeypatch.setattr(sharing, "WORTH_SHARING", worth)
+        scores = mine.members(samples)
+        weights = [weight for weight in mine.parameters() if weight.requires_grad]
+        gradients = torch.autograd.grad(scores.square().sum(), weights, allow_unused=True)
+        found.append([scores, *(gradient for gradient in gradients if gradient is not None)])
+    assert rows == [5, 2, 5]
+    for own, other in zip(found[1], found[0], strict=True):
+        assert_close(own, other, atol=1e-5 * max(1.0, other.abs().max().item()), rtol=1e-4)
+
+
+def test_rows_without_a_prompt_or_a_word_of_their_own_are_run_whole():
+    mine = LanguageReward(tiny_causal_lm(), tiny_tokenizer())
+    rows = [[5, 6, 7, 1], [5, 6, 7, 2], [5, 6, 7, 3]]
+    assert mine._worth_sharing(rows, [3, 3, 3])
+    assert not mine._worth_sharing(rows, [0, 3, 3])
+    assert not mine._worth_sharing([*rows, [5, 6, 7, mine.pad]], [3, 3, 3, 3])
+    assert not mine._worth_sharing([[1, 9], [2, 9], [3, 9]], [1, 1, 1])
