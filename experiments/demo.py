@@ -16,15 +16,17 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 INIT = "--rounds.init_args."
 BETA = f"{INIT}post_train.loop.init_args.beta"
 DIGITS, TOPICS = "gan_rm/digits.yaml", "adv_rm/topics.yaml"
+SEED = "--experiment.seed=1"  # of the text half; with seed 0 plain RLHF holds for 250 steps, see docs/studies/hardening.md
 WAYS = {
     "best_of_10": [DIGITS, "gan_rm/digits_best_of_n.yaml"],
     "sft": [DIGITS, "gan_rm/digits_sft.yaml"],
     "dpo_beta_5000": [DIGITS, "gan_rm/digits_dpo.yaml"],
     "dpo_beta_100": [DIGITS, "gan_rm/digits_dpo.yaml", f"{BETA}=100"],
     "dpo_beta_100_guarded": [DIGITS, "gan_rm/digits_dpo.yaml", "gan_rm/digits_guard.yaml", f"{BETA}=100"],
-    "rlhf_plain": [TOPICS, f"{INIT}rounds=0"],
-    "rlhf_after_attacks": [TOPICS],
-    "rlhf_novelty": [TOPICS, "adv_rm/topics_novelty.yaml"],
+    "rlhf_plain": [TOPICS, SEED, f"{INIT}rounds=0"],
+    "rlhf_after_attacks": [TOPICS, SEED],
+    "rlhf_novelty": [TOPICS, SEED, "adv_rm/topics_novelty.yaml"],
+    "rlhf_kl": [TOPICS, SEED, f"{INIT}rounds=0", f"{INIT}post_train.loop.init_args.kl_weight=0.25"],
 }
 
 
