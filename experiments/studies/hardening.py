@@ -1,8 +1,9 @@
 """Does hardening a reward postpone the collapse of the policy that is trained on it? Measured on Python's help topics.
 
-Each arm and seed: draw clean pairs, fit members, attack, mine, refit (or not), then RLOO without a KL term on the first
-member, with gold read on fixed held-out prompts. Everything that a seed changes: the pairs, members, attacks and RLOO; the base
-policy is one. Writes `runs.csv` (a row a run), `rounds.csv` (a row an attack), `curves.jsonl`, `table.md` and `curves.png`.
+Each arm and seed: draw clean pairs, fit members, attack, mine and refit (or not), then RLOO on the first member, or on what the
+arm makes of it, with gold read on fixed held-out prompts. Gold only measures: nothing is trained or chosen by it. Everything
+that a seed changes: the pairs, members, attacks and RLOO; the base policy is one. Writes `runs.csv` (a row a run), `rounds.csv`
+(a row an attack), `curves.jsonl`, `table.md` and `curves.png`.
 
     python experiments/studies/hardening.py --seeds 5 --out runs/hardening
 
@@ -17,8 +18,9 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ from rewardlab.policies import Policy
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward
 from rewardlab.rewards.attack import Attack
+from rewardlab.rewards.combine import Standardized, Weighted
 from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import Relative
 from rewardlab.rewards.scoring import score
@@ -48,47 +51,50 @@ from rewardlab.types import PreferencePairs, Samples, concatenate, take
 PACKAGES = ("torch", "transformers", "pytorch-lightning", "rewardlab")
 SILENT = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "max_epochs": -1}
 EVERY, WINDOW, AT_KL, ATTACKED = 10, 2, (5.0, 10.0), 1024
+AT_END = ("kl", "familiar", "variety")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How members are hardened.
+    """How a reward is hardened, before RLOO (rounds of attack and refit) and in RLOO (what is added to the member's score).
 
     Attributes:
         rounds: of attack and refit; 0 for none.
         sides: 1 attacks the first member only, 2 each member in turn.
-        frozen: members are heads on the policy's frozen backbone, and not its fine-tuned copies.
         attack_steps: RLOO steps of each adversary.
         attack_rate: their learning rate.
-        weight: of the witness in the attack.
-        novelty: the witness is the distance from what the base policy says, and not the other member.
         kind: of disagreement.
         late: share of the attack's steps before which nothing is mined.
         cap: pairs an attack.
         spread: take them at random among those that pass, instead of those with the largest disagreement.
+        familiarity: weight of `Novelty` in RLOO: minus the distance from what the base policy says, in deviations.
+        member: weight of the member's score in RLOO, in deviations; 0 leaves it out, which shows what the distance does alone.
+        kl: RLOO's KL weight, for comparison; 0 in all arms that are compared with each other.
     """
 
-    rounds: int = 2
+    rounds: int = 0
     sides: int = 2
-    frozen: bool = False
     attack_steps: int = 100
     attack_rate: float = 5e-4
-    weight: float = 1.0
-    novelty: bool = False
     kind: str = "signed"
     late: float = 0.5
     cap: int = 50
     spread: bool = True
+    familiarity: float = 0.0
+    member: float = 1.0
+    kl: float = 0.0
 
 
 ARMS = {
-    "none": Recipe(rounds=0),
-    "paper": Recipe(sides=1, kind="absolute", late=0.0, cap=1000, spread=False),
-    "hardened": Recipe(),
-    "frozen": Recipe(rounds=0, frozen=True),
-    "frozen_novelty": Recipe(frozen=True, novelty=True, weight=0.0, late=0.3, attack_steps=60, cap=100),
+    "none": Recipe(),
+    "paper": Recipe(rounds=2, sides=1, kind="absolute", late=0.0, cap=1000, spread=False),
+    "pairs": Recipe(rounds=2),
+    "familiar": Recipe(familiarity=1.0),
+    "both": Recipe(rounds=2, familiarity=1.0),
+    "distance": Recipe(familiarity=1.0, member=0.0),
+    "kl": Recipe(kl=0.25),
 }
-FIT = {False: {"epochs": 2, "learning_rate": 1e-3}, True: {"epochs": 5, "learning_rate": 1e-2}}
+FIT = {"epochs": 2, "learning_rate": 1e-3}
 
 
 class Readings(Callback):
@@ -112,26 +118,36 @@ class Readings(Callback):
         trajectory = module.policy.sample(self.prompts, seeds=row_seeds(derive(0, "readings"), len(self.prompts)))
         samples = module.policy.decode(trajectory)
         ratio = module.policy.log_prob(trajectory) - module.reference.log_prob(trajectory)
-        figures = {"gold": self.gold(samples), "proxy": self.proxy(samples), "kl": ratio.sum(1)}
-        row = {name: column.mean().item() for name, column in figures.items()}
+        figures = {"gold": self.gold(samples), "proxy": self.proxy(samples), "kl": ratio.sum(1), "familiar": novelty()(samples)}
+        row = {name: column.mean().item() for name, column in figures.items()} | {"variety": variety(samples.outputs)}
         self.rows.append({"step": module.global_step, **row, "outputs": list(samples.outputs[:4])})
 
 
-def loop(policy: Policy, reward: Reward, rate: float, seed: int = 0) -> PPO:
-    """RLOO: one step a rollout, four samples a prompt, no KL term."""
-    return PPO(policy, reward, kl_weight=0.0, optimizer=partial(torch.optim.AdamW, lr=rate), seed=seed)
+def variety(texts: Sequence[str]) -> float:
+    """The share of different pairs of neighbouring words among all such pairs in all responses: gold sees each one alone."""
+    pairs = [pair for text in texts for pair in pairwise(text.split())]
+    return len(set(pairs)) / max(len(pairs), 1)
 
 
-def curve(reward: Reward, steps: int, rate: float, seed: int) -> list[dict[str, Any]]:
-    """Train the base policy on a reward and return its readings."""
+def loop(policy: Policy, reward: Reward, rate: float, kl: float = 0.0, seed: int = 0) -> PPO:
+    """RLOO: one step a rollout, four samples a prompt."""
+    return PPO(policy, reward, kl_weight=kl, optimizer=partial(torch.optim.AdamW, lr=rate), seed=seed)
+
+
+def curve(member: Reward, recipe: Recipe, steps: int, rate: float, seed: int) -> list[dict[str, Any]]:
+    """Train the base policy on what a recipe makes of a member and return its readings."""
+    reward = optimised(member, recipe)
 
     def make(folder: Path) -> None:
         readings = Readings(reward, topics.prompts("held_out", 128))
         trainer = Trainer(max_steps=steps, callbacks=[readings], logger=False, enable_checkpointing=False, **SILENT)
-        trainer.fit(loop(topics.base_policy(), reward, rate, seed), datamodule=Prompts(topics.prompts("train"), 16, seed))
+        trainer.fit(
+            loop(topics.base_policy(), reward, rate, recipe.kl, seed), datamodule=Prompts(topics.prompts("train"), 16, seed)
+        )
         (folder / "rows.json").write_text(json.dumps(readings.rows))
 
     settings = {"reward": fingerprint(reward), "steps": steps, "rate": rate, "seed": seed, "every": EVERY}
+    settings |= {"kl": recipe.kl, "weights": [recipe.member, recipe.familiarity]}  # a fingerprint knows tensors only
     return json.loads((cached("hardening-curve", settings, PACKAGES, make) / "rows.json").read_text())
 
 
@@ -147,19 +163,27 @@ def novelty() -> Reward:
     return Novelty(topics.member(frozen=True).eval(), references()).eval()
 
 
+def optimised(member: Reward, recipe: Recipe) -> Reward:
+    """Return what RLOO maximises: the member's score and the familiarity, each in its own deviations, times their weights.
+
+    The deviations are the members' over training responses, and the distance's over held-out references.
+    """
+    if not recipe.familiarity:
+        return member
+    return Weighted([Standardized(member), novelty()], [recipe.member, recipe.familiarity]).eval()
+
+
 def attack(target: Reward, witness: Reward, recipe: Recipe, seed: int) -> Samples:
     """Return all that a fresh adversary said on its way."""
 
     def make(folder: Path) -> None:
         trainer = partial(Trainer, max_steps=recipe.attack_steps, **{k: SILENT[k] for k in SILENT if "summary" not in k})
         attacker = RLAttacker(partial(loop, rate=recipe.attack_rate), trainer)
-        save_samples(
-            folder / "said", attacker(topics.base_policy(), Attack(target, witness, weight=recipe.weight), prompts, seed)
-        )
+        save_samples(folder / "said", attacker(topics.base_policy(), Attack(target, witness), prompts, seed))
 
     prompts = topics.prompts("train", ATTACKED)
     settings = {"target": fingerprint(target), "witness": fingerprint(witness), "seed": seed}
-    settings |= {"steps": recipe.attack_steps, "rate": recipe.attack_rate, "weight": recipe.weight, "prompts": prompts}
+    settings |= {"steps": recipe.attack_steps, "rate": recipe.attack_rate, "prompts": prompts}
     return load_samples(cached("hardening-attack", settings, PACKAGES, make) / "said")
 
 
@@ -191,14 +215,14 @@ def harden(recipe: Recipe, clean: int, seed: int) -> tuple[Reward, list[dict[str
     for number in range(recipe.rounds + 1):
         start = time.monotonic()
         joined = concatenate(extra) if extra else None
-        fit = partial(topics.member_reward, pairs=pairs, extra=joined, frozen=recipe.frozen, **FIT[recipe.frozen])
+        fit = partial(topics.member_reward, pairs=pairs, extra=joined, **FIT)
         members = [fit(derive(seed, "member", i)) for i in range(2)]
         fitted = {"round": number, "accuracy": accuracy(members[0]), "fit_seconds": time.monotonic() - start}
         if number == recipe.rounds:
             return members[0], [*rows, fitted]
         relative = [Relative(each, references()).eval() for each in members]
         for side in range(recipe.sides):
-            start, two = time.monotonic(), (relative[side], novelty() if recipe.novelty else relative[1 - side])
+            start, two = time.monotonic(), (relative[side], relative[1 - side])
             said = attack(*two, recipe, derive(seed, "attack", number, side))
             mined, figures = mine(said, *two, recipe, seed)
             rows.append({**fitted, "side": side, "attack_seconds": time.monotonic() - start, **figures})
@@ -206,27 +230,31 @@ def harden(recipe: Recipe, clean: int, seed: int) -> tuple[Reward, list[dict[str
     raise AssertionError
 
 
-def run(arm: str, clean: int, steps: int, rate: float, seed: int, sigma: float) -> dict[str, Any]:
+def run(arm: str, recipe: Recipe, clean: int, steps: int, rate: float, seed: int, sigma: float) -> dict[str, Any]:
     """One arm and seed: figures for the tables, with gold in the base policy's standard deviations above its start."""
     start = time.monotonic()
-    reward, rounds = harden(ARMS[arm], clean, seed)
+    member, rounds = harden(recipe, clean, seed)
     hardened = time.monotonic()
-    rows = curve(reward, steps, rate, seed)
+    rows = curve(member, recipe, steps, rate, seed)
     gold = torch.tensor([row["gold"] - rows[0]["gold"] for row in rows]) / sigma
     kl = torch.tensor([row["kl"] for row in rows])
     found = stability([row["step"] for row in rows], gold, kl, at_kl=AT_KL, start=0.0, window=WINDOW)
     seconds = {"harden_seconds": hardened - start, "rloo_seconds": time.monotonic() - hardened}
-    row = {"arm": arm, "seed": seed, "accuracy": rounds[-1]["accuracy"], **asdict(found), **seconds}
+    right = accuracy(optimised(member, recipe))
+    row = {"arm": arm, "seed": seed, "accuracy": right, **asdict(found), "last_step": rows[-1]["step"]}
+    row |= {"end_gold": gold[-WINDOW:].mean().item()} | {f"end_{name}": rows[-1][name] for name in AT_END} | seconds
     return {"row": row, "stability": found, "rounds": rounds, "readings": rows, "gold": gold.tolist()}
 
 
 def table(runs: Sequence[dict[str, Any]]) -> str:
     """Each arm's mean ± standard deviation over seeds, as Markdown."""
-    lines = ["| arm | seeds | accuracy | peak of gold, σ | step of peak | step of fall | still up | ratio to none |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    names = ("accuracy", "peak_gold", "peak_step", "step", "end_gold", "end_kl", "end_variety")
+    heads = ["arm", "seeds", "accuracy", "peak of gold, σ", "step of peak", "step of fall", "gold at the end, σ", "KL there"]
+    heads += ["variety there", "still up", "ratio to none"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     arms = {arm: [each for each in runs if each["row"]["arm"] == arm] for arm in dict.fromkeys(e["row"]["arm"] for e in runs)}
     for arm, own in arms.items():
-        cells = [_spread([each["row"][name] for each in own]) for name in ("accuracy", "peak_gold", "peak_step", "step")]
+        cells = [_spread([each["row"][name] for each in own]) for name in names]
         censored = sum(each["row"]["censored"] for each in own)
         ratio = _ratio([each["stability"] for each in own], [each["stability"] for each in arms.get("none", [])])
         lines.append(f"| {arm} | {len(own)} | " + " | ".join(cells) + f" | {censored} | {ratio} |")
@@ -259,7 +287,7 @@ def picture(runs: Sequence[dict[str, Any]], file: Path) -> None:
         axes[0, column].set_title(arm)
         axes[1, column].set_xlabel("RLOO steps")
     axes[0, 0].set_ylabel("gold above its start, σ")
-    axes[0, 0].set_ylim(-3, 1.5)
+    axes[0, 0].set_ylim(-3, 4)
     axes[1, 0].set_ylabel("proxy above its start")
     axes[0, 0].legend(fontsize=7)
     figure.tight_layout()
@@ -285,20 +313,25 @@ def write(out: Path, runs: Sequence[dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["none", "paper", "hardened"])
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=["none", "paper", "pairs", "familiar", "both", "distance"])
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--clean", type=int, default=1000, help="clean pairs")
-    parser.add_argument("--steps", type=int, default=200, help="RLOO steps at most; a run that has collapsed stops earlier")
+    parser.add_argument("--steps", type=int, default=520, help="RLOO steps at most; a run that has collapsed stops earlier")
     parser.add_argument("--rate", type=float, default=2e-4, help="learning rate of RLOO")
+    parser.add_argument("--kl", type=float, default=0.0, help="RLOO's KL weight in all arms, if not each arm's own")
     parser.add_argument("--out", type=Path, default=Path("runs/hardening"))
     options = parser.parse_args()
     sigma = topics.Gold()(references()).std().item()
     runs = []
     for seed in range(options.seeds):
         for arm in options.arms:
-            runs.append(run(arm, options.clean, options.steps, options.rate, seed, sigma))
+            recipe = replace(ARMS[arm], kl=options.kl) if options.kl else ARMS[arm]
+            runs.append(run(arm, recipe, options.clean, options.steps, options.rate, seed, sigma))
             print(
-                {name: runs[-1]["row"][name] for name in ("arm", "seed", "accuracy", "peak_gold", "step", "censored")},
+                {
+                    name: runs[-1]["row"][name]
+                    for name in ("arm", "seed", "accuracy", "peak_gold", "step", "censored", "end_gold")
+                },
                 flush=True,
             )
             write(options.out, runs)

@@ -70,11 +70,11 @@ class Weighted(Reward):
         if len(rewards) != len(weights) or not rewards:
             raise InputError(f"Weighted needs one weight a reward; got {len(rewards)} rewards and {len(weights)} weights.")
         self.rewards = nn.ModuleList(rewards)
-        self.weights = [float(weight) for weight in weights]
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))  # so that fingerprints see them
 
     def forward(self, samples: Samples) -> Tensor:
         scores = torch.stack([reward(samples) for reward in self.rewards])
-        return scores.new_tensor(self.weights) @ scores
+        return self.weights.to(scores) @ scores
 
 
 class Ensemble(Reward):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from rewardlab.errors import InputError
+from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Brightness, Ensemble, Function, Standardized, VisionReward, Weighted
 from rewardlab.testing import tiny_tower
 from rewardlab.types import Samples
@@ -48,3 +49,9 @@ def test_wrong_counts_are_refused():
         Weighted([Brightness()], [1.0, 2.0])
     with pytest.raises(InputError, match="at least one"):
         Ensemble([])
+
+
+def test_the_fingerprint_of_a_sum_depends_on_its_weights():
+    """What is cached under one weight must not be found under another."""
+    one, other = (fingerprint(Weighted([Brightness(), Brightness()], [1.0, weight])) for weight in (0.5, -0.5))
+    assert one != other
