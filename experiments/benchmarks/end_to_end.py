@@ -246,8 +246,8 @@ def head(rows: int = 1024, width: int = 512, words: int = 32768, kind: str = "fl
     generator = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(rows, width, generator=generator), torch.randn(words, width, generator=generator) / width**0.5
     targets = torch.randint(words, (rows,), generator=generator)
-    kept = getattr(torch, kind)
-    return hidden.to(kind := kept).requires_grad_(), (3 * weight).to(kind).requires_grad_(), targets
+    number = getattr(torch, kind)
+    return hidden.to(number).requires_grad_(), (3 * weight).to(number).requires_grad_(), targets
 
 
 def forward_ours(kind: str = "float32") -> Made:
@@ -405,7 +405,7 @@ CASES: dict[str, dict[str, Callable[[], Made]]] = {
     "GAN-RM epoch": {"ours": partial(gan_rm_epoch, True), "re-encoding": partial(gan_rm_epoch, False)},
     "8 samples a prompt": {"ours": partial(sharing, True), "unshared": partial(sharing, False)},
     "import": {"ours": partial(imported, "rewardlab"), "torch alone": partial(imported, "torch")},
-    "--help": {"ours": partial(command, "rewardlab", "--help"), "torch alone": partial(imported, "torch")},
+    "rewardlab --help": {"ours": partial(command, "rewardlab", "--help"), "torch alone": partial(imported, "torch")},
 }
 TARGETS = {  # of the other over ours: (seconds at least, memory at least)
     "reward-model step": (1.0, 1 / 0.7),
@@ -535,19 +535,24 @@ def main() -> None:
         rows += [row(case, provider, made) for provider in made]
         for found in rows[-len(made) + 1 :]:
             print(line(found), flush=True)
-    with (options.out / "figures.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    head_line = "| job | beside | its seconds over ours | its peak memory over ours |\n|---|---|---|---|\n"
-    table = head_line + "\n".join(line(found) for found in rows if found["provider"] != "ours") + "\n"
-    (options.out / "table.md").write_text(table, encoding="utf-8")
+        write(options.out, rows)
     if not options.no_growth:
         found = growth()
         picture(found, options.out / "growth.png")
         said = ", ".join(f"{name} {exponent:.2f}" for name, exponent in slopes(found).items())
         (options.out / "growth.md").write_text(f"Exponent of seconds in the size (1 is linear): {said}.\n", encoding="utf-8")
         print(said)
+
+
+def write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Write what was measured so far."""
+    with (out / "figures.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    head_line = "| job | beside | its seconds over ours | its peak memory over ours |\n|---|---|---|---|\n"
+    table = head_line + "\n".join(line(found) for found in rows if found["provider"] != "ours") + "\n"
+    (out / "table.md").write_text(table, encoding="utf-8")
 
 
 if __name__ == "__main__":

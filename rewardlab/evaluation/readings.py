@@ -73,7 +73,11 @@ class Readings(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         step = trainer.global_step
-        if step % self.every_n_steps == 0 and step != self.rows[-1]["step"]:
+        if not self.rows or step - self.rows[-1]["step"] >= self.every_n_steps:  # a rollout may be several steps
+            self._read(trainer, module)
+
+    def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.rows and trainer.global_step > self.rows[-1]["step"]:
             self._read(trainer, module)
 
     @torch.no_grad()
@@ -89,8 +93,10 @@ class Readings(Callback):
         if reward is not None:
             row["reward"] = score(reward, samples).mean().item()
         if reference is not None:
-            nats = (policy.log_prob(trajectory) - reference.log_prob(trajectory)) * policy.dimensions
-            row["kl"] = nats.where(trajectory.mask, 0).sum(1).mean().item()
+            size = getattr(policy, "micro_batch", None) or self.samples
+            parts = [trajectory[rows] for rows in torch.arange(self.samples).split(size)]
+            nats = [(policy.log_prob(part) - reference.log_prob(part)).where(part.mask, 0).sum(1) for part in parts]
+            row["kl"] = torch.cat(nats).mean().item() * policy.dimensions
         policy.train(was_training)
         self.rows.append({"step": float(trainer.global_step), **row})
         for logger in trainer.loggers:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewardlab.errors import InputError
 from rewardlab.policies.text import padded
 from rewardlab.seeds import generators
 
@@ -34,14 +35,21 @@ def draw(
     """
     tokens, mask = (tensor.to(device) for tensor in padded(prompts, left=True))
     positions = mask.long().cumsum(1).sub(1).clamp_min(0)
-    numbers, cache = uniform(seeds, max(room, default=0)).to(device), None
+    numbers, cache = uniform(seeds, max(room, default=0)), None
+    summed_on = torch.device("cpu") if device.type == "mps" or torch.are_deterministic_algorithms_enabled() else device
+    numbers = numbers.to(summed_on)  # Metal has no float64, and CUDA's sums are not the same each time
     drawn: Tokens = [[] for _ in prompts]
     finished = [False] * len(prompts)
     for count in range(1, max(room, default=0) + 1):
         logits, cache = step(tokens, mask, positions, cache)
-        choice = pick(logits, numbers[:, count - 1])
+        choice = pick(logits.to(summed_on), numbers[:, count - 1]).to(device)
         open_rows = [row for row, limit in enumerate(room) if not finished[row] and count <= limit]
         picked = choice.tolist()
+        if max(picked, default=0) >= logits.shape[1]:  # where a sum is NaN, no number is below it
+            raise InputError(
+                "The policy's logits are not finite, so no token can be drawn. Did training diverge? Lower the learning rate, "
+                "or go back to the last checkpoint; in float16 take bfloat16."
+            )
         for row in open_rows:
             drawn[row].append(picked[row])
             finished[row] = ended(drawn[row])

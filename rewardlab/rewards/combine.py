@@ -76,6 +76,18 @@ class Weighted(Reward):
         scores = torch.stack([reward(samples) for reward in self.rewards])
         return self.weights.to(scores) @ scores
 
+    def members(self, samples: Samples) -> Tensor:
+        """Return the sum for each column [B, M] of the one part that has several; its disagreement, so, stays to be seen.
+
+        Parts that all have several are not the same ensemble's, so they give one column.
+        """
+        columns = [reward.members(samples) for reward in self.rewards]
+        if sum(column.shape[1] > 1 for column in columns) > 1:
+            columns = [column.mean(1, keepdim=True) for column in columns]
+        return torch.stack(
+            [weight * column for weight, column in zip(self.weights, torch.broadcast_tensors(*columns), strict=True)]
+        ).sum(0)
+
 
 class Ensemble(Reward):
     """The mean over the members of several rewards, which keep their columns.

@@ -146,6 +146,7 @@ class AdvRM(Rounds):
         raised = self._with_novelty(reward, references)
         words = {**settings(run, self, "post_train"), "use": self.use}
         words["novelty"] = None if self.novelty is None else [fingerprint(self.novelty), self.novelty_weight]
+        words["held_out_prompts"] = self._unseen()
         train_policy(state, self.post_train, raised, lambda: self._watched(raised), words)
         self._evaluate(state, raised)
         steps = run.results({})["rounds"][str(state.number)].get("post_train", {}).get("steps", 0)
@@ -158,13 +159,19 @@ class AdvRM(Rounds):
             return reward
         _, means, deviation = spread_within(references.prompts, score(reward, references).mean(1)[:, None])
         scaled = Standardized(reward, means.mean().item(), deviation.item())
-        return Weighted([scaled, Novelty(self.novelty.eval(), references)], [1.0, self.novelty_weight]).eval()
+        device = next(reward.parameters()).device  # where it was fitted
+        novelty = Novelty(self.novelty.eval().to(device), references)
+        return Weighted([scaled, novelty], [1.0, self.novelty_weight]).eval().to(device)
 
     def _watched(self, reward: Reward) -> Watched:
         """What is read while the policy is trained: the reward, and prompts that no pair in training has."""
-        unseen = dict.fromkeys(self.preferences.split("held_out").chosen.prompts)
-        held_out = self.held_out_prompts or [prompt for prompt in unseen if prompt not in set(self.prompts)]
-        return Watched(reward, self.prompts, held_out_prompts=held_out)
+        return Watched(reward, self.prompts, held_out_prompts=self._unseen())
+
+    def _unseen(self) -> list[str]:
+        """Prompts that nothing is trained on: those held out, or those of the held-out pairs."""
+        others = dict.fromkeys(self.preferences.split("held_out").chosen.prompts)
+        known = set(self.prompts)
+        return self.held_out_prompts or [prompt for prompt in others if prompt not in known]
 
     def _fit_members(self, state: State, first: Sequence[dict[str, Any]], extra: PreferencePairs | None) -> None:
         """Refit every member from its first weights, each with its own data order and bootstrap."""
@@ -177,6 +184,9 @@ class AdvRM(Rounds):
             data = self.preferences.extended(extra, seed) if extra is not None else self.preferences.extended(_none(self), seed)
             how = FitReward(_seeded(self.fit.loop, seed), self.fit.trainer, self.fit.patience, self.fit.warm_start)
             figures[str(number)] = fit(state, f"member-{number}", how, member, data)
+        device = next(self.members[-1].parameters()).device  # one that was fitted now may be elsewhere than one that stood
+        for member in self.members:
+            member.to(device)
         state.note(members=figures, adversarial_pairs=0 if extra is None else len(extra))
 
     def _attack_and_mine(self, state: State, references: Samples) -> tuple[PreferencePairs, bool]:
@@ -203,7 +213,8 @@ class AdvRM(Rounds):
         attacker = self.attack.attacker
         if hasattr(attacker, "folder"):  # one that trains goes on from its checkpoints
             attacker = replace(attacker, folder=state.run.scratch(state.name(stage), state.key))
-        return kept(state, stage, lambda: attacker(self.policy, reward, prompts, state.seed_of(stage)))
+        attacked = list(prompts)
+        return kept(state, stage, lambda: attacker(self.policy, reward, attacked, state.seed_of(stage)), prompts=attacked)
 
     def _mined(self, found: Samples, references: Samples) -> tuple[PreferencePairs, Any]:
         target, witness = self.members[0], Ensemble(self.members[1:])

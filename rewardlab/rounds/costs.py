@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-FREE = ("targets", "samples")  # judging costs either way, and is no part of training
+FREE = ("targets", "samples", "scores")  # judging costs either way, and is no part of training
 RLHF = ("candidates", "pairs", "post-train")
 
 

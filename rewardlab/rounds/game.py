@@ -114,7 +114,7 @@ def kept(state: State, stage: str, draw: Callable[[], Samples], **key: Any) -> S
 def draw(state: State, stage: str, count: int) -> Samples:
     """Return `count` outputs of the policy, the prompts in turn, from seeds of their own."""
     prompts, seeds = state.in_turn(count), row_seeds(state.seed_of(stage), count)
-    return kept(state, stage, lambda: state.policy.generate(prompts, seeds=seeds))
+    return kept(state, stage, lambda: state.policy.generate(prompts, seeds=seeds), prompts=list(state.prompts))
 
 
 def fit(state: State, stage: str, how: FitReward, reward: Reward, data: Any) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def train_policy(state: State, how: PostTrain, reward: Reward, watched: Callable
     k = how.candidates
     state.after(candidates=k, groups=how.groups)
     if how.loop is None:
-        state.after(best_of=k)
+        state.after(best_of=k, **words)
         state.policy = BestOf(state.policy, twin(reward), k)  # the next round's fit must not change it
         return
     prompts, seed = state.in_turn(how.groups or len(state.prompts)), state.seed_of("candidates")
@@ -149,7 +149,8 @@ def train_policy(state: State, how: PostTrain, reward: Reward, watched: Callable
             f"The reward scores all {k} candidates of every prompt alike, so there is no best and worst to train on. Does the "
             "generator make different outputs of a prompt, and did the reward learn (val/auc)?"
         )
-    state.run.stage(state.name("pairs"), state.key, lambda folder: save_pairs(folder / "pairs", pairs))
+    key = {**state.key, "reward": fingerprint(reward)}  # another one picks other pairs
+    state.run.stage(state.name("pairs"), key, lambda folder: save_pairs(folder / "pairs", pairs))
     figures = {"all": scores, "best": pairs.chosen.facts["score"], "worst": pairs.rejected.facts["score"]}
     state.note(candidates={name: mean_figure(values) for name, values in figures.items()})
     seen = watched()
@@ -159,7 +160,7 @@ def train_policy(state: State, how: PostTrain, reward: Reward, watched: Callable
         name, key, lambda folder: how(state.policy, reward, pairs, seen, state.first, folder, state.run.scratch(name, key))
     )
     figures = load_stage(folder, state.policy)
-    state.generations[name] = figures["generations"]
+    state.generations[name] = figures.get("generations", 0)
     state.note(post_train=figures)
 
 

@@ -148,7 +148,8 @@ class RunFolder:
                 log.info("  %-24s %6.1f s", name, time.perf_counter() - start)
                 shutil.rmtree(self.path / ".scratch" / title, ignore_errors=True)
             elif title not in self._read("timing.json"):
-                then = json.loads((target / SECONDS).read_text(encoding="ascii"))["seconds"]
+                known = target / SECONDS  # which stages of older versions lack
+                then = json.loads(known.read_text(encoding="ascii"))["seconds"] if known.exists() else None
                 self._merge("timing.json", {title: {"reused": True, "seconds_then": then}})
         return target
 

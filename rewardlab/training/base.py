@@ -42,7 +42,7 @@ class Trained(LightningModule):
         checkpoint["frozen"] = self._mark
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model, which would be loaded in part, or onto another frozen backbone.
+        """Refuse a checkpoint of another model, which would be loaded in part, or of heads on another frozen backbone.
 
         Raises:
             InputError: if names or shapes of what is trained differ, or the frozen part is another.
@@ -55,8 +55,7 @@ class Trained(LightningModule):
                 f"which is {_shape(given, wrong[0])} there and {_shape(own, wrong[0])} here. Was it trained on another "
                 "backbone, or with other heads or ranks? Give that model, or start without the checkpoint."
             )
-        before, here = checkpoint.get("frozen"), frozen_mark(self)
-        if before != here:
+        if "frozen" in checkpoint and checkpoint["frozen"] != frozen_mark(self):
             raise InputError(
                 "The checkpoint was trained on another frozen backbone (fingerprints of weights or preprocessing differ), so "
                 "its heads mean nothing on this one. Give the backbone that it was trained on."

@@ -283,7 +283,7 @@ class PPO(Trained):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
         kept = checkpoint["ppo"]
-        self.kl_weight, self.generations = kept["kl_weight"], kept["generations"]
+        self.kl_weight, self.generations = kept["kl_weight"], kept.get("generations", 0)
         self.reference_figures = None if kept["reference_figures"] is None else ReferenceFigures(**kept["reference_figures"])
 
 

@@ -18,7 +18,7 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.base import checked_scores
 from rewardlab.seeds import derive, generators, row_seeds, uniform
 from rewardlab.training.base import Trained
-from rewardlab.training.rollouts import evaluating
+from rewardlab.training.rollouts import evaluating, random_parts
 from rewardlab.types import PreferencePairs, Samples
 
 
@@ -102,7 +102,8 @@ class ReFL(Trained):
 
     def foreseen(self, batch: NumberedPrompts | Samples, seeds: Tensor) -> Samples:
         """Return the image that each prompt's trajectory is seen to end in, from a late step of its own, with gradient."""
-        trajectory = self.policy.sample(batch.prompts, seeds=seeds)
+        with evaluating(random_parts(self.policy)):
+            trajectory = self.policy.sample(batch.prompts, seeds=seeds)
         count = trajectory.mask.shape[1]
         late = max(1, round(self.late * count))
         draws = uniform((), generators(row_seeds(derive(0, "late step"), seeds)))

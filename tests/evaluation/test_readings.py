@@ -90,3 +90,11 @@ def test_refusals():
         Readings({"kl": LETTERS})
     with pytest.raises(InputError, match="no prompts"):
         fit(loop(), Readings({"gold": LETTERS}), 1)
+
+
+def test_readings_keep_their_distance_where_a_rollout_is_several_steps_and_end_with_the_last():
+    policy = CausalLMPolicy(tiny_causal_lm(scale=0.05), tiny_tokenizer(), max_new_tokens=6, micro_batch=3)
+    module = PPO(policy, LETTERS, kl_weight=0.0, epochs=3, optimizer=partial(torch.optim.SGD, lr=1e-2))
+    readings = Readings({"gold": LETTERS}, ["x"], samples=8, every_n_steps=4)
+    fit(module, readings, 9)
+    assert [row["step"] for row in readings.rows] == [0, 6, 9]

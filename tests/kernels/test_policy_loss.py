@@ -292,7 +292,8 @@ def test_the_types_on_a_gpu_fit(dtype, biased):
 
         gradients = _Gradients(hidden.detach(), weight.detach(), bias, [True, True, biased])
         gradients.add(slope.to(gradients.kind), part, torch.arange(40, device="cuda"))
-        assert [x if x is None else x.dtype for x in gradients.found()] == [dtype, dtype, torch.float32 if biased else None]
+        kept = torch.float32 if dtype == torch.float16 else dtype
+        assert [x if x is None else x.dtype for x in gradients.found()] == [kept, kept, torch.float32 if biased else None]
         products = torch.empty(40, 1000, device="cuda")
         chunked.products(part, weight.detach(), products)
         assert eager.finished(products, eager.Curve(bias, 0.7, 5.0)).dtype == torch.float32
@@ -332,3 +333,19 @@ def test_what_cannot_be_used_is_refused(change, message):
     given = {"hidden": torch.zeros(2, 3), "weight": torch.zeros(9, 3), "targets": torch.tensor([0, 1]), "loss": sft} | change
     with pytest.raises(InputError, match=message):
         linear_loss(**given)
+
+
+def test_float16_gradients_survive_until_the_loss_scale_has_lifted_them():
+    """Of a token's 1e-5 nothing is left in float16, whose smallest number is 6e-8, before a scale of 65,536 makes it 0.65."""
+    generator = torch.Generator().manual_seed(0)
+    hidden, weight = torch.randn(64, 16, generator=generator).half(), torch.randn(4000, 16, generator=generator).half()
+    targets = torch.randint(4000, (64,), generator=generator)
+    found = []
+    for operands in ((hidden, weight), (hidden.float(), weight.float())):
+        leaves = [operand.clone().requires_grad_() for operand in operands]
+        value, _ = linear_loss(*leaves, targets, lambda log_prob, entropy, rows: -1e-5 * log_prob.sum())
+        (65536 * value).backward()
+        found.append([leaf.grad.float() for leaf in leaves])
+        assert [leaf.grad.dtype for leaf in leaves] == [operand.dtype for operand in operands]
+    for own, exact in zip(*found, strict=True):
+        assert (own - exact).norm() < 1e-3 * exact.norm()

@@ -187,6 +187,24 @@ def test_every_token_is_picked_as_often_as_the_softmax_says_and_a_forbidden_one_
     assert pick(logits.expand(2, -1), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)).tolist() == [1, 48]
 
 
+def test_logits_that_are_not_finite_are_refused_before_the_next_token_is_looked_up():
+    policy = make()
+    with torch.no_grad():
+        policy.network.get_output_embeddings().weight[3, 0] = torch.nan
+    with pytest.raises(InputError, match="logits are not finite"):
+        policy.generate(["a"], seeds=row_seeds(0, 1))
+
+
+def test_deterministic_algorithms_draw_the_same_tokens():
+    policy, seeds = make(), row_seeds(0, 3)
+    plain = policy.generate(PROMPTS, seeds=seeds).outputs
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert policy.generate(PROMPTS, seeds=seeds).outputs == plain
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_a_row_is_the_same_beside_longer_prompts_and_in_micro_batches():
     policy, seeds = make(), row_seeds(2, 3)
     whole = policy.generate(PROMPTS, seeds=seeds)

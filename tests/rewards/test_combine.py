@@ -55,3 +55,14 @@ def test_the_fingerprint_of_a_sum_depends_on_its_weights():
     """What is cached under one weight must not be found under another."""
     one, other = (fingerprint(Weighted([Brightness(), Brightness()], [1.0, weight])) for weight in (0.5, -0.5))
     assert one != other
+
+
+def test_a_sums_columns_are_those_of_the_part_that_has_several():
+    """So a guard still sees members disagree; two parts with several columns each have none in common."""
+    samples = Samples([""] * 3, torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    several, single = VisionReward(tiny_tower(), heads=3, width=8).eval(), Brightness()
+    total = Weighted([several, single], [2.0, -1.0])
+    expected = 2 * several.members(samples) - single(samples)[:, None]
+    assert torch.allclose(total.members(samples), expected, atol=1e-6)
+    assert torch.allclose(total(samples), expected.mean(1), atol=1e-6)
+    assert Weighted([several, several], [1.0, 1.0]).members(samples).shape == (3, 1)

@@ -85,7 +85,7 @@ class LinearLoss(torch.autograd.Function):
                 slope = step.gradient(logits, curve, place, known, upstream, some, gradients.kind)
                 gradients.add(slope, part if some is None else part[some], rows if some is None else rows[some])
                 del slope  # or it is there beside the next
-        ctx.gradients = gradients.found()
+        ctx.gradients, ctx.kinds = gradients.found(), [torch.float32 if x is None else x.dtype for x in (hidden, weight, bias)]
         results = log_prob, log_sum_exp, spread
         ctx.mark_non_differentiable(*(each for each in results if each is not None))
         return total, *results
@@ -96,7 +96,10 @@ class LinearLoss(torch.autograd.Function):
         if ctx.gradients is None:
             raise InputError("linear_loss keeps its gradients for one backward pass; call it anew for a second.")
         gradients, ctx.gradients = ctx.gradients, None  # in place, and let go of: they are as large as the head
-        return *(None if each is None else each.mul_(upstream) for each in gradients), *[None] * 7
+        scaled = (
+            None if each is None else each.mul_(upstream).to(kind) for each, kind in zip(gradients, ctx.kinds, strict=True)
+        )
+        return *scaled, *[None] * 7
 
 
 class _Gradients:
@@ -106,7 +109,7 @@ class _Gradients:
         self.weight, self.bias, kind = weight, bias, chunked.statistics_type(hidden, weight)
         self.product_kind = chunked.operand_type(hidden, weight, half=False)
         self.kind = kind if wanted[2] else self.product_kind  # a bias's is summed before it is rounded
-        self.of_hidden = torch.zeros(hidden.shape, dtype=hidden.dtype, device=hidden.device) if wanted[0] else None
+        self.of_hidden = torch.zeros(hidden.shape, dtype=_storage(hidden), device=hidden.device) if wanted[0] else None
         self.of_weight = torch.zeros(weight.shape, dtype=kind, device=hidden.device) if wanted[1] else None
         self.of_bias = torch.zeros(len(weight), dtype=kind, device=hidden.device) if wanted[2] else None
 
@@ -121,9 +124,9 @@ class _Gradients:
             self.of_hidden[rows] = self._of_rows(slope).to(self.of_hidden.dtype)
 
     def found(self) -> list[Tensor | None]:
-        """The gradients, each in its operand's type."""
-        of_weight = None if self.of_weight is None else self.of_weight.to(self.weight.dtype)
-        of_bias = None if self.of_bias is None or self.bias is None else self.of_bias.to(self.bias.dtype)
+        """The gradients, each in its operand's type; float16's in float32, as their scale comes only in the backward pass."""
+        of_weight = None if self.of_weight is None else self.of_weight.to(_storage(self.weight))
+        of_bias = None if self.of_bias is None or self.bias is None else self.of_bias.to(_storage(self.bias))
         return [self.of_hidden, of_weight, of_bias]
 
     def _of_rows(self, slope: Tensor) -> Tensor:
@@ -135,6 +138,11 @@ class _Gradients:
             part = self.weight[start : start + size].to(slope.dtype)
             chunked.add_product(total, slope[:, start : start + size], part)
         return total
+
+
+def _storage(operand: Tensor) -> torch.dtype:
+    """What a gradient is kept in until the backward pass: float16 would lose what a loss scale has yet to lift."""
+    return torch.float32 if operand.dtype == torch.float16 else operand.dtype
 
 
 def _asked(
