@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.rewards.base import Reward
+from rewardlab.rewards.hub import CONFIG, load_reward, new_folder, read_config, save_parts, write_json
 from rewardlab.types import Samples
+
+HOME = "rewardlab.rewards.combine"
 
 
 class Standardized(Reward):
@@ -46,6 +51,19 @@ class Standardized(Reward):
 
     def members(self, samples: Samples) -> Tensor:
         return (self.reward.members(samples) - self.mean) / self.std
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the constants and, into `folder`/reward, the reward, whole or not at all."""
+        with new_folder(folder) as fresh:
+            save_parts(fresh, {"reward": self.reward})
+            constants = {"mean": self.mean.item(), "std": self.std.item()}
+            write_json(fresh / CONFIG, {"class_path": f"{HOME}.Standardized", **constants})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Standardized:
+        """Load what `save_pretrained` wrote, in eval mode."""
+        config = read_config(folder)
+        return cls(load_reward(Path(folder) / "reward"), config["mean"], config["std"]).eval()
 
 
 class Weighted(Reward):
@@ -87,6 +105,18 @@ class Weighted(Reward):
         return torch.stack(
             [weight * column for weight, column in zip(self.weights, torch.broadcast_tensors(*columns), strict=True)]
         ).sum(0)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the weights and, into `folder`/0, /1 and so on, the rewards, whole or not at all."""
+        with new_folder(folder) as fresh:
+            save_parts(fresh, {str(i): reward for i, reward in enumerate(self.rewards)})
+            write_json(fresh / CONFIG, {"class_path": f"{HOME}.Weighted", "weights": self.weights.tolist()})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Weighted:
+        """Load what `save_pretrained` wrote, in eval mode."""
+        weights = read_config(folder)["weights"]
+        return cls([load_reward(Path(folder) / str(i)) for i in range(len(weights))], weights).eval()
 
 
 class Ensemble(Reward):

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,18 @@ def _classifies(config: dict[str, Any]) -> bool:
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON in UTF-8, with a last newline."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def save_parts(folder: Path, parts: Mapping[str, Reward]) -> None:
+    """Write the rewards that a reward is made of into folders of their own.
+
+    Raises:
+        InputError: if one cannot be saved.
+    """
+    for name, part in parts.items():
+        if not hasattr(part, "save_pretrained"):
+            raise InputError(f"{type(part).__name__} cannot be saved, nor what is made of it. Make both in code.")
+        part.save_pretrained(folder / name)
 
 
 @contextmanager

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.rewards.base import Reward
+from rewardlab.rewards.hub import CONFIG, load_reward, new_folder, read_config, save_parts, write_json
 from rewardlab.rewards.scoring import in_batches
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import Samples
+
+BUFFERS = ("feature_mean", "feature_std", "known", "distance_mean", "distance_std")
 
 
 class Novelty(Reward):
@@ -81,6 +86,24 @@ class Novelty(Reward):
     def forward(self, samples: Samples) -> Tensor:
         """Return how familiar each sample looks, float32 [B]."""
         return (self.distance_mean - self._distances(self._features(samples))) / self.distance_std
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write what is known of the references and, into `folder`/reward, the reward whose features these are."""
+        with new_folder(folder) as fresh:
+            save_parts(fresh, {"reward": self.reward})
+            save_file({name: getattr(self, name).contiguous() for name in BUFFERS}, fresh / "references.safetensors")
+            write_json(fresh / CONFIG, {"class_path": "rewardlab.rewards.novelty.Novelty", "kind": self.kind, "k": self.k})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Novelty:
+        """Load what `save_pretrained` wrote, in eval mode; the references themselves are not needed again."""
+        config = read_config(folder)
+        novelty = cls.__new__(cls)
+        Reward.__init__(novelty)
+        novelty.reward, novelty.kind, novelty.k = load_reward(Path(folder) / "reward"), config["kind"], config["k"]
+        for name, value in load_file(Path(folder) / "references.safetensors").items():
+            novelty.register_buffer(name, value)
+        return novelty.eval()
 
     def _features(self, samples: Samples) -> Tensor:
         """Features [B, D]; of tokens [B, N, D] the mean."""

@@ -151,7 +151,7 @@ class AdvRM(Rounds):
         self._evaluate(state, raised)
         steps = run.results({})["rounds"][str(state.number)].get("post_train", {}).get("steps", 0)
         run.timing({"cost": cost(run.timing(), state.generations, steps)})
-        export(state, reward)
+        export(state, raised)
 
     def _with_novelty(self, reward: Reward, references: Samples) -> Reward:
         """Return what the policy is trained on: the reward, less the distance from the references if that is asked for."""

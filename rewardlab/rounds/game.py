@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from rewardlab.rounds.run_folder import RunFolder
 from rewardlab.rounds.stages import FitReward, PostTrain, load_stage
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import Samples
+
+log = logging.getLogger("rewardlab")
 
 
 @dataclass
@@ -199,9 +202,12 @@ def twin(reward: Reward) -> Reward:
 
 @torch.no_grad()
 def export(state: State, reward: Reward) -> None:
-    """Write the last policy and reward where people look for them, if they can be saved."""
+    """Write the last policy, and the reward that it was trained on, where people look for them, if they can be saved."""
     things: dict[str, nn.Module] = {"policy": state.policy, "reward": reward}
     for name, thing in things.items():
         if hasattr(thing, "save_pretrained") and not (state.run.path / name).exists():
-            with atomic_folder(state.run.path / name) as folder:
-                thing.save_pretrained(folder)
+            try:
+                with atomic_folder(state.run.path / name) as folder:
+                    thing.save_pretrained(folder)
+            except InputError as error:  # a part that is code alone; the run stands all the same
+                log.warning("The %s is not exported: %s", name, error)

@@ -3,7 +3,16 @@ import torch
 
 from rewardlab.errors import InputError
 from rewardlab.provenance import fingerprint
-from rewardlab.rewards import Brightness, Ensemble, Function, Standardized, VisionReward, Weighted
+from rewardlab.rewards import (
+    Brightness,
+    Ensemble,
+    Function,
+    Novelty,
+    Standardized,
+    VisionReward,
+    Weighted,
+    load_reward,
+)
 from rewardlab.testing import tiny_tower
 from rewardlab.types import Samples
 
@@ -66,3 +75,21 @@ def test_a_sums_columns_are_those_of_the_part_that_has_several():
     assert torch.allclose(total.members(samples), expected, atol=1e-6)
     assert torch.allclose(total(samples), expected.mean(1), atol=1e-6)
     assert Weighted([several, several], [1.0, 1.0]).members(samples).shape == (3, 1)
+
+
+def test_what_a_policy_was_trained_on_comes_back_from_its_folder(tmp_path):
+    """A standardised reward less the distance from references, as Adv-RM's rounds export it."""
+    images = torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    samples = Samples([""] * 40, images)
+    seen = VisionReward(tiny_tower(), heads=2, width=8).eval()
+    whole = Weighted([Standardized(seen, 0.3, 2.0), Novelty(seen, samples[:30])], [1.0, 0.7]).eval()
+    whole.save_pretrained(tmp_path / "reward")
+    again = load_reward(tmp_path / "reward")
+    assert torch.equal(again(samples[30:]), whole(samples[30:]))
+    assert fingerprint(again) == fingerprint(whole)
+
+
+def test_a_sum_with_a_part_that_is_code_alone_is_not_saved(tmp_path):
+    with pytest.raises(InputError, match="Brightness cannot be saved"):
+        Weighted([Brightness(), Brightness()], [1.0, 1.0]).save_pretrained(tmp_path / "reward")
+    assert not (tmp_path / "reward").exists()
