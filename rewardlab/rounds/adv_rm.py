@@ -210,10 +210,9 @@ class AdvRM(Rounds):
         """Return what a fresh adversary finds against the members as they are."""
         target, witness = Relative(self.members[0], references), Relative(Ensemble(self.members[1:]), references)
         reward = Attack(target, witness, weight=self.attack.weight, penalty=self.attack.penalty)
-        attacker = self.attack.attacker
+        attacker, attacked = self.attack.attacker, list(prompts)
         if hasattr(attacker, "folder"):  # one that trains goes on from its checkpoints
-            attacker = replace(attacker, folder=state.run.scratch(state.name(stage), state.key))
-        attacked = list(prompts)
+            attacker = replace(attacker, folder=state.run.scratch(state.name(stage), {**state.key, "prompts": attacked}))
         return kept(state, stage, lambda: attacker(self.policy, reward, attacked, state.seed_of(stage)), prompts=attacked)
 
     def _mined(self, found: Samples, references: Samples) -> tuple[PreferencePairs, Any]:
