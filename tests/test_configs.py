@@ -15,6 +15,7 @@ FILES = {path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "conf
 COMPOSED = [
     ("gan_rm/digits.yaml", "gan_rm/digits_best_of_n.yaml"),
     ("gan_rm/digits.yaml", "gan_rm/digits_sft.yaml"),
+    ("gan_rm/digits.yaml", "gan_rm/digits_refl.yaml"),
     ("gan_rm/digits.yaml", "gan_rm/digits_dpo.yaml"),
     ("gan_rm/digits.yaml", "gan_rm/digits_dpo.yaml", "gan_rm/digits_guard.yaml"),
 ]
@@ -47,7 +48,7 @@ def built(files, out, *flags):
 
 def test_no_config_is_missed():
     assert {file for files in [*COMPOSED, *FITS] for file in files} | MATRIX | TEXT == FILES
-    assert len(FILES) == 23
+    assert len(FILES) == 24
 
 
 @pytest.mark.parametrize("files", COMPOSED[:-1], ids=lambda files: "+".join(Path(file).stem for file in files))

@@ -156,10 +156,10 @@ def member(seed: int = 0, frozen: bool = False, train_steps: int = 700) -> Langu
 
     Args:
         seed: of the head.
-        frozen: train the head alone, on cached features.
+        frozen: train the head alone, on cached features; all such members stand on one backbone in memory.
         train_steps: of the base policy.
     """
-    policy = base_policy(train_steps)
+    policy = _shared_base(train_steps) if frozen else base_policy(train_steps)
     return LanguageReward(policy.network, policy.tokenizer, frozen=frozen, pooling="mean", seed=seed)
 
 
@@ -188,6 +188,12 @@ def member_reward(
     inputs = {"policy": fingerprint(base_policy(train_steps)), "pairs": fingerprint(clean), "extra": fingerprint(extra)}
     train = partial(_train_member, clean=clean, extra=extra, train_steps=train_steps, **settings)
     return LanguageReward.from_pretrained(_cached("topics-member", settings | inputs, train) / "reward")
+
+
+@cache
+def _shared_base(train_steps: int) -> CausalLMPolicy:
+    """The base policy whose network frozen members share; nothing trains it."""
+    return base_policy(train_steps)
 
 
 def _cached(name: str, settings: dict[str, Any], make: Callable[[Path], None]) -> Path:

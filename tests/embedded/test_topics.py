@@ -124,3 +124,10 @@ def test_a_frozen_member_trains_its_head_alone():
     own, base = (module.state_dict() for module in (reward.backbone, topics.base_policy(STEPS).network.base_model))
     assert all(torch.equal(own[name], base[name]) for name in base)
     assert (reward(pairs.chosen) > reward(pairs.rejected)).float().mean() > 0.55
+
+
+def test_frozen_members_stand_on_one_backbone_and_others_on_their_own():
+    one, other = (topics.member(seed, frozen=True, train_steps=STEPS) for seed in (1, 2))
+    assert all(own is its for own, its in zip(one.backbone.parameters(), other.backbone.parameters(), strict=True))
+    free, another = (topics.member(seed, train_steps=STEPS) for seed in (1, 2))
+    assert not any(own is its for own, its in zip(free.backbone.parameters(), another.backbone.parameters(), strict=True))
