@@ -17,6 +17,8 @@ STYLE = """
 body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 70rem; background: var(--paper); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .5rem; overflow-wrap: anywhere; }
+.part + .part { margin-top: 4rem; padding-top: 2rem; border-top: 4px solid var(--line); }
+a { color: inherit; }
 h2 { font-size: 1.15rem; margin: 2.6rem 0 .4rem; padding-top: .8rem; border-top: 1px solid var(--line); }
 h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
 p { margin: .4rem 0; max-width: 48rem; }
@@ -55,6 +57,17 @@ def document(title: str, body: Iterable[str]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
     )
+
+
+def contents(names: Sequence[str]) -> list[str]:
+    """Return links to the parts of a page, nothing if there is one part only.
+
+    Example:
+        >>> contents(["digits", "text"])[0]
+        '<ol><li><a href="#part-0">digits</a></li><li><a href="#part-1">text</a></li></ol>'
+    """
+    items = "".join(f'<li><a href="#part-{number}">{escape(name)}</a></li>' for number, name in enumerate(names))
+    return [f"<ol>{items}</ol>"] if len(names) > 1 else []
 
 
 def section(title: str, *parts: str) -> str:

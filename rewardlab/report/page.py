@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rewardlab.errors import InputError
 from rewardlab.provenance import write_atomically
-from rewardlab.report.markup import details, document, figures, section, tag
+from rewardlab.report.markup import contents, details, document, figures, section, tag
 from rewardlab.report.picture import Picture, slug
 from rewardlab.report.plots import guard_curves, histogram, judge_pictures, reading_curves
 from rewardlab.report.read import Run, Step, at, common_parent, read_runs, yaml_text
@@ -60,11 +60,14 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     out = Path(out) if out else common_parent([run.path for run in found]) / "report.html"
     if out.is_dir():
         raise InputError(f"The report is one file; {out} is a folder. Give --out a name such as {out / 'report.html'}.")
-    parts = [_part(group) for group in _groups(found)]
+    groups = _groups(found)
+    parts = [_part(group) for group in groups]
     (out.parent / "figures").mkdir(parents=True, exist_ok=True)
     for picture in _named_apart([picture for _, pictures in parts for picture in pictures]):
         write_atomically(out.parent / "figures" / f"{picture.name}.png", picture.png)
-    body = [tag("p", "rewardlab report", "soft"), *(block for blocks, _ in parts for block in blocks)]
+    body = [tag("p", "rewardlab report", "soft"), *contents([_names(group) for group in groups])]
+    for number, (blocks, _) in enumerate(parts):
+        body += [f'<div class="part" id="part-{number}">', *blocks, "</div>"]
     write_atomically(out, document(f"rewardlab report: {_names(found)}", body))
     return out
 
