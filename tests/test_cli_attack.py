@@ -13,6 +13,7 @@ import torch
 
 from rewardlab import DiffusionPolicy, Sampler, VisionReward, cli
 from rewardlab.commands import verdict
+from rewardlab.data import load_samples
 from rewardlab.errors import InputError
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.policies.hub import load_policy
@@ -151,6 +152,17 @@ def test_a_trained_adversary_and_several_witnesses(place):
     assert results(place / "run")["outputs"] == 2 * len(PROMPTS)
 
 
+def test_pixels_are_climbed_by_gradient(place):
+    """Within 8/255 of what the policy draws the reward finds more than the best of as many draws."""
+    words = ["attack", "--reward", "vision-0", "--witness", "vision-1", "--policy", "images", "--prompts", "classes.txt"]
+    found = {}
+    for attacker in ("best_of_n", "pgd"):
+        assert cli.main([*words, "--n", "4", "--references", "3", "--attacker", attacker, "--out", attacker]) == 0
+        samples = load_samples(next((place / attacker / "stages").glob("attack-*")) / "samples")
+        found[attacker] = samples.facts["attack"].mean().item()
+    assert found["pgd"] > found["best_of_n"]
+
+
 def test_images_are_shown_as_grids(place):
     words = ["attack", "--reward", "vision-0", "--witness", "vision-1", "--judge", "vision-1", "--policy", "images"]
     assert cli.main([*words, "--prompts", "classes.txt", "--n", "4", "--references", "3", "--out", "run"]) == 0
@@ -201,6 +213,7 @@ def test_a_reward_behind_a_url(place):
         (["--reward", "vision-0"], "VisionReward scores images"),
         (["--policy", "images", "--max-length", "4"], "--max-length limits the tokens"),
         (["--policy", "images", "--attacker", "high_temperature"], "lacks. Take best_of_n"),
+        (["--attacker", "pgd"], "climbs the reward's gradient to pixels"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_no_folder(place, capsys, flags, sentence):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewardlab.attackers import BestOfN, Guided, HighTemperature, RandomEdits
+from rewardlab.attackers import BestOfN, Guided, HighTemperature, PGDAttacker, RandomEdits
 from rewardlab.attackers.base import Attacker
 from rewardlab.commands.sources import (
     check_numbers,
@@ -40,7 +40,7 @@ from rewardlab.rounds.run_folder import RunFolder
 from rewardlab.seeds import derive
 from rewardlab.types import Samples
 
-ATTACKERS = ("best_of_n", "high_temperature", "random_edits", "guided", "rl")
+ATTACKERS = ("best_of_n", "high_temperature", "random_edits", "guided", "pgd", "rl")
 NEEDS = {"high_temperature": "temperature", "guided": "extend"}
 
 
@@ -117,6 +117,11 @@ def _check_differ(given: argparse.Namespace, sources: dict[str, Any]) -> None:
 
 
 def _check_suits(attacker: str, policy: Policy) -> None:
+    if attacker == "pgd" and policy.dimensions == 1:
+        raise InputError(
+            f"--attacker pgd climbs the reward's gradient to pixels, and a {type(policy).__name__} writes text. Take best_of_n, "
+            "random_edits, guided or rl."
+        )
     if attacker in NEEDS and not hasattr(policy, NEEDS[attacker]):
         raise InputError(
             f"--attacker {attacker} needs a policy with `{NEEDS[attacker]}`, which a {type(policy).__name__} lacks. Take "
@@ -160,6 +165,7 @@ def make_attacker(given: argparse.Namespace, policy: Policy, scratch: Path) -> A
         "best_of_n": BestOfN,
         "high_temperature": partial(HighTemperature, 1.5),
         "random_edits": partial(RandomEdits, 0.2, None),
+        "pgd": PGDAttacker,
     }
     return Guided(candidates=given.n) if given.attacker == "guided" else makers[given.attacker](n=given.n)  # type: ignore[no-any-return]
 
