@@ -119,8 +119,8 @@ def _check_differ(given: argparse.Namespace, sources: dict[str, Any]) -> None:
 def _check_suits(attacker: str, policy: Policy) -> None:
     if attacker == "pgd" and policy.dimensions == 1:
         raise InputError(
-            f"--attacker pgd climbs the reward's gradient to pixels, and a {type(policy).__name__} writes text. Take best_of_n, "
-            "random_edits, guided or rl."
+            f"--attacker pgd climbs the reward's gradient to pixels, and a {type(policy).__name__} writes text. Take "
+            "best_of_n, random_edits, guided or rl."
         )
     if attacker in NEEDS and not hasattr(policy, NEEDS[attacker]):
         raise InputError(
