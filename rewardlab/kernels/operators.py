@@ -11,8 +11,8 @@ import torch
 def operator(name: str, schema: str) -> Callable[[Callable[..., Any]], Any]:
     """Make a function the body of the operator `rewardlab::<name>` on every device, and return the operator.
 
-    This is `torch.library.custom_op` without its wrapper, whose first call imports torch._dynamo: a second and 150 MiB, for
-    those who never compile. Results may share no memory with operands, which `torch.library.opcheck` looks after.
+    This is `torch.library.custom_op` without its wrapper, whose first call imports torch._dynamo, for those
+    too who never compile. Results may share no memory with operands, which `torch.library.opcheck` looks after.
 
     Args:
         name: of the operator.

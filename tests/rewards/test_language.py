@@ -375,3 +375,11 @@ def test_rows_without_a_prompt_or_a_word_of_their_own_are_run_whole():
     assert not mine._worth_sharing(rows, [0, 3, 3])
     assert not mine._worth_sharing([*rows, [5, 6, 7, mine.pad]], [3, 3, 3, 3])
     assert not mine._worth_sharing([[1, 9], [2, 9], [3, 9]], [1, 1, 1])
+
+
+def test_members_with_different_tokenizers_are_an_ensemble_all_the_same():
+    """Rewards meet in texts, so each member reads with its own tokenizer and template."""
+    members = [LanguageReward(tiny_causal_lm(seed), tiny_tokenizer(chat=seed == 1), seed=seed).eval() for seed in (0, 1)]
+    samples = Samples(["a cat", "dogs"], ["sat.", "ran"])
+    together = Ensemble(members).members(samples)
+    assert torch.equal(together, torch.cat([member.members(samples) for member in members], 1))
