@@ -31,6 +31,8 @@ def distinct(things: Sequence[Hashable]) -> tuple[list[int], list[int]]:
         >>> distinct(["a", "b", "a"])
         ([0, 1], [0, 1, 0])
     """
-    numbers: dict[Hashable, int] = {}
-    place = [numbers.setdefault(thing, len(numbers)) for thing in things]
-    return [place.index(number) for number in range(len(numbers))], place
+    first: dict[Hashable, int] = {}
+    for row, thing in enumerate(things):
+        first.setdefault(thing, row)
+    numbers = {thing: number for number, thing in enumerate(first)}
+    return list(first.values()), [numbers[thing] for thing in things]

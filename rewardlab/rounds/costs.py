@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 FREE = ("targets", "samples", "scores")  # judging costs either way, and is no part of training
+FIRST_FIT = "1-member-0"
 RLHF = ("candidates", "pairs", "post-train")
 
 
@@ -40,8 +41,7 @@ def _counted(generations: Mapping[str, int]) -> dict[str, float | None]:
 
 
 def _ratio(spent: Mapping[str, float | None]) -> dict[str, float | None]:
-    first = next((name for name in ("1-member-0", "2-member-0") if name in spent), None)
-    plain = [value for name, value in spent.items() if name == first or name.partition("-")[2] in RLHF]
+    plain = [value for name, value in spent.items() if name == FIRST_FIT or name.partition("-")[2] in RLHF]
     if None in spent.values():
         return {"all": None, "plain": None, "ratio": None}
     whole, part = (sum(value for value in values if value is not None) for values in (spent.values(), plain))
