@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -326,19 +325,18 @@ def test_an_operand_that_needs_no_gradient_gets_none_through_the_operator():
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("biased", [False, True])
-def test_the_types_on_a_gpu_fit(dtype, biased):
+def test_the_types_on_a_gpu_fit(cuda_fakes, dtype, biased):
     """No device is needed for that: fakes of CUDA tensors go through the same lines, and products with float32 results."""
-    with FakeTensorMode():
-        hidden, weight = (torch.empty(rows, 64, dtype=dtype, device="cuda") for rows in (300, 1000))
-        targets = torch.zeros(300, dtype=torch.long, device="cuda")
-        curve = Curve(torch.zeros(1000, device="cuda") if biased else None, 0.7, 5.0)
-        *values, known = chunked.forward(hidden, weight, targets, curve, True, 2**18, "torch")
-        arguments = hidden, weight, targets, curve, known, Upstream(*values), (True, True, biased), 2**18, "torch"
-        gradients = chunked.backward(*arguments)
-        assert {value.dtype for value in values} == {torch.float32}
-        assert [None if x is None else x.dtype for x in gradients] == [dtype, dtype, torch.float32 if biased else None]
-        assert chunked.operand_type(hidden, weight) == dtype, "the tensor cores' own type"
-        assert linear_logits(hidden, weight).dtype == torch.float32
+    hidden, weight = (torch.empty(rows, 64, dtype=dtype, device="cuda") for rows in (300, 1000))
+    targets = torch.zeros(300, dtype=torch.long, device="cuda")
+    curve = Curve(torch.zeros(1000, device="cuda") if biased else None, 0.7, 5.0)
+    *values, known = chunked.forward(hidden, weight, targets, curve, True, 2**18, "torch")
+    arguments = hidden, weight, targets, curve, known, Upstream(*values), (True, True, biased), 2**18, "torch"
+    gradients = chunked.backward(*arguments)
+    assert {value.dtype for value in values} == {torch.float32}
+    assert [None if x is None else x.dtype for x in gradients] == [dtype, dtype, torch.float32 if biased else None]
+    assert chunked.operand_type(hidden, weight) == dtype, "the tensor cores' own type"
+    assert linear_logits(hidden, weight).dtype == torch.float32
 
 
 def test_operands_of_two_types_keep_theirs_in_the_gradients():

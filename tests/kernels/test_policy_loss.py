@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -282,21 +281,20 @@ def test_the_reference_backend_is_the_definition():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("biased", [False, True])
-def test_the_types_on_a_gpu_fit(dtype, biased):
+def test_the_types_on_a_gpu_fit(cuda_fakes, dtype, biased):
     """No device is needed for that: fakes of CUDA tensors go through the same lines, but for those that ask for values."""
-    with FakeTensorMode():
-        hidden, weight = (torch.empty(rows, 64, dtype=dtype, device="cuda", requires_grad=True) for rows in (300, 1000))
-        bias = torch.zeros(1000, device="cuda") if biased else None
-        part, slope = hidden.detach()[:40], torch.empty(40, 1000, device="cuda")
-        from rewardlab.kernels.policy_loss.walk import _Gradients
+    hidden, weight = (torch.empty(rows, 64, dtype=dtype, device="cuda", requires_grad=True) for rows in (300, 1000))
+    bias = torch.zeros(1000, device="cuda") if biased else None
+    part, slope = hidden.detach()[:40], torch.empty(40, 1000, device="cuda")
+    from rewardlab.kernels.policy_loss.walk import _Gradients
 
-        gradients = _Gradients(hidden.detach(), weight.detach(), bias, [True, True, biased])
-        gradients.add(slope.to(gradients.kind), part, torch.arange(40, device="cuda"))
-        kept = torch.float32 if dtype == torch.float16 else dtype
-        assert [x if x is None else x.dtype for x in gradients.found()] == [kept, kept, torch.float32 if biased else None]
-        products = torch.empty(40, 1000, device="cuda")
-        chunked.products(part, weight.detach(), products)
-        assert eager.finished(products, eager.Curve(bias, 0.7, 5.0)).dtype == torch.float32
+    gradients = _Gradients(hidden.detach(), weight.detach(), bias, [True, True, biased])
+    gradients.add(slope.to(gradients.kind), part, torch.arange(40, device="cuda"))
+    kept = torch.float32 if dtype == torch.float16 else dtype
+    assert [x if x is None else x.dtype for x in gradients.found()] == [kept, kept, torch.float32 if biased else None]
+    products = torch.empty(40, 1000, device="cuda")
+    chunked.products(part, weight.detach(), products)
+    assert eager.finished(products, eager.Curve(bias, 0.7, 5.0)).dtype == torch.float32
 
 
 def test_a_second_backward_pass_is_refused():
