@@ -176,6 +176,12 @@ def test_rounds_build_from_factories_and_take_overrides(place):
     assert figures(place / "b") == {"beta": 9.0, "lr": 0.5, "path": "other", "steps": 8, "seed": 9, "others": {}}
 
 
+def test_null_by_a_flag_is_none_also_below_a_class(place):
+    words = ["rounds", "--config", "rounds.yaml", "--out=a", "--rounds.init_args.policy.init_args.path=null"]
+    assert cli.main([*words, "--rounds.init_args.trainer.max_steps=7"]) == 0
+    assert figures(place / "a") == {"beta": 1.0, "lr": 0.5, "path": None, "steps": 7, "seed": 3, "others": {}}
+
+
 def test_a_second_config_overrides_the_first_also_where_it_is_interpolated(place):
     (place / "more.yaml").write_text("experiment: {seed: 11}\n")
     assert cli.main(["rounds", "--config", "rounds.yaml", "--config", "more.yaml"]) == 0

@@ -43,6 +43,9 @@ class RLAttacker:
         limit: most samples that are kept of what was logged, the latest; images take memory, so set it for them.
         folder: where metrics and checkpoints go, so that a killed attack goes on from the last; nowhere by default.
         checkpoint_every: batches between checkpoints.
+        until: is asked every `ask_every` batches with all that was recorded; the adversary has found enough once it says so,
+            and its training ends. By default it trains as long as the Trainer says.
+        ask_every: batches between two askings.
 
     Raises:
         InputError: on use, if the policy has nothing to train.
@@ -56,6 +59,8 @@ class RLAttacker:
     limit: int | None = None
     folder: str | Path | None = None
     checkpoint_every: int = 100
+    until: Callable[[Samples], bool] | None = None
+    ask_every: int = 10
 
     def __call__(self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int) -> Samples:
         adversary, record = fresh_copy(policy), Record(reward, self.limit)
@@ -71,8 +76,9 @@ class RLAttacker:
     def _fit(self, module: LightningModule, record: Record, prompts: Prompts) -> None:
         """Train, and go on from the last checkpoint in the folder if there is one."""
         options: dict[str, Any] = {"num_sanity_val_steps": 0, "enable_model_summary": False, "enable_checkpointing": False}
+        asking = [] if self.until is None else [Enough(record, self.until, self.ask_every)]
         if self.folder is None:
-            self.trainer(**options, logger=False).fit(module, datamodule=prompts)
+            self.trainer(**options, logger=False, callbacks=asking).fit(module, datamodule=prompts)
             return
         folder = Path(self.folder)
         last = folder / "last.ckpt"
@@ -81,7 +87,7 @@ class RLAttacker:
             logger=CSVLogger(folder, name="", version=""),
             default_root_dir=folder,
             log_every_n_steps=10,
-            callbacks=[Recording(record, last, self.checkpoint_every), Resumable()],
+            callbacks=[Recording(record, last, self.checkpoint_every), *asking, Resumable()],
         )
         trainer.fit(module, datamodule=prompts, ckpt_path=last if last.exists() else None, weights_only=True)
 
@@ -171,3 +177,20 @@ class Recording(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.record.step = state_dict["step"]
         self.record.parts = [Samples(**part) for part in state_dict["parts"]]
+
+
+class Enough(pl.Callback):
+    """End the training once enough was found.
+
+    Args:
+        record: what was found so far.
+        until: says whether that is enough.
+        every: batches between two askings.
+    """
+
+    def __init__(self, record: Record, until: Callable[[Samples], bool], every: int) -> None:
+        self.record, self.until, self.every = record, until, every
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        if (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % self.every == 0 and self.until(self.record.samples()):
+            trainer.should_stop = True

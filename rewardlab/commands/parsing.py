@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -87,7 +88,7 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
     flags = [word.replace("--out", "--experiment.out", 1) if word.split("=")[0] == "--out" else word for word in words]
     _check_files(flags)
     try:
-        config: Namespace = parser.parse_args(flags)
+        config: Namespace = parser.parse_args([_null(flag) for flag in flags])
     except argparse.ArgumentError as error:
         raise InputError(shorten(str(error))) from None
     except OmegaConfBaseException as error:
@@ -111,6 +112,19 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _null(flag: str) -> str:
+    """Return `--a.b=null` as a config of its own; as a flag jsonargparse (4.53) makes it the text "None" below the first class.
+
+    Example:
+        >>> _null("--rounds.init_args.seed=null"), _null("--seed=0")
+        ('--config={"rounds": {"init_args": {"seed": null}}}', '--seed=0')
+    """
+    key, _, value = flag.partition("=")
+    if value not in ("null", "~") or not key.startswith("--") or "." not in key:
+        return flag
+    return "--config=" + reduce(lambda inner, name: f'{{"{name}": {inner}}}', reversed(key[2:].split(".")), "null")
 
 
 def config_files(words: Sequence[str]) -> list[str]:

@@ -168,14 +168,12 @@ def padded(rows: Sequence[Sequence[int]], token: int = 0, left: bool = False) ->
         >>> tokens.tolist(), mask.tolist()
         ([[5, 6], [0, 7]], [[True, True], [False, True]])
     """
-    width = max((len(row) for row in rows), default=0)
-    tokens = torch.full((len(rows), width), token)
-    mask = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        place = slice(width - len(row), width) if left else slice(0, len(row))
-        tokens[i, place] = torch.tensor(row, dtype=torch.long)
-        mask[i, place] = True
-    return tokens, mask
+    width = max(map(len, rows), default=0)
+    fill = [[token] * (width - len(row)) for row in rows]
+    filled = [[*more, *row] if left else [*row, *more] for row, more in zip(rows, fill, strict=True)]
+    lengths = torch.tensor([*map(len, rows)], dtype=torch.long)[:, None]
+    place = torch.arange(width)
+    return torch.tensor(filled, dtype=torch.long).view(len(rows), width), place >= width - lengths if left else place < lengths
 
 
 def text_of(tokenizer: Any, tokens: Sequence[int], stop: Sequence[str]) -> str:

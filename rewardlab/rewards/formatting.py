@@ -9,8 +9,8 @@ from rewardlab.errors import InputError
 from rewardlab.types import Samples
 
 
-def token_ids(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], int]:
-    """Return the ids of a prompt with its response, and how many of them are the prompt's.
+def token_ids(tokenizer: Any, prompts: Sequence[str], responses: Sequence[str]) -> tuple[list[list[int]], list[int]]:
+    """Return the ids of each prompt with its response, and how many of them are the prompt's.
 
     With a chat template: the prompt as one user message, the response as the assistant's, rendered by the template, whose
     own mark ends it. Without: prompt and response joined as they are. Where nothing ends the response so far, the end
@@ -19,31 +19,35 @@ def token_ids(tokenizer: Any, prompt: str, response: str) -> tuple[list[int], in
 
     Args:
         tokenizer: of transformers.
-        prompt: the empty string if there is none.
-        response: may be empty.
+        prompts: B texts, the empty string where there is none.
+        responses: B texts, which may be empty.
 
     Example:
         >>> from rewardlab.rewards.formatting import token_ids
         >>> class Letters:
         ...     chat_template, eos_token, eos_token_id = None, "!", 0
-        ...     def __call__(self, text):
-        ...         return {"input_ids": [ord(letter) - 96 for letter in text]}
-        >>> token_ids(Letters(), "ab", "cd")
-        ([1, 2, 3, 4, 0], 2)
+        ...     def __call__(self, texts):
+        ...         return {"input_ids": [[ord(letter) - 96 for letter in text] for text in texts]}
+        >>> token_ids(Letters(), ["ab", "ab"], ["cd", ""])
+        ([[1, 2, 3, 4, 0], [1, 2, 0]], [2, 2])
     """
+    if not prompts:
+        return [], []
+    known = list(dict.fromkeys(prompts))
     if tokenizer.chat_template:
-        asked = [{"role": "user", "content": prompt}]
-        answered = [*asked, {"role": "assistant", "content": response}]
-        whole = tokenizer.apply_chat_template(answered, tokenize=False)
-        start = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
-        ids, before = (list(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in (whole, start))
-        ended = _closes(tokenizer)
+        chats = [_chat(prompt, response) for prompt, response in zip(prompts, responses, strict=True)]
+        wholes = [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
+        starts = [tokenizer.apply_chat_template(_chat(p), tokenize=False, add_generation_prompt=True) for p in known]
+        rows, heads = (tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in (wholes, starts))
+        closed = _closes(tokenizer)
     else:
-        ids, before = (list(tokenizer(text)["input_ids"]) for text in (prompt + response, prompt))
-        ended = ids[-1:] == [tokenizer.eos_token_id]
-    if not ended and tokenizer.eos_token_id is not None:
-        ids.append(tokenizer.eos_token_id)
-    return ids, _shared(ids, before)
+        wholes = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
+        rows, heads = tokenizer(wholes)["input_ids"], tokenizer(known)["input_ids"]
+        closed = False
+    end = tokenizer.eos_token_id
+    ended = [list(row) if closed or end is None or row[-1:] == [end] else [*row, end] for row in rows]
+    before = dict(zip(known, heads, strict=True))
+    return ended, [_shared(row, before[prompt]) for row, prompt in zip(ended, prompts, strict=True)]
 
 
 def batch_ids(tokenizer: Any, samples: Samples, limit: int | None, scorer: str) -> tuple[list[list[int]], list[int], int]:
@@ -60,8 +64,7 @@ def batch_ids(tokenizer: Any, samples: Samples, limit: int | None, scorer: str) 
         InputError: if a response alone is longer than `limit`, or a row has no tokens at all; the row is named.
     """
     rows, starts, cut = [], [], 0
-    for i, (prompt, response) in enumerate(zip(samples.prompts, samples.outputs, strict=True)):
-        ids, start = token_ids(tokenizer, prompt, response)
+    for i, (ids, start) in enumerate(zip(*token_ids(tokenizer, samples.prompts, samples.outputs), strict=True)):
         if not ids:
             raise InputError(
                 f"{scorer} has no tokens for {_named(samples, i)}: prompt and response are empty, and no end token."
@@ -74,10 +77,14 @@ def batch_ids(tokenizer: Any, samples: Samples, limit: int | None, scorer: str) 
     return rows, starts, cut
 
 
+def _chat(*words: str) -> list[dict[str, str]]:
+    return [{"role": role, "content": said} for role, said in zip(("user", "assistant"), words, strict=False)]
+
+
 def _closes(tokenizer: Any) -> bool:
     """Tell whether the chat template writes a mark of its own after the assistant's words."""
-    said = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
-    return bool(tokenizer.apply_chat_template(said, tokenize=False).rpartition("answer")[2].strip())
+    said = tokenizer.apply_chat_template(_chat("question", "answer"), tokenize=False)
+    return bool(said.rpartition("answer")[2].strip())
 
 
 def _shared(ids: Sequence[int], before: Sequence[int]) -> int:

@@ -206,11 +206,10 @@ class LanguageReward(Reward):
 
     def _padded(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Ids [B, T], padded on the right, and what is no padding, int64 [B, T]."""
-        ids = torch.full((len(rows), max(map(len, rows), default=1)), self.pad)
-        mask = torch.zeros_like(ids)
-        for row, there, tokens in zip(ids, mask, rows, strict=True):
-            row[: len(tokens)], there[: len(tokens)] = torch.tensor(tokens), 1
-        return ids.to(self.head.device), mask.to(self.head.device)
+        width = max(map(len, rows), default=1)
+        ids = torch.tensor([[*row, *[self.pad] * (width - len(row))] for row in rows], dtype=torch.long).view(len(rows), width)
+        mask = torch.arange(width) < torch.tensor([*map(len, rows)], dtype=torch.long)[:, None]
+        return ids.to(self.head.device), mask.long().to(self.head.device)
 
     def _spans(self, starts: list[int], rows: list[list[int]]) -> Tensor:
         spans = [[start, len(row)] for start, row in zip(starts, rows, strict=True)]

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
+from rewardlab.attackers.base import scored
 from rewardlab.data import Preferences, load_pairs, read_prompts, save_pairs
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation, Watched
@@ -44,6 +47,8 @@ class AttackAndMine:
         chosen: the "first" reference as the better answer, or the "best" by the target.
         per_prompt: most pairs of one prompt and round.
         cap: most pairs of a round; near one adversarial pair to ten clean ones keeps clean accuracy.
+        enough: an attacker that trains (`RLAttacker`) ends once this many pairs pass the filter, before the cap: twice the cap,
+            say. By default it trains to its end. Attacks on held-out prompts, which measure, always do.
         judge: the name of one of the evaluation's judges, by which the funnel tells how many pairs are right at each step; it
             is read for that figure alone. None asks nobody.
         stop_below: rounds end when a fresh attack's yield (share of its outputs that pass gate and disagreement) on held-out
@@ -59,8 +64,16 @@ class AttackAndMine:
     chosen: Literal["first", "best"] = "best"
     per_prompt: int = 2
     cap: int = 1000
+    enough: int | None = None
     judge: str | None = None
     stop_below: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.enough is not None and not hasattr(self.attacker, "until"):
+            raise InputError(
+                f"enough={self.enough} ends the training of an attacker such as RLAttacker; {type(self.attacker).__name__} "
+                "does not train. Leave it out: how much such an attacker draws, its own arguments say."
+            )
 
 
 class AdvRM(Rounds):
@@ -131,17 +144,20 @@ class AdvRM(Rounds):
         state = begin(run, self, self.policy, self.members, real, ["policy", "preferences"])
         first = [trained_state(member) for member in self.members]
         state.after(references=self.attack.references)
-        references = draw_references(state, self.prompts, self.attack.references, "references")
+        references = real[:0]  # plain RLHF needs none
+        if self.rounds or self.novelty is not None:
+            references = draw_references(state, self.prompts, self.attack.references, "references")
         extra: PreferencePairs | None = None
         for number in range(1, self.rounds + 1):
             state.number = number
-            self._fit_members(state, first, extra)
+            self._fit_members(state, first, extra, self.members)
             pairs, going_on = self._attack_and_mine(state, references)
             extra = pairs if extra is None else concatenate([_plain(extra), _plain(pairs)])
             if not going_on:
                 break
         state.number += 1
-        self._fit_members(state, first, extra)
+        used = self.members[:1] if self.use == "target" else self.members
+        self._fit_members(state, first, extra, used)
         reward = self.members[0] if self.use == "target" else Ensemble(self.members)
         raised = self._with_novelty(reward, references)
         words = {**settings(run, self, "post_train"), "use": self.use}
@@ -173,58 +189,82 @@ class AdvRM(Rounds):
         known = set(self.prompts)
         return self.held_out_prompts or [prompt for prompt in others if prompt not in known]
 
-    def _fit_members(self, state: State, first: Sequence[dict[str, Any]], extra: PreferencePairs | None) -> None:
-        """Refit every member from its first weights, each with its own data order and bootstrap."""
+    def _fit_members(
+        self, state: State, first: Sequence[dict[str, Any]], extra: PreferencePairs | None, members: Sequence[Reward]
+    ) -> None:
+        """Refit these members from their first weights, each with its own data order and bootstrap."""
         state.after(round=state.number, **settings(state.run, self, "members", "fit"))
         figures = {}
-        for number, (member, weights) in enumerate(zip(self.members, first, strict=True)):
+        for number, (member, weights) in enumerate(zip(members, first, strict=False)):
             if not self.fit.warm_start:
                 member.load_state_dict(weights, strict=False)
             seed = derive(self.seed, "member", number)
             data = self.preferences.extended(extra, seed) if extra is not None else self.preferences.extended(_none(self), seed)
             how = FitReward(_seeded(self.fit.loop, seed), self.fit.trainer, self.fit.patience, self.fit.warm_start)
             figures[str(number)] = fit(state, f"member-{number}", how, member, data)
-        device = next(self.members[-1].parameters()).device  # one that was fitted now may be elsewhere than one that stood
-        for member in self.members:
+        device = next(members[-1].parameters()).device  # one that was fitted now may be elsewhere than one that stood
+        for member in members:
             member.to(device)
         state.note(members=figures, adversarial_pairs=0 if extra is None else len(extra))
 
     def _attack_and_mine(self, state: State, references: Samples) -> tuple[PreferencePairs, bool]:
         """Attack with a fresh adversary, keep what passes the filter, and say whether another round is worth it."""
         state.after(**settings(state.run, self, "attack"))
-        target, witness = self.members[0], Ensemble(self.members[1:])
-        found = self._attacked(state, "attack", self.prompts, references)
+        found = self._attacked(state, "attack", self.prompts, references, self.attack.enough)
         pairs, funnel = self._mined(found, references)
         folder = state.run.stage(state.name("adversarial"), state.key, lambda folder: _save(folder, pairs))
         figures = {"funnel": funnel.as_dict(), "yield": _yield(funnel)}
-        figures["target"] = mean_figure(Relative(target, references)(found).cpu())
-        figures["witness"] = mean_figure(Relative(witness, references)(found).cpu())
+        figures |= {side: mean_figure(found.facts[side]) for side in ("target", "witness")}
         if self.held_out_prompts:
             fresh = draw_references(state, self.held_out_prompts, self.attack.references, "held-out-references")
             tried = self._attacked(state, "held-out-attack", self.held_out_prompts, fresh)
             figures["yield"] = _yield(self._mined(tried, fresh)[1])
         state.note(attack=figures)
-        return (_load(folder) if len(pairs) else pairs), figures["yield"] >= self.attack.stop_below and len(pairs) > 0
+        going_on = figures["yield"] >= self.attack.stop_below or self._suffices(funnel)
+        return (_load(folder) if len(pairs) else pairs), going_on and len(pairs) > 0
 
-    def _attacked(self, state: State, stage: str, prompts: Sequence[str], references: Samples) -> Samples:
-        """Return what a fresh adversary finds against the members as they are."""
-        target, witness = Relative(self.members[0], references), Relative(Ensemble(self.members[1:]), references)
+    def _attacked(
+        self, state: State, stage: str, prompts: Sequence[str], references: Samples, enough: int | None = None
+    ) -> Samples:
+        """Return what a fresh adversary finds against the members as they are, until that is enough."""
+        target, witness = self._sides(references)
         reward = Attack(target, witness, weight=self.attack.weight, penalty=self.attack.penalty)
         attacker, attacked = self.attack.attacker, list(prompts)
         if hasattr(attacker, "folder"):  # one that trains goes on from its checkpoints
             attacker = replace(attacker, folder=state.run.scratch(state.name(stage), {**state.key, "prompts": attacked}))
-        return kept(state, stage, lambda: attacker(self.policy, reward, attacked, state.seed_of(stage)), prompts=attacked)
+        if enough is not None:
+            known = [score(part, references).mean(1) for part in (target, witness)]
+            attacker = replace(attacker, until=lambda found: self._suffices(self._filtered(found, references, known)[1]))
+
+        def attack() -> Samples:
+            found = attacker(self.policy, reward, attacked, state.seed_of(stage))
+            return found if "witness" in found.facts else scored(reward, found)  # a user's attacker may not say
+
+        return kept(state, stage, attack, prompts=attacked)
 
     def _mined(self, found: Samples, references: Samples) -> tuple[PreferencePairs, Any]:
-        target, witness = self.members[0], Ensemble(self.members[1:])
-        scores = [score(reward, samples).mean(1) for samples in (found, references) for reward in (target, witness)]
-        how = self.attack
-        judge = None if how.judge is None else self.evaluation.judges[how.judge]
+        """Return the pairs that the attack gave, and the funnel with the judge's word on it."""
+        known = [score(part, references).mean(1) for part in self._sides(references)]
+        judge = None if self.attack.judge is None else self.evaluation.judges[self.attack.judge]
         said = None if judge is None else (score(judge, found).mean(1), score(judge, references).mean(1))
+        return self._filtered(found, references, known, said)
+
+    def _filtered(
+        self, found: Samples, references: Samples, known: list[Tensor], said: Any = None
+    ) -> tuple[PreferencePairs, Any]:
+        """Return pairs and funnel of attacks that know their scores."""
+        how, own = self.attack, (found.facts["target"], found.facts["witness"])
         return adversarial_pairs(
-            found, *scores[:2], references, *scores[2:],
+            found, *own, references, *known,
             kind=how.kind, z=how.z, chosen=how.chosen, per_prompt=how.per_prompt, cap=how.cap, judge_scores=said,
         )  # fmt: skip
+
+    def _suffices(self, funnel: Any) -> bool:
+        return self.attack.enough is not None and funnel.counts["per_prompt"] >= self.attack.enough
+
+    def _sides(self, references: Samples) -> tuple[Reward, Reward]:
+        """Return target and witness, both relative to the references."""
+        return Relative(self.members[0], references), Relative(Ensemble(self.members[1:]), references)
 
     def _evaluate(self, state: State, reward: Reward) -> None:
         """Judge the policy, and see it and the one before it through the hardened reward."""

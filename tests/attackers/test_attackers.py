@@ -202,6 +202,29 @@ def test_a_killed_attack_goes_on_from_its_checkpoint(tmp_path):
         assert torch.equal(resumed.facts[name], column)
 
 
+def test_an_adversary_that_found_enough_stops_also_after_a_kill(tmp_path):
+    attack, _ = world()
+    asked = []
+
+    def run(folder, steps, enough=0):
+        def until(found):
+            asked.append(len(found))
+            return len(found) >= enough
+
+        trainer = partial(TRAINER, max_steps=steps)
+        options = {"folder": folder, "checkpoint_every": 1, "until": until if enough else None, "ask_every": 2}
+        return RLAttacker(ATTACKERS["rl"].loop, trainer, 4, **options)(Letters(), attack, PROMPTS, 0)
+
+    whole = run(None, 12)
+    step = len(whole) // 12
+    stopped = run(tmp_path / "once", 12, enough=5 * step)
+    assert asked == [2 * step, 4 * step, 6 * step]
+    assert stopped.outputs == whole.outputs[: 6 * step]
+    assert run(None, 12, enough=5 * step).outputs == stopped.outputs
+    run(tmp_path / "killed", 3, enough=5 * step)
+    assert run(tmp_path / "killed", 12, enough=5 * step).outputs == stopped.outputs
+
+
 class Idle(LightningModule):
     """A loop that does not use its reward."""
 

@@ -132,7 +132,7 @@ def test_trls_reward_trainer_has_the_same_tokens_scores_and_loss(tmp_path):
     trainer = RewardTrainer(network, args, train_dataset=trl_rows(margin=margin.tolist()), processing_class=reward.tokenizer)
     batch = trl_batch(trainer)
     both = concatenate([PAIRS.chosen, PAIRS.rejected])
-    ours = [token_ids(reward.tokenizer, prompt, text)[0] for prompt, text in zip(both.prompts, both.outputs, strict=True)]
+    ours, _ = token_ids(reward.tokenizer, both.prompts, both.outputs)
     rows = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
     assert [ids[kept].tolist() for ids, kept in rows] == ours
     with torch.no_grad():

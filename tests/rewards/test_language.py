@@ -107,9 +107,7 @@ def test_transformers_loads_the_folder_and_gives_equal_scores(tmp_path, template
         folder = tmp_path / str(heads)
         mine.save_pretrained(folder)
         network = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=heads).eval()
-        ids = [
-            token_ids(mine.tokenizer, prompt, text)[0] for prompt, text in zip(SAMPLES.prompts, SAMPLES.outputs, strict=True)
-        ]
+        ids, _ = token_ids(mine.tokenizer, SAMPLES.prompts, SAMPLES.outputs)
         for side in ("left", "right"):
             mine.tokenizer.padding_side = side
             batch = mine.tokenizer.pad({"input_ids": ids}, return_tensors="pt")
@@ -125,7 +123,7 @@ def test_transformers_scores_of_standardised_features_differ_by_a_constant(tmp_p
     mine.standardise(mine.features(SAMPLES))
     mine.save_pretrained(tmp_path / "reward")
     network = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
-    ids = [token_ids(mine.tokenizer, prompt, text)[0] for prompt, text in zip(SAMPLES.prompts, SAMPLES.outputs, strict=True)]
+    ids, _ = token_ids(mine.tokenizer, SAMPLES.prompts, SAMPLES.outputs)
     with torch.no_grad():
         logits = network(**mine.tokenizer.pad({"input_ids": ids}, return_tensors="pt")).logits[:, 0]
         gaps = logits - mine(SAMPLES)
@@ -191,15 +189,15 @@ def test_the_end_token_is_appended_once():
     plain, chat = tokenizer(), tokenizer(CHATML)
     end = plain.eos_token_id
     for text in ("hello", "hello<|end|>", ""):
-        ids, start = token_ids(plain, "say ", text)
+        (ids,), (start,) = token_ids(plain, ["say "], [text])
         assert (ids.count(end), ids[-1], start) == (1, end, 4)
-    rendered, start = token_ids(chat, "say", "hello")
+    (rendered,), (start,) = token_ids(chat, ["say"], ["hello"])
     answer = chat.decode(rendered[start:])
     assert answer == "hello<|end|>\n"
     bare = tokenizer("{% for m in messages %}{{ m['content'] }}|{% endfor %}")
-    assert bare.decode(token_ids(bare, "say", "hello")[0]) == "say|hello|"
+    assert bare.decode(token_ids(bare, ["say"], ["hello"])[0][0]) == "say|hello|"
     open_ended = tokenizer("{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}")
-    assert open_ended.decode(token_ids(open_ended, "say", "hello")[0]) == "user: say\nassistant: hello\n<|end|>"
+    assert open_ended.decode(token_ids(open_ended, ["say"], ["hello"])[0][0]) == "user: say\nassistant: hello\n<|end|>"
 
 
 def test_long_prompts_are_cut_from_the_left_and_responses_never(caplog):
@@ -225,13 +223,13 @@ def test_long_prompts_are_cut_from_the_left_and_responses_never(caplog):
 
 def test_the_mean_is_over_the_response():
     mine = reward(pooling="mean", frozen=True)
-    states = mine.backbone(torch.tensor([token_ids(mine.tokenizer, "ab", "cde")[0]])).last_hidden_state[0]
+    states = mine.backbone(torch.tensor(token_ids(mine.tokenizer, ["ab"], ["cde"])[0])).last_hidden_state[0]
     assert torch.allclose(mine.features(Samples(["ab"], ["cde"]))[0], states[2:].mean(0), atol=1e-6)
 
 
 def test_a_tokenizer_that_pads_with_its_end_token_scores_the_last_word(tmp_path):
     mine = LanguageReward(backbone(), tokenizer(pad_token=None)).eval()
-    states = mine.backbone(torch.tensor([token_ids(mine.tokenizer, "ab", "cde")[0]])).last_hidden_state[0]
+    states = mine.backbone(torch.tensor(token_ids(mine.tokenizer, ["ab"], ["cde"])[0])).last_hidden_state[0]
     with torch.no_grad():
         assert torch.allclose(mine(Samples(["ab", "x"], ["cde", "longer than that"]))[0], states[-2] @ mine.head[0], atol=1e-6)
     mine.save_pretrained(tmp_path / "reward")

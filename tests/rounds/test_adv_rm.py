@@ -9,7 +9,7 @@ from pytorch_lightning import Trainer
 
 from rewardlab import PPO, CausalLMPolicy, InputError, LanguageReward, PreferencePairs, Samples
 from rewardlab import AdvRM as Loop
-from rewardlab.attackers import RLAttacker
+from rewardlab.attackers import BestOfN, RLAttacker
 from rewardlab.data import Preferences
 from rewardlab.evaluation import Evaluation, Readings
 from rewardlab.provenance import fingerprint
@@ -46,14 +46,14 @@ def preferences() -> Preferences:
     return Preferences(pairs, held_out=8, batch_size=16)
 
 
-def game(judge=None, callbacks=(), **options) -> AdvRM:
+def game(judge=None, callbacks=(), enough=None, attacker=None, **options) -> AdvRM:
     members = [LanguageReward(tiny_causal_lm(seed=seed), tiny_tokenizer(), pooling="mean", seed=seed) for seed in (1, 2)]
-    attacker = RLAttacker(partial(PPO, optimizer=ADAM, kl_weight=0.0), TRAINER, batch_size=8)
+    attacker = attacker or RLAttacker(partial(PPO, optimizer=ADAM, kl_weight=0.0), TRAINER, batch_size=2, ask_every=1)
     options = {"members": members, "rounds": 1, "prompts": PROMPTS} | options
     return AdvRM(
         policy(),
         preferences=preferences(),
-        attack=AttackAndMine(attacker, z=0.5, references=3, judge=judge),
+        attack=AttackAndMine(attacker, z=0.5, references=3, judge=judge, enough=enough),
         post_train=PostTrain(partial(PPO, optimizer=ADAM), TRAINER, candidates=2, callbacks=list(callbacks)),
         fit=FitReward(partial(Loop, optimizer=ADAM), TRAINER),
         evaluation=Evaluation(16, {"letters": Function(letters)}),
@@ -95,6 +95,29 @@ def test_the_judge_the_readings_and_the_cost_are_reported(tmp_path):
     assert costs["generations"]["all"] == sum(kept.values()) + trained["generations"]
     assert costs["generations"]["plain"] == kept["candidates"] + trained["generations"]
     assert costs["seconds"]["ratio"] > 1
+
+
+def test_an_attack_ends_once_enough_pairs_pass_and_its_scores_are_not_taken_again(tmp_path):
+    whole = run(tmp_path / "whole")["rounds"]["1"]["attack"]
+    enough = whole["funnel"]["counts"]["per_prompt"] // 2
+    results = run(tmp_path / "part", enough=enough)
+    part = results["rounds"]["1"]["attack"]["funnel"]["counts"]
+    assert part["generated"] < whole["funnel"]["counts"]["generated"]
+    assert part["per_prompt"] >= enough
+    assert results["rounds"]["2"]["adversarial_pairs"] == part["kept"] > 0
+
+    def unscored(policy, reward, prompts, seed):
+        return policy.generate(prompts, seeds=row_seeds(seed, len(prompts)))
+
+    counts = run(tmp_path / "own", attacker=unscored)["rounds"]["1"]["attack"]["funnel"]["counts"]
+    assert counts["generated"] == len(PROMPTS), "an attacker that gives no scores is scored"
+
+
+def test_only_the_members_that_are_used_are_fitted_at_the_end(tmp_path):
+    for use, expected in (("target", {"0"}), ("ensemble", {"0", "1"})):
+        results = run(tmp_path / use, use=use)["rounds"]
+        assert set(results["1"]["members"]) == {"0", "1"}
+        assert set(results["2"]["members"]) == expected
 
 
 def test_novelty_is_taken_off_the_reward_in_its_own_deviations(tmp_path):
@@ -140,6 +163,9 @@ def test_no_rounds_is_the_baseline(tmp_path):
     results = run(tmp_path / "run", rounds=0)
     assert list(results["rounds"]) == ["0", "1"]
     assert results["rounds"]["1"]["adversarial_pairs"] == 0
+    assert not list((tmp_path / "run" / "stages").glob("*references*")), "plain RLHF draws none"
+    cost = json.loads((tmp_path / "run" / "timing.json").read_text())["cost"]
+    assert cost["seconds"]["ratio"] == cost["generations"]["ratio"] == 1
 
 
 def test_an_attack_changes_neither_target_nor_policy(tmp_path):
@@ -157,6 +183,7 @@ def test_an_attack_changes_neither_target_nor_policy(tmp_path):
     [
         ({"members": []}, "at least 2 members"),
         ({"held_out_prompts": ["say a", "say q"]}, "1 of the held-out prompts"),
+        ({"attacker": BestOfN(), "enough": 5}, "enough=5 ends the training of .* BestOfN does not train"),
         ({"judge": "gold"}, r"'gold' is none of the evaluation's judges, \['letters'\]"),
     ],
 )
