@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.policies.base import Policy
+from rewardlab.provenance import fingerprint
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import Samples
 
@@ -42,7 +43,7 @@ class Trained(LightningModule):
         checkpoint["frozen"] = self._mark
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model, which would be loaded in part, or of heads on another frozen backbone.
+        """Refuse a checkpoint of another model, which would be loaded in part, or of heads or adapters on another backbone.
 
         Raises:
             InputError: if names or shapes of what is trained differ, or the frozen part is another.
@@ -55,11 +56,16 @@ class Trained(LightningModule):
                 f"which is {_shape(given, wrong[0])} there and {_shape(own, wrong[0])} here. Was it trained on another "
                 "backbone, or with other heads or ranks? Give that model, or start without the checkpoint."
             )
-        if "frozen" in checkpoint and checkpoint["frozen"] != frozen_mark(self):
+        if checkpoint.get("frozen") is not None and checkpoint["frozen"] != frozen_mark(self):
             raise InputError(
                 "The checkpoint was trained on another frozen backbone (fingerprints of weights or preprocessing differ), so "
-                "its heads mean nothing on this one. Give the backbone that it was trained on."
+                "its heads or adapters mean nothing on this one. Give the backbone that it was trained on."
             )
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Take the step, and let the gradients go: Lightning would keep them through the next forward pass."""
+        super().optimizer_step(epoch, batch_idx, optimizer, *args, **kwargs)
+        optimizer.zero_grad()
 
     def seeds(self, samples: Samples) -> Tensor:
         """Return seeds [B] from (run seed, epoch, row), or from (run seed, step, position) where the data number no rows."""
@@ -70,11 +76,18 @@ class Trained(LightningModule):
 
 
 def frozen_mark(module: LightningModule) -> str | None:
-    """Return the fingerprint of the frozen part that the module's reward is trained on; None where there is none."""
+    """Return the fingerprint of the frozen part that what is trained stands on; None where there is none.
+
+    That is the frozen backbone of a reward with features, or the weights beside an adapter, of which 1,024 numbers each are
+    read.
+    """
     reward = module._modules.get("reward")
-    if not hasattr(reward, "frozen_fingerprint") or getattr(reward, "frozen", True) is False:
-        return None
-    return reward.frozen_fingerprint()  # type: ignore[union-attr, operator, no-any-return]
+    if hasattr(reward, "frozen_fingerprint") and getattr(reward, "frozen", True):
+        return reward.frozen_fingerprint()  # type: ignore[union-attr, operator, no-any-return]
+    parts = [part for name, part in module.named_children() if name != "reference"]
+    trained = [part for part in parts if any(weight.requires_grad for weight in part.parameters())]
+    fixed = [weight.detach().flatten() for part in trained for weight in part.parameters() if not weight.requires_grad]
+    return fingerprint([weight[:: max(1, len(weight) // 1024)] for weight in fixed]) if fixed else None
 
 
 def _shape(state: Mapping[str, Any], name: str) -> str:

@@ -193,11 +193,12 @@ def test_a_reward_with_nothing_to_train_is_refused():
     [({"seed": 9}, "another frozen backbone"), ({"heads": 3}, r"of another model: .* is \[1, 32\] there and \[3, 32\] here")],
     ids=["backbone", "heads"],
 )
-def test_a_checkpoint_of_another_backbone_is_refused(tmp_path, other, words):
-    """Its heads have the same shape, so nothing else would notice."""
+@pytest.mark.parametrize("trained", [{"frozen": True}, {"lora_rank": 2}], ids=["head", "adapter"])
+def test_a_checkpoint_of_another_backbone_is_refused(tmp_path, trained, other, words):
+    """Its heads and adapters have the same shape, so nothing else would notice."""
 
     def loop(seed=0, heads=1):
-        return AdvRM(LanguageReward(tiny_causal_lm(seed), tiny_tokenizer(), frozen=True, pooling="mean", heads=heads))
+        return AdvRM(LanguageReward(tiny_causal_lm(seed), tiny_tokenizer(), pooling="mean", heads=heads, **trained))
 
     data = Preferences(PreferencePairs(Samples(["say"] * 8, ["yes"] * 8), Samples(["say"] * 8, ["no"] * 8)), held_out=0)
     options = {"accelerator": "cpu", "logger": False, "limit_val_batches": 0, "enable_progress_bar": False}
