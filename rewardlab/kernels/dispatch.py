@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 from typing import Literal, NamedTuple
@@ -84,3 +85,8 @@ def triton_hindrance(device: torch.device) -> str:
         return f"the tensors are on {device.type}; Triton needs a CUDA device, or TRITON_INTERPRET=1 set before it is imported"
     major, minor = torch.cuda.get_device_capability(device)
     return "" if major >= 8 else f"the device's compute capability is {major}.{minor}; the kernels are for 8.0 and above"
+
+
+def on(device: torch.device) -> AbstractContextManager[object]:
+    """Make a CUDA device the current one, which is where Triton launches; nothing for any other device."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

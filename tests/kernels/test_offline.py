@@ -58,8 +58,8 @@ def test_the_fused_forward(case):
 
 
 VECTORS = dict.fromkeys(("PRODUCTS", "BIAS_OF", "SCORE", "PEAK", "MASS", "MOMENT", "LOG_MASS", "MEAN", "A", "B", "H"), NUMBERS)
-TILE = VECTORS | {"OUT": "*bf16", "PLACE": "*i64", "ROWS": "*i64", "cold": "fp32", "softcap": "fp32"}
-TILE |= dict.fromkeys(("stride", "out_stride", "columns"), "i32")
+TILE = VECTORS | {"OUT": "*bf16", "TARGETS": "*i64", "ROWS": "*i64", "cold": "fp32", "softcap": "fp32"}
+TILE |= dict.fromkeys(("stride", "out_stride", "columns", "begin"), "i32")
 
 
 @pytest.mark.parametrize(("arch", "block"), [(80, 4096), (90, 64), (90, 4096), (100, 4096)])

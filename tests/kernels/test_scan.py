@@ -48,6 +48,8 @@ def test_sums_are_float64s(shape, backend, dtype):
 
 def test_strided_values_and_empty_ones():
     check(drawn(50, 6).T, episodes(50, 6).T)
+    check(drawn(6, 40).T, episodes(6, 40).T)  # two blocks of three steps: nothing is filled up
+    check(drawn(6, 40).T, 0.9)
     check(drawn(6, 100)[:, ::2], episodes(6, 100)[:, 1::2])
     check(drawn(1, 40).expand(3, 40), 0.9)
     for shape in ((0, 5), (5, 0), (0, 0)):

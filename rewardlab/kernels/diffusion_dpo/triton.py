@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rewardlab.kernels.dispatch import on
+
 BLOCK = 2048  # numbers that a program holds at once
 PART = 4 * BLOCK  # numbers that a program adds up
 WARPS = 4
@@ -29,11 +31,12 @@ def squared_errors(predictions: Sequence[Tensor], target: Tensor) -> Tensor:
     width = flat[-1].shape[1]
     parts = triton.cdiv(width, PART)
     sums = torch.empty((count, rows, parts), dtype=torch.float32, device=target.device)
-    part_sum_kernel[(rows * parts,)](
-        flat[0], flat[-2], flat[-1], sums, rows, width, parts, flat[0].stride(0), flat[-2].stride(0), flat[-1].stride(0),
-        TWO=count == 2, BLOCK=BLOCK, PART=PART, num_warps=WARPS,
-    )  # fmt: skip
-    row_sum_kernel[(count * rows,)](sums, errors, parts, 1 / width, BLOCK=1024, num_warps=WARPS)
+    with on(target.device):
+        part_sum_kernel[(rows * parts,)](
+            flat[0], flat[-2], flat[-1], sums, rows, width, parts, flat[0].stride(0), flat[-2].stride(0), flat[-1].stride(0),
+            TWO=count == 2, BLOCK=BLOCK, PART=PART, num_warps=WARPS,
+        )  # fmt: skip
+        row_sum_kernel[(count * rows,)](sums, errors, parts, 1 / width, BLOCK=1024, num_warps=WARPS)
     return errors
 
 
@@ -45,10 +48,11 @@ def scaled_difference(prediction: Tensor, target: Tensor, coefficients: Tensor) 
     flat = _flat(prediction), _flat(target)
     rows, width = flat[0].shape
     parts = triton.cdiv(width, BLOCK)
-    difference_kernel[(rows * parts,)](
-        *flat, coefficients.contiguous(), result, width, parts, flat[0].stride(0), flat[1].stride(0),
-        BLOCK=BLOCK, num_warps=WARPS,
-    )  # fmt: skip
+    with on(prediction.device):
+        difference_kernel[(rows * parts,)](
+            *flat, coefficients.contiguous(), result, width, parts, flat[0].stride(0), flat[1].stride(0),
+            BLOCK=BLOCK, num_warps=WARPS,
+        )  # fmt: skip
     return result
 
 

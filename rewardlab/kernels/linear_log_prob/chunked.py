@@ -47,15 +47,18 @@ def forward(
     hidden: Tensor, weight: Tensor, targets: Tensor, curve: Curve, entropy: bool, budget: int, backend: str
 ) -> tuple[Tensor, Tensor, Tensor | None, Statistics]:
     """Return (log_prob, log_sum_exp, entropy or None, statistics), [N] each. `backend` is "torch", "triton" or "fused"."""
+    targets = targets.contiguous()  # kernels read one beside the other
     running = start(hidden, weight, targets, entropy)
     if backend == "fused":
         steps("triton").fused(hidden, weight, targets, curve, running)
         return finish(running)
     step = steps(backend)
-    for columns, part, part_curve, row_slices in _walk(hidden, weight, curve, budget, step.blocks(hidden.device)):
-        for rows in row_slices:
-            logits = step.finished(product(hidden[rows], part.T), part_curve)
-            step.add(logits, part_curve, targets[rows] - columns.start, Running(*at(running, rows)))  # type: ignore[arg-type]
+    row_slices, walk = _walk(hidden, weight, curve, budget, step.blocks(hidden.device, False))
+    sliced = [(hidden[rows], targets[rows], Running(*at(running, rows))) for rows in row_slices]  # type: ignore[arg-type]
+    for columns, part, part_curve in walk:
+        for rows, its_targets, its_running in sliced:
+            logits = step.finished(product(rows, part.T), part_curve)
+            step.add(logits, part_curve, its_targets, columns.start, its_running)
             del logits  # or it is there beside the next
     return finish(running)
 
@@ -72,12 +75,12 @@ def backward(
     backend: str,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return the gradients of hidden, weight and bias, those that are wanted, each in its operand's type."""
-    kind, step = statistics_type(hidden, weight), steps(backend)
+    kind, step, targets = statistics_type(hidden, weight), steps(backend), targets.contiguous()
     d_hidden = torch.zeros(hidden.shape, dtype=kind, device=hidden.device) if wanted[0] else None
     d_weight = torch.empty_like(weight, memory_format=torch.contiguous_format) if wanted[1] else None
     d_bias = torch.zeros(len(weight), dtype=kind, device=hidden.device) if wanted[2] else None
-    walk = _walk(hidden, weight, curve, budget, step.blocks(hidden.device), wanted[1], half=False)
-    for columns, part, part_curve, row_slices in walk:
+    row_slices, walk = _walk(hidden, weight, curve, budget, step.blocks(hidden.device, True), wanted[1], half=False)
+    for columns, part, part_curve in walk:
         d_part = None
         if d_weight is not None:
             d_part = d_weight[columns].zero_() if d_weight.dtype == kind else torch.zeros_like(part, dtype=kind)
@@ -85,7 +88,7 @@ def backward(
             logits = step.finished(product(hidden[rows], part.T), part_curve)
             of_rows = Statistics(*at(known, rows)), Upstream(*at(upstream, rows))  # type: ignore[arg-type]
             result = kind if d_bias is not None else part.dtype  # a bias's gradient is summed before it is rounded
-            slope = step.gradient(logits, part_curve, targets[rows] - columns.start, *of_rows, None, result)
+            slope = step.gradient(logits, part_curve, targets[rows], columns.start, *of_rows, None, result)
             if d_bias is not None:
                 d_bias[columns] += slope.sum(0)
             slope = slope.to(part.dtype)
@@ -181,8 +184,8 @@ def autocast_operands(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> tu
 
 def _walk(
     hidden: Tensor, weight: Tensor, curve: Curve, budget: int, blocks: int, gradient: bool = False, half: bool = True
-) -> Iterator[tuple[slice, Tensor, Curve, list[slice]]]:
-    """Walk over the vocabulary: each slice, its weights in the type of the product, its curve, and the slices of rows.
+) -> tuple[list[slice], Iterator[tuple[slice, Tensor, Curve]]]:
+    """Return the slices of rows, and a walk over the vocabulary: each slice, its weights in the product's type, its curve.
 
     The workspace is `blocks` tiles, and beside them the slice's weights if they are converted, and their gradient. Autocast,
     which would round the products, is off during the walk.
@@ -192,10 +195,16 @@ def _walk(
     beside = hidden.shape[1] * ((weight.dtype != kind) + gradient)
     column_count = max(1, budget // (item * (blocks * row_count + beside)))
     column_count -= column_count % ALIGNED if column_count > ALIGNED else 0
-    with torch.autocast(hidden.device.type, enabled=False):
-        for columns in _slices(len(weight), column_count):
+    return list(_slices(len(hidden), row_count)), _columns(weight, curve, kind, column_count, hidden.device)
+
+
+def _columns(
+    weight: Tensor, curve: Curve, kind: torch.dtype, count: int, device: torch.device
+) -> Iterator[tuple[slice, Tensor, Curve]]:
+    with torch.autocast(device.type, enabled=False):
+        for columns in _slices(len(weight), count):
             part_curve = curve if curve.bias is None else curve._replace(bias=curve.bias[columns])
-            yield columns, weight[columns].to(kind), part_curve, list(_slices(len(hidden), row_count))
+            yield columns, weight[columns].to(kind), part_curve
 
 
 def _slices(count: int, size: int) -> Iterator[slice]:

@@ -60,7 +60,7 @@ def at(columns: tuple[Tensor | None, ...], rows: slice | Tensor) -> list[Tensor 
     return [None if column is None else column[rows] for column in columns]
 
 
-def blocks(device: torch.device) -> int:
+def blocks(device: torch.device, gradient: bool) -> int:
     """How many times the tile's size these steps take at most, the tile itself among it."""
     return 1 if device.type == "cpu" else 3
 
@@ -79,15 +79,17 @@ def finished(products: Tensor, curve: Curve) -> Tensor:
     return products if curve.temperature == 1 else products.div_(curve.temperature)
 
 
-def add(logits: Tensor, curve: Curve, place: Tensor, running: Running) -> None:
+def add(logits: Tensor, curve: Curve, targets: Tensor, first: int, running: Running) -> None:
     """Add a tile to what is known of its rows, in place; the tile stays as it is.
 
     Args:
         logits: [rows, columns], `finished`.
         curve: how they were made.
-        place: int64 [rows], the targets' columns; outside of the tile for rows whose target is elsewhere.
+        targets: int64 [rows], words.
+        first: the word of the tile's first column.
         running: of these rows.
     """
+    place = targets - first
     here = (place >= 0) & (place < logits.shape[1])
     index = place.clamp(0, logits.shape[1] - 1)[:, None]
     running.score.add_(logits.gather(1, index)[:, 0].where(here, 0))
@@ -107,14 +109,22 @@ def add(logits: Tensor, curve: Curve, place: Tensor, running: Running) -> None:
 
 
 def gradient(
-    logits: Tensor, curve: Curve, place: Tensor, known: Statistics, upstream: Upstream, rows: Tensor | None, kind: torch.dtype
+    logits: Tensor,
+    curve: Curve,
+    targets: Tensor,
+    first: int,
+    known: Statistics,
+    upstream: Upstream,
+    rows: Tensor | None,
+    kind: torch.dtype,
 ) -> Tensor:
     """The loss's gradient by the products, in the tile's own memory: a(1[target] - p) + b·p - h·p(z - Σ p z), and the curve's.
 
     Args:
         logits: [rows, columns], `finished`; ruined.
         curve: how they were made.
-        place: int64 [rows], the targets' columns.
+        targets: int64 [rows], words.
+        first: the word of the tile's first column.
         known: of these rows.
         upstream: a, b and h of these rows.
         rows: int64, ascending: the only ones that are wanted; all by default.
@@ -123,6 +133,7 @@ def gradient(
     Returns:
         [rows, columns], or [len(rows), columns].
     """
+    place = targets - first
     if rows is not None:
         place, known, upstream = place[rows], Statistics(*at(known, rows)), Upstream(*at(upstream, rows))  # type: ignore[arg-type]
     result = logits[: len(place)]

@@ -10,8 +10,7 @@ types. No kernel adds by atomics, so all repeat themselves to the bit. Nothing i
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -19,6 +18,7 @@ import triton.language as tl
 from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from rewardlab.kernels.dispatch import on
 from rewardlab.kernels.linear_log_prob.eager import Curve, Running, Statistics, Upstream
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -60,12 +60,13 @@ def _finished(z, bias, cold, softcap, BIAS: tl.constexpr, CAP: tl.constexpr, HOT
     return z
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["begin"])
 def row_stats(
     PRODUCTS,
     stride,
     BIAS_OF,
-    PLACE,
+    TARGETS,
+    begin,
     SCORE,
     PEAK,
     MASS,
@@ -79,9 +80,9 @@ def row_stats(
     ENTROPY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Add a tile to the statistics of its rows: one program a row."""
+    """Add a tile, of the words from `begin` on, to the statistics of its rows: one program a row."""
     row = tl.program_id(0).to(tl.int64)
-    place = tl.load(PLACE + row)
+    place = tl.load(TARGETS + row) - begin
     score, peak, mass = tl.load(SCORE + row), tl.load(PEAK + row), tl.load(MASS + row)
     moment = 0.0
     if ENTROPY:
@@ -109,7 +110,7 @@ def row_stats(
         tl.store(MOMENT + row, moment)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["begin"])
 def dlogits(
     PRODUCTS,
     stride,
@@ -117,7 +118,8 @@ def dlogits(
     out_stride,
     ROWS,
     BIAS_OF,
-    PLACE,
+    TARGETS,
+    begin,
     PEAK,
     LOG_MASS,
     MEAN,
@@ -158,7 +160,7 @@ def dlogits(
         gradient = share * (slope - tl.load(H + row) * centred)
     else:
         gradient = share * slope
-    gradient += tl.where(column == tl.load(PLACE + row), a, 0.0)
+    gradient += tl.where(column == tl.load(TARGETS + row) - begin, a, 0.0)
     if HOT:
         gradient *= cold
     if CAP:
@@ -297,9 +299,9 @@ def combine(
         tl.store(MOMENT + row, moment, mask=live)
 
 
-def blocks(device: torch.device) -> int:
-    """How many times the tile's size these steps take: itself, and its gradient."""
-    return 2
+def blocks(device: torch.device, gradient: bool) -> int:
+    """How many times the tile's size these steps take: itself, and its gradient if that is wanted."""
+    return 1 + gradient
 
 
 def finished(products: Tensor, curve: Curve) -> Tensor:
@@ -307,22 +309,29 @@ def finished(products: Tensor, curve: Curve) -> Tensor:
     return products
 
 
-def add(products: Tensor, curve: Curve, place: Tensor, running: Running) -> None:
+def add(products: Tensor, curve: Curve, targets: Tensor, first: int, running: Running) -> None:
     """Add a tile to what is known of its rows, in place; see `eager.add`."""
     rows, columns = products.shape
     if not rows:
         return
     block, moment = _block(columns), running.moment
-    with _on(products.device):
+    with on(products.device):
         row_stats[(rows,)](
-            products, products.stride(0), _or(curve.bias, products), place, running.score, running.peak, running.mass,
-            _or(moment, products), columns, *_numbers(curve), **_flags(curve), ENTROPY=moment is not None, BLOCK=block,
-            num_warps=8 if block > 1024 else 4, enable_fp_fusion=True,
+            products, products.stride(0), _or(curve.bias, products), targets, first, running.score, running.peak,
+            running.mass, _or(moment, products), columns, *_numbers(curve), **_flags(curve),
+            ENTROPY=moment is not None, BLOCK=block, num_warps=8 if block > 1024 else 4, enable_fp_fusion=True,
         )  # fmt: skip
 
 
 def gradient(
-    products: Tensor, curve: Curve, place: Tensor, known: Statistics, upstream: Upstream, rows: Tensor | None, kind: torch.dtype
+    products: Tensor,
+    curve: Curve,
+    targets: Tensor,
+    first: int,
+    known: Statistics,
+    upstream: Upstream,
+    rows: Tensor | None,
+    kind: torch.dtype,
 ) -> Tensor:
     """The loss's gradient by the products; see `eager.gradient`. In the tile's own memory if it is of that type and whole."""
     columns, count = products.shape[1], len(products) if rows is None else len(rows)
@@ -332,11 +341,12 @@ def gradient(
         return out
     a, b, h = (None if column is None else column.contiguous() for column in upstream)
     block = min(2048, _block(columns))
-    with _on(products.device):
+    with on(products.device):
         dlogits[(count, triton.cdiv(columns, block))](
-            products, products.stride(0), out, out.stride(0), _or(rows, products), _or(curve.bias, products), place, *known,
-            a, _or(b, products), _or(h, products), columns, *_numbers(curve), **_flags(curve), SOME=rows is not None,
-            OF_LSE=b is not None, OF_ENTROPY=h is not None, BLOCK=block, num_warps=4, enable_fp_fusion=True,
+            products, products.stride(0), out, out.stride(0), _or(rows, products), _or(curve.bias, products), targets,
+            first, *known, a, _or(b, products), _or(h, products), columns, *_numbers(curve), **_flags(curve),
+            SOME=rows is not None, OF_LSE=b is not None, OF_ENTROPY=h is not None, BLOCK=block, num_warps=4,
+            enable_fp_fusion=True,
         )  # fmt: skip
     return out
 
@@ -361,7 +371,7 @@ def fused(hidden: Tensor, weight: Tensor, targets: Tensor, curve: Curve, running
         x, w = (TensorDescriptor.from_tensor(each, [rows, shape.BK]) for each, rows in ((x, shape.BM), (w, shape.BN)))
     entropy = running.moment is not None
     moment = _or(running.moment, hidden)
-    with _on(hidden.device):
+    with on(hidden.device):
         flash[(triton.cdiv(len(hidden), shape.BM) * splits,)](
             x, w, hidden.stride(0), weight.stride(0), _or(curve.bias, hidden), targets.contiguous(), *parts, *hidden.shape[:1],
             *weight.shape, *_numbers(curve), **_flags(curve), ENTROPY=entropy, TMA=shape.tma,
@@ -409,12 +419,10 @@ def _block(columns: int) -> int:
 
 
 def _dense(x: Tensor) -> Tensor:
-    """Rows without gaps between their numbers, from an address that the copy engine can take."""
-    return (
-        x
-        if x.stride(1) == 1 and x.stride(0) >= x.shape[1] and x.data_ptr() % 16 == 0
-        else x.clone(memory_format=torch.contiguous_format)
-    )
+    """Rows without gaps between their numbers, from an address and in a distance that the copy engine can take."""
+    width, distance = (numbers * x.element_size() for numbers in (x.shape[1], x.stride(0)))
+    fits = distance >= width and (distance % 16 == 0 or width % 16 != 0)  # rows of an odd width are not for that engine
+    return x if x.stride(1) == 1 and fits and x.data_ptr() % 16 == 0 else x.clone(memory_format=torch.contiguous_format)
 
 
 def _or(given: Tensor | None, other: Tensor) -> Tensor:
@@ -429,7 +437,3 @@ def _numbers(curve: Curve) -> tuple[float, float]:
 
 def _flags(curve: Curve) -> dict[str, bool]:
     return {"BIAS": curve.bias is not None, "CAP": curve.softcap is not None, "HOT": curve.temperature != 1}
-
-
-def _on(device: torch.device) -> AbstractContextManager[Any]:
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -88,7 +88,7 @@ def linear_loss(
     check_targets(targets if mask is None else targets[mask], len(weight))
     if rows is None:
         room = budget or (BUDGET if hidden.device.type == "cpu" else CUDA_BUDGET)
-        width = len(weight) * statistics_type(hidden, weight).itemsize * steps(name).blocks(hidden.device)
+        width = len(weight) * statistics_type(hidden, weight).itemsize * steps(name).blocks(hidden.device, True)
         rows = max(1, room // max(1, width))
     given = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in (hidden, weight, bias)]
     parts = chunks(len(targets), mask, groups, rows, targets.device)

@@ -69,7 +69,7 @@ class LinearLoss(torch.autograd.Function):
             chunked.products(part, weight, products)
             logits = step.finished(products, curve)
             running = chunked.start(part, weight, place, entropy)
-            step.add(logits, curve, place, running)
+            step.add(logits, curve, place, 0, running)
             its_log_prob, log_sum_exp[rows], its_entropy, known = chunked.finish(running)
             log_prob[rows] = its_log_prob
             if spread is not None and its_entropy is not None:
@@ -82,7 +82,7 @@ class LinearLoss(torch.autograd.Function):
             live = (live if upstream.entropy is None else live | (upstream.entropy != 0)).nonzero()[:, 0]  # waits for it:
             some = None if len(live) == len(rows) else live  # two products of a chunk are worth more
             if len(live):
-                slope = step.gradient(logits, curve, place, known, upstream, some, gradients.kind)
+                slope = step.gradient(logits, curve, place, 0, known, upstream, some, gradients.kind)
                 gradients.add(slope, part if some is None else part[some], rows if some is None else rows[some])
                 del slope  # or it is there beside the next
         ctx.gradients, ctx.kinds = gradients.found(), [torch.float32 if x is None else x.dtype for x in (hidden, weight, bias)]

@@ -47,7 +47,7 @@ def discounted_sum(values: Tensor, decay: Tensor | float) -> Tensor:
 
 def _blocks(columns: Tensor, size: int, count: int) -> Tensor:
     """[B, T] as [size, B · count], a column for each block; zeros stand behind the last step."""
-    return pad(columns, (0, size * count - columns.shape[1])).view(-1, size).T.contiguous()
+    return pad(columns, (0, size * count - columns.shape[1])).reshape(-1, size).T.contiguous()
 
 
 def _walk(x: Tensor, a: Tensor | float, following: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from rewardlab.kernels.dispatch import on
+
 # steps of a block -> (rows of a program, warps): about 1000 numbers a program
 CONFIGURATIONS = {16: (32, 4), 64: (16, 4), 256: (4, 4), 1024: (1, 4)}
 LARGEST = tl.constexpr(3e38)
@@ -24,21 +26,22 @@ def discounted_sum(values: Tensor, decay: Tensor | None, constant: float, transp
     sums = torch.empty((rows, steps), dtype=torch.float32, device=values.device)
     block = next((size for size in CONFIGURATIONS if size >= steps), max(CONFIGURATIONS))
     row_block, warps = CONFIGURATIONS[block]
-    scan_kernel[(triton.cdiv(rows, row_block),)](
-        values,
-        values if decay is None else decay,
-        sums,
-        rows,
-        steps,
-        values.stride(0),
-        0 if decay is None else decay.stride(0),
-        constant,
-        TRANSPOSED=transposed,
-        CONSTANT=decay is None,
-        ROWS=row_block,
-        BLOCK=block,
-        num_warps=warps,
-    )
+    with on(values.device):
+        scan_kernel[(triton.cdiv(rows, row_block),)](
+            values,
+            values if decay is None else decay,
+            sums,
+            rows,
+            steps,
+            values.stride(0),
+            0 if decay is None else decay.stride(0),
+            constant,
+            TRANSPOSED=transposed,
+            CONSTANT=decay is None,
+            ROWS=row_block,
+            BLOCK=block,
+            num_warps=warps,
+        )
     return sums
 
 

@@ -10,7 +10,7 @@ from rewardlab.kernels import linear_log_prob
 from rewardlab.kernels.linear_log_prob import chunked, hindrances, triton
 from rewardlab.kernels.linear_log_prob.eager import Curve, Statistics, Upstream
 from rewardlab.kernels.linear_log_prob.reference import reference
-from rewardlab.kernels.linear_log_prob.triton import Shape, fused
+from rewardlab.kernels.linear_log_prob.triton import Shape, _dense, fused
 
 SHAPES = {"ragged": (70, 40, 601), "one": (1, 1, 1), "none": (0, 5, 7), "word": (3, 16, 300)}
 OPTIONS = {"plain": {}, "all": {"temperature": 0.7, "softcap": 5.0, "bias": True}, "bias": {"bias": True}}
@@ -92,6 +92,24 @@ def test_gradients_are_float64s(options, dtype, limit):
         assert relative(one, other) < limit
 
 
+@pytest.mark.parametrize("batch_invariant", [False, True])
+def test_views_with_gaps_are_read_as_what_they_are(batch_invariant):
+    """Every other target; rows that lie 515 numbers apart, which is no multiple of 16 bytes, and one such row alone."""
+    hidden, weight, targets, _ = operands(70, 512, 301, torch.bfloat16, {})
+    wide = torch.full((70, 515), torch.nan, dtype=torch.bfloat16)
+    wide[:, :512] = hidden
+    between = torch.stack([targets, targets - 1], 1).clamp_min(0)[:, 0]
+    options = {"entropy": True, "batch_invariant": batch_invariant, "backend": "triton", "budget": 2**18}
+    whole = linear_log_prob(hidden, weight, targets, **options)
+    for rows in (slice(None), slice(0, 1)):
+        ours = linear_log_prob(wide[rows, :512], weight, between[rows], **options)
+        for value, expected in zip(ours, whole, strict=True):
+            assert_close(value, expected[rows], atol=5e-6, rtol=0)
+    view = _dense(wide[:1, :512])
+    assert view.stride(0) == 512
+    assert _dense(wide[:, :99]).data_ptr() == wide.data_ptr(), "rows that the copy engine cannot take stay where they are"
+
+
 @pytest.mark.parametrize("tma", [False, True], ids=["pointers", "copy engine"])
 @pytest.mark.parametrize("words", [1, 255, 4096 + 300], ids=str)
 def test_the_fused_shape_for_hopper(tma, words):
@@ -111,11 +129,11 @@ def test_only_the_rows_that_count_get_a_gradient():
     *_, known = chunked.forward(hidden, weight, targets, curve, True, 2**19, "triton")
     upstream = Upstream(torch.linspace(-1, 1, 12), None, torch.linspace(2, 1, 12))
     products, rows = hidden @ weight.T, torch.tensor([1, 4, 11])
-    some = triton.gradient(products, curve, targets, known, upstream, rows, torch.float32)
-    whole = triton.gradient(products, curve, targets, known, upstream, None, torch.float32)
+    some = triton.gradient(products, curve, targets, 0, known, upstream, rows, torch.float32)
+    whole = triton.gradient(products, curve, targets, 0, known, upstream, None, torch.float32)
     assert torch.equal(some, whole[rows])
     assert whole.data_ptr() == products.data_ptr(), "in the tile's own memory"
-    assert triton.gradient(products, curve, targets, known, upstream, rows[:0], torch.float32).shape == (0, 300)
+    assert triton.gradient(products, curve, targets, 0, known, upstream, rows[:0], torch.float32).shape == (0, 300)
 
 
 def test_forbidden_words_have_no_share_and_leave_finite_gradients():
@@ -157,7 +175,7 @@ def test_the_soft_caps_tanh_near_zero_and_far_from_it():
     slopes = torch.zeros(500)
     for index in (0, 100, 200, 300, 350, 400, 499):
         running = chunked.start(products, torch.empty(500, 500), targets + index, False)
-        triton.add(products, curve, targets + index, running)
+        triton.add(products, curve, targets + index, 0, running)
         slopes[index] = running.score[0]
         expected = 30 * torch.tanh(products[:, index].double() / 30)
         assert_close(running.score.double(), expected, rtol=4e-7, atol=0)
