@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from rewardlab.policies.base import Policy
+from rewardlab.policies.base import At, Policy, Steps
 from rewardlab.rewards.base import Reward
 from rewardlab.seeds import row_seeds
 from rewardlab.tiny import tiny_diffusion, tiny_stable_diffusion, tiny_stable_diffusion_xl
@@ -216,6 +216,22 @@ class PolicyConformance:
             assert (own is None) == (other is None), "a parameter has a gradient in one way only"
             if own is not None and other is not None:
                 assert_close(own, other, atol=1e-5 * max(1.0, other.abs().max().item()), rtol=1e-3)
+
+    def test_a_loss_of_whole_outputs_sees_them_whole(self) -> None:
+        """Rows of one group come together: here the square of each pair's total, which no part of it tells."""
+        policy, trajectory = self.sampled()
+        count, device = len(trajectory.mask), trajectory.mask.device
+        pair = torch.arange(count, device=device) // 2
+
+        def squares(steps: Steps, at: At) -> Tensor:
+            owner, weight = at(pair[:, None]).expand_as(steps.log_prob).flatten(), at(trajectory.mask).flatten()
+            return steps.log_prob.new_zeros(count).index_add(0, owner, weight * steps.log_prob.flatten()).square().sum()
+
+        with torch.no_grad():
+            applied = policy.apply_loss(trajectory, squares, groups=pair)
+            totals = policy.log_prob(trajectory).where(trajectory.mask, 0).sum(1)
+        expected = totals.new_zeros(count).index_add(0, pair, totals).square().sum()
+        assert_close(applied, expected, atol=self.log_prob_atol, rtol=1e-4)
 
     def test_the_reference_stays_as_the_policy_was(self) -> None:
         policy, trajectory = self.sampled()

@@ -67,6 +67,7 @@ class Policy(nn.Module, ABC):
         loss: StepLoss,
         *,
         rows: Tensor | None = None,
+        groups: Tensor | None = None,
         entropy: bool = False,
         value: bool = False,
     ) -> Tensor:
@@ -79,6 +80,7 @@ class Policy(nn.Module, ABC):
             loss: takes the `Steps` of a part and `at`, which picks the same steps of any table [B, T] or [B, 1]; returns a
                 scalar, what this part adds. It may use only steps that the mask counts, and has a gradient by `Steps` alone.
             rows: bool [B, T]; the loss is 0, whatever the policy says, where this is false. A leaf may leave those steps out.
+            groups: int64 [B]; rows of one number are given to `loss` together, as a loss of whole outputs or of pairs asks for.
             entropy: whether `loss` is given the entropy.
             value: whether it is given the critic's value.
 

@@ -194,6 +194,7 @@ class CausalLMPolicy(Policy):
         loss: StepLoss,
         *,
         rows: Tensor | None = None,
+        groups: Tensor | None = None,
         entropy: bool = False,
         value: bool = False,
     ) -> Tensor:
@@ -213,7 +214,9 @@ class CausalLMPolicy(Policy):
         operands = states.flatten(0, 1).to(self.dtype), weight, targets
         options = {"bias": bias, "temperature": self.temperature, "softcap": self.softcap, "mask": live, "entropy": entropy}
         if not value:
-            return linear_loss(*operands, lambda log_prob, spread, part: loss(Steps(log_prob, spread), at(part)), **options)[0]
+            owners = None if groups is None else groups.to(states.device)[:, None].expand(-1, steps).flatten()
+            stated = lambda log_prob, spread, part: loss(Steps(log_prob, spread), at(part))  # noqa: E731
+            return linear_loss(*operands, stated, groups=owners, **options)[0]
         found, part = linear_log_prob(*operands, **options), live.nonzero()[:, 0]
         columns = found.log_prob, found.entropy, self._values(states).flatten()
         return loss(Steps(*(None if column is None else column[part] for column in columns)), at(part))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -114,3 +114,16 @@ def frozen_reference(policy: Policy, reference: Policy | None) -> Policy:
 def step_total(log_prob: Tensor, mask: Tensor) -> Tensor:
     """The log-probability [B] of whole outputs: the sum over the steps that count."""
     return torch.where(mask, log_prob, 0).sum(1)
+
+
+def row_totals(log_prob: Tensor, place: Tensor, shape: Sequence[int]) -> Tensor:
+    """The sums [B] of steps that stand at `place` in a table [B, T], 0 for a row that has none here.
+
+    Each step has a place of its own, so nothing is added in an order that changes.
+
+    Example:
+        >>> row_totals(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 1, 5]), (3, 2)).tolist()
+        [3.0, 0.0, 3.0]
+    """
+    table = log_prob.new_zeros(shape).flatten().index_put((place.flatten(),), log_prob.flatten())
+    return table.view(*shape).sum(1)

@@ -9,8 +9,9 @@ from torch.optim import AdamW
 
 from rewardlab.losses import dpo_loss
 from rewardlab.policies import Policy
+from rewardlab.policies.base import At, Steps
 from rewardlab.rewards import Reward
-from rewardlab.training.base import Trained, frozen_reference, step_total
+from rewardlab.training.base import Trained, frozen_reference, row_totals, step_total
 from rewardlab.types import PreferencePairs, concatenate
 
 
@@ -75,15 +76,24 @@ class DPO(Trained):
 
     def _loss(self, pairs: PreferencePairs, prefix: str) -> Tensor:
         both = self.policy.encode(concatenate([pairs.chosen, pairs.rejected]), seeds=self.seeds(pairs.chosen).repeat(2))
-        log_prob = step_total(self.policy.log_prob(both), both.mask)
+        count, shape = len(pairs), both.mask.shape
         with torch.no_grad():
             reference = step_total(self.reference.log_prob(both), both.mask)
-        (chosen, rejected), (reference_chosen, reference_rejected) = log_prob.chunk(2), reference.chunk(2)
-        loss = dpo_loss(chosen, rejected, reference_chosen, reference_rejected, beta=self.beta).mean()
-        loss = loss - self.sft_weight * chosen.mean()
-        gains = chosen.detach() - reference_chosen, rejected.detach() - reference_rejected
-        figures = {"loss": loss.detach(), "accuracy": (gains[0] > gains[1]).float().mean()}
-        figures |= {"margin": self.beta * (gains[0] - gains[1]).mean(), "chosen": gains[0].mean(), "rejected": gains[1].mean()}
+        place = torch.arange(both.mask.numel(), device=both.mask.device).view(shape)
+        found = [torch.zeros_like(reference)]
+
+        def added(steps: Steps, at: At) -> Tensor:
+            log_prob = row_totals(steps.log_prob, at(place), shape)
+            here = torch.zeros(count, dtype=torch.bool, device=place.device)
+            here[(at(place) // shape[1] % count).flatten()] = True
+            losses = dpo_loss(*log_prob.chunk(2), *reference.chunk(2), beta=self.beta) - self.sft_weight * log_prob[:count]
+            found.append(log_prob.detach())
+            return losses.where(here, 0).sum() / count
+
+        loss = self.policy.apply_loss(both, added, groups=torch.arange(count).repeat(2))
+        chosen, rejected = (torch.stack(found).sum(0) - reference).chunk(2)
+        figures = {"loss": loss.detach(), "accuracy": (chosen > rejected).float().mean()}
+        figures |= {"margin": self.beta * (chosen - rejected).mean(), "chosen": chosen.mean(), "rejected": rejected.mean()}
         figures = {prefix + name: value for name, value in figures.items()}
         self.log_dict(figures, prog_bar=True, batch_size=len(pairs), sync_dist=prefix != "")
         return loss

@@ -125,6 +125,17 @@ def test_groups_are_never_divided(chunk):
     check(*both(sequences(), False, hidden, weight, targets, mask, chunk=chunk, groups=pairs), 1e-12)
 
 
+@pytest.mark.parametrize(("chunk", "parts"), [(11, [36]), (12, [12, 12, 12]), (24, [24, 12])])
+def test_a_group_that_does_not_fit_is_taken_with_all_others_at_once(chunk, parts):
+    """The workspace stays what was allowed, for a product more."""
+    hidden, weight, targets, _ = operands(rows=36)
+    seen = []
+    linear_loss(
+        hidden, weight, targets, lambda x, _, rows: seen.append(len(rows)) or x.sum(), groups=torch.arange(36) % 3, rows=chunk
+    )
+    assert seen == parts
+
+
 def test_chunks_hold_whole_groups_and_every_row_once():
     groups = torch.randint(9, (100,), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(100) % 4 > 0

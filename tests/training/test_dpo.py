@@ -9,15 +9,17 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from rewardlab import DiffusionPolicy
+from rewardlab import CausalLMPolicy, DiffusionPolicy
 from rewardlab.data import ResumableLoader, Rows
+from rewardlab.losses import dpo_loss
 from rewardlab.mining import best_and_worst
 from rewardlab.policies.samplers import Sampler
 from rewardlab.rewards import Brightness
 from rewardlab.seeds import row_seeds
-from rewardlab.testing import tiny_diffusion
+from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer
 from rewardlab.training import DPO, SFT, Resumable
-from rewardlab.types import PreferencePairs, Samples
+from rewardlab.training.base import step_total
+from rewardlab.types import PreferencePairs, Samples, concatenate
 
 ADAM = partial(torch.optim.Adam, lr=1e-3)
 
@@ -67,6 +69,32 @@ def test_at_the_start_the_loss_is_log_2(sft_weight):
     assert anchor > 0
     assert figures["loss"] == pytest.approx(math.log(2) + sft_weight * anchor, rel=0.1 if sft_weight else 1e-6)
     assert figures["margin"] == figures["chosen"] == figures["rejected"] == 0
+
+
+@pytest.mark.parametrize(("rows", "parts"), [(100, 1), (14, 3), (3, 1)], ids=["one chunk", "a pair a chunk", "too large"])
+def test_a_language_models_pairs_are_never_divided(monkeypatch, rows, parts):
+    """Chunks of the vocabulary hold whole pairs, or all is taken at once: the plain loss and gradients each time."""
+    chosen, rejected = (["yes, it is", "a", "so"], ["no", "never more", "b"])
+    both = PreferencePairs(Samples(["is it", "say", "say"], chosen), Samples(["is it", "say", "say"], rejected))
+    module = DPO(CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer()), beta=0.3, sft_weight=0.2)
+    module.reference = CausalLMPolicy(tiny_causal_lm(seed=1), tiny_tokenizer()).reference()
+    asked, logged = [], {}
+    module.log_dict = lambda figures, **_: logged.update(figures)
+    monkeypatch.setattr(
+        "rewardlab.training.dpo.dpo_loss", lambda *columns, **options: asked.append(1) or dpo_loss(*columns, **options)
+    )
+    network = module.policy.network
+    monkeypatch.setattr("rewardlab.kernels.policy_loss.BUDGET", rows * 4 * len(network.get_output_embeddings().weight))
+    loss = module.training_step(both, 0)
+    assert len(asked) == parts
+    encoded = module.policy.encode(concatenate([both.chosen, both.rejected]), seeds=torch.zeros(6, dtype=torch.long))
+    totals = [step_total(each.log_prob(encoded), encoded.mask) for each in (module.policy, module.reference)]
+    gains = 0.3 * (totals[0] - totals[1])
+    plain = -torch.nn.functional.logsigmoid(gains[:3] - gains[3:]).mean() - 0.2 * totals[0][:3].mean()
+    assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
+    assert logged["margin"].item() == pytest.approx((gains[:3] - gains[3:]).mean().item(), abs=1e-4)
+    for own, other in zip(*(torch.autograd.grad(value, list(network.parameters())) for value in (loss, plain)), strict=True):
+        assert torch.allclose(own, other, atol=1e-5 * max(1.0, other.abs().max().item()))
 
 
 def test_the_figures_are_the_papers():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -51,8 +53,9 @@ def linear_loss(
         mask: bool [N]; the other rows never reach the head or the loss.
         entropy: whether the loss is given the entropy.
         rows: the most rows of a chunk; by default what the budget has room for.
-        groups: int64 [N]; rows with one number share a chunk, however large: for losses of whole sequences or pairs. Inside
-            a chunk rows then stand by group, each group's in their order.
+        groups: int64 [N]; rows with one number share a chunk: for losses of whole sequences or pairs. Inside a chunk rows then
+            stand by group, each group's in their order. If a group has more rows than a chunk, the loss is taken of
+            `linear_log_prob`'s result instead, all rows at once: four products, and no larger workspace.
         budget: bytes of workspace, beside inputs, results and gradients: 32 MiB on a CPU, 768 MiB elsewhere.
         backend: as in `linear_log_prob`; under torch.compile the loss is taken of its result, with four products, and
             a mask needs torch._dynamo.config.capture_dynamic_output_shape_ops.
@@ -77,13 +80,10 @@ def linear_loss(
         raise InputError(
             f"linear_loss takes groups [{len(targets)}], a number a row, and rows of at least 1; got {shape}, {rows}."
         )
+    options = {"bias": bias, "temperature": temperature, "softcap": softcap, "mask": mask, "entropy": entropy}
     name = "torch" if torch.compiler.is_compiling() else chosen("linear_loss", hindrances(hidden, weight), backend)
     if torch.compiler.is_compiling() or name == "reference":
-        options = {"bias": bias, "temperature": temperature, "softcap": softcap, "mask": mask, "entropy": entropy}
-        found = linear_log_prob(hidden, weight, targets, backend=backend, **options)  # type: ignore[arg-type]
-        live = torch.arange(len(targets), device=targets.device) if mask is None else mask.nonzero()[:, 0]
-        value = loss(found.log_prob[live], None if found.entropy is None else found.entropy[live], live)
-        return value, LinearLogProb(*(None if x is None else x.detach() for x in found))  # type: ignore[arg-type]
+        return _at_once(hidden, weight, targets, loss, backend, options)
     hidden, weight, bias = autocast_operands(hidden, weight, bias)
     check_targets(targets if mask is None else targets[mask], len(weight))
     if rows is None:
@@ -92,12 +92,25 @@ def linear_loss(
         rows = max(1, room // max(1, width))
     given = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in (hidden, weight, bias)]
     parts = chunks(len(targets), mask, groups, rows, targets.device)
+    if max(map(len, parts), default=0) > rows:
+        return _at_once(hidden, weight, targets, loss, backend, options | {"bias": bias})
     with torch.autocast(hidden.device.type, enabled=False):
         curve = Curve(None, float(temperature), softcap)  # the bias has to be an argument of its own
         value, log_prob, log_sum_exp, spread = LinearLoss.apply(
             hidden, weight, bias, targets, loss, parts, curve, entropy, given, name
         )
     return value, LinearLogProb(log_prob, log_sum_exp, spread)
+
+
+def _at_once(
+    hidden: Tensor, weight: Tensor, targets: Tensor, loss: StepLoss, backend: Backend | None, options: dict[str, Any]
+) -> tuple[Tensor, LinearLogProb]:
+    """The loss of all rows' log-probabilities together, with four products."""
+    found = linear_log_prob(hidden, weight, targets, backend=backend, **options)
+    mask = options["mask"]
+    live = torch.arange(len(targets), device=targets.device) if mask is None else mask.nonzero()[:, 0]
+    value = loss(found.log_prob[live], None if found.entropy is None else found.entropy[live], live)
+    return value, LinearLogProb(*(None if x is None else x.detach() for x in found))  # type: ignore[arg-type]
 
 
 def hindrances(hidden: Tensor, weight: Tensor, *_: object, **__: object) -> dict[str, str]:
