@@ -93,12 +93,16 @@ def _file_pieces(path: Path) -> Iterator[bytes]:
 def described(thing: Any) -> Any:
     """Return plain data that names an object by its class and its public attributes: for keys, where no config says it.
 
-    Factories (`functools.partial`, functions, classes) are named too; a lambda by its code.
+    Factories (`functools.partial`, functions, classes) are named too; a lambda by its code and by the plain data, tensors and
+    modules that it takes from around it.
 
     Example:
         >>> from functools import partial
         >>> described(partial(round, ndigits=2))
         {'class': 'builtins.round', 'args': [], 'ndigits': 2}
+        >>> one, other = (described(lambda: rate) for rate in (0.1, 0.2))
+        >>> one == other
+        False
     """
     if thing is None or isinstance(thing, str | bool | int | float):
         return thing
@@ -109,12 +113,20 @@ def described(thing: Any) -> Any:
     if isinstance(thing, partial):
         return {"class": _name(thing.func), "args": described(thing.args), **described(thing.keywords)}
     if hasattr(thing, "__qualname__"):
-        name = _name(thing)
-        return f"{name} {fingerprint([thing.__code__.co_code, repr(thing.__code__.co_consts)])}" if "<lambda>" in name else name
+        return f"{_name(thing)} {_code(thing)}" if "<lambda>" in thing.__qualname__ else _name(thing)
     if (hasattr(thing, "state_dict") and hasattr(thing, "parameters")) or hasattr(thing, "numel"):  # a module or a tensor
         return {"class": _name(type(thing)), "fingerprint": fingerprint(thing)}
     public = {name: value for name, value in vars(thing).items() if not name.startswith("_")}
     return {"class": _name(type(thing)), **described(public)}
+
+
+def _code(function: Any) -> str:
+    """Return the fingerprint of what a lambda does: its code, its defaults and what it takes from around it."""
+    around = [cell.cell_contents for cell in function.__closure__ or ()]
+    plain = (str, int, float, list, tuple, Mapping, partial, type(None))
+    told = [isinstance(x, plain) or hasattr(x, "state_dict") or hasattr(x, "numel") for x in around]
+    words = [described(x) if tells else _name(type(x)) for x, tells in zip(around, told, strict=True)]
+    return fingerprint([function.__code__.co_code, repr(function.__code__.co_consts), repr(function.__defaults__), words])
 
 
 def _name(thing: Any) -> str:

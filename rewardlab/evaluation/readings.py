@@ -62,6 +62,11 @@ class Readings(Callback):
         self.prompts = prompts if prompts is None or isinstance(prompts, list) else read_prompts(prompts)
         self.rows: list[Row] = []
 
+    @property
+    def state_key(self) -> str:
+        """A name of its own in checkpoints, so that a run may have several."""
+        return f"Readings {sorted(self.judges)} {self.samples} {self.every_n_steps} {self.seed}"
+
     def observe(self, watched: Watched) -> None:
         """Take the prompts that the rounds hold out, unless some were given."""
         self.prompts = self.prompts or list(watched.held_out_prompts or watched.prompts)

@@ -121,7 +121,7 @@ class PostTrain:
         figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
         stopped = [guard.stopped_at for guard in readers if isinstance(guard, Guard)]
         figures |= {"steps": trainer.global_step, "guard_stopped_at": stopped, "generations": getattr(module, "generations", 0)}
-        figures["stability"] = next((reader.figures() for reader in readers if isinstance(reader, Readings)), {})
+        figures["stability"] = {k: v for reader in readers if isinstance(reader, Readings) for k, v in reader.figures().items()}
         save_stage(folder, policy, figures, scratch)
 
 

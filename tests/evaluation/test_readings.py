@@ -31,7 +31,13 @@ def loop(rate=1e-2):
 
 def fit(module, readings, steps, folder=None, **options):
     logger = CSVLogger(folder, name="", version="") if folder else False
-    trainer = pl.Trainer(max_steps=steps, callbacks=[readings], logger=logger, enable_checkpointing=False, **QUIET)
+    trainer = pl.Trainer(
+        max_steps=steps,
+        callbacks=readings if isinstance(readings, list) else [readings],
+        logger=logger,
+        enable_checkpointing=False,
+        **QUIET,
+    )
     trainer.fit(module, datamodule=Prompts(["one", "two"], 2), **options)
     return trainer
 
@@ -73,6 +79,18 @@ def test_a_resumed_run_keeps_its_readings(tmp_path):
     fit(loop(), first, 2).save_checkpoint(tmp_path / "last.ckpt")
     fit(loop(), second, 4, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert second.rows == whole.rows
+
+
+def test_a_run_may_have_two_and_each_goes_on_with_its_own(tmp_path):
+    def two():
+        return [Readings({name: Function(partial(count, name))}, ["x"], samples=4, every_n_steps=1) for name in "ab"]
+
+    whole, part, resumed = two(), two(), two()
+    fit(loop(), whole, 4)
+    fit(loop(), part, 2).save_checkpoint(tmp_path / "last.ckpt")
+    fit(loop(), resumed, 4, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert [readings.rows for readings in resumed] == [readings.rows for readings in whole]
+    assert [set(readings.rows[0]) - {"step", "reward", "kl"} for readings in resumed] == [{"a"}, {"b"}]
 
 
 def test_prompts_come_from_the_rounds_unless_given():

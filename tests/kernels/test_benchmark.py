@@ -1,6 +1,7 @@
 """The benchmark of the kernels, tried out on a CPU: every case runs, and its exact values are exact."""
 
 import csv
+import importlib
 import importlib.util
 import math
 import os
@@ -17,12 +18,20 @@ FILE = ROOT / "experiments/benchmarks/kernels.py"
 
 @pytest.fixture(scope="module")
 def benchmark():
+    """The program, with its folder on the path, where Python puts a script's."""
+    sys.path.insert(0, str(FILE.parent))
     spec = importlib.util.spec_from_file_location("benchmark_of_kernels", FILE)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look there
     spec.loader.exec_module(module)
     yield module
-    del sys.modules[spec.name]
+    sys.path.remove(str(FILE.parent))
+    for name in [each for each in sys.modules if each.split(".")[0] == "kernel_cases"]:
+        del sys.modules[name]
+
+
+def part(name):
+    """A module of the program's, while it is loaded."""
+    return importlib.import_module(f"kernel_cases.{name}")
 
 
 @pytest.fixture(scope="module")
@@ -86,36 +95,33 @@ def test_errors_of_ours_are_small_and_of_the_naive_form_are_seen(rows, metric, b
 
 
 def test_exact_values_are_those_of_autograd(benchmark):
+    data, errors, found_of = part("head_data"), part("head_errors"), part("measuring").Found
     run = benchmark.Run(torch.device("cpu"), True, 60.0)
-    head = benchmark.heads(run, "S3")[0]
+    head = data.heads(run, "S3")[0]
     hidden, weight = head.hidden.double().requires_grad_(), head.weight.double().requires_grad_()
     log_prob = (hidden @ weight.T).log_softmax(1)
     entropy = -(log_prob.exp() * log_prob).sum(1)
     scores = log_prob.gather(1, head.targets[:, None])[:, 0]
-    truth = benchmark.exact(head, len(hidden))
-    torch.testing.assert_close(truth[0], scores, rtol=0, atol=1e-12)
-    torch.testing.assert_close(truth[1] - truth[2], entropy, rtol=0, atol=1e-12)
+    truth = errors.exact(head)
+    torch.testing.assert_close(truth.log_prob, scores, rtol=0, atol=1e-12)
+    torch.testing.assert_close(truth.total - truth.mean, entropy, rtol=0, atol=1e-12)
     wide = head._replace(old=head.old.double(), anchor=head.anchor.double(), gain=head.gain.double())
-    value = benchmark.policy_loss(wide, 0.01)(scores, entropy, torch.arange(len(hidden)))
+    value = data.policy_loss(wide, 0.01)(scores, entropy, torch.arange(len(hidden)))
     gradients = dict(zip(("hidden", "weight"), torch.autograd.grad(value, [hidden, weight]), strict=True))
     wrong = {name: 1.1 * gradient for name, gradient in gradients.items()}
-    found = {"exact": benchmark.Found(result=gradients), "ten per cent off": benchmark.Found(result=wrong)}
-    errors = benchmark.gradient_errors(head, truth, *benchmark.upstream(head, truth), found)
-    assert max(errors["exact"].values()) < 1e-12
-    assert list(errors["ten per cent off"].values()) == pytest.approx([0.1, 0.1])
+    found = {"exact": found_of(result=gradients), "ten per cent off": found_of(result=wrong)}
+    relative = errors.gradient_errors(head, truth, *errors.upstream(head, truth), found)
+    assert max(relative["exact"].values()) < 1e-12
+    assert list(relative["ten per cent off"].values()) == pytest.approx([0.1, 0.1])
 
 
 def test_exact_values_take_the_vocabulary_in_slices(benchmark, monkeypatch):
-    head = benchmark.heads(benchmark.Run(torch.device("cpu"), True, 60.0), "S4")[0]
-    whole, sliced = benchmark.exact(head, 64), partial_words(benchmark, monkeypatch, head)
-    for one, other in zip(whole, sliced, strict=True):
+    errors = part("head_errors")
+    head = part("head_data").heads(benchmark.Run(torch.device("cpu"), True, 60.0), "S4")[0]
+    whole, words = errors.exact(head, 64), errors._words
+    monkeypatch.setattr(errors, "_words", lambda weight: words(weight, 300))
+    for one, other in zip(whole, errors.exact(head, 64), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
-
-
-def partial_words(benchmark, monkeypatch, head):
-    original = benchmark._words
-    monkeypatch.setattr(benchmark, "_words", lambda weight: original(weight, 300))
-    return benchmark.exact(head, 64)
 
 
 def test_a_cpu_is_not_measured(benchmark, monkeypatch, capsys):
@@ -127,6 +133,7 @@ def test_a_cpu_is_not_measured(benchmark, monkeypatch, capsys):
 
 def test_verdicts(benchmark):
     run = benchmark.Run(torch.device("cpu"), False, 60.0)
-    benchmark.aim(run, "T1", "time", "", 1.1, "<= 1.15", "<= 1.05")
-    benchmark.aim(run, "T1", "time", "", math.nan, "<= 1.15")
+    aim = part("writing").aim
+    aim(run, "T1", "time", "", 1.1, "<= 1.15", "<= 1.05")
+    aim(run, "T1", "time", "", math.nan, "<= 1.15")
     assert [row["note"] for row in run.rows] == ["must met, moonshot missed", "no figure"]
