@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.kernels.scan import discounted_sum
+from rewardlab.kernels.advantages import generalized_advantages
 
 
 def leave_one_out(scores: Tensor) -> Tensor:
@@ -78,16 +78,7 @@ def generalized(rewards: Tensor, values: Tensor, mask: Tensor, *, discount: floa
         >>> generalized(rewards, values, mask, discount=1.0, lam=0.5)[0].tolist()
         [[0.5, 1.0]]
     """
-    if not rewards.shape == values.shape == mask.shape:
-        raise ValueError(f"all must be [B, T]; got {list(rewards.shape)}, {list(values.shape)} and {list(mask.shape)}")
-    rewards, values = rewards.float().where(mask, 0), values.float().where(mask, 0)
-    steps = mask.shape[1]
-    counting = torch.arange(steps, device=mask.device).where(mask, steps).flip(1).cummin(1).values.flip(1)  # at or after each
-    after = torch.nn.functional.pad(counting, (0, 1), value=steps)[:, 1:]
-    following = torch.nn.functional.pad(values, (0, 1)).gather(1, after)  # V of the next step that counts, 0 after the last
-    delta = (rewards + discount * following - values).where(mask, 0)
-    advantages = discounted_sum(delta, torch.where(mask, discount * lam, 1.0)).where(mask, 0)
-    return advantages, advantages + values
+    return generalized_advantages(rewards.float(), values.float(), mask, discount=discount, lam=lam)
 
 
 def _centred(scores: Tensor, name: str) -> Tensor:

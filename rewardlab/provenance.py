@@ -14,6 +14,7 @@ from dataclasses import is_dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from types import CellType, CodeType
 from typing import Any
 
 from rewardlab.errors import InputError
@@ -122,11 +123,22 @@ def described(thing: Any) -> Any:
 
 def _code(function: Any) -> str:
     """Return the fingerprint of what a lambda does: its code, its defaults and what it takes from around it."""
-    around = [cell.cell_contents for cell in function.__closure__ or ()]
-    plain = (str, int, float, list, tuple, Mapping, partial, type(None))
-    told = [isinstance(x, plain) or hasattr(x, "state_dict") or hasattr(x, "numel") for x in around]
-    words = [described(x) if tells else _name(type(x)) for x, tells in zip(around, told, strict=True)]
-    return fingerprint([function.__code__.co_code, repr(function.__code__.co_consts), repr(function.__defaults__), words])
+    cells = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
+    given = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    return fingerprint([_words(function.__code__), list(map(_taken, cells)), list(map(_taken, given))])
+
+
+def _words(code: CodeType) -> list[Any]:
+    """Return what a code object does, without where it lies in memory."""
+    inner = [_words(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    return [code.co_code, list(code.co_names), inner]
+
+
+def _taken(thing: Any) -> Any:
+    """Describe data, factories, modules and tensors; of anything else say the class, as its attributes may be without end."""
+    plain = isinstance(thing, str | int | float | list | tuple | Mapping | partial | type(None))
+    told = plain or any(hasattr(thing, name) for name in ("__qualname__", "state_dict", "numel"))
+    return described(thing) if told else _name(type(thing))
 
 
 def _name(thing: Any) -> str:

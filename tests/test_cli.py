@@ -176,8 +176,9 @@ def test_rounds_build_from_factories_and_take_overrides(place):
     assert figures(place / "b") == {"beta": 9.0, "lr": 0.5, "path": "other", "steps": 8, "seed": 9, "others": {}}
 
 
-def test_null_by_a_flag_is_none_also_below_a_class(place):
-    words = ["rounds", "--config", "rounds.yaml", "--out=a", "--rounds.init_args.policy.init_args.path=null"]
+@pytest.mark.parametrize("flag", [["--rounds.init_args.policy.init_args.path=null"], ["--rounds.policy.path", "~"]])
+def test_null_by_a_flag_is_none_also_below_a_class(place, flag):
+    words = ["rounds", "--config", "rounds.yaml", "--out=a", *flag]
     assert cli.main([*words, "--rounds.init_args.trainer.max_steps=7"]) == 0
     assert figures(place / "a") == {"beta": 1.0, "lr": 0.5, "path": None, "steps": 7, "seed": 3, "others": {}}
 

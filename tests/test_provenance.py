@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rewardlab.errors import InputError
-from rewardlab.provenance import atomic_folder, device_facts, fingerprint, versions, write_atomically
+from rewardlab.provenance import atomic_folder, described, device_facts, fingerprint, versions, write_atomically
 from rewardlab.types import Samples
 
 
@@ -90,3 +90,33 @@ def test_versions_and_devices_are_found_without_imports():
     )
     assert answer.stdout.strip() == "set()"
     assert device_facts()["processors"] >= 1
+
+
+def closure(x):
+    return lambda: x
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda p: sorted(p + p), lambda p: list(p + p)),
+        (lambda a=1: a, lambda a=2: a),
+        (lambda *, a=1: a, lambda *, a=2: a),
+        (lambda: lambda: 1, lambda: lambda: 2),
+        *[
+            tuple((lambda x: lambda: x)(x) for x in pair)
+            for pair in ((0.1, 0.2), (dict, list), (torch.ones(2), torch.zeros(2)))
+        ],
+    ],
+)
+def test_lambdas_that_do_other_things_are_described_apart(one, other):
+    assert described(one) != described(other)
+    assert described(one) == described(one)
+
+
+def test_a_lambdas_description_is_the_same_in_every_process():
+    code = (
+        "from rewardlab.provenance import described as d; make = lambda: (lambda: (x for x in [1])); print(d([make, make()]))"
+    )
+    said = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
+    assert len(said) == 1

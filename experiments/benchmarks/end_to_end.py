@@ -445,7 +445,7 @@ def growth() -> dict[str, list[tuple[float, float]]]:
             features, labels = torch.randn(count, 512), torch.arange(count) % 2
             job = partial(lambda features, labels: auc(projection(features).mean(1), labels), features, labels)
             found.setdefault("targets", []).append((count, measured(job)["seconds"]))
-        for count in (64, 128, 256, 512):
+        for count in (8192, 16384, 32768, 65536):
             pool = Samples([f"p{i}" for i in range(16) for _ in range(count)], ["x"] * (16 * count))
             job = partial(extremes, pool, torch.randn(16 * count), count)
             found.setdefault("candidates", []).append((count, measured(job)["seconds"]))

@@ -78,7 +78,9 @@ class RLAttacker:
         options: dict[str, Any] = {"num_sanity_val_steps": 0, "enable_model_summary": False, "enable_checkpointing": False}
         asking = [] if self.until is None else [Enough(record, self.until, self.ask_every)]
         if self.folder is None:
-            self.trainer(**options, logger=False, callbacks=asking).fit(module, datamodule=prompts)
+            trainer = self.trainer(**options, logger=False)
+            trainer.callbacks.extend(asking)
+            trainer.fit(module, datamodule=prompts)
             return
         folder = Path(self.folder)
         last = folder / "last.ckpt"
@@ -87,8 +89,8 @@ class RLAttacker:
             logger=CSVLogger(folder, name="", version=""),
             default_root_dir=folder,
             log_every_n_steps=10,
-            callbacks=[Recording(record, last, self.checkpoint_every), *asking, Resumable()],
         )
+        trainer.callbacks.extend([Recording(record, last, self.checkpoint_every), *asking, Resumable()])  # beside its own
         trainer.fit(module, datamodule=prompts, ckpt_path=last if last.exists() else None, weights_only=True)
 
 

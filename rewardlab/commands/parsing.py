@@ -43,6 +43,9 @@ class Experiment:
     seed: int = 0
 
 
+NULLS = ("null", "~")
+
+
 class Parser(LightningArgumentParser):
     """Lightning's parser that names a misspelt key, its class and the nearest valid name."""
 
@@ -88,7 +91,7 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
     flags = [word.replace("--out", "--experiment.out", 1) if word.split("=")[0] == "--out" else word for word in words]
     _check_files(flags)
     try:
-        config: Namespace = parser.parse_args([_null(flag) for flag in flags])
+        config: Namespace = parser.parse_args(_nulls(flags))
     except argparse.ArgumentError as error:
         raise InputError(shorten(str(error))) from None
     except OmegaConfBaseException as error:
@@ -114,17 +117,22 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _null(flag: str) -> str:
-    """Return `--a.b=null` as a config of its own; as a flag jsonargparse (4.53) makes it the text "None" below the first class.
+def _nulls(flags: Sequence[str]) -> list[str]:
+    """Make `--a.b=null` or `--a.b null` a config of its own; as a flag jsonargparse (4.53) reads the text "None" there.
 
     Example:
-        >>> _null("--rounds.init_args.seed=null"), _null("--seed=0")
-        ('--config={"rounds": {"init_args": {"seed": null}}}', '--seed=0')
+        >>> _nulls(["--rounds.init_args.seed", "null", "--seed=0"])
+        ['--config={"rounds": {"init_args": {"seed": null}}}', '--seed=0']
     """
-    key, _, value = flag.partition("=")
-    if value not in ("null", "~") or not key.startswith("--") or "." not in key:
-        return flag
-    return "--config=" + reduce(lambda inner, name: f'{{"{name}": {inner}}}', reversed(key[2:].split(".")), "null")
+    found: list[str] = []
+    for flag in flags:
+        if flag in NULLS and found and found[-1].startswith("--") and "." in found[-1] and "=" not in found[-1]:
+            flag = f"{found.pop()}={flag}"
+        key, _, value = flag.partition("=")
+        if value in NULLS and key.startswith("--") and "." in key:
+            flag = "--config=" + reduce(lambda inner, name: f'{{"{name}": {inner}}}', reversed(key[2:].split(".")), "null")
+        found.append(flag)
+    return found
 
 
 def config_files(words: Sequence[str]) -> list[str]:

@@ -34,6 +34,7 @@ class Readings(Callback):
         window: readings that stability averages.
         at_kl: nats at which judges are compared between runs.
         seed: of the outputs' noise, the same at every reading.
+        name: what its metrics' names begin with; a run may have several Readings, each of another name.
 
     Example:
         >>> from rewardlab.rewards import Brightness
@@ -50,6 +51,7 @@ class Readings(Callback):
         window: int = 2,
         at_kl: Sequence[float] = (5.0, 10.0),
         seed: int = 0,
+        name: str = "reading",
     ) -> None:
         taken = {"step", "reward", "kl"} & set(judges)
         if not judges or taken or every_n_steps < 1 or samples < 1:
@@ -58,14 +60,14 @@ class Readings(Callback):
                 f"got {sorted(judges)}, {samples} and {every_n_steps}."
             )
         self.judges, self.samples, self.every_n_steps = judges, samples, every_n_steps
-        self.window, self.at_kl, self.seed = window, tuple(at_kl), seed
+        self.window, self.at_kl, self.seed, self.name = window, tuple(at_kl), seed, name
         self.prompts = prompts if prompts is None or isinstance(prompts, list) else read_prompts(prompts)
         self.rows: list[Row] = []
 
     @property
     def state_key(self) -> str:
-        """A name of its own in checkpoints, so that a run may have several."""
-        return f"Readings {sorted(self.judges)} {self.samples} {self.every_n_steps} {self.seed}"
+        """Its name in checkpoints."""
+        return f"Readings {self.name}"
 
     def observe(self, watched: Watched) -> None:
         """Take the prompts that the rounds hold out, unless some were given."""
@@ -105,7 +107,7 @@ class Readings(Callback):
         policy.train(was_training)
         self.rows.append({"step": float(trainer.global_step), **row})
         for logger in trainer.loggers:
-            logger.log_metrics({f"reading/{name}": value for name, value in row.items()}, step=trainer.global_step)
+            logger.log_metrics({f"{self.name}/{name}": value for name, value in row.items()}, step=trainer.global_step)
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """Return each judge's `Stability` as plain data; nothing before there are enough readings with a KL."""
@@ -113,9 +115,9 @@ class Readings(Callback):
             return {}
         steps, kl = [row["step"] for row in self.rows], torch.tensor([row["kl"] for row in self.rows])
         columns = {name: torch.tensor([row[name] for row in self.rows]) for name in self.judges}
-        return {
-            name: stability(steps, gold, kl, at_kl=self.at_kl, window=self.window).as_dict() for name, gold in columns.items()
-        }
+        before = "" if self.name == "reading" else f"{self.name}/"
+        options = {"at_kl": self.at_kl, "window": self.window}
+        return {before + name: stability(steps, gold, kl, **options).as_dict() for name, gold in columns.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}

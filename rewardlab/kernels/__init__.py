@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from rewardlab.errors import InputError
+from rewardlab.kernels.advantages import generalized_advantages
+from rewardlab.kernels.advantages import hindrances as of_advantages
 from rewardlab.kernels.diffusion_dpo import diffusion_dpo_loss, squared_error
 from rewardlab.kernels.diffusion_dpo import hindrances as of_squared_error
 from rewardlab.kernels.dispatch import Backend, Explanation, explained
@@ -24,6 +26,7 @@ __all__ = [
     "diffusion_dpo_loss",
     "discounted_sum",
     "explain",
+    "generalized_advantages",
     "linear_log_prob",
     "linear_logits",
     "linear_loss",
@@ -33,6 +36,7 @@ __all__ = [
 _HINDRANCES: dict[Callable[..., Any], Callable[..., dict[str, str]]] = {
     diffusion_dpo_loss: of_squared_error,
     discounted_sum: of_scan,
+    generalized_advantages: of_advantages,
     linear_log_prob: of_log_prob,
     linear_loss: of_loss,
     resize: of_resize,

@@ -52,7 +52,7 @@ class AttackAndMine:
         judge: the name of one of the evaluation's judges, by which the funnel tells how many pairs are right at each step; it
             is read for that figure alone. None asks nobody.
         stop_below: rounds end when a fresh attack's yield (share of its outputs that pass gate and disagreement) on held-out
-            prompts falls below this.
+            prompts falls below this; without such prompts, the attack's own, unless it had found `enough`.
     """
 
     attacker: Callable[..., Samples]
@@ -210,61 +210,47 @@ class AdvRM(Rounds):
     def _attack_and_mine(self, state: State, references: Samples) -> tuple[PreferencePairs, bool]:
         """Attack with a fresh adversary, keep what passes the filter, and say whether another round is worth it."""
         state.after(**settings(state.run, self, "attack"))
-        found = self._attacked(state, "attack", self.prompts, references, self.attack.enough)
-        pairs, funnel = self._mined(found, references)
+        found, pairs, funnel = self._attacked(state, "attack", self.prompts, references, self.attack.enough)
         folder = state.run.stage(state.name("adversarial"), state.key, lambda folder: _save(folder, pairs))
         figures = {"funnel": funnel.as_dict(), "yield": _yield(funnel)}
         figures |= {side: mean_figure(found.facts[side]) for side in ("target", "witness")}
+        going_on = figures["yield"] >= self.attack.stop_below or _holds(funnel, self.attack.enough)
         if self.held_out_prompts:
             fresh = draw_references(state, self.held_out_prompts, self.attack.references, "held-out-references")
-            tried = self._attacked(state, "held-out-attack", self.held_out_prompts, fresh)
-            figures["yield"] = _yield(self._mined(tried, fresh)[1])
+            figures["yield"] = _yield(self._attacked(state, "held-out-attack", self.held_out_prompts, fresh)[2])
+            going_on = figures["yield"] >= self.attack.stop_below
         state.note(attack=figures)
-        going_on = figures["yield"] >= self.attack.stop_below or self._suffices(funnel)
         return (_load(folder) if len(pairs) else pairs), going_on and len(pairs) > 0
 
     def _attacked(
         self, state: State, stage: str, prompts: Sequence[str], references: Samples, enough: int | None = None
-    ) -> Samples:
-        """Return what a fresh adversary finds against the members as they are, until that is enough."""
-        target, witness = self._sides(references)
-        reward = Attack(target, witness, weight=self.attack.weight, penalty=self.attack.penalty)
+    ) -> tuple[Samples, PreferencePairs, Any]:
+        """Return what a fresh adversary finds against the members as they are, until that is enough; its pairs, and funnel."""
+        sides = [Relative(member, references) for member in (self.members[0], Ensemble(self.members[1:]))]
+        known = [score(side, references).mean(1) for side in sides]
+        reward = Attack(*sides, weight=self.attack.weight, penalty=self.attack.penalty)
         attacker, attacked = self.attack.attacker, list(prompts)
         if hasattr(attacker, "folder"):  # one that trains goes on from its checkpoints
             attacker = replace(attacker, folder=state.run.scratch(state.name(stage), {**state.key, "prompts": attacked}))
         if enough is not None:
-            known = [score(part, references).mean(1) for part in (target, witness)]
-            attacker = replace(attacker, until=lambda found: self._suffices(self._filtered(found, references, known)[1]))
+            attacker = replace(attacker, until=lambda found: _holds(self._mined(found, references, known)[1], enough))
 
         def attack() -> Samples:
             found = attacker(self.policy, reward, attacked, state.seed_of(stage))
             return found if "witness" in found.facts else scored(reward, found)  # a user's attacker may not say
 
-        return kept(state, stage, attack, prompts=attacked)
-
-    def _mined(self, found: Samples, references: Samples) -> tuple[PreferencePairs, Any]:
-        """Return the pairs that the attack gave, and the funnel with the judge's word on it."""
-        known = [score(part, references).mean(1) for part in self._sides(references)]
+        found = kept(state, stage, attack, prompts=attacked)
         judge = None if self.attack.judge is None else self.evaluation.judges[self.attack.judge]
         said = None if judge is None else (score(judge, found).mean(1), score(judge, references).mean(1))
-        return self._filtered(found, references, known, said)
+        return found, *self._mined(found, references, known, said)
 
-    def _filtered(
-        self, found: Samples, references: Samples, known: list[Tensor], said: Any = None
-    ) -> tuple[PreferencePairs, Any]:
-        """Return pairs and funnel of attacks that know their scores."""
+    def _mined(self, found: Samples, references: Samples, known: list[Tensor], said: Any = None) -> tuple[PreferencePairs, Any]:
+        """Return pairs and funnel of attacks that know their scores; `known` are those of the references."""
         how, own = self.attack, (found.facts["target"], found.facts["witness"])
         return adversarial_pairs(
             found, *own, references, *known,
             kind=how.kind, z=how.z, chosen=how.chosen, per_prompt=how.per_prompt, cap=how.cap, judge_scores=said,
         )  # fmt: skip
-
-    def _suffices(self, funnel: Any) -> bool:
-        return self.attack.enough is not None and funnel.counts["per_prompt"] >= self.attack.enough
-
-    def _sides(self, references: Samples) -> tuple[Reward, Reward]:
-        """Return target and witness, both relative to the references."""
-        return Relative(self.members[0], references), Relative(Ensemble(self.members[1:]), references)
 
     def _evaluate(self, state: State, reward: Reward) -> None:
         """Judge the policy, and see it and the one before it through the hardened reward."""
@@ -286,6 +272,10 @@ def _prompts(source: str | Path | Sequence[str] | None) -> list[str]:
 
 def _yield(funnel: Any) -> float:
     return funnel.counts["disagreeing"] / max(funnel.counts["unique"], 1)
+
+
+def _holds(funnel: Any, enough: int | None) -> bool:
+    return enough is not None and funnel.counts["per_prompt"] >= enough
 
 
 def _seeded(loop: Callable[..., Any], seed: int) -> Callable[..., Any]:

@@ -181,6 +181,7 @@ class PPO(Trained):
                 self.manual_backward(loss)
             clipped += held
         optimizer.step()
+        optimizer.zero_grad()  # or the gradients are there through the next rollout
         if schedule is not None:
             schedule.step()
         return clipped / mask.sum()

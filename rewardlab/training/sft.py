@@ -10,13 +10,15 @@ from rewardlab.losses.policy_gradient import step_weights
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
 from rewardlab.training.base import Trained
+from rewardlab.training.rollouts import mean
 from rewardlab.types import PreferencePairs, Samples
 
 
 class SFT(Trained):
     """Raise the likelihood of given outputs: cross-entropy for text, half the denoising loss for images.
 
-    Batches are Samples.
+    Batches are Samples. The loss is the mean over a batch's steps, over all processes; with `accumulate_grad_batches` the mean of
+    its batches' means.
 
     Args:
         policy: what is trained.
@@ -65,4 +67,7 @@ class SFT(Trained):
     def _loss(self, samples: Samples) -> Tensor:
         trajectory = self.policy.encode(samples, seeds=self.seeds(samples))
         weights = step_weights(trajectory.mask, "token")
+        if self.training:  # processes have other numbers of steps, and their gradients are averaged
+            own = trajectory.mask.sum().float()
+            weights = weights * (own / mean(own[None]).clamp_min(1e-8))
         return self.policy.apply_loss(trajectory, lambda steps, at: -(at(weights) * steps.log_prob).sum())

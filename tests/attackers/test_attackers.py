@@ -2,7 +2,7 @@ from functools import partial
 
 import pytest
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 
 from rewardlab.attackers import BestOfN, Guided, HighTemperature, RandomEdits, RLAttacker
 from rewardlab.attackers.edits import edited_image, edited_text
@@ -200,6 +200,21 @@ def test_a_killed_attack_goes_on_from_its_checkpoint(tmp_path):
     assert resumed.outputs == whole.outputs
     for name, column in whole.facts.items():
         assert torch.equal(resumed.facts[name], column)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_trainers_own_callbacks_stay(tmp_path, kept):
+    attack, _ = world()
+    seen = []
+
+    class Probe(Callback):
+        def on_train_batch_end(self, *_):
+            seen.append(1)
+
+    trainer = partial(TRAINER, max_steps=2, callbacks=[Probe()])
+    attacker = RLAttacker(ATTACKERS["rl"].loop, trainer, 4, folder=tmp_path if kept else None, until=lambda found: False)
+    attacker(Letters(), attack, PROMPTS, 0)
+    assert len(seen) == 2
 
 
 def test_an_adversary_that_found_enough_stops_also_after_a_kill(tmp_path):

@@ -83,14 +83,16 @@ def test_a_resumed_run_keeps_its_readings(tmp_path):
 
 def test_a_run_may_have_two_and_each_goes_on_with_its_own(tmp_path):
     def two():
-        return [Readings({name: Function(partial(count, name))}, ["x"], samples=4, every_n_steps=1) for name in "ab"]
+        judges = {"gold": Function(partial(count, "a"))}
+        return [Readings(judges, [name], samples=4, every_n_steps=1, window=1, name=name) for name in ("seen", "unseen")]
 
     whole, part, resumed = two(), two(), two()
     fit(loop(), whole, 4)
     fit(loop(), part, 2).save_checkpoint(tmp_path / "last.ckpt")
     fit(loop(), resumed, 4, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert [readings.rows for readings in resumed] == [readings.rows for readings in whole]
-    assert [set(readings.rows[0]) - {"step", "reward", "kl"} for readings in resumed] == [{"a"}, {"b"}]
+    assert whole[0].rows != whole[1].rows
+    assert [set(readings.figures()) for readings in resumed] == [{"seen/gold"}, {"unseen/gold"}]
 
 
 def test_prompts_come_from_the_rounds_unless_given():

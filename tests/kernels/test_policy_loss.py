@@ -125,15 +125,18 @@ def test_groups_are_never_divided(chunk):
     check(*both(sequences(), False, hidden, weight, targets, mask, chunk=chunk, groups=pairs), 1e-12)
 
 
-@pytest.mark.parametrize(("chunk", "parts"), [(11, [36]), (12, [12, 12, 12]), (24, [24, 12])])
-def test_a_group_that_does_not_fit_is_taken_with_all_others_at_once(chunk, parts):
-    """The workspace stays what was allowed, for a product more."""
+@pytest.mark.parametrize(("chunk", "parts"), [(11, [36]), (12, [12, 24]), (23, [12, 24]), (24, [12, 24]), (36, [36])])
+def test_groups_that_do_not_fit_are_taken_together_and_the_others_in_chunks(chunk, parts):
+    """The workspace stays what was allowed, for a product more; one group has 12 rows, the other 24."""
     hidden, weight, targets, _ = operands(rows=36)
-    seen = []
-    linear_loss(
-        hidden, weight, targets, lambda x, _, rows: seen.append(len(rows)) or x.sum(), groups=torch.arange(36) % 3, rows=chunk
-    )
-    assert seen == parts
+    seen, plain = [], sequences()
+
+    def loss(log_prob, entropy, rows):
+        seen.append(len(rows))
+        return plain(log_prob, entropy, rows)
+
+    check(*both(loss, False, hidden, weight, targets, chunk=chunk, groups=(torch.arange(36) // 6 % 3).clamp_max(1)), 1e-12)
+    assert seen[:-1] == parts, "the last call is of the other way"
 
 
 def test_chunks_hold_whole_groups_and_every_row_once():

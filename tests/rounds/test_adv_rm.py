@@ -46,14 +46,14 @@ def preferences() -> Preferences:
     return Preferences(pairs, held_out=8, batch_size=16)
 
 
-def game(judge=None, callbacks=(), enough=None, attacker=None, **options) -> AdvRM:
+def game(judge=None, callbacks=(), enough=None, stop_below=0.05, attacker=None, **options) -> AdvRM:
     members = [LanguageReward(tiny_causal_lm(seed=seed), tiny_tokenizer(), pooling="mean", seed=seed) for seed in (1, 2)]
     attacker = attacker or RLAttacker(partial(PPO, optimizer=ADAM, kl_weight=0.0), TRAINER, batch_size=2, ask_every=1)
     options = {"members": members, "rounds": 1, "prompts": PROMPTS} | options
     return AdvRM(
         policy(),
         preferences=preferences(),
-        attack=AttackAndMine(attacker, z=0.5, references=3, judge=judge, enough=enough),
+        attack=AttackAndMine(attacker, z=0.5, references=3, judge=judge, enough=enough, stop_below=stop_below),
         post_train=PostTrain(partial(PPO, optimizer=ADAM), TRAINER, candidates=2, callbacks=list(callbacks)),
         fit=FitReward(partial(Loop, optimizer=ADAM), TRAINER),
         evaluation=Evaluation(16, {"letters": Function(letters)}),
@@ -111,6 +111,13 @@ def test_an_attack_ends_once_enough_pairs_pass_and_its_scores_are_not_taken_agai
 
     counts = run(tmp_path / "own", attacker=unscored)["rounds"]["1"]["attack"]["funnel"]["counts"]
     assert counts["generated"] == len(PROMPTS), "an attacker that gives no scores is scored"
+
+
+@pytest.mark.parametrize(("held_out", "attacks"), [([], 2), (["say y", "say z"], 1)])
+def test_the_yield_on_held_out_prompts_ends_the_rounds_also_where_enough_was_found(tmp_path, held_out, attacks):
+    """No yield reaches 1.5. Without such prompts, an attack that ended early has no yield to be judged by."""
+    results = run(tmp_path / "run", enough=2, stop_below=1.5, held_out_prompts=held_out, rounds=2)
+    assert sum("attack" in entry for entry in results["rounds"].values()) == attacks
 
 
 def test_only_the_members_that_are_used_are_fitted_at_the_end(tmp_path):

@@ -1,7 +1,10 @@
 """Supervised fine-tuning: what its loss is, what its checkpoint holds, and that a run is its seed's alone."""
 
 import contextlib
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -9,10 +12,10 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 
-from rewardlab import DiffusionPolicy
+from rewardlab import CausalLMPolicy, DiffusionPolicy
 from rewardlab.data import ResumableLoader, Rows
 from rewardlab.policies.samplers import Sampler
-from rewardlab.testing import tiny_diffusion
+from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer
 from rewardlab.training import SFT, Resumable
 from rewardlab.training.base import Trained, frozen_names, trained_state
 from rewardlab.types import PreferencePairs, Samples
@@ -158,3 +161,39 @@ def test_a_schedule_steps_once_an_optimiser_step():
     )
     fit(module=module, max_epochs=1)
     assert module.optimizers().param_groups[0]["lr"] == pytest.approx(0.5**3)
+
+
+@pytest.mark.nightly
+def test_two_processes_of_unequal_texts_take_the_step_of_one(tmp_path):
+    """In processes of their own, as autograd cannot be forked once it ran. A mean over steps is not a mean of means."""
+    for devices in (1, 2):
+        subprocess.run([sys.executable, __file__, str(devices), str(tmp_path / f"{devices}.pt")], check=True, timeout=200)
+    one, two = (torch.load(tmp_path / f"{devices}.pt") for devices in (1, 2))
+    torch.testing.assert_close(two, one, atol=1e-6, rtol=0)
+    start = torch.cat([each.detach().flatten() for each in tiny_causal_lm().parameters()])
+    assert (one - start).abs().max() > 1e-3
+
+
+class Keep(pl.Callback):
+    """Write the weights that a fit ended with, in its own process."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_end(self, trainer, pl_module):
+        if trainer.is_global_zero:
+            torch.save(torch.cat([p.detach().flatten() for p in pl_module.policy.network.parameters()]), self.path)
+
+
+def _joint(devices, path):
+    """One process takes all four texts in a step; two take two each, of other lengths."""
+    texts = Samples(["a"] * 4, ["b", "so long a text", "c", "another of some length"], {"row": torch.arange(4)})
+    module = SFT(CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer()), optimizer=partial(torch.optim.SGD, lr=0.5))
+    limits = {"devices": devices, "strategy": "ddp_fork" if devices > 1 else "auto", "max_epochs": 1, "accelerator": "cpu"}
+    quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+    trainer = pl.Trainer(**limits, **quiet, callbacks=[Keep(path)])
+    trainer.fit(module, ResumableLoader(Rows(texts), 4 // devices, seed=3))
+
+
+if __name__ == "__main__":
+    _joint(int(sys.argv[1]), Path(sys.argv[2]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -54,8 +52,8 @@ def linear_loss(
         entropy: whether the loss is given the entropy.
         rows: the most rows of a chunk; by default what the budget has room for.
         groups: int64 [N]; rows with one number share a chunk: for losses of whole sequences or pairs. Inside a chunk rows then
-            stand by group, each group's in their order. If a group has more rows than a chunk, the loss is taken of
-            `linear_log_prob`'s result instead, all rows at once: four products, and no larger workspace.
+            stand by group, each group's in their order. The loss of a group with more rows than a chunk is taken of its
+            `linear_log_prob` instead: four products, and no larger workspace.
         budget: bytes of workspace, beside inputs, results and gradients: 32 MiB on a CPU, 768 MiB elsewhere.
         backend: as in `linear_log_prob`; under torch.compile the loss is taken of its result, with four products, and
             a mask needs torch._dynamo.config.capture_dynamic_output_shape_ops.
@@ -83,34 +81,33 @@ def linear_loss(
     options = {"bias": bias, "temperature": temperature, "softcap": softcap, "mask": mask, "entropy": entropy}
     name = "torch" if torch.compiler.is_compiling() else chosen("linear_loss", hindrances(hidden, weight), backend)
     if torch.compiler.is_compiling() or name == "reference":
-        return _at_once(hidden, weight, targets, loss, backend, options)
+        live = torch.arange(len(targets), device=targets.device) if mask is None else mask.nonzero()[:, 0]
+        found = linear_log_prob(hidden, weight, targets, backend=backend, **options)  # type: ignore[arg-type]
+        value = loss(found.log_prob[live], None if found.entropy is None else found.entropy[live], live)
+        return value, LinearLogProb(*(None if x is None else x.detach() for x in found))  # type: ignore[arg-type]
     hidden, weight, bias = autocast_operands(hidden, weight, bias)
     check_targets(targets if mask is None else targets[mask], len(weight))
     if rows is None:
         room = budget or (BUDGET if hidden.device.type == "cpu" else CUDA_BUDGET)
         width = len(weight) * statistics_type(hidden, weight).itemsize * steps(name).blocks(hidden.device, True)
         rows = max(1, room // max(1, width))
-    given = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in (hidden, weight, bias)]
+    wanted = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in (hidden, weight, bias)]
     parts = chunks(len(targets), mask, groups, rows, targets.device)
-    if max(map(len, parts), default=0) > rows:
-        return _at_once(hidden, weight, targets, loss, backend, options | {"bias": bias})
+    large = [part for part in parts if len(part) > rows]
+    parts = [part for part in parts if len(part) <= rows]
     with torch.autocast(hidden.device.type, enabled=False):
         curve = Curve(None, float(temperature), softcap)  # the bias has to be an argument of its own
-        value, log_prob, log_sum_exp, spread = LinearLoss.apply(
-            hidden, weight, bias, targets, loss, parts, curve, entropy, given, name
-        )
-    return value, LinearLogProb(log_prob, log_sum_exp, spread)
-
-
-def _at_once(
-    hidden: Tensor, weight: Tensor, targets: Tensor, loss: StepLoss, backend: Backend | None, options: dict[str, Any]
-) -> tuple[Tensor, LinearLogProb]:
-    """The loss of all rows' log-probabilities together, with four products."""
-    found = linear_log_prob(hidden, weight, targets, backend=backend, **options)
-    mask = options["mask"]
-    live = torch.arange(len(targets), device=targets.device) if mask is None else mask.nonzero()[:, 0]
-    value = loss(found.log_prob[live], None if found.entropy is None else found.entropy[live], live)
-    return value, LinearLogProb(*(None if x is None else x.detach() for x in found))  # type: ignore[arg-type]
+        asked = wanted if parts or not large else [False] * 3  # nothing comes of no chunk
+        value, *columns = LinearLoss.apply(hidden, weight, bias, targets, loss, parts, curve, entropy, asked, name)
+        if large:  # all of them together, so that the weight's gradient is rounded once
+            live = torch.cat(large)
+            options = {"bias": bias, "temperature": temperature, "softcap": softcap, "entropy": entropy, "budget": budget}
+            found = linear_log_prob(hidden[live], weight, targets[live], backend=backend, **options)  # type: ignore[arg-type]
+            value = loss(found.log_prob, found.entropy, live) + (value if parts else 0)
+            for column, its in zip(columns, found, strict=True):
+                if column is not None:
+                    column[live] = its.detach()
+    return value, LinearLogProb(*columns)
 
 
 def hindrances(hidden: Tensor, weight: Tensor, *_: object, **__: object) -> dict[str, str]:
