@@ -103,10 +103,7 @@ def closure(x):
         (lambda a=1: a, lambda a=2: a),
         (lambda *, a=1: a, lambda *, a=2: a),
         (lambda: lambda: 1, lambda: lambda: 2),
-        *[
-            tuple((lambda x: lambda: x)(x) for x in pair)
-            for pair in ((0.1, 0.2), (dict, list), (torch.ones(2), torch.zeros(2)))
-        ],
+        *[tuple(map(closure, pair)) for pair in ((0.1, 0.2), (dict, list), (torch.ones(2), torch.zeros(2)))],
     ],
 )
 def test_lambdas_that_do_other_things_are_described_apart(one, other):
@@ -115,8 +112,6 @@ def test_lambdas_that_do_other_things_are_described_apart(one, other):
 
 
 def test_a_lambdas_description_is_the_same_in_every_process():
-    code = (
-        "from rewardlab.provenance import described as d; make = lambda: (lambda: (x for x in [1])); print(d([make, make()]))"
-    )
+    code = "from rewardlab.provenance import described; make = lambda: (lambda: (x for x in [1])); print(described(make))"
     said = {subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout for _ in range(2)}
     assert len(said) == 1

@@ -17,8 +17,8 @@ from rewardlab.types import PreferencePairs, Samples
 class SFT(Trained):
     """Raise the likelihood of given outputs: cross-entropy for text, half the denoising loss for images.
 
-    Batches are Samples. The loss is the mean over a batch's steps, over all processes; with `accumulate_grad_batches` the mean of
-    its batches' means.
+    Batches are Samples. The loss is the mean over a batch's steps, over all processes; with `accumulate_grad_batches` the mean
+    of its batches' means.
 
     Args:
         policy: what is trained.
