@@ -41,7 +41,7 @@ def test_it_is_the_one_that_runs_here():
     assert hindrances(empty.double(), empty)["triton"]
 
 
-@pytest.mark.parametrize(("discount", "lam"), [(1.0, 0.95), (0.9, 0.0), (0.97, 1.0)])
+@pytest.mark.parametrize(("discount", "lam"), [(1.0, 0.95), (0.9, 0.0)])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_they_are_float64s(shape, discount, lam):
     operands = drawn(*shape)
