@@ -35,15 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"rewardlab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("rewardlab: interrupted; the same command with --resume goes on from what stands.", file=sys.stderr)
-        return 130
+        return _interrupted()
     except SystemExit as done:  # argparse's --help and errors, Lightning's exits
+        if isinstance(done.__context__, KeyboardInterrupt):  # Lightning's Trainer makes an exit of it
+            return _interrupted()
         if type(done).__name__ == "SIGTERMException":
             return 143
         return done.code if isinstance(done.code, int) else int(done.code is not None)
     except Exception:
         traceback.print_exc()
         return 1
+
+
+def _interrupted() -> int:
+    print("rewardlab: interrupted; the same command with --resume goes on from what stands.", file=sys.stderr)
+    return 130
 
 
 def _dispatch(words: list[str]) -> int:

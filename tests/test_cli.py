@@ -183,6 +183,16 @@ def test_null_by_a_flag_is_none_also_below_a_class(place, flag):
     assert figures(place / "a") == {"beta": 1.0, "lr": 0.5, "path": None, "steps": 7, "seed": 3, "others": {}}
 
 
+def test_a_path_that_no_config_takes_is_refused(place, capsys):
+    words = ["rounds", "--config", "rounds.yaml", "--out=a", "--experiment.prompts_path", "prompts.txt"]
+    assert cli.main(words) == 2
+    assert "none has ${experiment.prompts_path}" in capsys.readouterr().err
+    assert not (place / "a").exists()
+    (place / "more.yaml").write_text('rounds: {init_args: {policy: {init_args: {path: "${experiment.reward_path}"}}}}')
+    assert cli.main([*words[:4], "--config=more.yaml", "--experiment.reward_path=x"]) == 0
+    assert figures(place / "a")["path"] == "x"
+
+
 def test_a_second_config_overrides_the_first_also_where_it_is_interpolated(place):
     (place / "more.yaml").write_text("experiment: {seed: 11}\n")
     assert cli.main(["rounds", "--config", "rounds.yaml", "--config", "more.yaml"]) == 0

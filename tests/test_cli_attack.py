@@ -15,6 +15,7 @@ from rewardlab import DiffusionPolicy, Sampler, VisionReward, cli
 from rewardlab.commands import verdict
 from rewardlab.data import load_samples
 from rewardlab.errors import InputError
+from rewardlab.evaluation.intervals import difference, wilson
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.policies.hub import load_policy
 from rewardlab.rewards.language import LanguageReward
@@ -131,7 +132,23 @@ def test_choosing_among_fresh_samples_is_no_attack(place, capsys):
     figures = results(place / "run")["measures"]["disagreeing"]
     assert figures["attack"]["value"] > figures["fresh"]["value"]
     assert figures["over_best_of_n"]["low"] < 0 < figures["over_best_of_n"]["high"]
-    assert capsys.readouterr().out.startswith("Held: no more than its floor")
+    assert capsys.readouterr().out.startswith("Undecided: too few prompts to tell")
+
+
+def test_what_few_prompts_cannot_rule_out_is_not_called_held():
+    def measured(attack, floor, count):
+        own, other = wilson(attack, count), wilson(floor, count)
+        over = difference(own, other)
+        floors = {"fresh": other, "best_of_n": other, "over_fresh": over, "over_best_of_n": over}
+        return {"disagreeing": {"attack": own, **floors}}
+
+    said = {
+        count: verdict.verdict(measured(0.12, 0.1, count), best_of=4, judged=False, attacker="random_edits")
+        for count in (12, 600, 10**6)
+    }
+    assert [each["word"] for each in said.values()] == ["undecided", "held", "broken"]
+    assert "12 prompts cannot rule out an excess of up to" in said[12]["sentence"]
+    assert "cannot rule out" not in said[600]["sentence"]
 
 
 def test_a_trained_adversary_and_several_witnesses(place):
@@ -222,6 +239,17 @@ def test_a_mistake_is_one_sentence_and_leaves_no_folder(place, capsys, flags, se
     error = capsys.readouterr().err
     assert sentence in error
     assert error.rstrip().splitlines()[-1].startswith("rewardlab: ")
+    assert not (place / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["attack", "curve"])
+def test_every_prompt_is_read_before_anything_is_written(place, capsys, command):
+    (place / "prompts.txt").write_text("short\n\nshort\n" + "long " * 500 + "\n")
+    pair = ("--reward", "--witness") if command == "attack" else ("--proxy", "--gold")
+    assert cli.main([command, pair[0], "reward-0", pair[1], "reward-1", *TEXT, "--out", "run"]) == 2
+    error = capsys.readouterr().err.rstrip().splitlines()[-1]
+    assert error.startswith("rewardlab: prompts.txt, line 4: ")
+    assert "context" in error
     assert not (place / "run").exists()
 
 

@@ -1,14 +1,20 @@
 """Every YAML in configs/ parses and instantiates, in the company that it is made for; none is missed."""
 
-from itertools import product
+import json
+import shlex
+from itertools import chain, product
 from pathlib import Path
 
 import pytest
+import torch
 
+from rewardlab.commands import PAGES
 from rewardlab.commands.fit import TrainingCLI
 from rewardlab.commands.rounds import build
+from rewardlab.data import save_samples
 from rewardlab.rewards.tower_files import save_tower
-from rewardlab.testing import tiny_tower
+from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower
+from rewardlab.types import Samples
 
 ROOT = Path(__file__).parents[1]
 FILES = {path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.y*ml")}
@@ -26,6 +32,7 @@ MATRIX = {  # test_modalities.py composes and runs each of them
 }
 TEXT = {"adv_rm/topics.yaml", "adv_rm/topics_novelty.yaml"}
 FITS = [("gan_rm/fit.yaml", f"trainer/{where}.yaml") for where in ("cpu", "gpu_bf16", "multi_node")]
+OWN = {"gan_rm/own.yaml", "adv_rm/own.yaml", "adv_rm/fit_reward.yaml", "adv_rm/fit_dpo.yaml"}
 HERE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
 RUN = "--rounds.init_args."
 QUICK = [f"{RUN}{part}.init_args.train_steps=1" for part in ("policy", "reward", "evaluation.judges.accuracy")]
@@ -47,8 +54,8 @@ def built(files, out, *flags):
 
 
 def test_no_config_is_missed():
-    assert {file for files in [*COMPOSED, *FITS] for file in files} | MATRIX | TEXT == FILES
-    assert len(FILES) == 24
+    assert {file for files in [*COMPOSED, *FITS] for file in files} | MATRIX | TEXT | OWN == FILES
+    assert len(FILES) == 28
 
 
 @pytest.mark.parametrize("files", COMPOSED[:-1], ids=lambda files: "+".join(Path(file).stem for file in files))
@@ -94,3 +101,62 @@ def test_a_fit_instantiates_with_each_trainer(files, tmp_path):
     assert found.trainer.precision == ("32-true" if "cpu" in files[1] else "bf16-mixed")
     assert found.datamodule.targets == str(tmp_path)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    """A folder with what own.yaml, the fits and the help pages name: models, pictures, pairs, prompts and the configs."""
+    monkeypatch.chdir(tmp_path)
+    Path("configs").symlink_to(ROOT / "configs")
+    tiny_diffusion(classes=0, channels=3).save_pretrained("pipeline")
+    tiny_causal_lm().save_pretrained("model")
+    tiny_tokenizer().save_pretrained("model")
+    save_tower(tiny_tower(), "tower")
+    for name in ("targets", "generated"):
+        save_samples(name, Samples([""] * 10, torch.rand(10, 3, 8, 8)))
+    pairs = [{"prompt": f"word {i}", "chosen": "yes", "rejected": "no"} for i in range(20)]
+    Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
+    Path("prompts.txt").write_text("word 30\nword 31\n")
+    return tmp_path
+
+
+def printed(text, command):
+    """The commands of a page or a config's comment, each as words; a backslash ends a line that goes on."""
+    lines = text.replace("\n#", "\n").replace("\\\n", " ").splitlines()
+    lines = [line.strip("# ") for line in lines if "[--" not in line]  # which is usage
+    return [shlex.split(line, comments=True)[2:] for line in lines if line.startswith(f"rewardlab {command} --config ")]
+
+
+def test_own_data_takes_the_place_of_the_paths_of_experiment(world):
+    """Each path is given under another name than the config's, so that a dead key would show."""
+    for name in ("pipeline", "model", "tower", "targets", "pairs.jsonl", "prompts.txt"):
+        (world / name).rename(world / f"my-{name}")
+    given = ["--experiment.tower_path=local-dir:my-tower", "--experiment.prompts_path=my-prompts.txt"]
+    pictures = build([*words(["gan_rm/own.yaml"], "run"), *given, *_paths("my-pipeline", "my-targets")]).rounds
+    assert (pictures.targets.targets, pictures.prompts) == ("my-targets", ["word 30", "word 31"])
+    texts = build([*words(["adv_rm/own.yaml"], "run"), given[1], *_paths("my-model", "my-pairs.jsonl"), "--experiment.seed=3"])
+    game = texts.rounds
+    assert (game.preferences.pairs, game.prompts, game.seed) == ("my-pairs.jsonl", ["word 30", "word 31"], 3)
+    assert [member.options["seed"] for member in game.members] == [1, 2]
+    assert game.members[0].backbone.config.name_or_path == "my-model"  # reward_path is policy_path unless it is given
+    for part, file in (("reward", "fit_reward"), ("policy", "fit_dpo")):
+        paths = [f"--experiment.{part}_path=my-model", "--experiment.data_path=my-pairs.jsonl"]
+        found = TrainingCLI("fit", [*words([f"adv_rm/{file}.yaml"], "run"), *paths, *HERE])
+        assert (found.datamodule.pairs, getattr(found.model, part).training) == ("my-pairs.jsonl", True)
+
+
+def _paths(policy, data):
+    return [f"--experiment.policy_path={policy}", f"--experiment.data_path={data}"]
+
+
+def test_commands_build_as_they_are_printed(world):
+    """Those of the help pages, of the README and of configs for own data: each builds, and none is missed."""
+    own = "".join((ROOT / "configs" / file).read_text() for file in sorted(OWN | {"gan_rm/fit.yaml"}))
+    own = own.replace("PIPELINE", "pipeline").replace("TOWER", "tower").replace("MODEL", "model")
+    pages = (PAGES["fit"] + PAGES["rounds"], (ROOT / "README.md").read_text(), own)
+    fits, rounds = ([printed(page, command) for page in pages] for command in ("fit", "rounds"))
+    assert [len(found) for found in fits + rounds] == [2, 1, 3, 4, 1, 2]
+    for given in chain(*fits):
+        assert TrainingCLI("fit", [*given, *HERE]).model is not None
+    for given in chain(*rounds):
+        assert build([*given, *(QUICK if "digits.yaml" in " ".join(given) else [])]).rounds.policy is not None

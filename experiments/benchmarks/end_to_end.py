@@ -465,9 +465,13 @@ def picture(found: dict[str, list[tuple[float, float]]], file: Path) -> None:
     figure, axes = plt.subplots(1, len(found), figsize=(3.2 * len(found), 3))
     exponents = slopes(found)
     for panel, (name, points) in zip(axes, found.items(), strict=True):
-        panel.loglog(*zip(*points, strict=True), marker="o")
-        panel.set_title(f"{name}: exponent {exponents[name]:.2f}")
-    axes[0].set_ylabel("seconds")
+        sizes, seconds = zip(*points, strict=True)
+        panel.loglog(sizes, [each / seconds[0] for each in seconds], marker="o")
+        panel.set(title=f"{name}: exponent {exponents[name]:.2f}", xlabel=name)
+        panel.minorticks_off()
+        panel.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=7)
+        panel.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+    axes[0].set_ylabel("seconds over the first")
     figure.tight_layout()
     figure.savefig(file, dpi=110)
 

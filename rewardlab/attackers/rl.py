@@ -23,6 +23,7 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.attack import Attack
 from rewardlab.seeds import derive
 from rewardlab.training.resumable import Resumable
+from rewardlab.training.trainers import Interruptible, make_trainer
 from rewardlab.types import Samples, concatenate
 
 
@@ -78,19 +79,21 @@ class RLAttacker:
         options: dict[str, Any] = {"num_sanity_val_steps": 0, "enable_model_summary": False, "enable_checkpointing": False}
         asking = [] if self.until is None else [Enough(record, self.until, self.ask_every)]
         if self.folder is None:
-            trainer = self.trainer(**options, logger=False)
+            trainer = make_trainer(self.trainer, **options, logger=False)
             trainer.callbacks.extend(asking)
             trainer.fit(module, datamodule=prompts)
             return
         folder = Path(self.folder)
         last = folder / "last.ckpt"
-        trainer = self.trainer(
+        trainer = make_trainer(
+            self.trainer,
             **options,
             logger=CSVLogger(folder, name="", version=""),
             default_root_dir=folder,
             log_every_n_steps=10,
         )
-        trainer.callbacks.extend([Recording(record, last, self.checkpoint_every), *asking, Resumable()])  # beside its own
+        added = [Recording(record, last, self.checkpoint_every), *asking, Resumable(), Interruptible(last)]
+        trainer.callbacks.extend(added)  # beside its own
         trainer.fit(module, datamodule=prompts, ckpt_path=last if last.exists() else None, weights_only=True)
 
 

@@ -6,7 +6,7 @@ rewardlab {verb}: {what}
   rewardlab {verb} --config run.yaml [--config more.yaml] [--out RUN] [--resume] [--KEY=VALUE ...]
 
   --config FILE       YAML with model:, data:, trainer: and experiment:; later files and flags override earlier ones
-  --out RUN           run folder: config.yaml, run.json, metrics.csv, checkpoints/. {out}
+  --out RUN           {out}
   --resume            go on in a RUN that the same config made
   --ckpt_path FILE    checkpoint to start from
   --experiment.KEY=V  a value that other keys take as ${{experiment.KEY}}: policy_path, reward_path, tower_path, data_path,
@@ -14,12 +14,12 @@ rewardlab {verb}: {what}
   --model.help CLASS  what a class takes; --help-all lists every flag
 
 Examples:
-  {example}
-  rewardlab {verb} --config run.yaml --out runs/small --model.init_args.lr=1e-4 --trainer.max_steps=200
-  rewardlab {verb} --model=rewardlab.training.GANRM --model.help rewardlab.training.GANRM"""
+  {examples}"""
 
-_OUT = "Default: runs/ and the last config's name."
-_NO_OUT = "Without it nothing is written."
+_OUT = """\
+run folder: config.yaml, run.json, metrics.csv, checkpoints/, and what was trained as policy/ or reward/.
+                      Default: runs/ and the last config's name"""
+_NO_OUT = "run folder: config.yaml, run.json, metrics.csv. Without it nothing is written"
 
 PAGES = {
     "rewardlab": """\
@@ -43,25 +43,32 @@ Examples:
         verb="fit",
         what="train one module.",
         out=_OUT,
-        example="rewardlab fit --config run.yaml --out runs/reward --experiment.seed=1",
+        examples="""\
+rewardlab fit --config configs/gan_rm/fit.yaml --experiment.tower_path local-dir:tower \\
+    --experiment.data_path targets --data.negatives generated --out runs/reward
+  rewardlab fit --config configs/adv_rm/fit_reward.yaml --config configs/trainer/cpu.yaml --experiment.reward_path model \\
+    --experiment.data_path pairs.jsonl --out runs/rm --model.init_args.optimizer.init_args.lr=1e-4 --trainer.max_steps=200
+  rewardlab fit --model.help rewardlab.training.GANRM""",
     ),
     "validate": _TRAINING.format(
         verb="validate",
         what="run a module's validation loop and print its metrics.",
         out=_NO_OUT,
-        example="rewardlab validate --config runs/reward/config.yaml --ckpt_path=runs/reward/checkpoints/last.ckpt",
+        examples="""\
+rewardlab validate --config runs/reward/config.yaml --ckpt_path=runs/reward/checkpoints/last.ckpt
+  rewardlab validate --config runs/reward/config.yaml --ckpt_path=runs/reward/checkpoints/last.ckpt --out runs/again""",
     ),
     "test": _TRAINING.format(
         verb="test",
-        what="run a module's test loop and print its metrics.",
+        what="run a module's test loop and print its metrics. rewardlab's own modules have none; yours may.",
         out=_NO_OUT,
-        example="rewardlab test --config runs/reward/config.yaml --ckpt_path=runs/reward/checkpoints/last.ckpt",
+        examples="rewardlab test --config yours.yaml --ckpt_path=runs/yours/checkpoints/last.ckpt",
     ),
     "predict": _TRAINING.format(
         verb="predict",
-        what="run a module's prediction loop.",
+        what="run a module's prediction loop. rewardlab's own modules have none; yours may.",
         out=_NO_OUT,
-        example="rewardlab predict --config runs/reward/config.yaml --ckpt_path=runs/reward/checkpoints/last.ckpt",
+        examples="rewardlab predict --config yours.yaml --ckpt_path=runs/yours/checkpoints/last.ckpt",
     ),
     "rounds": """\
 rewardlab rounds: the outer loop. Sample, fit the reward, select, post-train the policy, repeat.
@@ -69,8 +76,8 @@ rewardlab rounds: the outer loop. Sample, fit the reward, select, post-train the
   rewardlab rounds --config rounds.yaml [--config more.yaml] [--out RUN] [--stages DIR] [--resume] [--KEY=VALUE ...]
 
   --config FILE       YAML with rounds: (class_path, init_args) and experiment:; later files and flags override earlier ones
-  --out RUN           run folder: config.yaml, run.json, stages/, results.json, timing.json. Default: runs/ and the last
-                      config's name
+  --out RUN           run folder: config.yaml, run.json, stages/, results.json, timing.json, policy/, reward/. Default:
+                      runs/ and the last config's name
   --stages DIR        share finished stages between runs; default RUN/stages
   --resume            go on from the last finished stage of a RUN that the same config made
   --experiment.KEY=V  a value that other keys take as ${experiment.KEY}: policy_path, reward_path, tower_path, data_path,
@@ -80,7 +87,10 @@ rewardlab rounds: the outer loop. Sample, fit the reward, select, post-train the
 Examples:
   rewardlab rounds --config configs/gan_rm/digits.yaml --out runs/digits
   rewardlab rounds --config configs/gan_rm/digits.yaml --out runs/digits --resume
-  rewardlab rounds --config configs/gan_rm/digits.yaml --out runs/beta500 --rounds.init_args.post_train.init_args.beta=500""",
+  rewardlab rounds --config configs/gan_rm/digits.yaml --config configs/gan_rm/digits_dpo.yaml --out runs/beta500 \\
+    --rounds.init_args.post_train.loop.init_args.beta=500
+  rewardlab rounds --config configs/adv_rm/own.yaml --experiment.policy_path model --experiment.data_path pairs.jsonl \\
+    --experiment.prompts_path prompts.txt --out runs/own""",
     "attack": """\
 rewardlab attack: search for outputs that a reward overrates, and say whether it was broken. Exit code 0 either way.
 
@@ -126,7 +136,7 @@ rewardlab report: write one self-contained HTML page from run folders alone.
 
 Examples:
   rewardlab report runs/digits
-  rewardlab report runs/beta50 runs/beta5000 --out compare.html""",
+  rewardlab report runs/digits runs/beta500 --out compare.html""",
     "doctor": """\
 rewardlab doctor: show versions, devices, which extras and kernels work, and the command that mends what does not.
 Exit code 0 if everything that rewardlab needs is there, else 1.

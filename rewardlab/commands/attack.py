@@ -55,7 +55,7 @@ def run(command: str, words: Sequence[str]) -> int:
     RunFolder.check(given.out, config, given.resume)
     policy, rewards = open_policy(given), open_rewards(given)
     _check_suits(given.attacker, policy)
-    probe(policy, rewards, prompts)
+    probe(policy, rewards, prompts, given.prompts)
     tell()
     folder = RunFolder.open(given.out, config, given.resume)
     folder.record({"inputs": sources})

@@ -46,7 +46,7 @@ def run(command: str, words: Sequence[str]) -> int:
     sources = {name: source(getattr(given, name)) for name in ("policy", *NAMES)}
     RunFolder.check(given.out, config, given.resume)
     policy, rewards = open_policy(given), {name: open_reward(getattr(given, name), given) for name in NAMES}
-    probe(policy, rewards, prompts)
+    probe(policy, rewards, prompts, given.prompts)
     tell()
     folder = RunFolder.open(given.out, config, given.resume)
     folder.record({"inputs": sources})

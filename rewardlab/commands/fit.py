@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from rewardlab.commands.parsing import instantiate, make_parser, out_folder, parse, prepare, resolved
 from rewardlab.errors import InputError
+from rewardlab.provenance import atomic_folder
 from rewardlab.rounds.run_folder import RunFolder
 from rewardlab.training.resumable import Resumable
+from rewardlab.training.trainers import make_trainer
 
+log = logging.getLogger("rewardlab")
+_HOOKS = {"validate": ["validation_step"], "test": ["test_step"], "predict": ["predict_step", "forward"]}
+_INSTEAD = {
+    "validate": "A policy's outputs are judged by `rewardlab rounds` and `rewardlab curve`",
+    "test": "For its figures on held-out data use `rewardlab validate`, for how a reward fails `rewardlab attack`, to judge "
+    "what a policy draws `rewardlab rounds`",
+    "predict": "To score samples or draw them use load_reward and load_policy in Python, to judge them `rewardlab attack` or "
+    "`rewardlab rounds`",
+}
 _GIVEN = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}
 
 
 def run(verb: str, words: Sequence[str]) -> int:
     """Parse, build everything, and only then touch the run folder and start."""
     cli = TrainingCLI(verb, words)
+    _check_hook(verb, cli.model)
     chosen = {key: cli.config.get(key) for key in cli.verb_keys}
     folder = None
     if cli.out and first_process():  # the others are launched by it with the same words
@@ -36,13 +52,46 @@ def run(verb: str, words: Sequence[str]) -> int:
         if folder is not None:
             folder.abandon()
         raise
-    except SystemExit:
-        if cli.trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
-    if cli.out:
+    if cli.out and first_process():
         print(cli.out)
+        for made in export(cli.trainer, cli.model, cli.out) if verb == "fit" else []:
+            print(f"The trained {made.name}, as the other commands take it: {made}")
     return 0
+
+
+def _check_hook(verb: str, module: LightningModule) -> None:
+    hooks = _HOOKS.get(verb, [])
+    if hooks and not any(is_overridden(hook, module) for hook in hooks):
+        name = type(module).__name__
+        raise InputError(f"`rewardlab {verb}` runs a module's {hooks[0]}, and {name} has none. {_INSTEAD[verb]}.")
+
+
+def _check_checkpoint(place: Any) -> None:
+    elsewhere = str(place).startswith("registry") or "://" in str(place)
+    if place and place not in ("best", "last", "hpc") and not elsewhere and not Path(place).exists():
+        raise InputError(f"--ckpt_path {place} does not exist. Give a file such as RUN/checkpoints/last.ckpt of a fit.")
+
+
+@torch.no_grad()
+def export(trainer: Trainer, module: LightningModule, out: Path) -> list[Path]:
+    """Write the trained policy and reward of a module, if it has such, where other commands take them; return the folders."""
+    parts = {name: part for name, part in module.named_children() if name in ("policy", "reward")}
+    trained = {name: part for name, part in parts.items() if any(weight.requires_grad for weight in part.parameters())}
+    if trained and trainer.strategy.restore_checkpoint_after_setup:
+        log.warning("Its weights are spread over processes, so nothing is exported; the checkpoints hold them.")
+        return []
+    return [out / name for name, part in trained.items() if hasattr(part, "save_pretrained") and _saved(part, out / name)]
+
+
+def _saved(part: Any, target: Path) -> bool:
+    shutil.rmtree(target, ignore_errors=True)  # of a fit that was resumed once it had ended
+    try:
+        with atomic_folder(target) as folder:
+            part.eval().save_pretrained(folder)
+    except InputError as error:  # a part that is code alone; the run stands all the same
+        log.warning("The %s is not exported: %s", target.name, error)
+        return False
+    return True
 
 
 def first_process() -> bool:
@@ -84,6 +133,7 @@ class TrainingCLI(LightningCLI):
         self.config = parse(parser, args)
 
     def before_instantiate_classes(self) -> None:
+        _check_checkpoint(self.config.get("ckpt_path"))
         wanted = self.verb == "fit" or self.config.experiment.out
         self.out = out_folder(self.config, self.words) if wanted else None
         if self.out and first_process():
@@ -109,4 +159,4 @@ class TrainingCLI(LightningCLI):
                 callbacks.append(ModelCheckpoint(self.out and self.out / "checkpoints", save_last=True))
         else:
             config["enable_checkpointing"] = config["enable_checkpointing"] or False
-        return Trainer(**{**config, "logger": loggers or False, "callbacks": callbacks})
+        return make_trainer(Trainer, **{**config, "logger": loggers or False, "callbacks": callbacks})

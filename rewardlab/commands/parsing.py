@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Experiment:
         policy_path: the base generator: a folder, or a name on the model hub.
         reward_path: a saved reward.
         tower_path: the frozen network of a vision reward: an open_clip name, a weights file or `local-dir:` and a folder.
-        data_path: the target samples.
+        data_path: the target samples, or the preference pairs.
         prompts_path: the prompts, one a line.
         out: the run folder.
         seed: from which every other seed is derived.
@@ -90,6 +91,7 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
     """
     flags = [word.replace("--out", "--experiment.out", 1) if word.split("=")[0] == "--out" else word for word in words]
     _check_files(flags)
+    _check_paths(flags)
     try:
         config: Namespace = parser.parse_args(_nulls(flags))
     except argparse.ArgumentError as error:
@@ -160,6 +162,17 @@ def _check_files(flags: Sequence[str]) -> None:
         if not isinstance(content, dict):
             raise InputError(
                 f"The config {file!r} holds no keys; expected a mapping such as `model: ...`, got {content!r:.60}."
+            )
+
+
+def _check_paths(flags: Sequence[str]) -> None:
+    """Refuse a path for all parts that no part takes: it would be left out in silence."""
+    words = [*flags, *(Path(file).read_text(encoding="utf-8") for file in config_files(flags))]
+    for name in re.findall(r"^--experiment\.(\w+_path)\b", "\n".join(flags), re.MULTILINE):
+        if not any(f"${{experiment.{name}}}" in word for word in words):
+            raise InputError(
+                f"--experiment.{name} is given and no config takes it: none has ${{experiment.{name}}}. Give the key that is "
+                "meant itself, or a config that takes the path from there, such as those named own.yaml."
             )
 
 

@@ -17,7 +17,9 @@ def run(command: str, words: Sequence[str]) -> int:
     given = parser.parse_args(words)
     for run in given.runs:
         if not (run / "config.yaml").is_file():
-            raise InputError(f"{run} is not a run folder: it has no config.yaml. Give a folder that `rewardlab rounds` wrote.")
+            raise InputError(
+                f"{run} is not a run folder: it has no config.yaml. Give one that `rewardlab rounds` or `fit` wrote."
+            )
     from rewardlab.report import write_report
 
     print(write_report(given.runs, given.out))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +13,15 @@ import torch
 
 from rewardlab.commands.mistakes import unknown_flags
 from rewardlab.data import read_prompts
+from rewardlab.data.metadata import read_text
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates, score
 from rewardlab.policies import Policy
 from rewardlab.policies.hub import load_policy
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward, load_reward
+from rewardlab.seeds import row_seeds
+from rewardlab.types import Samples
 
 
 class Parser(argparse.ArgumentParser):
@@ -108,11 +112,53 @@ def open_policy(given: argparse.Namespace) -> Policy:
     return policy
 
 
-def probe(policy: Policy, rewards: Mapping[str, Reward], prompts: Sequence[str]) -> None:
-    """Draw one output and score it, so that what does not fit together is known before anything is written."""
+def probe(policy: Policy, rewards: Mapping[str, Reward], prompts: Sequence[str], file: str) -> None:
+    """Draw one output and score it, so that what does not fit together is known before anything is written.
+
+    Raises:
+        InputError: also if a prompt is too long for a policy of text; the line of `file` is named.
+    """
+    if policy.dimensions == 1:
+        check_prompts(policy, prompts, file)
     sample = candidates(policy, prompts[:1], 1, 0)
     for reward in rewards.values():
         score(reward, sample)
+
+
+def check_prompts(policy: Policy, prompts: Sequence[str], file: str) -> None:
+    """Let a policy of text read all prompts, with empty responses.
+
+    Raises:
+        InputError: naming the line of the first that it refuses.
+    """
+
+    def read(some: Sequence[str]) -> None:
+        policy.encode(Samples(list(some), [""] * len(some)), seeds=row_seeds(0, len(some)))
+
+    try:
+        read(prompts)
+    except InputError:
+        for prompt in prompts:
+            try:
+                read([prompt])
+            except InputError as error:
+                raise InputError(f"{file}, line {line_of(file, prompt)}: {error}") from None
+        raise
+
+
+def line_of(file: str, prompt: str) -> int | None:
+    """Return the number of the first line of a file of prompts that holds this one.
+
+    Example:
+        >>> path = getfixture("tmp_path") / "prompts.jsonl"
+        >>> _ = path.write_text('\\n{"prompt": "a cat"}\\n')
+        >>> line_of(str(path), "a cat")
+        2
+    """
+    lines = read_text(Path(file)).replace("\r\n", "\n").split("\n")
+    if Path(file).suffix == ".jsonl":
+        lines = [json.loads(line)["prompt"] if line.strip() else "" for line in lines]
+    return next((number for number, line in enumerate(lines, 1) if line == prompt), None)
 
 
 def distinct_prompts(file: str, held_out: str | None = None, allow_leak: bool = False) -> list[str]:

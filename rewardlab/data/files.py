@@ -83,8 +83,11 @@ def load_pairs(folder: str | Path) -> PreferencePairs:
     """
     absent = [name for name in ("chosen", "rejected") if not (Path(folder) / name).is_dir()]
     if absent:
+        if Path(folder).is_file():
+            raise InputError(f"{folder} is a file; a folder of pairs is read here. Preferences reads pairs from JSONL files.")
         raise InputError(
-            f"{folder} should hold the folders chosen and rejected; {' and '.join(absent)} is missing. Are these pairs?"
+            f"{folder} should hold the folders chosen and rejected; {' and '.join(absent)} is missing. Are these pairs? "
+            "Preferences reads them from JSONL files."
         )
     chosen, rejected = (load_samples(Path(folder) / name) for name in ("chosen", "rejected"))
     try:

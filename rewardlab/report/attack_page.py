@@ -34,7 +34,7 @@ def attack_page(
         drawn: the samples of "attack" and "references"; images are shown from here.
     """
     verdict = results["verdict"]
-    kind = "bad" if verdict["word"] == "broken" else "good"
+    kind = {"broken": "bad", "held": "good"}.get(verdict["word"], "flat")
     head = f'<div class="run {kind}">{tag("p", verdict["sentence"], "verdict")}</div>'
     images = isinstance(drawn["attack"].outputs, Tensor)
     count = f"The worst {min(WORST, len(rows))} of {len(rows)} exploits"

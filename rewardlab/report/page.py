@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from rewardlab.report.plots import guard_curves, histogram, judge_pictures, read
 from rewardlab.report.read import Run, Step, at, common_parent, read_runs, yaml_text
 from rewardlab.report.rows import Row, rows_of
 from rewardlab.report.samples import Shown, grids, shown_exploits, shown_pairs, shown_samples
+from rewardlab.report.single import fit_head, fit_sections, pointer
 from rewardlab.report.statements import attack_sentence, listed, overall, run_course, step_course, step_verdict, summary, title
 from rewardlab.report.tables import (
     attack_table,
@@ -40,7 +41,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     What a folder lacks is named on the page and left out.
 
     Args:
-        runs: folders that `rewardlab rounds` wrote.
+        runs: folders that `rewardlab rounds` or `rewardlab fit` wrote; one of an attack or a curve is pointed to its own page.
         out: the page; by default report.html in the run's folder, or in the folder that holds all of the runs.
 
     Returns:
@@ -61,7 +62,7 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     if out.is_dir():
         raise InputError(f"The report is one file; {out} is a folder. Give --out a name such as {out / 'report.html'}.")
     groups = _groups(found)
-    parts = [_part(group) for group in groups]
+    parts = [_part(group, out.parent) for group in groups]
     (out.parent / "figures").mkdir(parents=True, exist_ok=True)
     for picture in _named_apart([picture for _, pictures in parts for picture in pictures]):
         write_atomically(out.parent / "figures" / f"{picture.name}.png", picture.png)
@@ -73,21 +74,35 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def _groups(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs that began with one policy together: what began differently cannot be compared."""
-    groups: dict[str, list[Run]] = {}
+    """Return the runs of one command that began with one policy together: what began differently cannot be compared."""
+    groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        groups.setdefault(str(at(run.facts, "fingerprints", "policy")), []).append(run)
+        groups.setdefault((run.kind, str(at(run.facts, "fingerprints", "policy"))), []).append(run)
     return list(groups.values())
 
 
-def _part(runs: list[Run]) -> tuple[list[str], list[Picture]]:
+def _part(runs: list[Run], beside: Path) -> tuple[list[str], list[Picture]]:
     """Return the blocks of comparable runs, and their pictures."""
+    kind = runs[0].kind
+    if kind in ("attack", "curve"):
+        return [tag("h1", _names(runs)), *pointer(runs, kind, beside)], []
+    if kind == "fit":
+        differ = details("What the runs differ in", differences_table(runs))
+        origins: list[Block] = [_origins(run) for run in runs]
+        sections = [*fit_sections(runs), ("Settings", [differ]), ("Where it comes from", origins)]
+        return _blocks([tag("h1", _names(runs)), *fit_head(runs)], sections, runs)
     rows = rows_of(runs)
     samples = shown_samples(rows, runs)
-    sections = list(_sections(runs, rows, samples))
-    drawn = [picture for _, blocks in sections for block in blocks if isinstance(block, list) for picture in block]
-    blocks = [*_head(runs), *(section(name, *map(_html, blocks)) for name, blocks in sections), _missing(runs)]
+    blocks, drawn = _blocks(_head(runs), _sections(runs, rows, samples), runs)
     return blocks, [*drawn, *_overview(samples)]
+
+
+def _blocks(
+    head: Iterable[str], sections: Iterable[tuple[str, list[Block]]], runs: list[Run]
+) -> tuple[list[str], list[Picture]]:
+    found = list(sections)
+    drawn = [picture for _, blocks in found for block in blocks if isinstance(block, list) for picture in block]
+    return [*head, *(section(name, *map(_html, blocks)) for name, blocks in found), _missing(runs)], drawn
 
 
 def _sections(runs: list[Run], rows: list[Row], samples: list[Shown]) -> Iterator[tuple[str, list[Block]]]:

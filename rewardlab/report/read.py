@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rewardlab.data.metadata import read_text
 from rewardlab.errors import InputError
@@ -49,6 +49,14 @@ class Run:
     timing: dict[str, Any]
     config: dict[str, Any]
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def kind(self) -> Literal["rounds", "fit", "attack", "curve"]:
+        """The command that made it, as its config says; "rounds" where there is none."""
+        if "rounds" in self.config or "rounds" in self.results:
+            return "rounds"
+        marks: dict[str, Literal["fit", "attack", "curve"]] = {"model": "fit", "attack": "attack", "curve": "curve"}
+        return next((kind for key, kind in marks.items() if key in self.config), "rounds")
 
     @property
     def stages(self) -> Path:
@@ -157,7 +165,9 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
         raise InputError("A report needs at least one run folder; got none.")
     for folder in folders:
         if not any((folder / name).is_file() for name in ("results.json", "run.json", "config.yaml")):
-            raise InputError(f"{folder} is no run folder: it has no results.json. Give a folder that `rewardlab rounds` wrote.")
+            raise InputError(
+                f"{folder} is no run folder: it has no results.json. Give one that `rewardlab rounds` or `rewardlab fit` wrote."
+            )
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):
         names = [os.path.relpath(folder, common_parent(folders)) for folder in folders]
@@ -173,6 +183,8 @@ def _read(folder: Path, name: str) -> Run:
     results, facts, timing = (_json(folder / file) for file in ("results.json", "run.json", "timing.json"))
     run = Run(folder, name, results, facts, timing, _config(folder / "config.yaml"))
     found = {"results.json": results, "run.json": facts, "timing.json": timing, "config.yaml": run.config}
+    if run.kind != "rounds":
+        return run
     run.notes += [f"no {file}" for file, content in found.items() if not content]
     if results:
         expected = {"judges on the targets": run.targets, "judges on the base": run.base, "finished rounds": run.steps}

@@ -24,7 +24,7 @@ from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import Relative, spread_within
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.costs import cost
-from rewardlab.rounds.game import State, begin, draw, export, fit, kept, seen, settings, train_policy
+from rewardlab.rounds.game import State, begin, check_game, draw, export, fit, kept, seen, settings, train_policy
 from rewardlab.rounds.run_folder import RunFolder
 from rewardlab.rounds.stages import FitReward, PostTrain
 from rewardlab.seeds import derive
@@ -125,6 +125,7 @@ class AdvRM(Rounds):
         self.policy, self.members, self.preferences, self.attack = policy, members, preferences, attack
         self.prompts = _prompts(preferences.split("train").chosen.prompts if prompts is None else prompts)
         self.held_out_prompts = _prompts(held_out_prompts)
+        check_game("AdvRM", self.prompts, rounds, least=0)
         self.novelty, self.novelty_weight = novelty, novelty_weight
         self.post_train, self.fit, self.use = post_train, fit or FitReward(AdvRMLoop), use
         self.evaluation, self.rounds, self.seed = evaluation or Evaluation(), rounds, seed

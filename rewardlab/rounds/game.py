@@ -75,6 +75,18 @@ class State:
         return derive(self.seed, use, self.number)
 
 
+def check_game(name: str, prompts: Sequence[str], rounds: int, least: int) -> None:
+    """Refuse a game without prompts, or with fewer rounds than mean anything.
+
+    Raises:
+        InputError: naming the argument.
+    """
+    if not prompts:
+        raise InputError(f'{name} samples from prompts and got none. Give a file of them; [""] for an unconditional generator.')
+    if rounds < least:
+        raise InputError(f"{name} takes rounds of at least {least}; got {rounds}, which would train nothing.")
+
+
 def begin(run: RunFolder, game: Any, policy: Policy, rewards: Sequence[Reward], real: Samples, names: Sequence[str]) -> State:
     """Note what the run is made of, keep the real samples, and judge the policy as it comes.
 

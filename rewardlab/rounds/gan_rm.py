@@ -14,7 +14,7 @@ from rewardlab.mining import RankBootstrap, score
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
 from rewardlab.rounds.base import Rounds
-from rewardlab.rounds.game import State, begin, draw, export, fit, seen, settings, train_policy, twin
+from rewardlab.rounds.game import State, begin, check_game, draw, export, fit, seen, settings, train_policy, twin
 from rewardlab.rounds.run_folder import RunFolder
 from rewardlab.rounds.stages import FitReward, PostTrain
 from rewardlab.training.base import trained_state
@@ -40,6 +40,9 @@ class GANRM(Rounds):
         rounds: T.
         refresh_negatives: draw negatives from the current policy in each round; frozen ones are the ablation.
         seed: of everything that is drawn.
+
+    Raises:
+        InputError: if there are no prompts or no rounds.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class GANRM(Rounds):
     ) -> None:
         self.policy, self.reward, self.targets = policy, reward, targets
         self.prompts = prompts if isinstance(prompts, list) else read_prompts(prompts)
+        check_game("GANRM", self.prompts, rounds, least=1)
         self.fit, self.post_train, self.bootstrap = fit, post_train, bootstrap
         self.evaluation = evaluation or Evaluation()
         self.negatives, self.rounds, self.refresh_negatives, self.seed = negatives, rounds, refresh_negatives, seed

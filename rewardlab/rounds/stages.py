@@ -28,6 +28,7 @@ from rewardlab.seeds import derive
 from rewardlab.training import GANRM as GANRMLoop
 from rewardlab.training.base import frozen_reference, trained_state
 from rewardlab.training.resumable import Resumable
+from rewardlab.training.trainers import Interruptible, make_trainer
 from rewardlab.types import PreferencePairs, Samples
 
 STATE, FIGURES = "state.safetensors", "figures.json"
@@ -130,16 +131,16 @@ def _fit(make: Callable[..., Trainer], module: LightningModule, scratch: Path, c
 
     Dropout draws from torch's global generator, so that is seeded here; what came before the stage must not matter.
     """
-    logger = CSVLogger(scratch, name="", version="")
-    trainer = make(
+    logger, last = CSVLogger(scratch, name="", version=""), scratch / "last.ckpt"
+    trainer = make_trainer(
+        make,
         num_sanity_val_steps=0,
         logger=logger,
         default_root_dir=scratch,
-        callbacks=[*callbacks, Resumable()],
+        callbacks=[*callbacks, Resumable(), Interruptible(last)],
         enable_model_summary=False,
         log_every_n_steps=10,
     )
-    last = scratch / "last.ckpt"
     with isolate_rng(include_cuda=False):
         torch.manual_seed(derive(getattr(module, "seed", 0), "fit"))
         trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True, **data)

@@ -1,3 +1,5 @@
+import os
+import signal
 from functools import partial
 
 import pytest
@@ -200,6 +202,28 @@ def test_a_killed_attack_goes_on_from_its_checkpoint(tmp_path):
     assert resumed.outputs == whole.outputs
     for name, column in whole.facts.items():
         assert torch.equal(resumed.facts[name], column)
+
+
+def test_ctrl_c_in_an_attack_keeps_the_step(tmp_path, monkeypatch):
+    attack, _ = world()
+
+    def run(folder):
+        return RLAttacker(ATTACKERS["rl"].loop, partial(TRAINER, max_steps=4), 4, folder=folder)(Letters(), attack, PROMPTS, 0)
+
+    whole, step, calls = run(tmp_path / "whole"), PPO.training_step, []
+
+    def pressed(*args):
+        calls.append(1)
+        if len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PPO, "training_step", pressed)
+        with pytest.raises(SystemExit):
+            run(tmp_path / "part")
+    assert len(calls) == 2
+    assert run(tmp_path / "part").outputs == whole.outputs
 
 
 @pytest.mark.parametrize("kept", [False, True])

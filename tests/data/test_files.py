@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rewardlab.data import ImageFolder, load_pairs, load_samples, save_pairs, save_samples
+from rewardlab.data import ImageFolder, PairsData, load_pairs, load_samples, save_pairs, save_samples
 from rewardlab.errors import InputError
 from rewardlab.types import PreferencePairs, Samples
 
@@ -112,3 +112,10 @@ def test_folders_that_are_no_samples_are_refused(tmp_path):
     (tmp_path / "chosen/metadata.jsonl").write_text(lines * 2)
     with pytest.raises(InputError, match="has 2 lines, but 1 samples were saved"):
         load_samples(tmp_path / "chosen")
+
+
+def test_a_jsonl_file_of_pairs_is_sent_to_preferences(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"prompt": "hi", "chosen": "hello", "rejected": "go away"}\n')
+    with pytest.raises(InputError, match="Preferences reads pairs from JSONL"):
+        PairsData(file).setup("fit")

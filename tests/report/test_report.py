@@ -348,6 +348,43 @@ def test_a_run_that_stopped_early_has_a_page(tmp_path):
     assert "No round has finished." in text
 
 
+def make_single(path, kind):
+    path.mkdir()
+    (path / "config.yaml").write_text(yaml.safe_dump({kind: {"class_path": "some.Loop", "init_args": {"lr": len(path.name)}}}))
+    return path
+
+
+def test_fits_show_the_curves_that_they_logged(tmp_path):
+    runs = [make_single(tmp_path / name, "model") for name in ("one", "other")]
+    for run, rows in zip(runs, (["0,0.9,,0", "1,nan,,0", "2,0.25,0.5,0"], ["0,0.8,,0", "1,0.4,0.75,0"]), strict=True):
+        (run / "metrics.csv").write_text("\n".join(["step,loss,val/auc,epoch", *rows]) + "\n")
+    (runs[0] / "reward").mkdir()
+    page = page_of(*runs, out=tmp_path / "page.html")
+    assert "one is a run of `rewardlab fit`: some.Loop. What it trained is in reward/." in page.text
+    assert page.alts == [
+        "loss over training steps: one 0.900 to 0.250; other 0.800 to 0.400.",
+        "val/auc over training steps: one 0.500 to 0.500; other 0.750 to 0.750.",
+    ]
+    assert "No round" not in page.text
+    assert "What is missing" not in page.text
+    assert "init_args.lr" in page.text, "what they differ in"
+
+
+def test_a_fit_that_logged_nothing_says_so(tmp_path):
+    assert "no metrics.csv" in page_of(make_single(tmp_path / "run", "model")).text
+
+
+def test_an_attack_is_pointed_to_its_own_page(tmp_path, clean):
+    run = make_single(tmp_path / "an attack", "attack")
+    assert "has not finished" in page_of(run).text
+    write(run / "results.json", {"verdict": {"sentence": "Held: no more than its floor."}})
+    (run / "attack.html").touch()
+    page = page_of(run, clean, out=tmp_path / "page.html")
+    assert "an attack is a run of `rewardlab attack`. Held: no more than its floor." in page.text
+    assert "an%20attack/attack.html" in page.addresses
+    assert page.counts["h1"] == 2, "rounds have a part of their own"
+
+
 def test_stages_in_a_shared_store_give_the_same_pictures_byte_for_byte(tmp_path, clean):
     run = shutil.copytree(clean, tmp_path / "runs" / "sft", ignore=shutil.ignore_patterns("figures", "results.json"))
     (run / "stages").rename(tmp_path / "store")

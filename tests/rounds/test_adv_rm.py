@@ -80,6 +80,13 @@ def test_a_round_fits_attacks_mines_and_post_trains(tmp_path):
     assert (tmp_path / "run" / "reward" / "config.json").exists()
 
 
+def test_a_game_without_prompts_or_with_fewer_than_no_rounds_is_refused():
+    with pytest.raises(InputError, match="AdvRM samples from prompts and got none"):
+        game(prompts=[])
+    with pytest.raises(InputError, match="rounds of at least 0; got -1"):
+        game(rounds=-1)
+
+
 def test_the_judge_the_readings_and_the_cost_are_reported(tmp_path):
     readings = Readings({"letters": Function(letters)}, samples=4, every_n_steps=1, window=1)
     results = run(tmp_path / "run", judge="letters", callbacks=[readings])

@@ -1,7 +1,10 @@
 """GAN-RM's rounds: every stage stands once made, a killed run ends as if it had not been, and judges stay outside."""
 
 import json
+import os
 import shutil
+import signal
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -178,15 +181,19 @@ class Killed(BaseException):
     pass
 
 
-def kill_at(monkeypatch, where, count):
-    """Let the `count`-th call of a method or function fail, once."""
+def killed():
+    raise Killed
+
+
+def kill_at(monkeypatch, where, count, action=killed):
+    """Let the `count`-th call of a method or function fail, or do something else first, once."""
     owner, name = where
     called, original = [], getattr(owner, name)
 
     def call(*args, **kwargs):
         called.append(1)
         if len(called) == count:
-            raise Killed
+            action()
         return original(*args, **kwargs)
 
     monkeypatch.setattr(owner, name, call)
@@ -227,6 +234,36 @@ class TestKilled:
         run(tmp_path / "run", resume=True, **ONE_ROUND)
         found, expected = (stage(folder, "1-post-train") / "state.safetensors" for folder in (tmp_path / "run", whole))
         assert found.read_bytes() == expected.read_bytes()
+
+
+class TestInterrupted:
+    @pytest.mark.parametrize(
+        ("loop", "count"),
+        [(SFT, 2), (GANRMLoop, 2), (GANRMLoop, 1), (GANRMLoop, 4)],
+        ids=["post-training", "epoch's last", "epoch's first", "fit's last"],
+    )
+    def test_ctrl_c_keeps_the_step_and_the_run_ends_as_if_it_had_not_been(self, whole, tmp_path, monkeypatch, loop, count):
+        rare = replace(BY_SFT, checkpoint_every=500)
+        with monkeypatch.context() as patch:
+            kill_at(patch, (loop, "training_step"), count, lambda: os.kill(os.getpid(), signal.SIGINT))
+            before = signal.getsignal(signal.SIGINT)
+            with pytest.raises(SystemExit) as ended:
+                run(tmp_path / "run", post_train=rare, **ONE_ROUND)
+            assert signal.getsignal(signal.SIGINT) is before
+        assert isinstance(ended.value.__context__, KeyboardInterrupt)
+        (last,) = (tmp_path / "run" / ".scratch").glob("*/last.ckpt")
+        assert torch.load(last, weights_only=True)["global_step"] == count
+        run(tmp_path / "run", resume=True, post_train=rare, **ONE_ROUND)
+        expected = figures(whole)
+        del expected["rounds"]["2"]
+        assert figures(tmp_path / "run") == expected, "to the last bit"
+
+
+def test_a_game_without_prompts_or_rounds_is_refused():
+    with pytest.raises(InputError, match="GANRM samples from prompts and got none"):
+        game(prompts=[])
+    with pytest.raises(InputError, match="rounds of at least 1; got -1"):
+        game(rounds=-1)
 
 
 class TestSharedStages:

@@ -1,0 +1,82 @@
+"""Trainers as stages and commands use them: made with a sentence for what cannot be, and interrupted between two steps."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from rewardlab.errors import InputError
+
+_log = logging.getLogger("rewardlab")
+
+
+def make_trainer(make: Callable[..., Trainer], **options: Any) -> Trainer:
+    """Return `make(**options)`.
+
+    Raises:
+        InputError: if Lightning cannot make it here: of a GPU where there is none, say.
+
+    Example:
+        >>> make_trainer(Trainer, accelerator="cpu", devices=0)
+        Traceback (most recent call last):
+        rewardlab.errors.InputError: The trainer that is configured cannot be made here: ...
+    """
+    try:
+        return make(**options)
+    except MisconfigurationException as error:
+        said = " ".join(str(error).split()).rstrip(".!")
+        raise InputError(
+            f"The trainer that is configured cannot be made here: {said}. `rewardlab doctor` shows this machine's devices; to "
+            "train on the CPU set the trainer's accelerator to cpu and its devices to 1, as configs/trainer/cpu.yaml does."
+        ) from None
+
+
+class Interruptible(pl.Callback):
+    """Let Ctrl-C end the training after the step that it came in, with a checkpoint; a second one ends it at once.
+
+    A checkpoint between two steps is one from which a resumed run equals one that was never stopped. It comes after
+    `Resumable` among the callbacks. Without effect where several processes train, and outside the main thread.
+
+    Args:
+        file: the checkpoint.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._asked, self._installed, self._before = False, False, None
+
+    def on_train_start(self, trainer: Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+            self._asked, self._installed, self._before = False, True, signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, *_: Any) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        _log.warning("Interrupted: the step is finished and kept first. Once more ends it at once.")
+
+    def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
+        if self._asked:
+            trainer.save_checkpoint(self.file)
+            raise KeyboardInterrupt
+
+    def on_fit_end(self, trainer: Trainer, pl_module: pl.LightningModule) -> None:
+        if self._asked:  # in the last step
+            raise KeyboardInterrupt
+        self._restore()
+
+    def on_exception(self, trainer: Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._restore()  # Lightning would leave Ctrl-C without effect
+
+    def _restore(self) -> None:
+        if self._installed:
+            signal.signal(signal.SIGINT, signal.default_int_handler if self._before is None else self._before)
+            self._installed = False

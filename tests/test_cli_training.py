@@ -1,0 +1,180 @@
+"""What training leaves for the other commands, what ends it in good order, and what is refused before it begins."""
+
+from __future__ import annotations
+
+import signal
+import sys
+
+import pytest
+import torch
+import yaml
+
+from rewardlab import DiffusionPolicy, Sampler, VisionReward, cli
+from rewardlab.data import save_samples
+from rewardlab.policies.hub import load_policy
+from rewardlab.rewards import load_reward
+from rewardlab.testing import tiny_diffusion, tiny_tower
+from rewardlab.types import Samples
+
+TOYS = """
+from __future__ import annotations
+import os, signal
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from rewardlab.policies import Policy
+from rewardlab.policies.hub import load_policy
+from rewardlab.rewards import Reward, load_reward
+from rewardlab.rounds.base import Rounds
+from rewardlab.training import SFT
+
+def policy(path: str) -> Policy:
+    return load_policy(path)
+
+def reward(path: str) -> Reward:
+    return load_reward(path)
+
+class Pressed(SFT):
+    '''Ctrl-C in the first step.'''
+    def training_step(self, samples, batch_idx):
+        os.kill(os.getpid(), signal.SIGINT)
+        return super().training_step(samples, batch_idx)
+
+class Tested(SFT):
+    def test_step(self, samples, batch_idx):
+        self.log("test/loss", self._loss(samples))
+
+class Bare(LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+
+    def training_step(self, batch, batch_idx):
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters())
+
+class Fits(Rounds):
+    '''A stage that is a Lightning fit.'''
+    def run(self, run):
+        quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+        Trainer(accelerator="cpu", max_steps=1, **quiet).fit(Bare(), torch.utils.data.DataLoader([1, 2]))
+"""
+FIT = """
+model: {class_path: rewardlab.training.SFT, init_args: {policy: {class_path: fit_toys.policy, init_args: {path: policy}}}}
+data: {class_path: rewardlab.data.SamplesData, init_args: {samples: samples, channels: 1, batch_size: 2}}
+trainer: {max_steps: 3, log_every_n_steps: 1, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false}
+"""
+OF_REWARD = """
+model: {class_path: rewardlab.training.GANRM, init_args: {reward: {class_path: fit_toys.reward, init_args: {path: reward}}}}
+data: {class_path: rewardlab.data.TargetSamples, init_args: {targets: samples, negatives: others, held_out: 4, channels: 1}}
+trainer: {max_epochs: 1, log_every_n_steps: 1, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false}
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    place = tmp_path_factory.mktemp("models")
+    DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=2)).save_pretrained(place / "policy")
+    VisionReward(tiny_tower(image_size=8), heads=2, width=8).save_pretrained(place / "reward")
+    generator = torch.Generator().manual_seed(0)
+    for name, level in (("samples", 0.5), ("others", 0.0)):
+        save_samples(place / name, Samples([""] * 12, level + 0.5 * torch.rand(12, 1, 8, 8, generator=generator)))
+    return place
+
+
+@pytest.fixture
+def place(models, tmp_path, monkeypatch):
+    """An empty working directory with toys, models, samples and configs; what Lightning does to Ctrl-C is undone."""
+    for folder in models.iterdir():
+        (tmp_path / folder.name).symlink_to(folder)
+    (tmp_path / "fit_toys.py").write_text(TOYS)
+    (tmp_path / "fit.yaml").write_text(FIT)
+    (tmp_path / "reward.yaml").write_text(OF_REWARD)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("fit_toys", None)
+    before = signal.getsignal(signal.SIGINT)
+    yield tmp_path
+    signal.signal(signal.SIGINT, before)
+
+
+def weights(module):
+    return torch.cat([weight.detach().flatten() for weight in module.parameters()])
+
+
+def test_a_fit_of_a_policy_leaves_it_where_other_commands_take_it(place, capsys):
+    words = ["fit", "--config", "fit.yaml", "--out", "run"]
+    assert cli.main(words) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("run/policy")
+    trained = load_policy("run/policy")
+    state = torch.load("run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert all(state[f"policy.{name}"].equal(weight) for name, weight in trained.named_parameters())
+    assert not weights(trained).equal(weights(load_policy("policy")))
+    assert not (place / "run" / "reward").exists()
+    assert cli.main([*words, "--resume"]) == 0, "what was written is written anew"
+
+
+def test_a_fit_of_a_reward_leaves_it_and_the_report_shows_its_curves(place, capsys):
+    assert cli.main(["fit", "--config", "reward.yaml", "--out", "run"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].endswith("run/reward")
+    trained = load_reward("run/reward")
+    assert trained.meaning.startswith("log density ratio")
+    assert not weights(trained).equal(weights(load_reward("reward")))
+    assert cli.main(["report", "run"]) == 0
+    page = (place / "run" / "report.html").read_text()
+    assert "is a run of `rewardlab fit`: rewardlab.training.GANRM" in page
+    assert "val/auc over training steps" in page
+    assert "No round has finished" not in page
+    assert {"logged-loss.png", "logged-val-auc.png"} <= {file.name for file in (place / "run" / "figures").iterdir()}
+
+
+def test_a_fit_that_is_interrupted_exports_nothing(place, capsys):
+    (place / "fit.yaml").write_text(FIT.replace("rewardlab.training.SFT", "fit_toys.Pressed"))
+    assert cli.main(["fit", "--config", "fit.yaml", "--out", "run"]) == 130
+    assert "with --resume goes on" in capsys.readouterr().err
+    assert not (place / "run" / "policy").exists()
+
+
+def test_ctrl_c_in_a_fit_of_rounds_is_an_interruption(place, capsys):
+    (place / "rounds.yaml").write_text("rounds: {class_path: fit_toys.Fits}")
+    assert cli.main(["rounds", "--config", "rounds.yaml", "--out", "run"]) == 130
+    assert "with --resume goes on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["test", "--config", "fit.yaml"], "`rewardlab test` runs a module's test_step, and SFT has none."),
+        (["predict", "--config", "reward.yaml"], "`rewardlab predict` runs a module's predict_step, and GANRM has none."),
+        (["fit", "--config", "fit.yaml", "--ckpt_path", "nope.ckpt"], "--ckpt_path nope.ckpt does not exist."),
+        (["validate", "--config", "fit.yaml", "--ckpt_path=nope.ckpt"], "--ckpt_path nope.ckpt does not exist."),
+        (["fit", "--config", "fit.yaml", "--trainer.devices=0"], "The trainer that is configured cannot be made here"),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence_and_leaves_no_folder(place, capsys, words, sentence):
+    assert cli.main([*words, "--out", "run"]) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.rstrip().splitlines()[-1].startswith("rewardlab: ")
+    assert "Traceback" not in error
+    assert not (place / "run").exists()
+
+
+def test_a_module_with_a_test_step_is_tested(place):
+    config = yaml.safe_load(FIT.replace("rewardlab.training.SFT", "fit_toys.Tested"))
+    (place / "fit.yaml").write_text(yaml.safe_dump(config))
+    (place / "fit_toys.py").write_text(TOYS + DATA)
+    assert cli.main(["test", "--config", "fit.yaml", "--data=fit_toys.Held", "--data.samples=samples"]) == 0
+
+
+DATA = """
+from rewardlab.data import SamplesData
+
+class Held(SamplesData):
+    def __init__(self, samples: str):
+        super().__init__(samples, batch_size=2, channels=1)
+
+    def test_dataloader(self):
+        return self.train_dataloader()
+"""
