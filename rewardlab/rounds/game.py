@@ -24,6 +24,7 @@ from rewardlab.rewards import Reward
 from rewardlab.rounds.run_folder import RunFolder
 from rewardlab.rounds.stages import FitReward, PostTrain, load_stage
 from rewardlab.seeds import derive, row_seeds
+from rewardlab.training.trainers import device_of
 from rewardlab.types import Samples
 
 log = logging.getLogger("rewardlab")
@@ -92,12 +93,14 @@ def begin(run: RunFolder, game: Any, policy: Policy, rewards: Sequence[Reward], 
 
     Args:
         run: the folder.
-        game: the rounds, of which `names` are the arguments that every stage depends on.
+        game: the rounds, of which `names` are the arguments that every stage depends on. The policy goes where its trainers
+            will train, so that the first outputs are drawn there too.
         policy: the generator.
         rewards: to be fitted.
         real: what outputs are held against.
         names: of arguments.
     """
+    policy.to(device_of(game.fit.trainer))
     prints = {"policy": fingerprint(policy), "rewards": [fingerprint(reward) for reward in rewards], "real": fingerprint(real)}
     run.record({"fingerprints": prints})
     key = {"prints": prints, "prompts": game.prompts, "seed": game.seed, **settings(run, game, *names)}

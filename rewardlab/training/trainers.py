@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -37,6 +38,18 @@ def make_trainer(make: Callable[..., Trainer], **options: Any) -> Trainer:
             f"The trainer that is configured cannot be made here: {said}. `rewardlab doctor` shows this machine's devices; to "
             "train on the CPU set the trainer's accelerator to cpu and its devices to 1, as configs/trainer/cpu.yaml does."
         ) from None
+
+
+def device_of(make: Callable[..., Trainer]) -> torch.device:
+    """Return where a trainer that is made so would train.
+
+    Example:
+        >>> from functools import partial
+        >>> device_of(partial(Trainer, accelerator="cpu"))
+        device(type='cpu')
+    """
+    silent = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+    return make_trainer(make, **silent).strategy.root_device
 
 
 class Interruptible(pl.Callback):

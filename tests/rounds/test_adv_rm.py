@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import Relative
 from rewardlab.rounds import AdvRM, AttackAndMine, FitReward, PostTrain, RunFolder
+from rewardlab.rounds.game import begin
 from rewardlab.seeds import row_seeds
 from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
 
@@ -125,6 +127,15 @@ def test_the_yield_on_held_out_prompts_ends_the_rounds_also_where_enough_was_fou
     """No yield reaches 1.5. Without such prompts, an attack that ended early has no yield to be judged by."""
     results = run(tmp_path / "run", enough=2, stop_below=1.5, held_out_prompts=held_out, rounds=2)
     assert sum("attack" in entry for entry in results["rounds"].values()) == attacks
+
+
+def test_the_first_outputs_are_drawn_where_the_trainers_will_train(tmp_path, monkeypatch):
+    places = []
+    play = game(rounds=0)
+    monkeypatch.setattr(type(play.policy), "to", lambda self, device: places.append(device))
+    with pytest.raises(AttributeError, match="stage"):  # of the folder that there is not
+        begin(SimpleNamespace(record=lambda facts: None, config={}), play, play.policy, play.members, Samples([], []), [])
+    assert places == [torch.device("cpu")]
 
 
 def test_only_the_members_that_are_used_are_fitted_at_the_end(tmp_path):
