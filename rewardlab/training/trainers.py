@@ -56,7 +56,8 @@ class Interruptible(pl.Callback):
     """Let Ctrl-C end the training after the step that it came in, with a checkpoint; a second one ends it at once.
 
     A checkpoint between two steps is one from which a resumed run equals one that was never stopped. It comes after
-    `Resumable` among the callbacks. Without effect where several processes train, and outside the main thread.
+    `Resumable` among the callbacks. Without effect where several processes train, outside the main thread, and where Ctrl-C is
+    ignored, as by a shell's background jobs.
 
     Args:
         file: the checkpoint.
@@ -67,7 +68,8 @@ class Interruptible(pl.Callback):
         self._asked, self._installed, self._before = False, False, None
 
     def on_train_start(self, trainer: Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread():
+        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread() and not ignored:
             self._asked, self._installed, self._before = False, True, signal.signal(signal.SIGINT, self._ask)
 
     def _ask(self, *_: Any) -> None:
