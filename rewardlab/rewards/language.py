@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import rewardlab
 from rewardlab import lora, sharing
@@ -182,7 +183,7 @@ class LanguageReward(Reward):
         first, place = sharing.distinct([tuple(prompt) for prompt in prompts])
         before, there = (table.flip(1) for table in self._padded([prompts[row][::-1] for row in first]))  # padded on the left
         positions = there.cumsum(1).sub(1).clamp_min(0)
-        known = self.backbone(input_ids=before, attention_mask=there, position_ids=positions, use_cache=True).past_key_values
+        known = self._known(before, there, positions)
         chosen = torch.tensor(place, device=before.device)
         known.batch_select_indices(chosen)
         responses = [row[start:] for row, start in zip(rows, starts, strict=True)]
@@ -193,6 +194,25 @@ class LanguageReward(Reward):
             input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=known, use_cache=True
         ).last_hidden_state
         return states, ids, self._spans([0] * len(rows), responses)
+
+    def _known(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Any:
+        """The cache of prompts. What the gradient needs of them is computed anew, not kept: less memory for a little time."""
+
+        def run(ids: Tensor, mask: Tensor, positions: Tensor) -> Any:
+            return self.backbone(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True).past_key_values
+
+        if not torch.is_grad_enabled():
+            return run(ids, mask, positions)
+        from transformers.cache_utils import DynamicCache
+
+        columns = checkpoint(
+            lambda *given: [part for layer in run(*given).layers for part in (layer.keys, layer.values)],
+            ids, mask, positions, use_reentrant=False,
+        )  # fmt: skip
+        known = DynamicCache(config=self.backbone.config)
+        for number, (keys, values) in enumerate(zip(columns[::2], columns[1::2], strict=True)):
+            known.update(keys, values, number)
+        return known
 
     def _worth_sharing(self, rows: list[list[int]], starts: list[int]) -> bool:
         """Whether running each prompt once saves enough, every row has one, and its last word is the response's."""

@@ -366,6 +366,34 @@ def test_a_prompt_that_rows_share_is_run_once_and_nothing_else_changes(pooling, 
         assert_close(own, other, atol=1e-5 * max(1.0, other.abs().max().item()), rtol=1e-4)
 
 
+def test_what_the_gradient_needs_of_shared_prompts_is_computed_anew_with_the_same_dropout(monkeypatch):
+    """Layer 0 runs for the prompts, for the responses, and for the prompts again; kept instead, all is the same to the bit."""
+    network = tiny_causal_lm()
+    for layer in network.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    mine, runs, found = LanguageReward(network, tiny_tokenizer(), lora_rank=2), [], []
+    weights = [weight for weight in mine.parameters() if weight.requires_grad]
+    mine.backbone.layers[0].register_forward_pre_hook(lambda *_: runs.append(1))
+    monkeypatch.setattr(sharing, "WORTH_SHARING", 0.0)
+    for kept in (False, True):
+        if kept:
+            monkeypatch.setattr("rewardlab.rewards.language.checkpoint", lambda run, *given, **_: run(*given))
+        torch.manual_seed(0)
+        scores = mine.members(Samples(["a cat"] * 3, ["sat.", "ran away", "x"]))
+        gradients = torch.autograd.grad(scores.square().sum(), weights, allow_unused=True)
+        found.append([scores, *(each for each in gradients if each is not None)])
+        runs.append("|")
+    assert runs == [1, 1, 1, "|", 1, 1, "|"]
+    assert len(found[0]) > 3
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    torch.manual_seed(1)
+    assert not torch.equal(mine.members(Samples(["a cat"] * 3, ["sat.", "ran away", "x"])), found[0][0]), "no dropout"
+    with torch.no_grad():
+        runs.clear()
+        mine.members(Samples(["a cat"] * 3, ["sat.", "ran away", "x"]))
+    assert runs == [1, 1]
+
+
 def test_rows_without_a_prompt_or_a_word_of_their_own_are_run_whole():
     mine = LanguageReward(tiny_causal_lm(), tiny_tokenizer())
     rows = [[5, 6, 7, 1], [5, 6, 7, 2], [5, 6, 7, 3]]
