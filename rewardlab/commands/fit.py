@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
@@ -18,8 +17,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from rewardlab.commands.parsing import instantiate, make_parser, out_folder, parse, prepare, resolved
 from rewardlab.errors import InputError
-from rewardlab.provenance import atomic_folder
-from rewardlab.rounds.run_folder import RunFolder
+from rewardlab.rounds.run_folder import RunFolder, export
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.trainers import make_trainer
 
@@ -54,7 +52,7 @@ def run(verb: str, words: Sequence[str]) -> int:
         raise
     if cli.out and first_process():
         print(cli.out)
-        for made in export(cli.trainer, cli.model, cli.out) if verb == "fit" else []:
+        for made in export_trained(cli.trainer, cli.model, cli.out) if verb == "fit" else []:
             print(f"The trained {made.name}, as the other commands take it: {made}")
     return 0
 
@@ -72,26 +70,16 @@ def _check_checkpoint(place: Any) -> None:
         raise InputError(f"--ckpt_path {place} does not exist. Give a file such as RUN/checkpoints/last.ckpt of a fit.")
 
 
-@torch.no_grad()
-def export(trainer: Trainer, module: LightningModule, out: Path) -> list[Path]:
+def export_trained(trainer: Trainer, module: LightningModule, out: Path) -> list[Path]:
     """Write the trained policy and reward of a module, if it has such, where other commands take them; return the folders."""
     parts = {name: part for name, part in module.named_children() if name in ("policy", "reward")}
-    trained = {name: part for name, part in parts.items() if any(weight.requires_grad for weight in part.parameters())}
+    trained = {out / name: part for name, part in parts.items() if any(each.requires_grad for each in part.parameters())}
     if trained and trainer.strategy.restore_checkpoint_after_setup:
         log.warning("Its weights are spread over processes, so nothing is exported; the checkpoints hold them.")
         return []
-    return [out / name for name, part in trained.items() if hasattr(part, "save_pretrained") and _saved(part, out / name)]
-
-
-def _saved(part: Any, target: Path) -> bool:
-    shutil.rmtree(target, ignore_errors=True)  # of a fit that was resumed once it had ended
-    try:
-        with atomic_folder(target) as folder:
-            part.eval().save_pretrained(folder)
-    except InputError as error:  # a part that is code alone; the run stands all the same
-        log.warning("The %s is not exported: %s", target.name, error)
-        return False
-    return True
+    for target in trained:
+        shutil.rmtree(target, ignore_errors=True)  # of a fit that was resumed once it had ended
+    return [target for target, part in trained.items() if export(part.eval(), target)]
 
 
 def first_process() -> bool:

@@ -24,7 +24,7 @@ from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import Relative, spread_within
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.costs import cost
-from rewardlab.rounds.game import State, begin, check_game, draw, export, fit, kept, seen, settings, train_policy
+from rewardlab.rounds.game import State, begin, check_game, draw, export_both, fit, kept, seen, settings, train_policy
 from rewardlab.rounds.run_folder import RunFolder
 from rewardlab.rounds.stages import FitReward, PostTrain
 from rewardlab.seeds import derive
@@ -168,7 +168,7 @@ class AdvRM(Rounds):
         self._evaluate(state, raised)
         steps = run.results({})["rounds"][str(state.number)].get("post_train", {}).get("steps", 0)
         run.timing({"cost": cost(run.timing(), state.generations, steps)})
-        export(state, raised)
+        export_both(state, raised)
 
     def _with_novelty(self, reward: Reward, references: Samples) -> Reward:
         """Return what the policy is trained on: the reward, less the distance from the references if that is asked for."""

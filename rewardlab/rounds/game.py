@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from rewardlab.data import load_samples, save_pairs, save_samples
 from rewardlab.errors import InputError
@@ -19,15 +17,13 @@ from rewardlab.evaluation import Evaluation, Watched
 from rewardlab.evaluation.judging import mean_figure
 from rewardlab.mining import BestOf, candidates, extremes, score
 from rewardlab.policies import Policy
-from rewardlab.provenance import atomic_folder, described, fingerprint
+from rewardlab.provenance import described, fingerprint
 from rewardlab.rewards import Reward
-from rewardlab.rounds.run_folder import RunFolder
+from rewardlab.rounds.run_folder import RunFolder, export
 from rewardlab.rounds.stages import FitReward, PostTrain, load_stage
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.trainers import device_of
 from rewardlab.types import Samples
-
-log = logging.getLogger("rewardlab")
 
 
 @dataclass
@@ -215,14 +211,8 @@ def twin(reward: Reward) -> Reward:
     return deepcopy(reward, {id(parameter): parameter for parameter in reward.parameters() if not parameter.requires_grad})
 
 
-@torch.no_grad()
-def export(state: State, reward: Reward) -> None:
-    """Write the last policy, and the reward that it was trained on, where people look for them, if they can be saved."""
-    things: dict[str, nn.Module] = {"policy": state.policy, "reward": reward}
-    for name, thing in things.items():
-        if hasattr(thing, "save_pretrained") and not (state.run.path / name).exists():
-            try:
-                with atomic_folder(state.run.path / name) as folder:
-                    thing.save_pretrained(folder)
-            except InputError as error:  # a part that is code alone; the run stands all the same
-                log.warning("The %s is not exported: %s", name, error)
+def export_both(state: State, reward: Reward) -> None:
+    """Write the last policy, and the reward that it was trained on, unless they stand already."""
+    for name, thing in {"policy": state.policy, "reward": reward}.items():
+        if not (state.run.path / name).exists():
+            export(thing, state.run.path / name)

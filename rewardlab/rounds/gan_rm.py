@@ -14,7 +14,7 @@ from rewardlab.mining import RankBootstrap, score
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
 from rewardlab.rounds.base import Rounds
-from rewardlab.rounds.game import State, begin, check_game, draw, export, fit, seen, settings, train_policy, twin
+from rewardlab.rounds.game import State, begin, check_game, draw, export_both, fit, seen, settings, train_policy, twin
 from rewardlab.rounds.run_folder import RunFolder
 from rewardlab.rounds.stages import FitReward, PostTrain
 from rewardlab.training.base import trained_state
@@ -82,7 +82,7 @@ class GANRM(Rounds):
             watched = partial(self._watched, state, negatives, first_reward)
             train_policy(state, self.post_train, self.reward, watched, settings(run, self, "post_train"))
             self._evaluate(state)
-        export(state, self.reward)
+        export_both(state, self.reward)
 
     def _draw_negatives(self, state: State) -> Samples:
         count = self.negatives or len(state.real) + len(self.targets.target_samples("train"))

@@ -314,3 +314,17 @@ def _holding(path: Path, wait: bool) -> Iterator[bool]:
     finally:
         if handle is not None:
             os.close(handle)
+
+
+@torch.no_grad()
+def export(part: Any, target: Path) -> bool:
+    """Write a trained policy or reward into `target`, where other commands look for it; tell whether it can be saved."""
+    if not hasattr(part, "save_pretrained"):
+        return False
+    try:
+        with atomic_folder(target) as folder:
+            part.save_pretrained(folder)
+    except InputError as error:  # a part that is code alone; the run stands all the same
+        log.warning("The %s is not exported: %s", target.name, error)
+        return False
+    return True

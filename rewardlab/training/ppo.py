@@ -174,7 +174,6 @@ class PPO(Trained):
         mask = batch.rollout.trajectory.mask
         weights, clipped = self._weights(mask), torch.zeros((), device=mask.device)
         parts = torch.arange(len(batch)).split(self.micro_batch or len(batch))
-        optimizer.zero_grad()
         for part in parts:
             with optimizer.toggle_model(sync_grad=part is parts[-1]):
                 loss, held = self.loss(batch[part], weights[part])

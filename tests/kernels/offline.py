@@ -71,3 +71,12 @@ def _inspected(cubin: bytes) -> tuple[str, str]:
             for tool, flags in ((TOOLS / "cuobjdump", ["--dump-resource-usage"]), (TOOLS / "nvdisasm", ["-c"]))
         )
     return usage, code
+
+
+def check_lean(made: Compiled, arch: int, registers: int) -> None:
+    """No register is spilled, shared memory is there, and nothing is added by atomics."""
+    assert made["spills"] == 0
+    assert made["registers"] <= registers
+    assert made["shared"] <= SHARED_LIMIT[arch]
+    assert "ATOM" not in made["instructions"]
+    assert "RED." not in made["instructions"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rewardlab.kernels.linear_log_prob import fused
 from rewardlab.kernels.linear_log_prob import triton as kernels
 
 spec = importlib.util.spec_from_file_location("offline", Path(__file__).parent / "offline.py")
@@ -21,17 +22,17 @@ MATRIX = {80: "HMMA", 90: "HGMMA", 100: "UTC.?HMMA"}  # mma, wgmma and tcgen05
 
 
 def compiled_flash(kind, depth, arch, curve, entropy=True):
-    shape = kernels.shape_for(kind, depth, arch // 10, not any(curve.values()))
+    shape = fused.shape_for(kind, depth, arch // 10, not any(curve.values()))
     name = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[kind]
     x, w = (f"tensordesc<{name}[{rows},{shape.BK}]>" if shape.tma else f"*{name}" for rows in (shape.BM, shape.BN))
     pointers = dict.fromkeys(("BIAS_OF", "SCORE", "PEAK", "MASS", "MOMENT"), NUMBERS)
     counts = dict.fromkeys(("x_stride", "w_stride", "count", "words", "depth"), "i32")
     signature = {"X": x, "W": w, "TARGETS": "*i64", "cold": "fp32", "softcap": "fp32"} | pointers | counts
-    constants = curve | {"ENTROPY": entropy, "TMA": shape.tma, "UPCAST": False, "TILES": kernels.SPLIT // shape.BN}
-    constants |= {"BM": shape.BM, "BN": shape.BN, "BK": shape.BK, "SIDE": kernels.GROUP}
+    constants = curve | {"ENTROPY": entropy, "TMA": shape.tma, "UPCAST": False, "TILES": fused.SPLIT // shape.BN}
+    constants |= {"BM": shape.BM, "BN": shape.BN, "BK": shape.BK, "SIDE": fused.GROUP}
     wide = ("x_stride", "w_stride", "depth", *(() if shape.tma else ("X", "W")))
     arguments = signature, constants, arch, shape.num_warps, shape.num_stages
-    return shape, offline.compile_for(kernels.flash, *arguments, divisible=wide)
+    return shape, offline.compile_for(fused.flash, *arguments, divisible=wide)
 
 
 FLASH = {
@@ -81,11 +82,11 @@ def test_the_steps_on_a_tile(arch, block):
 def test_the_combination_of_splits():
     pointers = dict.fromkeys(("SCORES", "PEAKS", "MASSES", "MOMENTS", "SCORE", "PEAK", "MASS", "MOMENT"), NUMBERS)
     signature = pointers | {"count": "i32", "splits": "i32"}
-    found = offline.compile_for(kernels.combine, signature, {"ENTROPY": True, "BLOCK": kernels.COMBINED}, 90, 4, 3)
+    found = offline.compile_for(fused.combine, signature, {"ENTROPY": True, "BLOCK": fused.COMBINED}, 90, 4, 3)
     assert found["spills"] == 0
 
 
 def test_the_gate_sees_spills(monkeypatch):
     """Two warps of 32 threads cannot hold a tile of 16,384 numbers."""
-    monkeypatch.setattr(kernels, "shape_for", lambda *_: kernels.Shape(128, 128, 16, 2, 2, tma=False))
+    monkeypatch.setattr(fused, "shape_for", lambda *_: fused.Shape(128, 128, 16, 2, 2, tma=False))
     assert compiled_flash(torch.bfloat16, 512, 80, PLAIN, entropy=False)[1]["spills"] > 0

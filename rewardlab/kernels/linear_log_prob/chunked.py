@@ -50,7 +50,7 @@ def forward(
     targets = targets.contiguous()  # kernels read one beside the other
     running = start(hidden, weight, targets, entropy)
     if backend == "fused":
-        steps("triton").fused(hidden, weight, targets, curve, running)
+        import_module("rewardlab.kernels.linear_log_prob.fused").fused(hidden, weight, targets, curve, running)
         return finish(running)
     step = steps(backend)
     row_slices, walk = _walk(hidden, weight, curve, budget, step.blocks(hidden.device, False))
