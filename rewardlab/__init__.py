@@ -1,6 +1,8 @@
-"""Rewards that survive the optimiser they are given to: train, attack, harden and measure them in one place.
+"""Rewards that survive the optimiser they are given to: train, attack, harden and measure them in
+one place.
 
-Importing this package imports neither torch nor Lightning; each name below is loaded when it is first used.
+Importing this package imports neither torch nor Lightning; each name below is loaded when it is
+first used.
 """
 
 from __future__ import annotations

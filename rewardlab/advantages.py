@@ -12,8 +12,8 @@ from rewardlab.kernels.advantages import generalized_advantages
 def leave_one_out(scores: Tensor) -> Tensor:
     """Each score less the mean of its prompt's other scores. RLOO, arXiv 2402.14740.
 
-    The baseline does not depend on the sample it is taken from, so the policy gradient stays unbiased; the scores keep
-    their scale, and an offset that a reward adds to a prompt cancels.
+    The baseline does not depend on the sample it is taken from, so the policy gradient stays
+    unbiased; the scores keep their scale, and an offset that a reward adds to a prompt cancels.
 
     Args:
         scores: [P, K], the K ≥ 2 samples of each of P prompts.
@@ -33,10 +33,12 @@ def leave_one_out(scores: Tensor) -> Tensor:
 
 
 def group_normalized(scores: Tensor) -> Tensor:
-    """Each score less its prompt's mean, over the prompt's standard deviation. GRPO, arXiv 2402.03300, section 4.1.2.
+    """Each score less its prompt's mean, over the prompt's standard deviation. GRPO, arXiv
+    2402.03300, section 4.1.2.
 
-    Prompts on which all samples do nearly alike count as much as those that tell good from bad, so small differences
-    are blown up; a prompt whose samples tie gets zeros. The deviation is the unbiased one.
+    Prompts on which all samples do nearly alike count as much as those that tell good from bad, so
+    small differences are blown up; a prompt whose samples tie gets zeros. The deviation is the
+    unbiased one.
 
     Args:
         scores: [P, K], the K ≥ 2 samples of each of P prompts.
@@ -53,15 +55,20 @@ def group_normalized(scores: Tensor) -> Tensor:
     """
     centred = _centred(scores, "group_normalized")
     deviation = scores.double().std(1, keepdim=True)
-    tied = deviation <= 1e-6 * scores.double().abs().amax(1, keepdim=True)  # what is left is float32's rounding
+    tied = deviation <= 1e-6 * scores.double().abs().amax(
+        1, keepdim=True
+    )  # what is left is float32's rounding
     return torch.where(tied, 0, centred / deviation.clamp_min(1e-30)).float()
 
 
-def generalized(rewards: Tensor, values: Tensor, mask: Tensor, *, discount: float, lam: float) -> tuple[Tensor, Tensor]:
+def generalized(
+    rewards: Tensor, values: Tensor, mask: Tensor, *, discount: float, lam: float
+) -> tuple[Tensor, Tensor]:
     """Σ_k (γλ)^k · δ_(t+k), where δ_t = r_t + γ·V_(t+1) - V_t. GAE, arXiv 1506.02438, equation 16.
 
-    λ = 1 is the discounted sum of later rewards less V_t: unbiased, of high variance. λ = 0 is δ_t: biased by the critic's
-    error. Nothing follows the last step. Steps that do not count are passed over, as if they were not there.
+    λ = 1 is the discounted sum of later rewards less V_t: unbiased, of high variance. λ = 0 is δ_t:
+    biased by the critic's error. Nothing follows the last step. Steps that do not count are passed
+    over, as if they were not there.
 
     Args:
         rewards: [B, T], r: what each step earned.
@@ -71,7 +78,8 @@ def generalized(rewards: Tensor, values: Tensor, mask: Tensor, *, discount: floa
         lam: λ.
 
     Returns:
-        (advantages, returns), float32 [B, T]; returns are advantages + values. Both are 0 where the mask is false.
+        (advantages, returns), float32 [B, T]; returns are advantages + values. Both are 0 where the
+        mask is false.
 
     Example:
         >>> rewards, values, mask = torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)

@@ -35,6 +35,10 @@ def named_class(folder: str | Path, class_path: str, base: type, *, trust: bool,
             f"{folder} names the class {class_path}, which cannot be imported: {error}. "
             "Was the folder written by another version?"
         ) from error
-    if not (isinstance(found, type) and issubclass(found, base) and hasattr(found, "from_pretrained")):
-        raise InputError(f"{folder} names {class_path}, which is not a {base.__name__} that loads from a folder.")
+    if not (
+        isinstance(found, type) and issubclass(found, base) and hasattr(found, "from_pretrained")
+    ):
+        raise InputError(
+            f"{folder} names {class_path}, which is not a {base.__name__} that loads from a folder."
+        )
     return found

@@ -1,4 +1,6 @@
-"""The command `rewardlab`: dispatch on the first word. A command's module is imported only when that command runs."""
+"""The command `rewardlab`: dispatch on the first word. A command's module is imported only when
+that command runs.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,8 @@ _HOME = dict.fromkeys(("fit", "validate", "test", "predict"), "fit") | {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 a bug of ours, 2 an input to mend, 130 interrupted, 143 ended.
+    """Run one command and return its exit code: 0 done, 1 a bug of ours, 2 an input to mend, 130
+    interrupted, 143 ended.
 
     Args:
         argv: the words after `rewardlab`; those of this process if None.
@@ -37,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _interrupted()
     except SystemExit as done:  # argparse's --help and errors, Lightning's exits
-        if isinstance(done.__context__, KeyboardInterrupt):  # Lightning's Trainer makes an exit of it
+        if isinstance(
+            done.__context__, KeyboardInterrupt
+        ):  # Lightning's Trainer makes an exit of it
             return _interrupted()
         if type(done).__name__ == "SIGTERMException":
             return 143
@@ -48,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _interrupted() -> int:
-    print("rewardlab: interrupted; the same command with --resume goes on from what stands.", file=sys.stderr)
+    print(
+        "rewardlab: interrupted; the same command with --resume goes on from what stands.",
+        file=sys.stderr,
+    )
     return 130
 
 

@@ -14,8 +14,11 @@ from rewardlab.errors import InputError
 from rewardlab.seeds import derive
 
 
-def add(network: nn.Module, rank: int, layers: list[str] | str, dtype: torch.dtype, seed: int = 0) -> None:
-    """Freeze `network` in `dtype` and add a trainable float32 adapter to `layers` (LoRA, arXiv 2106.09685), alpha = rank.
+def add(
+    network: nn.Module, rank: int, layers: list[str] | str, dtype: torch.dtype, seed: int = 0
+) -> None:
+    """Freeze `network` in `dtype` and add a trainable float32 adapter to `layers` (LoRA, arXiv
+    2106.09685), alpha = rank.
 
     The adapter starts as the identity; its random half comes from `seed`.
 
@@ -27,7 +30,9 @@ def add(network: nn.Module, rank: int, layers: list[str] | str, dtype: torch.dty
     for parameter in network.parameters():
         parameter.requires_grad_(False)
         parameter.data = parameter.data.to(dtype)
-    config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=layers)
+    config = LoraConfig(
+        r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=layers
+    )
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "lora"))
         try:
@@ -60,7 +65,9 @@ def merged(network: nn.Module) -> nn.Module:
     if not _layers(network):
         return network
     copy = deepcopy(network)
-    for name, layer in [(name, layer) for name, layer in copy.named_modules() if layer in set(_layers(copy))]:
+    for name, layer in [
+        (name, layer) for name, layer in copy.named_modules() if layer in set(_layers(copy))
+    ]:
         layer.merge()
         copy.set_submodule(name, layer.get_base_layer())
     return copy

@@ -1,4 +1,6 @@
-"""Where a result came from: fingerprints of its inputs, versions, devices; and files that appear whole or not at all."""
+"""Where a result came from: fingerprints of its inputs, versions, devices; and files that appear
+whole or not at all.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +22,25 @@ from typing import Any
 from rewardlab.errors import InputError
 
 _PACKAGES = (
-    *("torch", "torchvision", "pytorch-lightning", "diffusers", "transformers", "open_clip_torch", "peft", "trl"),
-    *("safetensors", "torchmetrics", "omegaconf", "jsonargparse", "scikit-learn", "numpy", "pillow"),
+    *(
+        "torch",
+        "torchvision",
+        "pytorch-lightning",
+        "diffusers",
+        "transformers",
+        "open_clip_torch",
+        "peft",
+        "trl",
+    ),
+    *(
+        "safetensors",
+        "torchmetrics",
+        "omegaconf",
+        "jsonargparse",
+        "scikit-learn",
+        "numpy",
+        "pillow",
+    ),
 )
 
 
@@ -29,9 +48,9 @@ def fingerprint(obj: Any) -> str:
     """Return 16 hexadecimal digits that name the contents of `obj`, on whatever device it lies.
 
     Args:
-        obj: bytes, a string, a number, None; a tensor (dtype, shape and bytes count); a `Path` (the file's bytes, or a
-            folder's names and bytes); a module (its state dict); a dataclass, or a mapping or sequence of these. A
-            mapping's order does not count.
+        obj: bytes, a string, a number, None; a tensor (dtype, shape and bytes count); a `Path` (the
+            file's bytes, or a folder's names and bytes); a module (its state dict); a dataclass, or
+            a mapping or sequence of these. A mapping's order does not count.
 
     Raises:
         TypeError: for anything else.
@@ -85,17 +104,20 @@ def _pieces(obj: Any) -> Iterator[bytes | bytearray | memoryview]:
 def _file_pieces(path: Path) -> Iterator[bytes]:
     if not path.exists():
         raise InputError(f"{path} is not there, so it has no fingerprint. Is the path right?")
-    for file in sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]:
+    for file in (
+        sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
+    ):
         yield f"file {file.relative_to(path).as_posix()}".encode("utf-8", "surrogatepass")
         with file.open("rb") as stream:
             yield hashlib.file_digest(stream, "sha256").digest()
 
 
 def described(thing: Any) -> Any:
-    """Return plain data that names an object by its class and its public attributes: for keys, where no config says it.
+    """Return plain data that names an object by its class and its public attributes: for keys,
+    where no config says it.
 
-    Factories (`functools.partial`, functions, classes) are named too; a lambda by its code and by the plain data, tensors and
-    modules that it takes from around it.
+    Factories (`functools.partial`, functions, classes) are named too; a lambda by its code and by
+    the plain data, tensors and modules that it takes from around it.
 
     Example:
         >>> from functools import partial
@@ -112,20 +134,32 @@ def described(thing: Any) -> Any:
     if isinstance(thing, list | tuple | set):
         return [described(item) for item in thing]
     if isinstance(thing, partial):
-        return {"class": _name(thing.func), "args": described(thing.args), **described(thing.keywords)}
+        return {
+            "class": _name(thing.func),
+            "args": described(thing.args),
+            **described(thing.keywords),
+        }
     if hasattr(thing, "__qualname__"):
-        return f"{_name(thing)} {_code(thing)}" if "<lambda>" in thing.__qualname__ else _name(thing)
-    if (hasattr(thing, "state_dict") and hasattr(thing, "parameters")) or hasattr(thing, "numel"):  # a module or a tensor
+        return (
+            f"{_name(thing)} {_code(thing)}" if "<lambda>" in thing.__qualname__ else _name(thing)
+        )
+    if (hasattr(thing, "state_dict") and hasattr(thing, "parameters")) or hasattr(
+        thing, "numel"
+    ):  # a module or a tensor
         return {"class": _name(type(thing)), "fingerprint": fingerprint(thing)}
     public = {name: value for name, value in vars(thing).items() if not name.startswith("_")}
     return {"class": _name(type(thing)), **described(public)}
 
 
 def _code(function: Any) -> str:
-    """Return the fingerprint of what a lambda does: its code, its defaults and what it takes from around it."""
+    """Return the fingerprint of what a lambda does: its code, its defaults and what it takes from
+    around it.
+    """
     cells = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
     given = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    return fingerprint([_words(function.__code__), list(map(_taken, cells)), list(map(_taken, given))])
+    return fingerprint(
+        [_words(function.__code__), list(map(_taken, cells)), list(map(_taken, given))]
+    )
 
 
 def _words(code: CodeType) -> list[Any]:
@@ -135,7 +169,9 @@ def _words(code: CodeType) -> list[Any]:
 
 
 def _taken(thing: Any) -> Any:
-    """Describe data, factories, modules and tensors; of anything else say the class, as its attributes may be without end."""
+    """Describe data, factories, modules and tensors; of anything else say the class, as its
+    attributes may be without end.
+    """
     plain = isinstance(thing, str | int | float | list | tuple | Mapping | partial | type(None))
     told = plain or any(hasattr(thing, name) for name in ("__qualname__", "state_dict", "numel"))
     return described(thing) if told else _name(type(thing))
@@ -169,9 +205,11 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Give a new folder to fill, which becomes `path` when the block ends well and vanishes when it fails.
+    """Give a new folder to fill, which becomes `path` when the block ends well and vanishes when it
+    fails.
 
-    A process killed inside the block leaves a hidden `.<name>.<digits>.partial` beside `path`, and no `path`.
+    A process killed inside the block leaves a hidden `.<name>.<digits>.partial` beside `path`, and
+    no `path`.
 
     Raises:
         InputError: if `path` exists.
@@ -204,7 +242,9 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 def _refuse_existing(path: Path) -> None:
     if path.exists():
-        raise InputError(f"{path} is to be written new, but it exists. Remove it, or choose another name.")
+        raise InputError(
+            f"{path} is to be written new, but it exists. Remove it, or choose another name."
+        )
 
 
 def _beside(path: Path) -> Path:
@@ -223,7 +263,8 @@ def _flush(path: Path) -> None:
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of Python, rewardlab and what it stands on, importing none; None where one is not installed.
+    """Return the versions of Python, rewardlab and what it stands on, importing none; None where
+    one is not installed.
 
     Example:
         >>> sorted(versions())[:3], versions()["torch"] is None
@@ -241,7 +282,8 @@ def versions() -> dict[str, str | None]:
 
 
 def device_facts() -> dict[str, Any]:
-    """Return what this machine computes with: system, processors, threads of torch, and each GPU's name and memory in GiB.
+    """Return what this machine computes with: system, processors, threads of torch, and each GPU's
+    name and memory in GiB.
 
     Example:
         >>> facts = device_facts()

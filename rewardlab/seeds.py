@@ -1,7 +1,8 @@
 """Randomness as an argument: every row of every batch has a seed of its own.
 
-A seed is derived from names (run seed, stage, round, epoch) and numbers (row, sample index), never from a rank or a
-batch's shape. So a row's noise is the same bits in whatever batch and process it is drawn.
+A seed is derived from names (run seed, stage, round, epoch) and numbers (row, sample index), never
+from a rank or a batch's shape. So a row's noise is the same bits in whatever batch and process it
+is drawn.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def derive(seed: int, *parts: int | str) -> int:
 
 
 def row_seeds(seed: int, rows: int | Rows) -> Tensor:
-    """Return int64 seeds [B], one a row: the finaliser of splitmix64 over `seed` and each row's own number.
+    """Return int64 seeds [B], one a row: the finaliser of splitmix64 over `seed` and each row's own
+    number.
 
     Args:
         seed: from `derive`; names the use, so that two uses of one row draw different noise.
@@ -38,7 +40,11 @@ def row_seeds(seed: int, rows: int | Rows) -> Tensor:
         >>> torch.equal(row_seeds(7, 4)[2:], row_seeds(7, [2, 3]))
         True
     """
-    numbers = np.arange(rows) if isinstance(rows, int) else np.asarray(torch.as_tensor(rows).cpu(), dtype=np.int64)
+    numbers = (
+        np.arange(rows)
+        if isinstance(rows, int)
+        else np.asarray(torch.as_tensor(rows).cpu(), dtype=np.int64)
+    )
     with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
         mixed = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -58,7 +64,9 @@ def generators(seeds: Tensor) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds.tolist()]
 
 
-def normal(shape: Sequence[int], rows: list[torch.Generator], device: torch.device | str = "cpu") -> Tensor:
+def normal(
+    shape: Sequence[int], rows: list[torch.Generator], device: torch.device | str = "cpu"
+) -> Tensor:
     """Return standard normal noise [B, *shape] in float32, each row drawn from its own generator.
 
     Example:
@@ -71,8 +79,11 @@ def normal(shape: Sequence[int], rows: list[torch.Generator], device: torch.devi
     return noise.to(device, non_blocking=True)
 
 
-def uniform(shape: Sequence[int], rows: list[torch.Generator], device: torch.device | str = "cpu") -> Tensor:
-    """Return uniform noise in [0, 1) of shape [B, *shape] in float32, each row drawn from its own generator.
+def uniform(
+    shape: Sequence[int], rows: list[torch.Generator], device: torch.device | str = "cpu"
+) -> Tensor:
+    """Return uniform noise in [0, 1) of shape [B, *shape] in float32, each row drawn from its own
+    generator.
 
     Example:
         >>> uniform((), generators(row_seeds(0, 4))).shape

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-WORTH_SHARING = 0.2  # of a pass's tokens have to be saved by running prompts once, or two passes cost more than one
+# of a pass's tokens have to be saved by running prompts once, or two passes cost more than one
+WORTH_SHARING = 0.2
 
 
 def keeps_only_keys_and_values(network: Any) -> bool:
-    """Whether all that a network's layers keep of a text is keys and values of every token: no window, no recurrent state."""
+    """Whether all that a network's layers keep of a text is keys and values of every token: no
+    window, no recurrent state.
+    """
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
     try:
@@ -20,7 +23,9 @@ def keeps_only_keys_and_values(network: Any) -> bool:
 
 
 def recomputes(network: Any) -> bool:
-    """Whether a layer forgets its activations and computes them anew in the backward pass; it keeps no cache then."""
+    """Whether a layer forgets its activations and computes them anew in the backward pass; it keeps
+    no cache then.
+    """
     return any(getattr(part, "gradient_checkpointing", False) for part in network.modules())
 
 

@@ -11,7 +11,8 @@ def silent() -> Iterator[None]:
     """Keep transformers' progress bars and its report on heads that are left out to itself."""
     from transformers.utils import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:

@@ -40,7 +40,8 @@ __all__ = [
 
 
 def tiny_tower(seed: int = 0, image_size: int = 16) -> nn.Module:
-    """Return an open_clip model with random weights from `seed`: images in 4x4 patches, prompts of up to 16 tokens.
+    """Return an open_clip model with random weights from `seed`: images in 4x4 patches, prompts of
+    up to 16 tokens.
 
     Two blocks of width 64 and an embedding of 32 for images; the tokenizer is open_clip's own.
 
@@ -86,7 +87,9 @@ class RewardConformance:
         members = reward.members(samples)
         assert members.dim() == 2, f"members have to be [B, M]; got {list(members.shape)}"
         _check_column(members, (len(samples), members.shape[1]))
-        assert members.shape[1] == reward.members(samples[:1]).shape[1], "the number of members changes with the batch"
+        assert members.shape[1] == reward.members(samples[:1]).shape[1], (
+            "the number of members changes with the batch"
+        )
 
     def test_a_row_does_not_depend_on_its_batch(self) -> None:
         reward, samples = self.ready()
@@ -100,7 +103,9 @@ class RewardConformance:
         reward, samples = self.ready()
         state = torch.get_rng_state()
         assert_close(reward(samples), reward(samples), atol=0, rtol=0)
-        assert torch.equal(torch.get_rng_state(), state), "the reward draws from torch's global generator"
+        assert torch.equal(torch.get_rng_state(), state), (
+            "the reward draws from torch's global generator"
+        )
 
     def test_features_then_score_features_are_the_members(self) -> None:
         reward, samples = self.ready()
@@ -113,16 +118,21 @@ class RewardConformance:
         if hasattr(reward, "save_pretrained"):
             reward.save_pretrained(tmp_path / "reward")
             again: Any = type(reward).from_pretrained(tmp_path / "reward")
-            assert_close(again.eval().members(samples), reward.members(samples), atol=self.atol, rtol=1e-4)
+            assert_close(
+                again.eval().members(samples), reward.members(samples), atol=self.atol, rtol=1e-4
+            )
 
 
 class PolicyConformance:
-    """What holds for every `Policy`. A subclass gives `make`, and `prompts` if strings like these do not suit it.
+    """What holds for every `Policy`. A subclass gives `make`, and `prompts` if strings like these
+    do not suit it.
 
     Attributes:
         prompts: at least three.
-        noise: names of a trajectory's tensors that hold only what was drawn, so that they are equal to the bit in any batch.
-        atol: by how much a row may differ between batches; `log_prob_atol` the same for log-probabilities.
+        noise: names of a trajectory's tensors that hold only what was drawn, so that they are equal
+            to the bit in any batch.
+        atol: by how much a row may differ between batches; `log_prob_atol` the same for
+            log-probabilities.
     """
 
     prompts: Sequence[str] = ("a cat", "a dog", "two birds")
@@ -142,7 +152,9 @@ class PolicyConformance:
     def test_trajectories_decode_to_samples_of_their_prompts(self) -> None:
         policy, trajectory = self.sampled()
         assert list(policy.decode(trajectory).prompts) == list(self.prompts)
-        assert list(policy.generate(list(self.prompts), seeds=row_seeds(3, len(self.prompts))).prompts) == list(self.prompts)
+        assert list(
+            policy.generate(list(self.prompts), seeds=row_seeds(3, len(self.prompts))).prompts
+        ) == list(self.prompts)
 
     def test_images_are_finite_and_between_0_and_1(self) -> None:
         policy, trajectory = self.sampled()
@@ -155,24 +167,34 @@ class PolicyConformance:
         policy, trajectory = self.sampled()
         with torch.no_grad():
             log_prob = policy.log_prob(trajectory)
-        assert trajectory.mask.dtype == torch.bool, f"the mask has to be bool; got {trajectory.mask.dtype}"
+        assert trajectory.mask.dtype == torch.bool, (
+            f"the mask has to be bool; got {trajectory.mask.dtype}"
+        )
         assert trajectory.mask.any(1).all(), "every trajectory needs a step that counts"
         _check_column(log_prob.where(trajectory.mask, 0), tuple(trajectory.mask.shape))
-        assert log_prob.dtype == torch.float32, f"log-probabilities have to be float32; got {log_prob.dtype}"
+        assert log_prob.dtype == torch.float32, (
+            f"log-probabilities have to be float32; got {log_prob.dtype}"
+        )
 
     def test_equal_seeds_give_equal_trajectories_and_other_seeds_others(self) -> None:
         policy, trajectory = self.sampled()
         state = torch.get_rng_state()
         again = policy.sample(list(self.prompts), seeds=row_seeds(3, len(self.prompts)))
-        assert torch.equal(torch.get_rng_state(), state), "sampling draws from torch's global generator"
+        assert torch.equal(torch.get_rng_state(), state), (
+            "sampling draws from torch's global generator"
+        )
         _check_same(again, trajectory, 0)
         other = policy.sample(list(self.prompts), seeds=row_seeds(4, len(self.prompts)))
-        assert any(not _equal(other.tensors[name], tensor) for name, tensor in trajectory.tensors.items()), "seeds do nothing"
+        assert any(
+            not _equal(other.tensors[name], tensor) for name, tensor in trajectory.tensors.items()
+        ), "seeds do nothing"
 
     def test_a_row_is_the_same_in_another_batch(self) -> None:
         policy, trajectory = self.sampled()
         rows = [2, 0]
-        part = policy.sample([self.prompts[row] for row in rows], seeds=row_seeds(3, len(self.prompts))[rows])
+        part = policy.sample(
+            [self.prompts[row] for row in rows], seeds=row_seeds(3, len(self.prompts))[rows]
+        )
         _check_same(part, trajectory[rows], self.atol)
         for name in self.noise:
             steps = part.mask.shape[1]
@@ -186,7 +208,8 @@ class PolicyConformance:
 
     def test_encoding_with_equal_seeds_is_the_same(self) -> None:
         policy, trajectory = self.sampled()
-        samples, seeds = policy.decode(trajectory), row_seeds(5, len(self.prompts))
+        samples = policy.decode(trajectory)
+        seeds = row_seeds(5, len(self.prompts))
         with torch.no_grad():
             encoded = policy.encode(samples, seeds=seeds)
             _check_same(policy.encode(samples, seeds=seeds), encoded, 0)
@@ -198,17 +221,27 @@ class PolicyConformance:
         policy, trajectory = self.sampled()
         policy.train()
         policy.log_prob(trajectory).where(trajectory.mask, 0).sum().backward()
-        reached = [p for p in policy.parameters() if p.requires_grad and p.grad is not None and p.grad.abs().sum() > 0]
+        reached = [
+            p
+            for p in policy.parameters()
+            if p.requires_grad and p.grad is not None and p.grad.abs().sum() > 0
+        ]
         assert reached, "no trainable parameter got a gradient from log_prob"
 
     def test_applying_a_loss_is_the_loss_of_log_prob(self) -> None:
-        """A leaf may cut the steps into parts and take gradients early, but sum and gradients are the plain ones'."""
+        """A leaf may cut the steps into parts and take gradients early, but sum and gradients are
+        the plain ones'.
+        """
         policy, trajectory = self.sampled()
         policy.train()
-        weights = torch.rand(trajectory.mask.shape, generator=torch.Generator().manual_seed(0)).to(trajectory.mask.device)
+        weights = torch.rand(trajectory.mask.shape, generator=torch.Generator().manual_seed(0)).to(
+            trajectory.mask.device
+        )
         weights = weights * trajectory.mask
         plain = (weights * policy.log_prob(trajectory).where(trajectory.mask, 0).square()).sum()
-        applied = policy.apply_loss(trajectory, lambda steps, at: (at(weights) * steps.log_prob.square()).sum())
+        applied = policy.apply_loss(
+            trajectory, lambda steps, at: (at(weights) * steps.log_prob.square()).sum()
+        )
         assert_close(applied, plain, atol=self.log_prob_atol, rtol=1e-4)
         trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         found = [torch.autograd.grad(loss, trained, allow_unused=True) for loss in (applied, plain)]
@@ -218,14 +251,23 @@ class PolicyConformance:
                 assert_close(own, other, atol=1e-5 * max(1.0, other.abs().max().item()), rtol=1e-3)
 
     def test_a_loss_of_whole_outputs_sees_them_whole(self) -> None:
-        """Rows of one group come together: here the square of each pair's total, which no part of it tells."""
+        """Rows of one group come together: here the square of each pair's total, which no part of
+        it tells.
+        """
         policy, trajectory = self.sampled()
-        count, device = len(trajectory.mask), trajectory.mask.device
+        count = len(trajectory.mask)
+        device = trajectory.mask.device
         pair = torch.arange(count, device=device) // 2
 
         def squares(steps: Steps, at: At) -> Tensor:
-            owner, weight = at(pair[:, None]).expand_as(steps.log_prob).flatten(), at(trajectory.mask).flatten()
-            return steps.log_prob.new_zeros(count).index_add(0, owner, weight * steps.log_prob.flatten()).square().sum()
+            owner = at(pair[:, None]).expand_as(steps.log_prob).flatten()
+            weight = at(trajectory.mask).flatten()
+            return (
+                steps.log_prob.new_zeros(count)
+                .index_add(0, owner, weight * steps.log_prob.flatten())
+                .square()
+                .sum()
+            )
 
         with torch.no_grad():
             applied = policy.apply_loss(trajectory, squares, groups=pair)
@@ -245,14 +287,17 @@ class PolicyConformance:
         _step(policy, before.where(trajectory.mask, 0).mean())
         with torch.no_grad():
             assert_close(reference.log_prob(trajectory), kept, atol=self.log_prob_atol, rtol=1e-4)
-            assert not torch.allclose(policy.log_prob(trajectory), kept, atol=1e-6), "an optimiser step changed nothing"
+            assert not torch.allclose(policy.log_prob(trajectory), kept, atol=1e-6), (
+                "an optimiser step changed nothing"
+            )
 
     def test_it_is_the_same_after_saving_and_loading(self, tmp_path: Path) -> None:
         policy, trajectory = self.sampled()
         policy.save_pretrained(tmp_path / "policy")
         again: Any = type(policy).from_pretrained(tmp_path / "policy")  # type: ignore[attr-defined]
         with torch.no_grad():
-            loaded, kept = again.eval().log_prob(trajectory), policy.log_prob(trajectory)
+            loaded = again.eval().log_prob(trajectory)
+            kept = policy.log_prob(trajectory)
         assert_close(loaded, kept, atol=self.log_prob_atol, rtol=1e-4)
 
 
@@ -270,14 +315,22 @@ def _check_same(one: Trajectory, other: Trajectory, atol: float) -> None:
     assert not other.mask[:, steps:].any(), "the masks differ in length"
     assert one.tensors.keys() == other.tensors.keys(), "the tensors' names differ"
     for name in one.tensors:
-        assert_close(_cut(one, name, steps), _cut(other, name, steps), atol=atol, rtol=0, equal_nan=True)
+        assert_close(
+            _cut(one, name, steps), _cut(other, name, steps), atol=atol, rtol=0, equal_nan=True
+        )
 
 
 def _cut(trajectory: Trajectory, name: str, steps: int) -> Tensor:
-    """Return a tensor of a trajectory, without the steps beyond `steps` if its second dimension is theirs."""
+    """Return a tensor of a trajectory, without the steps beyond `steps` if its second dimension is
+    theirs.
+    """
     tensor = trajectory.tensors[name]
     own = trajectory.mask.shape[1]
-    return tensor[:, :steps] if own != steps and tensor.dim() > 1 and tensor.shape[1] == own else tensor
+    return (
+        tensor[:, :steps]
+        if own != steps and tensor.dim() > 1 and tensor.shape[1] == own
+        else tensor
+    )
 
 
 def _equal(one: Tensor, other: Tensor) -> bool:

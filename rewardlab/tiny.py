@@ -10,9 +10,15 @@ import torch
 
 
 def tiny_diffusion(
-    seed: int = 0, classes: int = 2, prediction_type: str = "epsilon", flow: bool = False, channels: int = 1, size: int = 8
+    seed: int = 0,
+    classes: int = 2,
+    prediction_type: str = "epsilon",
+    flow: bool = False,
+    channels: int = 1,
+    size: int = 8,
 ) -> Any:
-    """Return a diffusers pipeline over 8x8 pixels with random weights from `seed`; class-conditional, with a null class.
+    """Return a diffusers pipeline over 8x8 pixels with random weights from `seed`;
+    class-conditional, with a null class.
 
     Example:
         >>> tiny_diffusion(classes=10).unet.config.num_class_embeds
@@ -37,13 +43,22 @@ def tiny_diffusion(
     if flow:
         scheduler = FlowMatchEulerDiscreteScheduler()
     else:
-        scheduler = DDIMScheduler(clip_sample=False, prediction_type=prediction_type, beta_schedule="squaredcos_cap_v2")
+        scheduler = DDIMScheduler(
+            clip_sample=False, prediction_type=prediction_type, beta_schedule="squaredcos_cap_v2"
+        )
     return DDPMPipeline(unet=unet, scheduler=scheduler)
 
 
 def tiny_stable_diffusion(folder: Path, seed: int = 0) -> Any:
-    """Return a StableDiffusionPipeline with random weights from `seed`; its tokenizer is written to `folder`."""
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    """Return a StableDiffusionPipeline with random weights from `seed`; its tokenizer is written to
+    `folder`.
+    """
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        StableDiffusionPipeline,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.random.fork_rng():
@@ -52,7 +67,11 @@ def tiny_stable_diffusion(folder: Path, seed: int = 0) -> Any:
         vae = AutoencoderKL(**_AUTOENCODER)
         unet = UNet2DConditionModel(**_UNET, cross_attention_dim=32)
     scheduler = DDIMScheduler(
-        clip_sample=False, beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1
+        clip_sample=False,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        steps_offset=1,
     )
     return StableDiffusionPipeline(
         vae=vae.eval(),
@@ -68,13 +87,19 @@ def tiny_stable_diffusion(folder: Path, seed: int = 0) -> Any:
 
 def tiny_stable_diffusion_xl(folder: Path, seed: int = 0) -> Any:
     """Return an SDXL pipeline (two text encoders, size ids) with random weights from `seed`."""
-    from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionXLPipeline, UNet2DConditionModel
+    from diffusers import (
+        AutoencoderKL,
+        DDIMScheduler,
+        StableDiffusionXLPipeline,
+        UNet2DConditionModel,
+    )
     from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         config = CLIPTextConfig(**_TEXT, projection_dim=32)
-        first, second = CLIPTextModel(config), CLIPTextModelWithProjection(config)
+        first = CLIPTextModel(config)
+        second = CLIPTextModelWithProjection(config)
         vae = AutoencoderKL(**_AUTOENCODER)
         added = {
             "addition_embed_type": "text_time",
@@ -127,13 +152,17 @@ _UNET = {
 
 
 def _byte_tokenizer(folder: Path) -> Any:
-    """A CLIP tokenizer over single bytes, made here: 256 symbols, the same at a word's end, and two marks."""
+    """A CLIP tokenizer over single bytes, made here: 256 symbols, the same at a word's end, and two
+    marks.
+    """
     from transformers import CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     symbols = list(bytes_to_unicode().values())
     words = symbols + [symbol + "</w>" for symbol in symbols] + ["<|startoftext|>", "<|endoftext|>"]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8")
+    (folder / "vocab.json").write_text(
+        json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8"
+    )
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     return CLIPTokenizer.from_pretrained(folder, model_max_length=77)

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 
-END, PAD, START = "<|end|>", "<|pad|>", "<|start|>"
+END = "<|end|>"
+PAD = "<|pad|>"
+START = "<|start|>"
 CHAT = (
     "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
@@ -14,9 +16,11 @@ CHAT = (
 
 
 def tiny_tokenizer(chat: bool = False, pad: bool = True) -> Any:
-    """Return a transformers tokenizer over single bytes: 256 of them, then the marks <|end|>, <|pad|> and <|start|>.
+    """Return a transformers tokenizer over single bytes: 256 of them, then the marks <|end|>,
+    <|pad|> and <|start|>.
 
-    Every text is 1 token a byte of its UTF-8. <|start|> is its beginning-of-sequence token, but it is not put before a text.
+    Every text is 1 token a byte of its UTF-8. <|start|> is its beginning-of-sequence token, but it
+    is not put before a text.
 
     Args:
         chat: whether it has a chat template ("user: …", then "assistant: ").
@@ -42,9 +46,15 @@ def tiny_tokenizer(chat: bool = False, pad: bool = True) -> Any:
 
 
 def tiny_causal_lm(
-    seed: int = 0, vocabulary: int = 259, width: int = 32, layers: int = 2, context: int = 64, scale: float = 0.3
+    seed: int = 0,
+    vocabulary: int = 259,
+    width: int = 32,
+    layers: int = 2,
+    context: int = 64,
+    scale: float = 0.3,
 ) -> Any:
-    """Return a transformers LlamaForCausalLM with random weights from `seed`, for the tokens of `tiny_tokenizer`.
+    """Return a transformers LlamaForCausalLM with random weights from `seed`, for the tokens of
+    `tiny_tokenizer`.
 
     Args:
         seed: of the weights.

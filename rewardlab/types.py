@@ -1,4 +1,6 @@
-"""The nouns: what flows between policies, rewards and losses. Frozen, and movable by Lightning through `.to`."""
+"""The nouns: what flows between policies, rewards and losses. Frozen, and movable by Lightning
+through `.to`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ class Samples:
     Attributes:
         prompts: B strings; the empty string where there is no prompt.
         outputs: images [B, C, H, W] or videos [B, F, C, H, W], floats in [0, 1]; or B strings.
-        facts: named columns [B] that survive decoding, mining and files, such as "seed", "row" or "finished".
+        facts: named columns [B] that survive decoding, mining and files, such as "seed", "row" or
+            "finished".
 
     Raises:
         InputError: if the columns disagree in length, or images have other than 4 or 5 dimensions.
@@ -40,15 +43,21 @@ class Samples:
     facts: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if isinstance(self.outputs, Tensor) and (self.outputs.dim() not in (4, 5) or not self.outputs.is_floating_point()):
+        if isinstance(self.outputs, Tensor) and (
+            self.outputs.dim() not in (4, 5) or not self.outputs.is_floating_point()
+        ):
             raise InputError(
                 "Samples hold float images [B, C, H, W] or videos [B, F, C, H, W] in [0, 1], or strings; "
                 f"got a {self.outputs.dtype} tensor {list(self.outputs.shape)}."
             )
-        lengths = {"outputs": len(self.outputs)} | {name: len(column) for name, column in self.facts.items()}
+        lengths = {"outputs": len(self.outputs)} | {
+            name: len(column) for name, column in self.facts.items()
+        }
         wrong = {name: length for name, length in lengths.items() if length != len(self.prompts)}
         if wrong:
-            raise InputError(f"Samples need one entry a prompt in every column; got {len(self.prompts)} prompts and {wrong}.")
+            raise InputError(
+                f"Samples need one entry a prompt in every column; got {len(self.prompts)} prompts and {wrong}."
+            )
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -58,8 +67,14 @@ class Samples:
         return Samples(take(self.prompts, index), take(self.outputs, index), facts)
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Samples:
-        outputs = self.outputs.to(device, **kwargs) if isinstance(self.outputs, Tensor) else self.outputs
-        return Samples(self.prompts, outputs, {name: column.to(device, **kwargs) for name, column in self.facts.items()})
+        outputs = (
+            self.outputs.to(device, **kwargs) if isinstance(self.outputs, Tensor) else self.outputs
+        )
+        return Samples(
+            self.prompts,
+            outputs,
+            {name: column.to(device, **kwargs) for name, column in self.facts.items()},
+        )
 
     def with_facts(self, **facts: Tensor) -> Samples:
         """Return the same samples with further columns [B]; an existing name is replaced."""
@@ -102,7 +117,8 @@ class PreferencePairs:
 class Trajectory:
     """The T steps by which a policy produced, or could have produced, each of B outputs.
 
-    A step is a token or a denoising transition. Only the policy that made the trajectory reads `tensors`.
+    A step is a token or a denoising transition. Only the policy that made the trajectory reads
+    `tensors`.
 
     Attributes:
         prompts: B strings.
@@ -158,14 +174,16 @@ class Rollout:
 
 @dataclass(frozen=True)
 class Labelled:
-    """What a discriminator learns from: inputs with soft labels. GAN-RM, arXiv 2506.13846, section 3.2.
+    """What a discriminator learns from: inputs with soft labels. GAN-RM, arXiv 2506.13846, section
+    3.2.
 
     Attributes:
         inputs: Samples, or the features [B, ...] of a reward's frozen part.
         labels: float32 [B] in [0, 1]; 1 is a target sample, 0 the generator's own.
         rows: int64 [B], a number of the sample that stays the same across epochs and processes.
         weights: float32 [B], how much the sample counts; see `balanced`.
-        sources: int64 [B], what the sample is, as a place in `SOURCES`. A mismatched one is a target under another's prompt.
+        sources: int64 [B], what the sample is, as a place in `SOURCES`. A mismatched one is a
+            target under another's prompt.
     """
 
     inputs: Samples | Tensor
@@ -192,21 +210,25 @@ class Labelled:
 
 
 def balanced(labels: Tensor) -> Tensor:
-    """Weights [B] that give both classes half of the mass, so that the best logit is log p/q whatever the class prior.
+    """Weights [B] that give both classes half of the mass, so that the best logit is log p/q
+    whatever the class prior.
 
-    A label y counts y of a target and 1 - y of a generated sample. With weights N·y/(2·Σy) + N·(1 - y)/(2·Σ(1 - y)) the
-    prior's log-odds drop out of the optimum of the cross-entropy; balanced labels get 1.
+    A label y counts y of a target and 1 - y of a generated sample. With weights N·y/(2·Σy) + N·(1 -
+    y)/(2·Σ(1 - y)) the prior's log-odds drop out of the optimum of the cross-entropy; balanced
+    labels get 1.
 
     Example:
         >>> balanced(torch.tensor([1.0, 0.0, 0.0, 0.0])).tolist()
         [2.0, 0.6666666865348816, 0.6666666865348816, 0.6666666865348816]
     """
-    positive, negative = labels.sum().clamp_min(1e-8), (1 - labels).sum().clamp_min(1e-8)
+    positive = labels.sum().clamp_min(1e-8)
+    negative = (1 - labels).sum().clamp_min(1e-8)
     return len(labels) / 2 * (labels / positive + (1 - labels) / negative)
 
 
 def take(column: Any, index: Index) -> Any:
-    """Return the rows `index` of a tensor, of a list, or of another noun. A mask of booleans keeps the rows where it is true.
+    """Return the rows `index` of a tensor, of a list, or of another noun. A mask of booleans keeps
+    the rows where it is true.
 
     Example:
         >>> take(["a", "b", "c"], torch.tensor([2, 0])), take(["a", "b", "c"], torch.tensor([True, False, True]))
@@ -220,7 +242,8 @@ def take(column: Any, index: Index) -> Any:
 
 
 def concatenate(parts: Sequence[Any]) -> Any:
-    """Join nouns of one kind along the batch: Samples, PreferencePairs, Trajectories, Rollouts, Labelled, tensors, lists.
+    """Join nouns of one kind along the batch: Samples, PreferencePairs, Trajectories, Rollouts,
+    Labelled, tensors, lists.
 
     Facts that some parts lack are dropped.
 
@@ -236,4 +259,9 @@ def concatenate(parts: Sequence[Any]) -> Any:
         return {name: concatenate([part[name] for part in parts]) for name in shared}
     if isinstance(first, Sequence):
         return [item for part in parts for item in part]
-    return type(first)(*(concatenate([getattr(part, name) for part in parts]) for name in first.__dataclass_fields__))
+    return type(first)(
+        *(
+            concatenate([getattr(part, name) for part in parts])
+            for name in first.__dataclass_fields__
+        )
+    )

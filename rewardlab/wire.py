@@ -1,4 +1,6 @@
-"""Request and response forms of an OpenAI-style chat endpoint, as plain data. Who sends them is not said here."""
+"""Request and response forms of an OpenAI-style chat endpoint, as plain data. Who sends them is not
+said here.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,26 @@ from rewardlab.errors import InputError
 Part = str | Tensor
 
 
-def chat_request(model: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> dict[str, Any]:
+def chat_request(
+    model: str, messages: Sequence[Mapping[str, Any]], **options: Any
+) -> dict[str, Any]:
     """Return the body of POST /chat/completions, at temperature 0 unless `options` say otherwise.
 
     Example:
         >>> chat_request("judge", [message("user", ["hello"])])
         {'model': 'judge', 'messages': [{'role': 'user', 'content': 'hello'}], 'temperature': 0}
     """
-    return {"model": model, "messages": [dict(each) for each in messages], "temperature": 0, **options}
+    return {
+        "model": model,
+        "messages": [dict(each) for each in messages],
+        "temperature": 0,
+        **options,
+    }
 
 
 def message(role: str, parts: Iterable[Part]) -> dict[str, Any]:
-    """Return a message of texts and pictures: one string where all are texts, else a list of parts in their order.
+    """Return a message of texts and pictures: one string where all are texts, else a list of parts
+    in their order.
 
     Pictures are [C, H, W] in [0, 1], videos [F, C, H, W], of which each frame is a picture.
     """
@@ -40,7 +50,10 @@ def message(role: str, parts: Iterable[Part]) -> dict[str, Any]:
             joined += part if isinstance(part, Tensor) and part.dim() == 4 else [part]
     if len(joined) == 1:
         return {"role": role, "content": joined[0]}
-    return {"role": role, "content": [_part(piece) for piece in joined if isinstance(piece, Tensor) or piece.strip()]}
+    return {
+        "role": role,
+        "content": [_part(piece) for piece in joined if isinstance(piece, Tensor) or piece.strip()],
+    }
 
 
 def chat_reply(response: Any) -> str:
@@ -66,7 +79,8 @@ def chat_reply(response: Any) -> str:
 
 
 def filled(template: str, **values: Any) -> list[Any]:
-    """Return the template as parts, each {name} that is given replaced by its text or picture; other braces stay.
+    """Return the template as parts, each {name} that is given replaced by its text or picture;
+    other braces stay.
 
     What is put in is not read again, so a response that holds "{prompt}" stays as it is.
 
@@ -80,20 +94,28 @@ def filled(template: str, **values: Any) -> list[Any]:
 
 
 def picture_uri(output: Tensor) -> str:
-    """Return an image [C, H, W] in [0, 1] as a PNG's data URI; a video [F, C, H, W] as an animated PNG's, 8 frames a second.
+    """Return an image [C, H, W] in [0, 1] as a PNG's data URI; a video [F, C, H, W] as an animated
+    PNG's, 8 frames a second.
 
     Example:
         >>> picture_uri(torch.zeros(3, 2, 2)).startswith("data:image/png;base64,iVBOR")
         True
     """
     if output.shape[-3] not in (1, 3) or not output.isfinite().all():
-        raise InputError(f"A picture is [C, H, W] of 1 or 3 channels, all finite; got {list(output.shape)}.")
+        raise InputError(
+            f"A picture is [C, H, W] of 1 or 3 channels, all finite; got {list(output.shape)}."
+        )
     from PIL import Image
 
     frames = output if output.dim() == 4 else output[None]
     pixels = (frames.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    first, *rest = [Image.fromarray((frame[0] if len(frame) == 1 else frame.permute(1, 2, 0)).numpy()) for frame in pixels]
-    animation = {"save_all": True, "append_images": rest, "duration": 125, "loop": 0} if rest else {}
+    first, *rest = [
+        Image.fromarray((frame[0] if len(frame) == 1 else frame.permute(1, 2, 0)).numpy())
+        for frame in pixels
+    ]
+    animation = (
+        {"save_all": True, "append_images": rest, "duration": 125, "loop": 0} if rest else {}
+    )
     file = io.BytesIO()
     first.save(file, format="PNG", **animation)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

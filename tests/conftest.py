@@ -1,4 +1,6 @@
-"""What must hold before any library is imported: one thread, no network, no display, and Ctrl-C, which tests press."""
+"""What must hold before any library is imported: one thread, no network, no display, and Ctrl-C,
+which tests press.
+"""
 
 import os
 import signal

@@ -34,18 +34,30 @@ def test_group_normalized_does_not_see_the_scale_and_gives_ties_nothing():
     scores = drawn(3, 4)
     assert_close(group_normalized(1000 * scores), group_normalized(scores))
     assert group_normalized(torch.full((2, 3), 0.1)).abs().max() == 0
-    assert group_normalized(torch.full((2, 3), 0.1) + torch.tensor([0.0, 0.0, 1e-8])).abs().max() == 0
+    assert (
+        group_normalized(torch.full((2, 3), 0.1) + torch.tensor([0.0, 0.0, 1e-8])).abs().max() == 0
+    )
 
 
-@pytest.mark.parametrize(("advantage", "unbiased"), [(leave_one_out, True), (lambda s: s - s.mean(1, keepdim=True), False)])
+@pytest.mark.parametrize(
+    ("advantage", "unbiased"),
+    [(leave_one_out, True), (lambda s: s - s.mean(1, keepdim=True), False)],
+)
 def test_the_expected_gradient_is_that_of_the_expected_score(advantage, unbiased):
-    """E[1/K · Σ_k A_k·∇log π(y_k)] over all 3³ triples of outcomes; a baseline that holds the sample itself shrinks it."""
-    logits, scores = drawn(3).double().requires_grad_(), torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    """E[1/K · Σ_k A_k·∇log π(y_k)] over all 3³ triples of outcomes; a baseline that holds the
+    sample itself shrinks it.
+    """
+    logits, scores = (
+        drawn(3).double().requires_grad_(),
+        torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64),
+    )
     log_prob = logits.log_softmax(0)
     (exact,) = torch.autograd.grad((log_prob.exp() * scores).sum(), logits, retain_graph=True)
     triples = torch.tensor(list(product(range(3), repeat=3)))
     chance = log_prob[triples].sum(1).exp().detach()
-    (found,) = torch.autograd.grad((chance * (advantage(scores[triples]) * log_prob[triples]).mean(1)).sum(), logits)
+    (found,) = torch.autograd.grad(
+        (chance * (advantage(scores[triples]) * log_prob[triples]).mean(1)).sum(), logits
+    )
     assert torch.allclose(found, exact, atol=1e-6) == unbiased
     assert_close(found, exact * (1 if unbiased else 2 / 3), atol=1e-6, rtol=0)
 
@@ -54,15 +66,21 @@ def gae(rewards, values, discount, lam):
     """The definition, as a double loop in float64 over the steps that count."""
     rewards, values = rewards.double().tolist(), [*values.double().tolist(), 0.0]
     delta = [r + discount * values[t + 1] - values[t] for t, r in enumerate(rewards)]
-    return [sum((discount * lam) ** k * d for k, d in enumerate(delta[t:])) for t in range(len(delta))]
+    return [
+        sum((discount * lam) ** k * d for k, d in enumerate(delta[t:])) for t in range(len(delta))
+    ]
 
 
-MASKS = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 1, 0, 1, 1]], dtype=torch.bool)
+MASKS = torch.tensor(
+    [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0], [0, 1, 0, 1, 1]], dtype=torch.bool
+)
 
 
 @pytest.mark.parametrize(("discount", "lam"), [(1.0, 0.95), (0.9, 0.5), (0.99, 0.0), (0.97, 1.0)])
 def test_generalized_is_the_double_loop_on_ragged_rows(discount, lam):
-    rewards, values = (drawn(4, 5, seed=seed).where(MASKS, float("nan")) for seed in (0, 1))  # what is masked is not read
+    rewards, values = (
+        drawn(4, 5, seed=seed).where(MASKS, float("nan")) for seed in (0, 1)
+    )  # what is masked is not read
     advantages, returns = generalized(rewards, values, MASKS, discount=discount, lam=lam)
     assert advantages.dtype == returns.dtype == torch.float32
     for row, mask in enumerate(MASKS):
@@ -79,7 +97,10 @@ def test_generalized_at_the_limits_is_monte_carlo_and_one_step():
     assert_close(returns, later, atol=1e-5, rtol=1e-5)
     assert_close(advantages, later - values, atol=1e-5, rtol=1e-5)
     following = torch.cat([values[:, 1:], torch.zeros(3, 1)], 1)
-    assert_close(generalized(rewards, values, mask, discount=0.9, lam=0.0)[0], rewards + 0.9 * following - values)
+    assert_close(
+        generalized(rewards, values, mask, discount=0.9, lam=0.0)[0],
+        rewards + 0.9 * following - values,
+    )
 
 
 def test_a_lone_sample_and_wrong_shapes_are_refused():
@@ -87,4 +108,10 @@ def test_a_lone_sample_and_wrong_shapes_are_refused():
         with pytest.raises(InputError, match=r"compares the K >= 2 samples .* got \[3, 1\]"):
             advantage(torch.zeros(3, 1))
     with pytest.raises(ValueError, match=r"\[B, T\]"):
-        generalized(torch.zeros(2, 3), torch.zeros(2, 1), torch.ones(2, 3, dtype=torch.bool), discount=1.0, lam=1.0)
+        generalized(
+            torch.zeros(2, 3),
+            torch.zeros(2, 1),
+            torch.ones(2, 3, dtype=torch.bool),
+            discount=1.0,
+            lam=1.0,
+        )

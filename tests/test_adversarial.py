@@ -7,11 +7,17 @@ from rewardlab.errors import InputError
 from rewardlab.mining import Funnel, adversarial_pairs, non_contextual
 from rewardlab.types import PreferencePairs, Samples, concatenate
 
-# Target, witness and judge of four references and eight attacks. The references' disagreement has mean -1/2, deviation 1.
+# Target, witness and judge of four references and eight attacks. The references' disagreement has
+# mean -1/2, deviation 1.
 REFERENCES = Samples(list("aabb"), ["r0", "r1", "r2", "r3"])
 KNOWN = torch.tensor([0.0, 2.0, 1.0, 1.0]), torch.tensor([0.0, 2.0, 1.0, 3.0])
-ATTACKS = Samples(list("aaaaabbb"), ["x", "x", "y", "r0", "z", "x", "w", "v"], {"seed": torch.arange(8)})
-SCORES = torch.tensor([3.0, 3.0, 4.0, 9.0, 1.0, 2.0, 2.0, 5.0]), torch.tensor([0.0, 0.0, 0.0, 0.0, -9.0, 1.0, 0.0, -1.0])
+ATTACKS = Samples(
+    list("aaaaabbb"), ["x", "x", "y", "r0", "z", "x", "w", "v"], {"seed": torch.arange(8)}
+)
+SCORES = (
+    torch.tensor([3.0, 3.0, 4.0, 9.0, 1.0, 2.0, 2.0, 5.0]),
+    torch.tensor([0.0, 0.0, 0.0, 0.0, -9.0, 1.0, 0.0, -1.0]),
+)
 JUDGE = torch.tensor([1.0, 1.0, 6.0, 5.0, 9.0, 5.0, 1.0, 7.0]), torch.tensor([5.0, 0.0, 5.0, 0.0])
 
 
@@ -20,12 +26,21 @@ def mine(attacks=ATTACKS, scores=SCORES, references=REFERENCES, known=KNOWN, **o
 
 
 def test_the_funnel_by_hand():
-    """Row 1 repeats row 0, row 3 a reference; 4 is at the mean, not above; 5 disagrees by 1.5 deviations; 2 and 7 lead."""
+    """Row 1 repeats row 0, row 3 a reference; 4 is at the mean, not above; 5 disagrees by 1.5
+    deviations; 2 and 7 lead.
+    """
     pairs, funnel = mine(cap=1, judge_scores=JUDGE)
     assert dict(funnel.counts) == {
         "generated": 8, "unique": 6, "gated": 5, "disagreeing": 4, "per_prompt": 2, "kept": 1,
     }  # fmt: skip
-    expected = {"generated": 4 / 8, "unique": 2.5 / 6, "gated": 0.5, "disagreeing": 0.5, "per_prompt": 0.0, "kept": 0.0}
+    expected = {
+        "generated": 4 / 8,
+        "unique": 2.5 / 6,
+        "gated": 0.5,
+        "disagreeing": 0.5,
+        "per_prompt": 0.0,
+        "kept": 0.0,
+    }
     assert funnel.precision == pytest.approx(expected)
     assert (pairs.rejected.outputs, pairs.chosen.outputs) == (["v"], ["r2"])
     assert {name: column.tolist() for name, column in pairs.rejected.facts.items()} == {
@@ -46,17 +61,24 @@ def test_most_pairs_of_a_prompt_have_the_largest_disagreement_and_stand_in_the_a
 def test_the_chosen_side_is_the_first_reference_or_the_targets_best():
     assert mine()[0].chosen.outputs == ["r0", "r2"]
     assert mine(chosen="best")[0].chosen.outputs == ["r1", "r2"]
-    assert mine(chosen="best", judge_scores=JUDGE)[1].precision["generated"] == pytest.approx((0.5 + 1) / 8)
+    assert mine(chosen="best", judge_scores=JUDGE)[1].precision["generated"] == pytest.approx(
+        (0.5 + 1) / 8
+    )
 
 
 def test_absolute_disagreement_is_the_papers():
     scores = SCORES[0], torch.tensor([0.0, 0.0, 9.0, 0.0, -9.0, 1.0, 0.0, -1.0])
     assert mine(scores=scores)[0].rejected.outputs == ["x", "v"]
-    assert mine(scores=scores, kind="absolute")[0].rejected.outputs == ["y", "v"]  # |4 - 9|, mean 1/2, deviation 1
+    assert mine(scores=scores, kind="absolute")[0].rejected.outputs == [
+        "y",
+        "v",
+    ]  # |4 - 9|, mean 1/2, deviation 1
 
 
 def test_an_empirical_quantile_takes_the_place_of_z():
-    assert mine(quantile=1.0, per_prompt=9)[1].counts["disagreeing"] == 5  # above 0, the references' largest
+    assert (
+        mine(quantile=1.0, per_prompt=9)[1].counts["disagreeing"] == 5
+    )  # above 0, the references' largest
     assert mine(quantile=1.0, z=99.0, per_prompt=9)[1].counts["disagreeing"] == 5
     assert mine(z=2.5, per_prompt=9)[1].counts["disagreeing"] == 3  # 2.5 itself is not above
 
@@ -73,8 +95,14 @@ def drawn(prompts, k, seed, spread=1.0):
     """K samples a prompt with scores that are noise, and the prompts' numbers."""
     generator = torch.Generator().manual_seed(seed)
     rows = torch.arange(prompts).repeat_interleave(k)
-    scores = [spread * torch.randn(len(rows), generator=generator, dtype=torch.float64) for _ in range(2)]
-    return Samples([f"p{row}" for row in rows.tolist()], [f"{seed}-{i}" for i in range(len(rows))]), scores, rows
+    scores = [
+        spread * torch.randn(len(rows), generator=generator, dtype=torch.float64) for _ in range(2)
+    ]
+    return (
+        Samples([f"p{row}" for row in rows.tolist()], [f"{seed}-{i}" for i in range(len(rows))]),
+        scores,
+        rows,
+    )
 
 
 def test_an_offset_of_each_prompt_and_any_scale_change_no_pair():
@@ -82,22 +110,34 @@ def test_an_offset_of_each_prompt_and_any_scale_change_no_pair():
     attacks, scores, place = drawn(20, 10, 1, spread=3.0)
     expected, funnel = mine(attacks, scores, references, known, relative=True)
     assert 5 < len(expected) < 20
-    offsets = torch.randn(2, 20, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 50
+    offsets = (
+        torch.randn(2, 20, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 50
+    )
     moved, moved_known = (
-        [scale * (column + offset[rows]) for column, offset, scale in zip(columns, offsets, (0.1, 7.0), strict=True)]
+        [
+            scale * (column + offset[rows])
+            for column, offset, scale in zip(columns, offsets, (0.1, 7.0), strict=True)
+        ]
         for columns, rows in ((scores, place), (known, where))
     )
     found, moved_funnel = mine(attacks, moved, references, moved_known, relative=True)
-    assert (found.rejected.outputs, found.chosen.outputs) == (expected.rejected.outputs, expected.chosen.outputs)
+    assert (found.rejected.outputs, found.chosen.outputs) == (
+        expected.rejected.outputs,
+        expected.chosen.outputs,
+    )
     assert moved_funnel == funnel
-    torch.testing.assert_close(found.rejected.facts["disagreement"], expected.rejected.facts["disagreement"])
+    torch.testing.assert_close(
+        found.rejected.facts["disagreement"], expected.rejected.facts["disagreement"]
+    )
     swamped, _ = mine(attacks, moved, references, moved_known, relative=False)
     assert swamped.rejected.outputs != expected.rejected.outputs
 
 
 @pytest.mark.parametrize("k", [2, 4])
 def test_fresh_references_disagree_as_often_as_z_says(k):
-    """P(z > 1.96) is 0.025, with the gate a little less; without the residuals' widening it would be 0.13 at K = 2."""
+    """P(z > 1.96) is 0.025, with the gate a little less; without the residuals' widening it would
+    be 0.13 at K = 2.
+    """
     references, known, _ = drawn(1500, k, 0)
     fresh, scores, _ = drawn(1500, 1, 1)
     _, funnel = mine(fresh, scores, references, known, relative=True, cap=9999)
@@ -109,7 +149,9 @@ def test_images_are_told_apart_by_their_pixels():
     attacks = Samples([""] * 4, torch.stack([pixels[0], pixels[1], pixels[0], pixels[2]]))
     references = Samples(["", ""], torch.stack([pixels[2], torch.zeros(1, 2, 2)]))
     scores = torch.tensor([9.0, 8.0, 9.0, 9.0]), torch.zeros(4)
-    pairs, funnel = mine(attacks, scores, references, (torch.tensor([0.0, 1.0]), torch.zeros(2)), per_prompt=5)
+    pairs, funnel = mine(
+        attacks, scores, references, (torch.tensor([0.0, 1.0]), torch.zeros(2)), per_prompt=5
+    )
     assert list(funnel.counts.values()) == [4, 2, 2, 2, 2, 2]
     assert pairs.rejected.outputs.equal(pixels[:2])
     assert pairs.chosen.outputs.equal(pixels[[2, 2]])
@@ -134,7 +176,9 @@ def test_what_does_not_fit_is_refused():
     with pytest.raises(InputError, match="Are they one reward"):
         mine(known=(KNOWN[0], KNOWN[0]))
     with pytest.raises(InputError, match="2 or more a prompt"):
-        mine(references=REFERENCES[[0, 2]], known=(KNOWN[0][[0, 2]], KNOWN[1][[0, 2]]), relative=True)
+        mine(
+            references=REFERENCES[[0, 2]], known=(KNOWN[0][[0, 2]], KNOWN[1][[0, 2]]), relative=True
+        )
 
 
 def test_a_funnel_without_a_judge_is_a_table_of_counts():
@@ -145,14 +189,20 @@ def test_a_funnel_without_a_judge_is_a_table_of_counts():
     ]
 
 
-PAIRS = PreferencePairs(*(Samples(list("aab"), [f"{name}{i}{side}" for i, name in enumerate("aab")]) for side in "+-"))
+PAIRS = PreferencePairs(
+    *(Samples(list("aab"), [f"{name}{i}{side}" for i, name in enumerate("aab")]) for side in "+-")
+)
 
 
 def test_non_contextual_losers_answer_another_prompt():
     found = non_contextual(PAIRS, seed=0)
     assert len(found) == 9
     for prompt, better, worse, label in zip(
-        found.chosen.prompts, found.chosen.outputs, found.rejected.outputs, found.chosen.facts["label"].tolist(), strict=True
+        found.chosen.prompts,
+        found.chosen.outputs,
+        found.rejected.outputs,
+        found.chosen.facts["label"].tolist(),
+        strict=True,
     ):
         assert worse[0] != prompt
         assert (better[0] == prompt) == (label == 1.0)

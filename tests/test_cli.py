@@ -1,4 +1,6 @@
-"""The command line: pages, exit codes, overrides of interpolated keys, misspelt keys, factories in YAML, run folders."""
+"""The command line: pages, exit codes, overrides of interpolated keys, misspelt keys, factories in
+YAML, run folders.
+"""
 
 from __future__ import annotations
 
@@ -145,9 +147,16 @@ def figures(run):
 
 @pytest.mark.parametrize("command", sorted(set(PAGES) - {"rewardlab"}))
 def test_help_is_a_short_page_within_two_seconds(command):
-    """About 0.1 s on an idle machine; 2 s is the promise, and fails only if torch or Lightning is imported."""
+    """About 0.1 s on an idle machine; 2 s is the promise, and fails only if torch or Lightning is
+    imported.
+    """
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, "-m", "rewardlab", command, "--help"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-m", "rewardlab", command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert time.perf_counter() - start < 2
     assert done.stdout.startswith(f"rewardlab {command}")
     assert done.stdout.count(f"\n  rewardlab {command}") >= 2, "a usage line and examples"
@@ -157,7 +166,9 @@ def test_help_is_a_short_page_within_two_seconds(command):
 def test_neither_the_package_nor_its_help_imports_torch_or_lightning():
     code = "import sys, rewardlab; from rewardlab.cli import main; main(['fit', '--help']); main([]); print(*sys.modules)"
     loaded = (
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()[-1].split()
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        .stdout.splitlines()[-1]
+        .split()
     )
     assert "rewardlab" in loaded
     assert not {"torch", "pytorch_lightning", "jsonargparse", "numpy"} & set(loaded)
@@ -169,26 +180,68 @@ def test_every_command_has_a_page_and_a_home():
 
 def test_rounds_build_from_factories_and_take_overrides(place):
     assert cli.main(["rounds", "--config", "rounds.yaml", "--out", "a"]) == 0
-    assert figures(place / "a") == {"beta": 1.0, "lr": 0.5, "path": "base/policy", "steps": 5, "seed": 3, "others": {}}
-    words = ["rounds", "--config", "rounds.yaml", "--out=b", "--experiment.policy_path=other", "--experiment.seed=9"]
-    words += ["--rounds.init_args.post_train.init_args.beta=9", "--rounds.init_args.trainer.init_args.max_steps=8"]
+    assert figures(place / "a") == {
+        "beta": 1.0,
+        "lr": 0.5,
+        "path": "base/policy",
+        "steps": 5,
+        "seed": 3,
+        "others": {},
+    }
+    words = [
+        "rounds",
+        "--config",
+        "rounds.yaml",
+        "--out=b",
+        "--experiment.policy_path=other",
+        "--experiment.seed=9",
+    ]
+    words += [
+        "--rounds.init_args.post_train.init_args.beta=9",
+        "--rounds.init_args.trainer.init_args.max_steps=8",
+    ]
     assert cli.main(words) == 0
-    assert figures(place / "b") == {"beta": 9.0, "lr": 0.5, "path": "other", "steps": 8, "seed": 9, "others": {}}
+    assert figures(place / "b") == {
+        "beta": 9.0,
+        "lr": 0.5,
+        "path": "other",
+        "steps": 8,
+        "seed": 9,
+        "others": {},
+    }
 
 
-@pytest.mark.parametrize("flag", [["--rounds.init_args.policy.init_args.path=null"], ["--rounds.policy.path", "~"]])
+@pytest.mark.parametrize(
+    "flag", [["--rounds.init_args.policy.init_args.path=null"], ["--rounds.policy.path", "~"]]
+)
 def test_null_by_a_flag_is_none_also_below_a_class(place, flag):
     words = ["rounds", "--config", "rounds.yaml", "--out=a", *flag]
     assert cli.main([*words, "--rounds.init_args.trainer.max_steps=7"]) == 0
-    assert figures(place / "a") == {"beta": 1.0, "lr": 0.5, "path": None, "steps": 7, "seed": 3, "others": {}}
+    assert figures(place / "a") == {
+        "beta": 1.0,
+        "lr": 0.5,
+        "path": None,
+        "steps": 7,
+        "seed": 3,
+        "others": {},
+    }
 
 
 def test_a_path_that_no_config_takes_is_refused(place, capsys):
-    words = ["rounds", "--config", "rounds.yaml", "--out=a", "--experiment.prompts_path", "prompts.txt"]
+    words = [
+        "rounds",
+        "--config",
+        "rounds.yaml",
+        "--out=a",
+        "--experiment.prompts_path",
+        "prompts.txt",
+    ]
     assert cli.main(words) == 2
     assert "none has ${experiment.prompts_path}" in capsys.readouterr().err
     assert not (place / "a").exists()
-    (place / "more.yaml").write_text('rounds: {init_args: {policy: {init_args: {path: "${experiment.reward_path}"}}}}')
+    (place / "more.yaml").write_text(
+        'rounds: {init_args: {policy: {init_args: {path: "${experiment.reward_path}"}}}}'
+    )
     assert cli.main([*words[:4], "--config=more.yaml", "--experiment.reward_path=x"]) == 0
     assert figures(place / "a")["path"] == "x"
 
@@ -203,7 +256,9 @@ def test_a_second_config_overrides_the_first_also_where_it_is_interpolated(place
 def test_a_function_and_a_mapping_of_factories_work_too(place):
     config = yaml.safe_load(ROUNDS)
     config["rounds"]["init_args"]["post_train"] = "cli_toys.tuning"
-    config["rounds"]["init_args"]["others"] = {"low": {"class_path": "cli_toys.Tuning", "init_args": {"beta": 50}}}
+    config["rounds"]["init_args"]["others"] = {
+        "low": {"class_path": "cli_toys.Tuning", "init_args": {"beta": 50}}
+    }
     (place / "rounds.yaml").write_text(yaml.safe_dump(config))
     assert cli.main(["rounds", "--config", "rounds.yaml", "--out", "a"]) == 0
     assert figures(place / "a")["beta"] == 2.0
@@ -239,11 +294,23 @@ def test_a_run_is_never_overwritten(place, capsys):
             ["--rounds.init_args.post_train.init_args.bta=3"],
             "rounds.post_train: cli_toys.Tuning has no key 'bta'; did you mean 'beta'?",
         ),
-        (["--rounds.init_args.trainer.init_args.max_step=3"], "Trainer has no key 'max_step'; did you mean 'max_steps'?"),
-        (["--rounds.init_args.sead=3"], "rounds: cli_toys.Game has no key 'sead'; did you mean 'seed'?"),
-        (["--experiment.sed=3"], "There is no flag --experiment.sed; did you mean '--experiment.seed'?"),
+        (
+            ["--rounds.init_args.trainer.init_args.max_step=3"],
+            "Trainer has no key 'max_step'; did you mean 'max_steps'?",
+        ),
+        (
+            ["--rounds.init_args.sead=3"],
+            "rounds: cli_toys.Game has no key 'sead'; did you mean 'seed'?",
+        ),
+        (
+            ["--experiment.sed=3"],
+            "There is no flag --experiment.sed; did you mean '--experiment.seed'?",
+        ),
         (["--rounds.init_args.seed=x"], "rounds.seed: cli_toys.Game: expected int, got x"),
-        (["--rounds=cli_toys.Gme"], "module 'cli_toys' has no attribute 'Gme'; did you mean 'Game'?"),
+        (
+            ["--rounds=cli_toys.Gme"],
+            "module 'cli_toys' has no attribute 'Gme'; did you mean 'Game'?",
+        ),
         (["--config", "absent.yaml"], "The config 'absent.yaml' cannot be read"),
     ],
 )
@@ -258,10 +325,22 @@ def test_a_mistake_on_the_command_line_is_one_sentence(place, capsys, flags, sen
 @pytest.mark.parametrize(
     ("before", "after", "sentence"),
     [
-        ("dim: 7", "dmi: 7", "rounds.reward.members: cli_toys.Reward has no key 'dmi'; did you mean 'dim'?"),
-        ("lr: 0.5", "rl: 0.5", "rounds.post_train: cli_toys.Tuning has no key 'rl'; did you mean 'lr'?"),
+        (
+            "dim: 7",
+            "dmi: 7",
+            "rounds.reward.members: cli_toys.Reward has no key 'dmi'; did you mean 'dim'?",
+        ),
+        (
+            "lr: 0.5",
+            "rl: 0.5",
+            "rounds.post_train: cli_toys.Tuning has no key 'rl'; did you mean 'lr'?",
+        ),
         ("lr: 0.5", "lr: fast", "rounds.post_train.lr: cli_toys.Tuning: expected float, got fast"),
-        ("{policy_path:", "{polcy_path:", "experiment has no key 'polcy_path'; did you mean 'policy_path'?"),
+        (
+            "{policy_path:",
+            "{polcy_path:",
+            "experiment has no key 'polcy_path'; did you mean 'policy_path'?",
+        ),
         ("\nrounds:", "\nrouns:", "The config has no key 'rouns'; did you mean 'rounds'?"),
         ("experiment.seed}", "experiment.sed}", "leads nowhere: Interpolation key"),
         ("{dim: 7}", "{dim: -1}", "Reward takes a dim of at least 0; got -1."),
@@ -300,7 +379,9 @@ def test_fit_writes_a_run_folder_and_an_override_reaches_the_model(place, capsys
     saved = yaml.safe_load((place / "run" / "config.yaml").read_text())
     assert saved["model"]["init_args"]["note"] == "other"
     assert saved["trainer"]["max_steps"] == 3
-    assert {"config.yaml", "run.json", "metrics.csv", "checkpoints"} <= {item.name for item in (place / "run").iterdir()}
+    assert {"config.yaml", "run.json", "metrics.csv", "checkpoints"} <= {
+        item.name for item in (place / "run").iterdir()
+    }
     assert (place / "run" / "checkpoints" / "last.ckpt").exists()
     assert not (place / "lightning_logs").exists()
     assert cli.main(words) == 2
@@ -315,8 +396,13 @@ def test_fit_resumes_from_the_newest_checkpoint(place):
     (place / "power").touch()
     assert cli.main([*words, "run", "--resume"]) == 0
     assert cli.main([*words, "whole"]) == 0
-    resumed, whole = (list(csv.DictReader((place / run / "metrics.csv").read_text().splitlines())) for run in ("run", "whole"))
-    assert [row["step"] for row in resumed if row["loss"]] == ["0", "1", "2"], "no step is trained twice"
+    resumed, whole = (
+        list(csv.DictReader((place / run / "metrics.csv").read_text().splitlines()))
+        for run in ("run", "whole")
+    )
+    assert [row["step"] for row in resumed if row["loss"]] == ["0", "1", "2"], (
+        "no step is trained twice"
+    )
     assert resumed == whole
 
 
@@ -340,7 +426,9 @@ def test_validate_without_out_writes_nothing(place):
 
 
 def test_doctor_finds_what_is_broken_and_names_the_mend(capsys, monkeypatch):
-    monkeypatch.setattr(doctor, "CORE", {"torch": "torch", "torchvision": "torchvision.ops", "pillow": "PIL"})
+    monkeypatch.setattr(
+        doctor, "CORE", {"torch": "torch", "torchvision": "torchvision.ops", "pillow": "PIL"}
+    )
     assert cli.main(["doctor"]) == 0
     assert "All that rewardlab needs is here." in capsys.readouterr().out
     monkeypatch.setattr(doctor, "CORE", {"torch": "torch.no_such_module", "no-such-package": "x"})

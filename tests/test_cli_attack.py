@@ -53,17 +53,25 @@ def models(tmp_path_factory):
     """Folders of policies and rewards, as users have them."""
     place = tmp_path_factory.mktemp("models")
     tokenizer, options = tiny_tokenizer(), {"max_new_tokens": 8, "temperature": 0.3}
-    CausalLMPolicy(tiny_causal_lm(scale=0.5), tokenizer, **options).save_pretrained(place / "policy")
+    CausalLMPolicy(tiny_causal_lm(scale=0.5), tokenizer, **options).save_pretrained(
+        place / "policy"
+    )
     tiny_causal_lm().save_pretrained(place / "plain")
     tokenizer.save_pretrained(place / "plain")
     for seed in range(2):
-        LanguageReward(tiny_causal_lm(seed), tokenizer, seed=seed).save_pretrained(place / f"reward-{seed}")
+        LanguageReward(tiny_causal_lm(seed), tokenizer, seed=seed).save_pretrained(
+            place / f"reward-{seed}"
+        )
         VisionReward(tiny_tower(), width=8, seed=seed).save_pretrained(place / f"vision-{seed}")
-    policy = DiffusionPolicy(tiny_diffusion(classes=3), labels=["zero", "one", "two"], sampler=Sampler(steps=2))
+    policy = DiffusionPolicy(
+        tiny_diffusion(classes=3), labels=["zero", "one", "two"], sampler=Sampler(steps=2)
+    )
     policy.save_pretrained(place / "images")
     for name, sign, top in (("distinct", 1.0, 99), ("gold", 1.0, 5), ("against", -1.0, 99)):
         (place / name).mkdir()
-        (place / name / "config.json").write_text(json.dumps({"class_path": "attack_toys.Distinct", "sign": sign, "top": top}))
+        (place / name / "config.json").write_text(
+            json.dumps({"class_path": "attack_toys.Distinct", "sign": sign, "top": top})
+        )
     return place
 
 
@@ -89,19 +97,37 @@ def exploits(run):
 
 
 def test_an_attack_that_leaves_what_the_reward_was_right_about_breaks_it(place, capsys):
-    """The reward counts letters; gold does too, but turns where the policy seldom goes and a hot sampler always."""
-    words = ["attack", "--reward", "distinct", "--witness", "against", "--judge", "gold", *TEXT, "--trust", "--out", "run"]
+    """The reward counts letters; gold does too, but turns where the policy seldom goes and a hot
+    sampler always.
+    """
+    words = [
+        "attack",
+        "--reward",
+        "distinct",
+        "--witness",
+        "against",
+        "--judge",
+        "gold",
+        *TEXT,
+        "--trust",
+        "--out",
+        "run",
+    ]
     assert cli.main([*words, "--attacker", "high_temperature"]) == 0
     said = capsys.readouterr().out
     found = results(place / "run")
     assert said.startswith("Broken. For ")
     assert found["verdict"]["word"] == "broken"
     assert found["verdict"]["sentence"] in said
-    assert any(found["measures"][name]["over_best_of_n"]["low"] > 0 for name in ("standard", "strict"))
+    assert any(
+        found["measures"][name]["over_best_of_n"]["low"] > 0 for name in ("standard", "strict")
+    )
     assert found["funnel"]["counts"]["generated"] == len(PROMPTS)
     rows = exploits(place / "run")
     assert sum(found["taxonomy"]["counts"].values()) >= len(rows) > 0
-    assert [row["relative"]["judge"] for row in rows] == sorted(row["relative"]["judge"] for row in rows)
+    assert [row["relative"]["judge"] for row in rows] == sorted(
+        row["relative"]["judge"] for row in rows
+    )
     assert rows[0]["scores"]["reward"] == pytest.approx(len(set(rows[0]["output"])), abs=1e-4)
     assert all(PROMPTS[row["prompt_id"]] == row["prompt"] for row in rows)
     assert all(row["relative"]["reward"] > 0 for row in rows)
@@ -114,10 +140,24 @@ def test_an_attack_that_leaves_what_the_reward_was_right_about_breaks_it(place, 
 
 
 def test_a_run_is_never_overwritten_and_resumes_to_the_same_bytes(place, capsys):
-    words = ["attack", "--reward", "reward-0", "--witness", "reward-1", *TEXT, "--n", "8", "--out", "run"]
+    words = [
+        "attack",
+        "--reward",
+        "reward-0",
+        "--witness",
+        "reward-1",
+        *TEXT,
+        "--n",
+        "8",
+        "--out",
+        "run",
+    ]
     assert cli.main(words) == 0
     assert "Without a judge" in capsys.readouterr().out
-    before = {name: (place / "run" / name).read_bytes() for name in ("results.json", "exploits.jsonl", "attack.html")}
+    before = {
+        name: (place / "run" / name).read_bytes()
+        for name in ("results.json", "exploits.jsonl", "attack.html")
+    }
     assert cli.main(words) == 2
     assert cli.main([*words, "--seed", "1", "--resume"]) == 2
     assert "attack.seed is 0 there and 1 here" in capsys.readouterr().err
@@ -126,7 +166,9 @@ def test_a_run_is_never_overwritten_and_resumes_to_the_same_bytes(place, capsys)
 
 
 def test_choosing_among_fresh_samples_is_no_attack(place, capsys):
-    """Best of n against itself: the floor is drawn as the attack is, so nothing is broken however often members part."""
+    """Best of n against itself: the floor is drawn as the attack is, so nothing is broken however
+    often members part.
+    """
     words = ["attack", "--reward", "reward-0", "--witness", "reward-1", *TEXT, "--out", "run"]
     assert cli.main(words) == 0
     figures = results(place / "run")["measures"]["disagreeing"]
@@ -143,7 +185,9 @@ def test_what_few_prompts_cannot_rule_out_is_not_called_held():
         return {"disagreeing": {"attack": own, **floors}}
 
     said = {
-        count: verdict.verdict(measured(0.12, 0.1, count), best_of=4, judged=False, attacker="random_edits")
+        count: verdict.verdict(
+            measured(0.12, 0.1, count), best_of=4, judged=False, attacker="random_edits"
+        )
         for count in (12, 600, 10**6)
     }
     assert [each["word"] for each in said.values()] == ["undecided", "held", "broken"]
@@ -165,24 +209,71 @@ def test_a_trained_adversary_and_several_witnesses(place):
         "--out",
         "run",
     ]
-    assert cli.main([*words, "--attacker", "rl", "--steps", "2", "--n", "2", "--references", "2", "--device", "cpu"]) == 0
+    assert (
+        cli.main(
+            [
+                *words,
+                "--attacker",
+                "rl",
+                "--steps",
+                "2",
+                "--n",
+                "2",
+                "--references",
+                "2",
+                "--device",
+                "cpu",
+            ]
+        )
+        == 0
+    )
     assert results(place / "run")["outputs"] == 2 * len(PROMPTS)
 
 
 def test_pixels_are_climbed_by_gradient(place):
     """Within 8/255 of what the policy draws the reward finds more than the best of as many draws."""
-    words = ["attack", "--reward", "vision-0", "--witness", "vision-1", "--policy", "images", "--prompts", "classes.txt"]
+    words = [
+        "attack",
+        "--reward",
+        "vision-0",
+        "--witness",
+        "vision-1",
+        "--policy",
+        "images",
+        "--prompts",
+        "classes.txt",
+    ]
     found = {}
     for attacker in ("best_of_n", "pgd"):
-        assert cli.main([*words, "--n", "4", "--references", "3", "--attacker", attacker, "--out", attacker]) == 0
+        assert (
+            cli.main(
+                [*words, "--n", "4", "--references", "3", "--attacker", attacker, "--out", attacker]
+            )
+            == 0
+        )
         samples = load_samples(next((place / attacker / "stages").glob("attack-*")) / "samples")
         found[attacker] = samples.facts["attack"].mean().item()
     assert found["pgd"] > found["best_of_n"]
 
 
 def test_images_are_shown_as_grids(place):
-    words = ["attack", "--reward", "vision-0", "--witness", "vision-1", "--judge", "vision-1", "--policy", "images"]
-    assert cli.main([*words, "--prompts", "classes.txt", "--n", "4", "--references", "3", "--out", "run"]) == 0
+    words = [
+        "attack",
+        "--reward",
+        "vision-0",
+        "--witness",
+        "vision-1",
+        "--judge",
+        "vision-1",
+        "--policy",
+        "images",
+    ]
+    assert (
+        cli.main(
+            [*words, "--prompts", "classes.txt", "--n", "4", "--references", "3", "--out", "run"]
+        )
+        == 0
+    )
     rows = exploits(place / "run")
     assert all((place / "run" / row["output"]).is_file() and row["labels"] == [] for row in rows)
     assert not rows or "data:image/png" in (place / "run" / "attack.html").read_text()
@@ -192,7 +283,9 @@ def test_a_reward_behind_a_url(place):
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self):
             query = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["query"]
-            body = json.dumps({"rewards": [len(text) + 0.1 * text.count("e") for text in query]}).encode()
+            body = json.dumps(
+                {"rewards": [len(text) + 0.1 * text.count("e") for text in query]}
+            ).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -204,7 +297,20 @@ def test_a_reward_behind_a_url(place):
     server = HTTPServer(("127.0.0.1", 0), Answer)
     Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
-    words = ["attack", "--reward", url, "--witness", "reward-0", *TEXT, "--n", "2", "--references", "4", "--out", "run"]
+    words = [
+        "attack",
+        "--reward",
+        url,
+        "--witness",
+        "reward-0",
+        *TEXT,
+        "--n",
+        "2",
+        "--references",
+        "4",
+        "--out",
+        "run",
+    ]
     try:
         assert cli.main(words) == 0
     finally:
@@ -234,7 +340,17 @@ def test_a_reward_behind_a_url(place):
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_no_folder(place, capsys, flags, sentence):
-    words = ["attack", "--reward", "reward-0", "--witness", "reward-1", *TEXT, "--out", "run", *flags]
+    words = [
+        "attack",
+        "--reward",
+        "reward-0",
+        "--witness",
+        "reward-1",
+        *TEXT,
+        "--out",
+        "run",
+        *flags,
+    ]
     assert cli.main(words) == 2
     error = capsys.readouterr().err
     assert sentence in error
@@ -255,13 +371,38 @@ def test_every_prompt_is_read_before_anything_is_written(place, capsys, command)
 
 def test_leaked_prompts_may_be_allowed(place):
     (place / "held_out.txt").write_text(PROMPTS[0] + "\n")
-    words = ["attack", "--reward", "reward-0", "--witness", "reward-1", *TEXT, "--n", "2", "--references", "2", "--out", "run"]
+    words = [
+        "attack",
+        "--reward",
+        "reward-0",
+        "--witness",
+        "reward-1",
+        *TEXT,
+        "--n",
+        "2",
+        "--references",
+        "2",
+        "--out",
+        "run",
+    ]
     assert cli.main([*words, "--held-out", "held_out.txt"]) == 2
     assert cli.main([*words, "--held-out", "held_out.txt", "--allow-leak"]) == 0
 
 
 def test_the_curve_finds_a_peak_inside_the_range(place, capsys):
-    words = ["curve", "--proxy", "distinct", "--gold", "gold", *TEXT, "--trust", "--n-max", "32", "--out", "run"]
+    words = [
+        "curve",
+        "--proxy",
+        "distinct",
+        "--gold",
+        "gold",
+        *TEXT,
+        "--trust",
+        "--n-max",
+        "32",
+        "--out",
+        "run",
+    ]
     assert cli.main(words) == 0
     found = results(place / "run")
     with (place / "run" / "curve.csv").open() as file:
@@ -300,7 +441,9 @@ def test_what_a_curve_is_said_to_do(gold, word):
     rows = []
     for n, column in zip(ns, columns, strict=True):
         low, high = mean_interval(column)
-        rows.append({"n": n, "gold": column.mean().item(), "gold_low": low, "gold_high": high, "proxy": 1.0})
+        rows.append(
+            {"n": n, "gold": column.mean().item(), "gold_low": low, "gold_high": high, "proxy": 1.0}
+        )
     found = said(rows, fit_overoptimization(distance, columns, "best_of_n"), 40)
     assert found["word"] == word
 

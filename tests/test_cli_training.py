@@ -1,4 +1,6 @@
-"""What training leaves for the other commands, what ends it in good order, and what is refused before it begins."""
+"""What training leaves for the other commands, what ends it in good order, and what is refused
+before it begins.
+"""
 
 from __future__ import annotations
 
@@ -75,17 +77,24 @@ trainer: {max_epochs: 1, log_every_n_steps: 1, accelerator: cpu, enable_progress
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     place = tmp_path_factory.mktemp("models")
-    DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=2)).save_pretrained(place / "policy")
+    DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=2)).save_pretrained(
+        place / "policy"
+    )
     VisionReward(tiny_tower(image_size=8), heads=2, width=8).save_pretrained(place / "reward")
     generator = torch.Generator().manual_seed(0)
     for name, level in (("samples", 0.5), ("others", 0.0)):
-        save_samples(place / name, Samples([""] * 12, level + 0.5 * torch.rand(12, 1, 8, 8, generator=generator)))
+        save_samples(
+            place / name,
+            Samples([""] * 12, level + 0.5 * torch.rand(12, 1, 8, 8, generator=generator)),
+        )
     return place
 
 
 @pytest.fixture
 def place(models, tmp_path, monkeypatch):
-    """An empty working directory with toys, models, samples and configs; what Lightning does to Ctrl-C is undone."""
+    """An empty working directory with toys, models, samples and configs; what Lightning does to
+    Ctrl-C is undone.
+    """
     for folder in models.iterdir():
         (tmp_path / folder.name).symlink_to(folder)
     (tmp_path / "fit_toys.py").write_text(TOYS)
@@ -126,7 +135,9 @@ def test_a_fit_of_a_reward_leaves_it_and_the_report_shows_its_curves(place, caps
     assert "is a run of `rewardlab fit`: rewardlab.training.GANRM" in page
     assert "val/auc over training steps" in page
     assert "No round has finished" not in page
-    assert {"logged-loss.png", "logged-val-auc.png"} <= {file.name for file in (place / "run" / "figures").iterdir()}
+    assert {"logged-loss.png", "logged-val-auc.png"} <= {
+        file.name for file in (place / "run" / "figures").iterdir()
+    }
 
 
 def test_a_fit_that_is_interrupted_exports_nothing(place, capsys):
@@ -145,11 +156,26 @@ def test_ctrl_c_in_a_fit_of_rounds_is_an_interruption(place, capsys):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["test", "--config", "fit.yaml"], "`rewardlab test` runs a module's test_step, and SFT has none."),
-        (["predict", "--config", "reward.yaml"], "`rewardlab predict` runs a module's predict_step, and GANRM has none."),
-        (["fit", "--config", "fit.yaml", "--ckpt_path", "nope.ckpt"], "--ckpt_path nope.ckpt does not exist."),
-        (["validate", "--config", "fit.yaml", "--ckpt_path=nope.ckpt"], "--ckpt_path nope.ckpt does not exist."),
-        (["fit", "--config", "fit.yaml", "--trainer.devices=0"], "The trainer that is configured cannot be made here"),
+        (
+            ["test", "--config", "fit.yaml"],
+            "`rewardlab test` runs a module's test_step, and SFT has none.",
+        ),
+        (
+            ["predict", "--config", "reward.yaml"],
+            "`rewardlab predict` runs a module's predict_step, and GANRM has none.",
+        ),
+        (
+            ["fit", "--config", "fit.yaml", "--ckpt_path", "nope.ckpt"],
+            "--ckpt_path nope.ckpt does not exist.",
+        ),
+        (
+            ["validate", "--config", "fit.yaml", "--ckpt_path=nope.ckpt"],
+            "--ckpt_path nope.ckpt does not exist.",
+        ),
+        (
+            ["fit", "--config", "fit.yaml", "--trainer.devices=0"],
+            "The trainer that is configured cannot be made here",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence_and_leaves_no_folder(place, capsys, words, sentence):
@@ -165,7 +191,10 @@ def test_a_module_with_a_test_step_is_tested(place):
     config = yaml.safe_load(FIT.replace("rewardlab.training.SFT", "fit_toys.Tested"))
     (place / "fit.yaml").write_text(yaml.safe_dump(config))
     (place / "fit_toys.py").write_text(TOYS + DATA)
-    assert cli.main(["test", "--config", "fit.yaml", "--data=fit_toys.Held", "--data.samples=samples"]) == 0
+    assert (
+        cli.main(["test", "--config", "fit.yaml", "--data=fit_toys.Held", "--data.samples=samples"])
+        == 0
+    )
 
 
 DATA = """

@@ -1,4 +1,6 @@
-"""Every YAML in configs/ parses and instantiates, in the company that it is made for; none is missed."""
+"""Every YAML in configs/ parses and instantiates, in the company that it is made for; none is
+missed.
+"""
 
 import json
 import shlex
@@ -17,7 +19,9 @@ from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, ti
 from rewardlab.types import Samples
 
 ROOT = Path(__file__).parents[1]
-FILES = {path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.y*ml")}
+FILES = {
+    path.relative_to(ROOT / "configs").as_posix() for path in (ROOT / "configs").rglob("*.y*ml")
+}
 COMPOSED = [
     ("gan_rm/digits.yaml", "gan_rm/digits_best_of_n.yaml"),
     ("gan_rm/digits.yaml", "gan_rm/digits_sft.yaml"),
@@ -27,26 +31,45 @@ COMPOSED = [
 ]
 MODALITIES = ("image", "text")
 MATRIX = {  # test_modalities.py composes and runs each of them
-    *(f"matrix/{game}_{modality}.yaml" for game, modality in product(("gan_rm", "adv_rm"), MODALITIES)),
-    *(f"matrix/{modality}_{loop}.yaml" for modality, loop in product(MODALITIES, ("best_of_n", "sft", "dpo", "ppo"))),
+    *(
+        f"matrix/{game}_{modality}.yaml"
+        for game, modality in product(("gan_rm", "adv_rm"), MODALITIES)
+    ),
+    *(
+        f"matrix/{modality}_{loop}.yaml"
+        for modality, loop in product(MODALITIES, ("best_of_n", "sft", "dpo", "ppo"))
+    ),
 }
 TEXT = {"adv_rm/topics.yaml", "adv_rm/topics_novelty.yaml"}
 FITS = [("gan_rm/fit.yaml", f"trainer/{where}.yaml") for where in ("cpu", "gpu_bf16", "multi_node")]
 OWN = {"gan_rm/own.yaml", "adv_rm/own.yaml", "adv_rm/fit_reward.yaml", "adv_rm/fit_dpo.yaml"}
-HERE = ["--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
+HERE = [
+    "--trainer.accelerator=cpu",
+    "--trainer.devices=1",
+    "--trainer.num_nodes=1",
+    "--trainer.strategy=auto",
+]
 RUN = "--rounds.init_args."
-QUICK = [f"{RUN}{part}.init_args.train_steps=1" for part in ("policy", "reward", "evaluation.judges.accuracy")]
+QUICK = [
+    f"{RUN}{part}.init_args.train_steps=1"
+    for part in ("policy", "reward", "evaluation.judges.accuracy")
+]
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path_factory, monkeypatch):
-    """Configs name paths from the repository's root; what they train is kept in a folder of these tests."""
+    """Configs name paths from the repository's root; what they train is kept in a folder of these
+    tests.
+    """
     monkeypatch.setenv("REWARDLAB_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
     monkeypatch.chdir(ROOT)
 
 
 def words(files, out):
-    return [word for file in files for word in ("--config", f"configs/{file}")] + ["--out", str(out)]
+    return [word for file in files for word in ("--config", f"configs/{file}")] + [
+        "--out",
+        str(out),
+    ]
 
 
 def built(files, out, *flags):
@@ -58,7 +81,9 @@ def test_no_config_is_missed():
     assert len(FILES) == 28
 
 
-@pytest.mark.parametrize("files", COMPOSED[:-1], ids=lambda files: "+".join(Path(file).stem for file in files))
+@pytest.mark.parametrize(
+    "files", COMPOSED[:-1], ids=lambda files: "+".join(Path(file).stem for file in files)
+)
 def test_configs_that_belong_together_instantiate(files, tmp_path):
     found = built(files, tmp_path / "run")
     assert found.config["rounds"]["class_path"] == "rewardlab.rounds.GANRM"
@@ -66,7 +91,9 @@ def test_configs_that_belong_together_instantiate(files, tmp_path):
 
 
 def test_an_overlay_keeps_what_it_does_not_name_and_flags_come_last(tmp_path):
-    """The guard's file sets `stop` alone: the average's decay and the guard's steps are those of digits_dpo.yaml."""
+    """The guard's file sets `stop` alone: the average's decay and the guard's steps are those of
+    digits_dpo.yaml.
+    """
     flags = [f"{RUN}post_train.loop.init_args.beta=100", "--experiment.seed=3"]
     found = built(COMPOSED[-1], tmp_path / "run", *flags)  # which is not built above
     how = found.rounds.post_train
@@ -95,9 +122,16 @@ def test_the_text_world_instantiates(tmp_path):
 def test_a_fit_instantiates_with_each_trainer(files, tmp_path):
     """On whatever is here instead of their GPUs, and with a tiny tower."""
     save_tower(tiny_tower(), tmp_path / "tower")
-    given = [f"--experiment.tower_path=local-dir:{tmp_path / 'tower'}", f"--experiment.data_path={tmp_path}"]
+    given = [
+        f"--experiment.tower_path=local-dir:{tmp_path / 'tower'}",
+        f"--experiment.data_path={tmp_path}",
+    ]
     found = TrainingCLI("fit", [*words(files, tmp_path / "run"), *given, *HERE])
-    assert (found.trainer.max_epochs, found.model.reward.projection.heads, found.datamodule.held_out) == (50, 8, 0.2)
+    assert (
+        found.trainer.max_epochs,
+        found.model.reward.projection.heads,
+        found.datamodule.held_out,
+    ) == (50, 8, 0.2)
     assert found.trainer.precision == ("32-true" if "cpu" in files[1] else "bf16-mixed")
     assert found.datamodule.targets == str(tmp_path)
     assert not (tmp_path / "run").exists()
@@ -105,7 +139,9 @@ def test_a_fit_instantiates_with_each_trainer(files, tmp_path):
 
 @pytest.fixture
 def world(tmp_path, monkeypatch):
-    """A folder with what own.yaml, the fits and the help pages name: models, pictures, pairs, prompts and the configs."""
+    """A folder with what own.yaml, the fits and the help pages name: models, pictures, pairs,
+    prompts and the configs.
+    """
     monkeypatch.chdir(tmp_path)
     Path("configs").symlink_to(ROOT / "configs")
     tiny_diffusion(classes=0, channels=3).save_pretrained("pipeline")
@@ -121,28 +157,55 @@ def world(tmp_path, monkeypatch):
 
 
 def printed(text, command):
-    """The commands of a page or a config's comment, each as words; a backslash ends a line that goes on."""
+    """The commands of a page or a config's comment, each as words; a backslash ends a line that
+    goes on.
+    """
     lines = text.replace("\n#", "\n").replace("\\\n", " ").splitlines()
     lines = [line.strip("# ") for line in lines if "[--" not in line]  # which is usage
-    return [shlex.split(line, comments=True)[2:] for line in lines if line.startswith(f"rewardlab {command} --config ")]
+    return [
+        shlex.split(line, comments=True)[2:]
+        for line in lines
+        if line.startswith(f"rewardlab {command} --config ")
+    ]
 
 
 def test_own_data_takes_the_place_of_the_paths_of_experiment(world):
     """Each path is given under another name than the config's, so that a dead key would show."""
     for name in ("pipeline", "model", "tower", "targets", "pairs.jsonl", "prompts.txt"):
         (world / name).rename(world / f"my-{name}")
-    given = ["--experiment.tower_path=local-dir:my-tower", "--experiment.prompts_path=my-prompts.txt"]
-    pictures = build([*words(["gan_rm/own.yaml"], "run"), *given, *_paths("my-pipeline", "my-targets")]).rounds
+    given = [
+        "--experiment.tower_path=local-dir:my-tower",
+        "--experiment.prompts_path=my-prompts.txt",
+    ]
+    pictures = build(
+        [*words(["gan_rm/own.yaml"], "run"), *given, *_paths("my-pipeline", "my-targets")]
+    ).rounds
     assert (pictures.targets.targets, pictures.prompts) == ("my-targets", ["word 30", "word 31"])
-    texts = build([*words(["adv_rm/own.yaml"], "run"), given[1], *_paths("my-model", "my-pairs.jsonl"), "--experiment.seed=3"])
+    texts = build(
+        [
+            *words(["adv_rm/own.yaml"], "run"),
+            given[1],
+            *_paths("my-model", "my-pairs.jsonl"),
+            "--experiment.seed=3",
+        ]
+    )
     game = texts.rounds
-    assert (game.preferences.pairs, game.prompts, game.seed) == ("my-pairs.jsonl", ["word 30", "word 31"], 3)
+    assert (game.preferences.pairs, game.prompts, game.seed) == (
+        "my-pairs.jsonl",
+        ["word 30", "word 31"],
+        3,
+    )
     assert [member.options["seed"] for member in game.members] == [1, 2]
-    assert game.members[0].backbone.config.name_or_path == "my-model"  # reward_path is policy_path unless it is given
+    assert (
+        game.members[0].backbone.config.name_or_path == "my-model"
+    )  # reward_path is policy_path unless it is given
     for part, file in (("reward", "fit_reward"), ("policy", "fit_dpo")):
         paths = [f"--experiment.{part}_path=my-model", "--experiment.data_path=my-pairs.jsonl"]
         found = TrainingCLI("fit", [*words([f"adv_rm/{file}.yaml"], "run"), *paths, *HERE])
-        assert (found.datamodule.pairs, getattr(found.model, part).training) == ("my-pairs.jsonl", True)
+        assert (found.datamodule.pairs, getattr(found.model, part).training) == (
+            "my-pairs.jsonl",
+            True,
+        )
 
 
 def _paths(policy, data):
@@ -150,8 +213,12 @@ def _paths(policy, data):
 
 
 def test_commands_build_as_they_are_printed(world):
-    """Those of the help pages, of the README and of configs for own data: each builds, and none is missed."""
-    own = "".join((ROOT / "configs" / file).read_text() for file in sorted(OWN | {"gan_rm/fit.yaml"}))
+    """Those of the help pages, of the README and of configs for own data: each builds, and none is
+    missed.
+    """
+    own = "".join(
+        (ROOT / "configs" / file).read_text() for file in sorted(OWN | {"gan_rm/fit.yaml"})
+    )
     own = own.replace("PIPELINE", "pipeline").replace("TOWER", "tower").replace("MODEL", "model")
     pages = (PAGES["fit"] + PAGES["rounds"], (ROOT / "README.md").read_text(), own)
     fits, rounds = ([printed(page, command) for page in pages] for command in ("fit", "rounds"))
@@ -159,4 +226,7 @@ def test_commands_build_as_they_are_printed(world):
     for given in chain(*fits):
         assert TrainingCLI("fit", [*given, *HERE]).model is not None
     for given in chain(*rounds):
-        assert build([*given, *(QUICK if "digits.yaml" in " ".join(given) else [])]).rounds.policy is not None
+        assert (
+            build([*given, *(QUICK if "digits.yaml" in " ".join(given) else [])]).rounds.policy
+            is not None
+        )

@@ -1,4 +1,6 @@
-"""Every example in README and docs runs as it stands, with nothing given, and every file that they point to is there."""
+"""Every example in README and docs runs as it stands, with nothing given, and every file that they
+point to is there.
+"""
 
 import doctest
 import re
@@ -14,7 +16,9 @@ FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_examples_run(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    failed, _ = doctest.testfile(str(page), module_relative=False, globs={}, optionflags=FLAGS, encoding="utf-8")
+    failed, _ = doctest.testfile(
+        str(page), module_relative=False, globs={}, optionflags=FLAGS, encoding="utf-8"
+    )
     assert failed == 0
 
 

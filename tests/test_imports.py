@@ -10,7 +10,10 @@ import pytest
 import rewardlab
 
 ROOT = Path(rewardlab.__file__).parent
-PACKAGES = ["rewardlab", *(f"rewardlab.{file.parent.name}" for file in sorted(ROOT.glob("*/__init__.py")))]
+PACKAGES = [
+    "rewardlab",
+    *(f"rewardlab.{file.parent.name}" for file in sorted(ROOT.glob("*/__init__.py"))),
+]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -24,5 +27,15 @@ def test_every_name_that_is_offered_exists(package):
 
 def test_subpackages_load_none_of_the_modality_libraries():
     code = f"import sys; [__import__(name) for name in {PACKAGES!r}]; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert not {"transformers", "diffusers", "open_clip", "trl", "peft", "sklearn", "matplotlib"} & set(loaded)
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {
+        "transformers",
+        "diffusers",
+        "open_clip",
+        "trl",
+        "peft",
+        "sklearn",
+        "matplotlib",
+    } & set(loaded)

@@ -33,7 +33,9 @@ def test_auc_counts_pairs_and_ties(seed):
     pairs = scores[labels][:, None] - scores[~labels][None]
     expected = ((pairs > 0).double() + (pairs == 0) / 2).mean().item()
     assert metrics.auc(scores, labels) == pytest.approx(expected, abs=1e-12)
-    assert metrics.auc(scores, labels) == pytest.approx(roc_auc_score(labels.numpy(), scores.numpy()), abs=1e-12)
+    assert metrics.auc(scores, labels) == pytest.approx(
+        roc_auc_score(labels.numpy(), scores.numpy()), abs=1e-12
+    )
 
 
 def test_auc_sees_order_only():
@@ -46,7 +48,9 @@ def test_auc_sees_order_only():
 
 def test_auc_tells_float32_neighbours_apart_and_takes_bfloat16():
     one = torch.tensor(1.0)
-    assert metrics.auc(torch.stack([one, torch.nextafter(one, 2 * one)]), torch.tensor([0, 1])) == 1.0
+    assert (
+        metrics.auc(torch.stack([one, torch.nextafter(one, 2 * one)]), torch.tensor([0, 1])) == 1.0
+    )
     assert metrics.auc(torch.zeros(6, dtype=torch.bfloat16), torch.arange(6) % 2) == 0.5
 
 
@@ -56,7 +60,9 @@ def test_auc_interval_covers_and_narrows():
     for seed in range(60):
         for count in (30, 120):
             labels = torch.arange(2 * count) < count
-            low, high = metrics.auc_interval(normal(2 * count, seed=seed) + labels, labels, resamples=300, seed=seed)
+            low, high = metrics.auc_interval(
+                normal(2 * count, seed=seed) + labels, labels, resamples=300, seed=seed
+            )
             covered += low <= truth <= high
             widths[count] = high - low
     assert 0.86 <= covered / 120 <= 0.99
@@ -73,8 +79,12 @@ def test_auc_interval_of_separated_classes_has_width():
 def test_rank_correlation_with_ties(seed):
     a = (2 * normal(30, seed=seed)).round()
     b = (a + 2 * normal(30, seed=seed + 10)).round()
-    assert metrics.rank_correlation(a, b) == pytest.approx(spearmanr(a.numpy(), b.numpy()).statistic, abs=1e-12)
-    assert metrics.rank_correlation(a, -b) == pytest.approx(-metrics.rank_correlation(a, b), abs=1e-12)
+    assert metrics.rank_correlation(a, b) == pytest.approx(
+        spearmanr(a.numpy(), b.numpy()).statistic, abs=1e-12
+    )
+    assert metrics.rank_correlation(a, -b) == pytest.approx(
+        -metrics.rank_correlation(a, b), abs=1e-12
+    )
 
 
 def test_rank_correlation_of_a_constant_is_zero():
@@ -83,15 +93,21 @@ def test_rank_correlation_of_a_constant_is_zero():
 
 def test_calibration_error_is_sklearns_where_bins_are_equal():
     logits, labels = 2 * normal(150).double(), (normal(150, seed=1) > 0).long()
-    seen, said = calibration_curve(labels.numpy(), logits.sigmoid().numpy(), n_bins=15, strategy="quantile")
-    assert metrics.calibration_error(logits, labels) == pytest.approx(np.abs(seen - said).mean(), abs=1e-9)
+    seen, said = calibration_curve(
+        labels.numpy(), logits.sigmoid().numpy(), n_bins=15, strategy="quantile"
+    )
+    assert metrics.calibration_error(logits, labels) == pytest.approx(
+        np.abs(seen - said).mean(), abs=1e-9
+    )
 
 
 def test_calibration_error_of_true_probabilities_is_its_bias():
     errors = []
     for seed in range(20):
         logits = 0.1 * normal(600, seed=seed)
-        labels = torch.rand(600, generator=torch.Generator().manual_seed(seed + 100)) < logits.sigmoid()
+        labels = (
+            torch.rand(600, generator=torch.Generator().manual_seed(seed + 100)) < logits.sigmoid()
+        )
         errors.append(metrics.calibration_error(logits, labels))
     assert np.mean(errors) == pytest.approx(0.4 * math.sqrt(15 / 600), rel=0.15)
 
@@ -99,9 +115,15 @@ def test_calibration_error_of_true_probabilities_is_its_bias():
 def test_calibration_error_ignores_row_order_and_ties():
     logits, labels = classes(90, seed=3)
     order = torch.randperm(90, generator=torch.Generator().manual_seed(0))
-    assert metrics.calibration_error(logits, labels) == pytest.approx(metrics.calibration_error(logits[order], labels[order]))
-    assert metrics.calibration_error(torch.zeros(90), torch.arange(90) % 2) == pytest.approx(0.0, abs=1e-12)
-    assert metrics.calibration_error(torch.zeros(90), torch.full((90,), 0.5)) == pytest.approx(0.0, abs=1e-12)
+    assert metrics.calibration_error(logits, labels) == pytest.approx(
+        metrics.calibration_error(logits[order], labels[order])
+    )
+    assert metrics.calibration_error(torch.zeros(90), torch.arange(90) % 2) == pytest.approx(
+        0.0, abs=1e-12
+    )
+    assert metrics.calibration_error(torch.zeros(90), torch.full((90,), 0.5)) == pytest.approx(
+        0.0, abs=1e-12
+    )
     assert metrics.calibration_error(torch.full((90,), 50.0), torch.zeros(90)) == pytest.approx(1.0)
 
 
@@ -112,9 +134,13 @@ def test_mean_interval_covers_and_shifts():
         covered += low <= 0 <= high
     assert 0.88 <= covered / 100 <= 0.99
     values = normal(40)
-    assert metrics.mean_interval(values + 3) == pytest.approx(tuple(x + 3 for x in metrics.mean_interval(values)), abs=1e-6)
+    assert metrics.mean_interval(values + 3) == pytest.approx(
+        tuple(x + 3 for x in metrics.mean_interval(values)), abs=1e-6
+    )
     assert (
-        metrics.mean_interval(values, seed=1) == metrics.mean_interval(values, seed=1) != metrics.mean_interval(values, seed=2)
+        metrics.mean_interval(values, seed=1)
+        == metrics.mean_interval(values, seed=1)
+        != metrics.mean_interval(values, seed=2)
     )
     assert metrics.mean_interval(torch.ones(9)) == (1.0, 1.0)
 
@@ -129,7 +155,11 @@ def test_frechet_distance_against_the_matrix_square_root(rows, width):
         values, vectors = np.linalg.eigh(covariances[0])
         half = vectors * np.sqrt(values.clip(0)) @ vectors.T
         cross = np.diag(np.sqrt(np.linalg.eigvalsh(half @ covariances[1] @ half).clip(0)))
-    expected = (a.mean(0) - b.mean(0)).square().sum().item() + np.trace(covariances[0] + covariances[1]) - 2 * np.trace(cross)
+    expected = (
+        (a.mean(0) - b.mean(0)).square().sum().item()
+        + np.trace(covariances[0] + covariances[1])
+        - 2 * np.trace(cross)
+    )
     assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-6)
 
 
@@ -139,7 +169,9 @@ def test_frechet_distance_identities(rows):
     scale = a.double().var(0).sum().item()
     assert metrics.frechet_distance(a, a) == pytest.approx(0.0, abs=1e-12 * scale)
     assert metrics.frechet_distance(a, b) == pytest.approx(metrics.frechet_distance(b, a))
-    assert metrics.frechet_distance(3 * a, 3 * b) == pytest.approx(9 * metrics.frechet_distance(a, b), rel=1e-5)
+    assert metrics.frechet_distance(3 * a, 3 * b) == pytest.approx(
+        9 * metrics.frechet_distance(a, b), rel=1e-5
+    )
     assert metrics.frechet_distance(a.double(), a.double() + 2) == pytest.approx(4 * 12)
     turn = torch.linalg.qr(normal(12, 12, seed=7).double()).Q
     assert metrics.frechet_distance(a @ turn.float(), b @ turn.float()) == pytest.approx(
@@ -171,35 +203,53 @@ def test_kernel_distance_against_loops():
         return (x @ y / 5 + 1).item() ** 3
 
     within = [
-        np.mean([kernel(rows[i], rows[j]) for i in range(len(rows)) for j in range(len(rows)) if i != j]) for rows in (a, b)
+        np.mean(
+            [kernel(rows[i], rows[j]) for i in range(len(rows)) for j in range(len(rows)) if i != j]
+        )
+        for rows in (a, b)
     ]
     expected = sum(within) - 2 * np.mean([kernel(x, y) for x in a for y in b])
     assert metrics.kernel_distance(a, b) == pytest.approx(expected)
 
 
 def test_kernel_distance_is_unbiased():
-    """Over 300 pairs of sets from one distribution the mean lies within 3 standard errors of 0, on both sides of it."""
-    values = torch.tensor([metrics.kernel_distance(features(10, seed=2 * s), features(8, seed=2 * s + 1)) for s in range(300)])
+    """Over 300 pairs of sets from one distribution the mean lies within 3 standard errors of 0, on
+    both sides of it.
+    """
+    values = torch.tensor(
+        [
+            metrics.kernel_distance(features(10, seed=2 * s), features(8, seed=2 * s + 1))
+            for s in range(300)
+        ]
+    )
     assert abs(values.mean()) < 3 * values.std() / math.sqrt(300)
     assert values.min() < 0 < values.max()
 
 
 def test_kernel_distance_interval_covers():
-    """0 for equal distributions (then it is wide: 300 of 300 measured); 1 for constants that differ."""
+    """0 for equal distributions (then it is wide: 300 of 300 measured); 1 for constants that
+    differ.
+    """
     same = [
-        metrics.kernel_distance_interval(features(20, seed=2 * s), features(20, seed=2 * s + 1), resamples=200, seed=s)
+        metrics.kernel_distance_interval(
+            features(20, seed=2 * s), features(20, seed=2 * s + 1), resamples=200, seed=s
+        )
         for s in range(40)
     ]
     assert sum(low <= 0 <= high for low, high in same) >= 37
     a, b = features(60), features(60, seed=1) + 2
     low, high = metrics.kernel_distance_interval(a, b)
     assert 0 < low < metrics.kernel_distance(a, b) < high
-    assert metrics.kernel_distance_interval(torch.zeros(9, 2), torch.ones(9, 2)) == pytest.approx((7.0, 7.0))
+    assert metrics.kernel_distance_interval(torch.zeros(9, 2), torch.ones(9, 2)) == pytest.approx(
+        (7.0, 7.0)
+    )
 
 
 def test_diversity_against_loops():
     rows = features(7).double()
-    assert metrics.diversity(rows) == pytest.approx(np.mean([(x - y).norm().item() for x, y in combinations(rows, 2)]))
+    assert metrics.diversity(rows) == pytest.approx(
+        np.mean([(x - y).norm().item() for x, y in combinations(rows, 2)])
+    )
     assert metrics.diversity(torch.ones(4, 3)) == 0.0
 
 
@@ -208,16 +258,26 @@ def test_precision_recall_against_loops():
 
     def share(centres, rows):
         radii = [sorted((x - y).norm().item() for y in centres)[3] for x in centres]
-        return np.mean([any((x - y).norm().item() <= r for y, r in zip(centres, radii, strict=True)) for x in rows])
+        return np.mean(
+            [
+                any((x - y).norm().item() <= r for y, r in zip(centres, radii, strict=True))
+                for x in rows
+            ]
+        )
 
-    assert metrics.precision_recall(real, generated) == pytest.approx((share(real, generated), share(generated, real)))
+    assert metrics.precision_recall(real, generated) == pytest.approx(
+        (share(real, generated), share(generated, real))
+    )
 
 
 def test_precision_recall_of_copies_and_strangers():
     real = features(20)
     assert metrics.precision_recall(real, real) == (1.0, 1.0)
     assert metrics.precision_recall(real, real + 1000) == (0.0, 0.0)
-    assert metrics.precision_recall(real.repeat(5, 1), real.repeat(5, 1)) == (1.0, 1.0)  # radii are 0 there
+    assert metrics.precision_recall(real.repeat(5, 1), real.repeat(5, 1)) == (
+        1.0,
+        1.0,
+    )  # radii are 0 there
     assert metrics.precision_recall(real, real[:1].repeat(5, 1))[0] == 1.0
     assert metrics.precision_recall(real, real[:1].repeat(5, 1))[1] == 1 / 20
 
@@ -225,7 +285,9 @@ def test_precision_recall_of_copies_and_strangers():
 @pytest.mark.parametrize("n", range(1, 8))
 def test_best_of_n_is_the_mean_over_subsets(n):
     proxy, gold = normal(7).double(), normal(7, seed=1).double()
-    best = [gold[max(subset, key=lambda i: proxy[i])].item() for subset in combinations(range(7), n)]
+    best = [
+        gold[max(subset, key=lambda i: proxy[i])].item() for subset in combinations(range(7), n)
+    ]
     assert metrics.best_of_n_expected(proxy, gold, n) == pytest.approx(np.mean(best))
 
 
@@ -243,16 +305,22 @@ def test_best_of_n_of_many_samples():
     """The best of n out of 1 … N has the mean n·(N + 1)/(n + 1)."""
     values = torch.arange(1, 20_001.0)
     for n in (1, 4, 256, 19_999):
-        assert metrics.best_of_n_expected(values, values, n) == pytest.approx(n * 20_001 / (n + 1), rel=1e-9)
+        assert metrics.best_of_n_expected(values, values, n) == pytest.approx(
+            n * 20_001 / (n + 1), rel=1e-9
+        )
     assert metrics.best_of_n_expected(torch.zeros(20), torch.arange(20.0), 5) == pytest.approx(9.5)
 
 
 @pytest.mark.parametrize("n", [1, 2, 16])
 def test_best_of_n_kl_against_its_integral(n):
-    """By proxy's quantile u the best of n has the density n·u^(n-1), so the KL is ∫ n·u^(n-1)·ln(n·u^(n-1)) du."""
+    """By proxy's quantile u the best of n has the density n·u^(n-1), so the KL is ∫
+    n·u^(n-1)·ln(n·u^(n-1)) du.
+    """
     u = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
     density = n * u ** (n - 1)
-    assert metrics.best_of_n_kl(n) == pytest.approx(torch.xlogy(density, density).mean().item(), abs=1e-6)
+    assert metrics.best_of_n_kl(n) == pytest.approx(
+        torch.xlogy(density, density).mean().item(), abs=1e-6
+    )
 
 
 LABELS = torch.tensor([0, 1, 1])
@@ -267,10 +335,19 @@ BAD = float("nan")
         (lambda: metrics.auc(torch.zeros(3), torch.tensor([0, 0.5, 1])), "labels 0 and 1"),
         (lambda: metrics.auc(torch.zeros(2), LABELS), "scores and labels"),
         (lambda: metrics.auc(torch.zeros(3, 1), LABELS), r"\[3, 1\]"),
-        (lambda: metrics.auc(torch.tensor([0.0, BAD, 1.0]), LABELS), "scores must be finite.*row 1"),
-        (lambda: metrics.auc_interval(torch.tensor([0.0, torch.inf, 1.0]), LABELS), "scores must be finite"),
+        (
+            lambda: metrics.auc(torch.tensor([0.0, BAD, 1.0]), LABELS),
+            "scores must be finite.*row 1",
+        ),
+        (
+            lambda: metrics.auc_interval(torch.tensor([0.0, torch.inf, 1.0]), LABELS),
+            "scores must be finite",
+        ),
         (lambda: metrics.rank_correlation(torch.zeros(1), torch.zeros(1)), "N >= 2"),
-        (lambda: metrics.rank_correlation(torch.tensor([0.0, BAD]), torch.zeros(2)), "a must be finite"),
+        (
+            lambda: metrics.rank_correlation(torch.tensor([0.0, BAD]), torch.zeros(2)),
+            "a must be finite",
+        ),
         (lambda: metrics.calibration_error(torch.zeros(0), torch.zeros(0)), "N >= 1"),
         (lambda: metrics.calibration_error(torch.zeros(2), torch.tensor([-1, 1])), "-1.0 to 1.0"),
         (lambda: metrics.mean_interval(torch.zeros(1)), "N >= 2"),

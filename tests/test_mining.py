@@ -19,13 +19,17 @@ BRIGHTNESS = Brightness()
 
 @pytest.fixture(scope="module")
 def policy():
-    return DiffusionPolicy(tiny_diffusion(), labels=["zero", "one"], sampler=Sampler(steps=2)).eval()
+    return DiffusionPolicy(
+        tiny_diffusion(), labels=["zero", "one"], sampler=Sampler(steps=2)
+    ).eval()
 
 
 def numbered(count, seed=0):
     """Samples of one pixel each, and row numbers."""
     pixels = torch.rand(count, 1, 1, 1, generator=torch.Generator().manual_seed(seed))
-    return Samples([""] * count, pixels, {"row": torch.arange(count), "seed": row_seeds(seed, count)})
+    return Samples(
+        [""] * count, pixels, {"row": torch.arange(count), "seed": row_seeds(seed, count)}
+    )
 
 
 class TestCandidates:
@@ -53,9 +57,13 @@ class TestScore:
     def test_a_score_that_is_not_finite_is_refused_and_its_sample_named(self, bad):
         class Broken(Brightness):
             def forward(self, samples):
-                return samples.outputs.flatten(1).mean(1).masked_fill(samples.facts["row"] == 5, bad)
+                return (
+                    samples.outputs.flatten(1).mean(1).masked_fill(samples.facts["row"] == 5, bad)
+                )
 
-        with pytest.raises(InputError, match=r"Broken gave a score of \[(nan|-?inf)\] to sample 5 \(row 5\)"):
+        with pytest.raises(
+            InputError, match=r"Broken gave a score of \[(nan|-?inf)\] to sample 5 \(row 5\)"
+        ):
             score(Broken(), numbered(7), batch_size=3)
 
 
@@ -100,12 +108,17 @@ class TestRankBootstrap:
 
     def test_the_best_and_the_worst_get_them_in_order(self):
         scores = torch.tensor([0.5, 0.9, 0.1, 0.7, 0.3, 0.2])
-        chosen, labels = RankBootstrap(pool=6, count=2, alpha=0.3)(numbered(6), scores, numbered(2, seed=9))
+        chosen, labels = RankBootstrap(pool=6, count=2, alpha=0.3)(
+            numbered(6), scores, numbered(2, seed=9)
+        )
         assert chosen.facts["row"].tolist() == [1, 3, 2, 5]
         fall = math.exp(-0.3)
         torch.testing.assert_close(labels, torch.tensor([1.0, fall, 0.0, 1 - fall]))
 
-    @pytest.mark.parametrize(("sides", "rows"), [("none", []), ("top", [1, 3]), ("bottom", [2, 5]), ("both", [1, 3, 2, 5])])
+    @pytest.mark.parametrize(
+        ("sides", "rows"),
+        [("none", []), ("top", [1, 3]), ("bottom", [2, 5]), ("both", [1, 3, 2, 5])],
+    )
     def test_sides(self, sides, rows):
         scores = torch.tensor([0.5, 0.9, 0.1, 0.7, 0.3, 0.2])
         bootstrap = RankBootstrap(pool=6, count=2, alpha=0.3, sides=sides)
@@ -117,7 +130,9 @@ class TestRankBootstrap:
     def test_labels_never_cross_one_half_unless_asked_to(self, alpha, limit):
         most = RankBootstrap(pool=1000, count=limit, alpha=alpha)
         assert most.labels("top").min() > 0.5 > most.labels("bottom").max()
-        with pytest.raises(InputError, match=rf"ln 2/alpha = {limit}; count={limit + 1} .* allow_flipped=true"):
+        with pytest.raises(
+            InputError, match=rf"ln 2/alpha = {limit}; count={limit + 1} .* allow_flipped=true"
+        ):
             RankBootstrap(pool=1000, count=limit + 1, alpha=alpha)
         flipped = RankBootstrap(pool=1000, count=limit + 2, alpha=alpha, allow_flipped=True)
         assert flipped.labels("top").min() < 0.5 < flipped.labels("bottom").max()
@@ -144,15 +159,23 @@ class TestBestOf:
 
     def test_the_chosen_one_scores_highest_of_its_n(self, policy):
         chosen = BestOf(policy, BRIGHTNESS, 4).generate(self.prompts, seeds=self.seeds)
-        own = [policy.generate(self.prompts, seeds=row_seeds(derive(0, "best of", i), self.seeds)) for i in range(4)]
+        own = [
+            policy.generate(self.prompts, seeds=row_seeds(derive(0, "best of", i), self.seeds))
+            for i in range(4)
+        ]
         values = torch.stack([BRIGHTNESS(drawn) for drawn in own], 1)
         torch.testing.assert_close(BRIGHTNESS(chosen), values.amax(1))
-        assert len(values.argmax(1).unique()) > 1, "the choice has to differ between rows, or this shows nothing"
+        assert len(values.argmax(1).unique()) > 1, (
+            "the choice has to differ between rows, or this shows nothing"
+        )
         assert list(chosen.prompts) == list(self.prompts)
         assert torch.equal(chosen.facts["seed"], self.seeds)
 
     def test_more_candidates_never_score_lower(self, policy):
-        values = [BRIGHTNESS(BestOf(policy, BRIGHTNESS, n).generate(self.prompts, seeds=self.seeds)) for n in (1, 2, 5)]
+        values = [
+            BRIGHTNESS(BestOf(policy, BRIGHTNESS, n).generate(self.prompts, seeds=self.seeds))
+            for n in (1, 2, 5)
+        ]
         assert (values[0] <= values[1]).all()
         assert (values[1] <= values[2]).all()
         assert values[2].sum() > values[0].sum()
@@ -165,7 +188,10 @@ class TestBestOf:
 
     def test_it_ranks_by_the_mean_over_members(self, policy):
         against = Ensemble([Function(lambda samples: -3 * BRIGHTNESS(samples)), BRIGHTNESS])
-        dark, bright = (BestOf(policy, reward, 4).generate(self.prompts, seeds=self.seeds) for reward in (against, BRIGHTNESS))
+        dark, bright = (
+            BestOf(policy, reward, 4).generate(self.prompts, seeds=self.seeds)
+            for reward in (against, BRIGHTNESS)
+        )
         assert (BRIGHTNESS(dark) < BRIGHTNESS(bright)).all()
 
     def test_it_can_itself_be_filtered(self, policy):

@@ -1,14 +1,15 @@
-"""Every game on every modality with every loop: sixteen shipped configs on tiny models, and each moves its score.
+"""Every game on every modality with every loop: sixteen shipped configs on tiny models, and each
+moves its score.
 
-A cell's gain is the mean score of 96 images or 256 texts after post-training less that before, by the reward that its
-rounds have fitted. It has to be above what the same config gains where scores are shuffled before post-training reads
-them, which leaves no information in them: above their mean (or 0) by three standard deviations over 5 seeds. Those were
-measured once, on one thread, by
+A cell's gain is the mean score of 96 images or 256 texts after post-training less that before, by
+the reward that its rounds have fitted. It has to be above what the same config gains where scores
+are shuffled before post-training reads them, which leaves no information in them: above their mean
+(or 0) by three standard deviations over 5 seeds. Those were measured once, on one thread, by
 
     OMP_NUM_THREADS=1 python tests/test_modalities.py
 
-which prints the table below. A loop's own figures, such as DPO's margin, are not asked: they can grow while the score
-falls.
+which prints the table below. A loop's own figures, such as DPO's margin, are not asked: they can
+grow while the score falls.
 """
 
 import json
@@ -32,10 +33,15 @@ from rewardlab.seeds import derive
 from rewardlab.types import Samples
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "matrix"
-GAMES, MODALITIES, LOOPS = ("gan_rm", "adv_rm"), ("image", "text"), ("best_of_n", "sft", "dpo", "ppo")
+GAMES, MODALITIES, LOOPS = (
+    ("gan_rm", "adv_rm"),
+    ("image", "text"),
+    ("best_of_n", "sft", "dpo", "ppo"),
+)
 CELLS = [f"{game}-{modality}-{loop}" for game in GAMES for modality in MODALITIES for loop in LOOPS]
 SEEDS = 5
-MEASURED = {  # the gain with seed 0; and with shuffled scores its mean and standard deviation over 5 seeds
+# the gain with seed 0; and with shuffled scores its mean and standard deviation over 5 seeds
+MEASURED = {
     "gan_rm-image-best_of_n": (2.97, -0.10, 0.17),
     "gan_rm-image-sft": (3.38, -0.17, 0.70),
     "gan_rm-image-dpo": (2.64, 0.12, 0.52),
@@ -56,7 +62,9 @@ MEASURED = {  # the gain with seed 0; and with shuffled scores its mean and stan
 
 
 class Shuffled(Reward):
-    """The reward's scores, each given to another sample of the batch: as large, and with nothing to learn from."""
+    """The reward's scores, each given to another sample of the batch: as large, and with nothing to
+    learn from.
+    """
 
     def __init__(self, reward, seed):
         super().__init__()
@@ -107,7 +115,12 @@ def check_run_folder(out, trained):
     """Check that what the folder of a run promises is there."""
     for name in ("config.yaml", "run.json", "results.json", "timing.json", "policy", "reward"):
         assert (out / name).exists(), name
-    assert json.loads((out / "run.json").read_text(encoding="utf-8")).keys() >= {"versions", "device", "seeds", "fingerprints"}
+    assert json.loads((out / "run.json").read_text(encoding="utf-8")).keys() >= {
+        "versions",
+        "device",
+        "seeds",
+        "fingerprints",
+    }
     assert not any((out / ".scratch").glob("*"))
     stages = {folder.name for folder in (out / "stages").iterdir() if folder.is_dir()}
     timing = json.loads((out / "timing.json").read_text(encoding="utf-8"))
@@ -121,7 +134,9 @@ def test_all_cells_were_measured():
     assert all(measured[0] > threshold(cell) for cell, measured in MEASURED.items())
 
 
-@pytest.mark.parametrize("file", sorted(f"{modality}_{loop}.yaml" for modality in MODALITIES for loop in LOOPS))
+@pytest.mark.parametrize(
+    "file", sorted(f"{modality}_{loop}.yaml" for modality in MODALITIES for loop in LOOPS)
+)
 def test_cells_differ_in_their_post_training_alone(file):
     content = yaml.safe_load((CONFIGS / file).read_text(encoding="utf-8"))
     assert list(content) == ["rounds"]

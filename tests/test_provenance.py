@@ -9,14 +9,25 @@ import torch
 from torch import nn
 
 from rewardlab.errors import InputError
-from rewardlab.provenance import atomic_folder, described, device_facts, fingerprint, versions, write_atomically
+from rewardlab.provenance import (
+    atomic_folder,
+    described,
+    device_facts,
+    fingerprint,
+    versions,
+    write_atomically,
+)
 from rewardlab.types import Samples
 
 
 def test_a_fingerprint_is_the_same_for_the_same_contents():
     torch.manual_seed(0)
     layer = nn.Linear(3, 4)
-    assert fingerprint(layer) == fingerprint(layer.state_dict()) == fingerprint(dict(reversed(layer.state_dict().items())))
+    assert (
+        fingerprint(layer)
+        == fingerprint(layer.state_dict())
+        == fingerprint(dict(reversed(layer.state_dict().items())))
+    )
     values = torch.arange(12.0).reshape(3, 4)
     assert fingerprint(values.T) == fingerprint(values.T.contiguous())
     assert fingerprint((1, "a")) == fingerprint([1, "a"])
@@ -25,10 +36,23 @@ def test_a_fingerprint_is_the_same_for_the_same_contents():
 
 def test_fingerprints_differ_wherever_contents_do():
     values = torch.zeros(4)
-    tensors = [values, values.double(), values.reshape(2, 2), values + 1, -values, values.bfloat16(), values[0], values[:0]]
+    tensors = [
+        values,
+        values.double(),
+        values.reshape(2, 2),
+        values + 1,
+        -values,
+        values.bfloat16(),
+        values[0],
+        values[:0],
+    ]
     plain = [b"ab", "ab", ["ab"], ["a", "b"], [["a"], "b"], [], {}, None, True, 1, 1.0, "1"]
     mappings = [{"a": values}, {"b": values}, {"a": {"b": 1}}, {"a": 1, "b": 1}]
-    nouns = [Samples(["a"], ["b"]), Samples(["b"], ["a"]), Samples(["a"], ["b"], {"x": torch.ones(1)})]
+    nouns = [
+        Samples(["a"], ["b"]),
+        Samples(["b"], ["a"]),
+        Samples(["a"], ["b"], {"x": torch.ones(1)}),
+    ]
     different = [*tensors, *plain, *mappings, *nouns]
     assert len({fingerprint(item) for item in different}) == len(different)
 
@@ -78,7 +102,12 @@ def test_a_folder_appears_at_the_end_or_not_at_all(tmp_path):
 def test_a_killed_process_leaves_no_target(tmp_path):
     block = f"with atomic_folder({str(tmp_path / 'stage')!r}): os._exit(9)"
     code = f"import os\nfrom rewardlab.provenance import atomic_folder\n{block}"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False).returncode == 9
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False
+        ).returncode
+        == 9
+    )
     assert not (tmp_path / "stage").exists()
 
 
@@ -86,7 +115,11 @@ def test_versions_and_devices_are_found_without_imports():
     assert versions()["python"] == sys.version.split()[0]
     code = "import sys; from rewardlab.provenance import versions; versions(); print({'torch', 'diffusers'} & set(sys.modules))"
     answer = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert answer.stdout.strip() == "set()"
     assert device_facts()["processors"] >= 1
@@ -103,7 +136,10 @@ def closure(x):
         (lambda a=1: a, lambda a=2: a),
         (lambda *, a=1: a, lambda *, a=2: a),
         (lambda: lambda: 1, lambda: lambda: 2),
-        *[tuple(map(closure, pair)) for pair in ((0.1, 0.2), (dict, list), (torch.ones(2), torch.zeros(2)))],
+        *[
+            tuple(map(closure, pair))
+            for pair in ((0.1, 0.2), (dict, list), (torch.ones(2), torch.zeros(2)))
+        ],
     ],
 )
 def test_lambdas_that_do_other_things_are_described_apart(one, other):

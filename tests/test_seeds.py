@@ -1,4 +1,6 @@
-"""Seeds: a row's noise depends on its seed alone, and different uses, rows and parts draw differently."""
+"""Seeds: a row's noise depends on its seed alone, and different uses, rows and parts draw
+differently.
+"""
 
 import numpy as np
 import pytest
@@ -15,14 +17,33 @@ def test_seeds_are_the_same_in_every_process_and_version():
 
 def test_derive_tells_its_parts_apart():
     seeds = {
-        derive(*parts) for parts in [(0,), (1,), (0, 1), (0, "1"), (0, 1, 2), (0, 12), (0, "a", "b"), (0, "ab"), (0, "b", "a")]
+        derive(*parts)
+        for parts in [
+            (0,),
+            (1,),
+            (0, 1),
+            (0, "1"),
+            (0, 1, 2),
+            (0, 12),
+            (0, "a", "b"),
+            (0, "ab"),
+            (0, "b", "a"),
+        ]
     }
     assert len(seeds) == 9
     assert all(0 <= seed < 2**62 for seed in seeds)
 
 
 @pytest.mark.parametrize(
-    "rows", [5, [0, 1, 2, 3, 4], range(5), torch.arange(5), np.arange(5), torch.arange(5, dtype=torch.int32)]
+    "rows",
+    [
+        5,
+        [0, 1, 2, 3, 4],
+        range(5),
+        torch.arange(5),
+        np.arange(5),
+        torch.arange(5, dtype=torch.int32),
+    ],
 )
 def test_rows_may_be_given_in_any_form(rows):
     seeds = row_seeds(derive(3), rows)
@@ -34,7 +55,9 @@ def test_row_seeds_do_not_collide_and_are_spread():
     seeds = torch.cat([row_seeds(derive(seed), 20_000) for seed in range(5)])
     assert len(seeds.unique()) == len(seeds)
     share = (seeds.double() / 2**62).sort().values
-    gap = (share - torch.arange(len(share)) / len(share)).abs().max()  # Kolmogorov and Smirnov's, 1.95/√n at 0.1 %
+    gap = (
+        (share - torch.arange(len(share)) / len(share)).abs().max()
+    )  # Kolmogorov and Smirnov's, 1.95/√n at 0.1 %
     assert gap < 1.95 / len(share) ** 0.5
 
 

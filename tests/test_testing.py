@@ -23,18 +23,28 @@ class Walk(Policy):
         noise = normal((3, 4), generators(seeds))
         places = [torch.zeros(len(prompts), 4)]
         for step in range(3):
-            places.append(places[-1] + (self.point.detach() - places[-1]) / 2 + 0.1 * noise[:, step])
+            places.append(
+                places[-1] + (self.point.detach() - places[-1]) / 2 + 0.1 * noise[:, step]
+            )
         return Trajectory(
-            prompts, {"places": torch.stack(places, 1), "noise": noise}, torch.ones(len(prompts), 3, dtype=torch.bool)
+            prompts,
+            {"places": torch.stack(places, 1), "noise": noise},
+            torch.ones(len(prompts), 3, dtype=torch.bool),
         )
 
     def encode(self, samples, *, seeds):
         noise = normal((1, 4), generators(seeds))
         places = torch.stack([0.1 * noise[:, 0], samples.outputs.flatten(1)], 1)
-        return Trajectory(samples.prompts, {"places": places, "noise": noise}, torch.ones(len(samples), 1, dtype=torch.bool))
+        return Trajectory(
+            samples.prompts,
+            {"places": places, "noise": noise},
+            torch.ones(len(samples), 1, dtype=torch.bool),
+        )
 
     def decode(self, trajectory):
-        return Samples(trajectory.prompts, trajectory.tensors["places"][:, -1].view(-1, 1, 2, 2).clamp(0, 1))
+        return Samples(
+            trajectory.prompts, trajectory.tensors["places"][:, -1].view(-1, 1, 2, 2).clamp(0, 1)
+        )
 
     def log_prob(self, trajectory):
         places = trajectory.tensors["places"]

@@ -1,4 +1,6 @@
-"""The nouns: columns stay together through indexing, moving and joining, and what cannot be is refused."""
+"""The nouns: columns stay together through indexing, moving and joining, and what cannot be is
+refused.
+"""
 
 import pytest
 import torch
@@ -65,7 +67,9 @@ def flat(noun):
 MASK = torch.tensor([False, True, False, True])
 
 
-@pytest.mark.parametrize("index", [[1, 3], torch.tensor([1, 3]), slice(1, None, 2), MASK, MASK.tolist(), range(1, 4, 2)])
+@pytest.mark.parametrize(
+    "index", [[1, 3], torch.tensor([1, 3]), slice(1, None, 2), MASK, MASK.tolist(), range(1, 4, 2)]
+)
 @pytest.mark.parametrize("noun", NOUNS.values(), ids=NOUNS)
 def test_an_index_takes_the_same_rows_of_every_column(noun, index):
     joined = concatenate([noun[[1]], noun[[3]]])
@@ -88,7 +92,12 @@ def test_moving_moves_every_tensor():
     for noun in (samples(), trajectory(), labelled(samples()), labelled(torch.ones(4, 2))):
         moved = noun.to("meta")
         tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
-        tensors += [column for value in vars(moved).values() if isinstance(value, dict) for column in value.values()]
+        tensors += [
+            column
+            for value in vars(moved).values()
+            if isinstance(value, dict)
+            for column in value.values()
+        ]
         assert tensors
         assert all(tensor.is_meta for tensor in tensors)
 
@@ -139,7 +148,9 @@ def test_take_of_nothing():
 def test_balanced_gives_each_class_half_of_the_mass():
     labels = torch.tensor([1.0, 0.75, 0.0, 0.0, 0.5, 0.0])
     weights = balanced(labels)
-    torch.testing.assert_close((weights * labels).sum() + (weights * (1 - labels)).sum(), weights.sum())
+    torch.testing.assert_close(
+        (weights * labels).sum() + (weights * (1 - labels)).sum(), weights.sum()
+    )
     torch.testing.assert_close(balanced(torch.tensor([1.0, 0.0])), torch.ones(2))
     hard = torch.tensor([1.0, 0.0, 0.0])
     assert (balanced(hard) * hard).sum() == 1.5 == (balanced(hard) * (1 - hard)).sum()

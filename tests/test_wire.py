@@ -17,7 +17,12 @@ def opened(uri):
 
 def test_options_join_the_request_and_may_set_the_temperature():
     body = chat_request("m", [message("user", ["a", "b"])], max_tokens=5, temperature=1)
-    assert body == {"model": "m", "messages": [{"role": "user", "content": "ab"}], "temperature": 1, "max_tokens": 5}
+    assert body == {
+        "model": "m",
+        "messages": [{"role": "user", "content": "ab"}],
+        "temperature": 1,
+        "max_tokens": 5,
+    }
 
 
 def test_pictures_make_parts_in_order_and_a_video_one_a_frame():
@@ -30,7 +35,11 @@ def test_pictures_make_parts_in_order_and_a_video_one_a_frame():
 def test_a_picture_is_exact_to_8_bits():
     image = torch.arange(48).view(3, 4, 4) / 255
     with opened(picture_uri(image)) as picture:
-        assert (picture.mode, picture.size, picture.getpixel((1, 0))) == ("RGB", (4, 4), (1, 17, 33))
+        assert (picture.mode, picture.size, picture.getpixel((1, 0))) == (
+            "RGB",
+            (4, 4),
+            (1, 17, 33),
+        )
 
 
 def test_a_video_is_an_animated_picture():
@@ -51,7 +60,9 @@ def test_what_is_put_into_a_template_is_not_read_again():
     assert filled("see {a}", a=picture)[1] is picture
 
 
-@pytest.mark.parametrize("response", [None, {}, {"choices": []}, {"choices": [{"message": {"content": None}}]}, [1], "x"])
+@pytest.mark.parametrize(
+    "response", [None, {}, {"choices": []}, {"choices": [{"message": {"content": None}}]}, [1], "x"]
+)
 def test_replies_of_another_form_are_refused(response):
     with pytest.raises(InputError, match="chat/completions"):
         chat_reply(response)

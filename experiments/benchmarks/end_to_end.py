@@ -2,8 +2,9 @@
 
     python experiments/benchmarks/end_to_end.py --out runs/end_to_end
 
-Every measurement is a process of its own with one thread; ours and the other take turns. Time is the median over steps, then
-over rounds; memory is the highest resident size above what stood before the job. Writes figures.csv, table.md and growth.png.
+Every measurement is a process of its own with one thread; ours and the other take turns. Time is
+the median over steps, then over rounds; memory is the highest resident size above what stood before
+the job. Writes figures.csv, table.md and growth.png.
 """
 
 from __future__ import annotations
@@ -22,16 +23,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROWS, PROMPT, RESPONSE, WORDS, WIDTH, LAYERS = 16, 32, 32, 8192, 128, 4
+ROWS = 16
+PROMPT = 32
+RESPONSE = 32
+WORDS = 8192
+WIDTH = 128
+LAYERS = 4
 SAMPLES = 4  # of a prompt, in RLOO
 Made = dict[str, float]
 
 
-# --- measuring ---------------------------------------------------------------------------------------------------------------
+# --- measuring
+# ---------------------------------------------------------------------------------------------------------------
 
 
 def reset() -> float:
-    """Forget the highest resident size so far and return the present one, in MiB; what torch imports late comes before."""
+    """Forget the highest resident size so far and return the present one, in MiB; what torch
+    imports late comes before.
+    """
     import torch._dynamo  # noqa: F401  (the first optimiser step imports it, 150 MiB)
 
     Path("/proc/self/clear_refs").write_text("5")
@@ -47,7 +56,9 @@ def resident(name: str) -> float:
 
 
 def measured(job: Callable[[], object], repeats: int = 7) -> Made:
-    """Peak memory of the job's first run above what stood before it, and the median seconds of the ones after."""
+    """Peak memory of the job's first run above what stood before it, and the median seconds of the
+    ones after.
+    """
     before = reset()
     job()
     peak = resident("VmHWM") - before
@@ -60,21 +71,27 @@ def measured(job: Callable[[], object], repeats: int = 7) -> Made:
 
 
 class Steps:
-    """Seconds between the ends of optimiser steps, the first few left out, and peak memory of the training."""
+    """Seconds between the ends of optimiser steps, the first few left out, and peak memory of the
+    training.
+    """
 
     def __init__(self, warmup: int = 3) -> None:
         self.times: list[float] = []
-        self.warmup, self.before = warmup, reset()
+        self.warmup = warmup
+        self.before = reset()
 
     def tick(self) -> None:
         self.times.append(time.perf_counter())
 
     def made(self) -> Made:
-        gaps = [after - before for before, after in zip(self.times, self.times[1:], strict=False)][self.warmup :]
+        gaps = [after - before for before, after in zip(self.times, self.times[1:], strict=False)][
+            self.warmup :
+        ]
         return {"seconds": statistics.median(gaps), "mib": resident("VmHWM") - self.before}
 
 
-# --- the same model, data and batch for TRL's trainers and ours --------------------------------------------------------------
+# --- the same model, data and batch for TRL's trainers and ours
+# --------------------------------------------------------------
 
 
 def tokenizer() -> Any:
@@ -106,7 +123,9 @@ def texts(count: int, length: int, seed: int) -> list[str]:
     import random
 
     generator = random.Random(seed)
-    return [" ".join(f"w{generator.randrange(2, WORDS)}" for _ in range(length)) for _ in range(count)]
+    return [
+        " ".join(f"w{generator.randrange(2, WORDS)}" for _ in range(length)) for _ in range(count)
+    ]
 
 
 def pairs(count: int) -> Any:
@@ -148,8 +167,17 @@ def our_run(module: Any, data: Any, count: int) -> Made:
         def on_train_batch_end(self, *_: Any) -> None:
             steps.tick()
 
-    quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
-    trainer = pl.Trainer(max_steps=count, max_epochs=-1, accelerator="cpu", callbacks=[Tick()], limit_val_batches=0, **quiet)
+    quiet = dict.fromkeys(
+        ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False
+    )
+    trainer = pl.Trainer(
+        max_steps=count,
+        max_epochs=-1,
+        accelerator="cpu",
+        callbacks=[Tick()],
+        limit_val_batches=0,
+        **quiet,
+    )
     trainer.fit(module, data)
     return steps.made()
 
@@ -170,7 +198,11 @@ def reward_trl(steps: int = 20) -> Made:
     from trl import RewardConfig, RewardTrainer
 
     both = pairs(ROWS * steps)
-    rows = dataset(prompt=[f"{p} " for p in both.chosen.prompts], chosen=both.chosen.outputs, rejected=both.rejected.outputs)
+    rows = dataset(
+        prompt=[f"{p} " for p in both.chosen.prompts],
+        chosen=both.chosen.outputs,
+        rejected=both.rejected.outputs,
+    )
     with tempfile.TemporaryDirectory() as folder:
         args = RewardConfig(**trl_options(folder, steps), max_length=256)
         model = network("LlamaForSequenceClassification", num_labels=1)
@@ -190,10 +222,16 @@ def dpo_trl(steps: int = 20) -> Made:
     from trl import DPOConfig, DPOTrainer
 
     both = pairs(ROWS * steps)
-    rows = dataset(prompt=[f"{p} " for p in both.chosen.prompts], chosen=both.chosen.outputs, rejected=both.rejected.outputs)
+    rows = dataset(
+        prompt=[f"{p} " for p in both.chosen.prompts],
+        chosen=both.chosen.outputs,
+        rejected=both.rejected.outputs,
+    )
     with tempfile.TemporaryDirectory() as folder:
         args = DPOConfig(**trl_options(folder, steps), max_length=256, beta=0.1)
-        return trl_run(DPOTrainer(network(), network(), args, train_dataset=rows, processing_class=tokenizer()))
+        return trl_run(
+            DPOTrainer(network(), network(), args, train_dataset=rows, processing_class=tokenizer())
+        )
 
 
 def dpo_ours(steps: int = 20) -> Made:
@@ -207,7 +245,10 @@ def dpo_ours(steps: int = 20) -> Made:
 
 def even(texts: Sequence[str]) -> list[float]:
     """A reward that costs nothing: the share of words with an even number."""
-    return [sum(int(word[1:]) % 2 == 0 for word in text.split()) / max(len(text.split()), 1) for text in texts]
+    return [
+        sum(int(word[1:]) % 2 == 0 for word in text.split()) / max(len(text.split()), 1)
+        for text in texts
+    ]
 
 
 def rloo_trl(steps: int = 10) -> Made:
@@ -216,11 +257,27 @@ def rloo_trl(steps: int = 10) -> Made:
     rows = dataset(prompt=texts(ROWS * steps, PROMPT, 0))
     with tempfile.TemporaryDirectory() as folder:
         options = trl_options(folder, steps) | {"per_device_train_batch_size": ROWS * SAMPLES}
-        args = RLOOConfig(**options, num_generations=SAMPLES, max_completion_length=RESPONSE, beta=0.05, temperature=1.0)
+        args = RLOOConfig(
+            **options,
+            num_generations=SAMPLES,
+            max_completion_length=RESPONSE,
+            beta=0.05,
+            temperature=1.0,
+        )
         reward = lambda completions, **_: even(completions)  # noqa: E731
-        network().save_pretrained(f"{folder}/start")  # its reference is loaded anew, by the model's name
+        network().save_pretrained(
+            f"{folder}/start"
+        )  # its reference is loaded anew, by the model's name
         model = type(network()).from_pretrained(f"{folder}/start")
-        return trl_run(RLOOTrainer(model, reward_funcs=[reward], args=args, train_dataset=rows, processing_class=tokenizer()))
+        return trl_run(
+            RLOOTrainer(
+                model,
+                reward_funcs=[reward],
+                args=args,
+                train_dataset=rows,
+                processing_class=tokenizer(),
+            )
+        )
 
 
 def rloo_ours(steps: int = 10) -> Made:
@@ -233,18 +290,29 @@ def rloo_ours(steps: int = 10) -> Made:
 
     policy = CausalLMPolicy(network(), tokenizer(), max_new_tokens=RESPONSE)
     reward = Function(lambda samples: torch.tensor(even(samples.outputs)))
-    module = PPO(policy, reward, samples_per_prompt=SAMPLES, kl_weight=0.05, gradient_clip=None, optimizer=adamw())
+    module = PPO(
+        policy,
+        reward,
+        samples_per_prompt=SAMPLES,
+        kl_weight=0.05,
+        gradient_clip=None,
+        optimizer=adamw(),
+    )
     return our_run(module, Prompts(texts(ROWS * steps, PROMPT, 0), ROWS), steps)
 
 
-# --- the head ----------------------------------------------------------------------------------------------------------------
+# --- the head
+# ----------------------------------------------------------------------------------------------------------------
 
 
-def head(rows: int = 1024, width: int = 512, words: int = 32768, kind: str = "float32") -> tuple[Any, Any, Any]:
+def head(
+    rows: int = 1024, width: int = 512, words: int = 32768, kind: str = "float32"
+) -> tuple[Any, Any, Any]:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    hidden, weight = torch.randn(rows, width, generator=generator), torch.randn(words, width, generator=generator) / width**0.5
+    hidden = torch.randn(rows, width, generator=generator)
+    weight = torch.randn(words, width, generator=generator) / width**0.5
     targets = torch.randint(words, (rows,), generator=generator)
     number = getattr(torch, kind)
     return hidden.to(number).requires_grad_(), (3 * weight).to(number).requires_grad_(), targets
@@ -265,7 +333,9 @@ def forward_naive(kind: str = "float32") -> Made:
 
     hidden, weight, targets = head(kind=kind)
     with torch.no_grad():
-        return measured(lambda: (hidden @ weight.T).float().log_softmax(1).gather(1, targets[:, None]))
+        return measured(
+            lambda: (hidden @ weight.T).float().log_softmax(1).gather(1, targets[:, None])
+        )
 
 
 def policy_loss(ours: bool, live: float) -> Made:
@@ -279,12 +349,20 @@ def policy_loss(ours: bool, live: float) -> Made:
     mask = torch.rand(len(targets), generator=generator) < live
     with torch.no_grad():
         old = (hidden @ weight.T).log_softmax(1).gather(1, targets[:, None])[:, 0]
-    old, gain = old + 0.1 * torch.randn(len(old), generator=generator), torch.randn(len(old), generator=generator)
+    old, gain = (
+        old + 0.1 * torch.randn(len(old), generator=generator),
+        torch.randn(len(old), generator=generator),
+    )
 
     def lost(log_prob: Any, entropy: Any, rows: Any) -> Any:
-        ratio, gains = (log_prob - old[rows]).exp(), gain[rows]
+        ratio = (log_prob - old[rows]).exp()
+        gains = gain[rows]
         x = old[rows] - log_prob
-        step = -torch.minimum(ratio * gains, ratio.clamp(0.8, 1.2) * gains) + 0.04 * (x.exp() - 1 - x) - 0.01 * entropy
+        step = (
+            -torch.minimum(ratio * gains, ratio.clamp(0.8, 1.2) * gains)
+            + 0.04 * (x.exp() - 1 - x)
+            - 0.01 * entropy
+        )
         return step.sum() / mask.sum()
 
     def job() -> None:
@@ -294,12 +372,15 @@ def policy_loss(ours: bool, live: float) -> Made:
             return
         log_prob = (hidden @ weight.T).log_softmax(1)
         entropy = -(log_prob.exp() * log_prob).sum(1)
-        lost(log_prob.gather(1, targets[:, None])[:, 0][mask], entropy[mask], mask.nonzero()[:, 0]).backward()
+        lost(
+            log_prob.gather(1, targets[:, None])[:, 0][mask], entropy[mask], mask.nonzero()[:, 0]
+        ).backward()
 
     return measured(job, 5)
 
 
-# --- parts of the loops ------------------------------------------------------------------------------------------------------
+# --- parts of the loops
+# ------------------------------------------------------------------------------------------------------
 
 
 def gae(ours: bool) -> Made:
@@ -308,18 +389,22 @@ def gae(ours: bool) -> Made:
     from rewardlab.advantages import generalized
 
     generator = torch.Generator().manual_seed(0)
-    rewards, values = torch.randn(64, 1024, generator=generator), torch.randn(64, 1024, generator=generator)
+    rewards = torch.randn(64, 1024, generator=generator)
+    values = torch.randn(64, 1024, generator=generator)
     mask = torch.ones(64, 1024, dtype=torch.bool)
 
     def loop() -> None:
-        advantage, columns = torch.zeros(64), []
+        advantage = torch.zeros(64)
+        columns = []
         for t in reversed(range(1024)):
             following = values[:, t + 1] if t < 1023 else 0.0
             advantage = rewards[:, t] + 0.99 * following - values[:, t] + 0.99 * 0.95 * advantage
             columns.append(advantage)
         torch.stack(columns[::-1], 1)
 
-    return measured(partial(generalized, rewards, values, mask, discount=0.99, lam=0.95) if ours else loop, 15)
+    return measured(
+        partial(generalized, rewards, values, mask, discount=0.99, lam=0.95) if ours else loop, 15
+    )
 
 
 def heads(count: int) -> Made:
@@ -334,7 +419,9 @@ def heads(count: int) -> Made:
 
 
 def gan_rm_epoch(cached: bool) -> Made:
-    """An epoch over 256 images of a projection head, with its features once, or with the tower run in every step."""
+    """An epoch over 256 images of a projection head, with its features once, or with the tower run
+    in every step.
+    """
     import torch
     from open_clip.model import CLIP
 
@@ -345,14 +432,19 @@ def gan_rm_epoch(cached: bool) -> Made:
     vision = {"image_size": 64, "patch_size": 8, "width": 192, "layers": 6, "head_width": 64}
     text = {"context_length": 8, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}
     reward = VisionReward(CLIP(64, vision, text).eval(), heads=4)
-    images, labels = torch.rand(256, 3, 64, 64), torch.arange(256) % 2
+    images = torch.rand(256, 3, 64, 64)
+    labels = torch.arange(256) % 2
     with torch.no_grad():
         known = torch.cat([reward.features(Samples([""] * 64, part)) for part in images.split(64)])
-    optimizer = torch.optim.AdamW([weight for weight in reward.parameters() if weight.requires_grad])
+    optimizer = torch.optim.AdamW(
+        [weight for weight in reward.parameters() if weight.requires_grad]
+    )
 
     def epoch() -> None:
         for rows in torch.randperm(256).split(64):
-            seen = known[rows] if cached else reward.features(Samples([""] * len(rows), images[rows]))
+            seen = (
+                known[rows] if cached else reward.features(Samples([""] * len(rows), images[rows]))
+            )
             scores = reward.score_features(seen)
             optimizer.zero_grad()
             discrimination_loss(scores, labels[rows].float()).backward()
@@ -362,7 +454,9 @@ def gan_rm_epoch(cached: bool) -> Made:
 
 
 def sharing(shared: bool) -> Made:
-    """Log-probabilities and their gradient of 8 responses to each of 4 prompts, prompts run once or with every row."""
+    """Log-probabilities and their gradient of 8 responses to each of 4 prompts, prompts run once or
+    with every row.
+    """
     import torch
 
     import rewardlab.sharing
@@ -371,7 +465,9 @@ def sharing(shared: bool) -> Made:
     rewardlab.sharing.WORTH_SHARING = 0.0 if shared else 2.0
     policy = CausalLMPolicy(network(), tokenizer())
     prompts = [prompt for prompt in texts(4, 128, 0) for _ in range(8)]
-    trajectory = policy.encode(Samples(prompts, texts(32, RESPONSE, 1)), seeds=torch.zeros(32, dtype=torch.long))
+    trajectory = policy.encode(
+        Samples(prompts, texts(32, RESPONSE, 1)), seeds=torch.zeros(32, dtype=torch.long)
+    )
 
     def job() -> None:
         policy.zero_grad()
@@ -392,8 +488,14 @@ CASES: dict[str, dict[str, Callable[[], Made]]] = {
     "reward-model step": {"ours": reward_ours, "TRL": reward_trl},
     "DPO step": {"ours": dpo_ours, "TRL": dpo_trl},
     "RLOO step": {"ours": rloo_ours, "TRL": rloo_trl},
-    "policy loss, 40 % live": {"ours": partial(policy_loss, True, 0.4), "naive": partial(policy_loss, False, 0.4)},
-    "policy loss, all live": {"ours": partial(policy_loss, True, 1.0), "naive": partial(policy_loss, False, 1.0)},
+    "policy loss, 40 % live": {
+        "ours": partial(policy_loss, True, 0.4),
+        "naive": partial(policy_loss, False, 0.4),
+    },
+    "policy loss, all live": {
+        "ours": partial(policy_loss, True, 1.0),
+        "naive": partial(policy_loss, False, 1.0),
+    },
     "log-prob forward": {
         "ours": forward_ours,
         "naive float32": forward_naive,
@@ -402,10 +504,16 @@ CASES: dict[str, dict[str, Callable[[], Made]]] = {
     },
     "GAE, 64 x 1024": {"ours": partial(gae, True), "Python loop": partial(gae, False)},
     "reward with 16 heads": {"ours": partial(heads, 16), "1 head": partial(heads, 1)},
-    "GAN-RM epoch": {"ours": partial(gan_rm_epoch, True), "re-encoding": partial(gan_rm_epoch, False)},
+    "GAN-RM epoch": {
+        "ours": partial(gan_rm_epoch, True),
+        "re-encoding": partial(gan_rm_epoch, False),
+    },
     "8 samples a prompt": {"ours": partial(sharing, True), "unshared": partial(sharing, False)},
     "import": {"ours": partial(imported, "rewardlab"), "torch alone": partial(imported, "torch")},
-    "rewardlab --help": {"ours": partial(command, "rewardlab", "--help"), "torch alone": partial(imported, "torch")},
+    "rewardlab --help": {
+        "ours": partial(command, "rewardlab", "--help"),
+        "torch alone": partial(imported, "torch"),
+    },
 }
 TARGETS = {  # of the other over ours: (seconds at least, memory at least)
     "reward-model step": (1.0, 1 / 0.7),
@@ -419,7 +527,8 @@ TARGETS = {  # of the other over ours: (seconds at least, memory at least)
 }
 
 
-# --- how cost grows ----------------------------------------------------------------------------------------------------------
+# --- how cost grows
+# ----------------------------------------------------------------------------------------------------------
 
 
 def growth() -> dict[str, list[tuple[float, float]]]:
@@ -442,8 +551,11 @@ def growth() -> dict[str, list[tuple[float, float]]]:
             found.setdefault("vocabulary", []).append((words, measured(job)["seconds"]))
         projection = RewardProjection(512, heads=8)
         for count in (1000, 2000, 4000, 8000):
-            features, labels = torch.randn(count, 512), torch.arange(count) % 2
-            job = partial(lambda features, labels: auc(projection(features).mean(1), labels), features, labels)
+            features = torch.randn(count, 512)
+            labels = torch.arange(count) % 2
+            job = partial(
+                lambda features, labels: auc(projection(features).mean(1), labels), features, labels
+            )
             found.setdefault("targets", []).append((count, measured(job)["seconds"]))
         for count in (8192, 16384, 32768, 65536):
             pool = Samples([f"p{i}" for i in range(16) for _ in range(count)], ["x"] * (16 * count))
@@ -456,7 +568,9 @@ def slopes(found: dict[str, list[tuple[float, float]]]) -> dict[str, float]:
     """The exponent of each: the slope of log seconds over log size; 1 is linear."""
     import numpy as np
 
-    return {name: float(np.polyfit(*np.log(np.array(points)).T, 1)[0]) for name, points in found.items()}
+    return {
+        name: float(np.polyfit(*np.log(np.array(points)).T, 1)[0]) for name, points in found.items()
+    }
 
 
 def picture(found: dict[str, list[tuple[float, float]]], file: Path) -> None:
@@ -476,13 +590,16 @@ def picture(found: dict[str, list[tuple[float, float]]], file: Path) -> None:
     figure.savefig(file, dpi=110)
 
 
-# --- the run -----------------------------------------------------------------------------------------------------------------
+# --- the run
+# -----------------------------------------------------------------------------------------------------------------
 
 
 def one(case: str, provider: str) -> Made:
     """Measure in a fresh process."""
     words = [sys.executable, "-W", "ignore", __file__, "--one", case, provider]
-    done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
     if done.returncode:
         raise SystemExit(f"{case}, {provider} failed:\n{done.stderr[-3000:]}")
     made: Made = json.loads(done.stdout.splitlines()[-1])
@@ -491,13 +608,16 @@ def one(case: str, provider: str) -> Made:
 
 def row(case: str, provider: str, made: dict[str, list[Made]]) -> dict[str, Any]:
     """A provider's medians and their ratios to ours, the ratio of each round beside them."""
-    ours, other = made["ours"], made[provider]
+    ours = made["ours"]
+    other = made[provider]
     found: dict[str, Any] = {"case": case, "provider": provider}
     for name in ("seconds", "mib"):
         found[name] = statistics.median(each[name] for each in other)
         ratios = [b[name] / a[name] for a, b in zip(ours, other, strict=True) if a[name] > 0]
         found[f"{name}_ratio"] = statistics.median(ratios) if ratios else float("nan")
-        found[f"{name}_lowest"], found[f"{name}_highest"] = (min(ratios), max(ratios)) if ratios else (float("nan"),) * 2
+        found[f"{name}_lowest"], found[f"{name}_highest"] = (
+            (min(ratios), max(ratios)) if ratios else (float("nan"),) * 2
+        )
     return found
 
 
@@ -507,7 +627,9 @@ def line(found: dict[str, Any]) -> str:
     cells = [found["case"], found["provider"]]
     for name, aim in (("seconds", time_aim), ("mib", memory_aim)):
         ends = f"{found[f'{name}_lowest']:.2f} to {found[f'{name}_highest']:.2f}"
-        aimed = "" if aim is None or found["provider"] not in ("TRL", *FIRST) else f", aim {aim:.2g}"
+        aimed = (
+            "" if aim is None or found["provider"] not in ("TRL", *FIRST) else f", aim {aim:.2g}"
+        )
         cells.append(f"{found[f'{name}_ratio']:.2f} ({ends}{aimed})")
     return "| " + " | ".join(cells) + " |"
 
@@ -516,7 +638,9 @@ FIRST = {list(providers)[1] for providers in CASES.values()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/end_to_end"))
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=list(CASES))
@@ -544,7 +668,9 @@ def main() -> None:
         found = growth()
         picture(found, options.out / "growth.png")
         said = ", ".join(f"{name} {exponent:.2f}" for name, exponent in slopes(found).items())
-        (options.out / "growth.md").write_text(f"Exponent of seconds in the size (1 is linear): {said}.\n", encoding="utf-8")
+        (options.out / "growth.md").write_text(
+            f"Exponent of seconds in the size (1 is linear): {said}.\n", encoding="utf-8"
+        )
         print(said)
 
 
@@ -554,8 +680,12 @@ def write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    head_line = "| job | beside | its seconds over ours | its peak memory over ours |\n|---|---|---|---|\n"
-    table = head_line + "\n".join(line(found) for found in rows if found["provider"] != "ours") + "\n"
+    head_line = (
+        "| job | beside | its seconds over ours | its peak memory over ours |\n|---|---|---|---|\n"
+    )
+    table = (
+        head_line + "\n".join(line(found) for found in rows if found["provider"] != "ours") + "\n"
+    )
     (out / "table.md").write_text(table, encoding="utf-8")
 
 

@@ -1,11 +1,14 @@
-"""The kernels on a GPU: times over those of the same-shape matrix product and of others, errors and memory, from one run.
+"""The kernels on a GPU: times over those of the same-shape matrix product and of others, errors and
+memory, from one run.
 
     PYTHONPATH=. python experiments/benchmarks/kernels.py --out runs/kernels
 
-It needs torch, numpy and Triton. Others are measured if they can be imported (liger_kernel, cut_cross_entropy, verl); one that
-cannot, or that fails, is a row that says so. In a case providers take turns, on random data that no cache holds; times are
-medians, by CUDA events. Errors are against float64 on the same bfloat16 operands. Writes figures.csv, and table.md for
-docs/performance.md. `--device cpu --quick` tries the program out on tiny shapes; its figures are no measurement.
+It needs torch, numpy and Triton. Others are measured if they can be imported (liger_kernel,
+cut_cross_entropy, verl); one that cannot, or that fails, is a row that says so. In a case providers
+take turns, on random data that no cache holds; times are medians, by CUDA events. Errors are
+against float64 on the same bfloat16 operands. Writes figures.csv, and table.md for
+docs/performance.md. `--device cpu --quick` tries the program out on tiny shapes; its figures are no
+measurement.
 """
 
 from __future__ import annotations
@@ -65,22 +68,41 @@ def main() -> None:
         if not options.cases or set(options.cases) & set(targets.split()):
             _measured(run, targets, case, shape, seconds, options.out)
     write(run, options.out)
-    print(f"Wrote {options.out}/figures.csv and table.md after {time.perf_counter() - run.started:.0f} s.")
+    print(
+        f"Wrote {options.out}/figures.csv and table.md after {time.perf_counter() - run.started:.0f} s."
+    )
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/kernels"))
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="tiny shapes, two calls each: to try the program out")
-    parser.add_argument("--seconds", type=float, default=510, help="of the whole run; cases that do not fit are left out")
-    parser.add_argument("--cases", nargs="+", metavar="T", help="targets to measure, such as T1 T3; all by default")
-    parser.add_argument("--without", nargs="+", metavar="NAME", default=[], help="providers to leave out")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny shapes, two calls each: to try the program out"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=510,
+        help="of the whole run; cases that do not fit are left out",
+    )
+    parser.add_argument(
+        "--cases", nargs="+", metavar="T", help="targets to measure, such as T1 T3; all by default"
+    )
+    parser.add_argument(
+        "--without", nargs="+", metavar="NAME", default=[], help="providers to leave out"
+    )
     options = parser.parse_args()
     if options.device == "cpu" and not options.quick:
-        parser.error("on a CPU there is nothing to measure here: add --quick to try the program out")
+        parser.error(
+            "on a CPU there is nothing to measure here: add --quick to try the program out"
+        )
     if options.device != "cpu" and not torch.cuda.is_available():
-        parser.error("there is no CUDA device; --device cpu --quick tries the program out without one")
+        parser.error(
+            "there is no CUDA device; --device cpu --quick tries the program out without one"
+        )
     return options
 
 
@@ -88,14 +110,19 @@ def _measured(run: Run, targets: str, case: Case, shape: str, seconds: float, fo
     """Run a case, if there is time; what fails is a row."""
 
     def missed(note: str) -> None:
-        row(run, targets.split()[0], case.__name__, "ours", "case", math.nan, shape=shape, note=note)
+        row(
+            run, targets.split()[0], case.__name__, "ours", "case", math.nan, shape=shape, note=note
+        )
 
     if run.left() < seconds + 15:  # and the time it takes to start
         missed("left out: no time was left")
         print(f"-- {targets} {shape}: left out, no time was left", flush=True)
         return
     start = time.perf_counter()
-    print(f"-- {targets} {shape}: {seconds} s of timing at most, {run.left():.0f} s left of {run.seconds:.0f}", flush=True)
+    print(
+        f"-- {targets} {shape}: {seconds} s of timing at most, {run.left():.0f} s left of {run.seconds:.0f}",
+        flush=True,
+    )
     try:
         case(run, shape, seconds)
     except Exception as error:

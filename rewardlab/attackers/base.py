@@ -1,7 +1,8 @@
 """What attackers have in common.
 
-An attacker is any callable of (policy, reward, prompts, seed) that returns Samples: outputs that `reward`, mostly an
-`Attack`, likes. It changes neither the policy nor the reward. A config names a class whose instances are such callables.
+An attacker is any callable of (policy, reward, prompts, seed) that returns Samples: outputs that
+`reward`, mostly an `Attack`, likes. It changes neither the policy nor the reward. A config names a
+class whose instances are such callables.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ Attacker = Callable[[Policy, Reward, Sequence[str], int], Samples]
 
 
 def scored(reward: Reward, samples: Samples) -> Samples:
-    """Return the samples with their score as the fact "attack", and what an Attack is made of as "target" and "witness".
+    """Return the samples with their score as the fact "attack", and what an Attack is made of as
+    "target" and "witness".
 
     Example:
         >>> from rewardlab.rewards.rules import Length, Repetition
@@ -32,18 +34,23 @@ def scored(reward: Reward, samples: Samples) -> Samples:
     """
     if isinstance(reward, Attack):
         return with_parts(reward, samples, in_batches(reward, reward.parts, samples))
-    return samples.with_facts(attack=checked_scores(in_batches(reward, reward, samples), samples, type(reward).__name__))
+    return samples.with_facts(
+        attack=checked_scores(in_batches(reward, reward, samples), samples, type(reward).__name__)
+    )
 
 
 def with_parts(attack: Attack, samples: Samples, parts: Tensor) -> Samples:
     """Return the samples with the facts that `scored` gives, from what `attack.parts` returned."""
     parts = checked_scores(parts, samples, "Attack")
     target, witness = parts.unbind(1)
-    return samples.with_facts(attack=attack.combine(parts, samples.facts), target=target, witness=witness)
+    return samples.with_facts(
+        attack=attack.combine(parts, samples.facts), target=target, witness=witness
+    )
 
 
 def highest(samples: Samples, k: int, keep: int | None) -> Samples:
-    """Return the `keep` highest of each prompt's K scored samples, which lie together, the highest first; all if None.
+    """Return the `keep` highest of each prompt's K scored samples, which lie together, the highest
+    first; all if None.
 
     Example:
         >>> import torch
@@ -53,7 +60,9 @@ def highest(samples: Samples, k: int, keep: int | None) -> Samples:
     """
     if keep is None:
         return samples
-    order = samples.facts["attack"].view(-1, k).argsort(dim=1, descending=True, stable=True)[:, :keep]
+    order = (
+        samples.facts["attack"].view(-1, k).argsort(dim=1, descending=True, stable=True)[:, :keep]
+    )
     first = order.new_tensor(range(len(order)))[:, None] * k
     return samples[(first + order).flatten()]
 
@@ -65,4 +74,6 @@ def check_counts(who: str, n: int, keep: int | None) -> None:
         InputError: unless 1 <= keep <= n.
     """
     if n < 1 or not 1 <= (n if keep is None else keep) <= n:
-        raise InputError(f"{who} draws n >= 1 samples a prompt and keeps from 1 to n of them; got n={n} and keep={keep}.")
+        raise InputError(
+            f"{who} draws n >= 1 samples a prompt and keeps from 1 to n of them; got n={n} and keep={keep}."
+        )

@@ -18,25 +18,29 @@ from rewardlab.seeds import derive, generators, row_seeds
 from rewardlab.types import Samples
 
 Kind = Literal["drop", "duplicate", "swap", "noise", "patch"]
-WORDS, PIXELS = ("drop", "duplicate", "swap"), ("noise", "patch")
+WORDS = ("drop", "duplicate", "swap")
+PIXELS = ("noise", "patch")
 
 
 @dataclass(frozen=True)
 class RandomEdits:
-    """The policy's own samples with random edits; with n above 1 the best of them by the attack reward.
+    """The policy's own samples with random edits; with n above 1 the best of them by the attack
+    reward.
 
-    Of a text each word is edited with probability `rate`: dropped, said twice, or swapped with the next. An image gets noise
-    of that standard deviation, or a patch of noise of that share of its area. Where samples know their length, it is
-    measured anew.
+    Of a text each word is edited with probability `rate`: dropped, said twice, or swapped with the
+    next. An image gets noise of that standard deviation, or a patch of noise of that share of its
+    area. Where samples know their length, it is measured anew.
 
     Args:
         rate: from 0 to 1.
-        kinds: which edits; all that suit the outputs by default. Each word, or each image, gets one of them.
+        kinds: which edits; all that suit the outputs by default. Each word, or each image, gets one
+            of them.
         n: samples drawn and edited of each prompt.
         keep: how many of them are returned, the best first; all if None.
 
     Raises:
-        InputError: if a rate or count is out of range, or (on use) a kind does not suit the outputs.
+        InputError: if a rate or count is out of range, or (on use) a kind does not suit the
+            outputs.
     """
 
     rate: float = 0.2
@@ -49,7 +53,9 @@ class RandomEdits:
         if not 0 <= self.rate <= 1:
             raise InputError(f"RandomEdits takes a rate from 0 to 1; got {self.rate:g}.")
 
-    def __call__(self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int) -> Samples:
+    def __call__(
+        self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int
+    ) -> Samples:
         drawn = candidates(policy, prompts, self.n, seed)
         return highest(scored(reward, _measured(policy, self.edit(drawn, seed))), self.n, self.keep)
 
@@ -59,7 +65,10 @@ class RandomEdits:
         images = isinstance(samples.outputs, Tensor)
         kinds = _suiting(self.kinds, PIXELS if images else WORDS)
         change = edited_image if images else edited_text
-        outputs = [change(output, self.rate, kinds, row) for output, row in zip(samples.outputs, rows, strict=True)]
+        outputs = [
+            change(output, self.rate, kinds, row)
+            for output, row in zip(samples.outputs, rows, strict=True)
+        ]
         return Samples(samples.prompts, torch.stack(outputs) if images else outputs, samples.facts)
 
 
@@ -70,7 +79,8 @@ def edited_text(text: str, rate: float, kinds: Sequence[str], generator: torch.G
         >>> [edited_text("one two three", 1.0, [kind], torch.Generator()) for kind in ("swap", "duplicate")]
         ['two three one', 'one one two two three three']
     """
-    words, edited = text.split(" "), []
+    words = text.split(" ")
+    edited = []
     chances = torch.rand(len(words), generator=generator).tolist()
     choices = torch.randint(len(kinds), (len(words),), generator=generator).tolist()
     for i, (chance, choice) in enumerate(zip(chances, choices, strict=True)):
@@ -82,8 +92,11 @@ def edited_text(text: str, rate: float, kinds: Sequence[str], generator: torch.G
     return " ".join(edited)
 
 
-def edited_image(image: Tensor, rate: float, kinds: Sequence[str], generator: torch.Generator) -> Tensor:
-    """Return an image [C, H, W] or video [F, C, H, W] with noise of deviation `rate`, or a patch of that share of its area.
+def edited_image(
+    image: Tensor, rate: float, kinds: Sequence[str], generator: torch.Generator
+) -> Tensor:
+    """Return an image [C, H, W] or video [F, C, H, W] with noise of deviation `rate`, or a patch of
+    that share of its area.
 
     Example:
         >>> image = torch.zeros(1, 8, 8)

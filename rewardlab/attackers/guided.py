@@ -19,13 +19,15 @@ from rewardlab.types import Samples, concatenate
 class Guided:
     """Best of k continuations of m tokens each, again and again: a greedy search without training.
 
-    After `segments` pieces it is at most `segments`·(ln k - (k - 1)/k) nats from the policy. Texts that are not finished yet
-    are judged as if they ended there (no penalty for being unfinished), so the reward should make sense of a text's
-    beginning. Scores of the returned samples are those of the whole texts, with all penalties.
+    After `segments` pieces it is at most `segments`·(ln k - (k - 1)/k) nats from the policy. Texts
+    that are not finished yet are judged as if they ended there (no penalty for being unfinished),
+    so the reward should make sense of a text's beginning. Scores of the returned samples are those
+    of the whole texts, with all penalties.
 
-    The policy has to offer one more verb: `extend(samples, tokens, *, seeds) -> Samples`. It continues each output by at
-    most `tokens` tokens, drawn as in `sample` from what follows prompt and output, an empty output being the start; keeps the
-    rows' order; and gives the facts "finished" and "length" of the whole outputs. It is not asked to extend finished rows.
+    The policy has to offer one more verb: `extend(samples, tokens, *, seeds) -> Samples`. It
+    continues each output by at most `tokens` tokens, drawn as in `sample` from what follows prompt
+    and output, an empty output being the start; keeps the rows' order; and gives the facts
+    "finished" and "length" of the whole outputs. It is not asked to extend finished rows.
 
     Args:
         candidates: k, continuations drawn of each text.
@@ -42,31 +44,48 @@ class Guided:
 
     def __post_init__(self) -> None:
         if min(self.candidates, self.tokens, self.segments) < 1:
-            raise InputError(f"Guided needs candidates, tokens and segments of at least 1; got {self}.")
+            raise InputError(
+                f"Guided needs candidates, tokens and segments of at least 1; got {self}."
+            )
 
     @torch.no_grad()
-    def __call__(self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int) -> Samples:
+    def __call__(
+        self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int
+    ) -> Samples:
         if not callable(getattr(policy, "extend", None)):
             raise InputError(
                 f"Guided continues texts piece by piece by the policy's `extend`, which a {type(policy).__name__} lacks. Take "
                 "BestOfN for it."
             )
-        known = {"finished": torch.zeros(len(prompts), dtype=torch.bool), "length": torch.zeros(len(prompts), dtype=torch.long)}
+        known = {
+            "finished": torch.zeros(len(prompts), dtype=torch.bool),
+            "length": torch.zeros(len(prompts), dtype=torch.long),
+        }
         texts = Samples(prompts, [""] * len(prompts), known)
         for number in range(self.segments):
             going = (~texts.facts["finished"]).nonzero().flatten()
             if len(going) == 0:
                 break
-            best = self._extended(policy, reward, texts[going], row_seeds(derive(seed, "guided", number), going))
-            place = torch.arange(len(texts)).index_copy(0, going, len(texts) + torch.arange(len(going)))
+            best = self._extended(
+                policy, reward, texts[going], row_seeds(derive(seed, "guided", number), going)
+            )
+            place = torch.arange(len(texts)).index_copy(
+                0, going, len(texts) + torch.arange(len(going))
+            )
             texts = concatenate([texts, best])[place]
         return scored(reward, texts)
 
-    def _extended(self, policy: Policy, reward: Reward, texts: Samples, seeds: torch.Tensor) -> Samples:
+    def _extended(
+        self, policy: Policy, reward: Reward, texts: Samples, seeds: torch.Tensor
+    ) -> Samples:
         """Return each text with the best of its continuations."""
-        own = torch.stack([row_seeds(derive(0, "guided", i), seeds) for i in range(self.candidates)], 1).flatten()
+        own = torch.stack(
+            [row_seeds(derive(0, "guided", i), seeds) for i in range(self.candidates)], 1
+        ).flatten()
         drawn = policy.extend(  # type: ignore[operator]
-            texts[torch.arange(len(texts)).repeat_interleave(self.candidates)], self.tokens, seeds=own
+            texts[torch.arange(len(texts)).repeat_interleave(self.candidates)],
+            self.tokens,
+            seeds=own,
         )
         finished = drawn.facts["finished"]
         judged = scored(reward, drawn.with_facts(finished=torch.ones_like(finished)))

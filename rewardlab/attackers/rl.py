@@ -29,23 +29,29 @@ from rewardlab.types import Samples, concatenate
 
 @dataclass
 class RLAttacker:
-    """A fresh adversary, trained by an ordinary loop on the attack reward. Adv-RM, arXiv 2504.06141, section 3.
+    """A fresh adversary, trained by an ordinary loop on the attack reward. Adv-RM, arXiv
+    2504.06141, section 3.
 
-    The adversary starts as a copy of the policy that shares its frozen weights, so a low-rank adapter costs little. Neither
-    the policy nor the rewards change. Every sample that was scored on the way is recorded, with the fact "step" (the number
-    of the batch), since what the adversary found on its way is as good as what it found last.
+    The adversary starts as a copy of the policy that shares its frozen weights, so a low-rank
+    adapter costs little. Neither the policy nor the rewards change. Every sample that was scored on
+    the way is recorded, with the fact "step" (the number of the batch), since what the adversary
+    found on its way is as good as what it found last.
 
     Args:
-        loop: makes the LightningModule from the adversary and the reward, such as `PPO`. Its `seed` is set by the call.
+        loop: makes the LightningModule from the adversary and the reward, such as `PPO`. Its `seed`
+            is set by the call.
         trainer: makes the Trainer; it says how long. Logger, checkpoints and progress are set here.
         batch_size: prompts a step.
         collect: "logged" returns all that was scored; "fresh" new samples of the trained adversary.
         per_prompt: how many fresh samples of each prompt.
-        limit: most samples that are kept of what was logged, the latest; images take memory, so set it for them.
-        folder: where metrics and checkpoints go, so that a killed attack goes on from the last; nowhere by default.
+        limit: most samples that are kept of what was logged, the latest; images take memory, so set
+            it for them.
+        folder: where metrics and checkpoints go, so that a killed attack goes on from the last;
+            nowhere by default.
         checkpoint_every: batches between checkpoints.
-        until: is asked every `ask_every` batches with all that was recorded; the adversary has found enough once it says so,
-            and its training ends. By default it trains as long as the Trainer says.
+        until: is asked every `ask_every` batches with all that was recorded; the adversary has
+            found enough once it says so, and its training ends. By default it trains as long as the
+            Trainer says.
         ask_every: batches between two askings.
 
     Raises:
@@ -63,20 +69,32 @@ class RLAttacker:
     until: Callable[[Samples], bool] | None = None
     ask_every: int = 10
 
-    def __call__(self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int) -> Samples:
-        adversary, record = fresh_copy(policy), Record(reward, self.limit)
+    def __call__(
+        self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int
+    ) -> Samples:
+        adversary = fresh_copy(policy)
+        record = Record(reward, self.limit)
         module = self.loop(adversary, record)
         if hasattr(module, "seed"):
             module.seed = derive(seed, "attack")
-        self._fit(module, record, Prompts(list(prompts), self.batch_size, derive(seed, "attack prompts")))
+        self._fit(
+            module, record, Prompts(list(prompts), self.batch_size, derive(seed, "attack prompts"))
+        )
         if self.collect == "logged":
             return record.samples()
         with torch.no_grad():
-            return scored(reward, candidates(adversary.eval(), prompts, self.per_prompt, derive(seed, "fresh")))
+            return scored(
+                reward,
+                candidates(adversary.eval(), prompts, self.per_prompt, derive(seed, "fresh")),
+            )
 
     def _fit(self, module: LightningModule, record: Record, prompts: Prompts) -> None:
         """Train, and go on from the last checkpoint in the folder if there is one."""
-        options: dict[str, Any] = {"num_sanity_val_steps": 0, "enable_model_summary": False, "enable_checkpointing": False}
+        options: dict[str, Any] = {
+            "num_sanity_val_steps": 0,
+            "enable_model_summary": False,
+            "enable_checkpointing": False,
+        }
         asking = [] if self.until is None else [Enough(record, self.until, self.ask_every)]
         if self.folder is None:
             trainer = make_trainer(self.trainer, **options, logger=False)
@@ -92,9 +110,16 @@ class RLAttacker:
             default_root_dir=folder,
             log_every_n_steps=10,
         )
-        added = [Recording(record, last, self.checkpoint_every), *asking, Resumable(), Interruptible(last)]
+        added = [
+            Recording(record, last, self.checkpoint_every),
+            *asking,
+            Resumable(),
+            Interruptible(last),
+        ]
         trainer.callbacks.extend(added)  # beside its own
-        trainer.fit(module, datamodule=prompts, ckpt_path=last if last.exists() else None, weights_only=True)
+        trainer.fit(
+            module, datamodule=prompts, ckpt_path=last if last.exists() else None, weights_only=True
+        )
 
 
 def fresh_copy(policy: Policy) -> Policy:
@@ -116,11 +141,14 @@ def fresh_copy(policy: Policy) -> Policy:
             f"RLAttacker trains a copy of the policy, and this {type(policy).__name__} has nothing to train. Was it frozen, as "
             "a reference is? Give the policy itself, or one with lora_rank."
         )
-    return deepcopy(policy, {id(weight): weight for weight in policy.parameters() if not weight.requires_grad}).train()
+    return deepcopy(
+        policy, {id(weight): weight for weight in policy.parameters() if not weight.requires_grad}
+    ).train()
 
 
 class Record(Reward):
-    """A reward that keeps what it scores, on the CPU, with scores and the number of the batch as facts.
+    """A reward that keeps what it scores, on the CPU, with scores and the number of the batch as
+    facts.
 
     Args:
         reward: scores; an Attack's parts are kept too.
@@ -129,7 +157,9 @@ class Record(Reward):
 
     def __init__(self, reward: Reward, limit: int | None = None) -> None:
         super().__init__()
-        self.reward, self.limit, self.step = reward, limit, 0
+        self.reward = reward
+        self.limit = limit
+        self.step = 0
         self.parts: list[Samples] = []
 
     @torch.no_grad()
@@ -151,7 +181,9 @@ class Record(Reward):
             InputError: if nothing was scored.
         """
         if not self.parts:
-            raise InputError("The attack's loop scored nothing: the Trainer took no step, or the loop does not use its reward.")
+            raise InputError(
+                "The attack's loop scored nothing: the Trainer took no step, or the loop does not use its reward."
+            )
         kept: Samples = concatenate(self.parts)
         return kept if self.limit is None else kept[-self.limit :]
 
@@ -166,7 +198,9 @@ class Recording(pl.Callback):
     """
 
     def __init__(self, record: Record, file: Path, every: int) -> None:
-        self.record, self.file, self.every = record, file, every
+        self.record = record
+        self.file = file
+        self.every = every
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % self.every == 0:
@@ -175,7 +209,8 @@ class Recording(pl.Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return the record as lists and tensors only."""
         parts = [
-            {"prompts": list(part.prompts), "outputs": part.outputs, "facts": dict(part.facts)} for part in self.record.parts
+            {"prompts": list(part.prompts), "outputs": part.outputs, "facts": dict(part.facts)}
+            for part in self.record.parts
         ]
         return {"step": self.record.step, "parts": parts}
 
@@ -194,8 +229,12 @@ class Enough(pl.Callback):
     """
 
     def __init__(self, record: Record, until: Callable[[Samples], bool], every: int) -> None:
-        self.record, self.until, self.every = record, until, every
+        self.record = record
+        self.until = until
+        self.every = every
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        if (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % self.every == 0 and self.until(self.record.samples()):
+        if (trainer.fit_loop.epoch_loop.total_batch_idx + 1) % self.every == 0 and self.until(
+            self.record.samples()
+        ):
             trainer.should_stop = True

@@ -16,7 +16,8 @@ from rewardlab.types import Samples
 
 @dataclass(frozen=True)
 class BestOfN:
-    """The best of n samples of each prompt by the attack reward: no training, at most ln n - (n - 1)/n nats from the policy.
+    """The best of n samples of each prompt by the attack reward: no training, at most ln n - (n -
+    1)/n nats from the policy.
 
     Args:
         n: samples drawn of each prompt.
@@ -39,13 +40,16 @@ class BestOfN:
     def __post_init__(self) -> None:
         check_counts("BestOfN", self.n, self.keep)
 
-    def __call__(self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int) -> Samples:
+    def __call__(
+        self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int
+    ) -> Samples:
         return highest(scored(reward, candidates(policy, prompts, self.n, seed)), self.n, self.keep)
 
 
 @dataclass(frozen=True)
 class HighTemperature:
-    """The best of n samples of each prompt at another temperature, by the attack reward: further out than `BestOfN`.
+    """The best of n samples of each prompt at another temperature, by the attack reward: further
+    out than `BestOfN`.
 
     It is for policies with an attribute `temperature`, such as CausalLMPolicy.
 
@@ -62,12 +66,17 @@ class HighTemperature:
     def __post_init__(self) -> None:
         check_counts("HighTemperature", self.n, self.keep)
 
-    def __call__(self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int) -> Samples:
-        return BestOfN(self.n, self.keep)(with_temperature(policy, self.temperature), reward, prompts, seed)
+    def __call__(
+        self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int
+    ) -> Samples:
+        return BestOfN(self.n, self.keep)(
+            with_temperature(policy, self.temperature), reward, prompts, seed
+        )
 
 
 def with_temperature(policy: Policy, temperature: float) -> Policy:
-    """Return the policy at another temperature. It shares all weights with the one given, which keeps its own.
+    """Return the policy at another temperature. It shares all weights with the one given, which
+    keeps its own.
 
     Raises:
         InputError: if the policy has no temperature.

@@ -1,4 +1,6 @@
-"""The commands, one module each with `run(command, words) -> exit code`, and the pages that `--help` prints."""
+"""The commands, one module each with `run(command, words) -> exit code`, and the pages that
+`--help` prints.
+"""
 
 _TRAINING = """\
 rewardlab {verb}: {what}

@@ -45,27 +45,41 @@ NEEDS = {"high_temperature": "temperature", "guided": "extend"}
 
 
 def run(command: str, words: Sequence[str]) -> int:
-    """Load everything, and only then touch the run folder; attack, judge, write, and print the verdict."""
+    """Load everything, and only then touch the run folder; attack, judge, write, and print the
+    verdict.
+    """
     given = parse(words)
     prompts = distinct_prompts(given.prompts, given.held_out, given.allow_leak)
     config = {"attack": config_of(given) | {"prompts_fingerprint": fingerprint(prompts)}}
     sources: dict[str, Any] = {"policy": source(given.policy), "reward": source(given.reward)}
-    sources |= {"witness": [source(place) for place in given.witness], "judge": source(given.judge) if given.judge else None}
+    sources |= {
+        "witness": [source(place) for place in given.witness],
+        "judge": source(given.judge) if given.judge else None,
+    }
     _check_differ(given, sources)
     RunFolder.check(given.out, config, given.resume)
-    policy, rewards = open_policy(given), open_rewards(given)
+    policy = open_policy(given)
+    rewards = open_rewards(given)
     _check_suits(given.attacker, policy)
     probe(policy, rewards, prompts, given.prompts)
     tell()
     folder = RunFolder.open(given.out, config, given.resume)
     folder.record({"inputs": sources})
-    key = {**sources, "prompts": prompts, **{name: getattr(given, name) for name in ("seed", "max_length", "references", "n")}}
+    key = {
+        **sources,
+        "prompts": prompts,
+        **{name: getattr(given, name) for name in ("seed", "max_length", "references", "n")},
+    }
     key |= {name: getattr(given, name) for name in ("attacker", "weight", "steps", "lr")}
     drawn, stage = draw(folder, given, policy, rewards, prompts, key)
     seen = see(folder, rewards, drawn, key)
     found = figures(seen["attack"], seen["references"], seen["fresh"], given.weight, given.attacker)
     rows, kinds = exploits(seen["attack"], seen["references"], prompts)
-    found["taxonomy"] = {name: value for name, value in kinds.as_dict().items() if name != "labels"} if kinds else None
+    found["taxonomy"] = (
+        {name: value for name, value in kinds.as_dict().items() if name != "labels"}
+        if kinds
+        else None
+    )
     for row in rows:
         if row["output"] is None:  # an image
             row["output"] = str((stage / f"{row['row']:06d}.png").relative_to(folder.path))
@@ -82,12 +96,24 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     """
     parser = make_parser("attack")
     add = parser.add_argument
-    add("--reward", required=True, help="the reward that is attacked: a folder or an http(s):// URL")
-    add("--witness", required=True, action="append", help="the reward that should object; several count by their mean")
+    add(
+        "--reward", required=True, help="the reward that is attacked: a folder or an http(s):// URL"
+    )
+    add(
+        "--witness",
+        required=True,
+        action="append",
+        help="the reward that should object; several count by their mean",
+    )
     add("--judge", help="a reward that decides who is right, read only afterwards")
     add("--attacker", choices=ATTACKERS, default="best_of_n")
     add("--n", type=int, default=16, help="samples a prompt that the attack chooses from")
-    add("--references", type=int, default=8, help="responses a prompt that everything is measured against")
+    add(
+        "--references",
+        type=int,
+        default=8,
+        help="responses a prompt that everything is measured against",
+    )
     add("--weight", type=float, default=1.0, help="how much the witness counts")
     add("--steps", type=int, default=200, help="optimiser steps of the attacker rl")
     add("--lr", type=float, default=1e-5, help="its learning rate")
@@ -137,15 +163,23 @@ def draw(
     prompts: Sequence[str],
     key: dict[str, Any],
 ) -> tuple[dict[str, Samples], Path]:
-    """Return references, fresh samples and the attack's outputs, each kept as a stage; and where the last are kept."""
+    """Return references, fresh samples and the attack's outputs, each kept as a stage; and where
+    the last are kept.
+    """
 
     def kept(name: str, make: Any) -> Path:
-        return folder.stage(name, key, lambda stage: save_samples(stage / "samples", make())) / "samples"
+        return (
+            folder.stage(name, key, lambda stage: save_samples(stage / "samples", make()))
+            / "samples"
+        )
 
     def plain(name: str, count: int) -> Samples:
-        return load_samples(kept(name, lambda: candidates(policy, prompts, count, derive(given.seed, name))))
+        return load_samples(
+            kept(name, lambda: candidates(policy, prompts, count, derive(given.seed, name)))
+        )
 
-    references, fresh = plain("references", given.references), plain("fresh", given.n)
+    references = plain("references", given.references)
+    fresh = plain("fresh", given.n)
 
     def attacked() -> Samples:
         target, witness = (Relative(rewards[name], references) for name in ("reward", "witness"))
@@ -158,7 +192,9 @@ def draw(
 
 
 def make_attacker(given: argparse.Namespace, policy: Policy, scratch: Path) -> Attacker:
-    """Return the attacker that the flags ask for. The trained one keeps its checkpoints in `scratch`."""
+    """Return the attacker that the flags ask for. The trained one keeps its checkpoints in
+    `scratch`.
+    """
     if given.attacker == "rl":
         return _trained(given, policy, scratch)
     makers: dict[str, Any] = {
@@ -167,7 +203,11 @@ def make_attacker(given: argparse.Namespace, policy: Policy, scratch: Path) -> A
         "random_edits": partial(RandomEdits, 0.2, None),
         "pgd": PGDAttacker,
     }
-    return Guided(candidates=given.n) if given.attacker == "guided" else makers[given.attacker](n=given.n)  # type: ignore[no-any-return]
+    return (
+        Guided(candidates=given.n)
+        if given.attacker == "guided"
+        else makers[given.attacker](n=given.n)
+    )  # type: ignore[no-any-return]
 
 
 def _trained(given: argparse.Namespace, policy: Policy, scratch: Path) -> Attacker:
@@ -178,16 +218,26 @@ def _trained(given: argparse.Namespace, policy: Policy, scratch: Path) -> Attack
     from rewardlab.training.ppo import PPO
 
     quiet()
-    image = policy.dimensions != 1  # log-probabilities are means over dimensions, and an image's nats are many
+    image = (
+        policy.dimensions != 1
+    )  # log-probabilities are means over dimensions, and an image's nats are many
     clip, kl_weight = (1e-4, 0.0) if image else (0.2, 0.01)
-    loop = partial(PPO, clip=clip, kl_weight=kl_weight, optimizer=partial(torch.optim.AdamW, lr=given.lr))
+    loop = partial(
+        PPO, clip=clip, kl_weight=kl_weight, optimizer=partial(torch.optim.AdamW, lr=given.lr)
+    )
     accelerator = "gpu" if given.device.startswith("cuda") else given.device
-    trainer = partial(Trainer, max_steps=given.steps, max_epochs=given.steps, accelerator=accelerator, devices=1)
+    trainer = partial(
+        Trainer, max_steps=given.steps, max_epochs=given.steps, accelerator=accelerator, devices=1
+    )
     return RLAttacker(loop, trainer, collect="fresh", per_prompt=given.n, folder=scratch)
 
 
-def see(folder: RunFolder, rewards: dict[str, Reward], drawn: dict[str, Samples], key: dict[str, Any]) -> dict[str, Seen]:
-    """Score all samples with all rewards, as they are and relative to the references; kept as a stage."""
+def see(
+    folder: RunFolder, rewards: dict[str, Reward], drawn: dict[str, Samples], key: dict[str, Any]
+) -> dict[str, Seen]:
+    """Score all samples with all rewards, as they are and relative to the references; kept as a
+    stage.
+    """
 
     def write(stage: Path) -> None:
         scores: dict[str, Any] = {side: {"raw": {}, "relative": {}} for side in drawn}
@@ -207,16 +257,24 @@ def see(folder: RunFolder, rewards: dict[str, Reward], drawn: dict[str, Samples]
 def _raw(relative: Relative, prompts: Sequence[str], members: Tensor) -> Tensor:
     """Return the reward's own scores [B] from the relative ones of its members [B, M]."""
     place = {prompt: i for i, prompt in enumerate(relative.prompts)}
-    means, deviations = torch.as_tensor(relative.means).cpu(), torch.as_tensor(relative.deviations).cpu()
+    means = torch.as_tensor(relative.means).cpu()
+    deviations = torch.as_tensor(relative.deviations).cpu()
     return (members * deviations + means[[place[prompt] for prompt in prompts]]).mean(1)
 
 
 def finish(
-    folder: RunFolder, made_by: dict[str, Any], found: dict[str, Any], rows: list[dict[str, Any]], drawn: dict[str, Samples]
+    folder: RunFolder,
+    made_by: dict[str, Any],
+    found: dict[str, Any],
+    rows: list[dict[str, Any]],
+    drawn: dict[str, Samples],
 ) -> None:
     """Write results.json, exploits.jsonl and attack.html."""
     for row in rows:
         row["provenance"] = made_by | {"sample_seed": row.pop("sample_seed")}
-    write_atomically(folder.path / "exploits.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_atomically(
+        folder.path / "exploits.jsonl",
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+    )
     folder.results(found)
     write_atomically(folder.path / "attack.html", attack_page(found, rows, made_by, drawn))

@@ -45,14 +45,21 @@ def run(command: str, words: Sequence[str]) -> int:
     config = {"curve": config_of(given) | {"prompts_fingerprint": fingerprint(prompts)}}
     sources = {name: source(getattr(given, name)) for name in ("policy", *NAMES)}
     RunFolder.check(given.out, config, given.resume)
-    policy, rewards = open_policy(given), {name: open_reward(getattr(given, name), given) for name in NAMES}
+    policy = open_policy(given)
+    rewards = {name: open_reward(getattr(given, name), given) for name in NAMES}
     probe(policy, rewards, prompts, given.prompts)
     tell()
     folder = RunFolder.open(given.out, config, given.resume)
     folder.record({"inputs": sources})
     scores, scales = relative(prompts, *drawn(folder, given, policy, rewards, prompts, sources))
     rows, fit = curve(scores, given.n_max, given.seed)
-    results = {"prompts": len(prompts), "samples": given.samples, "scales": scales, "curve": rows, "fit": fit.as_dict()}
+    results = {
+        "prompts": len(prompts),
+        "samples": given.samples,
+        "scales": scales,
+        "curve": rows,
+        "fit": fit.as_dict(),
+    }
     results["verdict"] = verdict(rows, fit, len(prompts))
     finish(folder, folder.results(results), fit, sources)
     print(f"{results['verdict']['sentence']}\n{given.out}/curve.html")
@@ -85,26 +92,40 @@ def drawn(
     prompts: Sequence[str],
     sources: dict[str, str],
 ) -> tuple[Tensor, Tensor]:
-    """Return proxy and gold scores [P, N] of N outputs of each prompt, kept with the outputs as a stage."""
+    """Return proxy and gold scores [P, N] of N outputs of each prompt, kept with the outputs as a
+    stage.
+    """
 
     def draw() -> Any:
         samples = candidates(policy, prompts, given.samples, derive(given.seed, "curve"))
-        return samples.with_facts(**{name: score(reward, samples).mean(1) for name, reward in rewards.items()})
+        return samples.with_facts(
+            **{name: score(reward, samples).mean(1) for name, reward in rewards.items()}
+        )
 
-    key = {**sources, "prompts": prompts, "samples": given.samples, "seed": given.seed, "max_length": given.max_length}
+    key = {
+        **sources,
+        "prompts": prompts,
+        "samples": given.samples,
+        "seed": given.seed,
+        "max_length": given.max_length,
+    }
     stage = folder.stage("samples", key, lambda place: save_samples(place / "samples", draw()))
     facts = load_samples(stage / "samples").facts
     proxy, gold = (facts[name].view(len(prompts), given.samples) for name in NAMES)
     return proxy, gold
 
 
-def relative(prompts: Sequence[str], *scores: Tensor) -> tuple[list[Tensor], dict[str, dict[str, float]]]:
-    """Return scores [P, N] less each prompt's mean, in standard deviations within prompts; and those means and deviations.
+def relative(
+    prompts: Sequence[str], *scores: Tensor
+) -> tuple[list[Tensor], dict[str, dict[str, float]]]:
+    """Return scores [P, N] less each prompt's mean, in standard deviations within prompts; and
+    those means and deviations.
 
     Raises:
         InputError: if a reward gives all outputs of each prompt the same score.
     """
-    found, scales = [], {}
+    found = []
+    scales = {}
     for name, values in zip(NAMES, scores, strict=True):
         repeated = [prompt for prompt in prompts for _ in range(values.shape[1])]
         try:
@@ -118,11 +139,15 @@ def relative(prompts: Sequence[str], *scores: Tensor) -> tuple[list[Tensor], dic
 
 
 def curve(scores: Sequence[Tensor], n_max: int, seed: int) -> tuple[list[dict[str, Any]], Fit]:
-    """Return the curve's rows for powers of two and `n_max`, and Gao's fit of gold with intervals over prompts."""
+    """Return the curve's rows for powers of two and `n_max`, and Gao's fit of gold with intervals
+    over prompts.
+    """
     proxy, gold = scores
     ns = sorted({2**power for power in range(n_max.bit_length()) if 2**power <= n_max} | {n_max})
     rows = best_of_n_curve(proxy, gold, ns, seed=seed)
-    columns = torch.tensor([[best_of_n_expected(*pair, n) for pair in zip(proxy, gold, strict=True)] for n in ns])
+    columns = torch.tensor(
+        [[best_of_n_expected(*pair, n) for pair in zip(proxy, gold, strict=True)] for n in ns]
+    )
     distance = torch.tensor([row["distance"] for row in rows])
     return rows, fit_overoptimization(distance, columns - columns[:1], "best_of_n", seed=seed)
 
@@ -130,27 +155,36 @@ def curve(scores: Sequence[Tensor], n_max: int, seed: int) -> tuple[list[dict[st
 def verdict(rows: Sequence[dict[str, Any]], fit: Fit, prompts: int) -> dict[str, str]:
     """Say whether gold peaks inside the range: "peaks", "rises", "falls" or "unclear"."""
     low, high = fit.intervals["peak"]
-    last, top = rows[-1], max(rows, key=lambda row: float(row["gold"]))
+    last = rows[-1]
+    top = max(rows, key=lambda row: float(row["gold"]))
     end = f"at n = {last['n']} gold is {_figure(last, 'gold')} and the proxy {_figure(last, 'proxy')}, in standard deviations"
     reached = f"√KL = {fit.reached:.2f}"
     if fit.alpha <= 0 and last.get("gold_high", last["gold"]) < 0:
-        word, said = "falls", "Gold has no peak inside the range: it falls from the start"
+        word = "falls"
+        said = "Gold has no peak inside the range: it falls from the start"
     elif low > 0 and high < fit.reached:
         place = f"√KL = {fit.peak:.2f} [{low:.2f}, {high:.2f}] (about n = {_nearest(fit.peak)})"
-        word, said = "peaks", f"Gold peaks inside the range, at {place}, {fit.peak_gold:+.2f} above its start by the fit"
+        word = "peaks"
+        said = f"Gold peaks inside the range, at {place}, {fit.peak_gold:+.2f} above its start by the fit"
     elif low > fit.reached:
-        word, said = "rises", f"Gold does not peak inside the range, which ends at {reached}"
+        word = "rises"
+        said = f"Gold does not peak inside the range, which ends at {reached}"
     else:
-        word, said = "unclear", f"Whether gold peaks inside the range, which ends at {reached}, is unclear"
-        said += (
-            f": the fit puts the peak at {fit.peak:.2f} [{low:.2f}, {high:.2f}]; the highest point measured is n = {top['n']}"
-        )
-    note = " One prompt only: intervals come from the fit's residuals and are too narrow." if prompts == 1 else ""
+        word = "unclear"
+        said = f"Whether gold peaks inside the range, which ends at {reached}, is unclear"
+        said += f": the fit puts the peak at {fit.peak:.2f} [{low:.2f}, {high:.2f}]; the highest point measured is n = {top['n']}"
+    note = (
+        " One prompt only: intervals come from the fit's residuals and are too narrow."
+        if prompts == 1
+        else ""
+    )
     return {"word": word, "sentence": f"{said}; {end}.{note}"}
 
 
 def _figure(row: dict[str, Any], name: str) -> str:
-    ends = f" [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]" if f"{name}_low" in row else ""
+    ends = (
+        f" [{row[f'{name}_low']:+.2f}, {row[f'{name}_high']:+.2f}]" if f"{name}_low" in row else ""
+    )
     return f"{row[name]:+.2f}{ends}"
 
 
@@ -175,6 +209,8 @@ def finish(folder: RunFolder, results: dict[str, Any], fit: Fit, sources: dict[s
     writer.writerows(results["curve"])
     write_atomically(folder.path / "curve.csv", text.getvalue())
     distances = torch.linspace(0, fit.reached, 100)
-    picture = curve_picture(results, list(zip(distances.tolist(), fit(distances).tolist(), strict=True)))
+    picture = curve_picture(
+        results, list(zip(distances.tolist(), fit(distances).tolist(), strict=True))
+    )
     write_atomically(folder.path / "curve.png", picture.png)
     write_atomically(folder.path / "curve.html", curve_page(results, picture, sources))

@@ -16,7 +16,8 @@ from rich.table import Table
 
 from rewardlab import __version__
 
-# distribution: module; the imports are run, since a torchvision that does not fit its torch shows only then
+# distribution: module; the imports are run, since a torchvision that does not fit its torch shows
+# only then
 CORE = {
     "torch": "torch",
     "torchvision": "torchvision.ops",
@@ -35,11 +36,17 @@ CORE = {
     "matplotlib": "matplotlib",
     "pillow": "PIL",
 }
-EXTRAS = {"test": ("pytest", "xdist", "ruff", "mypy", "importlinter"), "docs": ("mkdocs", "mkdocstrings"), "wandb": ("wandb",)}
+EXTRAS = {
+    "test": ("pytest", "xdist", "ruff", "mypy", "importlinter"),
+    "docs": ("mkdocs", "mkdocstrings"),
+    "wandb": ("wandb",),
+}
 
 
 class Finding(NamedTuple):
-    """One row: what, what was found, whether it is as it should be (None: optional and absent), and the mend."""
+    """One row: what, what was found, whether it is as it should be (None: optional and absent), and
+    the mend.
+    """
 
     what: str
     found: str
@@ -50,7 +57,10 @@ class Finding(NamedTuple):
 def run(command: str, words: Sequence[str]) -> int:
     """Print the table; return 1 if anything that is needed is missing or broken."""
     console = Console(width=None if os.isatty(1) else 120)
-    findings = [Finding("python", platform.python_version(), True), Finding("rewardlab", __version__, True)]
+    findings = [
+        Finding("python", platform.python_version(), True),
+        Finding("rewardlab", __version__, True),
+    ]
     with console.status("importing what rewardlab stands on"):
         findings += [*packages(), *devices(), *kernels(), *extras()]
     table = Table("", "found", "", "mend")
@@ -59,7 +69,9 @@ def run(command: str, words: Sequence[str]) -> int:
         table.add_row(finding.what, escape(finding.found), mark, escape(finding.mend))
     console.print(table)
     broken = [finding.what for finding in findings if finding.good is False]
-    console.print(f"Broken: {', '.join(broken)}." if broken else "All that rewardlab needs is here.")
+    console.print(
+        f"Broken: {', '.join(broken)}." if broken else "All that rewardlab needs is here."
+    )
     return int(bool(broken))
 
 
@@ -80,11 +92,16 @@ def packages() -> Iterator[Finding]:
             yield Finding(name, "not installed", False, mend)
         except Exception as error:
             yield Finding(
-                name, f"{version}, import fails: {str(error).splitlines()[0] if str(error) else error!r}", False, mend
+                name,
+                f"{version}, import fails: {str(error).splitlines()[0] if str(error) else error!r}",
+                False,
+                mend,
             )
         else:
             fits = Requirement(wanted).specifier.contains(version, prereleases=True)
-            yield Finding(name, version if fits else f"{version}, needs {wanted}", fits, "" if fits else mend)
+            yield Finding(
+                name, version if fits else f"{version}, needs {wanted}", fits, "" if fits else mend
+            )
 
 
 def _bounds() -> dict[str, str]:
@@ -106,12 +123,18 @@ def devices() -> Iterator[Finding]:
     threads = f"{os.cpu_count()} processors, {torch.get_num_threads()} threads of torch"
     yield Finding("cpu", threads, True, "OMP_NUM_THREADS=N sets the threads")
     build = (
-        f"CUDA {torch.version.cuda}" if torch.version.cuda else f"ROCm {torch.version.hip}" if torch.version.hip else "CPU only"
+        f"CUDA {torch.version.cuda}"
+        if torch.version.cuda
+        else f"ROCm {torch.version.hip}"
+        if torch.version.hip
+        else "CPU only"
     )
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(index)
-            yield Finding(f"gpu {index}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, {build}", True)
+            yield Finding(
+                f"gpu {index}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, {build}", True
+            )
     elif shutil.which("nvidia-smi"):
         mend = "update the driver, or pip install --upgrade torch torchvision"
         yield Finding("gpu", f"a driver is here, but torch ({build}) finds no GPU", None, mend)
@@ -124,7 +147,12 @@ def devices() -> Iterator[Finding]:
 def kernels() -> Iterator[Finding]:
     """Say whether the Triton kernels can be compiled here; without them the plain torch forms run."""
     if util.find_spec("triton") is None:
-        yield Finding("triton", "not installed: plain torch forms are used", None, "pip install triton (Linux)")
+        yield Finding(
+            "triton",
+            "not installed: plain torch forms are used",
+            None,
+            "pip install triton (Linux)",
+        )
         return
     try:
         import torch
@@ -132,8 +160,14 @@ def kernels() -> Iterator[Finding]:
     except Exception as error:
         yield Finding("triton", f"import fails: {error}", None, "pip install --upgrade torch")
         return
-    where = "compiles for the GPU" if torch.cuda.is_available() else "no GPU to compile for: plain torch forms are used"
-    yield Finding("triton", f"{triton.__version__}, {where}", True if torch.cuda.is_available() else None)
+    where = (
+        "compiles for the GPU"
+        if torch.cuda.is_available()
+        else "no GPU to compile for: plain torch forms are used"
+    )
+    yield Finding(
+        "triton", f"{triton.__version__}, {where}", True if torch.cuda.is_available() else None
+    )
 
 
 def extras() -> Iterator[Finding]:
@@ -142,5 +176,8 @@ def extras() -> Iterator[Finding]:
         absent = [module for module in modules if util.find_spec(module) is None]
         found = f"lacks {', '.join(absent)}" if absent else "installed"
         yield Finding(
-            f"extra {extra}", found, None if absent else True, f"in the checkout: pip install -e '.[{extra}]'" if absent else ""
+            f"extra {extra}",
+            found,
+            None if absent else True,
+            f"in the checkout: pip install -e '.[{extra}]'" if absent else "",
         )

@@ -15,14 +15,25 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from rewardlab.commands.parsing import instantiate, make_parser, out_folder, parse, prepare, resolved
+from rewardlab.commands.parsing import (
+    instantiate,
+    make_parser,
+    out_folder,
+    parse,
+    prepare,
+    resolved,
+)
 from rewardlab.errors import InputError
 from rewardlab.rounds.run_folder import RunFolder, export
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.trainers import make_trainer
 
 log = logging.getLogger("rewardlab")
-_HOOKS = {"validate": ["validation_step"], "test": ["test_step"], "predict": ["predict_step", "forward"]}
+_HOOKS = {
+    "validate": ["validation_step"],
+    "test": ["test_step"],
+    "predict": ["predict_step", "forward"],
+}
 _INSTEAD = {
     "validate": "A policy's outputs are judged by `rewardlab rounds` and `rewardlab curve`",
     "test": "For its figures on held-out data use `rewardlab validate`, for how a reward fails `rewardlab attack`, to judge "
@@ -61,21 +72,38 @@ def _check_hook(verb: str, module: LightningModule) -> None:
     hooks = _HOOKS.get(verb, [])
     if hooks and not any(is_overridden(hook, module) for hook in hooks):
         name = type(module).__name__
-        raise InputError(f"`rewardlab {verb}` runs a module's {hooks[0]}, and {name} has none. {_INSTEAD[verb]}.")
+        raise InputError(
+            f"`rewardlab {verb}` runs a module's {hooks[0]}, and {name} has none. {_INSTEAD[verb]}."
+        )
 
 
 def _check_checkpoint(place: Any) -> None:
     elsewhere = str(place).startswith("registry") or "://" in str(place)
-    if place and place not in ("best", "last", "hpc") and not elsewhere and not Path(place).exists():
-        raise InputError(f"--ckpt_path {place} does not exist. Give a file such as RUN/checkpoints/last.ckpt of a fit.")
+    if (
+        place
+        and place not in ("best", "last", "hpc")
+        and not elsewhere
+        and not Path(place).exists()
+    ):
+        raise InputError(
+            f"--ckpt_path {place} does not exist. Give a file such as RUN/checkpoints/last.ckpt of a fit."
+        )
 
 
 def export_trained(trainer: Trainer, module: LightningModule, out: Path) -> list[Path]:
-    """Write the trained policy and reward of a module, if it has such, where other commands take them; return the folders."""
+    """Write the trained policy and reward of a module, if it has such, where other commands take
+    them; return the folders.
+    """
     parts = {name: part for name, part in module.named_children() if name in ("policy", "reward")}
-    trained = {out / name: part for name, part in parts.items() if any(each.requires_grad for each in part.parameters())}
+    trained = {
+        out / name: part
+        for name, part in parts.items()
+        if any(each.requires_grad for each in part.parameters())
+    }
     if trained and trainer.strategy.restore_checkpoint_after_setup:
-        log.warning("Its weights are spread over processes, so nothing is exported; the checkpoints hold them.")
+        log.warning(
+            "Its weights are spread over processes, so nothing is exported; the checkpoints hold them."
+        )
         return []
     for target in trained:
         shutil.rmtree(target, ignore_errors=True)  # of a fit that was resumed once it had ended
@@ -94,10 +122,13 @@ def newest(folder: Path) -> str | None:
 
 
 class TrainingCLI(LightningCLI):
-    """One verb of the Trainer with its own flags; `experiment.seed` seeds, `experiment.out` is the run folder."""
+    """One verb of the Trainer with its own flags; `experiment.seed` seeds, `experiment.out` is the
+    run folder.
+    """
 
     def __init__(self, verb: str, words: Sequence[str]) -> None:
-        self.verb, self.words = verb, words
+        self.verb = verb
+        self.words = words
         super().__init__(
             save_config_callback=None,
             seed_everything_default=False,
@@ -139,12 +170,20 @@ class TrainingCLI(LightningCLI):
         loggers = [logger for logger in loggers if isinstance(logger, Logger)]
         if self.out:
             loggers.insert(0, CSVLogger(str(self.out), name="", version=""))
-        callbacks = config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
+        callbacks = (
+            config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
+        )
         callbacks = [callback for callback in callbacks if callback]
         if self.verb == "fit":
             callbacks.append(Resumable())
-            if config["enable_checkpointing"] is not False and not any(isinstance(c, Checkpoint) for c in callbacks):
-                callbacks.append(ModelCheckpoint(self.out and self.out / "checkpoints", save_last=True))
+            if config["enable_checkpointing"] is not False and not any(
+                isinstance(c, Checkpoint) for c in callbacks
+            ):
+                callbacks.append(
+                    ModelCheckpoint(self.out and self.out / "checkpoints", save_last=True)
+                )
         else:
             config["enable_checkpointing"] = config["enable_checkpointing"] or False
-        return make_trainer(Trainer, **{**config, "logger": loggers or False, "callbacks": callbacks})
+        return make_trainer(
+            Trainer, **{**config, "logger": loggers or False, "callbacks": callbacks}
+        )

@@ -15,7 +15,8 @@ _FRAME = re.compile(
 
 
 def unknown_key(message: str, subject: Any, names: Iterable[str]) -> str | None:
-    """Return the sentence for a key that a parser refused, or None if the message says something else.
+    """Return the sentence for a key that a parser refused, or None if the message says something
+    else.
 
     Args:
         message: of jsonargparse.
@@ -26,13 +27,17 @@ def unknown_key(message: str, subject: Any, names: Iterable[str]) -> str | None:
         >>> unknown_key("Option 'bta' is not accepted", dict, ["beta", "lr"])
         "dict has no key 'bta'; did you mean 'beta'?"
     """
-    found = re.search(r"(?:Group '(?P<group>[^']+)' does not accept option|Option) '(?P<key>[^']+)'", message)
+    found = re.search(
+        r"(?:Group '(?P<group>[^']+)' does not accept option|Option) '(?P<key>[^']+)'", message
+    )
     if not found or not ("is not accepted" in message or found["group"]):
         return None
     prefix = f"{found['group']}." if found["group"] else ""
     valid = {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
     owner = found["group"] or (
-        f"{subject.__module__}.{subject.__qualname__}".removeprefix("builtins.") if subject else "The config"
+        f"{subject.__module__}.{subject.__qualname__}".removeprefix("builtins.")
+        if subject
+        else "The config"
     )
     return f"{owner} has no key {_root(found['key'])!r}; {nearest(_root(found['key']), valid, structural=subject is not None)}"
 
@@ -48,8 +53,12 @@ def nearest(word: str, valid: Iterable[str], structural: bool = False) -> str:
         >>> nearest("wieght", ["members", "weight"])
         "did you mean 'weight'?"
     """
-    names = sorted(name for name in valid if name not in ("help", "config") and not name.startswith("print_"))
-    near = get_close_matches(word, [*names, *(("class_path", "init_args") if structural else ())], 1, cutoff=0.5)
+    names = sorted(
+        name for name in valid if name not in ("help", "config") and not name.startswith("print_")
+    )
+    near = get_close_matches(
+        word, [*names, *(("class_path", "init_args") if structural else ())], 1, cutoff=0.5
+    )
     return f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(names) or 'none'}."
 
 
@@ -65,7 +74,9 @@ def unknown_flags(message: str, flags: Iterable[str]) -> str | None:
         return None
     flag = found[1].split("=")[0]
     near = get_close_matches(flag, list(flags), 1)
-    return f"There is no flag {flag}; " + (f"did you mean {near[0]!r}?" if near else "--help-all lists them.")
+    return f"There is no flag {flag}; " + (
+        f"did you mean {near[0]!r}?" if near else "--help-all lists them."
+    )
 
 
 def shorten(message: str) -> str:
@@ -78,15 +89,24 @@ def shorten(message: str) -> str:
     missing = re.match(r"the following arguments are required: (.*)", message)
     if missing:
         return f"The config lacks {missing[1]}; give it in a --config file."
-    owner = (re.findall(r"(?:given class_path '|Got value: Namespace\(class_path=')([^']+)'", message) or [""])[-1]
-    value = re.search(r"^ *Given value: (?!.*(?:NestedArg|class_path|Namespace))(.{1,80})$", message, re.MULTILINE)
-    message = re.sub(r"Type \S*Callable\[.*?\] expects a function or a callable class: ", "", message)
+    owner = (
+        re.findall(r"(?:given class_path '|Got value: Namespace\(class_path=')([^']+)'", message)
+        or [""]
+    )[-1]
+    value = re.search(
+        r"^ *Given value: (?!.*(?:NestedArg|class_path|Namespace))(.{1,80})$", message, re.MULTILINE
+    )
+    message = re.sub(
+        r"Type \S*Callable\[.*?\] expects a function or a callable class: ", "", message
+    )
     message = re.sub(r"\. Got value: Namespace\(.*", "", message)
     place = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     lines = [re.sub(r'^Parser key "[^"]*": *', "", line.strip()) for line in message.splitlines()]
     reasons = [line.removeprefix("- ") for line in lines if not _FRAME.match(line)]
     reason = ("; or " if "Errors:" in message else " ").join(reasons) or message
-    reason = re.sub(r"Expected a <class '([^']*)'>", r"expected \1", reason).replace(". Got value: ", ", got ")
+    reason = re.sub(r"Expected a <class '([^']*)'>", r"expected \1", reason).replace(
+        ". Got value: ", ", got "
+    )
     if reason.startswith("expected ") and ", got " not in reason and value:
         reason += f", got {value[1]}"
     if owner in reason or " has no key " in reason:

@@ -28,7 +28,8 @@ class Experiment:
     Args:
         policy_path: the base generator: a folder, or a name on the model hub.
         reward_path: a saved reward.
-        tower_path: the frozen network of a vision reward: an open_clip name, a weights file or `local-dir:` and a folder.
+        tower_path: the frozen network of a vision reward: an open_clip name, a weights file or
+            `local-dir:` and a folder.
         data_path: the target samples, or the preference pairs.
         prompts_path: the prompts, one a line.
         out: the run folder.
@@ -52,12 +53,16 @@ class Parser(LightningArgumentParser):
 
     subject: Any = None
 
-    def add_class_arguments(self, theclass: Any, nested_key: str | None = None, *args: Any, **kwargs: Any) -> list[str]:
+    def add_class_arguments(
+        self, theclass: Any, nested_key: str | None = None, *args: Any, **kwargs: Any
+    ) -> list[str]:
         self.subject = theclass if nested_key is None else self.subject
         added: list[str] = super().add_class_arguments(theclass, nested_key, *args, **kwargs)
         return added
 
-    def add_function_arguments(self, function: Any, nested_key: str | None = None, *args: Any, **kwargs: Any) -> list[str]:
+    def add_function_arguments(
+        self, function: Any, nested_key: str | None = None, *args: Any, **kwargs: Any
+    ) -> list[str]:
         self.subject = function if nested_key is None else self.subject
         added: list[str] = super().add_function_arguments(function, nested_key, *args, **kwargs)
         return added
@@ -71,15 +76,21 @@ class Parser(LightningArgumentParser):
 def prepare(parser: ArgumentParser) -> None:
     """Add the flags that every command with a config has."""
     parser.add_argument("--experiment", type=Experiment, default=Experiment())
-    parser.add_argument("--resume", action="store_true", help="Go on in a run folder that the same config made.")
+    parser.add_argument(
+        "--resume", action="store_true", help="Go on in a run folder that the same config made."
+    )
 
 
 def make_parser() -> Parser:
-    """Return a parser with `--config`, in the mode whose interpolations follow overrides; and quiet the libraries."""
+    """Return a parser with `--config`, in the mode whose interpolations follow overrides; and quiet
+    the libraries.
+    """
     quiet()
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     parser = Parser(prog="rewardlab", description="", parser_mode="omegaconf+", exit_on_error=False)
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file; may be repeated.")
+    parser.add_argument(
+        "-c", "--config", action=ActionConfigFile, help="YAML file; may be repeated."
+    )
     return parser
 
 
@@ -89,7 +100,10 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
     Raises:
         InputError: for whatever is wrong with them, in one sentence.
     """
-    flags = [word.replace("--out", "--experiment.out", 1) if word.split("=")[0] == "--out" else word for word in words]
+    flags = [
+        word.replace("--out", "--experiment.out", 1) if word.split("=")[0] == "--out" else word
+        for word in words
+    ]
     _check_files(flags)
     _check_paths(flags)
     try:
@@ -97,12 +111,16 @@ def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
     except argparse.ArgumentError as error:
         raise InputError(shorten(str(error))) from None
     except OmegaConfBaseException as error:
-        raise InputError(f"A ${{…}} in the config leads nowhere: {str(error).splitlines()[0]}.") from None
+        raise InputError(
+            f"A ${{…}} in the config leads nowhere: {str(error).splitlines()[0]}."
+        ) from None
     return config
 
 
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
-    """Return the config's objects. jsonargparse wraps what a constructor raises; an InputError comes out as it was."""
+    """Return the config's objects. jsonargparse wraps what a constructor raises; an InputError
+    comes out as it was.
+    """
     try:
         objects: Namespace = parser.instantiate(config)
     except Exception as error:
@@ -120,7 +138,8 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _nulls(flags: Sequence[str]) -> list[str]:
-    """Make `--a.b=null` or `--a.b null` a config of its own; as a flag jsonargparse (4.53) reads the text "None" there.
+    """Make `--a.b=null` or `--a.b null` a config of its own; as a flag jsonargparse (4.53) reads
+    the text "None" there.
 
     Example:
         >>> _nulls(["--rounds.init_args.seed", "null", "--seed=0"])
@@ -128,11 +147,19 @@ def _nulls(flags: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for flag in flags:
-        if flag in NULLS and found and found[-1].startswith("--") and "." in found[-1] and "=" not in found[-1]:
+        if (
+            flag in NULLS
+            and found
+            and found[-1].startswith("--")
+            and "." in found[-1]
+            and "=" not in found[-1]
+        ):
             flag = f"{found.pop()}={flag}"
         key, _, value = flag.partition("=")
         if value in NULLS and key.startswith("--") and "." in key:
-            flag = "--config=" + reduce(lambda inner, name: f'{{"{name}": {inner}}}', reversed(key[2:].split(".")), "null")
+            flag = "--config=" + reduce(
+                lambda inner, name: f'{{"{name}": {inner}}}', reversed(key[2:].split(".")), "null"
+            )
         found.append(flag)
     return found
 
@@ -145,7 +172,11 @@ def config_files(words: Sequence[str]) -> list[str]:
         ['a.yaml', 'b.yaml']
     """
     pairs = zip(words, [*words, ""][1:], strict=True)
-    return [word.partition("=")[2] or following for word, following in pairs if word.split("=")[0] in ("-c", "--config")]
+    return [
+        word.partition("=")[2] or following
+        for word, following in pairs
+        if word.split("=")[0] in ("-c", "--config")
+    ]
 
 
 def _check_files(flags: Sequence[str]) -> None:
@@ -157,7 +188,9 @@ def _check_files(flags: Sequence[str]) -> None:
             raise InputError(f"The config {file!r} cannot be read: {error}.") from None
         except yaml.YAMLError as error:
             raise InputError(
-                f"The config {file!r} is not YAML: {' '.join(str(error).split())}.".replace('"<unicode string>", ', "")
+                f"The config {file!r} is not YAML: {' '.join(str(error).split())}.".replace(
+                    '"<unicode string>", ', ""
+                )
             ) from None
         if not isinstance(content, dict):
             raise InputError(
@@ -177,7 +210,9 @@ def _check_paths(flags: Sequence[str]) -> None:
 
 
 def resolved(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
-    """Return the config as plain data, interpolations resolved, without what says only where and how to run it."""
+    """Return the config as plain data, interpolations resolved, without what says only where and
+    how to run it.
+    """
     tree: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
     for key in ("config", "resume", "stages"):
         tree.pop(key, None)
@@ -192,7 +227,9 @@ def out_folder(config: Namespace, words: Sequence[str]) -> Path:
 
 
 def quiet() -> None:
-    """Leave one progress bar and what concerns the user; drop tips, device lists and the libraries' own business."""
+    """Leave one progress bar and what concerns the user; drop tips, device lists and the libraries'
+    own business.
+    """
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     own = logging.getLogger("rewardlab")
@@ -204,11 +241,13 @@ def quiet() -> None:
         ".isinstance.treespec, LeafSpec.",  # pytorch-lightning 2.6.6 on torch >= 2.13
         "The '.*' does not have many workers",
         "Experiment logs directory .* exists and is not empty",  # RunFolder has checked whose it is
-        r"\s*(By default only one Jsonargparse|``.*`` was deprecated in v4|.* parameter was)",  # 4.53, by Lightning 2.6.6
+        # 4.53, by Lightning 2.6.6
+        r"\s*(By default only one Jsonargparse|``.*`` was deprecated in v4|.* parameter was)",
         "Checkpoint directory .* exists and is not empty",
         "Found .* module.s. in eval mode at the start of training",  # frozen parts are meant to be
         "Using ModelCheckpoint with manual optimization",
-        "You defined a `validation_step` but have no `val_dataloader`",  # post-training's examples are all trained on
+        # post-training's examples are all trained on
+        "You defined a `validation_step` but have no `val_dataloader`",
         "The number of training batches .* is smaller than the logging interval",
     ):
         warnings.filterwarnings("ignore", message=message)

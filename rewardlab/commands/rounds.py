@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rewardlab.commands.parsing import instantiate, make_parser, out_folder, parse, prepare, resolved
+from rewardlab.commands.parsing import (
+    instantiate,
+    make_parser,
+    out_folder,
+    parse,
+    prepare,
+    resolved,
+)
 from rewardlab.errors import InputError
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.run_folder import RunFolder
@@ -36,12 +43,20 @@ def run(command: str, words: Sequence[str]) -> int:
 
 
 def build(words: Sequence[str]) -> Built:
-    """Parse the words of `rewardlab rounds` and construct the loop, unless its run folder refuses; write nothing."""
+    """Parse the words of `rewardlab rounds` and construct the loop, unless its run folder refuses;
+    write nothing.
+    """
     parser = make_parser()
     prepare(parser)
-    parser.add_argument("--stages", type=str, default=None, help="Folder of finished stages that several runs share.")
+    parser.add_argument(
+        "--stages",
+        type=str,
+        default=None,
+        help="Folder of finished stages that several runs share.",
+    )
     parser.add_subclass_arguments(Rounds, "rounds", required=True)
     config = parse(parser, words)
-    out, tree = out_folder(config, words), resolved(parser, config)
+    out = out_folder(config, words)
+    tree = resolved(parser, config)
     RunFolder.check(out, tree, config.resume)
     return Built(instantiate(parser, config).rounds, out, tree, config.resume, config.stages)

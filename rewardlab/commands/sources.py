@@ -29,24 +29,38 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         better = unknown_flags(message, self._option_string_actions)
-        raise InputError(better or f"{message[0].upper()}{message[1:]}. `{self.prog} --help` shows the flags.")
+        raise InputError(
+            better or f"{message[0].upper()}{message[1:]}. `{self.prog} --help` shows the flags."
+        )
 
 
 def make_parser(command: str) -> Parser:
     """Return a parser with the flags that both commands have."""
     parser = Parser(prog=f"rewardlab {command}", allow_abbrev=False)
     add = parser.add_argument
-    add("--policy", required=True, help="folder of a policy, a transformers causal language model or a diffusers pipeline")
+    add(
+        "--policy",
+        required=True,
+        help="folder of a policy, a transformers causal language model or a diffusers pipeline",
+    )
     add("--prompts", required=True, help='text file, one prompt a line, or .jsonl with "prompt"')
     add("--out", required=True, help="run folder; never overwritten")
     add("--resume", action="store_true", help="go on in a run folder that the same flags made")
-    add("--max-length", type=int, help="most tokens of a response; the policy's own limit by default")
+    add(
+        "--max-length",
+        type=int,
+        help="most tokens of a response; the policy's own limit by default",
+    )
     add("--seed", type=int, default=0)
     add("--batch-size", type=int, default=64, help="outputs drawn at once")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--query", default="{prompt}{response}", help="what a reward behind a URL is sent")
     add("--key-variable", help="environment variable with the key of a reward behind a URL")
-    add("--trust", action="store_true", help="load folders that name classes from outside rewardlab, and so run their code")
+    add(
+        "--trust",
+        action="store_true",
+        help="load folders that name classes from outside rewardlab, and so run their code",
+    )
     return parser
 
 
@@ -63,7 +77,9 @@ def check_numbers(given: argparse.Namespace, **least: int) -> None:
 
 
 def config_of(given: argparse.Namespace) -> dict[str, object]:
-    """Return what a run is known by: all flags but those that say only where and how to run, paths absolute."""
+    """Return what a run is known by: all flags but those that say only where and how to run, paths
+    absolute.
+    """
     where = ("out", "resume", "device", "batch_size", "trust", "key_variable", "allow_leak")
     return {name: _absolute(value) for name, value in vars(given).items() if name not in where}
 
@@ -71,7 +87,11 @@ def config_of(given: argparse.Namespace) -> dict[str, object]:
 def _absolute(value: object) -> object:
     if isinstance(value, list):
         return [_absolute(item) for item in value]
-    return str(Path(value).absolute()) if isinstance(value, str) and not is_url(value) and Path(value).exists() else value
+    return (
+        str(Path(value).absolute())
+        if isinstance(value, str) and not is_url(value) and Path(value).exists()
+        else value
+    )
 
 
 def is_url(place: str) -> bool:
@@ -79,14 +99,20 @@ def is_url(place: str) -> bool:
 
 
 def source(place: str) -> str:
-    """Return the fingerprint of a folder's files, or of a URL: what stands behind it cannot be seen."""
+    """Return the fingerprint of a folder's files, or of a URL: what stands behind it cannot be
+    seen.
+    """
     if not is_url(place) and not Path(place).is_dir():
-        raise InputError(f"{place} is not a folder. Give one that save_pretrained wrote, or for a reward an http(s):// URL.")
+        raise InputError(
+            f"{place} is not a folder. Give one that save_pretrained wrote, or for a reward an http(s):// URL."
+        )
     return fingerprint(place if is_url(place) else Path(place))
 
 
 def open_reward(place: str, given: argparse.Namespace) -> Reward:
-    """Load a reward from a folder, ours or a published sequence classifier, or reach one behind a URL."""
+    """Load a reward from a folder, ours or a published sequence classifier, or reach one behind a
+    URL.
+    """
     if is_url(place):
         from rewardlab.rewards.remote import RemoteReward
 
@@ -113,7 +139,8 @@ def open_policy(given: argparse.Namespace) -> Policy:
 
 
 def probe(policy: Policy, rewards: Mapping[str, Reward], prompts: Sequence[str], file: str) -> None:
-    """Draw one output and score it, so that what does not fit together is known before anything is written.
+    """Draw one output and score it, so that what does not fit together is known before anything is
+    written.
 
     Raises:
         InputError: also if a prompt is too long for a policy of text; the line of `file` is named.
@@ -165,7 +192,8 @@ def distinct_prompts(file: str, held_out: str | None = None, allow_leak: bool = 
     """Return the distinct prompts of a file, in order.
 
     Raises:
-        InputError: if the file cannot be read, or prompts are also in the file `held_out`, unless `allow_leak`.
+        InputError: if the file cannot be read, or prompts are also in the file `held_out`, unless
+            `allow_leak`.
     """
     prompts = list(dict.fromkeys(read_prompts(file)))
     known = set(read_prompts(held_out)) if held_out else set()

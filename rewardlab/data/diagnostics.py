@@ -1,4 +1,6 @@
-"""What trivially separates target samples from generated ones, looked for before a reward is trained on them."""
+"""What trivially separates target samples from generated ones, looked for before a reward is
+trained on them.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ from rewardlab.seeds import derive
 from rewardlab.types import Samples
 
 Images = Samples | Sequence[Tensor] | Tensor
-Original = tuple[str, int, int, float]  # file type, width, height, mean of the JPEG quantisation table
+Original = tuple[
+    str, int, int, float
+]  # file type, width, height, mean of the JPEG quantisation table
 
 MOST = 500  # of each class
 CROP = 256  # pixels
@@ -31,7 +35,9 @@ LOSSLESS = {"PNG", "BMP", "PPM", "TIFF"}
 FLOOR = 1e-6  # the variance of rounding to 8 bits: below it there is nothing to see
 RISK = 0.05  # of a false alarm, over all attributes
 LUMA = torch.tensor([0.299, 0.587, 0.114])  # JPEG's brightness of red, green and blue
-COSINES = ((torch.arange(BLOCK) + 0.5) * torch.arange(BLOCK)[:, None] * (torch.pi / BLOCK)).cos()  # of its transform
+COSINES = (
+    (torch.arange(BLOCK) + 0.5) * torch.arange(BLOCK)[:, None] * (torch.pi / BLOCK)
+).cos()  # of its transform
 
 UNLESS_WANTED = "; if this is what you want the reward to like, ignore it"
 CURES = {
@@ -41,7 +47,8 @@ CURES = {
     "colour": "match the colours of both classes" + UNLESS_WANTED,
     "brightness": "match the brightness of both classes" + UNLESS_WANTED,
     "contrast": "match the contrast of both classes" + UNLESS_WANTED,
-    "sharpness": "resize both classes by the same path, from originals of like sizes" + UNLESS_WANTED,
+    "sharpness": "resize both classes by the same path, from originals of like sizes"
+    + UNLESS_WANTED,
     "autoencoder": "pass targets through the generator's own autoencoder: reconstruct=true",
 }
 
@@ -51,11 +58,13 @@ class Separator:
     """A simple attribute, and how well it alone tells targets from generated samples.
 
     Attributes:
-        name: "size", "file type", "JPEG blocks", "colour", "brightness", "contrast", "sharpness" or "autoencoder".
-        auc: from 0.5 (chance) to 1, whichever class has more of it; the best of the attribute's numbers.
+        name: "size", "file type", "JPEG blocks", "colour", "brightness", "contrast", "sharpness" or
+            "autoencoder".
+        auc: from 0.5 (chance) to 1, whichever class has more of it; the best of the attribute's
+            numbers.
         cure: what to do about it.
-        chance: what the highest AUC of equal classes of these sizes stays below 95 times in 100. Above 1 where the samples
-            are too few to tell.
+        chance: what the highest AUC of equal classes of these sizes stays below 95 times in 100.
+            Above 1 where the samples are too few to tell.
     """
 
     name: str
@@ -76,15 +85,19 @@ def separators(
 ) -> list[Separator]:
     """Return how well each simple attribute tells the classes apart, the most telling first.
 
-    A discriminator learns the easiest difference, be it the file format. What the targets were chosen for shows up here
-    too (bold strokes as brightness and contrast): this is information, not a refusal.
+    A discriminator learns the easiest difference, be it the file format. What the targets were
+    chosen for shows up here too (bold strokes as brightness and contrast): this is information, not
+    a refusal.
 
     Args:
-        targets, generated: Samples of images or videos, or tensors [C, H, W] or [F, C, H, W] in [0, 1] of any sizes. At
-            most 500 of each are looked at: a video by its middle frame, an image by its middle 256 x 256 pixels.
-        target_files, generated_files: the originals, from before any resize; their sizes and codecs are compared. A class
-            without files counts as lossless and of its tensors' sizes. Files that are not images (videos) are left out.
-        reconstruct: the generator's autoencoder, there and back. It changes least what it has decoded before.
+        targets, generated: Samples of images or videos, or tensors [C, H, W] or [F, C, H, W] in [0,
+            1] of any sizes. At most 500 of each are looked at: a video by its middle frame, an
+            image by its middle 256 x 256 pixels.
+        target_files, generated_files: the originals, from before any resize; their sizes and codecs
+            are compared. A class without files counts as lossless and of its tensors' sizes. Files
+            that are not images (videos) are left out.
+        reconstruct: the generator's autoencoder, there and back. It changes least what it has
+            decoded before.
         seed: chooses the samples where there are more than 500.
 
     Raises:
@@ -98,8 +111,14 @@ def separators(
     """
     samples = [_choose(targets, "targets", seed), _choose(generated, "generated", seed)]
     middles = [[_middle(image) for _, image in rows] for rows in samples]
-    columns = {name: [[measure(image) for image in side] for side in middles] for name, measure in MEASURES.items()}
-    originals = [_originals(rows, files, seed) for rows, files in zip(samples, (target_files, generated_files), strict=True)]
+    columns = {
+        name: [[measure(image) for image in side] for side in middles]
+        for name, measure in MEASURES.items()
+    }
+    originals = [
+        _originals(rows, files, seed)
+        for rows, files in zip(samples, (target_files, generated_files), strict=True)
+    ]
     columns |= {"size": _sizes(*originals), "file type": _types(*originals)}
     if reconstruct is not None:
         columns["autoencoder"] = [_residuals(rows, reconstruct) for rows in samples]
@@ -112,7 +131,8 @@ def separators(
 
 
 def report(found: Sequence[Separator], threshold: float = 0.8) -> str:
-    """Return a warning that lists what separates the classes with its cure, or one line that nothing does.
+    """Return a warning that lists what separates the classes with its cure, or one line that
+    nothing does.
 
     Args:
         found: from `separators`.
@@ -127,9 +147,12 @@ def report(found: Sequence[Separator], threshold: float = 0.8) -> str:
     telling = [one for one in found if one.auc >= max(threshold, one.chance)]
     if telling:
         lines = [f"  {one.name} {one.auc:.2f}: {one.cure}" for one in telling]
-        first = "Before any training, these tell targets from generated samples (AUC, 0.5 is chance):"
+        first = (
+            "Before any training, these tell targets from generated samples (AUC, 0.5 is chance):"
+        )
         return "\n".join([first, *lines, "A reward trained on them is likely to learn this first."])
-    best, chance = max(found, key=lambda one: one.auc), max(one.chance for one in found)
+    best = max(found, key=lambda one: one.auc)
+    chance = max(one.chance for one in found)
     if chance > 1:
         return "There are too few samples to tell whether something simple separates targets from generated samples."
     return (
@@ -149,10 +172,18 @@ def _choose(images: Images, name: str, seed: int) -> list[tuple[str, Tensor]]:
 
 def _checked(image: object, name: str) -> Tensor:
     if not isinstance(image, Tensor) or image.dim() not in (3, 4) or not image.is_floating_point():
-        form = f"{image.dtype} {list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-        raise InputError(f"The diagnostic compares float images [C, H, W] or videos [F, C, H, W]; {name} holds {form}.")
+        form = (
+            f"{image.dtype} {list(image.shape)}"
+            if isinstance(image, Tensor)
+            else type(image).__name__
+        )
+        raise InputError(
+            f"The diagnostic compares float images [C, H, W] or videos [F, C, H, W]; {name} holds {form}."
+        )
     if not image.isfinite().all():
-        raise InputError(f"The diagnostic compares images in [0, 1]; one of {name} holds NaN or infinity.")
+        raise InputError(
+            f"The diagnostic compares images in [0, 1]; one of {name} holds NaN or infinity."
+        )
     return image
 
 
@@ -164,29 +195,45 @@ def _some(count: int, seed: int) -> list[int]:
 
 
 def _middle(image: Tensor) -> Tensor:
-    """Return the middle of an image, or of a video's middle frame, as float32 [3, at most 256, at most 256]."""
+    """Return the middle of an image, or of a video's middle frame, as float32 [3, at most 256, at
+    most 256].
+    """
     frame = image[len(image) // 2] if image.dim() == 4 else image
-    top, left = ((size - CROP) // 2 // BLOCK * BLOCK if size > CROP else 0 for size in frame.shape[1:])
+    top, left = (
+        (size - CROP) // 2 // BLOCK * BLOCK if size > CROP else 0 for size in frame.shape[1:]
+    )
     cut = frame[:, top : top + CROP, left : left + CROP].float().cpu()
     return cut[:3] if len(cut) >= 3 else cut.mean(0, keepdim=True).expand(3, -1, -1)
 
 
 def _colour(image: Tensor) -> list[float]:
-    """Red against green, yellow against blue, and saturation of the coarse picture, over its brightness."""
+    """Red against green, yellow against blue, and saturation of the coarse picture, over its
+    brightness.
+    """
     red, green, blue = coarse = adaptive_avg_pool2d(image, BLOCK)
-    opponents = (red - green).mean(), ((red + green) / 2 - blue).mean(), (coarse.amax(0) - coarse.amin(0)).mean()
+    opponents = (
+        (red - green).mean(),
+        ((red + green) / 2 - blue).mean(),
+        (coarse.amax(0) - coarse.amin(0)).mean(),
+    )
     return [(number / (image.mean() + FLOOR)).item() for number in opponents]
 
 
 def _sharpness(image: Tensor) -> list[float]:
-    """The variance of second differences over the variance: the share of fine detail, whatever the contrast."""
+    """The variance of second differences over the variance: the share of fine detail, whatever the
+    contrast.
+    """
     grey = image.mean(0)
-    bends = torch.diff(grey, n=2, dim=0).square().sum() + torch.diff(grey, n=2, dim=1).square().sum()
+    bends = (
+        torch.diff(grey, n=2, dim=0).square().sum() + torch.diff(grey, n=2, dim=1).square().sum()
+    )
     return [((bends / grey.numel() + FLOOR) / (grey.var(correction=0) + FLOOR)).item()]
 
 
 def _blocks(image: Tensor) -> list[float]:
-    """How much sparser the cosine transform is on JPEG's grid of 8 x 8 than on a grid half a block away."""
+    """How much sparser the cosine transform is on JPEG's grid of 8 x 8 than on a grid half a block
+    away.
+    """
     if min(image.shape[1:]) < 3 * BLOCK:
         return [0.0]
     luma = torch.tensordot(LUMA, image, 1)
@@ -208,10 +255,14 @@ MEASURES: dict[str, Callable[[Tensor], list[float]]] = {
 }
 
 
-def _originals(rows: list[tuple[str, Tensor]], files: Sequence[str | Path] | None, seed: int) -> list[Original]:
+def _originals(
+    rows: list[tuple[str, Tensor]], files: Sequence[str | Path] | None, seed: int
+) -> list[Original]:
     """Return what the files' headers say, or what the tensors do where there are no image files."""
     read = [_header(files[i]) for i in _some(len(files), seed)] if files else []
-    return [one for one in read if one] or [("lossless", image.shape[-1], image.shape[-2], 0.0) for _, image in rows]
+    return [one for one in read if one] or [
+        ("lossless", image.shape[-1], image.shape[-2], 0.0) for _, image in rows
+    ]
 
 
 def _header(file: str | Path) -> Original | None:
@@ -229,22 +280,31 @@ def _header(file: str | Path) -> Original | None:
 def _sizes(*originals: list[Original]) -> list[list[list[float]]]:
     """Area, aspect, and whether the size is the one that generated samples mostly have."""
     ((usual, _),) = Counter(one[1:3] for one in originals[1]).most_common(1)
-    return [[[w * h, log(w / h), float((w, h) == usual)] for _, w, h, _ in side] for side in originals]
+    return [
+        [[w * h, log(w / h), float((w, h) == usual)] for _, w, h, _ in side] for side in originals
+    ]
 
 
 def _types(*originals: list[Original]) -> list[list[list[float]]]:
     """Quantisation, and one number for each file type that occurs."""
     kinds = sorted({one[0] for side in originals for one in side})
-    return [[[one[3], *(float(one[0] == kind) for kind in kinds)] for one in side] for side in originals]
+    return [
+        [[one[3], *(float(one[0] == kind) for kind in kinds)] for one in side] for side in originals
+    ]
 
 
-def _residuals(rows: list[tuple[str, Tensor]], reconstruct: Callable[[Samples], Samples]) -> list[list[float]]:
+def _residuals(
+    rows: list[tuple[str, Tensor]], reconstruct: Callable[[Samples], Samples]
+) -> list[list[float]]:
     """The logarithm of the mean square that a pass through the autoencoder changes."""
     energies = []
     for batch in _batches(rows):
-        before, after = torch.as_tensor(batch.outputs), torch.as_tensor(reconstruct(batch).outputs)
+        before = torch.as_tensor(batch.outputs)
+        after = torch.as_tensor(reconstruct(batch).outputs)
         if after.shape != before.shape:
-            raise InputError(f"reconstruct must return the shape it was given, {list(before.shape)}; got {list(after.shape)}.")
+            raise InputError(
+                f"reconstruct must return the shape it was given, {list(before.shape)}; got {list(after.shape)}."
+            )
         changes = (after.to(before) - before).double().square().flatten(1).mean(1)
         energies += [[log(change + FLOOR**2)] for change in changes.tolist()]
     return energies
@@ -260,7 +320,9 @@ def _batches(rows: list[tuple[str, Tensor]]) -> Iterator[Samples]:
 
 
 def _best_auc(target_rows: list[list[float]], generated_rows: list[list[float]]) -> float:
-    """The highest AUC over columns, in either direction. Numbers equal to six decimals are ties, not rounding's order."""
+    """The highest AUC over columns, in either direction. Numbers equal to six decimals are ties,
+    not rounding's order.
+    """
     values = torch.tensor(target_rows + generated_rows, dtype=torch.float64).round(decimals=6)
     labels = torch.arange(len(values)) < len(target_rows)
     areas = [auc(column, labels) for column in values.T]
@@ -268,6 +330,8 @@ def _best_auc(target_rows: list[list[float]], generated_rows: list[list[float]])
 
 
 def _chance(targets: int, generated: int, tests: int) -> float:
-    """The normal bound of Mann and Whitney's statistic, at the risk shared among all tests (Bonferroni)."""
+    """The normal bound of Mann and Whitney's statistic, at the risk shared among all tests
+    (Bonferroni).
+    """
     deviation = sqrt((targets + generated + 1) / (12 * targets * generated))
     return 0.5 + NormalDist().inv_cdf(1 - RISK / (2 * tests)) * deviation

@@ -18,11 +18,15 @@ from rewardlab.types import Samples, concatenate
 
 
 @torch.no_grad()
-def features_of(reward: Reward, dataset: Dataset[Samples], cache: str | Path | None = None, batch_size: int = 64) -> Tensor:
-    """Return `reward.features` of every item, [N, ...] on the CPU, from the cache where it holds them.
+def features_of(
+    reward: Reward, dataset: Dataset[Samples], cache: str | Path | None = None, batch_size: int = 64
+) -> Tensor:
+    """Return `reward.features` of every item, [N, ...] on the CPU, from the cache where it holds
+    them.
 
-    A row's key is its pixels (or text) and its prompt; the file's name is the reward's frozen weights and preprocessing. So
-    nothing stale is read when a sample, the tower or the preprocessing changes.
+    A row's key is its pixels (or text) and its prompt; the file's name is the reward's frozen
+    weights and preprocessing. So nothing stale is read when a sample, the tower or the
+    preprocessing changes.
 
     Args:
         reward: with `features`, and `frozen_fingerprint()` when there is a cache.
@@ -41,13 +45,21 @@ def features_of(reward: Reward, dataset: Dataset[Samples], cache: str | Path | N
         >>> first.equal(again), len(first)
         (True, 3)
     """
-    file = None if cache is None else Path(cache) / f"features-{reward.frozen_fingerprint()}.safetensors"
+    file = (
+        None
+        if cache is None
+        else Path(cache) / f"features-{reward.frozen_fingerprint()}.safetensors"
+    )
     known = _load(file)
-    before, rows, was_training = len(known), [], reward.training
+    before = len(known)
+    rows = []
+    was_training = reward.training
     reward.eval()
     starts = range(0, len(dataset), batch_size)
     for start in tqdm(starts, "features", leave=False, disable=None if len(starts) > 10 else True):
-        samples = concatenate([dataset[i] for i in range(start, min(start + batch_size, len(dataset)))])
+        samples = concatenate(
+            [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
+        )
         rows += _features(reward, samples, known, keyed=file is not None)
     reward.train(was_training)
     if file is not None and len(known) > before:
@@ -56,7 +68,9 @@ def features_of(reward: Reward, dataset: Dataset[Samples], cache: str | Path | N
     return torch.stack(rows)
 
 
-def _features(reward: Reward, samples: Samples, known: dict[str, Tensor], *, keyed: bool) -> list[Tensor]:
+def _features(
+    reward: Reward, samples: Samples, known: dict[str, Tensor], *, keyed: bool
+) -> list[Tensor]:
     """The rows' features; those that are not known are computed and, if keyed, noted."""
     if not keyed:
         return list(reward.features(samples.to(_device(reward))).cpu())

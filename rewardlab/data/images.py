@@ -1,4 +1,6 @@
-"""Images from files: one path of reading, resizing and cropping for targets and generated samples alike."""
+"""Images from files: one path of reading, resizing and cropping for targets and generated samples
+alike.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,14 @@ from rewardlab.types import Samples
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
-_MOST_SIDE, _MOST_PIXELS = 20_000, 178_000_000
+_MOST_SIDE = 20_000
+_MOST_PIXELS = 178_000_000
 _log = logging.getLogger("rewardlab")
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """Return the image files under `folder`, at any depth, sorted: .png, .jpg, .webp, .bmp, .tiff and .gif.
+    """Return the image files under `folder`, at any depth, sorted: .png, .jpg, .webp, .bmp, .tiff
+    and .gif.
 
     Raises:
         InputError: if the folder is missing or holds none.
@@ -35,26 +39,32 @@ def find_images(folder: str | Path) -> list[Path]:
     folder = Path(folder)
     if not folder.is_dir():
         state = "is a file" if folder.exists() else "does not exist"
-        raise InputError(f"{folder} should be a folder of images, but it {state}. Is the path right?")
+        raise InputError(
+            f"{folder} should be a folder of images, but it {state}. Is the path right?"
+        )
     files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
     images = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
     if not images:
-        raise InputError(f"{folder} holds no images, only {len(files)} other files. Give a folder of PNG, JPEG or WebP files.")
+        raise InputError(
+            f"{folder} holds no images, only {len(files)} other files. Give a folder of PNG, JPEG or WebP files."
+        )
     return images
 
 
 def read_image(path: str | Path, size: int | None = None, channels: Literal[1, 3] = 3) -> Tensor:
-    """Return one image as uint8 [C, H, W], turned upright as its EXIF data say, with transparency on white.
+    """Return one image as uint8 [C, H, W], turned upright as its EXIF data say, with transparency
+    on white.
 
     Args:
         path: the file.
-        size: H = W = size: the shorter side is resized to it (bicubic, antialiased), the longer one cropped about the
-            centre. Left as it is if None.
+        size: H = W = size: the shorter side is resized to it (bicubic, antialiased), the longer one
+            cropped about the centre. Left as it is if None.
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        InputError: if the file is missing, no image, broken, CMYK, of 16 bits, animated, or larger than 20,000 pixels a
-            side or 178 million in all. The header is checked before any pixel is decoded.
+        InputError: if the file is missing, no image, broken, CMYK, of 16 bits, animated, or larger
+            than 20,000 pixels a side or 178 million in all. The header is checked before any pixel
+            is decoded.
 
     Example:
         >>> path = getfixture("tmp_path") / "grey.png"
@@ -75,8 +85,11 @@ def read_image(path: str | Path, size: int | None = None, channels: Literal[1, 3
 def _resized(image: Image.Image, size: int) -> Image.Image:
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+    left = (width - size) // 2
+    top = (height - size) // 2
+    return image.resize((width, height), Image.Resampling.BICUBIC).crop(
+        (left, top, left + size, top + size)
+    )
 
 
 @contextmanager
@@ -84,7 +97,9 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """Open and decode `path`; whatever is wrong with it becomes an InputError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of odd EXIF data and of sizes that are judged below
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow warns of odd EXIF data and of sizes that are judged below
             with Image.open(path, formats=_FORMATS) as image:
                 reason = _unusable(image)
                 if reason is None:
@@ -107,9 +122,13 @@ def _unusable(image: Image.Image) -> str | None:
     width, height = image.size
     if max(width, height) > _MOST_SIDE or width * height > _MOST_PIXELS:
         return f"it claims {width}×{height} pixels, the most is 20,000 a side. Scale it down, or remove it if it is broken"
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:  # MPO: a photograph with a preview behind it
+    if (
+        image.format != "MPO" and getattr(image, "n_frames", 1) > 1
+    ):  # MPO: a photograph with a preview behind it
         return f"it is animated or has pages ({image.n_frames} frames). Extract the frame that is meant"
-    sixteen = image.format in ("PNG", "TIFF") and ";16" in str(image.tile)  # Pillow calls 16-bit RGB "RGB" and drops bits
+    sixteen = image.format in ("PNG", "TIFF") and ";16" in str(
+        image.tile
+    )  # Pillow calls 16-bit RGB "RGB" and drops bits
     if sixteen or image.mode.startswith(("I", "F")):
         return f"it has 16 or more bits a channel (mode {image.mode}). Convert it to 8 bits"
     if image.mode not in _MODES:
@@ -126,11 +145,12 @@ def _state(path: Path, error: Exception) -> str:
 
 
 class ImageFolder(Dataset[Samples]):
-    """A folder of images, each item one row of Samples: float32 [1, C, H, W] in [0, 1], with its prompt and row number.
+    """A folder of images, each item one row of Samples: float32 [1, C, H, W] in [0, 1], with its
+    prompt and row number.
 
-    Every file is decoded once at the start, so that none fails in the middle of training. Prompts come from
-    `metadata.jsonl` in the folder, if there is one (lines with "file_name" and "prompt" or "text"); its other numeric
-    keys become facts. Without it prompts are empty.
+    Every file is decoded once at the start, so that none fails in the middle of training. Prompts
+    come from `metadata.jsonl` in the folder, if there is one (lines with "file_name" and "prompt"
+    or "text"); its other numeric keys become facts. Without it prompts are empty.
 
     Args:
         folder: where the images lie, at any depth.
@@ -154,8 +174,16 @@ class ImageFolder(Dataset[Samples]):
         (1, torch.Size([1, 3, 8, 8]), tensor([0]))
     """
 
-    def __init__(self, folder: str | Path, size: int | None = None, channels: Literal[1, 3] = 3, strict: bool = False) -> None:
-        self.folder, self.size, self.channels = Path(folder), size, channels
+    def __init__(
+        self,
+        folder: str | Path,
+        size: int | None = None,
+        channels: Literal[1, 3] = 3,
+        strict: bool = False,
+    ) -> None:
+        self.folder = Path(folder)
+        self.size = size
+        self.channels = channels
         self.skipped: list[tuple[Path, str]] = []
         self.paths = self._usable(find_images(folder), strict)
         self.prompts, self._facts = self._describe(strict)
@@ -198,8 +226,12 @@ class ImageFolder(Dataset[Samples]):
         for name in lines:
             if (self.folder / name) not in broken and not (self.folder / name).is_file():
                 if strict:
-                    raise InputError(f"{file} lists {name}, which is not there. Remove the line, or copy the image again.")
-                self.skipped.append((self.folder / name, "it is listed in metadata.jsonl, but is not there."))
+                    raise InputError(
+                        f"{file} lists {name}, which is not there. Remove the line, or copy the image again."
+                    )
+                self.skipped.append(
+                    (self.folder / name, "it is listed in metadata.jsonl, but is not there.")
+                )
         rows = [lines.get(path.relative_to(self.folder).as_posix(), {}) for path in self.paths]
         facts = {"row": torch.arange(len(rows)), **fact_columns(rows, self.folder)}
         return [str(row.get("prompt", row.get("text", ""))) for row in rows], facts
@@ -207,8 +239,12 @@ class ImageFolder(Dataset[Samples]):
     def _report(self) -> None:
         if self.skipped:
             total = len(self.paths) + len(self.skipped)
-            named = "; ".join(f"{path.name}: {reason.rstrip('.')}" for path, reason in self.skipped[:3])
-            _log.warning("Skipped %d of %d images in %s (%s)", len(self.skipped), total, self.folder, named)
+            named = "; ".join(
+                f"{path.name}: {reason.rstrip('.')}" for path, reason in self.skipped[:3]
+            )
+            _log.warning(
+                "Skipped %d of %d images in %s (%s)", len(self.skipped), total, self.folder, named
+            )
 
 
 def _progress(paths: list[Path]) -> Any:

@@ -24,7 +24,8 @@ from rewardlab.types import PreferencePairs, Samples, concatenate
 class Rows(Dataset[Any]):
     """Any noun in memory as a dataset: item i is its row i, still a noun of one row.
 
-    A loader's batch is taken in one piece, so its collate function gets a list of one noun of B rows.
+    A loader's batch is taken in one piece, so its collate function gets a list of one noun of B
+    rows.
 
     Example:
         >>> rows = Rows(Samples(["a", "b"], ["x", "y"]))
@@ -48,10 +49,11 @@ class Rows(Dataset[Any]):
 class ResumableLoader:
     """Batches in an order that (seed, epoch) fixes, from a position that can be saved and loaded.
 
-    Each whole pass moves on to the next epoch; a pass that is broken off starts again, unless its state was loaded.
-    Lightning finds `state_dict` by itself, keeps it in its checkpoints, and sets the epoch. Nothing here draws from the
-    global random state. Under torch.distributed each rank takes every world-size-th row of the order, which is
-    filled up from its own start (or cut, with `drop_last`) so that all ranks have equally many.
+    Each whole pass moves on to the next epoch; a pass that is broken off starts again, unless its
+    state was loaded. Lightning finds `state_dict` by itself, keeps it in its checkpoints, and sets
+    the epoch. Nothing here draws from the global random state. Under torch.distributed each rank
+    takes every world-size-th row of the order, which is filled up from its own start (or cut, with
+    `drop_last`) so that all ranks have equally many.
 
     Args:
         dataset: N items.
@@ -91,26 +93,39 @@ class ResumableLoader:
         num_workers: int = 0,
         collate: Callable[[list[Any]], Any] = concatenate,
     ) -> None:
-        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
-        self.shuffle, self.drop_last, self.num_workers, self.collate = shuffle, drop_last, num_workers, collate
+        self.dataset = dataset
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        self.drop_last = drop_last
+        self.num_workers = num_workers
+        self.collate = collate
         self.epoch = self.batches = 0
         self._loaded = False
         if batch_size < 1:
             raise InputError(f"batch_size should be at least 1; got {batch_size}.")
         if not len(self):
-            raise InputError(f"{len(dataset)} items do not fill one batch of {batch_size}. Give more, or a smaller batch_size.")
+            raise InputError(
+                f"{len(dataset)} items do not fill one batch of {batch_size}. Give more, or a smaller batch_size."
+            )
 
     def __len__(self) -> int:
         return _count(len(self.dataset), self.batch_size, _ranks()[1], self.drop_last)
 
     def __iter__(self) -> Iterator[Any]:
         start = self.batches if self._loaded else 0
-        self.batches, self._loaded = start, False
-        # An explicit generator, as DataLoader would otherwise draw its workers' seed from the global one.
+        self.batches = start
+        self._loaded = False
+        # An explicit generator, as DataLoader would otherwise draw its workers' seed from the
+        # global one.
         generator = torch.Generator().manual_seed(derive(self.seed, "workers", self.epoch))
         remaining = _batches(self._order(), self.batch_size, *_ranks(), self.drop_last)[start:]
         for batch in DataLoader(
-            self.dataset, batch_sampler=remaining, collate_fn=self.collate, num_workers=self.num_workers, generator=generator
+            self.dataset,
+            batch_sampler=remaining,
+            collate_fn=self.collate,
+            num_workers=self.num_workers,
+            generator=generator,
         ):
             self.batches += 1
             yield batch
@@ -125,7 +140,9 @@ class ResumableLoader:
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of `epoch`; a position loaded inside that very epoch is kept."""
         if epoch != self.epoch:
-            self.epoch, self.batches, self._loaded = epoch, 0, False
+            self.epoch = epoch
+            self.batches = 0
+            self._loaded = False
 
     @property
     def batch_sampler(self) -> Any:
@@ -142,18 +159,27 @@ class ResumableLoader:
         Raises:
             InputError: if the position is one among other data, batches, seeds or ranks.
         """
-        wrong = {name: value for name, value in self._units().items() if state.get(name, value) != value}
+        wrong = {
+            name: value for name, value in self._units().items() if state.get(name, value) != value
+        }
         if wrong:
             was = {name: state[name] for name in wrong}
             raise InputError(
                 f"The saved position was counted with {was}, now it is {wrong}. Resume with the same data and settings."
             )
         over = state["batches"] >= len(self)
-        self.epoch, self.batches = (state["epoch"] + 1, 0) if over else (state["epoch"], state["batches"])
+        self.epoch, self.batches = (
+            (state["epoch"] + 1, 0) if over else (state["epoch"], state["batches"])
+        )
         self._loaded = True
 
     def _units(self) -> dict[str, int]:
-        return {"rows": len(self.dataset), "batch_size": self.batch_size, "seed": self.seed, "ranks": _ranks()[1]}
+        return {
+            "rows": len(self.dataset),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "ranks": _ranks()[1],
+        }
 
 
 def _ranks() -> tuple[int, int]:
@@ -164,10 +190,16 @@ def _ranks() -> tuple[int, int]:
 
 
 def _count(rows: int, batch_size: int, ranks: int, drop_last: bool) -> int:
-    return rows // ranks // batch_size if drop_last else math.ceil(math.ceil(rows / ranks) / batch_size)
+    return (
+        rows // ranks // batch_size
+        if drop_last
+        else math.ceil(math.ceil(rows / ranks) / batch_size)
+    )
 
 
-def _batches(order: Tensor, batch_size: int, rank: int, ranks: int, drop_last: bool) -> list[list[int]]:
+def _batches(
+    order: Tensor, batch_size: int, rank: int, ranks: int, drop_last: bool
+) -> list[list[int]]:
     """Return the rows of each of one rank's batches; every rank gets equally many."""
     each = len(order) // ranks if drop_last else math.ceil(len(order) / ranks)
     filled = order.repeat(math.ceil(each * ranks / len(order)))[: each * ranks]
@@ -179,8 +211,8 @@ class SamplesData(pl.LightningDataModule):
     """Samples to fine-tune on, such as SFT's: images or texts, from a folder or from memory.
 
     Args:
-        samples: a folder of images, with their prompts in `metadata.jsonl`; a folder that `save_samples` wrote; or
-            Samples in memory.
+        samples: a folder of images, with their prompts in `metadata.jsonl`; a folder that
+            `save_samples` wrote; or Samples in memory.
         batch_size: samples a step, on each device.
         size: resize and crop images of a folder to size × size; see `read_image`.
         channels: 3 for RGB, 1 for grey, for images of a folder.
@@ -206,8 +238,13 @@ class SamplesData(pl.LightningDataModule):
         strict: bool = False,
     ) -> None:
         super().__init__()
-        self.samples, self.batch_size, self.seed, self.num_workers = samples, batch_size, seed, num_workers
-        self.size, self.channels, self.strict = size, channels, strict
+        self.samples = samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
+        self.size = size
+        self.channels = channels
+        self.strict = strict
         self.dataset: Dataset[Samples] | None = None
 
     def setup(self, stage: str) -> None:
@@ -216,7 +253,9 @@ class SamplesData(pl.LightningDataModule):
             self.dataset = self._open()
 
     def train_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(self.dataset, self.batch_size, seed=self.seed, num_workers=self.num_workers)
+        return ResumableLoader(
+            self.dataset, self.batch_size, seed=self.seed, num_workers=self.num_workers
+        )
 
     def _open(self) -> Dataset[Samples]:
         if isinstance(self.samples, Samples):
@@ -236,19 +275,32 @@ class PairsData(pl.LightningDataModule):
         num_workers: processes that read ahead.
     """
 
-    def __init__(self, pairs: str | Path | PreferencePairs, batch_size: int = 16, seed: int = 0, num_workers: int = 0) -> None:
+    def __init__(
+        self,
+        pairs: str | Path | PreferencePairs,
+        batch_size: int = 16,
+        seed: int = 0,
+        num_workers: int = 0,
+    ) -> None:
         super().__init__()
-        self.pairs, self.batch_size, self.seed, self.num_workers = pairs, batch_size, seed, num_workers
+        self.pairs = pairs
+        self.batch_size = batch_size
+        self.seed = seed
+        self.num_workers = num_workers
         self.dataset: Dataset[PreferencePairs] | None = None
 
     def setup(self, stage: str) -> None:
         """Read the folder, once."""
         if self.dataset is None:
-            pairs = self.pairs if isinstance(self.pairs, PreferencePairs) else load_pairs(self.pairs)
+            pairs = (
+                self.pairs if isinstance(self.pairs, PreferencePairs) else load_pairs(self.pairs)
+            )
             self.dataset = Rows(PreferencePairs(_numbered(pairs.chosen), _numbered(pairs.rejected)))
 
     def train_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(self.dataset, self.batch_size, seed=self.seed, num_workers=self.num_workers)
+        return ResumableLoader(
+            self.dataset, self.batch_size, seed=self.seed, num_workers=self.num_workers
+        )
 
 
 def _numbered(samples: Samples) -> Samples:

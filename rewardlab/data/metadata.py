@@ -79,7 +79,9 @@ def fact_columns(rows: Sequence[dict[str, Any]], folder: Path) -> dict[str, Tens
     """
     dtypes = read_kind(folder).get("facts", {})
     names = [
-        name for name in (rows[0] if rows else {}) if name not in _NOT_FACTS and all(_numeric(row.get(name)) for row in rows)
+        name
+        for name in (rows[0] if rows else {})
+        if name not in _NOT_FACTS and all(_numeric(row.get(name)) for row in rows)
     ]
     return {name: _column([row[name] for row in rows], dtypes.get(name)) for name in names}
 
@@ -98,7 +100,9 @@ def _column(values: list[Any], dtype: str | None) -> Tensor:
 
 
 def read_kind(folder: Path) -> dict[str, Any]:
-    """Return what `save_samples` noted in samples.json: kind, channels and the facts' dtypes; empty if it is not there."""
+    """Return what `save_samples` noted in samples.json: kind, channels and the facts' dtypes; empty
+    if it is not there.
+    """
     file = folder / "samples.json"
     if not file.is_file():
         return {}
@@ -107,5 +111,7 @@ def read_kind(folder: Path) -> dict[str, Any]:
     except json.JSONDecodeError:
         kind = None
     if not isinstance(kind, dict):
-        raise InputError(f"{file} is not the JSON object that was saved. Save the samples again, or remove the file.")
+        raise InputError(
+            f"{file} is not the JSON object that was saved. Save the samples again, or remove the file."
+        )
     return kind

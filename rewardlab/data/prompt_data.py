@@ -23,7 +23,8 @@ class NumberedPrompts:
 
     Attributes:
         prompts: P strings.
-        rows: int64 [P], the same in every epoch, batch and process; on the CPU, where seeds are made.
+        rows: int64 [P], the same in every epoch, batch and process; on the CPU, where seeds are
+            made.
 
     Example:
         >>> NumberedPrompts(["a cat", "a dog"], torch.arange(2))[[1]].prompts
@@ -58,9 +59,11 @@ class Prompts(pl.LightningDataModule):
     """Prompts to train on; batches are `NumberedPrompts`.
 
     Args:
-        prompts: a file, one prompt a line or JSON lines with "prompt"; or the prompts. A generator that takes none gets
-            empty strings, as many as samples of different noise are wanted in an epoch.
-        batch_size: prompts a step, on each device. A loop that draws K samples a prompt has K times as many rows.
+        prompts: a file, one prompt a line or JSON lines with "prompt"; or the prompts. A generator
+            that takes none gets empty strings, as many as samples of different noise are wanted in
+            an epoch.
+        batch_size: prompts a step, on each device. A loop that draws K samples a prompt has K times
+            as many rows.
         seed: names the order.
         strict: refuse blank lines in the file, instead of skipping them.
 
@@ -74,17 +77,32 @@ class Prompts(pl.LightningDataModule):
         [2, 1]
     """
 
-    def __init__(self, prompts: str | Path | list[str], batch_size: int = 16, seed: int = 0, strict: bool = False) -> None:
+    def __init__(
+        self,
+        prompts: str | Path | list[str],
+        batch_size: int = 16,
+        seed: int = 0,
+        strict: bool = False,
+    ) -> None:
         super().__init__()
-        self.prompts, self.batch_size, self.seed, self.strict = prompts, batch_size, seed, strict
+        self.prompts = prompts
+        self.batch_size = batch_size
+        self.seed = seed
+        self.strict = strict
         self.dataset: Rows | None = None
 
     def setup(self, stage: str) -> None:
         """Read the file, once."""
         if self.dataset is None:
-            given = self.prompts if isinstance(self.prompts, list) else read_prompts(self.prompts, self.strict)
+            given = (
+                self.prompts
+                if isinstance(self.prompts, list)
+                else read_prompts(self.prompts, self.strict)
+            )
             if not given:
-                raise InputError('Prompts got an empty list. A generator that takes no prompt needs [""], once a row.')
+                raise InputError(
+                    'Prompts got an empty list. A generator that takes no prompt needs [""], once a row.'
+                )
             self.dataset = Rows(numbered(given))
 
     def train_dataloader(self) -> ResumableLoader:

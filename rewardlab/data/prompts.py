@@ -12,16 +12,19 @@ _log = logging.getLogger("rewardlab")
 
 
 def read_prompts(path: str | Path, strict: bool = False) -> list[str]:
-    r"""Return the prompts of a UTF-8 text file, one a line, or of a .jsonl file, the "prompt" of each line.
+    r"""Return the prompts of a UTF-8 text file, one a line, or of a .jsonl file, the "prompt" of
+    each line.
 
-    A byte order mark and Windows' line ends are taken off. A prompt that holds line breaks needs the .jsonl form.
+    A byte order mark and Windows' line ends are taken off. A prompt that holds line breaks needs
+    the .jsonl form.
 
     Args:
         path: the file.
         strict: refuse blank lines, instead of skipping them with a warning.
 
     Raises:
-        InputError: if the file is missing, empty or not UTF-8, or a line of a .jsonl file has no prompt.
+        InputError: if the file is missing, empty or not UTF-8, or a line of a .jsonl file has no
+            prompt.
 
     Example:
         >>> path = getfixture("tmp_path") / "prompts.txt"
@@ -39,7 +42,13 @@ def read_prompts(path: str | Path, strict: bool = False) -> list[str]:
             f"{path}, line {blank[0]} is blank, and {len(blank)} lines in all. Remove them, or leave `strict` off."
         )
     if blank:
-        _log.warning("Skipped %d blank lines of %d in %s (the first: line %d)", len(blank), len(lines), path, blank[0])
+        _log.warning(
+            "Skipped %d blank lines of %d in %s (the first: line %d)",
+            len(blank),
+            len(lines),
+            path,
+            blank[0],
+        )
     return [line for line in lines if line.strip()]
 
 
@@ -50,7 +59,12 @@ def _from_lines(path: Path) -> list[str]:
 
 def _from_objects(path: Path) -> list[str]:
     rows = read_lines(path)
-    wrong = next((number for number, row in enumerate(rows, 1) if not isinstance(row.get("prompt"), str)), None)
+    wrong = next(
+        (number for number, row in enumerate(rows, 1) if not isinstance(row.get("prompt"), str)),
+        None,
+    )
     if wrong is not None:
-        raise InputError(f'{path}, object {wrong} has no string "prompt"; it has {sorted(rows[wrong - 1])}. Rename its key.')
+        raise InputError(
+            f'{path}, object {wrong} has no string "prompt"; it has {sorted(rows[wrong - 1])}. Rename its key.'
+        )
     return [row["prompt"] for row in rows]

@@ -28,28 +28,32 @@ log = logging.getLogger("rewardlab")
 
 
 class TargetSamples(pl.LightningDataModule):
-    """Target samples (label 1) against generated ones (label 0), with some of both held out. GAN-RM, section 3.1.
+    """Target samples (label 1) against generated ones (label 0), with some of both held out.
+    GAN-RM, section 3.1.
 
-    Both classes are decoded, resized and cropped by one path and must come out in one shape. Before the first batch,
-    whatever trivially separates the classes is logged as a warning with its cure. The trainer's reward, if it has a frozen
-    part, sees its features, computed once.
+    Both classes are decoded, resized and cropped by one path and must come out in one shape. Before
+    the first batch, whatever trivially separates the classes is logged as a warning with its cure.
+    The trainer's reward, if it has a frozen part, sees its features, computed once.
 
     Args:
-        targets: a folder of what is wanted (images, or samples that `save_samples` wrote), or Samples.
+        targets: a folder of what is wanted (images, or samples that `save_samples` wrote), or
+            Samples.
         negatives: the same of what the generator makes; or give `policy`.
         policy: draws as many negatives as there are targets, one for each target's prompt.
-        held_out: how many targets (a number), or what share of them (below 1), the reward never trains on; at least one of
-            each class.
+        held_out: how many targets (a number), or what share of them (below 1), the reward never
+            trains on; at least one of each class.
         size: resize and crop images to this side.
         channels: 3 for RGB, 1 for grey.
-        reconstruct: pass the targets through the policy's autoencoder, whose decoder leaves a signature on generated images.
+        reconstruct: pass the targets through the policy's autoencoder, whose decoder leaves a
+            signature on generated images.
         batch_size: samples a step.
         cache: folder in which features are kept between runs.
         strict: refuse a file that cannot be read, instead of skipping and counting it.
         seed: of the split, the order and the policy's draws.
 
     Raises:
-        InputError: if a source is missing or empty, the classes' shapes differ, or there are too few samples to hold out.
+        InputError: if a source is missing or empty, the classes' shapes differ, or there are too
+            few samples to hold out.
 
     Example:
         >>> data = TargetSamples(Samples([""] * 10, torch.rand(10, 3, 8, 8)), Samples([""] * 10, torch.rand(10, 3, 8, 8)))
@@ -74,30 +78,45 @@ class TargetSamples(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.targets, self.negatives, self.policy = targets, negatives, policy
-        self.held_out, self.size, self.channels, self.reconstruct = held_out, size, channels, reconstruct
-        self.batch_size, self.cache, self.strict, self.seed = batch_size, cache, strict, seed
+        self.targets = targets
+        self.negatives = negatives
+        self.policy = policy
+        self.held_out = held_out
+        self.size = size
+        self.channels = channels
+        self.reconstruct = reconstruct
+        self.batch_size = batch_size
+        self.cache = cache
+        self.strict = strict
+        self.seed = seed
         self.pseudo: tuple[Samples, Tensor] | None = None
         self._swap = False
         self._opened: Dataset[Samples] | None = None
         self._splits: dict[str, Labelled] | None = None
         self._reward: Reward | None = None  # whose features the splits hold
 
-    def against(self, negatives: Samples, pseudo: tuple[Samples, Tensor] | None = None, swap: bool = False) -> TargetSamples:
-        """Return the same targets and split against other negatives, and with pseudo-labelled samples to train on.
+    def against(
+        self, negatives: Samples, pseudo: tuple[Samples, Tensor] | None = None, swap: bool = False
+    ) -> TargetSamples:
+        """Return the same targets and split against other negatives, and with pseudo-labelled
+        samples to train on.
 
-        With `swap` the held-out part is what is trained on, and the other is held out: for a classifier that knows nothing
-        of what the reward saw.
+        With `swap` the held-out part is what is trained on, and the other is held out: for a
+        classifier that knows nothing of what the reward saw.
         """
         other = TargetSamples(
             self.targets, negatives, self.policy, self.held_out, self.size, self.channels, self.reconstruct,
             self.batch_size, self.cache, self.strict, self.seed,
         )  # fmt: skip
-        other._opened, other.pseudo, other._swap = self._target_set(), pseudo, swap
+        other._opened = self._target_set()
+        other.pseudo = pseudo
+        other._swap = swap
         return other
 
     def setup(self, stage: str) -> None:
-        """Read both classes, warn of what separates them, split them and compute features; once for each reward."""
+        """Read both classes, warn of what separates them, split them and compute features; once for
+        each reward.
+        """
         reward = getattr(getattr(self.trainer, "lightning_module", None), "reward", None)
         if self._splits is not None and reward in (None, self._reward):
             return
@@ -105,7 +124,9 @@ class TargetSamples(pl.LightningDataModule):
         self._check_path(self._target_set(), negatives)
         if getattr(reward, "conditional", False):
             check_prompts(reward, gather(self._target_set()).prompts, gather(negatives).prompts)
-        self._splits = {part: self._labelled(part, negatives, reward) for part in ("train", "held_out")}
+        self._splits = {
+            part: self._labelled(part, negatives, reward) for part in ("train", "held_out")
+        }
         self._reward = reward
 
     def train_dataloader(self) -> ResumableLoader:
@@ -144,7 +165,11 @@ class TargetSamples(pl.LightningDataModule):
                 "TargetSamples needs what the generator makes: give `negatives` (a folder) or a `policy` to draw from."
             )
         prompts = gather(self._target_set()).prompts
-        return Rows(self.policy.generate(prompts, seeds=row_seeds(derive(self.seed, "negatives"), len(prompts))))
+        return Rows(
+            self.policy.generate(
+                prompts, seeds=row_seeds(derive(self.seed, "negatives"), len(prompts))
+            )
+        )
 
     def _check_path(self, targets: Dataset[Samples], negatives: Dataset[Samples]) -> None:
         """Refuse classes that differ in kind or shape; warn of what separates them otherwise."""
@@ -156,8 +181,18 @@ class TargetSamples(pl.LightningDataModule):
             )
         if kinds[0] != "texts" and self.pseudo is None and not self._swap:
             (wanted, wanted_files), (own, own_files) = _some(targets), _some(negatives)
-            through = None if self.policy is None else lambda samples: reconstructed(self.policy, samples, self.seed)
-            found = separators(wanted, own, target_files=wanted_files, generated_files=own_files, reconstruct=through)
+            through = (
+                None
+                if self.policy is None
+                else lambda samples: reconstructed(self.policy, samples, self.seed)
+            )
+            found = separators(
+                wanted,
+                own,
+                target_files=wanted_files,
+                generated_files=own_files,
+                reconstruct=through,
+            )
             log.warning(report(found))
 
     def _rows(self, count: int) -> dict[str, list[int]]:
@@ -169,23 +204,41 @@ class TargetSamples(pl.LightningDataModule):
                 f"{max(count - held, 0)} to train on and {held} held out. Give more samples, or another held_out."
             )
         order = row_seeds(derive(self.seed, "held out"), count).argsort().tolist()
-        first, second = sorted(order[held:]), sorted(order[:held])
-        return {"train": second, "held_out": first} if self._swap else {"train": first, "held_out": second}
+        first = sorted(order[held:])
+        second = sorted(order[:held])
+        return (
+            {"train": second, "held_out": first}
+            if self._swap
+            else {"train": first, "held_out": second}
+        )
 
     def _labelled(self, part: str, negatives: Dataset[Samples], reward: Reward | None) -> Labelled:
-        targets, generated = (Subset(data, self._rows(len(data))[part]) for data in (self._target_set(), negatives))
+        targets, generated = (
+            Subset(data, self._rows(len(data))[part]) for data in (self._target_set(), negatives)
+        )
         sources: dict[str, Any] = {"target": (targets, 1.0), "generated": (generated, 0.0)}
         if getattr(reward, "conditional", False):
             sources["mismatched"] = (Rows(mismatched(gather(targets))), 0.0)
         if part == "train" and self.pseudo is not None and len(self.pseudo[0]):
             sources["pseudo-labelled"] = (Rows(self.pseudo[0]), self.pseudo[1])
         inputs = concatenate([self._inputs(reward, dataset) for dataset, _ in sources.values()])
-        labels = torch.cat([torch.ones(len(dataset)) * label for dataset, label in sources.values()])
-        kinds = torch.cat([torch.full((len(dataset),), SOURCES.index(name)) for name, (dataset, _) in sources.items()])
+        labels = torch.cat(
+            [torch.ones(len(dataset)) * label for dataset, label in sources.values()]
+        )
+        kinds = torch.cat(
+            [
+                torch.full((len(dataset),), SOURCES.index(name))
+                for name, (dataset, _) in sources.items()
+            ]
+        )
         return Labelled(inputs, labels, torch.arange(len(labels)), balanced(labels), kinds)
 
     def _inputs(self, reward: Reward | None, dataset: Any) -> Samples | Tensor:
-        return features_of(reward, dataset, self.cache) if hasattr(reward, "features") else gather(dataset)
+        return (
+            features_of(reward, dataset, self.cache)
+            if hasattr(reward, "features")
+            else gather(dataset)
+        )
 
 
 def gather(dataset: Any) -> Samples:
@@ -194,10 +247,12 @@ def gather(dataset: Any) -> Samples:
 
 
 def check_prompts(reward: Any, targets: Sequence[str], negatives: Sequence[str]) -> None:
-    """Refuse prompts from which the class could be guessed: a conditional reward would learn the prompt, not the image.
+    """Refuse prompts from which the class could be guessed: a conditional reward would learn the
+    prompt, not the image.
 
     Raises:
-        InputError: if a target has no caption, or a probe that sees prompts alone tells the classes apart (AUC > 0.55).
+        InputError: if a target has no caption, or a probe that sees prompts alone tells the classes
+            apart (AUC > 0.55).
     """
     missing = sum(not prompt for prompt in targets)
     if missing:
@@ -215,10 +270,11 @@ def check_prompts(reward: Any, targets: Sequence[str], negatives: Sequence[str])
 
 
 def mismatched(samples: Samples) -> Samples:
-    """Return the samples with each other's prompts: negatives that teach a conditional reward to read the prompt.
+    """Return the samples with each other's prompts: negatives that teach a conditional reward to
+    read the prompt.
 
-    Every prompt stays as frequent as it was, so that it gives nothing away. Where one is more frequent than all others
-    together, samples that would keep their own are left out.
+    Every prompt stays as frequent as it was, so that it gives nothing away. Where one is more
+    frequent than all others together, samples that would keep their own are left out.
 
     Example:
         >>> mismatched(Samples(["a", "b", "c"], ["A", "B", "C"])).prompts
@@ -226,24 +282,38 @@ def mismatched(samples: Samples) -> Samples:
     """
     prompts = list(samples.prompts)
     if len(set(prompts)) < 2:
-        raise InputError("A conditional reward needs at least two different captions among its targets; all are the same.")
+        raise InputError(
+            "A conditional reward needs at least two different captions among its targets; all are the same."
+        )
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
-    most = max(Counter(prompts).values())  # shifted by so many places, the sorted prompts meet none of their own kind
+    most = max(
+        Counter(prompts).values()
+    )  # shifted by so many places, the sorted prompts meet none of their own kind
     given = {row: prompts[order[(place + most) % len(order)]] for place, row in enumerate(order)}
     rows = [row for row in range(len(prompts)) if given[row] != prompts[row]]
     return Samples([given[row] for row in rows], take(samples.outputs, rows), samples[rows].facts)
 
 
 def reconstructed(policy: Policy | None, samples: Samples, seed: int) -> Samples:
-    """Return the samples after the policy's encoder and decoder, so that both classes carry its signature."""
+    """Return the samples after the policy's encoder and decoder, so that both classes carry its
+    signature.
+    """
     if policy is None:
-        raise InputError("reconstruct=True passes targets through the generator's autoencoder; give the `policy`.")
+        raise InputError(
+            "reconstruct=True passes targets through the generator's autoencoder; give the `policy`."
+        )
     with torch.no_grad():
-        return policy.decode(policy.encode(samples, seeds=row_seeds(derive(seed, "reconstruct"), len(samples))))
+        return policy.decode(
+            policy.encode(samples, seeds=row_seeds(derive(seed, "reconstruct"), len(samples)))
+        )
 
 
 def _kind(samples: Samples) -> str:
-    return f"images {list(samples.outputs.shape[1:])}" if isinstance(samples.outputs, Tensor) else "texts"
+    return (
+        f"images {list(samples.outputs.shape[1:])}"
+        if isinstance(samples.outputs, Tensor)
+        else "texts"
+    )
 
 
 def _some(dataset: Any, most: int = 500) -> tuple[Samples, list[Path] | None]:

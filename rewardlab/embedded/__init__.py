@@ -1,1 +1,3 @@
-"""Small real worlds that ship with the installed packages: the demo, the tutorials and the studies need no download."""
+"""Small real worlds that ship with the installed packages: the demo, the tutorials and the studies
+need no download.
+"""

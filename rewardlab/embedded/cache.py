@@ -11,8 +11,11 @@ from rewardlab.errors import InputError
 from rewardlab.provenance import atomic_folder, fingerprint, versions
 
 
-def cached(name: str, settings: dict[str, Any], packages: Sequence[str], make: Callable[[Path], None]) -> Path:
-    """Return the folder that `make` filled, now or in an earlier run of the same settings and versions of packages.
+def cached(
+    name: str, settings: dict[str, Any], packages: Sequence[str], make: Callable[[Path], None]
+) -> Path:
+    """Return the folder that `make` filled, now or in an earlier run of the same settings and
+    versions of packages.
 
     It lies in `$REWARDLAB_CACHE`, by default `.cache/rewardlab` in the home folder.
     """

@@ -8,10 +8,12 @@ Array = np.ndarray
 
 
 class WittenBell:
-    """p(w | h) = (c(hw) + T(h)·p(w | h')) / (c(h) + T(h)), with h' one token shorter than h, down to the uniform 1/V.
+    """p(w | h) = (c(hw) + T(h)·p(w | h')) / (c(h) + T(h)), with h' one token shorter than h, down
+    to the uniform 1/V.
 
-    c counts n-grams; T(h) is how many different tokens were seen after h. A context that was not seen hands on to its
-    shorter one. Witten and Bell, IEEE Transactions on Information Theory 37, 1991, method C, interpolated.
+    c counts n-grams; T(h) is how many different tokens were seen after h. A context that was not
+    seen hands on to its shorter one. Witten and Bell, IEEE Transactions on Information Theory 37,
+    1991, method C, interpolated.
 
     Args:
         tokens: int64 [N], the text that is counted, each in [0, V).
@@ -25,7 +27,8 @@ class WittenBell:
     """
 
     def __init__(self, tokens: Array, vocabulary: int, order: int = 4) -> None:
-        self.vocabulary, self.order = vocabulary, order
+        self.vocabulary = vocabulary
+        self.order = order
         self._levels = [self._count(tokens, length) for length in range(1, order + 1)]
 
     def log_prob(self, grams: Array) -> Array:
@@ -38,7 +41,10 @@ class WittenBell:
         for length, (codes, counts, contexts, totals, kinds) in enumerate(self._levels, 1):
             code = self._codes(grams[:, self.order - length :])
             own = _looked_up(codes, counts, code)
-            total, seen = (_looked_up(contexts, column, code // (self.vocabulary + 1)) for column in (totals, kinds))
+            total, seen = (
+                _looked_up(contexts, column, code // (self.vocabulary + 1))
+                for column in (totals, kinds)
+            )
             found = np.where(total > 0, (own + seen * found) / np.maximum(total + seen, 1), found)
         return np.log(found)
 
@@ -50,10 +56,14 @@ class WittenBell:
         return codes
 
     def _count(self, tokens: Array, length: int) -> tuple[Array, ...]:
-        """N-grams of one length and their counts; their contexts, with how often and before how many tokens they stand."""
+        """N-grams of one length and their counts; their contexts, with how often and before how
+        many tokens they stand.
+        """
         grams = np.lib.stride_tricks.sliding_window_view(tokens, length)
         codes, counts = np.unique(self._codes(grams), return_counts=True)
-        contexts, place, kinds = np.unique(codes // (self.vocabulary + 1), return_inverse=True, return_counts=True)
+        contexts, place, kinds = np.unique(
+            codes // (self.vocabulary + 1), return_inverse=True, return_counts=True
+        )
         return codes, counts, contexts, np.bincount(place, counts), kinds
 
 

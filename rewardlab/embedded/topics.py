@@ -1,8 +1,10 @@
-"""Python's help topics as an Adv-RM world: English that ships with Python, a policy, a gold that is counted, and members.
+"""Python's help topics as an Adv-RM world: English that ships with Python, a policy, a gold that is
+counted, and members.
 
-The corpus is `pydoc_data.topics` (465,000 characters in Python 3.11; another Python's differ, and so do all figures). What is
-trained here is kept in `$REWARDLAB_CACHE` (`.cache/rewardlab` in the home folder by default) under a hash of its settings and
-versions. The network is small enough that one thread is fastest: set OMP_NUM_THREADS=1.
+The corpus is `pydoc_data.topics` (465,000 characters in Python 3.11; another Python's differ, and
+so do all figures). What is trained here is kept in `$REWARDLAB_CACHE` (`.cache/rewardlab` in the
+home folder by default) under a hash of its settings and versions. The network is small enough that
+one thread is fastest: set OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ from rewardlab.training.adv_rm import AdvRM
 from rewardlab.types import PreferencePairs, Samples, concatenate
 
 Array = np.ndarray
-VOCABULARY, PROMPT, RESPONSE = 768, 8, 16
+VOCABULARY = 768
+PROMPT = 8
+RESPONSE = 16
 CHUNK = PROMPT + RESPONSE
 
 
@@ -63,7 +67,8 @@ def tokenizer() -> Any:
 
 
 def prompts(part: Literal["train", "held_out"] = "train", n: int | None = None) -> list[str]:
-    """Return texts of 8 tokens from the corpus, all different: every fifth place is held out. Both are in a fixed random order.
+    """Return texts of 8 tokens from the corpus, all different: every fifth place is held out. Both
+    are in a fixed random order.
 
     Args:
         part: "train" has 5,000 or so, "held_out" a quarter of that; no prompt is in both.
@@ -78,7 +83,9 @@ def prompts(part: Literal["train", "held_out"] = "train", n: int | None = None) 
     """
     found = _prompts()[part]
     if n is not None and n > len(found):
-        raise InputError(f'The topics have {len(found)} prompts in "{part}"; got n={n}. Take fewer.')
+        raise InputError(
+            f'The topics have {len(found)} prompts in "{part}"; got n={n}. Take fewer.'
+        )
     return found[:n]
 
 
@@ -99,11 +106,13 @@ def base_policy(
 
 
 class Gold(Reward):
-    """How good a response is: likely under the corpus, not repetitive, and of words. The judge, which nothing trains on.
+    """How good a response is: likely under the corpus, not repetitive, and of words. The judge,
+    which nothing trains on.
 
-    The mean over the response's tokens of log p after the three tokens before it (a 4-gram `WittenBell` of the corpus; each
-    at least -7), less 4 times the share of its bigrams and 2 times the share of its tokens that stood in it before, plus 2
-    times the share of tokens with a letter, of which 0.7 is enough. An empty response gets -7.
+    The mean over the response's tokens of log p after the three tokens before it (a 4-gram
+    `WittenBell` of the corpus; each at least -7), less 4 times the share of its bigrams and 2 times
+    the share of its tokens that stood in it before, plus 2 times the share of tokens with a letter,
+    of which 0.7 is enough. An empty response gets -7.
 
     Example:
         >>> gold = Gold()
@@ -123,17 +132,22 @@ class Gold(Reward):
             return torch.zeros(0)
         before, rows = (self.tokenizer(list(part)).input_ids for part in (samples.prompts, texts))
         lengths = np.array([len(row) for row in rows])
-        grams = np.concatenate([_grams(first[-3:], row) for first, row in zip(before, rows, strict=True)])
+        grams = np.concatenate(
+            [_grams(first[-3:], row) for first, row in zip(before, rows, strict=True)]
+        )
         row_of = np.repeat(np.arange(len(rows)), lengths)
         likely = np.bincount(row_of, self.model.log_prob(grams).clip(min=-7), len(rows))
         words = np.bincount(row_of, self.letters[grams[:, -1]], len(rows)) / lengths.clip(min=1)
-        repeats = np.array([[4 * _repeated(list(pairwise(row))), 2 * _repeated(row)] for row in rows]).sum(1)
+        repeats = np.array(
+            [[4 * _repeated(list(pairwise(row))), 2 * _repeated(row)] for row in rows]
+        ).sum(1)
         scores = likely / lengths.clip(min=1) - repeats + 2 * words.clip(max=0.7)
         return torch.from_numpy(np.where(lengths > 0, scores, -7.0)).float()
 
 
 def preferences(n: int = 1000, seed: int = 0, train_steps: int = 700) -> PreferencePairs:
-    """Return n pairs of the base policy's responses, each to a training prompt, labelled by gold. 1,000 take 2 seconds.
+    """Return n pairs of the base policy's responses, each to a training prompt, labelled by gold.
+    1,000 take 2 seconds.
 
     Args:
         n: how many. Beyond the number of prompts, these come again with other responses.
@@ -142,25 +156,36 @@ def preferences(n: int = 1000, seed: int = 0, train_steps: int = 700) -> Prefere
     """
     policy = base_policy(train_steps)
     settings = {"n": n, "seed": seed, "policy": fingerprint(policy)}
-    return load_pairs(_cached("topics-pairs", settings, lambda folder: _draw_pairs(folder, policy, n, seed)) / "pairs")
+    return load_pairs(
+        _cached("topics-pairs", settings, lambda folder: _draw_pairs(folder, policy, n, seed))
+        / "pairs"
+    )
 
 
-def clean_pairs(n: int = 1000, held_out: int = 128, batch_size: int = 32, seed: int = 0, train_steps: int = 700) -> Preferences:
-    """Return `preferences` as the data of Adv-RM's rounds: n to train on and, with prompts of their own, others held out."""
+def clean_pairs(
+    n: int = 1000, held_out: int = 128, batch_size: int = 32, seed: int = 0, train_steps: int = 700
+) -> Preferences:
+    """Return `preferences` as the data of Adv-RM's rounds: n to train on and, with prompts of their
+    own, others held out.
+    """
     pairs = preferences(n + held_out, seed, train_steps)
     return Preferences(pairs, held_out=held_out, batch_size=batch_size, seed=seed)
 
 
 def member(seed: int = 0, frozen: bool = False, train_steps: int = 700) -> LanguageReward:
-    """Return a reward that is yet to be trained: the base policy's backbone with a new head on the response's mean state.
+    """Return a reward that is yet to be trained: the base policy's backbone with a new head on the
+    response's mean state.
 
     Args:
         seed: of the head.
-        frozen: train the head alone, on cached features; all such members stand on one backbone in memory.
+        frozen: train the head alone, on cached features; all such members stand on one backbone in
+            memory.
         train_steps: of the base policy.
     """
     policy = _shared_base(train_steps) if frozen else base_policy(train_steps)
-    return LanguageReward(policy.network, policy.tokenizer, frozen=frozen, pooling="mean", seed=seed)
+    return LanguageReward(
+        policy.network, policy.tokenizer, frozen=frozen, pooling="mean", seed=seed
+    )
 
 
 def member_reward(
@@ -172,7 +197,8 @@ def member_reward(
     learning_rate: float = 1e-3,
     train_steps: int = 700,
 ) -> LanguageReward:
-    """Return a member that was trained on preference pairs from the base policy's weights, in evaluation mode.
+    """Return a member that was trained on preference pairs from the base policy's weights, in
+    evaluation mode.
 
     Args:
         seed: of the head, the pairs' order and the bootstrap: what makes members differ.
@@ -185,9 +211,15 @@ def member_reward(
     """
     clean = preferences(pairs, train_steps=train_steps) if isinstance(pairs, int) else pairs
     settings = {"seed": seed, "frozen": frozen, "epochs": epochs, "learning_rate": learning_rate}
-    inputs = {"policy": fingerprint(base_policy(train_steps)), "pairs": fingerprint(clean), "extra": fingerprint(extra)}
+    inputs = {
+        "policy": fingerprint(base_policy(train_steps)),
+        "pairs": fingerprint(clean),
+        "extra": fingerprint(extra),
+    }
     train = partial(_train_member, clean=clean, extra=extra, train_steps=train_steps, **settings)
-    return LanguageReward.from_pretrained(_cached("topics-member", settings | inputs, train) / "reward")
+    return LanguageReward.from_pretrained(
+        _cached("topics-member", settings | inputs, train) / "reward"
+    )
 
 
 @cache
@@ -216,10 +248,15 @@ def _train_tokenizer(folder: Path) -> None:
     inner.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, special_tokens=[END, PAD], initial_alphabet=alphabet, show_progress=False
+        vocab_size=VOCABULARY,
+        special_tokens=[END, PAD],
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     inner.train_from_iterator([corpus()], trainer)
-    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=END, pad_token=PAD).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=END, pad_token=PAD).save_pretrained(
+        folder
+    )
 
 
 @cache
@@ -236,8 +273,11 @@ def _tokens() -> Array:
 
 @cache
 def _prompts() -> dict[str, list[str]]:
-    """Chunks' first tokens that are tokenized as they were cut, so that none begins or ends within a character."""
-    known, starts = tokenizer(), range(0, len(_tokens()) - CHUNK, CHUNK)
+    """Chunks' first tokens that are tokenized as they were cut, so that none begins or ends within
+    a character.
+    """
+    known = tokenizer()
+    starts = range(0, len(_tokens()) - CHUNK, CHUNK)
     chunks = [_tokens()[start : start + PROMPT].tolist() for start in starts]
     texts = known.batch_decode(chunks, clean_up_tokenization_spaces=False)
     whole = [again == chunk for again, chunk in zip(known(texts).input_ids, chunks, strict=True)]
@@ -255,7 +295,9 @@ def _prompts() -> dict[str, list[str]]:
 def _judge() -> tuple[Any, WittenBell, Array]:
     known = tokenizer()
     symbols = [known.decode([token]) for token in range(len(known))]
-    letters = np.array([any(letter.isalpha() for letter in symbol) for symbol in symbols], dtype=float)
+    letters = np.array(
+        [any(letter.isalpha() for letter in symbol) for symbol in symbols], dtype=float
+    )
     letters[known.all_special_ids] = 0
     return known, WittenBell(_tokens(), len(known)), letters
 
@@ -263,7 +305,9 @@ def _judge() -> tuple[Any, WittenBell, Array]:
 def _grams(before: list[int], row: list[int]) -> Array:
     """The 4-grams [T, 4] that end with each token of a response."""
     known = [*[VOCABULARY] * (3 - len(before)), *before, *row]
-    return np.array([known[end - 4 : end] for end in range(4, len(known) + 1)], dtype=np.int64).reshape(-1, 4)
+    return np.array(
+        [known[end - 4 : end] for end in range(4, len(known) + 1)], dtype=np.int64
+    ).reshape(-1, 4)
 
 
 def _repeated(things: list[Any]) -> float:
@@ -282,7 +326,8 @@ def _train_base(folder: Path, train_steps: int, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "topics base"))
         network = LlamaForCausalLM(config)
-    tokens, noise = torch.from_numpy(_tokens()), torch.Generator().manual_seed(derive(seed, "topics chunks"))
+    tokens = torch.from_numpy(_tokens())
+    noise = torch.Generator().manual_seed(derive(seed, "topics chunks"))
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, train_steps)
     for _ in range(train_steps):
@@ -297,7 +342,8 @@ def _train_base(folder: Path, train_steps: int, seed: int) -> None:
 
 @torch.no_grad()
 def _draw_pairs(folder: Path, policy: CausalLMPolicy, n: int, seed: int) -> None:
-    gold, known = Gold(), prompts("train")
+    gold = Gold()
+    known = prompts("train")
     order = torch.arange(n) % len(known)
     halves = []
     for side in (0, 1):
@@ -308,9 +354,15 @@ def _draw_pairs(folder: Path, policy: CausalLMPolicy, n: int, seed: int) -> None
         ]
         halves.append(concatenate(parts))
     first = gold(halves[0]) >= gold(halves[1])
-    texts = [(a, b) if better else (b, a) for a, b, better in zip(halves[0].outputs, halves[1].outputs, first, strict=True)]
+    texts = [
+        (a, b) if better else (b, a)
+        for a, b, better in zip(halves[0].outputs, halves[1].outputs, first, strict=True)
+    ]
     chosen, rejected = (list(side) for side in zip(*texts, strict=True))
-    save_pairs(folder / "pairs", PreferencePairs(Samples(halves[0].prompts, chosen), Samples(halves[0].prompts, rejected)))
+    save_pairs(
+        folder / "pairs",
+        PreferencePairs(Samples(halves[0].prompts, chosen), Samples(halves[0].prompts, rejected)),
+    )
 
 
 def _train_member(
@@ -324,7 +376,9 @@ def _train_member(
     train_steps: int,
 ) -> None:
     module = AdvRM(
-        member(seed, frozen, train_steps), optimizer=lambda weights: torch.optim.AdamW(weights, learning_rate), seed=seed
+        member(seed, frozen, train_steps),
+        optimizer=lambda weights: torch.optim.AdamW(weights, learning_rate),
+        seed=seed,
     )
     trainer = Trainer(
         max_epochs=epochs, logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,

@@ -1,4 +1,6 @@
-"""The guard: beside the reward that is optimised, monitors that are not, and a stop when they part. No gold is read here."""
+"""The guard: beside the reward that is optimised, monitors that are not, and a stop when they part.
+No gold is read here.
+"""
 
 from __future__ import annotations
 
@@ -43,12 +45,14 @@ class Watched:
 
 
 class Guard(Callback):
-    """Evaluate the reward beside monitors every few steps, on fixed prompts and seeds, and stop when one gets worse.
+    """Evaluate the reward beside monitors every few steps, on fixed prompts and seeds, and stop
+    when one gets worse.
 
-    Monitors, each logged as `guard/<name>` beside `guard/score`: `disagreement` of the reward's members (standard
-    deviation), `distance` from the reward's features of held-out targets (KID), and `classifier`, minus the mean score of
-    a reward that nothing was optimised against. An alarm is a reading worse than the best so far by more than `tolerance`
-    standard errors; after `patience` alarms in a row training stops, and the weights of the last reading without an alarm
+    Monitors, each logged as `guard/<name>` beside `guard/score`: `disagreement` of the reward's
+    members (standard deviation), `distance` from the reward's features of held-out targets (KID),
+    and `classifier`, minus the mean score of a reward that nothing was optimised against. An alarm
+    is a reading worse than the best so far by more than `tolerance` standard errors; after
+    `patience` alarms in a row training stops, and the weights of the last reading without an alarm
     come back. Such signals are evidence, not proof: read the judge afterwards.
 
     Args:
@@ -72,12 +76,21 @@ class Guard(Callback):
         seed: int = 0,
     ) -> None:
         if every_n_steps < 1 or samples < 8:
-            raise InputError(f"Guard needs every_n_steps >= 1 and samples >= 8; got {every_n_steps} and {samples}.")
+            raise InputError(
+                f"Guard needs every_n_steps >= 1 and samples >= 8; got {every_n_steps} and {samples}."
+            )
         unknown = set(watch) - {"distance", "classifier", "disagreement"}
         if unknown:
-            raise InputError(f"Guard watches distance, classifier and disagreement; got {sorted(unknown)}.")
-        self.every_n_steps, self.samples, self.tolerance = every_n_steps, samples, tolerance
-        self.patience, self.stop, self.watch, self.seed = patience, stop, tuple(watch), seed
+            raise InputError(
+                f"Guard watches distance, classifier and disagreement; got {sorted(unknown)}."
+            )
+        self.every_n_steps = every_n_steps
+        self.samples = samples
+        self.tolerance = tolerance
+        self.patience = patience
+        self.stop = stop
+        self.watch = tuple(watch)
+        self.seed = seed
         self.watched: Watched | None = None
         self._forget()
 
@@ -105,24 +118,36 @@ class Guard(Callback):
             self._read(trainer, module)
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Bring the last good weights back, after EMA and whatever else leaves its own at the end of training."""
+        """Bring the last good weights back, after EMA and whatever else leaves its own at the end
+        of training.
+        """
         if self.stopped_at is not None:
             for parameter, good in zip(_trained(module), self._good, strict=True):
                 parameter.data.copy_(good)
 
     def _read(self, trainer: Trainer, module: LightningModule) -> None:
         if self.watched is None:
-            raise InputError("Guard has nothing to read: set `guard.watched = Watched(reward, prompts, held_out, classifier)`.")
+            raise InputError(
+                "Guard has nothing to read: set `guard.watched = Watched(reward, prompts, held_out, classifier)`."
+            )
         scores, readings = readings_of(module.policy, self.watched, self.samples, self.seed)
-        figures = {"score": scores.mean().item()} | {name: reading.value for name, reading in readings.items()}
+        figures = {"score": scores.mean().item()} | {
+            name: reading.value for name, reading in readings.items()
+        }
         for logger in trainer.loggers:
-            logger.log_metrics({f"guard/{name}": value for name, value in figures.items()}, step=trainer.global_step)
-        worse = [name for name in self.watch if name in readings and self._is_worse(name, readings[name])]
+            logger.log_metrics(
+                {f"guard/{name}": value for name, value in figures.items()},
+                step=trainer.global_step,
+            )
+        worse = [
+            name for name in self.watch if name in readings and self._is_worse(name, readings[name])
+        ]
         self.alarms = self.alarms + 1 if worse else 0
         if not worse:
             self._good = [parameter.detach().clone() for parameter in _trained(module)]
         if self.alarms >= self.patience and self.stop:
-            self.stopped_at, trainer.should_stop = trainer.global_step, True
+            self.stopped_at = trainer.global_step
+            trainer.should_stop = True
             log.warning(
                 "Guard stops at step %d: %s got worse while the reward stood at %.3g. The last good weights come back.",
                 trainer.global_step, ", ".join(worse), figures["score"],
@@ -132,7 +157,10 @@ class Guard(Callback):
         best = self._best.setdefault(name, reading)
         if reading.value < best.value:
             self._best[name] = reading
-        return reading.value - best.value > self.tolerance * (reading.spread**2 + best.spread**2) ** 0.5
+        return (
+            reading.value - best.value
+            > self.tolerance * (reading.spread**2 + best.spread**2) ** 0.5
+        )
 
     def state_dict(self) -> dict[str, Any]:
         best = {name: (reading.value, reading.spread) for name, reading in self._best.items()}
@@ -140,19 +168,26 @@ class Guard(Callback):
         return kept | {"best": best, "good": self._good}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.alarms, self._last, self.stopped_at = (state_dict[name] for name in ("alarms", "last", "stopped_at"))
+        self.alarms, self._last, self.stopped_at = (
+            state_dict[name] for name in ("alarms", "last", "stopped_at")
+        )
         self._good = state_dict["good"]
         self._best = {name: Reading(*reading) for name, reading in state_dict["best"].items()}
 
 
 @torch.no_grad()
-def readings_of(policy: Policy, watched: Watched, samples: int, seed: int) -> tuple[Tensor, dict[str, Reading]]:
-    """Return the reward's scores [samples] of fresh outputs, and each monitor's reading of the same outputs."""
+def readings_of(
+    policy: Policy, watched: Watched, samples: int, seed: int
+) -> tuple[Tensor, dict[str, Reading]]:
+    """Return the reward's scores [samples] of fresh outputs, and each monitor's reading of the same
+    outputs.
+    """
     prompts = [watched.prompts[i % len(watched.prompts)] for i in range(samples)]
     was_training = policy.training
     drawn = policy.eval().generate(prompts, seeds=row_seeds(derive(seed, "guard"), samples))
     policy.train(was_training)
-    scores, readings = score(watched.reward, drawn), {}
+    scores = score(watched.reward, drawn)
+    readings = {}
     if scores.shape[1] > 1:
         readings["disagreement"] = _mean_reading(scores.std(1))
     if watched.classifier is not None:
@@ -162,7 +197,9 @@ def readings_of(policy: Policy, watched: Watched, samples: int, seed: int) -> tu
             watched.features = features_in_batches(watched.reward, watched.held_out)
         own = features_in_batches(watched.reward, drawn)
         low, high = kernel_distance_interval(own, watched.features, seed=seed)
-        readings["distance"] = Reading(kernel_distance(own, watched.features), (high - low) / (2 * 1.96))
+        readings["distance"] = Reading(
+            kernel_distance(own, watched.features), (high - low) / (2 * 1.96)
+        )
     return scores.mean(1), readings
 
 

@@ -1,4 +1,6 @@
-"""People as judges: a blind A/B page that needs no server, and its answers read back with intervals."""
+"""People as judges: a blind A/B page that needs no server, and its answers read back with
+intervals.
+"""
 
 from __future__ import annotations
 
@@ -63,20 +65,23 @@ def write_page(
 ) -> None:
     """Write a self-contained A/B page of pairs, and its key: which output stands on which side.
 
-    The page tells neither names nor facts. Items are in random order, and each of the two is on the left in half of them,
-    so that a judge who always prefers one side gives a win rate of one half. Texts and pictures are inside the page; it
-    loads nothing, and hands the answers back as a file by its one button. Give judges the page only.
+    The page tells neither names nor facts. Items are in random order, and each of the two is on the
+    left in half of them, so that a judge who always prefers one side gives a win rate of one half.
+    Texts and pictures are inside the page; it loads nothing, and hands the answers back as a file
+    by its one button. Give judges the page only.
 
     Args:
         page: the .html file.
         key: the .json file; keep it away from the judges.
-        pairs: what is compared; two sets of Samples to the same prompts as PreferencePairs(first, second).
+        pairs: what is compared; two sets of Samples to the same prompts as PreferencePairs(first,
+            second).
         seed: of the orders. Whoever knows it and the outputs can work out the key.
         names: of the two sides of `pairs`, for the key.
         question: that judges are asked.
 
     Raises:
-        InputError: if there are no pairs, the two names are equal, or a file exists, which may have been handed out.
+        InputError: if there are no pairs, the two names are equal, or a file exists, which may have
+            been handed out.
 
     Example:
         >>> from rewardlab.types import Samples
@@ -86,28 +91,43 @@ def write_page(
         >>> "chosen" in (folder / "page.html").read_text(), "chosen" in (folder / "key.json").read_text()
         (False, True)
     """
-    page, key = Path(page), Path(key)
+    page = Path(page)
+    key = Path(key)
     if not len(pairs) or names[0] == names[1]:
-        raise InputError(f"An A/B page needs pairs and two names for their sides; got {len(pairs)} pairs and {names}.")
+        raise InputError(
+            f"An A/B page needs pairs and two names for their sides; got {len(pairs)} pairs and {names}."
+        )
     there = [str(file) for file in (page, key) if file.exists()]
     if there:
-        raise InputError(f"{' and '.join(there)} exists already; answers to it would be lost. Write another page and key.")
+        raise InputError(
+            f"{' and '.join(there)} exists already; answers to it would be lost. Write another page and key."
+        )
     rows = row_seeds(derive(seed, "items"), len(pairs)).argsort().tolist()
     first_left = (row_seeds(derive(seed, "sides"), len(pairs)).argsort() % 2 == 0).tolist()
-    outputs = [[_shown(half.outputs[row]) for half in (pairs.chosen, pairs.rejected)] for row in rows]
+    outputs = [
+        [_shown(half.outputs[row]) for half in (pairs.chosen, pairs.rejected)] for row in rows
+    ]
     sides = [both if left else both[::-1] for both, left in zip(outputs, first_left, strict=True)]
     prompts = [pairs.chosen.prompts[row] for row in rows]
-    name = fingerprint([question, [[prompt, *both] for prompt, both in zip(prompts, sides, strict=True)]])
+    name = fingerprint(
+        [question, [[prompt, *both] for prompt, both in zip(prompts, sides, strict=True)]]
+    )
     items = [
         {"row": row, "left": names[0 if left else 1], "right": names[1 if left else 0]}
         for row, left in zip(rows, first_left, strict=True)
     ]
-    key.write_text(json.dumps({"page": name, "names": list(names), "items": items}, indent=1) + "\n", encoding="utf-8")
+    key.write_text(
+        json.dumps({"page": name, "names": list(names), "items": items}, indent=1) + "\n",
+        encoding="utf-8",
+    )
     page.write_bytes(_document(name, question, prompts, sides).encode("utf-8", "replace"))
 
 
-def read_answers(page_key: str | Path, answers: str | Path, confidence: float = 0.95) -> dict[str, Any]:
-    """Return the win rate of the first of the key's names, ties one half, with Wilson's interval over answered items.
+def read_answers(
+    page_key: str | Path, answers: str | Path, confidence: float = 0.95
+) -> dict[str, Any]:
+    """Return the win rate of the first of the key's names, ties one half, with Wilson's interval
+    over answered items.
 
     Args:
         page_key: the key's file.
@@ -115,16 +135,20 @@ def read_answers(page_key: str | Path, answers: str | Path, confidence: float = 
         confidence: of the intervals.
 
     Returns:
-        "names"; "win_rate", "low", "high"; "wins", "losses", "ties", "unanswered"; "left": the share of decided answers for
-        the left side with its interval, and "biased", whether that leaves out one half. As sides are balanced a bias pulls
-        the win rate towards one half, not to one of the names. "rows": the win (1, 0, 0.5) by the pair's row.
+        "names"; "win_rate", "low", "high"; "wins", "losses", "ties", "unanswered"; "left": the
+        share of decided answers for the left side with its interval, and "biased", whether that
+        leaves out one half. As sides are balanced a bias pulls the win rate towards one half, not
+        to one of the names. "rows": the win (1, 0, 0.5) by the pair's row.
 
     Raises:
         InputError: if the answers are another page's, broken, or none.
     """
-    key, given = _load(page_key, ("page", "names", "items")), _load(answers, ("page", "answers"))
+    key = _load(page_key, ("page", "names", "items"))
+    given = _load(answers, ("page", "answers"))
     if given["page"] != key["page"]:
-        raise InputError(f"{answers} answers page {given['page']}, but {page_key} is the key of page {key['page']}.")
+        raise InputError(
+            f"{answers} answers page {given['page']}, but {page_key} is the key of page {key['page']}."
+        )
     chosen = _checked(given["answers"], len(key["items"]), answers)
     wins = {}
     for number, choice in chosen.items():
@@ -148,20 +172,31 @@ def read_answers(page_key: str | Path, answers: str | Path, confidence: float = 
 
 
 def _side(sides: list[bool], confidence: float) -> dict[str, Any] | None:
-    """Return the share of answers for the left side and whether its interval leaves out one half; None if all are ties."""
+    """Return the share of answers for the left side and whether its interval leaves out one half;
+    None if all are ties.
+    """
     if not sides:
         return None
     rate = wilson(sum(sides) / len(sides), len(sides), confidence)
-    return {"share": rate.value, "low": rate.low, "high": rate.high, "biased": not rate.low <= 0.5 <= rate.high}
+    return {
+        "share": rate.value,
+        "low": rate.low,
+        "high": rate.high,
+        "biased": not rate.low <= 0.5 <= rate.high,
+    }
 
 
 def _load(path: str | Path, names: tuple[str, ...]) -> dict[str, Any]:
     try:
         content = json.loads(read_text(Path(path)))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path} is not JSON ({error.msg} in line {error.lineno}). Download it again.") from None
+        raise InputError(
+            f"{path} is not JSON ({error.msg} in line {error.lineno}). Download it again."
+        ) from None
     if not isinstance(content, dict) or any(name not in content for name in names):
-        raise InputError(f"{path} should be an object with {', '.join(names)}. Are key and answers exchanged?")
+        raise InputError(
+            f"{path} should be an object with {', '.join(names)}. Are key and answers exchanged?"
+        )
     return content
 
 
@@ -170,7 +205,10 @@ def _checked(answers: Any, items: int, path: str | Path) -> dict[int, str]:
     if not isinstance(answers, dict) or not answers:
         raise InputError(f"{path} holds no answers. Was it saved before anything was chosen?")
     numbers = {str(number): number for number in range(items)}
-    wrong = next((item for item, choice in answers.items() if item not in numbers or choice not in CHOICES), None)
+    wrong = next(
+        (item for item, choice in answers.items() if item not in numbers or choice not in CHOICES),
+        None,
+    )
     if wrong is not None:
         raise InputError(
             f"{path} answers item {wrong!r} with {answers[wrong]!r}; items are 0 to {items - 1}, answers {', '.join(CHOICES)}."
@@ -203,7 +241,10 @@ def _document(name: str, question: str, prompts: list[str], sides: list[list[str
 
 def _item(number: int, question: str, prompt: str, sides: list[str]) -> str:
     asked = f'<p class="text">{escape(prompt)}</p>' if prompt.strip() else ""
-    shown = "".join(f"<div><small>{side}</small>{output}</div>" for side, output in zip(("Left", "Right"), sides, strict=True))
+    shown = "".join(
+        f"<div><small>{side}</small>{output}</div>"
+        for side, output in zip(("Left", "Right"), sides, strict=True)
+    )
     choices = "".join(
         f'<label><input type="radio" name="{number}" value="{choice}"> {label}</label>'
         for choice, label in zip(CHOICES, LABELS, strict=True)

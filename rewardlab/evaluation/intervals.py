@@ -17,7 +17,8 @@ class Estimate:
         value: the estimate.
         low: the interval's lower end.
         high: its upper end.
-        count: independent units that it rests on, such as prompts; the fewer of the two in a difference.
+        count: independent units that it rests on, such as prompts; the fewer of the two in a
+            difference.
     """
 
     value: float
@@ -29,8 +30,9 @@ class Estimate:
 def wilson(value: float, count: int, confidence: float = 0.95) -> Estimate:
     """The shares p with |value - p| ≤ z·√(p(1 - p)/count). Wilson, JASA 22, 1927.
 
-    It never shrinks to a point, even where all or none succeed. Units that are means in [0, 1] rather than 0 or 1 vary at
-    most as much as p(1 - p), so there, and with ties counted one half, it is too wide rather than too narrow.
+    It never shrinks to a point, even where all or none succeed. Units that are means in [0, 1]
+    rather than 0 or 1 vary at most as much as p(1 - p), so there, and with ties counted one half,
+    it is too wide rather than too narrow.
 
     Args:
         value: the mean over the units, in [0, 1].
@@ -43,18 +45,24 @@ def wilson(value: float, count: int, confidence: float = 0.95) -> Estimate:
         (0.7225, 1.0)
     """
     if count < 1 or not 0 <= value <= 1:
-        raise InputError(f"wilson needs a share in [0, 1] of at least one unit; got {value} of {count}.")
+        raise InputError(
+            f"wilson needs a share in [0, 1] of at least one unit; got {value} of {count}."
+        )
     square = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
     scale = 1 / (1 + square / count)
     centre = (value + square / (2 * count)) * scale
     half = math.sqrt(square * (value * (1 - value) / count + square / (4 * count**2))) * scale
-    return Estimate(value, min(max(0.0, centre - half), value), max(min(1.0, centre + half), value), count)
+    return Estimate(
+        value, min(max(0.0, centre - half), value), max(min(1.0, centre + half), value), count
+    )
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:
-    """The difference a - b, its interval from the distances to both intervals' ends. Newcombe, Stat. Med. 17, 1998, method 10.
+    """The difference a - b, its interval from the distances to both intervals' ends. Newcombe,
+    Stat. Med. 17, 1998, method 10.
 
-    It takes the two as independent. Shares over the same prompts mostly rise and fall together; then it is too wide.
+    It takes the two as independent. Shares over the same prompts mostly rise and fall together;
+    then it is too wide.
 
     Example:
         >>> over = difference(wilson(0.9, 100), wilson(0.2, 100))

@@ -1,4 +1,6 @@
-"""Judges: any `Reward`, a chat model behind an endpoint, and what follows from their preferences. See `human` for people."""
+"""Judges: any `Reward`, a chat model behind an endpoint, and what follows from their preferences.
+See `human` for people.
+"""
 
 from __future__ import annotations
 
@@ -61,13 +63,16 @@ _BARE = re.compile(r"[^\w-]*(-?\d+(?:\.\d+)?)[^\w-]*")
 
 
 class EndpointJudge(Reward):
-    """A chat model behind an OpenAI-style endpoint that rates outputs, or says which of two is better; texts and images.
+    """A chat model behind an OpenAI-style endpoint that rates outputs, or says which of two is
+    better; texts and images.
 
-    It is asked at temperature 0. A reply without a usable number is answered with a request for the number alone, twice.
-    A judge can be attacked like any reward: a template that marks the material is a hint to the model, not a fence.
+    It is asked at temperature 0. A reply without a usable number is answered with a request for the
+    number alone, twice. A judge can be attacked like any reward: a template that marks the material
+    is a hint to the model, not a fence.
 
     Args:
-        url: of the server, such as http://127.0.0.1:8000/v1/chat/completions; that path is appended if it has none.
+        url: of the server, such as http://127.0.0.1:8000/v1/chat/completions; that path is appended
+            if it has none.
         model: the name that the server knows it by.
         key_variable: the environment variable that holds the key; the key itself is never kept.
         score_template: asks for a rating; {prompt}, {response}, {low} and {high} are replaced.
@@ -102,49 +107,77 @@ class EndpointJudge(Reward):
             raise InputError(
                 f"EndpointJudge needs a scale (low, high) with low < high, and workers >= 1; got {scale}, {workers}."
             )
-        self.url, self.model, self.key_variable = checked_url(url, "/v1/chat/completions"), model, key_variable
-        self.score_template, self.compare_template, self.scale, self.seed = score_template, compare_template, scale, seed
-        self.timeout, self.retries, self.workers, self.options = timeout, retries, workers, dict(options or {})
+        self.url = checked_url(url, "/v1/chat/completions")
+        self.model = model
+        self.key_variable = key_variable
+        self.score_template = score_template
+        self.compare_template = compare_template
+        self.scale = scale
+        self.seed = seed
+        self.timeout = timeout
+        self.retries = retries
+        self.workers = workers
+        self.options = dict(options or {})
 
     def forward(self, samples: Samples) -> Tensor:
         """Return a rating within `scale` for each sample, float32 [B].
 
         Raises:
-            InputError: if the server fails, or does not give a number for a sample; the sample is named.
+            InputError: if the server fails, or does not give a number for a sample; the sample is
+                named.
         """
         low, high = self.scale
         ends = {"low": f"{low:g}", "high": f"{high:g}"}
         pairs = zip(samples.prompts, samples.outputs, strict=True)
-        asked = [filled(self.score_template, prompt=prompt, response=output, **ends) for prompt, output in pairs]
+        asked = [
+            filled(self.score_template, prompt=prompt, response=output, **ends)
+            for prompt, output in pairs
+        ]
         device = next((column.device for column in samples.facts.values()), None)
-        ratings = torch.tensor(self._numbers(asked, lambda number: low <= number <= high), dtype=torch.float32, device=device)
+        ratings = torch.tensor(
+            self._numbers(asked, lambda number: low <= number <= high),
+            dtype=torch.float32,
+            device=device,
+        )
         return checked_scores(ratings, samples, self.model)
 
     def compare(self, pairs: PreferencePairs) -> Tensor:
-        """Return 1 where the chosen output is judged better, 0 where the rejected one is, 0.5 where neither: float32 [B].
+        """Return 1 where the chosen output is judged better, 0 where the rejected one is, 0.5 where
+        neither: float32 [B].
 
         Which of the two is shown first is drawn from `seed` and the pair itself.
         """
-        swapped, asked = [], []
-        for prompt, *both in zip(pairs.chosen.prompts, pairs.chosen.outputs, pairs.rejected.outputs, strict=True):
+        swapped = []
+        asked = []
+        for prompt, *both in zip(
+            pairs.chosen.prompts, pairs.chosen.outputs, pairs.rejected.outputs, strict=True
+        ):
             words = [output if isinstance(output, str) else picture_uri(output) for output in both]
             swapped.append(derive(self.seed, "order", prompt, *words) % 2 == 1)
             first, second = both[::-1] if swapped[-1] else both
             asked.append(filled(self.compare_template, prompt=prompt, first=first, second=second))
         numbers = self._numbers(asked, lambda number: number in (0, 1, 2))
-        wins = [0.5 if number == 0 else float((number == 1) != swap) for number, swap in zip(numbers, swapped, strict=True)]
+        wins = [
+            0.5 if number == 0 else float((number == 1) != swap)
+            for number, swap in zip(numbers, swapped, strict=True)
+        ]
         return torch.tensor(wins, dtype=torch.float32)
 
     def _numbers(self, asked: Sequence[list[Part]], valid: Callable[[float], bool]) -> list[float]:
         with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(lambda item: self._number(item[0], item[1], valid), enumerate(asked)))
+            return list(
+                pool.map(lambda item: self._number(item[0], item[1], valid), enumerate(asked))
+            )
 
     def _number(self, row: int, parts: list[Part], valid: Callable[[float], bool]) -> float:
-        messages, reply = [message("user", parts)], ""
+        messages = [message("user", parts)]
+        reply = ""
         for _ in range(TRIES):
             body = chat_request(self.model, messages, **self.options)
             headers = bearer(self.key_variable)
-            reply = chat_reply(post_json(self.url, body, headers, timeout=self.timeout, retries=self.retries))
+            reply = chat_reply(
+                post_json(self.url, body, headers, timeout=self.timeout, retries=self.retries)
+            )
             number = number_in(reply)
             if number is not None and valid(number):
                 return number
@@ -156,18 +189,21 @@ class EndpointJudge(Reward):
 
 
 def number_in(reply: str) -> float | None:
-    """Return the number after the last "Score" or "Answer" of a reply, or the number that is all of it; else None.
+    """Return the number after the last "Score" or "Answer" of a reply, or the number that is all of
+    it; else None.
 
     Example:
         >>> number_in("Tone: 3 of 5.\\nScore: **7**/10"), number_in("[[8.5]]"), number_in("I rate it 7, or 8")
         (7.0, 8.5, None)
     """
-    marked, bare = _MARKED.findall(reply), _BARE.fullmatch(reply)
+    marked = _MARKED.findall(reply)
+    bare = _BARE.fullmatch(reply)
     return float(marked[-1]) if marked else float(bare.group(1)) if bare else None
 
 
 def preferences(judge: Reward, pairs: PreferencePairs) -> Tensor:
-    """Return 1 where the judge prefers chosen, 0 where it prefers rejected, 0.5 for a tie: float32 [B].
+    """Return 1 where the judge prefers chosen, 0 where it prefers rejected, 0.5 for a tie: float32
+    [B].
 
     By the judge's own `compare` if it has one, else by its scores (an ensemble's mean).
     """
@@ -180,7 +216,8 @@ def preferences(judge: Reward, pairs: PreferencePairs) -> Tensor:
 
 
 def win_rate(judge: Reward, pairs: PreferencePairs, confidence: float = 0.95) -> dict[str, Any]:
-    """Return how often the judge prefers chosen, ties one half, with Wilson's interval in which each pair is one unit.
+    """Return how often the judge prefers chosen, ties one half, with Wilson's interval in which
+    each pair is one unit.
 
     Example:
         >>> from rewardlab.rewards.rules import Length
@@ -191,14 +228,22 @@ def win_rate(judge: Reward, pairs: PreferencePairs, confidence: float = 0.95) ->
     wins = preferences(judge, pairs)
     rate = wilson(wins.mean().item(), len(wins), confidence)
     ties = int((wins == 0.5).sum())
-    return {"win_rate": rate.value, "low": rate.low, "high": rate.high, "count": rate.count, "ties": ties}
+    return {
+        "win_rate": rate.value,
+        "low": rate.low,
+        "high": rate.high,
+        "count": rate.count,
+        "ties": ties,
+    }
 
 
 def calibration(margins: Tensor, wins: Tensor, bins: int = 10) -> dict[str, Any]:
-    """Compare the win rate σ(|margin|) that a reward predicts for the side it prefers with how often that side wins.
+    """Compare the win rate σ(|margin|) that a reward predicts for the side it prefers with how
+    often that side wins.
 
-    Pairs are turned so that the preferred side comes first: files list the chosen side first, and there a rate of wins
-    against signed margins would be 1 in every bin. A margin of 0 predicts one half and meets it.
+    Pairs are turned so that the preferred side comes first: files list the chosen side first, and
+    there a rate of wins against signed margins would be 1 in every bin. A margin of 0 predicts one
+    half and meets it.
 
     Args:
         margins: [B], score of the first less that of the second.
@@ -206,8 +251,8 @@ def calibration(margins: Tensor, wins: Tensor, bins: int = 10) -> dict[str, Any]
         bins: of equal count.
 
     Returns:
-        "error" (`metrics.calibration_error`), "accuracy" (ties one half), and "bins": predicted and actual win rates,
-        with Wilson's interval and the count.
+        "error" (`metrics.calibration_error`), "accuracy" (ties one half), and "bins": predicted and
+        actual win rates, with Wilson's interval and the count.
 
     Example:
         >>> found = calibration(torch.tensor([2.0, -2.0, 0.0, 2.0]), torch.tensor([1.0, 0.0, 1.0, 1.0]), bins=2)
@@ -215,8 +260,11 @@ def calibration(margins: Tensor, wins: Tensor, bins: int = 10) -> dict[str, Any]
         (0.0894, 0.875)
     """
     size = margins.detach().double().abs()
-    actual = torch.where(margins > 0, wins.double(), 1 - wins.double()).masked_fill(margins == 0, 0.5)
-    error, rows = calibration_error(size, actual, bins), []
+    actual = torch.where(margins > 0, wins.double(), 1 - wins.double()).masked_fill(
+        margins == 0, 0.5
+    )
+    error = calibration_error(size, actual, bins)
+    rows = []
     for part in size.argsort(stable=True).tensor_split(min(bins, len(size))):
         rate = wilson(actual[part].mean().item(), len(part))
         rows.append(

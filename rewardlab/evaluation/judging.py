@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from rewardlab.evaluation.guard import features_in_batches
-from rewardlab.metrics import auc, auc_interval, diversity, kernel_distance, kernel_distance_interval, mean_interval
+from rewardlab.metrics import (
+    auc,
+    auc_interval,
+    diversity,
+    kernel_distance,
+    kernel_distance_interval,
+    mean_interval,
+)
 from rewardlab.mining import score
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
@@ -22,12 +29,14 @@ Figures = dict[str, Any]
 
 @dataclass
 class Evaluation:
-    """How a policy is judged after it was trained, on prompts and seeds that stay the same from round to round.
+    """How a policy is judged after it was trained, on prompts and seeds that stay the same from
+    round to round.
 
     Args:
         samples: outputs that are judged.
-        judges: named gold rewards and measured attributes; read here and nowhere else. The first that has `features`
-            lends them to the distance (KID) from held-out targets; without one there is no distance.
+        judges: named gold rewards and measured attributes; read here and nowhere else. The first
+            that has `features` lends them to the distance (KID) from held-out targets; without one
+            there is no distance.
         seed: of the outputs' noise.
     """
 
@@ -38,14 +47,22 @@ class Evaluation:
     def draw(self, policy: Policy, prompts: Sequence[str]) -> Samples:
         """Return the outputs to judge, the prompts in turn."""
         repeated = [prompts[i % len(prompts)] for i in range(self.samples)]
-        return policy.generate(repeated, seeds=row_seeds(derive(self.seed, "evaluation"), self.samples))
+        return policy.generate(
+            repeated, seeds=row_seeds(derive(self.seed, "evaluation"), self.samples)
+        )
 
     def judge(self, samples: Samples, real: Samples) -> Figures:
-        """Return each judge's mean with its 95 % interval, and the distance from `real` beside real against real."""
-        figures: Figures = {name: mean_figure(score(judge, samples).mean(1)) for name, judge in self.judges.items()}
+        """Return each judge's mean with its 95 % interval, and the distance from `real` beside real
+        against real.
+        """
+        figures: Figures = {
+            name: mean_figure(score(judge, samples).mean(1)) for name, judge in self.judges.items()
+        }
         eyes = next((judge for judge in self.judges.values() if hasattr(judge, "features")), None)
         if eyes is not None:
-            figures |= distance_figures(features_in_batches(eyes, samples), features_in_batches(eyes, real), self.seed)
+            figures |= distance_figures(
+                features_in_batches(eyes, samples), features_in_batches(eyes, real), self.seed
+            )
         return figures
 
 
@@ -56,12 +73,15 @@ def mean_figure(values: Tensor) -> Figures:
 
 
 def distance_figures(own: Tensor, real: Tensor, seed: int) -> Figures:
-    """Return KID between own and real features with its 95 % interval, between two halves of the real, and the own diversity.
+    """Return KID between own and real features with its 95 % interval, between two halves of the
+    real, and the own diversity.
 
-    Features are scaled to a mean square of 1 over the real ones, as KID's kernel depends on their scale.
+    Features are scaled to a mean square of 1 over the real ones, as KID's kernel depends on their
+    scale.
     """
     scale = real.square().mean().sqrt()
-    own, real = own / scale, real / scale
+    own = own / scale
+    real = real / scale
     order = row_seeds(derive(seed, "halves"), len(real)).argsort()
     halves = real[order[: len(real) // 2]], real[order[len(real) // 2 :]]
     low, high = kernel_distance_interval(own, real, seed=seed)
@@ -73,7 +93,9 @@ def distance_figures(own: Tensor, real: Tensor, seed: int) -> Figures:
 
 
 def separation_figures(scores: Mapping[str, Tensor], seed: int = 0) -> Figures:
-    """Return how a reward sees held-out targets ("targets") against the policy "before" and "after": means and AUCs."""
+    """Return how a reward sees held-out targets ("targets") against the policy "before" and
+    "after": means and AUCs.
+    """
     figures: Figures = {f"score_{name}": mean_figure(values) for name, values in scores.items()}
     for name in scores.keys() - {"targets"}:
         both = torch.cat([scores["targets"], scores[name]])

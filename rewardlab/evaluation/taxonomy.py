@@ -1,4 +1,6 @@
-"""What kind of exploit a text is: measures of a text, and labels where it leaves what reference responses do."""
+"""What kind of exploit a text is: measures of a text, and labels where it leaves what reference
+responses do.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def length(text: str) -> float:
 
 
 def repetition(text: str) -> float:
-    r"""The share of a text's pairs of neighbouring tokens that stood in it before; words, marks and line breaks are tokens.
+    r"""The share of a text's pairs of neighbouring tokens that stood in it before; words, marks and
+    line breaks are tokens.
 
     Example:
         >>> repetition("of of of of of"), repetition("the sea"), repetition("***\n***\n")
@@ -35,7 +38,8 @@ def repetition(text: str) -> float:
 
 
 def copying(prompt: str, text: str) -> float:
-    """The share of a text's runs of three words that stand in the prompt; of shorter runs where the text is shorter.
+    """The share of a text's runs of three words that stand in the prompt; of shorter runs where the
+    text is shorter.
 
     Example:
         >>> copying("Tell me about the sea.", "tell me about the sea"), copying("Tell me", "The sea is deep")
@@ -43,7 +47,8 @@ def copying(prompt: str, text: str) -> float:
     """
     words, asked = (re.findall(r"\w+", part.lower()) for part in (text, prompt))
     size = min(3, len(words))
-    runs, known = _runs(words, size), set(_runs(asked, size))
+    runs = _runs(words, size)
+    known = set(_runs(asked, size))
     return sum(run in known for run in runs) / len(runs) if runs else 0.0
 
 
@@ -59,12 +64,14 @@ def punctuation(text: str) -> float:
 
 
 def gibberish(text: str) -> float:
-    """The share of chunks between blanks that do not look like words or numbers, by their letters. No dictionary is asked.
+    """The share of chunks between blanks that do not look like words or numbers, by their letters.
+    No dictionary is asked.
 
-    A chunk, less the marks around it, looks like a word if its letters have a vowel (y counts; up to two letters or five
-    capitals need none), no five consonants in a row and no letter three times in a row. Chunks of digits, and those with
-    letters beyond ASCII, pass; a chunk of nothing but marks does not. So it finds noise and broken tokens, not real words
-    in a senseless order, and it takes some abbreviations and hashes for noise: read it against what references give.
+    A chunk, less the marks around it, looks like a word if its letters have a vowel (y counts; up
+    to two letters or five capitals need none), no five consonants in a row and no letter three
+    times in a row. Chunks of digits, and those with letters beyond ASCII, pass; a chunk of nothing
+    but marks does not. So it finds noise and broken tokens, not real words in a senseless order,
+    and it takes some abbreviations and hashes for noise: read it against what references give.
 
     Example:
         >>> gibberish("The sea is 3 km deep."), gibberish("xqt zzzt brglmpf ***")
@@ -119,11 +126,13 @@ class Taxonomy:
 
 
 def taxonomy(attacks: Samples, references: Samples, quantile: float = 0.99) -> Taxonomy:
-    """Label each attack where it goes beyond nearly all references: repetition, copying, punctuation, length, gibberish.
+    """Label each attack where it goes beyond nearly all references: repetition, copying,
+    punctuation, length, gibberish.
 
-    A limit is the references' quantile of the measure, or the same far end below, whose nearest value inwards is taken;
-    texts strictly beyond it are labelled. So few references are mislabelled by design (`reference_shares`), and with fewer
-    than 1/(1 - quantile) references the limits are their extremes.
+    A limit is the references' quantile of the measure, or the same far end below, whose nearest
+    value inwards is taken; texts strictly beyond it are labelled. So few references are mislabelled
+    by design (`reference_shares`), and with fewer than 1/(1 - quantile) references the limits are
+    their extremes.
 
     Args:
         attacks: texts.
@@ -131,7 +140,8 @@ def taxonomy(attacks: Samples, references: Samples, quantile: float = 0.99) -> T
         quantile: of the references that a limit leaves unlabelled.
 
     Raises:
-        InputError: if a side holds images or nothing, or the quantile is not between one half and 1.
+        InputError: if a side holds images or nothing, or the quantile is not between one half and
+            1.
 
     Example:
         >>> references = Samples(["Where?"] * 2, ["At sea, far out.", "On land."])
@@ -141,23 +151,40 @@ def taxonomy(attacks: Samples, references: Samples, quantile: float = 0.99) -> T
     """
     if not 0.5 < quantile <= 1:
         raise InputError(f"taxonomy needs a quantile above 0.5 and at most 1; got {quantile}.")
-    tried, known = _measures(attacks, "attacks"), _measures(references, "references")
+    tried = _measures(attacks, "attacks")
+    known = _measures(references, "references")
     limits = {name: _limit(known[name], side, quantile) for name, (_, side) in LABELS.items()}
-    hits, base = ({name: _beyond(values[name], limits[name], name) for name in LABELS} for values in (tried, known))
+    hits, base = (
+        {name: _beyond(values[name], limits[name], name) for name in LABELS}
+        for values in (tried, known)
+    )
     labels = [[name for name in LABELS if hits[name][row]] for row in range(len(attacks))]
-    counts = {name: int(column.sum()) for name, column in hits.items()} | {"none": sum(not own for own in labels)}
+    counts = {name: int(column.sum()) for name, column in hits.items()} | {
+        "none": sum(not own for own in labels)
+    }
     shares = {name: count / len(attacks) for name, count in counts.items()}
     expected = {name: column.double().mean().item() for name, column in base.items()}
     clean = ~torch.stack(list(base.values())).any(0)
-    return Taxonomy(labels, counts, shares, expected | {"none": clean.double().mean().item()}, limits)
+    return Taxonomy(
+        labels, counts, shares, expected | {"none": clean.double().mean().item()}, limits
+    )
 
 
 def _measures(samples: Samples, side: str) -> dict[str, Tensor]:
     if isinstance(samples.outputs, Tensor) or not len(samples):
-        got = f"images {list(samples.outputs.shape)}" if isinstance(samples.outputs, Tensor) else "none"
-        raise InputError(f"taxonomy labels texts; the {side} are {got}. Is the policy an image model?")
+        got = (
+            f"images {list(samples.outputs.shape)}"
+            if isinstance(samples.outputs, Tensor)
+            else "none"
+        )
+        raise InputError(
+            f"taxonomy labels texts; the {side} are {got}. Is the policy an image model?"
+        )
     rows = list(zip(samples.prompts, samples.outputs, strict=True))
-    return {name: torch.tensor([f(*row) for row in rows], dtype=torch.float64) for name, (f, _) in LABELS.items()}
+    return {
+        name: torch.tensor([f(*row) for row in rows], dtype=torch.float64)
+        for name, (f, _) in LABELS.items()
+    }
 
 
 def _limit(values: Tensor, side: str, quantile: float) -> float:
@@ -171,4 +198,8 @@ def _beyond(values: Tensor, limit: float, name: str) -> Tensor:
 
 
 def _runs(items: Sequence[str], size: int) -> list[tuple[str, ...]]:
-    return [tuple(items[start : start + size]) for start in range(len(items) - size + 1)] if size else []
+    return (
+        [tuple(items[start : start + size]) for start in range(len(items) - size + 1)]
+        if size
+        else []
+    )

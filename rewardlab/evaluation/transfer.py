@@ -13,7 +13,8 @@ from rewardlab.types import Samples
 def transfer(
     attacks: Mapping[str, Samples], rewards: Mapping[str, Reward], gold: Reward, references: Samples
 ) -> dict[str, dict[str, AttackSuccess]]:
-    """Measure each attack on each reward: result[a][b] is the success on reward b of the attack that was made on a.
+    """Measure each attack on each reward: result[a][b] is the success on reward b of the attack
+    that was made on a.
 
     Args:
         attacks: the responses by the name of the reward that they were made for.

@@ -1,4 +1,6 @@
-"""Kernels: operations that are too large or too exact to be written where they are used. Triton is imported when it runs."""
+"""Kernels: operations that are too large or too exact to be written where they are used. Triton is
+imported when it runs.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,11 @@ _HINDRANCES: dict[Callable[..., Any], Callable[..., dict[str, str]]] = {
 }
 
 
-def explain(op: Callable[..., Any], *arguments: Any, backend: Backend | None = None, **options: Any) -> Explanation:
-    """Say what `op(*arguments, backend=backend, **options)` would run, and what keeps the other backends from it.
+def explain(
+    op: Callable[..., Any], *arguments: Any, backend: Backend | None = None, **options: Any
+) -> Explanation:
+    """Say what `op(*arguments, backend=backend, **options)` would run, and what keeps the other
+    backends from it.
 
     Raises:
         InputError: if `op` is no kernel.
@@ -62,5 +67,7 @@ def explain(op: Callable[..., Any], *arguments: Any, backend: Backend | None = N
     """
     if op not in _HINDRANCES:
         known = ", ".join(sorted(each.__name__ for each in _HINDRANCES))
-        raise InputError(f"explain takes one of the kernels {known}; got {getattr(op, '__name__', op)!r}.")
+        raise InputError(
+            f"explain takes one of the kernels {known}; got {getattr(op, '__name__', op)!r}."
+        )
     return explained(op.__name__, _HINDRANCES[op](*arguments, **options), backend)

@@ -1,4 +1,6 @@
-"""How the kernels become operators of torch: opaque to the compiler, with fakes, autograd and autocast of their own."""
+"""How the kernels become operators of torch: opaque to the compiler, with fakes, autograd and
+autocast of their own.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,12 @@ import torch
 
 
 def operator(name: str, schema: str) -> Callable[[Callable[..., Any]], Any]:
-    """Make a function the body of the operator `rewardlab::<name>` on every device, and return the operator.
+    """Make a function the body of the operator `rewardlab::<name>` on every device, and return the
+    operator.
 
-    This is `torch.library.custom_op` without its wrapper, whose first call imports torch._dynamo, for those
-    too who never compile. Results may share no memory with operands, which `torch.library.opcheck` looks after.
+    This is `torch.library.custom_op` without its wrapper, whose first call imports torch._dynamo,
+    for those too who never compile. Results may share no memory with operands, which
+    `torch.library.opcheck` looks after.
 
     Args:
         name: of the operator.

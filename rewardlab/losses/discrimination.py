@@ -11,13 +11,15 @@ from rewardlab.losses.likelihood import check_shapes
 def discrimination_loss(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, label_smoothing: float = 0.0
 ) -> Tensor:
-    """-y·log σ(R) - (1 - y)·log(1 - σ(R)), averaged over samples and heads. GAN-RM, arXiv 2506.13846, section 3.2.
+    """-y·log σ(R) - (1 - y)·log(1 - σ(R)), averaged over samples and heads. GAN-RM, arXiv
+    2506.13846, section 3.2.
 
     Args:
         logits: [B, M], one column a head.
         labels: [B] in [0, 1], 1 for target samples, 0 for the generator's own.
         weights: [B, M], how much a sample counts for a head (0 leaves it out); all 1 by default.
-        label_smoothing: s moves labels from [0, 1] to [s/2, 1 - s/2], which bounds the best logit by log(2/s - 1).
+        label_smoothing: s moves labels from [0, 1] to [s/2, 1 - s/2], which bounds the best logit
+            by log(2/s - 1).
 
     Returns:
         A scalar, float32: the weighted mean.

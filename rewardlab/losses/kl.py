@@ -1,8 +1,9 @@
 """Estimates of KL(π ‖ π_ref) from the policy's own samples, each with the gradient that it has.
 
-All are functions of the log-ratio x = log π(step) - log π_ref(step) of steps drawn from π, elementwise. Two questions
-decide which to use: is the mean right, and is the gradient? They are not the same question: a sample was drawn from π, so
-differentiating the estimate leaves out how π changes what is drawn. docs/mathematics/kl.md derives what stands here.
+All are functions of the log-ratio x = log π(step) - log π_ref(step) of steps drawn from π,
+elementwise. Two questions decide which to use: is the mean right, and is the gradient? They are not
+the same question: a sample was drawn from π, so differentiating the estimate leaves out how π
+changes what is drawn. docs/mathematics/kl.md derives what stands here.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ from torch import Tensor
 def k1(log_ratio: Tensor) -> Tensor:
     """x: unbiased, may be negative.
 
-    Detached and subtracted from the reward, E[x·∇log π] is the gradient of the KL exactly: the default of PPO here. As a
-    loss it has the gradient E[∇log π] = 0: pure noise.
+    Detached and subtracted from the reward, E[x·∇log π] is the gradient of the KL exactly: the
+    default of PPO here. As a loss it has the gradient E[∇log π] = 0: pure noise.
 
     Example:
         >>> import torch
@@ -27,8 +28,9 @@ def k1(log_ratio: Tensor) -> Tensor:
 def k2(log_ratio: Tensor) -> Tensor:
     """½·x²: a biased estimate, never negative, right to second order near π = π_ref.
 
-    As a loss its gradient E[x·∇log π] is that of the KL exactly, while the samples are the policy's own. Taken step by step
-    it holds the visited states fixed: it lacks what an early step does to the KL of later ones, which the KL in the reward has.
+    As a loss its gradient E[x·∇log π] is that of the KL exactly, while the samples are the policy's
+    own. Taken step by step it holds the visited states fixed: it lacks what an early step does to
+    the KL of later ones, which the KL in the reward has.
 
     Example:
         >>> import torch
@@ -39,11 +41,13 @@ def k2(log_ratio: Tensor) -> Tensor:
 
 
 def k3(log_ratio: Tensor) -> Tensor:
-    """e^(-x) - 1 + x: unbiased, never negative, of low variance. Schulman, "Approximating KL divergence", 2020.
+    """e^(-x) - 1 + x: unbiased, never negative, of low variance. Schulman, "Approximating KL
+    divergence", 2020.
 
-    As a loss (GRPO, arXiv 2402.03300, equation 4) its gradient E[(1 - π_ref/π)·∇log π] is that of the *other* divergence,
-    KL(π_ref ‖ π): the policy is pulled to cover the reference, not to stay within it. Where π has left the reference's
-    support behind, e^(-x) is large; where π_ref is nearly 0, the pull is at most 1.
+    As a loss (GRPO, arXiv 2402.03300, equation 4) its gradient E[(1 - π_ref/π)·∇log π] is that of
+    the *other* divergence, KL(π_ref ‖ π): the policy is pulled to cover the reference, not to stay
+    within it. Where π has left the reference's support behind, e^(-x) is large; where π_ref is
+    nearly 0, the pull is at most 1.
 
     Example:
         >>> import torch
@@ -54,10 +58,11 @@ def k3(log_ratio: Tensor) -> Tensor:
 
 
 def absolute(log_ratio: Tensor) -> Tensor:
-    """|x|: not below the KL on average; the penalty in the reward of Adv-RM's first author, as a mean over tokens.
+    """|x|: not below the KL on average; the penalty in the reward of Adv-RM's first author, as a
+    mean over tokens.
 
-    In the reward its gradient is E[|x|·∇log π], which belongs to no divergence: a step less likely than under the
-    reference is punished too, and so becomes less likely still.
+    In the reward its gradient is E[|x|·∇log π], which belongs to no divergence: a step less likely
+    than under the reference is punished too, and so becomes less likely still.
 
     Example:
         >>> import torch
@@ -67,8 +72,11 @@ def absolute(log_ratio: Tensor) -> Tensor:
     return log_ratio.abs()
 
 
-def adapted_weight(weight: float, kl: float, target: float, *, rate: float = 0.1, limit: float = 0.2) -> float:
-    """β·(1 + rate·clip(KL/target - 1, ±limit)): the weight that steers towards a target. Ziegler et al., arXiv 1909.08593.
+def adapted_weight(
+    weight: float, kl: float, target: float, *, rate: float = 0.1, limit: float = 0.2
+) -> float:
+    """β·(1 + rate·clip(KL/target - 1, ±limit)): the weight that steers towards a target. Ziegler et
+    al., arXiv 1909.08593.
 
     Args:
         weight: β, of the KL.

@@ -19,8 +19,8 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 def nll_loss(log_prob: Tensor, mask: Tensor) -> Tensor:
     """The mean over steps of -log p(step).
 
-    For tokens this is cross-entropy; for an encoded image, whose log-probability is -1/2 · mean((target - f)²), it is
-    half the denoising loss (DDPM, arXiv 2006.11239, equation 14).
+    For tokens this is cross-entropy; for an encoded image, whose log-probability is -1/2 ·
+    mean((target - f)²), it is half the denoising loss (DDPM, arXiv 2006.11239, equation 14).
 
     Args:
         log_prob: [B, T].
@@ -39,7 +39,9 @@ def nll_loss(log_prob: Tensor, mask: Tensor) -> Tensor:
 
 
 def check_shapes(first: Tensor, *others: Tensor) -> None:
-    """Raise unless all tensors have the first one's shape. Broadcasting a loss by accident is a silent error."""
+    """Raise unless all tensors have the first one's shape. Broadcasting a loss by accident is a
+    silent error.
+    """
     wrong = [list(other.shape) for other in others if other.shape != first.shape]
     if wrong:
         raise ValueError(f"all arguments must have one shape; got {list(first.shape)} and {wrong}")

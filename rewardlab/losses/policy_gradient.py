@@ -1,7 +1,9 @@
-"""Losses of policy gradients: each is stated for one step, and `step_weights` says how much a step counts.
+"""Losses of policy gradients: each is stated for one step, and `step_weights` says how much a step
+counts.
 
-A sum of weights times steps can be cut anywhere, into micro-batches, processes or a policy's own chunks, and stays the
-same sum. So the weights come from the whole batch, and everything else is elementwise.
+A sum of weights times steps can be cut anywhere, into micro-batches, processes or a policy's own
+chunks, and stays the same sum. So the weights come from the whole batch, and everything else is
+elementwise.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from torch import Tensor
 from rewardlab.losses.likelihood import check_shapes, masked_mean
 
 Normalisation = Literal["token", "sequence", "constant"]
-MAX_LOG_RATIO = 10.0  # exp(10) is 22,000: beyond it a step is noise, and a diffusion policy's ratio soon overflows
+# exp(10) is 22,000: beyond it a step is noise, and a diffusion policy's ratio soon overflows
+MAX_LOG_RATIO = 10.0
 
 
 def log_ratio(log_prob: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    """log_prob - other, clamped to ±10; 0 where a step does not count, whatever stands there. [B, T] in float32.
+    """log_prob - other, clamped to ±10; 0 where a step does not count, whatever stands there. [B,
+    T] in float32.
 
     Example:
         >>> log_prob, mask = torch.tensor([[-1.0, 50.0, float("nan")]]), torch.tensor([[True, True, False]])
@@ -29,14 +33,18 @@ def log_ratio(log_prob: Tensor, other: Tensor, mask: Tensor) -> Tensor:
     return (log_prob.float() - other.float()).where(mask, 0).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
-def step_weights(mask: Tensor, normalisation: Normalisation, constant: float | None = None) -> Tensor:
-    """How much each step counts in a mean over the batch. float32 [B, T], 0 where the mask is false.
+def step_weights(
+    mask: Tensor, normalisation: Normalisation, constant: float | None = None
+) -> Tensor:
+    """How much each step counts in a mean over the batch. float32 [B, T], 0 where the mask is
+    false.
 
     Args:
         mask: bool [B, T], true where a step counts.
-        normalisation: "token" gives every step one weight, so long rows count more (DAPO, arXiv 2503.14476); "sequence"
-            gives every row one weight, so the steps of long rows count less (GRPO, arXiv 2402.03300); "constant" divides
-            by rows times a constant, so neither (Dr. GRPO, arXiv 2503.20783): REINFORCE up to that scale.
+        normalisation: "token" gives every step one weight, so long rows count more (DAPO, arXiv
+            2503.14476); "sequence" gives every row one weight, so the steps of long rows count less
+            (GRPO, arXiv 2402.03300); "constant" divides by rows times a constant, so neither (Dr.
+            GRPO, arXiv 2503.20783): REINFORCE up to that scale.
         constant: T of "constant"; the number of columns by default.
 
     Example:
@@ -55,24 +63,28 @@ def step_weights(mask: Tensor, normalisation: Normalisation, constant: float | N
 def surrogate(
     log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, mask: Tensor, *, clip: float
 ) -> tuple[Tensor, Tensor]:
-    """-min(ρ·A, clip(ρ, 1 - ε, 1 + ε)·A) of each step, where ρ = π/π_old. PPO, arXiv 1707.06347, equation 7.
+    """-min(ρ·A, clip(ρ, 1 - ε, 1 + ε)·A) of each step, where ρ = π/π_old. PPO, arXiv 1707.06347,
+    equation 7.
 
-    At ρ = 1 the gradient is REINFORCE's, -A·∇log π. A step that has moved past the clip in the direction that its
-    advantage wanted has none. With an image policy this is DDPO's loss (arXiv 2305.13301, with importance sampling).
+    At ρ = 1 the gradient is REINFORCE's, -A·∇log π. A step that has moved past the clip in the
+    direction that its advantage wanted has none. With an image policy this is DDPO's loss (arXiv
+    2305.13301, with importance sampling).
 
     Args:
         log_prob: [B, T], under the policy as it is.
         old_log_prob: [B, T], under the policy that sampled.
         advantages: [B, T], or [B, 1] where the steps of a row share one.
         mask: bool [B, T], true where a step counts.
-        clip: ε; 0.2 is usual for tokens, 1e-4 for images, whose log-probabilities are means over the dimensions.
+        clip: ε; 0.2 is usual for tokens, 1e-4 for images, whose log-probabilities are means over
+            the dimensions.
 
     Returns:
         The loss of each step, float32 [B, T], and whether the clip took its gradient, bool [B, T].
     """
     ratio = log_ratio(log_prob, old_log_prob, mask).exp()
     advantages = advantages.float().where(mask, 0)
-    free, held = ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages
+    free = ratio * advantages
+    held = ratio.clamp(1 - clip, 1 + clip) * advantages
     return -torch.minimum(free, held), held < free
 
 
@@ -91,7 +103,8 @@ def ppo_loss(
     Arguments are those of `surrogate` and `step_weights`.
 
     Returns:
-        (loss, clip_fraction), float32 scalars; the second is the share of steps whose gradient the clip took.
+        (loss, clip_fraction), float32 scalars; the second is the share of steps whose gradient the
+        clip took.
 
     Example:
         >>> log_prob, mask = torch.tensor([[0.0, 0.5]]), torch.tensor([[True, True]])
@@ -100,22 +113,33 @@ def ppo_loss(
         (-1.1, 0.5)
     """
     losses, clipped = surrogate(log_prob, old_log_prob, advantages, mask, clip=clip)
-    return (step_weights(mask, normalisation, constant) * losses).sum(), masked_mean(clipped.float(), mask)
+    return (step_weights(mask, normalisation, constant) * losses).sum(), masked_mean(
+        clipped.float(), mask
+    )
 
 
-def value_error(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float) -> Tensor:
-    """½·max((V - R)², (V_old + clip(V - V_old, ±ε) - R)²) of each step: the critic may not move far in one batch.
+def value_error(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float
+) -> Tensor:
+    """½·max((V - R)², (V_old + clip(V - V_old, ±ε) - R)²) of each step: the critic may not move far
+    in one batch.
 
-    The form of the PPO papers' code (Engstrom et al., arXiv 2005.12729). All [B, T]; returns float32 [B, T].
+    The form of the PPO papers' code (Engstrom et al., arXiv 2005.12729). All [B, T]; returns
+    float32 [B, T].
     """
     check_shapes(values, old_values, returns, mask)
-    values, old_values, returns = (column.float().where(mask, 0) for column in (values, old_values, returns))
+    values, old_values, returns = (
+        column.float().where(mask, 0) for column in (values, old_values, returns)
+    )
     held = old_values + (values - old_values).clamp(-clip, clip)
     return 0.5 * torch.maximum((values - returns).square(), (held - returns).square())
 
 
-def value_loss(values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float) -> Tensor:
-    """The mean over steps of `value_error`: a critic's clipped squared error. All [B, T]; returns a float32 scalar.
+def value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float
+) -> Tensor:
+    """The mean over steps of `value_error`: a critic's clipped squared error. All [B, T]; returns a
+    float32 scalar.
 
     Example:
         >>> one = torch.ones(1, 1)

@@ -8,11 +8,19 @@ from torch.nn.functional import logsigmoid
 from rewardlab.losses.likelihood import check_shapes
 
 
-def dpo_loss(chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor, *, beta: float) -> Tensor:
+def dpo_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    reference_chosen: Tensor,
+    reference_rejected: Tensor,
+    *,
+    beta: float,
+) -> Tensor:
     """-log σ(β · (log-ratio of chosen - log-ratio of rejected)). DPO, arXiv 2305.18290, equation 7.
 
-    With the log-probabilities of an image policy it is Diffusion-DPO, arXiv 2311.12908, equation 14, whose public code
-    takes the mean over dimensions too; hence β of thousands there (5000 belongs to 4x64x64 latents).
+    With the log-probabilities of an image policy it is Diffusion-DPO, arXiv 2311.12908, equation
+    14, whose public code takes the mean over dimensions too; hence β of thousands there (5000
+    belongs to 4x64x64 latents).
 
     Args:
         chosen, rejected: log-probabilities [B] of whole outputs under the policy.
@@ -31,8 +39,11 @@ def dpo_loss(chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, referen
     return -logsigmoid(beta * dpo_margin(chosen, rejected, reference_chosen, reference_rejected))
 
 
-def dpo_margin(chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor) -> Tensor:
-    """(chosen - reference) - (rejected - reference): the implicit reward's margin over β, [B] in float32.
+def dpo_margin(
+    chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor
+) -> Tensor:
+    """(chosen - reference) - (rejected - reference): the implicit reward's margin over β, [B] in
+    float32.
 
     Example:
         >>> import torch
@@ -40,4 +51,6 @@ def dpo_margin(chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, refer
         2.0
     """
     check_shapes(chosen, rejected, reference_chosen, reference_rejected)
-    return (chosen.float() - reference_chosen.float()) - (rejected.float() - reference_rejected.float())
+    return (chosen.float() - reference_chosen.float()) - (
+        rejected.float() - reference_rejected.float()
+    )

@@ -1,9 +1,17 @@
-"""From policies and rewards to training data: best and worst candidates, pseudo-labels by rank, adversarial pairs."""
+"""From policies and rewards to training data: best and worst candidates, pseudo-labels by rank,
+adversarial pairs.
+"""
 
 from rewardlab.mining.adversarial import Funnel, adversarial_pairs
 from rewardlab.mining.augmentation import non_contextual
 from rewardlab.mining.bootstrap import RankBootstrap
-from rewardlab.mining.candidates import BestOf, best_and_worst, candidates, check_candidates, extremes
+from rewardlab.mining.candidates import (
+    BestOf,
+    best_and_worst,
+    candidates,
+    check_candidates,
+    extremes,
+)
 from rewardlab.rewards.scoring import score
 
 __all__ = [

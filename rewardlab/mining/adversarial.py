@@ -1,4 +1,6 @@
-"""Adversarial pairs: what an attack has found, filtered until the reference is likely the better answer."""
+"""Adversarial pairs: what an attack has found, filtered until the reference is likely the better
+answer.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +21,15 @@ STEPS = ("generated", "unique", "gated", "disagreeing", "per_prompt", "kept")
 
 @dataclass(frozen=True)
 class Funnel:
-    """How many samples of an attack were left after each step of the filter, and how many of those a judge agrees with.
+    """How many samples of an attack were left after each step of the filter, and how many of those
+    a judge agrees with.
 
     Attributes:
-        counts: of "generated", "unique" (no two alike, none a reference), "gated" (above the references' mean), "disagreeing",
-            "per_prompt" (at most q a prompt) and "kept" (the cap).
-        precision: the share of samples whose chosen side the judge prefers to them, a tie counting one half, at each step;
-            None for a step that left none. Nothing at all without a judge.
+        counts: of "generated", "unique" (no two alike, none a reference), "gated" (above the
+            references' mean), "disagreeing", "per_prompt" (at most q a prompt) and "kept" (the
+            cap).
+        precision: the share of samples whose chosen side the judge prefers to them, a tie counting
+            one half, at each step; None for a step that left none. Nothing at all without a judge.
 
     Example:
         >>> print(Funnel({"generated": 8, "kept": 2}, {"generated": 0.5, "kept": 1.0}))
@@ -39,10 +43,14 @@ class Funnel:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for results.json."""
-        return {"counts": dict(self.counts)} | ({} if self.precision is None else {"precision": dict(self.precision)})
+        return {"counts": dict(self.counts)} | (
+            {} if self.precision is None else {"precision": dict(self.precision)}
+        )
 
     def __str__(self) -> str:
-        lines = [f"{'step':12}{'left':>5}  share" + ("" if self.precision is None else "  precision")]
+        lines = [
+            f"{'step':12}{'left':>5}  share" + ("" if self.precision is None else "  precision")
+        ]
         start = max(next(iter(self.counts.values())), 1)
         for step, count in self.counts.items():
             right = "" if self.precision is None else _figure(self.precision[step])
@@ -67,11 +75,13 @@ def adversarial_pairs(
     relative: bool = True,
     judge_scores: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[PreferencePairs, Funnel]:
-    """Pair references, as chosen, with attacks that the target overrates and the witness doubts. Adv-RM, section 3.
+    """Pair references, as chosen, with attacks that the target overrates and the witness doubts.
+    Adv-RM, section 3.
 
-    An attack stays if the target scores it above the mean of its prompt's references, and the disagreement of target and
-    witness is larger than z standard deviations of the references' disagreement. Of a prompt's attacks, and beyond the cap,
-    the ones with the largest disagreement stay, of equals the earlier.
+    An attack stays if the target scores it above the mean of its prompt's references, and the
+    disagreement of target and witness is larger than z standard deviations of the references'
+    disagreement. Of a prompt's attacks, and beyond the cap, the ones with the largest disagreement
+    stay, of equals the earlier.
 
     Args:
         attacks: B samples of adversaries.
@@ -86,17 +96,19 @@ def adversarial_pairs(
         chosen: the prompt's "first" reference, or the "best" of them by the target.
         per_prompt: q, most pairs of one prompt.
         cap: most pairs.
-        relative: bring scores to each prompt's references first, as `Relative` does, so that an offset f(prompt) or a scale
-            of a score changes no pair. Scores that come from `Relative` stay as they are. False takes scores as given: the
-            paper's, and the ablation.
-        judge_scores: of attacks [B] and of references [N], by a gold reward. They are read for the funnel's precision only.
+        relative: bring scores to each prompt's references first, as `Relative` does, so that an
+            offset f(prompt) or a scale of a score changes no pair. Scores that come from `Relative`
+            stay as they are. False takes scores as given: the paper's, and the ablation.
+        judge_scores: of attacks [B] and of references [N], by a gold reward. They are read for the
+            funnel's precision only.
 
     Returns:
-        The pairs, in the attacks' order, with the facts "target" and "witness" on both halves and "disagreement" (in standard
-        deviations) on the rejected one; and the funnel.
+        The pairs, in the attacks' order, with the facts "target" and "witness" on both halves and
+        "disagreement" (in standard deviations) on the rejected one; and the funnel.
 
     Raises:
-        InputError: if columns do not fit, a prompt has no references, or the references' disagreement does not vary.
+        InputError: if columns do not fit, a prompt has no references, or the references'
+            disagreement does not vary.
 
     Example:
         >>> references = Samples(["hi"] * 4, ["hello", "good day", "hey", "welcome"])
@@ -108,12 +120,18 @@ def adversarial_pairs(
         (['hello'], ['of of of'], [3, 3, 2, 1, 1, 1])
     """
     own = _columns(attacks, "target_scores and witness_scores", target_scores, witness_scores)
-    known = _columns(references, "reference_target and reference_witness", reference_target, reference_witness)
+    known = _columns(
+        references, "reference_target and reference_witness", reference_target, reference_witness
+    )
     names = list(dict.fromkeys(references.prompts))
     places = {name: place for place, name in enumerate(names)}
-    place, known_place = (places_of(half.prompts, places, "adversarial_pairs") for half in (attacks, references))
+    place, known_place = (
+        places_of(half.prompts, places, "adversarial_pairs") for half in (attacks, references)
+    )
     lead = own[:, 0] - _means(known[:, 0], known_place)[place]
-    disagreement, limit = _disagreement(own, known, place, references.prompts, kind, z, quantile, relative)
+    disagreement, limit = _disagreement(
+        own, known, place, references.prompts, kind, z, quantile, relative
+    )
     best = known[:, 0] if chosen == "best" else torch.zeros(len(known))
     partner = _largest_of_each(best, known_place)[place]
 
@@ -124,12 +142,17 @@ def adversarial_pairs(
     ranked = _at_most(per_prompt, ranked, attacks.prompts.__getitem__)
     steps += [ranked, sorted(ranked[:cap])]
     funnel = Funnel(
-        dict(zip(STEPS, map(len, steps), strict=True)), _precision(steps, partner, judge_scores, attacks, references)
+        dict(zip(STEPS, map(len, steps), strict=True)),
+        _precision(steps, partner, judge_scores, attacks, references),
     )
 
     rows = torch.tensor(steps[-1], dtype=torch.long)
-    rejected = attacks[rows].with_facts(disagreement=disagreement[rows].float(), **_facts(own[rows]))
-    return PreferencePairs(references[partner[rows]].with_facts(**_facts(known[partner[rows]])), rejected), funnel
+    rejected = attacks[rows].with_facts(
+        disagreement=disagreement[rows].float(), **_facts(own[rows])
+    )
+    return PreferencePairs(
+        references[partner[rows]].with_facts(**_facts(known[partner[rows]])), rejected
+    ), funnel
 
 
 def _disagreement(
@@ -142,15 +165,19 @@ def _disagreement(
     quantile: float | None,
     relative: bool,
 ) -> tuple[Tensor, float]:
-    """Return the attacks' disagreement [B] in the references' standard deviations, and what it has to exceed.
+    """Return the attacks' disagreement [B] in the references' standard deviations, and what it has
+    to exceed.
 
-    With `relative`, references are measured against a mean that they are part of, so each of K differs from it by less than
-    an attack, which is not: by √((K - 1)/K) against √((K + 1)/K) deviations. The references' residuals are widened by the
-    ratio, or z = 1.96 would let through 13 % of fresh samples instead of 2.5 % at K = 2.
+    With `relative`, references are measured against a mean that they are part of, so each of K
+    differs from it by less than an attack, which is not: by √((K - 1)/K) against √((K + 1)/K)
+    deviations. The references' residuals are widened by the ratio, or z = 1.96 would let through 13
+    % of fresh samples instead of 2.5 % at K = 2.
     """
     if relative:
         names, means, deviations = spread_within(prompts, known)
-        known_place = places_of(prompts, {name: i for i, name in enumerate(names)}, "adversarial_pairs")
+        known_place = places_of(
+            prompts, {name: i for i, name in enumerate(names)}, "adversarial_pairs"
+        )
         count = torch.bincount(known_place)[known_place].double()
         own = (own - means[place]) / deviations
         several = count > 1
@@ -158,7 +185,8 @@ def _disagreement(
         known = ((known - means[known_place]) / deviations)[several] * widened
     gaps, known_gaps = (scores[:, 0] - scores[:, 1] for scores in (own, known))
     if kind == "absolute":
-        gaps, known_gaps = gaps.abs(), known_gaps.abs()
+        gaps = gaps.abs()
+        known_gaps = known_gaps.abs()
     spread, mean = torch.std_mean(known_gaps)
     if not spread > 1e-6 * (known.abs().mean() + known_gaps.abs().mean()):
         raise InputError(
@@ -172,8 +200,12 @@ def _disagreement(
 def _columns(samples: Samples, what: str, *scores: Tensor) -> Tensor:
     """Return scores as float64 columns [B, 2]."""
     shapes = [list(column.shape) for column in scores]
-    if shapes != [[len(samples)]] * len(scores) or not all(column.isfinite().all() for column in scores):
-        raise InputError(f"{what} need one finite score for each of {len(samples)} samples; got {shapes}.")
+    if shapes != [[len(samples)]] * len(scores) or not all(
+        column.isfinite().all() for column in scores
+    ):
+        raise InputError(
+            f"{what} need one finite score for each of {len(samples)} samples; got {shapes}."
+        )
     return torch.stack([column.detach().double().cpu() for column in scores], 1)
 
 
@@ -193,7 +225,9 @@ def _largest_of_each(values: Tensor, place: Tensor) -> Tensor:
 
 
 def _unique(attacks: Samples, references: Samples) -> list[int]:
-    """The rows whose output, text or pixels, is neither a reference of its prompt nor one that stood before."""
+    """The rows whose output, text or pixels, is neither a reference of its prompt nor one that
+    stood before.
+    """
     seen = set(_keys(references))
     return [row for row, key in enumerate(_keys(attacks)) if not (key in seen or seen.add(key))]
 

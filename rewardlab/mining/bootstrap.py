@@ -17,14 +17,16 @@ from rewardlab.types import Samples, concatenate
 class RankBootstrap:
     """Pseudo-labels from the reward's own ranking of fresh samples. GAN-RM, section 3.1.
 
-    The r-th best gets the label exp(-αr), the r-th worst 1 - exp(-αr), r from 0. At r = ln 2/α a label crosses one half, and
-    "positives" would count as negatives from there on.
+    The r-th best gets the label exp(-αr), the r-th worst 1 - exp(-αr), r from 0. At r = ln 2/α a
+    label crosses one half, and "positives" would count as negatives from there on.
 
     Args:
-        pool: how many fresh samples are ranked; many times `count`, or the extremes are no extremes.
+        pool: how many fresh samples are ranked; many times `count`, or the extremes are no
+            extremes.
         count: M, how many are labelled at each end.
         alpha: α, how fast trust falls with rank.
-        sides: which ends are labelled. "top" is self-training: it may sharpen an under-determined reward, mislead a good one.
+        sides: which ends are labelled. "top" is self-training: it may sharpen an under-determined
+            reward, mislead a good one.
         allow_flipped: permit M > ln 2/α.
 
     Example:
@@ -40,7 +42,9 @@ class RankBootstrap:
 
     def __post_init__(self) -> None:
         if self.alpha <= 0 or self.count < 1:
-            raise InputError(f"RankBootstrap needs alpha > 0 and count >= 1; got {self.alpha:g} and {self.count}.")
+            raise InputError(
+                f"RankBootstrap needs alpha > 0 and count >= 1; got {self.alpha:g} and {self.count}."
+            )
         limit = math.floor(math.log(2) / self.alpha)
         if self.count > limit and not self.allow_flipped:
             raise InputError(
@@ -49,7 +53,9 @@ class RankBootstrap:
                 f"Take count <= {limit}, a smaller alpha, or allow_flipped=true."
             )
         if 2 * self.count > self.pool:
-            raise InputError(f"RankBootstrap labels {self.count} at each end of a pool of {self.pool}; make the pool larger.")
+            raise InputError(
+                f"RankBootstrap labels {self.count} at each end of a pool of {self.pool}; make the pool larger."
+            )
 
     def labels(self, side: Literal["top", "bottom"]) -> Tensor:
         """Return the labels [M] of one end, from the extreme inwards."""
@@ -62,7 +68,8 @@ class RankBootstrap:
         Args:
             pool: fresh samples.
             scores: [pool], by the reward that was trained without them.
-            negatives: what that reward was trained on; none of it may be in the pool, whose scores would be biased.
+            negatives: what that reward was trained on; none of it may be in the pool, whose scores
+                would be biased.
 
         Raises:
             InputError: if a sample of the pool is among the negatives (they share a "seed" fact).
@@ -78,4 +85,6 @@ class RankBootstrap:
         sides = {"none": (), "both": ("top", "bottom")}.get(self.sides, (self.sides,))
         if not sides:
             return pool[:0], torch.zeros(0)
-        return concatenate([pool[ends[side]] for side in sides]), torch.cat([self.labels(side) for side in sides])
+        return concatenate([pool[ends[side]] for side in sides]), torch.cat(
+            [self.labels(side) for side in sides]
+        )

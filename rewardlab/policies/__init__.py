@@ -13,7 +13,12 @@ if TYPE_CHECKING:
     from rewardlab.policies.hub import load_policy
     from rewardlab.policies.samplers import Sampler
 
-_HOME = {"causal_lm": ("CausalLMPolicy",), "diffusion": ("DiffusionPolicy",), "hub": ("load_policy",), "samplers": ("Sampler",)}
+_HOME = {
+    "causal_lm": ("CausalLMPolicy",),
+    "diffusion": ("DiffusionPolicy",),
+    "hub": ("load_policy",),
+    "samplers": ("Sampler",),
+}
 __all__ = ["CausalLMPolicy", "DiffusionPolicy", "Policy", "Sampler", "frozen_copy", "load_policy"]
 
 

@@ -16,12 +16,15 @@ class AdapterOff(Policy):
     """A policy as it was before its adapter: no second copy of the weights, and nothing to train.
 
     Args:
-        policy: a policy whose trainable weights are all in an adapter, with a context manager `adapter_off()`.
+        policy: a policy whose trainable weights are all in an adapter, with a context manager
+            `adapter_off()`.
     """
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        self._holder = (policy,)  # in a tuple, so that it is not registered as a submodule and saved twice
+        self._holder = (
+            policy,
+        )  # in a tuple, so that it is not registered as a submodule and saved twice
         self.dimensions = policy.dimensions
 
     @property
@@ -49,7 +52,9 @@ class AdapterOff(Policy):
             return self.policy.generate(prompts, seeds=seeds)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        raise NotImplementedError("The reference is the policy without its adapter; save the policy.")
+        raise NotImplementedError(
+            "The reference is the policy without its adapter; save the policy."
+        )
 
     def reference(self) -> Policy:
         return self

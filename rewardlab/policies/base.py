@@ -34,13 +34,16 @@ StepLoss = Callable[[Steps, At], Tensor]
 
 
 class Policy(nn.Module, ABC):
-    """A generator seen as a sequence of random steps: a language model's tokens, a diffusion model's denoising steps.
+    """A generator seen as a sequence of random steps: a language model's tokens, a diffusion
+    model's denoising steps.
 
-    Four verbs serve every post-training loop. `seeds` is an int64 tensor [B], one a row; see `rewardlab.seeds`.
+    Four verbs serve every post-training loop. `seeds` is an int64 tensor [B], one a row; see
+    `rewardlab.seeds`.
 
     Attributes:
-        dimensions: by how much a log-probability was divided. 1 for text; C·H·W of a latent for images, whose
-            log-probabilities are means over dimensions. Nats are `log_prob * dimensions`.
+        dimensions: by how much a log-probability was divided. 1 for text; C·H·W of a latent for
+            images, whose log-probabilities are means over dimensions. Nats are `log_prob *
+            dimensions`.
     """
 
     dimensions: int = 1
@@ -59,7 +62,9 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def log_prob(self, trajectory: Trajectory) -> Tensor:
-        """Return the log-probability of each step, float32 [B, T], up to a constant free of the parameters."""
+        """Return the log-probability of each step, float32 [B, T], up to a constant free of the
+        parameters.
+        """
 
     def apply_loss(
         self,
@@ -73,14 +78,18 @@ class Policy(nn.Module, ABC):
     ) -> Tensor:
         """Return the sum of a loss over the steps of a trajectory, a scalar with a gradient.
 
-        The one verb that training needs. A leaf may walk over the steps in parts, and take a part's gradient while it stands.
+        The one verb that training needs. A leaf may walk over the steps in parts, and take a part's
+        gradient while it stands.
 
         Args:
             trajectory: of B rows and T steps.
-            loss: takes the `Steps` of a part and `at`, which picks the same steps of any table [B, T] or [B, 1]; returns a
-                scalar, what this part adds. It may use only steps that the mask counts, and has a gradient by `Steps` alone.
-            rows: bool [B, T]; the loss is 0, whatever the policy says, where this is false. A leaf may leave those steps out.
-            groups: int64 [B]; rows of one number are given to `loss` together, as a loss of whole outputs or of pairs asks for.
+            loss: takes the `Steps` of a part and `at`, which picks the same steps of any table [B,
+                T] or [B, 1]; returns a scalar, what this part adds. It may use only steps that the
+                mask counts, and has a gradient by `Steps` alone.
+            rows: bool [B, T]; the loss is 0, whatever the policy says, where this is false. A leaf
+                may leave those steps out.
+            groups: int64 [B]; rows of one number are given to `loss` together, as a loss of whole
+                outputs or of pairs asks for.
             entropy: whether `loss` is given the entropy.
             value: whether it is given the critic's value.
 
@@ -93,25 +102,39 @@ class Policy(nn.Module, ABC):
             >>> policy.apply_loss(trajectory, lambda steps, at: -(at(weights) * steps.log_prob).sum()).requires_grad
             True
         """
-        verbs = [verb for verb, wanted in (("entropy", entropy), ("value", value)) if wanted and not hasattr(self, verb)]
+        verbs = [
+            verb
+            for verb, wanted in (("entropy", entropy), ("value", value))
+            if wanted and not hasattr(self, verb)
+        ]
         if verbs:
-            raise InputError(f"The loss needs `{verbs[0]}` of the policy; {type(self).__name__} has none.")
+            raise InputError(
+                f"The loss needs `{verbs[0]}` of the policy; {type(self).__name__} has none."
+            )
         mask = trajectory.mask
         spread = self.entropy(trajectory).where(mask, 0) if entropy else None  # type: ignore[operator]
         critic = self.value(trajectory).where(mask, 0) if value else None  # type: ignore[operator]
-        return loss(Steps(self.log_prob(trajectory).where(mask, 0), spread, critic), lambda table: table)
+        return loss(
+            Steps(self.log_prob(trajectory).where(mask, 0), spread, critic), lambda table: table
+        )
 
     @abstractmethod
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the policy into `folder`, so that its class's `from_pretrained(folder)` gives it back."""
+        """Write the policy into `folder`, so that its class's `from_pretrained(folder)` gives it
+        back.
+        """
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:
-        """Return one output a prompt and keep no steps. A leaf may use a sampler here that rollouts refuse."""
+        """Return one output a prompt and keep no steps. A leaf may use a sampler here that rollouts
+        refuse.
+        """
         return self.decode(self.sample(prompts, seeds=seeds))
 
     def reference(self) -> Policy:
-        """Return the policy as it is now, frozen. A leaf with an adapter returns itself with the adapter off."""
+        """Return the policy as it is now, frozen. A leaf with an adapter returns itself with the
+        adapter off.
+        """
         return frozen_copy(self)
 
 

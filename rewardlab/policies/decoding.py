@@ -17,13 +17,19 @@ Step = Callable[[Tensor, Tensor, Tensor, Any], tuple[Tensor, Any]]
 
 
 def draw(
-    step: Step, prompts: Tokens, seeds: Tensor, room: Sequence[int], ended: Callable[[list[int]], bool], device: torch.device
+    step: Step,
+    prompts: Tokens,
+    seeds: Tensor,
+    room: Sequence[int],
+    ended: Callable[[list[int]], bool],
+    device: torch.device,
 ) -> tuple[Tokens, list[bool]]:
-    """Draw a response to each prompt from the softmax of its logits, token by token, with one random number a token.
+    """Draw a response to each prompt from the softmax of its logits, token by token, with one
+    random number a token.
 
     Args:
-        step: takes tokens [B, S], the mask of all tokens so far, positions [B, S] and a cache (None at first); returns the
-            logits of the next token, float32 [B, V], and the cache.
+        step: takes tokens [B, S], the mask of all tokens so far, positions [B, S] and a cache (None
+            at first); returns the logits of the next token, float32 [B, V], and the cache.
         prompts: tokens of B prompts, none empty. They are padded on the left.
         seeds: int64 [B].
         room: how many tokens each response may have, at least 1.
@@ -35,9 +41,16 @@ def draw(
     """
     tokens, mask = (tensor.to(device) for tensor in padded(prompts, left=True))
     positions = mask.long().cumsum(1).sub(1).clamp_min(0)
-    numbers, cache = uniform(seeds, max(room, default=0)), None
-    summed_on = torch.device("cpu") if device.type == "mps" or torch.are_deterministic_algorithms_enabled() else device
-    numbers = numbers.to(summed_on)  # Metal has no float64, and CUDA's sums are not the same each time
+    numbers = uniform(seeds, max(room, default=0))
+    cache = None
+    summed_on = (
+        torch.device("cpu")
+        if device.type == "mps" or torch.are_deterministic_algorithms_enabled()
+        else device
+    )
+    numbers = numbers.to(
+        summed_on
+    )  # Metal has no float64, and CUDA's sums are not the same each time
     drawn: Tokens = [[] for _ in prompts]
     finished = [False] * len(prompts)
     for count in range(1, max(room, default=0) + 1):
@@ -56,13 +69,15 @@ def draw(
         going = [not finished[row] and count < limit for row, limit in enumerate(room)]
         if not any(going):
             break
-        tokens, mask = choice[:, None], torch.cat([mask, torch.tensor(going, device=device)[:, None]], 1)
+        tokens = choice[:, None]
+        mask = torch.cat([mask, torch.tensor(going, device=device)[:, None]], 1)
         positions = positions[:, -1:] + mask[:, -1:]  # a row that is done stays where it is
     return drawn, finished
 
 
 def uniform(seeds: Tensor, count: int) -> Tensor:
-    """Numbers [B, count] in [0, 1), float64, each row from its own generator: all that a response's randomness needs.
+    """Numbers [B, count] in [0, 1), float64, each row from its own generator: all that a response's
+    randomness needs.
 
     Example:
         >>> from rewardlab.seeds import row_seeds
@@ -76,9 +91,11 @@ def uniform(seeds: Tensor, count: int) -> Tensor:
 
 
 def pick(logits: Tensor, numbers: Tensor) -> Tensor:
-    """The token [B] at which the softmax of logits [B, V], summed from the first token on, passes each number in [0, 1).
+    """The token [B] at which the softmax of logits [B, V], summed from the first token on, passes
+    each number in [0, 1).
 
-    Sums are in float64: float32's would lose the rarest of many tokens. A token of logit -inf is never picked.
+    Sums are in float64: float32's would lose the rarest of many tokens. A token of logit -inf is
+    never picked.
 
     Example:
         >>> pick(torch.tensor([[0.5, 0.0, 0.3, 0.2]]).log().expand(3, 4), torch.tensor([0.0, 0.5, 0.9])).tolist()
@@ -91,7 +108,8 @@ def pick(logits: Tensor, numbers: Tensor) -> Tensor:
 
 
 def truncated(logits: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Forbid all but the `top_k` likeliest tokens, then all but the fewest that hold `top_p` of the rest (arXiv 1904.09751).
+    """Forbid all but the `top_k` likeliest tokens, then all but the fewest that hold `top_p` of the
+    rest (arXiv 1904.09751).
 
     Example:
         >>> truncated(torch.tensor([[0.5, 0.3, 0.2]]).log(), top_k=0, top_p=0.6).exp()
@@ -108,7 +126,9 @@ def truncated(logits: Tensor, top_k: int, top_p: float) -> Tensor:
 
 
 def completes(tokenizer: Any, tokens: Sequence[int], stop: Sequence[str]) -> bool:
-    """Whether the last of `tokens` completed a stop string. Only a tail is looked at: a character is at most 4 tokens."""
+    """Whether the last of `tokens` completed a stop string. Only a tail is looked at: a character
+    is at most 4 tokens.
+    """
     if not stop:
         return False
     tail = list(tokens[-4 * max(map(len, stop)) - 4 :])

@@ -1,4 +1,6 @@
-"""What a diffusion model expects an image to become, seen from a step on the way, with the gradient of that one step."""
+"""What a diffusion model expects an image to become, seen from a step on the way, with the gradient
+of that one step.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,12 @@ from rewardlab.types import Samples, Trajectory
 
 
 def foresee(policy: Any, trajectory: Trajectory, steps: Tensor) -> Samples:
-    """Return the images that a DiffusionPolicy expects at the end of each trajectory, as it sees it at one of its steps.
+    """Return the images that a DiffusionPolicy expects at the end of each trajectory, as it sees it
+    at one of its steps.
 
-    From x_t = s·x0 + n·ε and the network's output f, which stands for a·x0 + b·ε, follows x0 = (b·x_t - n·f)/(b·s - n·a):
-    DDPM's equation 15 (arXiv 2006.11239) where f is ε. x_t, which earlier steps made, is a constant.
+    From x_t = s·x0 + n·ε and the network's output f, which stands for a·x0 + b·ε, follows x0 =
+    (b·x_t - n·f)/(b·s - n·a): DDPM's equation 15 (arXiv 2006.11239) where f is ε. x_t, which
+    earlier steps made, is a constant.
 
     Args:
         policy: a DiffusionPolicy.
@@ -36,17 +40,27 @@ def foresee(policy: Any, trajectory: Trajectory, steps: Tensor) -> Samples:
     """
     rows = torch.arange(len(steps), device=steps.device)
     x, time = (trajectory.tensors[name][rows, steps] for name in ("x", "time"))
-    conditions = {name: tensor for name, tensor in trajectory.tensors.items() if name.startswith(("told.", "untold."))}
+    conditions = {
+        name: tensor
+        for name, tensor in trajectory.tensors.items()
+        if name.startswith(("told.", "untold."))
+    }
     output = policy._predict(x, time, conditions)
     table = Noising(*(getattr(policy, f"noising_{name}") for name in Noising.__dataclass_fields__))
-    signal, noise, of_signal, of_noise = (column[:, None, None, None] for column in _at_time(table, time))
+    signal, noise, of_signal, of_noise = (
+        column[:, None, None, None] for column in _at_time(table, time)
+    )
     x0 = (of_noise * x - noise * output) / (of_noise * signal - noise * of_signal)
-    foreseen: Samples = policy.decode(replace(trajectory, tensors={**trajectory.tensors, "final": x0}))
+    foreseen: Samples = policy.decode(
+        replace(trajectory, tensors={**trajectory.tensors, "final": x0})
+    )
     return foreseen
 
 
 def _at_time(table: Noising, time: Tensor) -> list[Tensor]:
-    """Signal, noise, of_signal and of_noise [B] at each time, between the table's times along a line."""
+    """Signal, noise, of_signal and of_noise [B] at each time, between the table's times along a
+    line.
+    """
     after = torch.searchsorted(table.time, time).clamp(1, len(table.time) - 1)
     share = (time - table.time[after - 1]) / (table.time[after] - table.time[after - 1])
     columns = (table.signal, table.noise, table.of_signal, table.of_noise)

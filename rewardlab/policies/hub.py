@@ -14,16 +14,20 @@ POLICY = "policy.json"
 
 
 def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
-    """Load the policy that a folder holds, whatever its class: `class_path` in its policy.json says which.
+    """Load the policy that a folder holds, whatever its class: `class_path` in its policy.json says
+    which.
 
     A folder of a transformers causal language model, or of a diffusers pipeline, is a policy too.
 
     Args:
-        path: a folder that a policy's, a transformers model's or a diffusers pipeline's `save_pretrained` wrote.
-        trust: import classes from outside rewardlab too. Loading such a folder runs code that its policy.json names.
+        path: a folder that a policy's, a transformers model's or a diffusers pipeline's
+            `save_pretrained` wrote.
+        trust: import classes from outside rewardlab too. Loading such a folder runs code that its
+            policy.json names.
 
     Raises:
-        InputError: if the folder is missing, is no policy's, or names a class that is not trusted or does not exist.
+        InputError: if the folder is missing, is no policy's, or names a class that is not trusted
+            or does not exist.
 
     Example:
         >>> load_policy("runs/none")
@@ -32,7 +36,9 @@ def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
     """
     folder = Path(path)
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder. Give one that a policy's or a model's save_pretrained wrote.")
+        raise InputError(
+            f"{folder} is not a folder. Give one that a policy's or a model's save_pretrained wrote."
+        )
     if (folder / POLICY).is_file():
         return _class_of(folder, trust).from_pretrained(folder)  # type: ignore[no-any-return]
     if (folder / "model_index.json").is_file():
@@ -58,17 +64,23 @@ def _class_of(folder: Path, trust: bool) -> Any:
 
 
 def _check_generates(folder: Path) -> None:
-    """Refuse a model whose config names a head that draws no text; transformers would give it a random one."""
+    """Refuse a model whose config names a head that draws no text; transformers would give it a
+    random one.
+    """
     kinds = [str(name) for name in _read(folder / "config.json").get("architectures") or []]
     if kinds and not any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):
-        raise InputError(f"{folder} holds a {kinds[0]}, which writes no text. Give the folder of a causal language model.")
+        raise InputError(
+            f"{folder} holds a {kinds[0]}, which writes no text. Give the folder of a causal language model."
+        )
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{file} is not readable JSON: {error}. Is the file cut off or edited?") from error
+        raise InputError(
+            f"{file} is not readable JSON: {error}. Is the file cut off or edited?"
+        ) from error
     if not isinstance(content, dict):
         raise InputError(f"{file} should hold a mapping; got {str(content)[:60]}. Is it edited?")
     return content

@@ -1,4 +1,6 @@
-"""Diffusion samplers as tables: every stochastic step is a Gaussian whose mean is linear in the network's output."""
+"""Diffusion samplers as tables: every stochastic step is a Gaussian whose mean is linear in the
+network's output.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +19,14 @@ class Sampler:
 
     Args:
         steps: denoising steps S.
-        noise: how stochastic a step is: η of DDIM (arXiv 2010.02502, equation 16), or the level a of flow matching's SDE
-            (Flow-GRPO, arXiv 2505.05470). 0 is deterministic: fine for generation, refused for rollouts. DDPM has no choice.
+        noise: how stochastic a step is: η of DDIM (arXiv 2010.02502, equation 16), or the level a
+            of flow matching's SDE (Flow-GRPO, arXiv 2505.05470). 0 is deterministic: fine for
+            generation, refused for rollouts. DDPM has no choice.
         guidance: scale of classifier-free guidance; 1 is none.
-        scheduler: "pipeline" keeps the pipeline's own; "ddim" and "ddpm" replace it by that one on the same noise schedule.
-        kept_steps: how many of a rollout's stochastic steps are kept for training, drawn anew for each row; all by default.
+        scheduler: "pipeline" keeps the pipeline's own; "ddim" and "ddpm" replace it by that one on
+            the same noise schedule.
+        kept_steps: how many of a rollout's stochastic steps are kept for training, drawn anew for
+            each row; all by default.
 
     Example:
         >>> Sampler(steps=20, guidance=4.0).noise
@@ -37,7 +42,9 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Transitions:
-    """S steps x' = state · x + output · f(x, time) + noise · z, with z standard normal. All columns float64 [S]."""
+    """S steps x' = state · x + output · f(x, time) + noise · z, with z standard normal. All columns
+    float64 [S].
+    """
 
     time: Tensor
     state: Tensor
@@ -47,9 +54,11 @@ class Transitions:
 
 @dataclass(frozen=True)
 class Noising:
-    """How data are noised for training, by training step: x = signal · x0 + noise · ε, and the network's target.
+    """How data are noised for training, by training step: x = signal · x0 + noise · ε, and the
+    network's target.
 
-    The target is of_signal · x0 + of_noise · ε. All columns float32 [N]; `time` is what the network is told.
+    The target is of_signal · x0 + of_noise · ε. All columns float32 [N]; `time` is what the network
+    is told.
     """
 
     time: Tensor
@@ -60,7 +69,9 @@ class Noising:
 
 
 def is_flow(scheduler: Any) -> bool:
-    """Return whether the scheduler is of flow matching: straight paths from noise to data, and a velocity to predict."""
+    """Return whether the scheduler is of flow matching: straight paths from noise to data, and a
+    velocity to predict.
+    """
     return "FlowMatch" in type(scheduler).__name__
 
 
@@ -69,15 +80,17 @@ def set_timesteps(scheduler: Any, steps: int, device: torch.device | str = "cpu"
     try:
         scheduler.set_timesteps(steps, device=device)
     except ValueError as error:
-        raise InputError(f"{type(scheduler).__name__} cannot lay out {steps} steps: {error}") from error
+        raise InputError(
+            f"{type(scheduler).__name__} cannot lay out {steps} steps: {error}"
+        ) from error
 
 
 def transitions(scheduler: Any, sampler: Sampler) -> Transitions:
     """Return the table of the scheduler's steps, from its actual, strided times.
 
     Raises:
-        InputError: if a rollout under this sampler has no density: it is deterministic, clips its predictions, or is of a
-            kind that has no linear Gaussian step here.
+        InputError: if a rollout under this sampler has no density: it is deterministic, clips its
+            predictions, or is of a kind that has no linear Gaussian step here.
     """
     name = type(scheduler).__name__
     if scheduler.config.get("clip_sample") or scheduler.config.get("thresholding"):
@@ -109,17 +122,23 @@ def noising(scheduler: Any) -> Noising:
         ones = torch.ones_like(sigma)
         return Noising(sigma * scheduler.config.num_train_timesteps, 1 - sigma, sigma, -ones, ones)
     kept = _alphas_cumprod(scheduler)
-    signal, noise = kept.sqrt(), (1 - kept).sqrt()
-    zeros, ones = torch.zeros_like(kept), torch.ones_like(kept)
-    of_signal, of_noise = {"epsilon": (zeros, ones), "v_prediction": (-noise, signal), "sample": (ones, zeros)}[
-        scheduler.config.prediction_type
-    ]
+    signal = kept.sqrt()
+    noise = (1 - kept).sqrt()
+    zeros = torch.zeros_like(kept)
+    ones = torch.ones_like(kept)
+    of_signal, of_noise = {
+        "epsilon": (zeros, ones),
+        "v_prediction": (-noise, signal),
+        "sample": (ones, zeros),
+    }[scheduler.config.prediction_type]
     columns = (torch.arange(len(kept)), signal, noise, of_signal, of_noise)
     return Noising(*(column.float() for column in columns))
 
 
 def _training_sigmas(scheduler: Any) -> Tensor:
-    """Noise levels of the flow's training schedule, shifted as the scheduler's config says; near 0 to 1, float32 [N]."""
+    """Noise levels of the flow's training schedule, shifted as the scheduler's config says; near 0
+    to 1, float32 [N].
+    """
     steps = scheduler.config.num_train_timesteps
     sigma = torch.arange(1, steps + 1, dtype=torch.float64) / steps
     shift = scheduler.config.get("shift", 1.0)
@@ -137,8 +156,10 @@ def _alphas_cumprod(scheduler: Any) -> Tensor:
 
 def _x0_and_noise(kept: Tensor, prediction_type: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x0 = p·x + q·f and ε = r·x + s·f for a network output f: (p, q, r, s), each [S]."""
-    signal, noise = kept.sqrt(), (1 - kept).sqrt()
-    zeros, ones = torch.zeros_like(kept), torch.ones_like(kept)
+    signal = kept.sqrt()
+    noise = (1 - kept).sqrt()
+    zeros = torch.zeros_like(kept)
+    ones = torch.ones_like(kept)
     return {
         "epsilon": (1 / signal, -noise / signal, zeros, ones),
         "v_prediction": (signal, -noise, noise, signal),
@@ -148,46 +169,71 @@ def _x0_and_noise(kept: Tensor, prediction_type: str) -> tuple[Tensor, Tensor, T
 
 def _ddim(scheduler: Any, eta: float) -> Transitions:
     """DDIM, arXiv 2010.02502, equations 12 and 16."""
-    times, kept_all = scheduler.timesteps.long().cpu(), _alphas_cumprod(scheduler)
+    times = scheduler.timesteps.long().cpu()
+    kept_all = _alphas_cumprod(scheduler)
     previous = times - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
     kept = kept_all[times]
-    following = kept_all[previous.clamp_min(0)].where(previous >= 0, scheduler.final_alpha_cumprod.double())
+    following = kept_all[previous.clamp_min(0)].where(
+        previous >= 0, scheduler.final_alpha_cumprod.double()
+    )
     variance = eta**2 * (1 - following) / (1 - kept) * (1 - kept / following)
     direction = (1 - following - variance).clamp_min(0).sqrt()
     p, q, r, s = _x0_and_noise(kept, scheduler.config.prediction_type)
     return Transitions(
-        times.double(), following.sqrt() * p + direction * r, following.sqrt() * q + direction * s, variance.clamp_min(0).sqrt()
+        times.double(),
+        following.sqrt() * p + direction * r,
+        following.sqrt() * q + direction * s,
+        variance.clamp_min(0).sqrt(),
     )
 
 
 def _ddpm(scheduler: Any) -> Transitions:
     """DDPM, arXiv 2006.11239, equation 7. A learned variance is replaced by the smaller fixed one."""
-    times, kept_all = scheduler.timesteps.long().cpu(), _alphas_cumprod(scheduler)
-    previous = torch.tensor([int(scheduler.previous_timestep(time)) for time in scheduler.timesteps])
+    times = scheduler.timesteps.long().cpu()
+    kept_all = _alphas_cumprod(scheduler)
+    previous = torch.tensor(
+        [int(scheduler.previous_timestep(time)) for time in scheduler.timesteps]
+    )
     kept = kept_all[times]
-    following = kept_all[previous.clamp_min(0)].where(previous >= 0, torch.ones((), dtype=torch.float64))
+    following = kept_all[previous.clamp_min(0)].where(
+        previous >= 0, torch.ones((), dtype=torch.float64)
+    )
     step = kept / following
-    of_x0, of_x = following.sqrt() * (1 - step) / (1 - kept), step.sqrt() * (1 - following) / (1 - kept)
+    of_x0 = following.sqrt() * (1 - step) / (1 - kept)
+    of_x = step.sqrt() * (1 - following) / (1 - kept)
     large = str(scheduler.config.variance_type).startswith("fixed_large")
     variance = 1 - step if large else (1 - following) / (1 - kept) * (1 - step)
     p, q, _, _ = _x0_and_noise(kept, scheduler.config.prediction_type)
-    return Transitions(times.double(), of_x0 * p + of_x, of_x0 * q, variance.where(times > 0, 0).clamp_min(0).sqrt())
+    return Transitions(
+        times.double(),
+        of_x0 * p + of_x,
+        of_x0 * q,
+        variance.where(times > 0, 0).clamp_min(0).sqrt(),
+    )
 
 
 def _flow(scheduler: Any, level: float) -> Transitions:
-    """Flow matching's SDE with the ODE's marginals (Flow-GRPO, arXiv 2505.05470, equation 9), by Euler's rule.
+    """Flow matching's SDE with the ODE's marginals (Flow-GRPO, arXiv 2505.05470, equation 9), by
+    Euler's rule.
 
-    μ = x + [v + σ²/(2t)·(x + (1 - t)·v)]·Δt with noise σ·√|Δt| and σ = a·√(t/(1 - t)). 1 - t is kept at least as large as
-    after the first step, where σ would be infinite; the last step adds no noise.
+    μ = x + [v + σ²/(2t)·(x + (1 - t)·v)]·Δt with noise σ·√|Δt| and σ = a·√(t/(1 - t)). 1 - t is
+    kept at least as large as after the first step, where σ would be infinite; the last step adds no
+    noise.
     """
     if scheduler.config.get("invert_sigmas") or scheduler.config.get("stochastic_sampling"):
-        raise InputError("Rollouts know flow matching from 1 (noise) to 0 (data) without re-noising; this scheduler differs.")
-    t, following = scheduler.sigmas[:-1].double().cpu(), scheduler.sigmas[1:].double().cpu()
+        raise InputError(
+            "Rollouts know flow matching from 1 (noise) to 0 (data) without re-noising; this scheduler differs."
+        )
+    t = scheduler.sigmas[:-1].double().cpu()
+    following = scheduler.sigmas[1:].double().cpu()
     delta = following - t
     first = t[t < 1].max() if (t < 1).any() else torch.tensor(0.5, dtype=torch.float64)
     variance = level**2 * t / (1 - t).clamp_min(1 - first)
     variance = variance.where(following > 0, 0)
     drift = variance / (2 * t)
     return Transitions(
-        scheduler.timesteps.double().cpu(), 1 + drift * delta, delta * (1 + drift * (1 - t)), (variance * -delta).sqrt()
+        scheduler.timesteps.double().cpu(),
+        1 + drift * delta,
+        delta * (1 + drift * (1 - t)),
+        (variance * -delta).sqrt(),
     )

@@ -16,7 +16,9 @@ from rewardlab.silence import silent
 
 
 def load_network(source: Any, dtype: torch.dtype) -> Any:
-    """Return the causal language model in a folder, of a hub id, or the given instance itself, its weights in `dtype`."""
+    """Return the causal language model in a folder, of a hub id, or the given instance itself, its
+    weights in `dtype`.
+    """
     if not isinstance(source, (str, os.PathLike)):
         return source.to(dtype)
     from transformers import AutoModelForCausalLM
@@ -24,14 +26,24 @@ def load_network(source: Any, dtype: torch.dtype) -> Any:
     local = os.path.isdir(source)
     try:
         with silent() if local else nullcontext():  # a download is worth a bar
-            return AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, local_files_only=local)
+            return AutoModelForCausalLM.from_pretrained(
+                str(source), dtype=dtype, local_files_only=local
+            )
     except (OSError, ValueError, KeyError) as error:
-        kind = "holds no causal language model (is config.json there?)" if local else "is no folder, nor a hub id in reach"
-        raise InputError(f"CausalLMPolicy cannot load {str(source)!r}: it {kind}. {_first_line(error)}") from error
+        kind = (
+            "holds no causal language model (is config.json there?)"
+            if local
+            else "is no folder, nor a hub id in reach"
+        )
+        raise InputError(
+            f"CausalLMPolicy cannot load {str(source)!r}: it {kind}. {_first_line(error)}"
+        ) from error
 
 
 def load_tokenizer(source: Any, model: Any) -> Any:
-    """Return the tokenizer `source` (an instance, folder or hub id), by default the one beside the model."""
+    """Return the tokenizer `source` (an instance, folder or hub id), by default the one beside the
+    model.
+    """
     if source is not None and not isinstance(source, (str, os.PathLike)):
         return source
     place = source if source is not None else model
@@ -44,7 +56,9 @@ def load_tokenizer(source: Any, model: Any) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(place), local_files_only=os.path.isdir(place))
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"No tokenizer can be loaded from {str(place)!r}: {_first_line(error)} Give `tokenizer`.") from error
+        raise InputError(
+            f"No tokenizer can be loaded from {str(place)!r}: {_first_line(error)} Give `tokenizer`."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:
@@ -54,7 +68,8 @@ def _first_line(error: Exception) -> str:
 def ends(network: Any, tokenizer: Any) -> list[int]:
     """Return the tokens that end a response, the one that marks an encoded response's end first.
 
-    That is the tokenizer's end token, and those that the model's generation settings list beside it.
+    That is the tokenizer's end token, and those that the model's generation settings list beside
+    it.
 
     Raises:
         InputError: if neither names any.
@@ -64,7 +79,9 @@ def ends(network: Any, tokenizer: Any) -> list[int]:
     listed = [listed] if isinstance(listed, int) else list(listed)
     own = tokenizer.eos_token_id
     if own is None and not listed:
-        raise InputError("The tokenizer has no end token and the model names none; set tokenizer.eos_token.")
+        raise InputError(
+            "The tokenizer has no end token and the model names none; set tokenizer.eos_token."
+        )
     first = listed[0] if own is None else own
     return [first, *(token for token in listed if token != first)] if first in listed else [first]
 
@@ -84,8 +101,12 @@ def without_dropout(network: nn.Module) -> None:
 
 
 def checkpoint_activations(network: Any) -> None:
-    """Let the backward pass compute each block's activations anew. Older transformers know it by its older name only."""
-    enable = getattr(network, "activation_checkpointing_enable", network.gradient_checkpointing_enable)
+    """Let the backward pass compute each block's activations anew. Older transformers know it by
+    its older name only.
+    """
+    enable = getattr(
+        network, "activation_checkpointing_enable", network.gradient_checkpointing_enable
+    )
     enable({"use_reentrant": False})
 
 
@@ -93,9 +114,12 @@ def linear_layers(network: Any) -> list[str]:
     """Return the names of the layers that adapters attach to: every linear one but the head."""
     from transformers.pytorch_utils import Conv1D
 
-    kinds, head = (nn.Linear, Conv1D), network.get_output_embeddings()
+    kinds = (nn.Linear, Conv1D)
+    head = network.get_output_embeddings()
     names = {
-        name.rsplit(".", 1)[-1] for name, module in network.named_modules() if isinstance(module, kinds) and module is not head
+        name.rsplit(".", 1)[-1]
+        for name, module in network.named_modules()
+        if isinstance(module, kinds) and module is not head
     }
     return sorted(names)
 
@@ -108,31 +132,45 @@ def check_vocabulary(tokenizer: Any, network: Any) -> None:
     """
     known = len(network.get_input_embeddings().weight)
     if max(tokenizer.vocab_size, (tokenizer.eos_token_id or 0) + 1) > known:
-        raise InputError(f"The tokenizer has {len(tokenizer)} tokens, the model knows {known}. Do they belong together?")
+        raise InputError(
+            f"The tokenizer has {len(tokenizer)} tokens, the model knows {known}. Do they belong together?"
+        )
 
 
 def check_head(network: Any, softcap: float | None) -> None:
-    """Make sure that the model's logits are its head on its last hidden states; some models scale them.
+    """Make sure that the model's logits are its head on its last hidden states; some models scale
+    them.
 
     Raises:
         InputError: if they are not, since the log-probabilities would not be the model's.
     """
-    head, device = network.get_output_embeddings(), next(network.parameters()).device
+    head = network.get_output_embeddings()
+    device = next(network.parameters()).device
     if head is None or network.base_model is network:
-        raise InputError(f"{type(network).__name__} has no output embeddings on a backbone. Is it a causal language model?")
+        raise InputError(
+            f"{type(network).__name__} has no output embeddings on a backbone. Is it a causal language model?"
+        )
     token = torch.zeros(1, 1, dtype=torch.long, device=device)
     with torch.no_grad():
         expected = network(input_ids=token, use_cache=False).logits[:, -1].float()
         hidden = network.base_model(input_ids=token, use_cache=False).last_hidden_state[:, -1]
     found = linear_logits(hidden, head.weight, getattr(head, "bias", None), softcap=softcap)
-    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=0.05, atol=0.05 * expected.abs().max().item()):
-        raise InputError(f"CausalLMPolicy cannot score {type(network).__name__}: it alters its logits after the head.")
+    if found.shape != expected.shape or not torch.allclose(
+        found, expected, rtol=0.05, atol=0.05 * expected.abs().max().item()
+    ):
+        raise InputError(
+            f"CausalLMPolicy cannot score {type(network).__name__}: it alters its logits after the head."
+        )
 
 
 def check_fit(
-    prompts: Sequence[Sequence[int]], responses: Sequence[Sequence[int]], texts: Sequence[str], context: int | None
+    prompts: Sequence[Sequence[int]],
+    responses: Sequence[Sequence[int]],
+    texts: Sequence[str],
+    context: int | None,
 ) -> None:
-    """Make sure that each prompt and its response fit the context together; `texts` are named in the error.
+    """Make sure that each prompt and its response fit the context together; `texts` are named in
+    the error.
 
     Raises:
         InputError: if a row does not.
@@ -147,7 +185,9 @@ def check_fit(
 
 
 def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
-    """Tokens of a prompt: one user message if the tokenizer has a chat template, else the text. Never none at all."""
+    """Tokens of a prompt: one user message if the tokenizer has a chat template, else the text.
+    Never none at all.
+    """
     if getattr(tokenizer, "chat_template", None):
         chat = [{"role": "user", "content": prompt}]
         text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
@@ -160,7 +200,9 @@ def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
     return [tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id]
 
 
-def padded(rows: Sequence[Sequence[int]], token: int = 0, left: bool = False) -> tuple[Tensor, Tensor]:
+def padded(
+    rows: Sequence[Sequence[int]], token: int = 0, left: bool = False
+) -> tuple[Tensor, Tensor]:
     """Return int64 tokens [B, T] and a bool mask [B, T] of those that are not padding.
 
     Example:
@@ -170,13 +212,19 @@ def padded(rows: Sequence[Sequence[int]], token: int = 0, left: bool = False) ->
     """
     width = max(map(len, rows), default=0)
     fill = [[token] * (width - len(row)) for row in rows]
-    filled = [[*more, *row] if left else [*row, *more] for row, more in zip(rows, fill, strict=True)]
+    filled = [
+        [*more, *row] if left else [*row, *more] for row, more in zip(rows, fill, strict=True)
+    ]
     lengths = torch.tensor([*map(len, rows)], dtype=torch.long)[:, None]
     place = torch.arange(width)
-    return torch.tensor(filled, dtype=torch.long).view(len(rows), width), place >= width - lengths if left else place < lengths
+    return torch.tensor(filled, dtype=torch.long).view(
+        len(rows), width
+    ), place >= width - lengths if left else place < lengths
 
 
 def text_of(tokenizer: Any, tokens: Sequence[int], stop: Sequence[str]) -> str:
     """The text of a response, without special tokens, up to the first stop string."""
-    text = tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = tokenizer.decode(
+        list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
+    )
     return text[: min((place for place in map(text.find, stop) if place >= 0), default=len(text))]

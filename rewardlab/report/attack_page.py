@@ -1,4 +1,6 @@
-"""The page of one attack: verdict, shares beside their floors, funnel, kinds of exploit, and the worst of them."""
+"""The page of one attack: verdict, shares beside their floors, funnel, kinds of exploit, and the
+worst of them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,10 @@ SIDES = {
 
 
 def attack_page(
-    results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], made_by: Mapping[str, Any], drawn: Mapping[str, Samples]
+    results: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    made_by: Mapping[str, Any],
+    drawn: Mapping[str, Samples],
 ) -> str:
     """Return one self-contained page.
 
@@ -44,15 +49,22 @@ def attack_page(
         section("How often", _shares(results)),
         section("What is left after each step", _funnel(results["funnel"])),
         section("Kinds of exploit", _kinds(results.get("taxonomy"), len(rows))),
-        section(count, (_grid if images else _texts)(rows[:WORST], drawn)) or section("Exploits", tag("p", "None.")),
-        section("Where it comes from", table(["what", "value"], [[name, _word(value)] for name, value in made_by.items()])),
+        section(count, (_grid if images else _texts)(rows[:WORST], drawn))
+        or section("Exploits", tag("p", "None.")),
+        section(
+            "Where it comes from",
+            table(["what", "value"], [[name, _word(value)] for name, value in made_by.items()]),
+        ),
     ]
     return document(f"rewardlab attack: {verdict['word']}", body)
 
 
 def _shares(results: Mapping[str, Any]) -> str:
     head = ["", *results["measures"]]
-    rows = [[SIDES[side], *(_share(measure[side]) for measure in results["measures"].values())] for side in SIDES]
+    rows = [
+        [SIDES[side], *(_share(measure[side]) for measure in results["measures"].values())]
+        for side in SIDES
+    ]
     caption = (
         f"Per cent of outputs with 95 % intervals over {results['prompts']} prompts. standard, strict: the reward is for the "
         f"output and the judge against it (best of {results['best_of']}). disagreeing: the reward is for it and the witness "
@@ -67,9 +79,14 @@ def _share(estimate: Mapping[str, float]) -> str:
 
 def _funnel(funnel: Mapping[str, Any]) -> str:
     precision = funnel.get("precision") or {}
-    rows = [[step, str(count), *([sig(precision[step])] if precision else [])] for step, count in funnel["counts"].items()]
+    rows = [
+        [step, str(count), *([sig(precision[step])] if precision else [])]
+        for step, count in funnel["counts"].items()
+    ]
     head = ["step", "left", *(["judge agrees"] if precision else [])]
-    return table(head, rows, "What would become training pairs: at most one a prompt, the reference chosen.")
+    return table(
+        head, rows, "What would become training pairs: at most one a prompt, the reference chosen."
+    )
 
 
 def _kinds(taxonomy: Mapping[str, Any] | None, count: int) -> str:
@@ -79,7 +96,11 @@ def _kinds(taxonomy: Mapping[str, Any] | None, count: int) -> str:
         [name, str(number), sig(taxonomy["shares"][name]), sig(taxonomy["reference_shares"][name])]
         for name, number in taxonomy["counts"].items()
     ]
-    return table(["label", "exploits", "share", "references"], rows, f"Labels of {count} exploits; one may have several.")
+    return table(
+        ["label", "exploits", "share", "references"],
+        rows,
+        f"Labels of {count} exploits; one may have several.",
+    )
 
 
 def _texts(rows: Sequence[Mapping[str, Any]], drawn: Mapping[str, Samples]) -> str:
@@ -92,7 +113,14 @@ def _texts(rows: Sequence[Mapping[str, Any]], drawn: Mapping[str, Samples]) -> s
         ]
         for row in rows
     ]
-    head = ["prompt", "its words", "exploit", "the reference that the reward likes best", "scores, exploit | reference", "kind"]
+    head = [
+        "prompt",
+        "its words",
+        "exploit",
+        "the reference that the reward likes best",
+        "scores, exploit | reference",
+        "kind",
+    ]
     return table(head, cells, kind="text")
 
 
@@ -103,11 +131,17 @@ def _visible(text: str) -> str:
         >>> _visible("a\\x08b\\n")
         'a␈b\\n'
     """
-    return "".join(chr(0x2400 + ord(letter)) if ord(letter) < 32 and letter not in "\n\t" else letter for letter in text)
+    return "".join(
+        chr(0x2400 + ord(letter)) if ord(letter) < 32 and letter not in "\n\t" else letter
+        for letter in text
+    )
 
 
 def _scores(row: Mapping[str, Any]) -> str:
-    lines = [f"{name} {sig(score)} | {sig(row['reference_scores'][name])}" for name, score in row["scores"].items()]
+    lines = [
+        f"{name} {sig(score)} | {sig(row['reference_scores'][name])}"
+        for name, score in row["scores"].items()
+    ]
     return "\n".join([*lines, f"disagreement {sig(row['disagreement'])}"])
 
 
@@ -115,7 +149,12 @@ def _grid(rows: Sequence[Mapping[str, Any]], drawn: Mapping[str, Samples]) -> st
     if not rows:
         return ""
     parts = [
-        Shown(label, colour, [row["prompt"] for row in rows], [_pixels(drawn[side], row[place]) for row in rows])
+        Shown(
+            label,
+            colour,
+            [row["prompt"] for row in rows],
+            [_pixels(drawn[side], row[place]) for row in rows],
+        )
         for label, colour, side, place in (
             ("exploits", "#c2410c", "attack", "row"),
             ("best-liked references", "#4a4f57", "references", "reference_row"),
@@ -123,7 +162,8 @@ def _grid(rows: Sequence[Mapping[str, Any]], drawn: Mapping[str, Samples]) -> st
     ]
     lines = [[str(row["prompt_id"]), row["prompt"], _scores(row)] for row in rows]
     return figures([grids(parts, "exploits", 2, "In equal places: the same prompt.")]) + details(
-        "Their scores", table(["prompt", "its words", "scores, exploit | reference"], lines, kind="text")
+        "Their scores",
+        table(["prompt", "its words", "scores, exploit | reference"], lines, kind="text"),
     )
 
 

@@ -1,4 +1,6 @@
-"""Figures with intervals: {"mean", "low", "high"} as results.json keeps them, how they compare, and how they are written."""
+"""Figures with intervals: {"mean", "low", "high"} as results.json keeps them, how they compare, and
+how they are written.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def mean(figure: Any) -> float | None:
 
 def interval(figure: Any) -> tuple[float, float] | None:
     """Return (low, high) of a figure, or None where it has no finite interval."""
-    low, high = (mean(figure.get(end)) if isinstance(figure, Mapping) else None for end in ("low", "high"))
+    low, high = (
+        mean(figure.get(end)) if isinstance(figure, Mapping) else None for end in ("low", "high")
+    )
     if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
         return None
     return min(low, high), max(low, high)
@@ -51,7 +55,9 @@ def with_interval(figure: Any) -> str:
         ('0.500 [0.400, 0.600]', '0.500', '–')
     """
     ends = interval(figure)
-    return sig(mean(figure)) + (f" [{sig(ends[0])}, {sig(ends[1])}]" if ends and mean(figure) is not None else "")
+    return sig(mean(figure)) + (
+        f" [{sig(ends[0])}, {sig(ends[1])}]" if ends and mean(figure) is not None else ""
+    )
 
 
 def change(before: Any, after: Any) -> Literal["rose", "fell", "same", "unknown"]:
@@ -61,7 +67,8 @@ def change(before: Any, after: Any) -> Literal["rose", "fell", "same", "unknown"
         >>> change({"mean": 1, "low": 0.9, "high": 1.1}, {"mean": 2, "low": 1.9, "high": 2.1})
         'rose'
     """
-    first, second = interval(before), interval(after)
+    first = interval(before)
+    second = interval(after)
     if first is None or second is None:
         return "unknown"
     if second[0] > first[1]:
@@ -70,25 +77,29 @@ def change(before: Any, after: Any) -> Literal["rose", "fell", "same", "unknown"
 
 
 def movement(before: Any, after: Any, target: Any) -> Movement:
-    """Say whether a figure moved toward the targets' own value or away from it, beyond the intervals.
+    """Say whether a figure moved toward the targets' own value or away from it, beyond the
+    intervals.
 
     Returns:
-        "same" where the intervals before and after overlap; "toward" where all of the interval after is nearer to the
-        targets' value than all of the interval before, or meets the targets' interval as the one before did not; "level"
-        where both meet it; "away" where all of it is farther; "beside" where it is about as far, on the other side, say;
-        "changed" where the targets' value is not known; "unknown" where an interval is missing.
+        "same" where the intervals before and after overlap; "toward" where all of the interval
+        after is nearer to the targets' value than all of the interval before, or meets the targets'
+        interval as the one before did not; "level" where both meet it; "away" where all of it is
+        farther; "beside" where it is about as far, on the other side, say; "changed" where the
+        targets' value is not known; "unknown" where an interval is missing.
 
     Example:
         >>> low, high = ({"mean": m, "low": m - 0.01, "high": m + 0.01} for m in (0.3, 0.4))
         >>> movement(low, high, {"mean": 0.4}), movement(high, low, {"mean": 0.4}), movement(low, low, {"mean": 0.4})
         ('toward', 'away', 'same')
     """
-    difference, value = change(before, after), mean(target)
+    difference = change(before, after)
+    value = mean(target)
     if difference in ("same", "unknown"):
         return difference  # type: ignore[return-value]
     if value is None or not math.isfinite(value):
         return "changed"
-    nearer, farther = _gap(before, value), _gap(after, value)
+    nearer = _gap(before, value)
+    farther = _gap(after, value)
     if change(target, after) == "same":
         return "level" if change(target, before) == "same" else "toward"
     if farther[1] < nearer[0]:

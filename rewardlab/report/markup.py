@@ -55,7 +55,9 @@ def document(title: str, body: Iterable[str]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n" + "\n".join(body) + "\n</body>\n</html>\n"
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body>\n</html>\n"
     )
 
 
@@ -66,7 +68,9 @@ def contents(names: Sequence[str]) -> list[str]:
         >>> contents(["digits", "text"])[0]
         '<ol><li><a href="#part-0">digits</a></li><li><a href="#part-1">text</a></li></ol>'
     """
-    items = "".join(f'<li><a href="#part-{number}">{escape(name)}</a></li>' for number, name in enumerate(names))
+    items = "".join(
+        f'<li><a href="#part-{number}">{escape(name)}</a></li>' for number, name in enumerate(names)
+    )
     return [f"<ol>{items}</ol>"] if len(names) > 1 else []
 
 
@@ -86,9 +90,16 @@ def tag(name: str, text: str, kind: str = "") -> str:
     return f"<{name}{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{escape(text)}</{name}>"
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", kind: str = "") -> str:
-    """Return a table of escaped cells; the first cell of a row heads it. A cell's second line is set small."""
-    body = [f'<tr><th scope="row">{escape(row[0])}</th>{"".join(_cell(cell, kind) for cell in row[1:])}</tr>' for row in rows]
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", kind: str = ""
+) -> str:
+    """Return a table of escaped cells; the first cell of a row heads it. A cell's second line is
+    set small.
+    """
+    body = [
+        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(_cell(cell, kind) for cell in row[1:])}</tr>'
+        for row in rows
+    ]
     if not body:
         return ""
     heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
@@ -113,10 +124,14 @@ def figures(pictures: Sequence[Picture]) -> str:
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode("ascii")
     image = f'<img src="data:image/png;base64,{data}" alt="{escape(picture.alt)}">'
-    return f"<figure>{image}{tag('figcaption', picture.caption) if picture.caption else ''}</figure>"
+    return (
+        f"<figure>{image}{tag('figcaption', picture.caption) if picture.caption else ''}</figure>"
+    )
 
 
 def details(title: str, *parts: str) -> str:
     """Return parts that are folded away until asked for, or nothing if there are none."""
     filled = [part for part in parts if part]
-    return f"<details><summary>{escape(title)}</summary>{''.join(filled)}</details>" if filled else ""
+    return (
+        f"<details><summary>{escape(title)}</summary>{''.join(filled)}</details>" if filled else ""
+    )

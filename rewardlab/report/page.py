@@ -16,7 +16,16 @@ from rewardlab.report.read import Run, Step, at, common_parent, read_runs, yaml_
 from rewardlab.report.rows import Row, rows_of
 from rewardlab.report.samples import Shown, grids, shown_exploits, shown_pairs, shown_samples
 from rewardlab.report.single import fit_head, fit_sections, pointer
-from rewardlab.report.statements import attack_sentence, listed, overall, run_course, step_course, step_verdict, summary, title
+from rewardlab.report.statements import (
+    attack_sentence,
+    listed,
+    overall,
+    run_course,
+    step_course,
+    step_verdict,
+    summary,
+    title,
+)
 from rewardlab.report.tables import (
     attack_table,
     differences_table,
@@ -41,8 +50,10 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     What a folder lacks is named on the page and left out.
 
     Args:
-        runs: folders that `rewardlab rounds` or `rewardlab fit` wrote; one of an attack or a curve is pointed to its own page.
-        out: the page; by default report.html in the run's folder, or in the folder that holds all of the runs.
+        runs: folders that `rewardlab rounds` or `rewardlab fit` wrote; one of an attack or a curve
+            is pointed to its own page.
+        out: the page; by default report.html in the run's folder, or in the folder that holds all
+            of the runs.
 
     Returns:
         The page's path.
@@ -60,7 +71,9 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     found = read_runs(runs)
     out = Path(out) if out else common_parent([run.path for run in found]) / "report.html"
     if out.is_dir():
-        raise InputError(f"The report is one file; {out} is a folder. Give --out a name such as {out / 'report.html'}.")
+        raise InputError(
+            f"The report is one file; {out} is a folder. Give --out a name such as {out / 'report.html'}."
+        )
     groups = _groups(found)
     parts = [_part(group, out.parent) for group in groups]
     (out.parent / "figures").mkdir(parents=True, exist_ok=True)
@@ -74,7 +87,9 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
 
 
 def _groups(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs of one command that began with one policy together: what began differently cannot be compared."""
+    """Return the runs of one command that began with one policy together: what began differently
+    cannot be compared.
+    """
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.kind, str(at(run.facts, "fingerprints", "policy"))), []).append(run)
@@ -101,17 +116,31 @@ def _blocks(
     head: Iterable[str], sections: Iterable[tuple[str, list[Block]]], runs: list[Run]
 ) -> tuple[list[str], list[Picture]]:
     found = list(sections)
-    drawn = [picture for _, blocks in found for block in blocks if isinstance(block, list) for picture in block]
-    return [*head, *(section(name, *map(_html, blocks)) for name, blocks in found), _missing(runs)], drawn
+    drawn = [
+        picture
+        for _, blocks in found
+        for block in blocks
+        if isinstance(block, list)
+        for picture in block
+    ]
+    return [
+        *head,
+        *(section(name, *map(_html, blocks)) for name, blocks in found),
+        _missing(runs),
+    ], drawn
 
 
-def _sections(runs: list[Run], rows: list[Row], samples: list[Shown]) -> Iterator[tuple[str, list[Block]]]:
+def _sections(
+    runs: list[Run], rows: list[Row], samples: list[Shown]
+) -> Iterator[tuple[str, list[Block]]]:
     """Yield the page's parts after its head, in order."""
     steps = [row for row in rows if row.kind == "step"]
     yield (
         "Figures",
         [
-            summary_table([row for row in rows if row.judged or row.kind != "step"]) if steps or runs[0].base else "",
+            summary_table([row for row in rows if row.judged or row.kind != "step"])
+            if steps or runs[0].base
+            else "",
             details("What the runs differ in", differences_table(runs)),
             reward_table(steps),
             attack_table(steps),
@@ -122,7 +151,10 @@ def _sections(runs: list[Run], rows: list[Row], samples: list[Shown]) -> Iterato
     yield "Exploits found", [block for part in _exploits(rows) for block in part]
     yield "Samples", [block for part in _samples(rows, samples) for block in part]
     histograms = [picture for picture in map(histogram, steps) if picture]
-    yield "How the reward sees them", [tag("p", HISTOGRAMS, "soft") if histograms else "", histograms]
+    yield (
+        "How the reward sees them",
+        [tag("p", HISTOGRAMS, "soft") if histograms else "", histograms],
+    )
     ladders, planes = judge_pictures(rows)
     yield "What the judges say", [ladders]
     yield "Reward against judge", [planes]
@@ -155,7 +187,10 @@ def _exploits(rows: list[Row]) -> Iterator[list[Block]]:
 def _shown(parts: list[Shown], name: str) -> list[Block]:
     """Return text as one table, images as a grid each."""
     texts, images = ([part for part in parts if part.is_text is text] for text in (True, False))
-    return [text_table(texts), [grids([part], f"{name}-{slug(part.label)}", 1, part.about) for part in images]]
+    return [
+        text_table(texts),
+        [grids([part], f"{name}-{slug(part.label)}", 1, part.about) for part in images],
+    ]
 
 
 def _overview(samples: list[Shown]) -> list[Picture]:
@@ -174,7 +209,12 @@ def _origins(run: Run) -> str:
             details("Where the time went", time_table(run)),
             details("Versions, device, seeds, fingerprints", provenance_table(run)),
             details("Config", tag("pre", config) if config else ""),
-            details("All figures", tag("pre", json.dumps(run.results, indent=1, ensure_ascii=False)) if run.results else ""),
+            details(
+                "All figures",
+                tag("pre", json.dumps(run.results, indent=1, ensure_ascii=False))
+                if run.results
+                else "",
+            ),
         ]
     )
 
@@ -204,9 +244,15 @@ def _head(runs: list[Run]) -> Iterator[str]:
         said = overall(run)
         lines = [tag("p", f"{title(run)}. {said.sentence}", "verdict")]
         if run_course(run):
-            lines.append(tag("p", f"Base → {'end' if len(run.trained) > 1 else run.name}: {run_course(run)}."))
+            lines.append(
+                tag(
+                    "p", f"Base → {'end' if len(run.trained) > 1 else run.name}: {run_course(run)}."
+                )
+            )
         if len(run.steps) > 1:
-            lines += [tag("p", f"Round {step.number}: {_round(step)}", "soft") for step in run.steps]
+            lines += [
+                tag("p", f"Round {step.number}: {_round(step)}", "soft") for step in run.steps
+            ]
         yield f'<div class="run {kinds.get(said.outcome, "flat")}">' + "".join(lines) + "</div>"
     yield tag(
         "p",
@@ -220,9 +266,17 @@ def _round(step: Step) -> str:
     """Return what a round came to, of several."""
     if not step.judged:
         return attack_sentence(step)
-    return f"{step_course(step)}." if len(step.run.trained) == 1 else f"{step_verdict(step).sentence} {step_course(step)}."
+    return (
+        f"{step_course(step)}."
+        if len(step.run.trained) == 1
+        else f"{step_verdict(step).sentence} {step_course(step)}."
+    )
 
 
 def _names(runs: Sequence[Run]) -> str:
     names = [run.name for run in runs]
-    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3} more runs"
+    return (
+        ", ".join(names)
+        if len(names) <= 4
+        else f"{', '.join(names[:3])} and {len(names) - 3} more runs"
+    )

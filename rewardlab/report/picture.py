@@ -1,4 +1,6 @@
-"""A picture: a drawn figure as PNG, with the words that a reader without it needs; and how figures are drawn."""
+"""A picture: a drawn figure as PNG, with the words that a reader without it needs; and how figures
+are drawn.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,9 @@ class Picture:
 
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[Any]:
-    """Give an empty matplotlib figure, in inches, in the report's style. No global state of pyplot is touched."""
+    """Give an empty matplotlib figure, in inches, in the report's style. No global state of pyplot
+    is touched.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
@@ -60,7 +64,9 @@ def canvas(width: float, height: float) -> Iterator[Any]:
 
 def png_of(figure: Any) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png", metadata={"Software": None})  # the same bytes whatever matplotlib's version string
+    figure.savefig(
+        file, format="png", metadata={"Software": None}
+    )  # the same bytes whatever matplotlib's version string
     return file.getvalue()
 
 
@@ -85,5 +91,7 @@ def slug(text: str) -> str:
         >>> slug("dpo/β low, round 1")
         'dpo-low-round-1'
     """
-    plain = "".join(letter if letter.isascii() and letter.isalnum() else " " for letter in text.lower())
+    plain = "".join(
+        letter if letter.isascii() and letter.isalnum() else " " for letter in text.lower()
+    )
     return "-".join(plain.split()) or "x"

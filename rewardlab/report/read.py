@@ -1,4 +1,6 @@
-"""What a run folder says: its figures, stages and provenance. What is absent is empty and noted, never guessed."""
+"""What a run folder says: its figures, stages and provenance. What is absent is empty and noted,
+never guessed.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,11 @@ class Run:
         """The command that made it, as its config says; "rounds" where there is none."""
         if "rounds" in self.config or "rounds" in self.results:
             return "rounds"
-        marks: dict[str, Literal["fit", "attack", "curve"]] = {"model": "fit", "attack": "attack", "curve": "curve"}
+        marks: dict[str, Literal["fit", "attack", "curve"]] = {
+            "model": "fit",
+            "attack": "attack",
+            "curve": "curve",
+        }
         return next((kind for key, kind in marks.items() if key in self.config), "rounds")
 
     @property
@@ -119,7 +125,10 @@ class Step:
     @property
     def before(self) -> Any:
         """What the judges said last before the round; rounds that only attack the reward ask none."""
-        earlier = (at(self.run.results, "rounds", str(number), "judged") for number in range(self.number - 1, -1, -1))
+        earlier = (
+            at(self.run.results, "rounds", str(number), "judged")
+            for number in range(self.number - 1, -1, -1)
+        )
         return next((judged for judged in earlier if judged), {})
 
     @property
@@ -134,22 +143,40 @@ class Step:
         return next((stop for stop in stops if stop is not None), None)
 
     def scores(self) -> dict[str, Any]:
-        """Return the mean score over members [B] of "targets", "before" and "after", by the round's reward."""
+        """Return the mean score over members [B] of "targets", "before" and "after", by the round's
+        reward.
+        """
         from safetensors.torch import load_file
 
-        path = self.run.file(f"{self.number}-scores", "scores.safetensors", f"reward histogram of round {self.number}")
+        path = self.run.file(
+            f"{self.number}-scores",
+            "scores.safetensors",
+            f"reward histogram of round {self.number}",
+        )
         scores = load_file(path) if path else {}
-        return {side: scores[side].float().flatten(1).mean(1) for side in ("targets", "before", "after") if side in scores}
+        return {
+            side: scores[side].float().flatten(1).mean(1)
+            for side in ("targets", "before", "after")
+            if side in scores
+        }
 
     def curves(self, prefix: str = "guard/") -> dict[str, list[tuple[float, float]]]:
-        """Return each reading of the round's training as (step, value), by its name without the prefix."""
-        path = self.run.file(f"{self.number}-post-train", "metrics.csv", f"readings of round {self.number}")
+        """Return each reading of the round's training as (step, value), by its name without the
+        prefix.
+        """
+        path = self.run.file(
+            f"{self.number}-post-train", "metrics.csv", f"readings of round {self.number}"
+        )
         rows = list(csv.DictReader(read_text(path).splitlines())) if path else []
         names = [name for name in (rows[0] if rows else ()) if name and name.startswith(prefix)]
         if rows and not any(name and name.startswith(("guard/", "reading/")) for name in rows[0]):
-            self.run.notes.append(f"guard readings of round {self.number}: training had neither guard nor readings")
+            self.run.notes.append(
+                f"guard readings of round {self.number}: training had neither guard nor readings"
+            )
         return {
-            name.removeprefix(prefix): [(float(row["step"]), float(row[name])) for row in rows if row[name] and row["step"]]
+            name.removeprefix(prefix): [
+                (float(row["step"]), float(row[name])) for row in rows if row[name] and row["step"]
+            ]
             for name in names
         }
 
@@ -164,7 +191,9 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     if not folders:
         raise InputError("A report needs at least one run folder; got none.")
     for folder in folders:
-        if not any((folder / name).is_file() for name in ("results.json", "run.json", "config.yaml")):
+        if not any(
+            (folder / name).is_file() for name in ("results.json", "run.json", "config.yaml")
+        ):
             raise InputError(
                 f"{folder} is no run folder: it has no results.json. Give one that `rewardlab rounds` or `rewardlab fit` wrote."
             )
@@ -180,15 +209,28 @@ def common_parent(folders: Sequence[Path]) -> Path:
 
 
 def _read(folder: Path, name: str) -> Run:
-    results, facts, timing = (_json(folder / file) for file in ("results.json", "run.json", "timing.json"))
+    results, facts, timing = (
+        _json(folder / file) for file in ("results.json", "run.json", "timing.json")
+    )
     run = Run(folder, name, results, facts, timing, _config(folder / "config.yaml"))
-    found = {"results.json": results, "run.json": facts, "timing.json": timing, "config.yaml": run.config}
+    found = {
+        "results.json": results,
+        "run.json": facts,
+        "timing.json": timing,
+        "config.yaml": run.config,
+    }
     if run.kind != "rounds":
         return run
     run.notes += [f"no {file}" for file, content in found.items() if not content]
     if results:
-        expected = {"judges on the targets": run.targets, "judges on the base": run.base, "finished rounds": run.steps}
-        run.notes += [f"{what}: not in results.json" for what, content in expected.items() if not content]
+        expected = {
+            "judges on the targets": run.targets,
+            "judges on the base": run.base,
+            "finished rounds": run.steps,
+        }
+        run.notes += [
+            f"{what}: not in results.json" for what, content in expected.items() if not content
+        ]
     return run
 
 
@@ -198,9 +240,13 @@ def _json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {error.lineno} is not JSON ({error.msg}). Restore it, or remove it.") from None
+        raise InputError(
+            f"{path}, line {error.lineno} is not JSON ({error.msg}). Restore it, or remove it."
+        ) from None
     if not isinstance(content, dict):
-        raise InputError(f"{path} should hold an object; got {str(content)[:60]}. Was it written by rewardlab?")
+        raise InputError(
+            f"{path} should hold an object; got {str(content)[:60]}. Was it written by rewardlab?"
+        )
     return content
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from rewardlab.report.figures import mean
 from rewardlab.report.read import Run, Step, at
 
-TARGETS, BASE = "#2e7d4f", "#80868f"
+TARGETS = "#2e7d4f"
+BASE = "#80868f"
 RUNS = ("#0072b2", "#d55e00", "#aa4499", "#e69f00", "#56b4e9", "#332288", "#882255", "#117733")
 
 
@@ -33,7 +34,9 @@ class Row:
 
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
-    """Return the targets, the bases and the rounds, in this order; what several runs share comes once."""
+    """Return the targets, the bases and the rounds, in this order; what several runs share comes
+    once.
+    """
     return [
         *_once(runs, "targets (real)", TARGETS, "targets", lambda run: run.targets),
         *_once(runs, "base", BASE, "base", lambda run: run.base),
@@ -45,7 +48,10 @@ def step_rows(runs: Sequence[Run]) -> list[Row]:
     """Return the rounds of each run, a run's rounds in one colour."""
     colours = {run.name: RUNS[i % len(RUNS)] for i, run in enumerate(runs)}
     steps = [step for run in runs for step in run.steps]
-    return [Row(_label(step, len(runs)), colours[step.run.name], step.judged, "step", step) for step in steps]
+    return [
+        Row(_label(step, len(runs)), colours[step.run.name], step.judged, "step", step)
+        for step in steps
+    ]
 
 
 def _label(step: Step, runs: int) -> str:
@@ -54,7 +60,9 @@ def _label(step: Step, runs: int) -> str:
     return step.run.name if step.run.trained == [step] else f"{step.run.name}, round {step.number}"
 
 
-def _once(runs: Sequence[Run], label: str, colour: str, kind: str, read: Callable[[Run], dict[str, Any]]) -> list[Row]:
+def _once(
+    runs: Sequence[Run], label: str, colour: str, kind: str, read: Callable[[Run], dict[str, Any]]
+) -> list[Row]:
     found = [(run, read(run)) for run in runs if read(run)]
     if all(judged == found[0][1] for _, judged in found):
         return [Row(label, colour, judged, kind) for _, judged in found[:1]]
@@ -62,10 +70,15 @@ def _once(runs: Sequence[Run], label: str, colour: str, kind: str, read: Callabl
 
 
 def one_reward(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the separation figures of the first round if all rounds have one reward and one start, else nothing.
+    """Return the separation figures of the first round if all rounds have one reward and one start,
+    else nothing.
 
-    Scores of different rewards have different scales; only then can they stand in one column or on one axis.
+    Scores of different rewards have different scales; only then can they stand in one column or on
+    one axis.
     """
     all_figures = [row.step.separation for row in rows if row.step and row.step.separation]
-    marks = {tuple(mean(at(figures, f"score_{side}")) for side in ("targets", "before")) for figures in all_figures}
+    marks = {
+        tuple(mean(at(figures, f"score_{side}")) for side in ("targets", "before"))
+        for figures in all_figures
+    }
     return all_figures[0] if len(marks) == 1 else {}

@@ -18,7 +18,9 @@ from rewardlab.report.picture import Picture, canvas, drawable, png_of
 from rewardlab.report.read import Run, Step, at
 from rewardlab.report.rows import BASE, TARGETS, Row
 
-LIMIT, COLUMNS, TILE = 40, 10, 80
+LIMIT = 40
+COLUMNS = 10
+TILE = 80
 
 
 @dataclass(frozen=True)
@@ -45,26 +47,59 @@ class Shown:
 
 
 def shown_samples(rows: Sequence[Row], runs: Sequence[Run]) -> list[Shown]:
-    """Return samples of the targets, the base, each round, and the best and worst candidates; those that stand."""
+    """Return samples of the targets, the base, each round, and the best and worst candidates; those
+    that stand.
+    """
     parts: list[Shown | None] = [
-        _first(runs, "0-targets", "samples", "targets (real)", TARGETS, "Held-out real targets: what is wanted."),
-        _first(runs, "0-samples", "samples", "base", BASE, "The generator before any training with the reward."),
+        _first(
+            runs,
+            "0-targets",
+            "samples",
+            "targets (real)",
+            TARGETS,
+            "Held-out real targets: what is wanted.",
+        ),
+        _first(
+            runs,
+            "0-samples",
+            "samples",
+            "base",
+            BASE,
+            "The generator before any training with the reward.",
+        ),
     ]
     for row in rows:
         if row.step:
             trained = at(row.step.figures, "post_train")  # filtering draws others
-            about = "The same prompts and noise as the base." if trained else "The same prompts as the base."
-            parts.append(_read(row.step.run, f"{row.step.number}-samples", "samples", row.label, row.colour, about))
+            about = (
+                "The same prompts and noise as the base."
+                if trained
+                else "The same prompts as the base."
+            )
+            parts.append(
+                _read(
+                    row.step.run,
+                    f"{row.step.number}-samples",
+                    "samples",
+                    row.label,
+                    row.colour,
+                    about,
+                )
+            )
     return _in_one_order([part for part in parts if part])
 
 
 def shown_pairs(rows: Sequence[Row]) -> list[tuple[list[str], list[Shown]]]:
-    """Return the best and worst candidates of each round that mined pairs, and whose they are: runs may share them."""
+    """Return the best and worst candidates of each round that mined pairs, and whose they are: runs
+    may share them.
+    """
     return _shown_sides(rows, "pairs", _pair)
 
 
 def shown_exploits(rows: Sequence[Row]) -> list[tuple[list[str], list[Shown]]]:
-    """Return what each round's adversary found, beside the reference that is better, and whose they are."""
+    """Return what each round's adversary found, beside the reference that is better, and whose they
+    are.
+    """
     return _shown_sides(rows, "adversarial", _exploits)
 
 
@@ -86,16 +121,31 @@ def _shown_sides(
 def _pair(step: Step, colour: str) -> list[Shown]:
     """Read what a round's reward liked most and least."""
     parts = []
-    for side, inside, most, shade in (("best", "chosen", "highest", colour), ("worst", "rejected", "lowest", BASE)):
+    for side, inside, most, shade in (
+        ("best", "chosen", "highest", colour),
+        ("worst", "rejected", "lowest", BASE),
+    ):
         score = sig(mean(at(step.figures, "candidates", side)))
         about = f"The {most}-scored of each prompt's candidates; mean score {score}."
-        parts.append(_read(step.run, f"{step.number}-pairs", f"pairs/{inside}", f"{side} candidates", shade, about))
+        parts.append(
+            _read(
+                step.run,
+                f"{step.number}-pairs",
+                f"pairs/{inside}",
+                f"{side} candidates",
+                shade,
+                about,
+            )
+        )
     return _in_one_order([part for part in parts if part])
 
 
 def _exploits(step: Step, colour: str) -> list[Shown]:
     """Read a round's adversarial pairs."""
-    sides = (("rejected", "exploit", colour, "What the adversary found."), ("chosen", "reference", BASE, "The better answer."))
+    sides = (
+        ("rejected", "exploit", colour, "What the adversary found."),
+        ("chosen", "reference", BASE, "The better answer."),
+    )
     read = [
         _read(step.run, f"{step.number}-adversarial", f"pairs/{inside}", label, shade, about)
         for inside, label, shade, about in sides
@@ -103,7 +153,9 @@ def _exploits(step: Step, colour: str) -> list[Shown]:
     return _in_one_order([part for part in read if part])
 
 
-def _first(runs: Sequence[Run], stage: str, inside: str, label: str, colour: str, about: str) -> Shown | None:
+def _first(
+    runs: Sequence[Run], stage: str, inside: str, label: str, colour: str, about: str
+) -> Shown | None:
     """Read from the first run that has it: targets and base are what the runs share."""
     holder = next((run for run in runs if run.stage(stage)), runs[0])
     return _read(holder, stage, inside, label, colour, about)
@@ -139,7 +191,8 @@ def _output(folder: Path, row: dict[str, Any], channels: Any) -> str | Tensor:
 
 
 def spread(prompts: Sequence[str], limit: int) -> list[int]:
-    """Return at most `limit` row numbers, as many of each prompt, a prompt's rows together, in the prompts' order.
+    """Return at most `limit` row numbers, as many of each prompt, a prompt's rows together, in the
+    prompts' order.
 
     Example:
         >>> spread(["b", "a", "b", "a", "b"], 4)
@@ -153,14 +206,23 @@ def spread(prompts: Sequence[str], limit: int) -> list[int]:
 
 
 def _in_one_order(parts: list[Shown]) -> list[Shown]:
-    """Put every part in the order in which the last one has its prompts, so that grids can be compared."""
-    order = {prompt: place for place, prompt in enumerate(dict.fromkeys(parts[-1].prompts))} if parts else {}
+    """Put every part in the order in which the last one has its prompts, so that grids can be
+    compared.
+    """
+    order = (
+        {prompt: place for place, prompt in enumerate(dict.fromkeys(parts[-1].prompts))}
+        if parts
+        else {}
+    )
     return [_sorted(part, order) for part in parts]
 
 
 def _sorted(part: Shown, order: dict[str, int]) -> Shown:
-    rows = sorted(range(len(part.prompts)), key=lambda row: order.get(part.prompts[row], len(order)))
-    prompts, outputs = [part.prompts[row] for row in rows], [part.outputs[row] for row in rows]
+    rows = sorted(
+        range(len(part.prompts)), key=lambda row: order.get(part.prompts[row], len(order))
+    )
+    prompts = [part.prompts[row] for row in rows]
+    outputs = [part.outputs[row] for row in rows]
     return Shown(part.label, part.colour, prompts, outputs, part.about)  # type: ignore[arg-type]
 
 
@@ -176,15 +238,31 @@ def grids(parts: Sequence[Shown], name: str, across: int, caption: str) -> Pictu
             axes.imshow(board, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
             axes.set_title(drawable(part.label), color=part.colour, pad=14 if headings else 4)
             for place, heading in headings:
-                axes.text(place, -4, drawable(heading, 9), ha="center", va="bottom", fontsize=7, color="#4a4f57")
+                axes.text(
+                    place,
+                    -4,
+                    drawable(heading, 9),
+                    ha="center",
+                    va="bottom",
+                    fontsize=7,
+                    color="#4a4f57",
+                )
         png = png_of(figure)
     prompts = list(dict.fromkeys(prompt for part in parts for prompt in part.prompts if prompt))
-    of = f" of {len(prompts)} prompts ({', '.join(prompts[:10])}{', …' if len(prompts) > 10 else ''})" if prompts else ""
-    return Picture(name, png, f"Grids of samples{of}: {', '.join(part.label for part in parts)}.", caption)
+    of = (
+        f" of {len(prompts)} prompts ({', '.join(prompts[:10])}{', …' if len(prompts) > 10 else ''})"
+        if prompts
+        else ""
+    )
+    return Picture(
+        name, png, f"Grids of samples{of}: {', '.join(part.label for part in parts)}.", caption
+    )
 
 
 def _board(part: Shown) -> tuple[Any, list[tuple[float, str]]]:
-    """Return one array of all tiles, and column headings with their places where each prompt has a column."""
+    """Return one array of all tiles, and column headings with their places where each prompt has a
+    column.
+    """
     tiles = [_tile(output) for output in part.outputs]  # type: ignore[arg-type]
     height, width = (max(tile.shape[axis] for tile in tiles) for axis in (1, 2))
     counts = [part.prompts.count(prompt) for prompt in dict.fromkeys(part.prompts)]
@@ -192,12 +270,18 @@ def _board(part: Shown) -> tuple[Any, list[tuple[float, str]]]:
     columns = len(counts) if by_column else min(COLUMNS, len(tiles))
     lines = max(counts) if by_column else -(-len(tiles) // columns)
     gap = 5
-    board = torch.full((3, lines * (height + gap) - gap, columns * (width + gap) - gap), 255, dtype=torch.uint8)
+    board = torch.full(
+        (3, lines * (height + gap) - gap, columns * (width + gap) - gap), 255, dtype=torch.uint8
+    )
     places = _places(part.prompts) if by_column else [divmod(i, columns) for i in range(len(tiles))]
     for tile, (line, column) in zip(tiles, places, strict=True):
-        top, left = line * (height + gap), column * (width + gap)
+        top = line * (height + gap)
+        left = column * (width + gap)
         board[:, top : top + tile.shape[1], left : left + tile.shape[2]] = tile
-    headings = [(i * (width + gap) + width / 2, prompt) for i, prompt in enumerate(dict.fromkeys(part.prompts))]
+    headings = [
+        (i * (width + gap) + width / 2, prompt)
+        for i, prompt in enumerate(dict.fromkeys(part.prompts))
+    ]
     return board.permute(1, 2, 0).numpy(), headings if by_column else []
 
 
@@ -208,7 +292,9 @@ def _places(prompts: Sequence[str]) -> list[tuple[int, int]]:
 
 
 def _tile(image: Tensor) -> Tensor:
-    """Return an image as uint8 [3, H, W] near `TILE` pixels wide: small ones in whole steps, so that pixels stay square."""
+    """Return an image as uint8 [3, H, W] near `TILE` pixels wide: small ones in whole steps, so
+    that pixels stay square.
+    """
     from torch.nn.functional import interpolate
 
     image = image.expand(3, -1, -1) if len(image) == 1 else image

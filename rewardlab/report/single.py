@@ -1,4 +1,6 @@
-"""What a report says of runs that have no rounds: the curves of a fit, and where the page of an attack or a curve is."""
+"""What a report says of runs that have no rounds: the curves of a fit, and where the page of an
+attack or a curve is.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,16 @@ def logged(run: Run) -> dict[str, Points]:
         return {}
     rows = list(csv.DictReader(read_text(file).splitlines()))
     names = [name for name in (rows[0] if rows else ()) if name and name not in ("step", "epoch")]
-    points = {name: [(_number(row["step"]), _number(row[name])) for row in rows if row["step"] and row[name]] for name in names}
+    points = {
+        name: [
+            (_number(row["step"]), _number(row[name])) for row in rows if row["step"] and row[name]
+        ]
+        for name in names
+    }
     filled = {name: found for name, found in points.items() if found}
-    return {name: filled[name] for name in sorted(filled, key=lambda name: ("loss" not in name, name))}
+    return {
+        name: filled[name] for name in sorted(filled, key=lambda name: ("loss" not in name, name))
+    }
 
 
 def _number(text: str) -> float:
@@ -45,10 +54,19 @@ def fit_head(runs: Sequence[Run]) -> Iterator[str]:
     for run in runs:
         module = str(at(run.config, "model", "class_path") or "a module")
         left = [name for name in FOLDERS if (run.path / name).is_dir()]
-        words = f"What it trained is in {' and '.join(f'{name}/' for name in left)}." if left else ""
-        lines = [tag("p", f"{run.name} is a run of `rewardlab fit`: {module}.", "verdict"), tag("p", words) if words else ""]
+        words = (
+            f"What it trained is in {' and '.join(f'{name}/' for name in left)}." if left else ""
+        )
+        lines = [
+            tag("p", f"{run.name} is a run of `rewardlab fit`: {module}.", "verdict"),
+            tag("p", words) if words else "",
+        ]
         yield f'<div class="run flat">{"".join(lines)}</div>'
-    yield tag("p", "A fit has no rounds and no judges: here is what it logged of its own training and validation.", "soft")
+    yield tag(
+        "p",
+        "A fit has no rounds and no judges: here is what it logged of its own training and validation.",
+        "soft",
+    )
 
 
 def fit_sections(runs: Sequence[Run]) -> Iterator[tuple[str, list[str | list[Picture]]]]:
@@ -56,7 +74,10 @@ def fit_sections(runs: Sequence[Run]) -> Iterator[tuple[str, list[str | list[Pic
     found = {run.name: logged(run) for run in runs}
     names = list(dict.fromkeys(name for columns in found.values() for name in columns))
     pictures = [
-        _curve(name, {run: columns[name] for run, columns in found.items() if name in columns}, found) for name in names
+        _curve(
+            name, {run: columns[name] for run, columns in found.items() if name in columns}, found
+        )
+        for name in names
     ]
     yield "Curves", [pictures]
     lines = [
@@ -65,7 +86,10 @@ def fit_sections(runs: Sequence[Run]) -> Iterator[tuple[str, list[str | list[Pic
         for run, columns in found.items()
         if name in columns
     ]
-    yield "Figures", [table(["", "first", "last", "lowest", "highest", "last step"], lines, "Of metrics.csv.")]
+    yield (
+        "Figures",
+        [table(["", "first", "last", "lowest", "highest", "last step"], lines, "Of metrics.csv.")],
+    )
 
 
 def _ends(points: Points) -> list[str]:
@@ -88,12 +112,15 @@ def _curve(name: str, curves: dict[str, Points], order: Collection[str]) -> Pict
         if len(order) > 1:
             figure.legend(loc="outside lower center", ncols=3, fontsize=8)
         png = png_of(figure)
-    said = "; ".join(f"{run} {sig(points[0][1])} to {sig(points[-1][1])}" for run, points in curves.items())
+    said = "; ".join(
+        f"{run} {sig(points[0][1])} to {sig(points[-1][1])}" for run, points in curves.items()
+    )
     return Picture(f"logged-{slug(name)}", png, f"{name} over training steps: {said}.", "")
 
 
 def pointer(runs: Sequence[Run], kind: str, beside: Path) -> list[str]:
-    """Return the blocks of runs that have a page of their own, with links from a page in the folder `beside`.
+    """Return the blocks of runs that have a page of their own, with links from a page in the folder
+    `beside`.
 
     Args:
         runs: of one kind.
@@ -102,12 +129,22 @@ def pointer(runs: Sequence[Run], kind: str, beside: Path) -> list[str]:
     """
     blocks = []
     for run in runs:
-        page, said = run.path / f"{kind}.html", at(run.results, "verdict", "sentence")
-        lines = [tag("p", f"{run.name} is a run of `rewardlab {kind}`. {said or ''}".strip(), "verdict")]
+        page = run.path / f"{kind}.html"
+        said = at(run.results, "verdict", "sentence")
+        lines = [
+            tag("p", f"{run.name} is a run of `rewardlab {kind}`. {said or ''}".strip(), "verdict")
+        ]
         if page.is_file():
             place = os.path.relpath(page, os.path.abspath(beside))
-            lines.append(f'<p>Its page is <a href="{quote(Path(place).as_posix())}">{tag("code", place)}</a>.</p>')
+            lines.append(
+                f'<p>Its page is <a href="{quote(Path(place).as_posix())}">{tag("code", place)}</a>.</p>'
+            )
         else:
-            lines.append(tag("p", f"It has no {kind}.html, so it has not finished: the same command with --resume goes on."))
+            lines.append(
+                tag(
+                    "p",
+                    f"It has no {kind}.html, so it has not finished: the same command with --resume goes on.",
+                )
+            )
         blocks.append(f'<div class="run flat">{"".join(lines)}</div>')
     return blocks

@@ -10,7 +10,9 @@ from rewardlab.report.figures import Movement, change, mean, movement, sig
 from rewardlab.report.picture import slug
 from rewardlab.report.read import NOT_JUDGES, Run, Step, at, method
 
-Outcome = Literal["over-optimised", "worse", "mixed", "better", "reward only", "unchanged", "unknown"]
+Outcome = Literal[
+    "over-optimised", "worse", "mixed", "better", "reward only", "unchanged", "unknown"
+]
 Kinds = dict[Movement, list[str]]
 OUTCOMES: dict[Outcome, str] = {
     "over-optimised": "over-optimised, the reward rose while a judge got worse",
@@ -42,10 +44,11 @@ def judges(*judged: Any) -> list[str]:
 
 
 def verdict(before: Any, after: Any, targets: Any, separation: Any) -> Verdict:
-    """Compare judged figures before and after, and the reward's scores of both, beyond their 95 % intervals.
+    """Compare judged figures before and after, and the reward's scores of both, beyond their 95 %
+    intervals.
 
-    A judge is read by its distance from its own value on the targets, as it is not known which judges are better when
-    higher. The distance (KID) is better when lower.
+    A judge is read by its distance from its own value on the targets, as it is not known which
+    judges are better when higher. The distance (KID) is better when lower.
 
     Example:
         >>> figure = lambda m: {"mean": m, "low": m - 0.01, "high": m + 0.01}
@@ -53,18 +56,24 @@ def verdict(before: Any, after: Any, targets: Any, separation: Any) -> Verdict:
         >>> verdict({"accuracy": figure(0.9)}, {"accuracy": figure(0.7)}, {"accuracy": figure(0.95)}, score).sentence
         'Over-optimised: the reward rose while accuracy got worse.'
     """
-    moves = {name: movement(at(before, name), at(after, name), at(targets, name)) for name in judges(before, after)}
+    moves = {
+        name: movement(at(before, name), at(after, name), at(targets, name))
+        for name in judges(before, after)
+    }
     if "distance" in before or "distance" in after:
         distance = change(at(before, "distance"), at(after, "distance"))
         moves["distance"] = {"rose": "away", "fell": "toward"}.get(distance, distance)  # type: ignore[assignment]
     reward = change(at(separation, "score_before"), at(separation, "score_after"))
-    by_kind = {kind: [name for name, move in moves.items() if move == kind] for kind in set(moves.values())}
+    by_kind = {
+        kind: [name for name, move in moves.items() if move == kind] for kind in set(moves.values())
+    }
     outcome = _outcome(reward, by_kind)
     return Verdict(outcome, " ".join([*_sentences(outcome, reward, by_kind), *_above(separation)]))
 
 
 def _outcome(reward: str, kinds: Kinds) -> Outcome:
-    toward, elsewhere = kinds.get("toward"), kinds.get("beside") or kinds.get("changed")
+    toward = kinds.get("toward")
+    elsewhere = kinds.get("beside") or kinds.get("changed")
     if kinds.get("away"):
         return "over-optimised" if reward == "rose" else ("mixed" if toward else "worse")
     if toward or elsewhere:
@@ -77,11 +86,17 @@ def _outcome(reward: str, kinds: Kinds) -> Outcome:
 def _sentences(outcome: Outcome, reward: str, kinds: Kinds) -> Iterable[str]:
     rest = {kind: listed(names) for kind, names in kinds.items() if kind not in ("same", "unknown")}
     if outcome == "unchanged" and not rest:
-        yield "No difference beyond the intervals" + ("." if reward == "same" else ": the judges stand where they stood.")
+        yield "No difference beyond the intervals" + (
+            "." if reward == "same" else ": the judges stand where they stood."
+        )
     elif outcome == "over-optimised":
         yield f"Over-optimised: the reward rose while {rest.pop('away')} got worse."
     elif reward != "unknown":
-        yield {"rose": "The reward rose.", "fell": "The reward fell.", "same": "The reward stayed within its interval."}[reward]
+        yield {
+            "rose": "The reward rose.",
+            "fell": "The reward fell.",
+            "same": "The reward stayed within its interval.",
+        }[reward]
     words = {
         "toward": "moved toward the targets",
         "away": "got worse",
@@ -101,7 +116,9 @@ def _sentences(outcome: Outcome, reward: str, kinds: Kinds) -> Iterable[str]:
 
 def _above(separation: Any) -> list[str]:
     """The sign of a reward that was outrun: it prefers the outputs to the real targets."""
-    targets, before, after = (at(separation, f"score_{side}") for side in ("targets", "before", "after"))
+    targets, before, after = (
+        at(separation, f"score_{side}") for side in ("targets", "before", "after")
+    )
     outrun = change(targets, after) == "rose" and change(targets, before) != "rose"
     return ["The reward now scores the outputs above the real targets."] if outrun else []
 
@@ -115,9 +132,16 @@ def overall(run: Run) -> Verdict:
     if len(steps) == 1:
         return each[0]
     whole = verdict(run.base, steps[-1].judged, run.targets, {})
-    spoilt = [str(step.number) for step, said in zip(steps, each, strict=True) if said.outcome == "over-optimised"]
+    spoilt = [
+        str(step.number)
+        for step, said in zip(steps, each, strict=True)
+        if said.outcome == "over-optimised"
+    ]
     if spoilt:
-        return Verdict("over-optimised", f"Over-optimised in round {listed(spoilt)}. From base to end: {whole.sentence}")
+        return Verdict(
+            "over-optimised",
+            f"Over-optimised in round {listed(spoilt)}. From base to end: {whole.sentence}",
+        )
     return Verdict(whole.outcome, f"From base to end: {whole.sentence}")
 
 
@@ -126,7 +150,9 @@ def step_verdict(step: Step) -> Verdict:
     said = verdict(step.before, step.judged, step.run.targets, step.separation)
     if step.guard_stop is None:
         return said
-    stop = f"The guard stopped training at step {step.guard_stop} and put the last good weights back."
+    stop = (
+        f"The guard stopped training at step {step.guard_stop} and put the last good weights back."
+    )
     return Verdict(said.outcome, f"{said.sentence} {stop}")
 
 
@@ -151,19 +177,32 @@ def attack_sentence(step: Step) -> str:
 
 
 def course(before: Any, after: Any, targets: Any, separation: Any) -> str:
-    """Write each figure before and after: "ink 0.301 → 0.333 (targets 0.335); …", those that there are.
+    """Write each figure before and after: "ink 0.301 → 0.333 (targets 0.335); …", those that there
+    are.
 
     Example:
         >>> course({"ink": {"mean": 0.301}}, {"ink": {"mean": 0.333}}, {"ink": {"mean": 0.335}}, {})
         'ink 0.301 → 0.333 (targets 0.335)'
     """
     names = judges(before, after)
-    parts = [(name, at(before, name), at(after, name), "targets", at(targets, name)) for name in names]
-    parts.append(("distance", at(before, "distance"), at(after, "distance"), "real against real", at(after, "real_distance")))
+    parts = [
+        (name, at(before, name), at(after, name), "targets", at(targets, name)) for name in names
+    ]
+    parts.append(
+        (
+            "distance",
+            at(before, "distance"),
+            at(after, "distance"),
+            "real against real",
+            at(after, "real_distance"),
+        )
+    )
     sides = [at(separation, f"score_{side}") for side in ("before", "after", "targets")]
     parts.append(("reward score", *sides[:2], "targets", sides[2]))
     parts.append(("AUC", at(separation, "auc_before"), at(separation, "auc_after"), "", {}))
-    return "; ".join(_way(*part) for part in parts if mean(part[1]) is not None or mean(part[2]) is not None)
+    return "; ".join(
+        _way(*part) for part in parts if mean(part[1]) is not None or mean(part[2]) is not None
+    )
 
 
 def _way(name: str, before: Any, after: Any, beside: str, other: Any) -> str:
@@ -177,7 +216,9 @@ def step_course(step: Step) -> str:
 
 
 def run_course(run: Run) -> str:
-    """Write each figure of a run from its base to its end; the reward's too where one round has one reward."""
+    """Write each figure of a run from its base to its end; the reward's too where one round has one
+    reward.
+    """
     steps = run.trained
     separation = steps[0].separation if len(steps) == 1 else {}
     return course(run.base, steps[-1].judged, run.targets, separation) if steps else ""
@@ -196,8 +237,13 @@ def summary(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         rounds = len(runs[0].trained)
         return f"{rounds or 'No'} finished round{'' if rounds == 1 else 's'}: {OUTCOMES[outcomes[runs[0].name]]}."
-    groups = [(text, [name for name in outcomes if outcomes[name] == outcome]) for outcome, text in OUTCOMES.items()]
-    return f"{len(runs)} runs. " + " ".join(f"{capital(text)}: {', '.join(names)}." for text, names in groups if names)
+    groups = [
+        (text, [name for name in outcomes if outcomes[name] == outcome])
+        for outcome, text in OUTCOMES.items()
+    ]
+    return f"{len(runs)} runs. " + " ".join(
+        f"{capital(text)}: {', '.join(names)}." for text, names in groups if names
+    )
 
 
 def listed(items: Sequence[str]) -> str:

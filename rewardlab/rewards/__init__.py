@@ -1,4 +1,6 @@
-"""Rewards: whatever scores finished outputs. Towers and their libraries are imported when a reward first needs them."""
+"""Rewards: whatever scores finished outputs. Towers and their libraries are imported when a reward
+first needs them.
+"""
 
 from __future__ import annotations
 

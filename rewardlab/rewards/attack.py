@@ -17,30 +17,35 @@ from rewardlab.types import Samples
 
 
 class Attack(Reward):
-    """R1 - λ·R2 where the target R1 beats the threshold, R1 - penalty below. Adv-RM, 2504.06141, equation 3.
+    """R1 - λ·R2 where the target R1 beats the threshold, R1 - penalty below. Adv-RM, 2504.06141,
+    equation 3.
 
-    An adversary that maximises it finds outputs that the target loves and the witness doubts. Below the threshold the target
-    still counts, as in the author's code: that is the way up to it; exactly on it there is the target alone.
+    An adversary that maximises it finds outputs that the target loves and the witness doubts. Below
+    the threshold the target still counts, as in the author's code: that is the way up to it;
+    exactly on it there is the target alone.
 
-    Penalties are in the target's units: standard deviations of the references for a `Relative` target, a fixed scale that
-    the author's numbers (25 and 50 for one reward model) lack. Do not normalise advantages by their deviation, or the gate
-    dominates the gradient.
+    Penalties are in the target's units: standard deviations of the references for a `Relative`
+    target, a fixed scale that the author's numbers (25 and 50 for one reward model) lack. Do not
+    normalise advantages by their deviation, or the gate dominates the gradient.
 
     Args:
         target: R1, the reward under attack.
-        witness: R2, the reward that should object: a second one, an ensemble's mean or minimum (`Pessimistic`), or
-            `Novelty`, on the target's scale.
+        witness: R2, the reward that should object: a second one, an ensemble's mean or minimum
+            (`Pessimistic`), or `Novelty`, on the target's scale.
         weight: λ, how much the witness's objection counts.
-        threshold: T(x), what the target has to be above: "reference" is the mean of the prompt's references, which is 0
-            for a `Relative` target (or an Ensemble of such); or one number for all prompts.
+        threshold: T(x), what the target has to be above: "reference" is the mean of the prompt's
+            references, which is 0 for a `Relative` target (or an Ensemble of such); or one number
+            for all prompts.
         penalty: taken off where the target is below the threshold.
         length_penalty: minus this is the whole score of an output longer than `max_length`.
-        max_length: in the policy's units (tokens), read from the fact "length"; no limit by default.
-        unfinished_penalty: minus this is the whole score of an output whose fact "finished" is false; none by default.
+        max_length: in the policy's units (tokens), read from the fact "length"; no limit by
+            default.
+        unfinished_penalty: minus this is the whole score of an output whose fact "finished" is
+            false; none by default.
 
     Raises:
-        InputError: if the threshold is "reference" and the target not relative to any, or (on use) the policy gives no
-            fact that a penalty reads.
+        InputError: if the threshold is "reference" and the target not relative to any, or (on use)
+            the policy gives no fact that a penalty reads.
 
     Example:
         >>> from rewardlab.rewards.rules import Length, Repetition
@@ -66,9 +71,14 @@ class Attack(Reward):
                 f'threshold="reference" is the mean score of the prompt\'s references, which {type(target).__name__} does not '
                 "know. Give Relative(target, references), or a number."
             )
-        self.target, self.witness, self.weight, self.penalty = target, witness, weight, penalty
+        self.target = target
+        self.witness = witness
+        self.weight = weight
+        self.penalty = penalty
         self.threshold = 0.0 if threshold == "reference" else float(threshold)
-        self.length_penalty, self.max_length, self.unfinished_penalty = length_penalty, max_length, unfinished_penalty
+        self.length_penalty = length_penalty
+        self.max_length = max_length
+        self.unfinished_penalty = unfinished_penalty
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the adversary's reward, float32 [B]."""
@@ -84,21 +94,28 @@ class Attack(Reward):
         Raises:
             InputError: if a penalty is asked for whose fact is missing.
         """
-        scores = gated(*parts.unbind(1), threshold=self.threshold, weight=self.weight, penalty=self.penalty)
+        scores = gated(
+            *parts.unbind(1), threshold=self.threshold, weight=self.weight, penalty=self.penalty
+        )
         replaced = []
         if self.max_length is not None:
             too_long = _fact(facts, "length", f"max_length={self.max_length}") > self.max_length
             replaced.append((self.length_penalty, too_long))
         if self.unfinished_penalty is not None:
-            finished = _fact(facts, "finished", f"unfinished_penalty={self.unfinished_penalty:g}").bool()
+            finished = _fact(
+                facts, "finished", f"unfinished_penalty={self.unfinished_penalty:g}"
+            ).bool()
             replaced.append((self.unfinished_penalty, ~finished))
         for penalty, rows in sorted(replaced, key=itemgetter(0)):  # where both hold, the larger
             scores = scores.masked_fill(rows.to(scores.device), -penalty)
         return scores
 
 
-def gated(target: Tensor, witness: Tensor, *, threshold: float, weight: float = 1.0, penalty: float = 10.0) -> Tensor:
-    """R1 - λ·R2·[R1 > T] - penalty·[R1 < T], elementwise, with target R1, witness R2, threshold T and weight λ.
+def gated(
+    target: Tensor, witness: Tensor, *, threshold: float, weight: float = 1.0, penalty: float = 10.0
+) -> Tensor:
+    """R1 - λ·R2·[R1 > T] - penalty·[R1 < T], elementwise, with target R1, witness R2, threshold T
+    and weight λ.
 
     Example:
         >>> gated(torch.tensor([2.0, 1.0, 0.0]), torch.tensor([5.0, 5.0, 5.0]), threshold=1.0).tolist()

@@ -1,4 +1,6 @@
-"""Language models from transformers without their heads: loading, low-rank adapters, and their form as classifiers."""
+"""Language models from transformers without their heads: loading, low-rank adapters, and their form
+as classifiers.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,11 @@ from rewardlab.silence import silent
 HEAD = "score.weight"
 
 
-def load_backbone(model: str | Path | Any, dtype: torch.dtype, share: bool) -> tuple[Any, Tensor | None]:
-    """Return a transformers model without its head, and the weight [K, D] of its `score` head if it is a classifier.
+def load_backbone(
+    model: str | Path | Any, dtype: torch.dtype, share: bool
+) -> tuple[Any, Tensor | None]:
+    """Return a transformers model without its head, and the weight [K, D] of its `score` head if it
+    is a classifier.
 
     Args:
         model: a folder, a hub id, or a model with any head or none.
@@ -25,7 +30,8 @@ def load_backbone(model: str | Path | Any, dtype: torch.dtype, share: bool) -> t
         share: whether an instance's weights are used as they are; otherwise they are copied.
 
     Raises:
-        InputError: if it cannot be loaded, weights are missing, or its head is not one linear `score`.
+        InputError: if it cannot be loaded, weights are missing, or its head is not one linear
+            `score`.
     """
     if not isinstance(model, str | Path):
         kept = {id(parameter): parameter for parameter in model.parameters()} if share else {}
@@ -40,14 +46,19 @@ def load_tokenizer(model: str | Path | Any, tokenizer: Any | None, backbone: Any
     """Return the tokenizer given, or the one beside the model; with a token to pad with.
 
     Raises:
-        InputError: if there is none, it has nothing to pad with, or has more tokens than the backbone knows.
+        InputError: if there is none, it has nothing to pad with, or has more tokens than the
+            backbone knows.
     """
     if tokenizer is None and not isinstance(model, str | Path):
-        raise InputError(f"LanguageReward got a {type(model).__name__} and no tokenizer. Give tokenizer= beside it.")
+        raise InputError(
+            f"LanguageReward got a {type(model).__name__} and no tokenizer. Give tokenizer= beside it."
+        )
     if tokenizer is None or isinstance(tokenizer, str | Path):
         tokenizer = from_pretrained("AutoTokenizer", str(tokenizer or model))
     if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None:
-        raise InputError("The tokenizer has neither a padding nor an end token, so rows cannot be batched. Set its pad_token.")
+        raise InputError(
+            "The tokenizer has neither a padding nor an end token, so rows cannot be batched. Set its pad_token."
+        )
     known = backbone.get_input_embeddings().num_embeddings
     if len(tokenizer) > known:
         raise InputError(
@@ -57,13 +68,16 @@ def load_tokenizer(model: str | Path | Any, tokenizer: Any | None, backbone: Any
 
 
 def as_classifier(backbone: Any, weight: Tensor, pad: int) -> Any:
-    """Return the transformers classifier whose body is `backbone` and whose head is `weight` [K, D].
+    """Return the transformers classifier whose body is `backbone` and whose head is `weight` [K,
+    D].
 
     Raises:
-        InputError: if transformers has no classifier with a `score` head over this kind of backbone.
+        InputError: if transformers has no classifier with a `score` head over this kind of
+            backbone.
     """
     config = deepcopy(backbone.config)
-    config.num_labels, config.pad_token_id = len(weight), pad
+    config.num_labels = len(weight)
+    config.pad_token_id = pad
     kind = _classifier_of(config)
     with torch.device("meta"):
         network = None if kind is None else kind(config)
@@ -80,7 +94,9 @@ def as_classifier(backbone: Any, weight: Tensor, pad: int) -> Any:
 
 
 def has_score(model: str | Path) -> bool:
-    """Tell whether the sequence classifier in a folder, or behind a hub id, has one linear `score` head: a decoder's form."""
+    """Tell whether the sequence classifier in a folder, or behind a hub id, has one linear `score`
+    head: a decoder's form.
+    """
     config = from_pretrained("AutoConfig", str(model))
     kind = _classifier_of(config)
     with torch.device("meta"):
@@ -89,13 +105,17 @@ def has_score(model: str | Path) -> bool:
 
 def _classifier_of(config: Any) -> Any:
     """The class of sequence classifiers that transformers has for a config, None if it has none."""
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSIFIERS
+    from transformers.models.auto.modeling_auto import (
+        MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as CLASSIFIERS,
+    )
 
     return CLASSIFIERS.get(type(config), None)
 
 
 def loaded(name: str, dtype: torch.dtype) -> Any:
-    """Load a sequence classifier as such, and any other model without its head; refuse what lacks weights."""
+    """Load a sequence classifier as such, and any other model without its head; refuse what lacks
+    weights.
+    """
     names = from_pretrained("AutoConfig", name).architectures or []
     classifies = any(each.endswith("ForSequenceClassification") for each in names)
     kind = "AutoModelForSequenceClassification" if classifies else "AutoModel"
@@ -110,7 +130,9 @@ def loaded(name: str, dtype: torch.dtype) -> Any:
 
 
 def from_pretrained(kind: str, name: str, **options: Any) -> Any:
-    """Call `from_pretrained` of a class of transformers, quietly and without touching the global random state."""
+    """Call `from_pretrained` of a class of transformers, quietly and without touching the global
+    random state.
+    """
     import transformers
 
     try:

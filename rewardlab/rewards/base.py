@@ -12,10 +12,11 @@ from rewardlab.types import Samples
 
 
 class Reward(nn.Module, ABC):
-    """Scores samples; higher is better. It sees decoded outputs, so it can judge any policy of its modality.
+    """Scores samples; higher is better. It sees decoded outputs, so it can judge any policy of its
+    modality.
 
-    A reward whose first part is frozen may offer `features` and `score_features`, whose composition is `members`:
-    then the first is computed once and cached, and only the second is trained.
+    A reward whose first part is frozen may offer `features` and `score_features`, whose composition
+    is `members`: then the first is computed once and cached, and only the second is trained.
     """
 
     @abstractmethod
@@ -23,13 +24,16 @@ class Reward(nn.Module, ABC):
         """Return one score a sample, float32 [B]."""
 
     def members(self, samples: Samples) -> Tensor:
-        """Return the scores of an ensemble's members, float32 [B, M]. One column unless a leaf has more."""
+        """Return the scores of an ensemble's members, float32 [B, M]. One column unless a leaf has
+        more.
+        """
         scores: Tensor = self(samples)
         return scores[:, None]
 
 
 def checked_scores(scores: Tensor, samples: Samples, scorer: str) -> Tensor:
-    """Return `scores` [B] or [B, M] in float32 if every one is finite; the one look at them waits for the device once.
+    """Return `scores` [B] or [B, M] in float32 if every one is finite; the one look at them waits
+    for the device once.
 
     Raises:
         InputError: naming the first sample whose score is NaN or infinite.
@@ -51,7 +55,8 @@ def checked_scores(scores: Tensor, samples: Samples, scorer: str) -> Tensor:
 
 
 def standardisation(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation of scores [N], by which `Standardized` puts a reward on a common scale.
+    """Return mean and deviation of scores [N], by which `Standardized` puts a reward on a common
+    scale.
 
     Raises:
         InputError: if they are not finite or all equal.

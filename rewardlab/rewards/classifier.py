@@ -23,8 +23,9 @@ CLASS_PATH = "rewardlab.rewards.classifier.ClassifierReward"
 class ClassifierReward(Reward):
     """A transformers sequence classifier with one label, whatever its head: the score is its logit.
 
-    Prompt and response are the two texts of a pair, as encoders (BERT, DeBERTa) were trained on. A pair that is too long
-    loses the prompt's end. Decoders with a `score` head are better served by LanguageReward.
+    Prompt and response are the two texts of a pair, as encoders (BERT, DeBERTa) were trained on. A
+    pair that is too long loses the prompt's end. Decoders with a `score` head are better served by
+    LanguageReward.
 
     Args:
         model: a folder, a hub id, or a transformers sequence classifier, which is used in place.
@@ -35,9 +36,13 @@ class ClassifierReward(Reward):
         InputError: if model or tokenizer cannot be loaded, or it has other than one label.
     """
 
-    def __init__(self, model: str | Path | Any, tokenizer: Any | None = None, max_length: int | None = None) -> None:
+    def __init__(
+        self, model: str | Path | Any, tokenizer: Any | None = None, max_length: int | None = None
+    ) -> None:
         super().__init__()
-        self.network = backbones.loaded(str(model), torch.float32) if isinstance(model, str | Path) else model
+        self.network = (
+            backbones.loaded(str(model), torch.float32) if isinstance(model, str | Path) else model
+        )
         self.tokenizer = backbones.load_tokenizer(model, tokenizer, self.network)
         labels = getattr(self.network.config, "num_labels", None)
         if not type(self.network).__name__.endswith("ForSequenceClassification") or labels != 1:
@@ -45,21 +50,33 @@ class ClassifierReward(Reward):
                 f"ClassifierReward takes a sequence classifier of one label; got a {type(self.network).__name__} with {labels}."
             )
         context = getattr(self.network.config, "max_position_embeddings", None)
-        limits = [limit for limit in (max_length, context, self.tokenizer.model_max_length) if limit is not None]
+        limits = [
+            limit
+            for limit in (max_length, context, self.tokenizer.model_max_length)
+            if limit is not None
+        ]
         self.max_length = min(limits)
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the logits, float32 [B].
 
         Raises:
-            InputError: if the outputs are images, a response is longer than the context, or a score is NaN or infinite.
+            InputError: if the outputs are images, a response is longer than the context, or a score
+                is NaN or infinite.
         """
         texts = list(texts_of(samples, "ClassifierReward"))
         longest = max((len(ids) for ids in self.tokenizer(texts)["input_ids"]), default=0)
         if longest >= self.max_length:
-            raise InputError(f"ClassifierReward takes pairs of up to {self.max_length} tokens; a response alone has {longest}.")
+            raise InputError(
+                f"ClassifierReward takes pairs of up to {self.max_length} tokens; a response alone has {longest}."
+            )
         batch = self.tokenizer(
-            list(samples.prompts), texts, padding=True, truncation="only_first", max_length=self.max_length, return_tensors="pt"
+            list(samples.prompts),
+            texts,
+            padding=True,
+            truncation="only_first",
+            max_length=self.max_length,
+            return_tensors="pt",
         )
         logits = self.network(**batch.to(self.network.device)).logits
         return checked_scores(logits[:, 0], samples, "ClassifierReward")
@@ -73,7 +90,9 @@ class ClassifierReward(Reward):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Reward:
-        """Load the sequence classifier that a folder holds, in eval mode: a LanguageReward if it is a decoder's."""
+        """Load the sequence classifier that a folder holds, in eval mode: a LanguageReward if it is
+        a decoder's.
+        """
         if not (Path(folder) / REWARD).is_file() and backbones.has_score(folder):
             return LanguageReward.from_pretrained(folder)
         return cls(folder).eval()

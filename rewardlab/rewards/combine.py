@@ -9,7 +9,14 @@ from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.rewards.base import Reward
-from rewardlab.rewards.hub import CONFIG, load_reward, new_folder, read_config, save_parts, write_json
+from rewardlab.rewards.hub import (
+    CONFIG,
+    load_reward,
+    new_folder,
+    read_config,
+    save_parts,
+    write_json,
+)
 from rewardlab.types import Samples
 
 HOME = "rewardlab.rewards.combine"
@@ -18,7 +25,8 @@ HOME = "rewardlab.rewards.combine"
 class Standardized(Reward):
     """(score - mean) / std with constants that do not depend on the batch or the prompt.
 
-    It brings rewards of different scale together. It leaves the offset that a reward may have for each prompt.
+    It brings rewards of different scale together. It leaves the offset that a reward may have for
+    each prompt.
 
     Args:
         reward: the reward whose scores are rescaled.
@@ -26,7 +34,8 @@ class Standardized(Reward):
         std: of its scores, above 0; the reward's own saved `score_std` if not given.
 
     Raises:
-        InputError: if a constant is neither given nor saved with the reward, or `std` is not above 0.
+        InputError: if a constant is neither given nor saved with the reward, or `std` is not above
+            0.
 
     Example:
         >>> from rewardlab.rewards.functions import Brightness
@@ -86,16 +95,21 @@ class Weighted(Reward):
     def __init__(self, rewards: list[Reward], weights: list[float]) -> None:
         super().__init__()
         if len(rewards) != len(weights) or not rewards:
-            raise InputError(f"Weighted needs one weight a reward; got {len(rewards)} rewards and {len(weights)} weights.")
+            raise InputError(
+                f"Weighted needs one weight a reward; got {len(rewards)} rewards and {len(weights)} weights."
+            )
         self.rewards = nn.ModuleList(rewards)
-        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))  # so that fingerprints see them
+        self.register_buffer(
+            "weights", torch.tensor(weights, dtype=torch.float32)
+        )  # so that fingerprints see them
 
     def forward(self, samples: Samples) -> Tensor:
         scores = torch.stack([reward(samples) for reward in self.rewards])
         return self.weights.to(scores) @ scores
 
     def members(self, samples: Samples) -> Tensor:
-        """Return the sum for each column [B, M] of the one part that has several; its disagreement, so, stays to be seen.
+        """Return the sum for each column [B, M] of the one part that has several; its disagreement,
+        so, stays to be seen.
 
         Parts that all have several are not the same ensemble's, so they give one column.
         """
@@ -103,20 +117,29 @@ class Weighted(Reward):
         if sum(column.shape[1] > 1 for column in columns) > 1:
             columns = [column.mean(1, keepdim=True) for column in columns]
         return torch.stack(
-            [weight * column for weight, column in zip(self.weights, torch.broadcast_tensors(*columns), strict=True)]
+            [
+                weight * column
+                for weight, column in zip(
+                    self.weights, torch.broadcast_tensors(*columns), strict=True
+                )
+            ]
         ).sum(0)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the weights and, into `folder`/0, /1 and so on, the rewards, whole or not at all."""
         with new_folder(folder) as fresh:
             save_parts(fresh, {str(i): reward for i, reward in enumerate(self.rewards)})
-            write_json(fresh / CONFIG, {"class_path": f"{HOME}.Weighted", "weights": self.weights.tolist()})
+            write_json(
+                fresh / CONFIG, {"class_path": f"{HOME}.Weighted", "weights": self.weights.tolist()}
+            )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Weighted:
         """Load what `save_pretrained` wrote, in eval mode."""
         weights = read_config(folder)["weights"]
-        return cls([load_reward(Path(folder) / str(i)) for i in range(len(weights))], weights).eval()
+        return cls(
+            [load_reward(Path(folder) / str(i)) for i in range(len(weights))], weights
+        ).eval()
 
 
 class Ensemble(Reward):
@@ -154,5 +177,7 @@ def _constant(reward: Reward, name: str, value: float | None) -> float:
         return float(value)
     saved = getattr(reward, f"score_{name}", None)
     if saved is None:
-        raise InputError(f"Standardized needs {name}=, since {type(reward).__name__} has no constants saved with it.")
+        raise InputError(
+            f"Standardized needs {name}=, since {type(reward).__name__} has no constants saved with it."
+        )
     return float(saved)

@@ -37,8 +37,14 @@ class Function(Reward):
         name = getattr(self.function, "__name__", type(self.function).__name__)
         scores = self.function(samples)
         if not isinstance(scores, Tensor) or scores.shape != (len(samples),):
-            got = f"a tensor {list(scores.shape)}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-            raise InputError(f"The function {name} has to return one score a sample, a tensor [{len(samples)}]; got {got}.")
+            got = (
+                f"a tensor {list(scores.shape)}"
+                if isinstance(scores, Tensor)
+                else f"a {type(scores).__name__}"
+            )
+            raise InputError(
+                f"The function {name} has to return one score a sample, a tensor [{len(samples)}]; got {got}."
+            )
         return checked_scores(scores, samples, name)
 
 
@@ -52,7 +58,9 @@ class Brightness(Reward):
     """
 
     def forward(self, samples: Samples) -> Tensor:
-        return checked_scores(images_of(samples, "Brightness").flatten(1).mean(1), samples, "Brightness")
+        return checked_scores(
+            images_of(samples, "Brightness").flatten(1).mean(1), samples, "Brightness"
+        )
 
 
 def images_of(samples: Samples, scorer: str, channels: str = "C") -> Tensor:

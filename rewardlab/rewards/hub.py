@@ -22,16 +22,21 @@ CLASSIFIER = "rewardlab.rewards.classifier.ClassifierReward"
 
 
 def load_reward(path: str | Path, *, trust: bool = False) -> Reward:
-    """Load the reward that a folder holds, whatever its class: `class_path` in its config says which.
+    """Load the reward that a folder holds, whatever its class: `class_path` in its config says
+    which.
 
-    A folder with a sequence classifier of transformers, such as a published reward model, is a reward too.
+    A folder with a sequence classifier of transformers, such as a published reward model, is a
+    reward too.
 
     Args:
-        path: a folder that a reward's, or a transformers sequence classifier's, `save_pretrained` wrote.
-        trust: import classes from outside rewardlab too. Loading such a folder runs code that its config names.
+        path: a folder that a reward's, or a transformers sequence classifier's, `save_pretrained`
+            wrote.
+        trust: import classes from outside rewardlab too. Loading such a folder runs code that its
+            config names.
 
     Raises:
-        InputError: if the folder is missing, is no reward's, or names a class that is not trusted or does not exist.
+        InputError: if the folder is missing, is no reward's, or names a class that is not trusted
+            or does not exist.
 
     Example:
         >>> load_reward("runs/none")
@@ -53,24 +58,35 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"{folder} is not a folder. Give the folder that a reward's save_pretrained wrote.")
+        raise InputError(
+            f"{folder} is not a folder. Give the folder that a reward's save_pretrained wrote."
+        )
     file = folder / (REWARD if (folder / REWARD).is_file() else CONFIG)
     if not file.is_file():
-        raise InputError(f"{folder} holds no {CONFIG}, so it is no reward's. Give the folder that save_pretrained wrote.")
+        raise InputError(
+            f"{folder} holds no {CONFIG}, so it is no reward's. Give the folder that save_pretrained wrote."
+        )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{file} is not readable JSON: {error}. Is the file cut off or edited?") from error
+        raise InputError(
+            f"{file} is not readable JSON: {error}. Is the file cut off or edited?"
+        ) from error
     if isinstance(config, dict) and "class_path" not in config and _classifies(config):
         return {"class_path": CLASSIFIER}
     if not isinstance(config, dict) or not isinstance(config.get("class_path"), str):
-        raise InputError(f"{file} names no class_path, so it is no reward's. Is it a transformers folder of another kind?")
+        raise InputError(
+            f"{file} names no class_path, so it is no reward's. Is it a transformers folder of another kind?"
+        )
     return config
 
 
 def _classifies(config: dict[str, Any]) -> bool:
     """Tell whether a transformers config is a sequence classifier's."""
-    return any(str(name).endswith("ForSequenceClassification") for name in config.get("architectures") or [])
+    return any(
+        str(name).endswith("ForSequenceClassification")
+        for name in config.get("architectures") or []
+    )
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -86,19 +102,23 @@ def save_parts(folder: Path, parts: Mapping[str, Reward]) -> None:
     """
     for name, part in parts.items():
         if not hasattr(part, "save_pretrained"):
-            raise InputError(f"{type(part).__name__} cannot be saved, nor what is made of it. Make both in code.")
+            raise InputError(
+                f"{type(part).__name__} cannot be saved, nor what is made of it. Make both in code."
+            )
         part.save_pretrained(folder / name)
 
 
 @contextmanager
 def new_folder(folder: str | Path, marker: str = CONFIG) -> Iterator[Path]:
-    """Give an empty folder to write into, which takes the place of `folder` once the block has ended without an error.
+    """Give an empty folder to write into, which takes the place of `folder` once the block has
+    ended without an error.
 
     Like `provenance.atomic_folder`, but an earlier result of the same kind is replaced.
 
     Args:
         folder: where the result is to stand.
-        marker: a file that an earlier result has; only a folder with it, or an empty one, is replaced.
+        marker: a file that an earlier result has; only a folder with it, or an empty one, is
+            replaced.
 
     Raises:
         InputError: if `folder` stands and is something else.
@@ -111,8 +131,14 @@ def new_folder(folder: str | Path, marker: str = CONFIG) -> Iterator[Path]:
         ['reward']
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / marker).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} stands already and holds no {marker}, so it is not replaced. Give another folder.")
+    if (
+        folder.exists()
+        and not (folder / marker).is_file()
+        and (not folder.is_dir() or any(folder.iterdir()))
+    ):
+        raise InputError(
+            f"{folder} stands already and holds no {marker}, so it is not replaced. Give another folder."
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:

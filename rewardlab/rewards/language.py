@@ -32,35 +32,41 @@ _log = logging.getLogger("rewardlab")
 
 
 class LanguageReward(Reward):
-    """K linear heads without bias on one forward of a transformers language model: the reward that preferences train.
+    """K linear heads without bias on one forward of a transformers language model: the reward that
+    preferences train.
 
-    Text is formatted as `rewardlab.rewards.formatting.token_ids` says, in training and in scoring. The state that is scored
-    is gathered before the heads, which compute in float32. "last" is the last token that is not the padding token, as
-    transformers' classifiers take it; where a tokenizer pads with its end token, that is the response's last word.
+    Text is formatted as `rewardlab.rewards.formatting.token_ids` says, in training and in scoring.
+    The state that is scored is gathered before the heads, which compute in float32. "last" is the
+    last token that is not the padding token, as transformers' classifiers take it; where a
+    tokenizer pads with its end token, that is the response's last word.
 
     Args:
-        model: a folder, a hub id, or a transformers model. A sequence classifier's `score` becomes the heads; anything else
-            gets new heads, and loses the one it had.
-        tokenizer: one of transformers, or its folder or hub id; the model's own by default. An instance needs one.
+        model: a folder, a hub id, or a transformers model. A sequence classifier's `score` becomes
+            the heads; anything else gets new heads, and loses the one it had.
+        tokenizer: one of transformers, or its folder or hub id; the model's own by default. An
+            instance needs one.
         heads: K, how many heads score side by side; their mean is the score.
         lora_rank: train a low-rank adapter of this rank and the heads, instead of all weights.
         frozen: train the heads alone; then `features` are computed once and cached.
-        max_length: most tokens of prompt and response; the model's own context by default. A longer prompt is cut from the
-            left; a response is never cut.
-        dtype: precision of the backbone's arithmetic, and of weights that are not trained. Trained weights stay float32.
+        max_length: most tokens of prompt and response; the model's own context by default. A longer
+            prompt is cut from the left; a response is never cut.
+        dtype: precision of the backbone's arithmetic, and of weights that are not trained. Trained
+            weights stay float32.
         gradient_checkpointing: trade time for memory in the backward pass.
         pooling: "last" scores the last token's state, "mean" the mean over the response's tokens.
         seed: of new heads and of the adapter. Members of an ensemble get different ones.
 
-    With `frozen` or `lora_rank` the weights of a model that is given as an instance are shared and frozen in place, so that
-    several rewards can stand on one; otherwise they are copied.
+    With `frozen` or `lora_rank` the weights of a model that is given as an instance are shared and
+    frozen in place, so that several rewards can stand on one; otherwise they are copied.
 
     Attributes:
         meaning: what the scores are; "untrained" until a training loop says better.
-        score_mean, score_std: of typical responses, saved with the reward; a deviation of 0 says not yet set.
+        score_mean, score_std: of typical responses, saved with the reward; a deviation of 0 says
+            not yet set.
 
     Raises:
-        InputError: if model or tokenizer cannot be loaded, do not fit each other, or the heads' number is not the model's.
+        InputError: if model or tokenizer cannot be loaded, do not fit each other, or the heads'
+            number is not the model's.
 
     Example:
         >>> from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
@@ -84,28 +90,52 @@ class LanguageReward(Reward):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.options = {"heads": heads, "lora_rank": lora_rank, "frozen": frozen, "max_length": max_length, "dtype": dtype}
-        self.options |= {"gradient_checkpointing": gradient_checkpointing, "pooling": pooling, "seed": seed}
-        self.frozen, self.pooling, self.dtype = frozen, pooling, getattr(torch, dtype)
+        self.options = {
+            "heads": heads,
+            "lora_rank": lora_rank,
+            "frozen": frozen,
+            "max_length": max_length,
+            "dtype": dtype,
+        }
+        self.options |= {
+            "gradient_checkpointing": gradient_checkpointing,
+            "pooling": pooling,
+            "seed": seed,
+        }
+        self.frozen = frozen
+        self.pooling = pooling
+        self.dtype = getattr(torch, dtype)
         self.backbone, weight = self._backbone(model, lora_rank, derive(seed, "lora"))
         if gradient_checkpointing:
             older = self.backbone.gradient_checkpointing_enable  # its name in older transformers
-            getattr(self.backbone, "activation_checkpointing_enable", older)({"use_reentrant": False})
+            getattr(self.backbone, "activation_checkpointing_enable", older)(
+                {"use_reentrant": False}
+            )
         takes_positions = "position_ids" in signature(self.backbone.forward).parameters
         self._caches = takes_positions and sharing.keeps_only_keys_and_values(self.backbone)
         self._recomputes = sharing.recomputes(self.backbone)
         self.tokenizer = backbones.load_tokenizer(model, tokenizer, self.backbone)
         self.limit = _limit(max_length, self.backbone, self.tokenizer)
-        self.pad = _pad(self.tokenizer, None if weight is None else self.backbone.config.pad_token_id)
+        self.pad = _pad(
+            self.tokenizer, None if weight is None else self.backbone.config.pad_token_id
+        )
         width = self.backbone.config.get_text_config().hidden_size
-        self.head = nn.Parameter(_heads(heads, width, seed) if weight is None else _checked_heads(weight, heads))
-        for name, value in (("mean", torch.zeros(width)), ("std", torch.ones(width)), ("offset", torch.zeros(heads))):
+        self.head = nn.Parameter(
+            _heads(heads, width, seed) if weight is None else _checked_heads(weight, heads)
+        )
+        for name, value in (
+            ("mean", torch.zeros(width)),
+            ("std", torch.ones(width)),
+            ("offset", torch.zeros(heads)),
+        ):
             self.register_buffer(name, value)
         self.register_buffer("score_mean", torch.zeros(()))
         self.register_buffer("score_std", torch.zeros(()))
         self.meaning = "untrained"
         self._told = False
-        backbones.as_classifier(self.backbone, self.head, self.pad)  # refuses now what could not be saved later
+        backbones.as_classifier(
+            self.backbone, self.head, self.pad
+        )  # refuses now what could not be saved later
         self.train()
 
     def _backbone(self, model: Any, lora_rank: int | None, seed: int) -> tuple[Any, Tensor | None]:
@@ -123,21 +153,29 @@ class LanguageReward(Reward):
 
     @property
     def features(self) -> Callable[[Samples], Tensor]:
-        """The states [B, D] that the heads see, float32, from samples. Only a frozen reward has it: others' would go stale."""
+        """The states [B, D] that the heads see, float32, from samples. Only a frozen reward has it:
+        others' would go stale.
+        """
         if not self.frozen:
             raise AttributeError("only a LanguageReward with frozen=True has features")
         return self._states
 
     def score_features(self, features: Tensor) -> Tensor:
-        """Return the heads' scores, float32 [B, K], from states [B, D]. Not checked for NaN, since losses show them."""
+        """Return the heads' scores, float32 [B, K], from states [B, D]. Not checked for NaN, since
+        losses show them.
+        """
         with torch.autocast(features.device.type, enabled=False):
-            return nn.functional.linear((features.float() - self.mean) / self.std, self.head, self.offset)
+            return nn.functional.linear(
+                (features.float() - self.mean) / self.std, self.head, self.offset
+            )
 
     def members(self, samples: Samples) -> Tensor:
-        """Return the heads' scores, float32 [B, K]. Without gradients there is no dropout, whatever the mode.
+        """Return the heads' scores, float32 [B, K]. Without gradients there is no dropout, whatever
+        the mode.
 
         Raises:
-            InputError: if the outputs are images, a response is longer than the context, or a score is NaN or infinite.
+            InputError: if the outputs are images, a response is longer than the context, or a score
+                is NaN or infinite.
         """
         return checked_scores(self.score_features(self._states(samples)), samples, "LanguageReward")
 
@@ -156,14 +194,22 @@ class LanguageReward(Reward):
         rows, starts, cut = batch_ids(self.tokenizer, samples, self.limit, "LanguageReward")
         if cut and not self._told:
             _log.warning(
-                "LanguageReward cut %d of %d prompts from the left to fit its %d tokens; told once", cut, len(rows), self.limit
+                "LanguageReward cut %d of %d prompts from the left to fit its %d tokens; told once",
+                cut,
+                len(rows),
+                self.limit,
             )
             self._told = True
         training = self.backbone.training
         if training and not torch.is_grad_enabled():
             self.backbone.eval()
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen), self._precision(self.head.device):
-            states, ids, spans = (self._shared if self._worth_sharing(rows, starts) else self._whole)(rows, starts)
+        with (
+            torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen),
+            self._precision(self.head.device),
+        ):
+            states, ids, spans = (
+                self._shared if self._worth_sharing(rows, starts) else self._whole
+            )(rows, starts)
         self.backbone.train(training)
         place = torch.arange(ids.shape[1], device=ids.device)
         if self.pooling == "last":
@@ -172,16 +218,24 @@ class LanguageReward(Reward):
         return states.float().where(response, 0).sum(1) / response.sum(1)
 
     def _whole(self, rows: list[list[int]], starts: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Run each row: states [B, T, D], ids [B, T], padded on the right, and [B, 2] where each response starts and ends."""
+        """Run each row: states [B, T, D], ids [B, T], padded on the right, and [B, 2] where each
+        response starts and ends.
+        """
         ids, mask = self._padded(rows)
-        states = self.backbone(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        states = self.backbone(
+            input_ids=ids, attention_mask=mask, use_cache=False
+        ).last_hidden_state
         return states, ids, self._spans(starts, rows)
 
     def _shared(self, rows: list[list[int]], starts: list[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """As `_whole`, of the responses alone: each prompt is run once, and its keys and values serve all rows that have it."""
+        """As `_whole`, of the responses alone: each prompt is run once, and its keys and values
+        serve all rows that have it.
+        """
         prompts = [row[:start] for row, start in zip(rows, starts, strict=True)]
         first, place = sharing.distinct([tuple(prompt) for prompt in prompts])
-        before, there = (table.flip(1) for table in self._padded([prompts[row][::-1] for row in first]))  # padded on the left
+        before, there = (
+            table.flip(1) for table in self._padded([prompts[row][::-1] for row in first])
+        )  # padded on the left
         positions = there.cumsum(1).sub(1).clamp_min(0)
         known = self._known(before, there, positions)
         chosen = torch.tensor(place, device=before.device)
@@ -191,15 +245,23 @@ class LanguageReward(Reward):
         mask = torch.cat([there[chosen], mask], 1)
         positions = mask.cumsum(1).sub(1).clamp_min(0)[:, before.shape[1] :]
         states = self.backbone(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=known, use_cache=True
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=known,
+            use_cache=True,
         ).last_hidden_state
         return states, ids, self._spans([0] * len(rows), responses)
 
     def _known(self, ids: Tensor, mask: Tensor, positions: Tensor) -> Any:
-        """The cache of prompts. What the gradient needs of them is computed anew, not kept: less memory for a little time."""
+        """The cache of prompts. What the gradient needs of them is computed anew, not kept: less
+        memory for a little time.
+        """
 
         def run(ids: Tensor, mask: Tensor, positions: Tensor) -> Any:
-            return self.backbone(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True).past_key_values
+            return self.backbone(
+                input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True
+            ).past_key_values
 
         if not torch.is_grad_enabled():
             return run(ids, mask, positions)
@@ -215,19 +277,26 @@ class LanguageReward(Reward):
         return known
 
     def _worth_sharing(self, rows: list[list[int]], starts: list[int]) -> bool:
-        """Whether running each prompt once saves enough, every row has one, and its last word is the response's."""
+        """Whether running each prompt once saves enough, every row has one, and its last word is
+        the response's.
+        """
         if not self._caches or (self._recomputes and self.backbone.training) or not all(starts):
             return False
         whole = sum(map(len, rows))
         once = {tuple(row[:start]) for row, start in zip(rows, starts, strict=True)}
         if sum(starts) - sum(map(len, once)) < sharing.WORTH_SHARING * whole:
             return False
-        return all(any(token != self.pad for token in row[start:]) for row, start in zip(rows, starts, strict=True))
+        return all(
+            any(token != self.pad for token in row[start:])
+            for row, start in zip(rows, starts, strict=True)
+        )
 
     def _padded(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
         """Ids [B, T], padded on the right, and what is no padding, int64 [B, T]."""
         width = max(map(len, rows), default=1)
-        ids = torch.tensor([[*row, *[self.pad] * (width - len(row))] for row in rows], dtype=torch.long).view(len(rows), width)
+        ids = torch.tensor(
+            [[*row, *[self.pad] * (width - len(row))] for row in rows], dtype=torch.long
+        ).view(len(rows), width)
         mask = torch.arange(width) < torch.tensor([*map(len, rows)], dtype=torch.long)[:, None]
         return ids.to(self.head.device), mask.long().to(self.head.device)
 
@@ -236,17 +305,24 @@ class LanguageReward(Reward):
         return torch.tensor(spans).view(-1, 2).to(self.head.device)
 
     def _precision(self, device: torch.device) -> Any:
-        return nullcontext() if self.dtype == torch.float32 else torch.autocast(device.type, self.dtype)
+        return (
+            nullcontext()
+            if self.dtype == torch.float32
+            else torch.autocast(device.type, self.dtype)
+        )
 
     @torch.no_grad()
     def standardise(self, features: Tensor) -> None:
-        """Set the constants that bring each of the `features` [N, D] to mean 0 and deviation 1, as GANRM asks for.
+        """Set the constants that bring each of the `features` [N, D] to mean 0 and deviation 1, as
+        GANRM asks for.
 
         Raises:
             InputError: if there are fewer than two rows, or one is not finite.
         """
         if len(features) < 2 or not torch.isfinite(features).all():
-            raise InputError(f"Standardising needs at least two rows of finite features; got {list(features.shape)}.")
+            raise InputError(
+                f"Standardising needs at least two rows of finite features; got {list(features.shape)}."
+            )
         std, mean = torch.std_mean(features.double(), dim=0)
         self.mean.copy_(mean)
         self.std.copy_(std.where(std > 1e-6 * (1 + mean.abs()), 1))
@@ -263,21 +339,32 @@ class LanguageReward(Reward):
         self.score_std.copy_(std)
 
     def frozen_fingerprint(self) -> str:
-        """Return a hash of all that `features` depends on beside the samples: weights, tokenizer, settings."""
-        words = [self.tokenizer.get_vocab(), self.tokenizer.chat_template or "", self.limit, self.pooling, str(self.dtype)]
+        """Return a hash of all that `features` depends on beside the samples: weights, tokenizer,
+        settings.
+        """
+        words = [
+            self.tokenizer.get_vocab(),
+            self.tokenizer.chat_template or "",
+            self.limit,
+            self.pooling,
+            str(self.dtype),
+        ]
         return fingerprint([self.backbone, *words])
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the reward into `folder`, whole or not at all, in the form of a transformers sequence classifier.
+        """Write the reward into `folder`, whole or not at all, in the form of a transformers
+        sequence classifier.
 
-        Weights, config, tokenizer and template are transformers' own, so with `pooling="last"` the folder is loaded by
-        `AutoModelForSequenceClassification` and gives the K scores as its logits (less a constant, if features were
-        standardised); an adapter is merged. `reward.json` holds what transformers has no place for.
+        Weights, config, tokenizer and template are transformers' own, so with `pooling="last"` the
+        folder is loaded by `AutoModelForSequenceClassification` and gives the K scores as its
+        logits (less a constant, if features were standardised); an adapter is merged. `reward.json`
+        holds what transformers has no place for.
 
         Raises:
             InputError: if `folder` holds something else.
         """
-        weight, offset = self.head / self.std, self.offset - self.head @ (self.mean / self.std)
+        weight = self.head / self.std
+        offset = self.offset - self.head @ (self.mean / self.std)
         network = backbones.as_classifier(lora.merged(self.backbone), weight, self.pad)
         config = {
             "class_path": CLASS_PATH,
@@ -295,7 +382,8 @@ class LanguageReward(Reward):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> LanguageReward:
-        """Load what `save_pretrained` wrote, or any transformers sequence classifier with a `score` head, in eval mode.
+        """Load what `save_pretrained` wrote, or any transformers sequence classifier with a `score`
+        head, in eval mode.
 
         Raises:
             InputError: if files are missing, broken, or not of one model.
@@ -311,15 +399,22 @@ class LanguageReward(Reward):
             reward.score_std.fill_(config["score_std"])
             reward.meaning = config["meaning"]
         except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
-            raise InputError(f"{file} is not what save_pretrained wrote: {error}. Is it edited or cut off?") from error
+            raise InputError(
+                f"{file} is not what save_pretrained wrote: {error}. Is it edited or cut off?"
+            ) from error
         return reward.eval()
 
 
 def _heads(heads: int, width: int, seed: int) -> Tensor:
-    """New heads [K, D], normal with deviation 1/√(D + 1) (arXiv 2009.01325); head k is the same whatever their number."""
+    """New heads [K, D], normal with deviation 1/√(D + 1) (arXiv 2009.01325); head k is the same
+    whatever their number.
+    """
     if heads < 1:
         raise InputError(f"LanguageReward needs at least one head; got heads={heads}.")
-    draws = [torch.randn(width, generator=torch.Generator().manual_seed(derive(seed, "head", k))) for k in range(heads)]
+    draws = [
+        torch.randn(width, generator=torch.Generator().manual_seed(derive(seed, "head", k)))
+        for k in range(heads)
+    ]
     return torch.stack(draws) / (width + 1) ** 0.5
 
 
@@ -333,12 +428,22 @@ def _checked_heads(weight: Tensor, heads: int) -> Tensor:
 
 
 def _pad(tokenizer: Any, own: int | None) -> int:
-    """Return the padding token of a classifier, else of the tokenizer, else its end token, as TRL does."""
-    return next(token for token in (own, tokenizer.pad_token_id, tokenizer.eos_token_id) if token is not None)
+    """Return the padding token of a classifier, else of the tokenizer, else its end token, as TRL
+    does.
+    """
+    return next(
+        token
+        for token in (own, tokenizer.pad_token_id, tokenizer.eos_token_id)
+        if token is not None
+    )
 
 
 def _limit(max_length: int | None, backbone: Any, tokenizer: Any) -> int | None:
-    """Return how many tokens the model takes: the least of what the user, the positions and the tokenizer allow."""
+    """Return how many tokens the model takes: the least of what the user, the positions and the
+    tokenizer allow.
+    """
     context = getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
-    limits = [limit for limit in (max_length, context, tokenizer.model_max_length) if limit is not None]
+    limits = [
+        limit for limit in (max_length, context, tokenizer.model_max_length) if limit is not None
+    ]
     return min(limits, default=None)

@@ -11,7 +11,14 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.rewards.base import Reward
-from rewardlab.rewards.hub import CONFIG, load_reward, new_folder, read_config, save_parts, write_json
+from rewardlab.rewards.hub import (
+    CONFIG,
+    load_reward,
+    new_folder,
+    read_config,
+    save_parts,
+    write_json,
+)
 from rewardlab.rewards.scoring import in_batches
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import Samples
@@ -20,18 +27,22 @@ BUFFERS = ("feature_mean", "feature_std", "known", "distance_mean", "distance_st
 
 
 class Novelty(Reward):
-    """Minus the distance of a sample's features from the references': high for the familiar, low for the novel.
+    """Minus the distance of a sample's features from the references': high for the familiar, low
+    for the novel.
 
-    As the witness of an `Attack` it sends the adversary where nothing is known. Disagreement of members cannot see what all
-    of them get wrong; a distance can. Features are standardised over the references. The score has mean 0 and deviation 1 on
-    references that were held out of the fit.
+    As the witness of an `Attack` it sends the adversary where nothing is known. Disagreement of
+    members cannot see what all of them get wrong; a distance can. Features are standardised over
+    the references. The score has mean 0 and deviation 1 on references that were held out of the
+    fit.
 
     Args:
-        reward: with `features`: any that has a frozen part (`LanguageReward(frozen=True)`, `VisionReward`).
+        reward: with `features`: any that has a frozen part (`LanguageReward(frozen=True)`,
+            `VisionReward`).
         references: typical samples, such as the first policy's, many more than k.
-        kind: "mahalanobis", with a covariance that is shrunk as Ledoit and Wolf do (Journal of Multivariate Analysis 88,
-            2004), so that fewer samples than features will do (Lee et al., arXiv 1807.03888); or "nearest", the mean
-            distance to the k nearest references (Sun et al., arXiv 2204.06507).
+        kind: "mahalanobis", with a covariance that is shrunk as Ledoit and Wolf do (Journal of
+            Multivariate Analysis 88, 2004), so that fewer samples than features will do (Lee et
+            al., arXiv 1807.03888); or "nearest", the mean distance to the k nearest references (Sun
+            et al., arXiv 2204.06507).
         k: neighbours that "nearest" looks at.
         held_out: share of the references that calibrates the score.
         seed: chooses them.
@@ -66,8 +77,12 @@ class Novelty(Reward):
                 f"Novelty measures distances between features, and this {type(reward).__name__} has none. Give a reward with a "
                 "frozen part: a VisionReward, or a LanguageReward with frozen=True."
             )
-        self.reward, self.kind, self.k = reward, kind, k
-        fit, calibration = _split(in_batches(reward, self._features, references, batch_size), held_out, seed)
+        self.reward = reward
+        self.kind = kind
+        self.k = k
+        fit, calibration = _split(
+            in_batches(reward, self._features, references, batch_size), held_out, seed
+        )
         if min(len(fit), len(calibration)) < 2 or (kind == "nearest" and len(fit) < k):
             raise InputError(
                 f"Novelty fits {len(fit)} references and calibrates on {len(calibration)}; it needs 2 of each, and "
@@ -88,19 +103,31 @@ class Novelty(Reward):
         return (self.distance_mean - self._distances(self._features(samples))) / self.distance_std
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write what is known of the references and, into `folder`/reward, the reward whose features these are."""
+        """Write what is known of the references and, into `folder`/reward, the reward whose
+        features these are.
+        """
         with new_folder(folder) as fresh:
             save_parts(fresh, {"reward": self.reward})
-            save_file({name: getattr(self, name).contiguous() for name in BUFFERS}, fresh / "references.safetensors")
-            write_json(fresh / CONFIG, {"class_path": "rewardlab.rewards.novelty.Novelty", "kind": self.kind, "k": self.k})
+            save_file(
+                {name: getattr(self, name).contiguous() for name in BUFFERS},
+                fresh / "references.safetensors",
+            )
+            write_json(
+                fresh / CONFIG,
+                {"class_path": "rewardlab.rewards.novelty.Novelty", "kind": self.kind, "k": self.k},
+            )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Novelty:
-        """Load what `save_pretrained` wrote, in eval mode; the references themselves are not needed again."""
+        """Load what `save_pretrained` wrote, in eval mode; the references themselves are not needed
+        again.
+        """
         config = read_config(folder)
         novelty = cls.__new__(cls)
         Reward.__init__(novelty)
-        novelty.reward, novelty.kind, novelty.k = load_reward(Path(folder) / "reward"), config["kind"], config["k"]
+        novelty.reward = load_reward(Path(folder) / "reward")
+        novelty.kind = config["kind"]
+        novelty.k = config["k"]
         for name, value in load_file(Path(folder) / "references.safetensors").items():
             novelty.register_buffer(name, value)
         return novelty.eval()
@@ -121,16 +148,19 @@ class Novelty(Reward):
     def _calibrate(self, distances: Tensor) -> None:
         std, mean = torch.std_mean(distances)
         if not std > 0:
-            raise InputError(f"The {len(distances)} references that calibrate Novelty are all equally far. Are they all alike?")
+            raise InputError(
+                f"The {len(distances)} references that calibrate Novelty are all equally far. Are they all alike?"
+            )
         self.distance_mean.copy_(mean)
         self.distance_std.copy_(std)
 
 
 def ledoit_wolf(rows: Tensor) -> Tensor:
-    """(1 - δ)·S + δ·tr(S)/D·I: the covariance [D, D] of centred rows [N, D], shrunk by as much as they are too few.
+    """(1 - δ)·S + δ·tr(S)/D·I: the covariance [D, D] of centred rows [N, D], shrunk by as much as
+    they are too few.
 
-    S is over N, as in Ledoit and Wolf, Journal of Multivariate Analysis 88, 2004; δ is theirs: the error of S over its
-    distance from the target, each a mean of squares, at most 1.
+    S is over N, as in Ledoit and Wolf, Journal of Multivariate Analysis 88, 2004; δ is theirs: the
+    error of S over its distance from the target, each a mean of squares, at most 1.
 
     Example:
         >>> ledoit_wolf(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
@@ -146,7 +176,9 @@ def ledoit_wolf(rows: Tensor) -> Tensor:
 
 
 def whitening(rows: Tensor) -> Tensor:
-    """Return W [D, D] with |x·W| the Mahalanobis distance of x from the mean of centred rows [N, D]."""
+    """Return W [D, D] with |x·W| the Mahalanobis distance of x from the mean of centred rows [N,
+    D].
+    """
     values, vectors = torch.linalg.eigh(ledoit_wolf(rows))
     return vectors / values.clamp_min(1e-6 * values.max()).sqrt()
 

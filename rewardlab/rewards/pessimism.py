@@ -19,15 +19,17 @@ Kind = Literal["mean", "minimum", "mean_minus_variance", "mean_minus_std"]
 class Pessimistic(Reward):
     """One score from the members of a reward: high only where they agree that it is.
 
-    Members have to be on one scale, without the offset that each prompt may have in each: `Pessimistic(Relative(reward, …))`.
-    The result has one member, so whatever ranks by it, ranks by this score.
+    Members have to be on one scale, without the offset that each prompt may have in each:
+    `Pessimistic(Relative(reward, …))`. The result has one member, so whatever ranks by it, ranks by
+    this score.
 
     Args:
         reward: with two or more members.
-        kind: "mean"; "minimum" (worst case, WCO); "mean_minus_variance" (UWO), both of Coste et al., arXiv 2310.02743; or
-            "mean_minus_std" (Adv-RM's baseline). Variance and deviation are the unbiased ones, over M - 1.
-        weight: what variance or deviation is multiplied with. For the variance Coste et al. took 0.1 with PPO, 0.5 for
-            best-of-n. The other kinds take none.
+        kind: "mean"; "minimum" (worst case, WCO); "mean_minus_variance" (UWO), both of Coste et
+            al., arXiv 2310.02743; or "mean_minus_std" (Adv-RM's baseline). Variance and deviation
+            are the unbiased ones, over M - 1.
+        weight: what variance or deviation is multiplied with. For the variance Coste et al. took
+            0.1 with PPO, 0.5 for best-of-n. The other kinds take none.
 
     Raises:
         InputError: if the weight is missing or not needed, or (on use) there is one member only.
@@ -48,7 +50,9 @@ class Pessimistic(Reward):
                 f"Pessimistic takes a weight for mean_minus_variance and mean_minus_std, and only there; got kind={kind!r} "
                 f"and weight={weight}."
             )
-        self.reward, self.kind, self.weight = reward, kind, weight
+        self.reward = reward
+        self.kind = kind
+        self.weight = weight
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the cautious score, float32 [B].
@@ -71,7 +75,8 @@ class Pessimistic(Reward):
 
 
 class Member(Reward):
-    """One member of an ensemble as a reward of its own: a target or a witness among heads that share a backbone.
+    """One member of an ensemble as a reward of its own: a target or a witness among heads that
+    share a backbone.
 
     Args:
         reward: whose column is taken.
@@ -89,19 +94,24 @@ class Member(Reward):
 
     def __init__(self, reward: Reward, index: int) -> None:
         super().__init__()
-        self.reward, self.index = reward, index
+        self.reward = reward
+        self.index = index
 
     def forward(self, samples: Samples) -> Tensor:
         members = self.reward.members(samples)
         if not 0 <= self.index < members.shape[1]:
-            raise InputError(f"Member(index={self.index}) of a {type(self.reward).__name__} with {members.shape[1]} members.")
+            raise InputError(
+                f"Member(index={self.index}) of a {type(self.reward).__name__} with {members.shape[1]} members."
+            )
         return members[:, self.index]
 
 
 def fork(reward: Reward, count: int) -> list[Reward]:
-    """Return copies that share frozen weights and remember their common start, to be trained apart and then `averaged`.
+    """Return copies that share frozen weights and remember their common start, to be trained apart
+    and then `averaged`.
 
-    The start is in their attribute `initialisation`, which lives as long as the object and is not saved.
+    The start is in their attribute `initialisation`, which lives as long as the object and is not
+    saved.
 
     Example:
         >>> from rewardlab import VisionReward
@@ -120,15 +130,18 @@ def fork(reward: Reward, count: int) -> list[Reward]:
 def averaged(rewards: list[Reward], forked: bool = False) -> Reward:
     """Return one reward whose weights are the mean of several's: WARM, arXiv 2401.12187.
 
-    Averaging means something for members that were trained apart from one start, and nothing for members whose heads were
-    drawn separately. What can be checked is: classes, names and shapes of all tensors; that weights which are not trained
-    are equal; and the common start, of copies that `fork` made. Members that come from files carry no start.
+    Averaging means something for members that were trained apart from one start, and nothing for
+    members whose heads were drawn separately. What can be checked is: classes, names and shapes of
+    all tensors; that weights which are not trained are equal; and the common start, of copies that
+    `fork` made. Members that come from files carry no start.
 
-    The saved mean and deviation of scores (`score_mean`, `score_std`) are unset: they have to be measured anew.
+    The saved mean and deviation of scores (`score_mean`, `score_std`) are unset: they have to be
+    measured anew.
 
     Args:
         rewards: two or more.
-        forked: your word that members without a record of it did start from the same weights, heads included.
+        forked: your word that members without a record of it did start from the same weights, heads
+            included.
 
     Raises:
         InputError: if a check fails.
@@ -144,13 +157,27 @@ def averaged(rewards: list[Reward], forked: bool = False) -> Reward:
     states = [reward.state_dict() for reward in rewards]
     _check_same_kind(rewards, states)
     _check_same_start(rewards, forked)
-    apart = {name for name in states[0] if any(not torch.equal(states[0][name], state[name]) for state in states[1:])}
-    fixed = sorted(name for name, weight in rewards[0].named_parameters() if not weight.requires_grad and name in apart)
+    apart = {
+        name
+        for name in states[0]
+        if any(not torch.equal(states[0][name], state[name]) for state in states[1:])
+    }
+    fixed = sorted(
+        name
+        for name, weight in rewards[0].named_parameters()
+        if not weight.requires_grad and name in apart
+    )
     if fixed:
-        raise InputError(f"The rewards differ in weights that are not trained, such as {fixed[0]}: they stand on other models.")
+        raise InputError(
+            f"The rewards differ in weights that are not trained, such as {fixed[0]}: they stand on other models."
+        )
     result = _copy(rewards[0])
-    means = {name: torch.stack([state[name].double() for state in states]).mean(0) for name in apart}
-    result.load_state_dict({name: mean.to(states[0][name].dtype) for name, mean in means.items()}, strict=False)
+    means = {
+        name: torch.stack([state[name].double() for state in states]).mean(0) for name in apart
+    }
+    result.load_state_dict(
+        {name: mean.to(states[0][name].dtype) for name, mean in means.items()}, strict=False
+    )
     for module in result.modules():
         if apart and isinstance(getattr(module, "score_std", None), Tensor):
             module.score_mean.zero_()  # type: ignore[operator, union-attr]
@@ -160,7 +187,9 @@ def averaged(rewards: list[Reward], forked: bool = False) -> Reward:
 
 def _copy(reward: Reward) -> Reward:
     """A copy that shares the weights that are not trained."""
-    return deepcopy(reward, {id(weight): weight for weight in reward.parameters() if not weight.requires_grad})
+    return deepcopy(
+        reward, {id(weight): weight for weight in reward.parameters() if not weight.requires_grad}
+    )
 
 
 def _check_same_kind(rewards: list[Reward], states: list[dict[str, Tensor]]) -> None:
@@ -169,14 +198,18 @@ def _check_same_kind(rewards: list[Reward], states: list[dict[str, Tensor]]) -> 
     kinds = [type(reward).__name__ for reward in rewards]
     shapes = [{name: tensor.shape for name, tensor in state.items()} for state in states]
     if len(set(kinds)) > 1 or any(shape != shapes[0] for shape in shapes):
-        raise InputError(f"averaged needs rewards of one class, with tensors of one shape; got {', '.join(kinds)} that differ.")
+        raise InputError(
+            f"averaged needs rewards of one class, with tensors of one shape; got {', '.join(kinds)} that differ."
+        )
 
 
 def _check_same_start(rewards: list[Reward], forked: bool) -> None:
     starts = [getattr(reward, "initialisation", None) for reward in rewards]
     unknown = starts.count(None)
     if len(set(starts) - {None}) > 1:
-        raise InputError("averaged needs members that started from the same weights; these are forks of different rewards.")
+        raise InputError(
+            "averaged needs members that started from the same weights; these are forks of different rewards."
+        )
     if unknown and not forked:
         raise InputError(
             f"averaged needs members that started from the same weights, and {unknown} of {len(rewards)} carry no record of "

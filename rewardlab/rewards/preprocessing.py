@@ -12,11 +12,13 @@ from rewardlab.kernels.resize import resize
 
 
 class Preprocessing(nn.Module):
-    """Antialiased resize, centre crop and normalisation with a tower's own numbers, as open_clip does it on PIL images.
+    """Antialiased resize, centre crop and normalisation with a tower's own numbers, as open_clip
+    does it on PIL images.
 
     Args:
-        numbers: `size` (height, width), `mean`, `std`, and optionally `interpolation` (bicubic or bilinear),
-            `resize_mode` (shortest, longest or squash) and `fill_color`; what `open_clip.PreprocessCfg` holds.
+        numbers: `size` (height, width), `mean`, `std`, and optionally `interpolation` (bicubic or
+            bilinear), `resize_mode` (shortest, longest or squash) and `fill_color`; what
+            `open_clip.PreprocessCfg` holds.
 
     Example:
         >>> prepare = Preprocessing({"size": (4, 4), "mean": [0.5] * 3, "std": [0.5] * 3})
@@ -28,9 +30,17 @@ class Preprocessing(nn.Module):
         super().__init__()
         size = numbers["size"]
         self.size = (size, size) if isinstance(size, int) else tuple(size)
-        self.numbers = {"interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 0} | numbers | {"size": self.size}
-        self.register_buffer("mean", torch.as_tensor(numbers["mean"]).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.as_tensor(numbers["std"]).view(-1, 1, 1), persistent=False)
+        self.numbers = (
+            {"interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 0}
+            | numbers
+            | {"size": self.size}
+        )
+        self.register_buffer(
+            "mean", torch.as_tensor(numbers["mean"]).view(-1, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "std", torch.as_tensor(numbers["std"]).view(-1, 1, 1), persistent=False
+        )
 
     def forward(self, images: Tensor, resize: bool = True) -> Tensor:
         """Return normalised images [B, 3, size] from [B, C, H, W] in [0, 1], where C is 1 or 3.
@@ -76,15 +86,21 @@ def _resized(size: torch.Size, target: tuple[int, int], mode: str) -> tuple[int,
         return target
     ratios = [have / want for have, want in zip(size, target, strict=True)]
     ratio = max(ratios) if mode == "longest" else min(ratios)
-    whole = int if mode == "shortest" and target[0] == target[1] else round  # torchvision truncates, open_clip rounds
+    whole = (
+        int if mode == "shortest" and target[0] == target[1] else round
+    )  # torchvision truncates, open_clip rounds
     return tuple(
-        want if r == ratio else max(1, whole(have / ratio)) for have, want, r in zip(size, target, ratios, strict=True)
+        want if r == ratio else max(1, whole(have / ratio))
+        for have, want, r in zip(size, target, ratios, strict=True)
     )
 
 
 def _window(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int, int, int]:
-    """The part (top, left, height, width) of an image of `size` that is `target` large, about its centre; negative outside."""
+    """The part (top, left, height, width) of an image of `size` that is `target` large, about its
+    centre; negative outside.
+    """
     top, left = (
-        round((have - want) / 2) if have > want else -((want - have) // 2) for have, want in zip(size, target, strict=True)
+        round((have - want) / 2) if have > want else -((want - have) // 2)
+        for have, want in zip(size, target, strict=True)
     )
     return top, left, *target

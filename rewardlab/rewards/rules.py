@@ -25,7 +25,8 @@ class Length(Reward):
 
 
 class Repetition(Reward):
-    """Minus the share of a text's word n-grams that stood in it before: 0 if none repeats, near -1 if almost all do.
+    """Minus the share of a text's word n-grams that stood in it before: 0 if none repeats, near -1
+    if almost all do.
 
     Args:
         n: words in a row that count as one.
@@ -42,7 +43,9 @@ class Repetition(Reward):
         self.n = n
 
     def forward(self, samples: Samples) -> Tensor:
-        return _column([self._repetition(text.split()) for text in texts_of(samples, "Repetition")], samples)
+        return _column(
+            [self._repetition(text.split()) for text in texts_of(samples, "Repetition")], samples
+        )
 
     def _repetition(self, words: list[str]) -> float:
         runs = [tuple(words[start : start + self.n]) for start in range(len(words) - self.n + 1)]

@@ -13,17 +13,23 @@ from rewardlab.types import Samples
 
 
 def score(reward: Reward, samples: Samples, batch_size: int = 256) -> Tensor:
-    """Return members' scores [B, M] of many samples, in batches, on the CPU. Their mean over members is what is ranked.
+    """Return members' scores [B, M] of many samples, in batches, on the CPU. Their mean over
+    members is what is ranked.
 
     Raises:
         InputError: naming the first sample whose score is NaN or infinite.
     """
-    return checked_scores(in_batches(reward, reward.members, samples, batch_size), samples, type(reward).__name__)
+    return checked_scores(
+        in_batches(reward, reward.members, samples, batch_size), samples, type(reward).__name__
+    )
 
 
 @torch.no_grad()
-def in_batches(reward: Reward, method: Callable[[Samples], Tensor], samples: Samples, batch_size: int = 256) -> Tensor:
-    """Return what a method of `reward` gives for each sample, [B, ...] on the CPU; the reward is in eval mode then.
+def in_batches(
+    reward: Reward, method: Callable[[Samples], Tensor], samples: Samples, batch_size: int = 256
+) -> Tensor:
+    """Return what a method of `reward` gives for each sample, [B, ...] on the CPU; the reward is in
+    eval mode then.
 
     Example:
         >>> from rewardlab.rewards.rules import Length

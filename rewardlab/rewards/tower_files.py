@@ -14,19 +14,27 @@ from torch import nn
 from rewardlab.errors import InputError
 from rewardlab.rewards.hub import write_json
 
-LOCAL, HUB = "local-dir:", "hf-hub:"
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+LOCAL = "local-dir:"
+HUB = "hf-hub:"
+CONFIG = "open_clip_config.json"
+WEIGHTS = "open_clip_model.safetensors"
 
 
-def open_model(name: str, pretrained: str | None, text: bool) -> tuple[nn.Module, Any, dict[str, Any]]:
-    """Return an open_clip model, its tokenizer if `text`, and the config that it was built from. See `load_tower`."""
+def open_model(
+    name: str, pretrained: str | None, text: bool
+) -> tuple[nn.Module, Any, dict[str, Any]]:
+    """Return an open_clip model, its tokenizer if `text`, and the config that it was built from.
+    See `load_tower`.
+    """
     import open_clip
 
     (_check_folder if name.startswith(LOCAL) else _check_name)(name, pretrained, text)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            model = open_clip.create_model(name, None if pretrained == "random" else pretrained, pretrained_text=False)
+            model = open_clip.create_model(
+                name, None if pretrained == "random" else pretrained, pretrained_text=False
+            )
         tokenizer = open_clip.get_tokenizer(name) if text else None
         return model, tokenizer, open_clip.get_model_config(name)
     except Exception as error:  # a foreign file can make open_clip raise anything
@@ -37,12 +45,14 @@ def open_model(name: str, pretrained: str | None, text: bool) -> tuple[nn.Module
 
 
 def save_tower(model: nn.Module, folder: str | Path, config: dict[str, Any] | None = None) -> None:
-    """Write an open_clip model into a folder, so that "local-dir:FOLDER" loads it here and in open_clip.
+    """Write an open_clip model into a folder, so that "local-dir:FOLDER" loads it here and in
+    open_clip.
 
     Args:
         model: its image and text towers are both written, with their weights.
         folder: made if missing; a tower in it is overwritten.
-        config: what open_clip builds the model from; by default it is read off the model, see `described`.
+        config: what open_clip builds the model from; by default it is read off the model, see
+            `described`.
 
     Raises:
         InputError: if the config cannot be read off the model.
@@ -50,14 +60,20 @@ def save_tower(model: nn.Module, folder: str | Path, config: dict[str, Any] | No
     from safetensors.torch import save_file
 
     folder = Path(folder)
-    content = {"model_cfg": config or described(model), "preprocess_cfg": preprocessing_numbers(model)}
+    content = {
+        "model_cfg": config or described(model),
+        "preprocess_cfg": preprocessing_numbers(model),
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS
+    )
     write_json(folder / CONFIG, content)
 
 
 def described(model: nn.Module) -> dict[str, Any]:
-    """Read off a plain CLIP model with a VisionTransformer what open_clip builds it from, and make sure by building it.
+    """Read off a plain CLIP model with a VisionTransformer what open_clip builds it from, and make
+    sure by building it.
 
     Raises:
         InputError: if the model is of another kind, or its twin does not behave as it does.
@@ -80,7 +96,9 @@ def described(model: nn.Module) -> dict[str, Any]:
 
 
 def preprocessing_numbers(model: nn.Module) -> dict[str, Any]:
-    """Return open_clip's preprocessing numbers of a model, its defaults where the model states none."""
+    """Return open_clip's preprocessing numbers of a model, its defaults where the model states
+    none.
+    """
     import open_clip
 
     return asdict(open_clip.transform.PreprocessCfg()) | open_clip.get_model_preprocess_cfg(model)
@@ -94,8 +112,14 @@ def heads_of(tower: nn.Module) -> int | None:
 
 def _check_folder(name: str, pretrained: str | None, text: bool) -> None:
     folder = Path(name.removeprefix(LOCAL))
-    weights = [path for ending in ("safetensors", "bin", "pth") for path in folder.glob(f"*.{ending}")]
-    for found, what in ((folder.is_dir(), "folder"), ((folder / CONFIG).is_file(), CONFIG), (weights, "weights file")):
+    weights = [
+        path for ending in ("safetensors", "bin", "pth") for path in folder.glob(f"*.{ending}")
+    ]
+    for found, what in (
+        (folder.is_dir(), "folder"),
+        ((folder / CONFIG).is_file(), CONFIG),
+        (weights, "weights file"),
+    ):
         if not found:
             raise InputError(
                 f"The tower {name} has to be a folder with {CONFIG} and a weights file ({WEIGHTS}); there is no {what}."
@@ -148,7 +172,12 @@ def _read_off(model: nn.Module) -> dict[str, Any]:
         "eos_id": model.text_eos_id,
     }
     quick = type(visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
-    config = {"embed_dim": visual.output_dim, "vision_cfg": vision, "text_cfg": words, "quick_gelu": quick}
+    config = {
+        "embed_dim": visual.output_dim,
+        "vision_cfg": vision,
+        "text_cfg": words,
+        "quick_gelu": quick,
+    }
     return config | ({} if model.logit_bias is None else {"init_logit_bias": 0.0})
 
 
@@ -165,7 +194,9 @@ def _read_off_blocks(transformer: nn.Module, norm: nn.Module) -> dict[str, Any]:
 
 @torch.no_grad()
 def _behave_alike(model: nn.Module, config: dict[str, Any]) -> bool:
-    """Build a model from `config`, give it the weights, and compare embeddings of a fixed image and text."""
+    """Build a model from `config`, give it the weights, and compare embeddings of a fixed image and
+    text.
+    """
     from open_clip.model import CLIP
 
     like = model.visual.conv1.weight
@@ -179,4 +210,6 @@ def _behave_alike(model: nn.Module, config: dict[str, Any]) -> bool:
     model.eval()
     pairs = [(each.encode_image(image), each.encode_text(words)) for each in (model, twin)]
     model.train(training)
-    return all(torch.allclose(mine, its, atol=1e-5, rtol=1e-3) for mine, its in zip(*pairs, strict=True))
+    return all(
+        torch.allclose(mine, its, atol=1e-5, rtol=1e-3) for mine, its in zip(*pairs, strict=True)
+    )

@@ -17,33 +17,49 @@ from rewardlab.rewards.tower_files import heads_of, open_model, preprocessing_nu
 
 
 class Tower(nn.Module):
-    """An open_clip model whose image tower is cut in two: `rest(frozen(images))` is its image embedding.
+    """An open_clip model whose image tower is cut in two: `rest(frozen(images))` is its image
+    embedding.
 
-    open_clip's groups are counted from the end: the projection, then the last block with its norm, then one block each.
-    The stem stays frozen. Always in eval mode; only the parameters of the rest require gradients.
+    open_clip's groups are counted from the end: the projection, then the last block with its norm,
+    then one block each. The stem stays frozen. Always in eval mode; only the parameters of the rest
+    require gradients.
 
     Args:
         model: an open_clip model; frozen in place, or copied first if groups are unlocked.
-        unlocked_groups: k, how many groups are in the rest; 0 freezes all, any more needs a VisionTransformer.
+        unlocked_groups: k, how many groups are in the rest; 0 freezes all, any more needs a
+            VisionTransformer.
         name: where it was loaded from; None for an instance.
-        tokenizer: of the text tower; open_clip's default with the model's context length if not given.
-        config: what open_clip builds the model from; read off the model when it is needed and not given.
+        tokenizer: of the text tower; open_clip's default with the model's context length if not
+            given.
+        config: what open_clip builds the model from; read off the model when it is needed and not
+            given.
 
     Raises:
         InputError: if the model is no open_clip model, or cannot be cut there.
     """
 
     def __init__(
-        self, model: nn.Module, unlocked_groups: int = 0, name: str | None = None, tokenizer: Any = None, config: Any = None
+        self,
+        model: nn.Module,
+        unlocked_groups: int = 0,
+        name: str | None = None,
+        tokenizer: Any = None,
+        config: Any = None,
     ) -> None:
         super().__init__()
         if not (hasattr(model, "visual") and hasattr(model, "encode_image")):
-            raise InputError(f"A tower is an open_clip model with an image tower; got a {type(model).__name__}.")
+            raise InputError(
+                f"A tower is an open_clip model with an image tower; got a {type(model).__name__}."
+            )
         self._check_cut(model.visual, unlocked_groups)
         self.model = deepcopy(model) if unlocked_groups else model
-        self.unlocked_groups, self.name = unlocked_groups, name
-        self._tokenizer, self._config = tokenizer, config
-        self.prepare = Preprocessing(preprocessing_numbers(model)).to(next(model.parameters()).device)
+        self.unlocked_groups = unlocked_groups
+        self.name = name
+        self._tokenizer = tokenizer
+        self._config = config
+        self.prepare = Preprocessing(preprocessing_numbers(model)).to(
+            next(model.parameters()).device
+        )
         self.requires_grad_(False).eval()
         for part in self._rest_parameters():
             part.requires_grad_(True)
@@ -54,7 +70,11 @@ class Tower(nn.Module):
         if unlocked_groups == 0:
             return
         if type(visual).__name__ != "VisionTransformer" or visual.attn_pool is not None:
-            kind = f"{type(visual).__name__} with attention pooling" if hasattr(visual, "attn_pool") else type(visual).__name__
+            kind = (
+                f"{type(visual).__name__} with attention pooling"
+                if hasattr(visual, "attn_pool")
+                else type(visual).__name__
+            )
             raise InputError(
                 f"unlocked_groups={unlocked_groups} needs an open_clip VisionTransformer without attention pooling; got a "
                 f"{kind}. Such a tower can only be frozen whole: unlocked_groups=0."
@@ -79,9 +99,10 @@ class Tower(nn.Module):
         """Run the frozen part on images [B, C, H, W] or videos [B, F, C, H, W] in [0, 1].
 
         Returns:
-            With unlocked_groups 0 the embedding [B, D], with 1 what goes into the projection [B, W]; of videos the mean
-            over frames (GAN-RM, arXiv 2506.13846, does not say how it takes frames together). With 2 or more the
-            tokens [B, F·N, W] that go into the first block of the rest.
+            With unlocked_groups 0 the embedding [B, D], with 1 what goes into the projection [B,
+            W]; of videos the mean over frames (GAN-RM, arXiv 2506.13846, does not say how it takes
+            frames together). With 2 or more the tokens [B, F·N, W] that go into the first block of
+            the rest.
         """
         if images.dim() == 5:
             frames = self.frozen(images.flatten(0, 1), resize).unflatten(0, images.shape[:2])
@@ -111,27 +132,43 @@ class Tower(nn.Module):
 
     def unflattened(self, features: Tensor) -> Tensor:
         """Give flat rows of `frozen` features [B, ...] their tokens back."""
-        return features.unflatten(1, (-1, self.model.visual.transformer.width)) if self.unlocked_groups > 1 else features
+        return (
+            features.unflatten(1, (-1, self.model.visual.transformer.width))
+            if self.unlocked_groups > 1
+            else features
+        )
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Return the text tower's embedding of each prompt [B, D]."""
         place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-        embedded = self.model.encode_text(self._tokens(list(place)).to(self.prepare.mean.device), normalize=False)
+        embedded = self.model.encode_text(
+            self._tokens(list(place)).to(self.prepare.mean.device), normalize=False
+        )
         return embedded[[place[prompt] for prompt in prompts]]
 
     def fingerprint(self, text: bool = False) -> str:
-        """Return a hash of what `frozen` depends on: weights, preprocessing numbers, the cut; if `text`, the text tower."""
+        """Return a hash of what `frozen` depends on: weights, preprocessing numbers, the cut; if
+        `text`, the text tower.
+        """
         trained = {id(parameter) for parameter in self._rest_parameters()}
         visual = self.model.visual
-        kinds = sorted({type(part).__name__ for part in visual.modules() if not any(True for _ in part.parameters())})
+        kinds = sorted(
+            {
+                type(part).__name__
+                for part in visual.modules()
+                if not any(True for _ in part.parameters())
+            }
+        )
         pooling = [getattr(visual, name, None) for name in ("pool_type", "final_ln_after_pool")]
         weights = {
             name: tensor
             for name, tensor in self.model.state_dict(keep_vars=True).items()
             if id(tensor) not in trained and (text or name.startswith("visual."))
         }
-        return fingerprint([self.unlocked_groups, kinds, pooling, heads_of(visual), self.prepare.numbers, weights])
+        return fingerprint(
+            [self.unlocked_groups, kinds, pooling, heads_of(visual), self.prepare.numbers, weights]
+        )
 
     def save(self, folder: str | Path) -> None:
         """Write the whole model into a folder that `local-dir:` loads, here and in open_clip."""
@@ -147,7 +184,11 @@ class Tower(nn.Module):
         if self.unlocked_groups == 0:
             return []
         visual = self.model.visual
-        parts = [*visual.transformer.resblocks[self.cut :], visual.ln_post] if self.unlocked_groups > 1 else []
+        parts = (
+            [*visual.transformer.resblocks[self.cut :], visual.ln_post]
+            if self.unlocked_groups > 1
+            else []
+        )
         return [visual.proj, *(parameter for part in parts for parameter in part.parameters())]
 
     def _tokens(self, prompts: list[str]) -> Tensor:
@@ -165,15 +206,28 @@ class Tower(nn.Module):
     @torch.no_grad()
     def _embedding_width(self) -> int:
         width = getattr(self.model.visual, "output_dim", None)
-        return width or self.model.encode_image(self.prepare(torch.zeros(1, 3, *self.prepare.size)).to(self._dtype)).shape[1]
+        return (
+            width
+            or self.model.encode_image(
+                self.prepare(torch.zeros(1, 3, *self.prepare.size)).to(self._dtype)
+            ).shape[1]
+        )
 
 
-def load_tower(tower: str | nn.Module, pretrained: str | None = None, text: bool = False, unlocked_groups: int = 0) -> Tower:
-    """Load an open_clip model and split its image tower. Only a tag or an hf-hub: name reaches for the network.
+def load_tower(
+    tower: str | nn.Module,
+    pretrained: str | None = None,
+    text: bool = False,
+    unlocked_groups: int = 0,
+) -> Tower:
+    """Load an open_clip model and split its image tower. Only a tag or an hf-hub: name reaches for
+    the network.
 
     Args:
-        tower: an architecture of open_clip ("ViT-L-14"), "local-dir:FOLDER", "hf-hub:ORGANISATION/NAME", or a model.
-        pretrained: for an architecture: open_clip's tag, a local weights file, or "random" for a control that knows nothing.
+        tower: an architecture of open_clip ("ViT-L-14"), "local-dir:FOLDER",
+            "hf-hub:ORGANISATION/NAME", or a model.
+        pretrained: for an architecture: open_clip's tag, a local weights file, or "random" for a
+            control that knows nothing.
         text: whether prompts will be embedded too, so that a named tower's own tokenizer is loaded.
         unlocked_groups: see `Tower`.
 

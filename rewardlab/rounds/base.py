@@ -1,4 +1,6 @@
-"""Rounds: an outer loop between a generator and a reward, as stages whose results stand once they are made."""
+"""Rounds: an outer loop between a generator and a reward, as stages whose results stand once they
+are made.
+"""
 
 from __future__ import annotations
 

@@ -11,16 +11,19 @@ RLHF = ("candidates", "pairs", "post-train")
 
 
 def cost(timing: Mapping[str, Any], generations: Mapping[str, int], steps: int) -> dict[str, Any]:
-    """Return all fits + attacks + mining + RLHF, over one fit + RLHF of the same steps (Adv-RM, section 5, has about 3).
+    """Return all fits + attacks + mining + RLHF, over one fit + RLHF of the same steps (Adv-RM,
+    section 5, has about 3).
 
     Args:
-        timing: seconds of each stage, as timing.json has them; of a stage that another run made, those that it took there.
-        generations: outputs that each stage kept, by "<round>-<stage>". An attacker that draws more than it keeps costs more.
+        timing: seconds of each stage, as timing.json has them; of a stage that another run made,
+            those that it took there.
+        generations: outputs that each stage kept, by "<round>-<stage>". An attacker that draws more
+            than it keeps costs more.
         steps: N, of the post-training.
 
     Returns:
-        "steps"; "seconds" and "generations", each with "all", "plain" and their "ratio" (None where a stage's seconds are not
-        known).
+        "steps"; "seconds" and "generations", each with "all", "plain" and their "ratio" (None where
+        a stage's seconds are not known).
 
     Example:
         >>> timing = {"1-member-0-a": {"seconds": 2.0}, "1-attack-b": {"seconds": 3.0}, "2-member-0-c": {"seconds": 2.0}}
@@ -33,16 +36,30 @@ def cost(timing: Mapping[str, Any], generations: Mapping[str, int], steps: int) 
         name = title.rpartition("-")[0]
         if name and name.partition("-")[2] not in FREE:
             seconds[name] = entry.get("seconds", entry.get("seconds_then"))
-    return {"steps": steps, "seconds": _ratio(seconds), "generations": _ratio(_counted(generations))}
+    return {
+        "steps": steps,
+        "seconds": _ratio(seconds),
+        "generations": _ratio(_counted(generations)),
+    }
 
 
 def _counted(generations: Mapping[str, int]) -> dict[str, float | None]:
-    return {name: float(count) for name, count in generations.items() if name.partition("-")[2] not in FREE}
+    return {
+        name: float(count)
+        for name, count in generations.items()
+        if name.partition("-")[2] not in FREE
+    }
 
 
 def _ratio(spent: Mapping[str, float | None]) -> dict[str, float | None]:
-    plain = [value for name, value in spent.items() if name == FIRST_FIT or name.partition("-")[2] in RLHF]
+    plain = [
+        value
+        for name, value in spent.items()
+        if name == FIRST_FIT or name.partition("-")[2] in RLHF
+    ]
     if None in spent.values():
         return {"all": None, "plain": None, "ratio": None}
-    whole, part = (sum(value for value in values if value is not None) for values in (spent.values(), plain))
+    whole, part = (
+        sum(value for value in values if value is not None) for values in (spent.values(), plain)
+    )
     return {"all": whole, "plain": part, "ratio": whole / part if part else None}

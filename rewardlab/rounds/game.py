@@ -1,4 +1,6 @@
-"""What GAN-RM's and Adv-RM's rounds share: where a run stands, and the stages that sample, train and judge a policy."""
+"""What GAN-RM's and Adv-RM's rounds share: where a run stands, and the stages that sample, train
+and judge a policy.
+"""
 
 from __future__ import annotations
 
@@ -79,27 +81,47 @@ def check_game(name: str, prompts: Sequence[str], rounds: int, least: int) -> No
         InputError: naming the argument.
     """
     if not prompts:
-        raise InputError(f'{name} samples from prompts and got none. Give a file of them; [""] for an unconditional generator.')
+        raise InputError(
+            f'{name} samples from prompts and got none. Give a file of them; [""] for an unconditional generator.'
+        )
     if rounds < least:
-        raise InputError(f"{name} takes rounds of at least {least}; got {rounds}, which would train nothing.")
+        raise InputError(
+            f"{name} takes rounds of at least {least}; got {rounds}, which would train nothing."
+        )
 
 
-def begin(run: RunFolder, game: Any, policy: Policy, rewards: Sequence[Reward], real: Samples, names: Sequence[str]) -> State:
+def begin(
+    run: RunFolder,
+    game: Any,
+    policy: Policy,
+    rewards: Sequence[Reward],
+    real: Samples,
+    names: Sequence[str],
+) -> State:
     """Note what the run is made of, keep the real samples, and judge the policy as it comes.
 
     Args:
         run: the folder.
-        game: the rounds, of which `names` are the arguments that every stage depends on. The policy goes where its trainers
-            will train, so that the first outputs are drawn there too.
+        game: the rounds, of which `names` are the arguments that every stage depends on. The policy
+            goes where its trainers will train, so that the first outputs are drawn there too.
         policy: the generator.
         rewards: to be fitted.
         real: what outputs are held against.
         names: of arguments.
     """
     policy.to(device_of(game.fit.trainer))
-    prints = {"policy": fingerprint(policy), "rewards": [fingerprint(reward) for reward in rewards], "real": fingerprint(real)}
+    prints = {
+        "policy": fingerprint(policy),
+        "rewards": [fingerprint(reward) for reward in rewards],
+        "real": fingerprint(real),
+    }
     run.record({"fingerprints": prints})
-    key = {"prints": prints, "prompts": game.prompts, "seed": game.seed, **settings(run, game, *names)}
+    key = {
+        "prints": prints,
+        "prompts": game.prompts,
+        "seed": game.seed,
+        **settings(run, game, *names),
+    }
     state = State(run, key, policy, policy.reference(), real, game.prompts, game.seed, real[:0])
     kept(state, "targets", lambda: real)
     said = game.evaluation.judge(real, real)
@@ -110,16 +132,24 @@ def begin(run: RunFolder, game: Any, policy: Policy, rewards: Sequence[Reward], 
 
 
 def settings(run: RunFolder, game: Any, *names: str) -> dict[str, Any]:
-    """Return what the config says of these arguments, or else what they are; by it stages know their settings."""
+    """Return what the config says of these arguments, or else what they are; by it stages know
+    their settings.
+    """
     words: Mapping[str, Any] = run.config.get("rounds", {}).get("init_args", {})
-    return {name: words[name] if name in words else described(getattr(game, name)) for name in names}
+    return {
+        name: words[name] if name in words else described(getattr(game, name)) for name in names
+    }
 
 
 def kept(state: State, stage: str, draw: Callable[[], Samples], **key: Any) -> Samples:
-    """Return samples that a stage keeps, as their files say; drawn if they do not stand yet. They depend on `key` too."""
+    """Return samples that a stage keeps, as their files say; drawn if they do not stand yet. They
+    depend on `key` too.
+    """
     state.policy.eval()
     key = {**state.key, **key}
-    folder = state.run.stage(state.name(stage), key, lambda folder: save_samples(folder / "samples", draw()))
+    folder = state.run.stage(
+        state.name(stage), key, lambda folder: save_samples(folder / "samples", draw())
+    )
     samples = load_samples(folder / "samples")
     state.generations[state.name(stage)] = len(samples)
     return samples
@@ -127,18 +157,33 @@ def kept(state: State, stage: str, draw: Callable[[], Samples], **key: Any) -> S
 
 def draw(state: State, stage: str, count: int) -> Samples:
     """Return `count` outputs of the policy, the prompts in turn, from seeds of their own."""
-    prompts, seeds = state.in_turn(count), row_seeds(state.seed_of(stage), count)
-    return kept(state, stage, lambda: state.policy.generate(prompts, seeds=seeds), prompts=list(state.prompts))
+    prompts = state.in_turn(count)
+    seeds = row_seeds(state.seed_of(stage), count)
+    return kept(
+        state,
+        stage,
+        lambda: state.policy.generate(prompts, seeds=seeds),
+        prompts=list(state.prompts),
+    )
 
 
 def fit(state: State, stage: str, how: FitReward, reward: Reward, data: Any) -> dict[str, Any]:
     """Fit `reward` in place, or load what a stage that stands has made of it; returns its figures."""
-    name, key = state.name(stage), state.key
-    folder = state.run.stage(name, key, lambda folder: how(reward, data, folder, state.run.scratch(name, key)))
+    name = state.name(stage)
+    key = state.key
+    folder = state.run.stage(
+        name, key, lambda folder: how(reward, data, folder, state.run.scratch(name, key))
+    )
     return load_stage(folder, reward)
 
 
-def train_policy(state: State, how: PostTrain, reward: Reward, watched: Callable[[], Watched], words: dict[str, Any]) -> None:
+def train_policy(
+    state: State,
+    how: PostTrain,
+    reward: Reward,
+    watched: Callable[[], Watched],
+    words: dict[str, Any],
+) -> None:
     """Select best and worst candidates and train on them; best-of-N only wraps the policy.
 
     Args:
@@ -152,9 +197,12 @@ def train_policy(state: State, how: PostTrain, reward: Reward, watched: Callable
     state.after(candidates=k, groups=how.groups)
     if how.loop is None:
         state.after(best_of=k, **words)
-        state.policy = BestOf(state.policy, twin(reward), k)  # the next round's fit must not change it
+        state.policy = BestOf(
+            state.policy, twin(reward), k
+        )  # the next round's fit must not change it
         return
-    prompts, seed = state.in_turn(how.groups or len(state.prompts)), state.seed_of("candidates")
+    prompts = state.in_turn(how.groups or len(state.prompts))
+    seed = state.seed_of("candidates")
     pool = kept(state, "candidates", lambda: candidates(state.policy, prompts, k, seed))
     scores = score(reward, pool).mean(1)
     pairs = extremes(pool, scores, k)
@@ -165,13 +213,22 @@ def train_policy(state: State, how: PostTrain, reward: Reward, watched: Callable
         )
     key = {**state.key, "reward": fingerprint(reward)}  # another one picks other pairs
     state.run.stage(state.name("pairs"), key, lambda folder: save_pairs(folder / "pairs", pairs))
-    figures = {"all": scores, "best": pairs.chosen.facts["score"], "worst": pairs.rejected.facts["score"]}
+    figures = {
+        "all": scores,
+        "best": pairs.chosen.facts["score"],
+        "worst": pairs.rejected.facts["score"],
+    }
     state.note(candidates={name: mean_figure(values) for name, values in figures.items()})
     seen = watched()
     state.after(**words)
-    name, key = state.name("post-train"), state.key
+    name = state.name("post-train")
+    key = state.key
     folder = state.run.stage(
-        name, key, lambda folder: how(state.policy, reward, pairs, seen, state.first, folder, state.run.scratch(name, key))
+        name,
+        key,
+        lambda folder: how(
+            state.policy, reward, pairs, seen, state.first, folder, state.run.scratch(name, key)
+        ),
     )
     figures = load_stage(folder, state.policy)
     state.generations[name] = figures.get("generations", 0)
@@ -179,22 +236,34 @@ def train_policy(state: State, how: PostTrain, reward: Reward, watched: Callable
 
 
 def judged(state: State, evaluation: Evaluation) -> Samples:
-    """Draw from the policy on the evaluation's prompts and seeds, and note what the judges say; returns the outputs.
+    """Draw from the policy on the evaluation's prompts and seeds, and note what the judges say;
+    returns the outputs.
 
     No other stage depends on the evaluation, so another judge trains nothing anew.
     """
-    state.drawn = kept(state, "samples", lambda: evaluation.draw(state.policy, state.prompts), **drawn_by(evaluation))
+    state.drawn = kept(
+        state,
+        "samples",
+        lambda: evaluation.draw(state.policy, state.prompts),
+        **drawn_by(evaluation),
+    )
     state.note(judged=evaluation.judge(state.drawn, state.real))
     return state.drawn
 
 
 def seen(state: State, reward: Reward, evaluation: Evaluation) -> dict[str, Tensor]:
-    """Judge the policy, and return the reward's scores [B, members] of "targets" and of outputs "before" and "after"."""
-    before, after = state.drawn, judged(state, evaluation)
+    """Judge the policy, and return the reward's scores [B, members] of "targets" and of outputs
+    "before" and "after".
+    """
+    before = state.drawn
+    after = judged(state, evaluation)
     sides = {"targets": state.real, "before": before, "after": after}
 
     def scores(folder: Path) -> None:
-        save_file({name: score(reward, samples).contiguous() for name, samples in sides.items()}, folder / "scores.safetensors")
+        save_file(
+            {name: score(reward, samples).contiguous() for name, samples in sides.items()},
+            folder / "scores.safetensors",
+        )
 
     folder = state.run.stage(state.name("scores"), {**state.key, **drawn_by(evaluation)}, scores)
     columns: dict[str, Tensor] = load_file(folder / "scores.safetensors")
@@ -208,7 +277,14 @@ def drawn_by(evaluation: Evaluation) -> dict[str, Any]:
 
 def twin(reward: Reward) -> Reward:
     """Return a copy with trained weights of its own; the frozen ones are shared."""
-    return deepcopy(reward, {id(parameter): parameter for parameter in reward.parameters() if not parameter.requires_grad})
+    return deepcopy(
+        reward,
+        {
+            id(parameter): parameter
+            for parameter in reward.parameters()
+            if not parameter.requires_grad
+        },
+    )
 
 
 def export_both(state: State, reward: Reward) -> None:

@@ -1,4 +1,6 @@
-"""RunFolder: where a run keeps its config, its provenance, its stages and its figures; nothing in it is overwritten."""
+"""RunFolder: where a run keeps its config, its provenance, its stages and its figures; nothing in
+it is overwritten.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,13 @@ import torch
 import yaml
 
 from rewardlab.errors import InputError
-from rewardlab.provenance import atomic_folder, device_facts, fingerprint, versions, write_atomically
+from rewardlab.provenance import (
+    atomic_folder,
+    device_facts,
+    fingerprint,
+    versions,
+    write_atomically,
+)
 
 log = logging.getLogger("rewardlab")
 BOOKKEEPING = {"config.yaml", "run.json", "timing.json"}
@@ -30,8 +38,9 @@ SECONDS = "seconds.json"  # in a stage's folder: what it took, for runs that use
 class RunFolder:
     """A run's folder, open for writing by this process alone. Made by `RunFolder.open`.
 
-    It holds `config.yaml` (resolved, absolute paths), `run.json` (versions, device, seeds, config hash, fingerprints),
-    `stages/` (finished results), `results.json` (figures), `timing.json` (seconds, memory).
+    It holds `config.yaml` (resolved, absolute paths), `run.json` (versions, device, seeds, config
+    hash, fingerprints), `stages/` (finished results), `results.json` (figures), `timing.json`
+    (seconds, memory).
 
     Attributes:
         path: the folder.
@@ -59,21 +68,33 @@ class RunFolder:
         if path.exists() and not path.is_dir():
             raise InputError(f"The run folder {path} is a file. Give another --out.")
         if not (path / "config.yaml").exists():
-            foreign = sorted(item.name for item in path.glob("*") if item.name not in (".lock", "run.json"))
+            foreign = sorted(
+                item.name for item in path.glob("*") if item.name not in (".lock", "run.json")
+            )
             if foreign:
-                raise InputError(f"{path} is not a run folder: it holds {foreign[0]} but no config.yaml. Give another --out.")
+                raise InputError(
+                    f"{path} is not a run folder: it holds {foreign[0]} but no config.yaml. Give another --out."
+                )
             return False
         stored = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
         different = first_difference(stored, config)
         if different:
-            raise InputError(f"{path} belongs to another config: {different}. Give another --out, or that config.")
+            raise InputError(
+                f"{path} belongs to another config: {different}. Give another --out, or that config."
+            )
         if not resume:
-            raise InputError(f"{path} holds a run of this config already. Add --resume to go on, or give another --out.")
+            raise InputError(
+                f"{path} holds a run of this config already. Add --resume to go on, or give another --out."
+            )
         return True
 
     @classmethod
     def open(
-        cls, path: str | Path, config: Mapping[str, Any], resume: bool = False, stages_root: str | Path | None = None
+        cls,
+        path: str | Path,
+        config: Mapping[str, Any],
+        resume: bool = False,
+        stages_root: str | Path | None = None,
     ) -> RunFolder:
         """Make a run's folder, or go on in one that the same config made.
 
@@ -93,7 +114,9 @@ class RunFolder:
         run._hold()
         run._begin(config, stands)
         for partial in run.stages.glob(".*.partial"):  # left by runs that were killed
-            with _holding(run.stages / f"{partial.name.rsplit('.', 2)[0]}.lock", wait=False) as free:
+            with _holding(
+                run.stages / f"{partial.name.rsplit('.', 2)[0]}.lock", wait=False
+            ) as free:
                 if free:
                     shutil.rmtree(partial, ignore_errors=True)
         return run
@@ -101,7 +124,9 @@ class RunFolder:
     @property
     def config(self) -> dict[str, Any]:
         """The config that the run was made with, as config.yaml holds it."""
-        content: dict[str, Any] = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8"))
+        content: dict[str, Any] = yaml.safe_load(
+            (self.path / "config.yaml").read_text(encoding="utf-8")
+        )
         return content
 
     def _hold(self) -> None:
@@ -111,7 +136,9 @@ class RunFolder:
         if handle is not None:
             weakref.finalize(self, os.close, handle)
         elif lock.read_text() != str(os.getpid()):
-            raise InputError(f"Another process is working in {self.path}. Wait for it, or give another --out.")
+            raise InputError(
+                f"Another process is working in {self.path}. Wait for it, or give another --out."
+            )
 
     def _begin(self, config: Mapping[str, Any], stands: bool) -> None:
         made_by = {"versions": versions(), "device": device_facts()}
@@ -122,8 +149,19 @@ class RunFolder:
             return
         tree = absolute(config)
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
-        seeds = {key: value for key, value in _leaves(tree) if key.split(".")[-1] in ("seed", "seed_everything")}
-        self.record({**made_by, "seeds": seeds, "config": fingerprint(tree), "stages": os.path.relpath(self.stages, self.path)})
+        seeds = {
+            key: value
+            for key, value in _leaves(tree)
+            if key.split(".")[-1] in ("seed", "seed_everything")
+        }
+        self.record(
+            {
+                **made_by,
+                "seeds": seeds,
+                "config": fingerprint(tree),
+                "stages": os.path.relpath(self.stages, self.path),
+            }
+        )
         write_atomically(self.path / "config.yaml", text)
 
     def stage(self, name: str, key: Mapping[str, Any], function: Callable[[Path], Any]) -> Path:
@@ -131,7 +169,8 @@ class RunFolder:
 
         Args:
             name: what people read.
-            key: everything that the result depends on, as `fingerprint` takes it; the folder is `<name>-<8 digits of it>`.
+            key: everything that the result depends on, as `fingerprint` takes it; the folder is
+                `<name>-<8 digits of it>`.
             function: fills the temporary folder that it is given; if it raises, nothing stands.
         """
         title = f"{name}-{fingerprint(key)[:8]}"
@@ -149,12 +188,17 @@ class RunFolder:
                 shutil.rmtree(self.path / ".scratch" / title, ignore_errors=True)
             elif title not in self._read("timing.json"):
                 known = target / SECONDS  # which stages of older versions lack
-                then = json.loads(known.read_text(encoding="ascii"))["seconds"] if known.exists() else None
+                then = (
+                    json.loads(known.read_text(encoding="ascii"))["seconds"]
+                    if known.exists()
+                    else None
+                )
                 self._merge("timing.json", {title: {"reused": True, "seconds_then": then}})
         return target
 
     def abandon(self) -> None:
-        """Remove the folder if nothing was made in it yet: an input that was refused leaves nothing behind.
+        """Remove the folder if nothing was made in it yet: an input that was refused leaves nothing
+        behind.
 
         Example:
             >>> run = RunFolder.open(getfixture("tmp_path") / "refused", {"seed": 0})
@@ -162,12 +206,18 @@ class RunFolder:
             >>> run.path.exists()
             False
         """
-        files = [item for item in self.path.rglob("*") if item.is_file() and not item.name.endswith(".lock")]
+        files = [
+            item
+            for item in self.path.rglob("*")
+            if item.is_file() and not item.name.endswith(".lock")
+        ]
         if not {item.name for item in files} - BOOKKEEPING:
             shutil.rmtree(self.path)
 
     def scratch(self, name: str, key: Mapping[str, Any]) -> Path:
-        """Return a folder for a long stage's own checkpoints, which outlives a kill and goes when the stage is finished."""
+        """Return a folder for a long stage's own checkpoints, which outlives a kill and goes when
+        the stage is finished.
+        """
         folder = self.path / ".scratch" / f"{name}-{fingerprint(key)[:8]}"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -186,7 +236,9 @@ class RunFolder:
 
     @contextmanager
     def _timed(self, title: str) -> Iterator[None]:
-        """Add the block's seconds to timing.json, also when it fails, and note the process's peak memory."""
+        """Add the block's seconds to timing.json, also when it fails, and note the process's peak
+        memory.
+        """
         gpu = torch.cuda.is_available()
         if gpu:
             torch.cuda.reset_peak_memory_stats()
@@ -195,34 +247,44 @@ class RunFolder:
             yield
         finally:
             earlier = self._read("timing.json").get(title, {}).get("seconds", 0.0)
-            entry = {"seconds": earlier + time.perf_counter() - start, "peak_memory_mib": _peak_memory()}
+            entry = {
+                "seconds": earlier + time.perf_counter() - start,
+                "peak_memory_mib": _peak_memory(),
+            }
             if gpu:
                 entry["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
             self._merge("timing.json", {title: entry})
 
     def _read(self, name: str) -> dict[str, Any]:
         file = self.path / name
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        content: dict[str, Any] = (
+            json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        )
         return content
 
     def _merge(self, name: str, more: Mapping[str, Any]) -> dict[str, Any]:
         merged = _merged(self._read(name), more)
-        text = json.dumps(merged, indent=1, sort_keys=True, default=_plain_number, ensure_ascii=False)
+        text = json.dumps(
+            merged, indent=1, sort_keys=True, default=_plain_number, ensure_ascii=False
+        )
         write_atomically(self.path / name, text + "\n")
         content: dict[str, Any] = json.loads(text)
         return content
 
 
 def first_difference(stored: Any, given: Any) -> str | None:
-    """Return a phrase for the first key in which two configs differ, or None. A path equals its absolute form.
+    """Return a phrase for the first key in which two configs differ, or None. A path equals its
+    absolute form.
 
     Example:
         >>> first_difference({"a": {"lr": 0.1}}, {"a": {"lr": 0.2}})
         'a.lr is 0.1 there and 0.2 here'
     """
-    old, new = dict(_leaves(stored)), dict(_leaves(given))
+    old = dict(_leaves(stored))
+    new = dict(_leaves(given))
     for key in [*new, *(key for key in old if key not in new)]:
-        before, after = old.get(key, "absent"), new.get(key, "absent")
+        before = old.get(key, "absent")
+        after = new.get(key, "absent")
         if type(before) is not type(after) or (before != after and before != _absolute_text(after)):
             return f"{key} is {before} there and {after} here"
     return None
@@ -269,7 +331,12 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(tree, Sequence) and not isinstance(tree, str):
         items = enumerate(tree)
     if not items:
-        yield prefix, str(tree) if isinstance(tree, Path) else (list(tree) if isinstance(tree, tuple) else tree)
+        yield (
+            prefix,
+            str(tree)
+            if isinstance(tree, Path)
+            else (list(tree) if isinstance(tree, tuple) else tree),
+        )
         return
     for key, value in items:
         yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
@@ -294,7 +361,9 @@ def _peak_memory() -> float:
 
 
 def _lock(path: Path, wait: bool) -> int | None:
-    """Return a handle that holds the lock until it is closed or the process ends; None if another process has it."""
+    """Return a handle that holds the lock until it is closed or the process ends; None if another
+    process has it.
+    """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -318,7 +387,9 @@ def _holding(path: Path, wait: bool) -> Iterator[bool]:
 
 @torch.no_grad()
 def export(part: Any, target: Path) -> bool:
-    """Write a trained policy or reward into `target`, where other commands look for it; tell whether it can be saved."""
+    """Write a trained policy or reward into `target`, where other commands look for it; tell
+    whether it can be saved.
+    """
     if not hasattr(part, "save_pretrained"):
         return False
     try:

@@ -1,4 +1,6 @@
-"""The long stages of a round: fitting the reward, and post-training the policy, each with checkpoints of its own."""
+"""The long stages of a round: fitting the reward, and post-training the policy, each with
+checkpoints of its own.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,8 @@ from rewardlab.training.resumable import Resumable
 from rewardlab.training.trainers import Interruptible, make_trainer
 from rewardlab.types import PreferencePairs, Samples
 
-STATE, FIGURES = "state.safetensors", "figures.json"
+STATE = "state.safetensors"
+FIGURES = "figures.json"
 
 
 @dataclass
@@ -41,7 +44,8 @@ class FitReward:
     Args:
         loop: makes the LightningModule from the reward.
         trainer: makes the Trainer; logger, checkpoints and progress are set here.
-        patience: epochs without a lower held-out loss after which the fit stops. The best epoch's weights are kept.
+        patience: epochs without a lower held-out loss after which the fit stops. The best epoch's
+            weights are kept.
         warm_start: go on from the last round's reward instead of its first weights.
     """
 
@@ -50,10 +54,14 @@ class FitReward:
     patience: int = 10
     warm_start: bool = False
 
-    def __call__(self, reward: Reward, data: LightningDataModule, folder: Path, scratch: Path) -> None:
+    def __call__(
+        self, reward: Reward, data: LightningDataModule, folder: Path, scratch: Path
+    ) -> None:
         """Fit `reward` in place and write its weights, figures and metrics into `folder`."""
         module = self.loop(reward.train())
-        best = ModelCheckpoint(scratch, "best", monitor="val/loss", save_last=True, enable_version_counter=False)
+        best = ModelCheckpoint(
+            scratch, "best", monitor="val/loss", save_last=True, enable_version_counter=False
+        )
         stopping = EarlyStopping("val/loss", patience=self.patience, check_finite=True)
         trainer = _fit(self.trainer, module, scratch, [stopping, best], datamodule=data)
         kept = torch.load(best.best_model_path, weights_only=True)["state_dict"]
@@ -61,7 +69,11 @@ class FitReward:
         module.on_fit_end()
         with torch.no_grad():
             trainer.validate(module, datamodule=data, verbose=False)
-        figures = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        figures = {
+            name: value.item()
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
         note = {"meaning": getattr(reward, "meaning", "score"), "epochs": trainer.current_epoch}
         save_stage(folder, reward, figures | note, scratch)
 
@@ -71,14 +83,16 @@ class PostTrain:
     """How the policy is trained against the reward in each round.
 
     Args:
-        loop: makes the LightningModule from policy and reward (SFT, DPO or PPO); none means best-of-N: candidates are
-            filtered at test time and no weights change.
+        loop: makes the LightningModule from policy and reward (SFT, DPO or PPO); none means
+            best-of-N: candidates are filtered at test time and no weights change.
         trainer: makes the Trainer; logger, checkpoints and progress are set here.
         candidates: K outputs of each prompt, from which best and worst are taken.
-        groups: how many times K candidates are drawn, the prompts in turn; once for each prompt by default.
+        groups: how many times K candidates are drawn, the prompts in turn; once for each prompt by
+            default.
         batch_size: examples a step.
         callbacks: such as EMA and Guard; each round gets fresh copies.
-        reference: what preference losses are held to: the policy at the start of this "round", or of the "run".
+        reference: what preference losses are held to: the policy at the start of this "round", or
+            of the "run".
         checkpoint_every: optimiser steps between checkpoints, which bound what a kill can lose.
     """
 
@@ -105,33 +119,64 @@ class PostTrain:
         folder: Path,
         scratch: Path,
     ) -> None:
-        """Train `policy` in place on mined pairs and write its weights, figures and metrics into `folder`."""
+        """Train `policy` in place on mined pairs and write its weights, figures and metrics into
+        `folder`.
+        """
         module = self.loop(policy.train(), reward)  # type: ignore[misc]
         if hasattr(module, "reference"):
-            module.reference = frozen_reference(policy, first if self.reference == "run" else frozen_copy(policy))
+            module.reference = frozen_reference(
+                policy, first if self.reference == "run" else frozen_copy(policy)
+            )
         callbacks = deepcopy(self.callbacks)
         readers = [callback for callback in callbacks if isinstance(callback, Guard | Readings)]
         for reader in readers:
             reader.observe(watched)
         checkpoints = ModelCheckpoint(
-            scratch, "{step}", save_last=True, every_n_train_steps=self.checkpoint_every, enable_version_counter=False
+            scratch,
+            "{step}",
+            save_last=True,
+            every_n_train_steps=self.checkpoint_every,
+            enable_version_counter=False,
         )
-        loader = ResumableLoader(Rows(_numbered(module.examples(pairs))), self.batch_size, seed=getattr(module, "seed", 0))
-        trainer = _fit(self.trainer, module, scratch, [*callbacks, checkpoints], train_dataloaders=loader)
+        loader = ResumableLoader(
+            Rows(_numbered(module.examples(pairs))),
+            self.batch_size,
+            seed=getattr(module, "seed", 0),
+        )
+        trainer = _fit(
+            self.trainer, module, scratch, [*callbacks, checkpoints], train_dataloaders=loader
+        )
         _check_finite(policy)
         figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
         stopped = [guard.stopped_at for guard in readers if isinstance(guard, Guard)]
-        figures |= {"steps": trainer.global_step, "guard_stopped_at": stopped, "generations": getattr(module, "generations", 0)}
-        figures["stability"] = {k: v for reader in readers if isinstance(reader, Readings) for k, v in reader.figures().items()}
+        figures |= {
+            "steps": trainer.global_step,
+            "guard_stopped_at": stopped,
+            "generations": getattr(module, "generations", 0),
+        }
+        figures["stability"] = {
+            k: v
+            for reader in readers
+            if isinstance(reader, Readings)
+            for k, v in reader.figures().items()
+        }
         save_stage(folder, policy, figures, scratch)
 
 
-def _fit(make: Callable[..., Trainer], module: LightningModule, scratch: Path, callbacks: list[Any], **data: Any) -> Trainer:
+def _fit(
+    make: Callable[..., Trainer],
+    module: LightningModule,
+    scratch: Path,
+    callbacks: list[Any],
+    **data: Any,
+) -> Trainer:
     """Run a fit that logs and keeps checkpoints in `scratch`, and goes on from the last of them.
 
-    Dropout draws from torch's global generator, so that is seeded here; what came before the stage must not matter.
+    Dropout draws from torch's global generator, so that is seeded here; what came before the stage
+    must not matter.
     """
-    logger, last = CSVLogger(scratch, name="", version=""), scratch / "last.ckpt"
+    logger = CSVLogger(scratch, name="", version="")
+    last = scratch / "last.ckpt"
     trainer = make_trainer(
         make,
         num_sanity_val_steps=0,
@@ -144,14 +189,18 @@ def _fit(make: Callable[..., Trainer], module: LightningModule, scratch: Path, c
     with isolate_rng(include_cuda=False):
         torch.manual_seed(derive(getattr(module, "seed", 0), "fit"))
         trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True, **data)
-    module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU, where the next stage would sample
+    module.to(
+        trainer.strategy.root_device
+    )  # Lightning leaves it on the CPU, where the next stage would sample
     return trainer
 
 
 def save_stage(folder: Path, module: nn.Module, figures: dict[str, Any], scratch: Path) -> None:
     """Write a stage's result: the trained weights, the figures, and the metrics of the way there."""
     save_file(trained_state(module), folder / STATE)
-    (folder / FIGURES).write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (folder / FIGURES).write_text(
+        json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
     if (scratch / "metrics.csv").exists():
         shutil.copy(scratch / "metrics.csv", folder)
 
@@ -172,12 +221,18 @@ def _numbered(examples: Any) -> Any:
     if isinstance(examples, Samples):
         return examples.with_facts(row=rows)
     if isinstance(examples, PreferencePairs):
-        return PreferencePairs(examples.chosen.with_facts(row=rows), examples.rejected.with_facts(row=rows))
+        return PreferencePairs(
+            examples.chosen.with_facts(row=rows), examples.rejected.with_facts(row=rows)
+        )
     return examples  # prompts are numbered
 
 
 def _check_finite(policy: Policy) -> None:
-    bad = [name for name, parameter in policy.named_parameters() if parameter.requires_grad and not parameter.isfinite().all()]
+    bad = [
+        name
+        for name, parameter in policy.named_parameters()
+        if parameter.requires_grad and not parameter.isfinite().all()
+    ]
     if bad:
         raise InputError(
             f"Post-training diverged: {len(bad)} of the policy's weights are NaN or infinite (first: {bad[0]}). The last "

@@ -1,4 +1,6 @@
-"""What the post-training loops share: optimisers, seeds for each row, and checkpoints without frozen weights."""
+"""What the post-training loops share: optimisers, seeds for each row, and checkpoints without
+frozen weights.
+"""
 
 from __future__ import annotations
 
@@ -20,22 +22,35 @@ from rewardlab.types import Samples
 class Trained(LightningModule):
     """A loop whose checkpoint holds what it trains: no frozen tower, reference or reward."""
 
-    def __init__(self, optimizer: OptimizerCallable, schedule: LRSchedulerCallable | None, seed: int) -> None:
+    def __init__(
+        self, optimizer: OptimizerCallable, schedule: LRSchedulerCallable | None, seed: int
+    ) -> None:
         super().__init__()
         self.strict_loading = False
-        self.optimizer, self.schedule, self.seed = optimizer, schedule, seed
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.seed = seed
         self._mark: str | None = None
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        optimizer = self.optimizer(
+            [parameter for parameter in self.parameters() if parameter.requires_grad]
+        )
         if self.schedule is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"},
+        }
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
         frozen = frozen_names(self)
         state = super().state_dict(*args, **kwargs)
-        return {name: tensor for name, tensor in state.items() if name not in frozen and not name.startswith("reference.")}
+        return {
+            name: tensor
+            for name, tensor in state.items()
+            if name not in frozen and not name.startswith("reference.")
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._mark is None:
@@ -43,13 +58,17 @@ class Trained(LightningModule):
         checkpoint["frozen"] = self._mark
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model, which would be loaded in part, or of heads or adapters on another backbone.
+        """Refuse a checkpoint of another model, which would be loaded in part, or of heads or
+        adapters on another backbone.
 
         Raises:
             InputError: if names or shapes of what is trained differ, or the frozen part is another.
         """
-        own, given = self.state_dict(), checkpoint["state_dict"]
-        wrong = sorted(name for name in own.keys() | given.keys() if _shape(own, name) != _shape(given, name))
+        own = self.state_dict()
+        given = checkpoint["state_dict"]
+        wrong = sorted(
+            name for name in own.keys() | given.keys() if _shape(own, name) != _shape(given, name)
+        )
         if wrong:
             raise InputError(
                 f"The checkpoint is of another model: {len(wrong)} of its trained tensors do not fit, such as {wrong[0]}, "
@@ -62,13 +81,19 @@ class Trained(LightningModule):
                 "its heads or adapters mean nothing on this one. Give the backbone that it was trained on."
             )
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        """Take the step, and let the gradients go: Lightning would keep them through the next forward pass."""
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any
+    ) -> None:
+        """Take the step, and let the gradients go: Lightning would keep them through the next
+        forward pass.
+        """
         super().optimizer_step(epoch, batch_idx, optimizer, *args, **kwargs)
         optimizer.zero_grad()
 
     def seeds(self, samples: Samples) -> Tensor:
-        """Return seeds [B] from (run seed, epoch, row), or from (run seed, step, position) where the data number no rows."""
+        """Return seeds [B] from (run seed, epoch, row), or from (run seed, step, position) where
+        the data number no rows.
+        """
         name = type(self).__name__
         if "row" in samples.facts:
             return row_seeds(derive(self.seed, name, self.current_epoch), samples.facts["row"])
@@ -76,18 +101,26 @@ class Trained(LightningModule):
 
 
 def frozen_mark(module: LightningModule) -> str | None:
-    """Return the fingerprint of the frozen part that what is trained stands on; None where there is none.
+    """Return the fingerprint of the frozen part that what is trained stands on; None where there is
+    none.
 
-    That is the frozen backbone of a reward with features, or the weights beside an adapter, of which 1,024 numbers each are
-    read.
+    That is the frozen backbone of a reward with features, or the weights beside an adapter, of
+    which 1,024 numbers each are read.
     """
     reward = module._modules.get("reward")
     if hasattr(reward, "frozen_fingerprint") and getattr(reward, "frozen", True):
         return reward.frozen_fingerprint()  # type: ignore[union-attr, operator, no-any-return]
     parts = [part for name, part in module.named_children() if name != "reference"]
     trained = [part for part in parts if any(weight.requires_grad for weight in part.parameters())]
-    fixed = [weight.detach().flatten() for part in trained for weight in part.parameters() if not weight.requires_grad]
-    return fingerprint([weight[:: max(1, len(weight) // 1024)] for weight in fixed]) if fixed else None
+    fixed = [
+        weight.detach().flatten()
+        for part in trained
+        for weight in part.parameters()
+        if not weight.requires_grad
+    ]
+    return (
+        fingerprint([weight[:: max(1, len(weight) // 1024)] for weight in fixed]) if fixed else None
+    )
 
 
 def _shape(state: Mapping[str, Any], name: str) -> str:
@@ -95,18 +128,32 @@ def _shape(state: Mapping[str, Any], name: str) -> str:
 
 
 def frozen_names(module: nn.Module) -> set[str]:
-    """Return the names of the parameters that are not trained; all names of one that has several, as tied weights do."""
-    return {name for name, parameter in module.named_parameters(remove_duplicate=False) if not parameter.requires_grad}
+    """Return the names of the parameters that are not trained; all names of one that has several,
+    as tied weights do.
+    """
+    return {
+        name
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+        if not parameter.requires_grad
+    }
 
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return copies, on the CPU, of all that training may change in `module`: its trained parameters and its buffers."""
+    """Return copies, on the CPU, of all that training may change in `module`: its trained
+    parameters and its buffers.
+    """
     frozen = frozen_names(module)
-    return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items() if name not in frozen}
+    return {
+        name: tensor.detach().cpu().clone()
+        for name, tensor in module.state_dict().items()
+        if name not in frozen
+    }
 
 
 def frozen_reference(policy: Policy, reference: Policy | None) -> Policy:
-    """Return the given reference, or the policy's own as it is now; in evaluation mode, with nothing to train."""
+    """Return the given reference, or the policy's own as it is now; in evaluation mode, with
+    nothing to train.
+    """
     reference = policy.reference() if reference is None else reference
     return reference.eval().requires_grad_(False)
 
@@ -117,7 +164,8 @@ def step_total(log_prob: Tensor, mask: Tensor) -> Tensor:
 
 
 def row_totals(log_prob: Tensor, place: Tensor, shape: Sequence[int]) -> Tensor:
-    """The sums [B] of steps that stand at `place` in a table [B, T], 0 for a row that has none here.
+    """The sums [B] of steps that stand at `place` in a table [B, T], 0 for a row that has none
+    here.
 
     Each step has a place of its own, so nothing is added in an order that changes.
 

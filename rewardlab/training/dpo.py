@@ -16,18 +16,21 @@ from rewardlab.types import PreferencePairs, concatenate
 
 
 class DPO(Trained):
-    """Prefer chosen to rejected outputs more than the reference does: DPO for text, Diffusion-DPO for images.
+    """Prefer chosen to rejected outputs more than the reference does: DPO for text, Diffusion-DPO
+    for images.
 
-    Batches are PreferencePairs. Both halves are encoded with one seed a pair, so images are compared at equal noise, and
-    run through the policy together. Logged beside the loss: `accuracy` (share of pairs that the policy prefers rightly,
-    against the reference), `margin` (β · difference of log-ratios), `chosen` and `rejected` (the log-ratios). When both
-    log-ratios fall, the policy forgets both: raise β, lower the learning rate, or give `sft_weight`.
+    Batches are PreferencePairs. Both halves are encoded with one seed a pair, so images are
+    compared at equal noise, and run through the policy together. Logged beside the loss: `accuracy`
+    (share of pairs that the policy prefers rightly, against the reference), `margin` (β ·
+    difference of log-ratios), `chosen` and `rejected` (the log-ratios). When both log-ratios fall,
+    the policy forgets both: raise β, lower the learning rate, or give `sft_weight`.
 
     Args:
         policy: what is trained. Start from a policy that can already make the outputs (SFT first).
         reward: not used by the loss; here so that every loop is made from a policy and a reward.
-        beta: pull towards the reference. 0.1 suits text; an image log-probability is a mean over its dimensions, so β there
-            is in the thousands (5000 for 4x64x64 latents) and belongs to the image's size.
+        beta: pull towards the reference. 0.1 suits text; an image log-probability is a mean over
+            its dimensions, so β there is in the thousands (5000 for 4x64x64 latents) and belongs to
+            the image's size.
         sft_weight: weight of the chosen half's negative log-likelihood, as an anchor.
         reference: what the log-ratios are against; the policy as it is now by default.
         optimizer: makes the optimiser from the trainable parameters.
@@ -60,7 +63,9 @@ class DPO(Trained):
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
-        self.policy, self.beta, self.sft_weight = policy, beta, sft_weight
+        self.policy = policy
+        self.beta = beta
+        self.sft_weight = sft_weight
         self.reference = frozen_reference(policy, reference)
 
     @staticmethod
@@ -75,8 +80,11 @@ class DPO(Trained):
         self._loss(pairs, "val/")
 
     def _loss(self, pairs: PreferencePairs, prefix: str) -> Tensor:
-        both = self.policy.encode(concatenate([pairs.chosen, pairs.rejected]), seeds=self.seeds(pairs.chosen).repeat(2))
-        count, shape = len(pairs), both.mask.shape
+        both = self.policy.encode(
+            concatenate([pairs.chosen, pairs.rejected]), seeds=self.seeds(pairs.chosen).repeat(2)
+        )
+        count = len(pairs)
+        shape = both.mask.shape
         with torch.no_grad():
             reference = step_total(self.reference.log_prob(both), both.mask)
         place = torch.arange(both.mask.numel(), device=both.mask.device).view(shape)
@@ -86,14 +94,21 @@ class DPO(Trained):
             log_prob = row_totals(steps.log_prob, at(place), shape)
             here = torch.zeros(count, dtype=torch.bool, device=place.device)
             here[(at(place) // shape[1] % count).flatten()] = True
-            losses = dpo_loss(*log_prob.chunk(2), *reference.chunk(2), beta=self.beta) - self.sft_weight * log_prob[:count]
+            losses = (
+                dpo_loss(*log_prob.chunk(2), *reference.chunk(2), beta=self.beta)
+                - self.sft_weight * log_prob[:count]
+            )
             found.append(log_prob.detach())
             return losses.where(here, 0).sum() / count
 
         loss = self.policy.apply_loss(both, added, groups=torch.arange(count).repeat(2))
         chosen, rejected = (torch.stack(found).sum(0) - reference).chunk(2)
         figures = {"loss": loss.detach(), "accuracy": (chosen > rejected).float().mean()}
-        figures |= {"margin": self.beta * (chosen - rejected).mean(), "chosen": chosen.mean(), "rejected": rejected.mean()}
+        figures |= {
+            "margin": self.beta * (chosen - rejected).mean(),
+            "chosen": chosen.mean(),
+            "rejected": rejected.mean(),
+        }
         figures = {prefix + name: value for name, value in figures.items()}
         self.log_dict(figures, prog_bar=True, batch_size=len(pairs), sync_dist=prefix != "")
         return loss

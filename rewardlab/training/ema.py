@@ -11,9 +11,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class EMA(Callback):
-    """Average the trainable weights over optimiser steps, and leave the average in the model when training ends.
+    """Average the trainable weights over optimiser steps, and leave the average in the model when
+    training ends.
 
-    Only what is trained is copied (an adapter, not the network under it). Validation sees the average too.
+    Only what is trained is copied (an adapter, not the network under it). Validation sees the
+    average too.
 
     Args:
         decay: share of the average that is kept at each step.
@@ -33,7 +35,9 @@ class EMA(Callback):
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         if trainer.global_step > self._steps:  # accumulating gradients is no step
-            get_ema_multi_avg_fn(self.decay)(self._average, [p.detach() for p in _trained(module)], None)
+            get_ema_multi_avg_fn(self.decay)(
+                self._average, [p.detach() for p in _trained(module)], None
+            )
             self._steps = trainer.global_step
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
@@ -47,7 +51,9 @@ class EMA(Callback):
         self._average = []
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Do the same for a run that was killed after its last step: resumed, it has nothing to train and no train end."""
+        """Do the same for a run that was killed after its last step: resumed, it has nothing to
+        train and no train end.
+        """
         self.on_train_end(trainer, module)
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,20 +18,25 @@ from rewardlab.types import SOURCES, Labelled, Samples
 
 
 class GANRM(Trained):
-    """Train a reward to tell target samples from generated ones (GAN-RM, arXiv 2506.13846, sections 3.1 and 3.2).
+    """Train a reward to tell target samples from generated ones (GAN-RM, arXiv 2506.13846, sections
+    3.1 and 3.2).
 
-    Batches are `Labelled`, of Samples or of the reward's cached features. Heads of an ensemble see different data: each
-    counts a sample Poisson(1) times (the bootstrap), and leaves out its own fold of the targets. Logged on held-out data:
-    `val/auc` of targets against generated samples, `val/calibration_error`, `val/disagreement` (standard deviation between
-    heads) and `val/ranking`, the rank correlation between two halves of the heads on the generator's own samples: near 0,
-    the reward separates the classes but its ranking of candidates is noise.
+    Batches are `Labelled`, of Samples or of the reward's cached features. Heads of an ensemble see
+    different data: each counts a sample Poisson(1) times (the bootstrap), and leaves out its own
+    fold of the targets. Logged on held-out data: `val/auc` of targets against generated samples,
+    `val/calibration_error`, `val/disagreement` (standard deviation between heads) and
+    `val/ranking`, the rank correlation between two halves of the heads on the generator's own
+    samples: near 0, the reward separates the classes but its ranking of candidates is noise.
 
     Args:
         reward: what is trained: all of its parameters that require gradients.
-        label_smoothing: moves labels from {0, 1} to {s/2, 1 - s/2}; the logit then is a score, no density ratio.
-        bootstrap: whether each head draws its own bootstrap sample. Without effect on a single head.
+        label_smoothing: moves labels from {0, 1} to {s/2, 1 - s/2}; the logit then is a score, no
+            density ratio.
+        bootstrap: whether each head draws its own bootstrap sample. Without effect on a single
+            head.
         folds: how many folds the heads of an ensemble leave out in turn; 0 leaves out nothing.
-        optimizer: makes the optimiser; weight decay keeps separable classes from driving logits to infinity.
+        optimizer: makes the optimiser; weight decay keeps separable classes from driving logits to
+            infinity.
         schedule: makes a learning-rate schedule, stepped once an optimiser step.
         seed: of the bootstrap and the folds.
 
@@ -60,8 +65,10 @@ class GANRM(Trained):
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
-        self.reward, self.label_smoothing = reward, label_smoothing
-        self.bootstrap, self.folds = bootstrap, folds
+        self.reward = reward
+        self.label_smoothing = label_smoothing
+        self.bootstrap = bootstrap
+        self.folds = folds
         self._held_out: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def on_fit_start(self) -> None:
@@ -87,8 +94,13 @@ class GANRM(Trained):
 
     def training_step(self, batch: Labelled, batch_idx: int) -> Tensor:
         logits = members(self.reward, batch.inputs)
-        weights = self.head_weights(batch.rows, batch.labels, logits.shape[1]).to(logits) * batch.weights[:, None]
-        loss = discrimination_loss(logits, batch.labels, weights, label_smoothing=self.label_smoothing)
+        weights = (
+            self.head_weights(batch.rows, batch.labels, logits.shape[1]).to(logits)
+            * batch.weights[:, None]
+        )
+        loss = discrimination_loss(
+            logits, batch.labels, weights, label_smoothing=self.label_smoothing
+        )
         check_finite(loss, logits, batch)
         self.log("loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
@@ -104,10 +116,15 @@ class GANRM(Trained):
         columns = [torch.cat(column).cpu() for column in zip(*self._held_out, strict=True)]
         self._held_out.clear()
         if not self.trainer.sanity_checking:  # which sees the first batches only, targets perhaps
-            self.log_dict({f"val/{name}": value for name, value in held_out_figures(*columns).items()}, prog_bar=True)
+            self.log_dict(
+                {f"val/{name}": value for name, value in held_out_figures(*columns).items()},
+                prog_bar=True,
+            )
 
     def head_weights(self, rows: Tensor, labels: Tensor, heads: int) -> Tensor:
-        """Return how often each head [M] counts each row [B]: float32 [B, M], the same in every epoch and process."""
+        """Return how often each head [M] counts each row [B]: float32 [B, M], the same in every
+        epoch and process.
+        """
         if heads == 1:
             return torch.ones(len(rows), 1)
         weights = torch.ones(len(rows), heads)
@@ -121,7 +138,9 @@ class GANRM(Trained):
 
 
 def members(reward: Reward, inputs: Samples | Tensor) -> Tensor:
-    """Return members' scores [B, M] of samples, or of the features that the reward's frozen part made of them."""
+    """Return members' scores [B, M] of samples, or of the features that the reward's frozen part
+    made of them.
+    """
     return reward.score_features(inputs) if isinstance(inputs, Tensor) else reward.members(inputs)
 
 
@@ -135,7 +154,11 @@ def check_finite(loss: Tensor, logits: Tensor, batch: Labelled) -> None:
         return
     bad = (~logits.isfinite().all(1)).nonzero().flatten().tolist()
     first = f"row {int(batch.rows[bad[0]])} ({SOURCES[int(batch.sources[bad[0]])]})" if bad else ""
-    what = f"{len(bad)} of {len(batch)} samples score NaN or infinite, the first is {first}" if bad else "all scores are finite"
+    what = (
+        f"{len(bad)} of {len(batch)} samples score NaN or infinite, the first is {first}"
+        if bad
+        else "all scores are finite"
+    )
     raise InputError(
         f"GANRM's loss is {loss.item()}: {what}. Lower the learning rate, raise the weight decay, or look for features that "
         "are not finite (a tower in half precision overflows). The last checkpoint stands."
@@ -143,7 +166,8 @@ def check_finite(loss: Tensor, logits: Tensor, batch: Labelled) -> None:
 
 
 def meaning(data: Labelled, label_smoothing: float) -> str:
-    """Say what the logits estimate: a density ratio only if unsmoothed, of targets and generated samples alone.
+    """Say what the logits estimate: a density ratio only if unsmoothed, of targets and generated
+    samples alone.
 
     Example:
         >>> ones = torch.ones(2)
@@ -151,7 +175,10 @@ def meaning(data: Labelled, label_smoothing: float) -> str:
         'score: labels were smoothed by 0.1'
     """
     reasons = [f"labels were smoothed by {label_smoothing:g}"] * bool(label_smoothing)
-    notes = {"mismatched": "targets had another's prompt", "pseudo-labelled": "samples had pseudo-labels by rank"}
+    notes = {
+        "mismatched": "targets had another's prompt",
+        "pseudo-labelled": "samples had pseudo-labels by rank",
+    }
     counts = {source: int(data.of(source).sum()) for source in notes}
     reasons += [f"{count} {notes[source]}" for source, count in counts.items() if count]
     if reasons:
@@ -160,11 +187,14 @@ def meaning(data: Labelled, label_smoothing: float) -> str:
 
 
 def held_out_figures(logits: Tensor, labels: Tensor, generated: Tensor) -> dict[str, float]:
-    """Return AUC, calibration error, disagreement and ranking of members' logits [B, M] on held-out labels [B].
+    """Return AUC, calibration error, disagreement and ranking of members' logits [B, M] on held-out
+    labels [B].
 
-    `generated` [B] is true for the generator's own samples; the AUC is of the targets against those.
+    `generated` [B] is true for the generator's own samples; the AUC is of the targets against
+    those.
     """
-    mean, targets = logits.mean(1), labels == 1
+    mean = logits.mean(1)
+    targets = labels == 1
     figures = {"calibration_error": calibration_error(mean, labels)}
     figures["auc"] = auc(mean[targets | generated], targets[targets | generated])
     own = logits[generated]

@@ -23,27 +23,31 @@ from rewardlab.types import PreferencePairs, Samples
 
 
 class ReFL(Trained):
-    """Raise a differentiable reward of the images that a policy foresees at a late step. ReFL, arXiv 2304.05977, section 3.2.
+    """Raise a differentiable reward of the images that a policy foresees at a late step. ReFL,
+    arXiv 2304.05977, section 3.2.
 
-    Batches are NumberedPrompts (`rewardlab.data.Prompts`), or Samples, whose images serve the anchor. Each prompt is sampled
-    without gradient to a random late step; from there the network's one step to the finished image is taken with gradient,
-    decoded and scored. The gradient has little noise, so it is the quickest way up a reward, and into its faults: a score
-    rises along whatever its gradient shows, as in `PGDAttacker`. Logged beside the loss: `score`.
+    Batches are NumberedPrompts (`rewardlab.data.Prompts`), or Samples, whose images serve the
+    anchor. Each prompt is sampled without gradient to a random late step; from there the network's
+    one step to the finished image is taken with gradient, decoded and scored. The gradient has
+    little noise, so it is the quickest way up a reward, and into its faults: a score rises along
+    whatever its gradient shows, as in `PGDAttacker`. Logged beside the loss: `score`.
 
     Args:
-        policy: what is trained. It has to offer `foresee(trajectory, steps)`, as a DiffusionPolicy does, and to sample by
-            stochastic steps.
-        reward: what is raised; it is not trained, and not in the checkpoint. It needs a gradient to the images.
-        late: the share of the sampling steps, counted from the end, from which each row's step is drawn. The paper takes
-            the last 10 of 40; earlier ones foresee too little.
-        sft_weight: weight of the batch's own images' negative log-likelihood, as an anchor; batches are then Samples.
+        policy: what is trained. It has to offer `foresee(trajectory, steps)`, as a DiffusionPolicy
+            does, and to sample by stochastic steps.
+        reward: what is raised; it is not trained, and not in the checkpoint. It needs a gradient to
+            the images.
+        late: the share of the sampling steps, counted from the end, from which each row's step is
+            drawn. The paper takes the last 10 of 40; earlier ones foresee too little.
+        sft_weight: weight of the batch's own images' negative log-likelihood, as an anchor; batches
+            are then Samples.
         optimizer: makes the optimiser from the trainable parameters.
         schedule: makes a learning-rate schedule, stepped once an optimiser step.
         seed: of the noise and of the steps' choice.
 
     Raises:
-        InputError: if the policy cannot foresee, a number is out of range, or (on use) the reward has no gradient to the
-            images or a score is not finite.
+        InputError: if the policy cannot foresee, a number is out of range, or (on use) the reward
+            has no gradient to the images or a score is not finite.
 
     Example:
         >>> import pytorch_lightning as pl
@@ -77,9 +81,14 @@ class ReFL(Trained):
                 "does not; text has no gradient to pass on. Take PPO, whose reward needs none."
             )
         if not 0 < late <= 1 or sft_weight < 0:
-            raise InputError(f"ReFL needs late in (0, 1] and sft_weight of 0 or more; got {late:g} and {sft_weight:g}.")
-        self.policy, self._holder = policy, (reward,)  # in a tuple, so that it is neither trained nor saved
-        self.late, self.sft_weight = late, sft_weight
+            raise InputError(
+                f"ReFL needs late in (0, 1] and sft_weight of 0 or more; got {late:g} and {sft_weight:g}."
+            )
+        # in a tuple, so that it is neither trained nor saved
+        self.policy = policy
+        self._holder = (reward,)
+        self.late = late
+        self.sft_weight = sft_weight
 
     @property
     def reward(self) -> Reward:
@@ -97,11 +106,17 @@ class ReFL(Trained):
         seeds = self._seeds(batch)
         scores = self.scores(self.foreseen(batch, seeds))
         loss = -scores.mean() + self._anchor(batch, seeds)
-        self.log_dict({"loss": loss.detach(), "score": scores.detach().mean()}, prog_bar=True, batch_size=len(batch))
+        self.log_dict(
+            {"loss": loss.detach(), "score": scores.detach().mean()},
+            prog_bar=True,
+            batch_size=len(batch),
+        )
         return loss
 
     def foreseen(self, batch: NumberedPrompts | Samples, seeds: Tensor) -> Samples:
-        """Return the image that each prompt's trajectory is seen to end in, from a late step of its own, with gradient."""
+        """Return the image that each prompt's trajectory is seen to end in, from a late step of its
+        own, with gradient.
+        """
         with evaluating(random_parts(self.policy)):
             trajectory = self.policy.sample(batch.prompts, seeds=seeds)
         count = trajectory.mask.shape[1]
@@ -111,8 +126,14 @@ class ReFL(Trained):
         return self.policy.foresee(trajectory, steps)  # type: ignore[operator, no-any-return]
 
     def scores(self, samples: Samples) -> Tensor:
-        """Score in the reward's own precision, with gradient to the images and to nothing else: float32 [B]."""
-        with torch.autocast(self.device.type, enabled=False), evaluating(self.reward.modules()), frozen(self.reward):
+        """Score in the reward's own precision, with gradient to the images and to nothing else:
+        float32 [B].
+        """
+        with (
+            torch.autocast(self.device.type, enabled=False),
+            evaluating(self.reward.modules()),
+            frozen(self.reward),
+        ):
             scores = checked_scores(self.reward(samples), samples, type(self.reward).__name__)
         if scores.requires_grad:
             return scores
@@ -130,7 +151,9 @@ class ReFL(Trained):
         if not self.sft_weight:
             return 0.0
         if not isinstance(batch, Samples):
-            raise InputError(f"sft_weight={self.sft_weight:g} anchors on images; got prompts alone. Train on Samples.")
+            raise InputError(
+                f"sft_weight={self.sft_weight:g} anchors on images; got prompts alone. Train on Samples."
+            )
         trajectory = self.policy.encode(batch, seeds=seeds)
         return self.sft_weight * nll_loss(self.policy.log_prob(trajectory), trajectory.mask)
 

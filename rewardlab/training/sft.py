@@ -15,10 +15,11 @@ from rewardlab.types import PreferencePairs, Samples
 
 
 class SFT(Trained):
-    """Raise the likelihood of given outputs: cross-entropy for text, half the denoising loss for images.
+    """Raise the likelihood of given outputs: cross-entropy for text, half the denoising loss for
+    images.
 
-    Batches are Samples. The loss is the mean over a batch's steps, over all processes; with `accumulate_grad_batches` the mean
-    of its batches' means.
+    Batches are Samples. The loss is the mean over a batch's steps, over all processes; with
+    `accumulate_grad_batches` the mean of its batches' means.
 
     Args:
         policy: what is trained.
@@ -62,7 +63,9 @@ class SFT(Trained):
         return loss
 
     def validation_step(self, samples: Samples, batch_idx: int) -> None:
-        self.log("val/loss", self._loss(samples), prog_bar=True, batch_size=len(samples), sync_dist=True)
+        self.log(
+            "val/loss", self._loss(samples), prog_bar=True, batch_size=len(samples), sync_dist=True
+        )
 
     def _loss(self, samples: Samples) -> Tensor:
         trajectory = self.policy.encode(samples, seeds=self.seeds(samples))
@@ -70,4 +73,6 @@ class SFT(Trained):
         if self.training:  # processes have other numbers of steps, and their gradients are averaged
             own = trajectory.mask.sum().float()
             weights = weights * (own / mean(own[None]).clamp_min(1e-8))
-        return self.policy.apply_loss(trajectory, lambda steps, at: -(at(weights) * steps.log_prob).sum())
+        return self.policy.apply_loss(
+            trajectory, lambda steps, at: -(at(weights) * steps.log_prob).sum()
+        )

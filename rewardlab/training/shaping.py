@@ -17,8 +17,8 @@ class ReferenceFigures:
 
     Attributes:
         mean: of the scores.
-        deviation: standard deviation of the scores of one prompt's samples, pooled over prompts; an offset that a reward
-            adds to a prompt does not count.
+        deviation: standard deviation of the scores of one prompt's samples, pooled over prompts; an
+            offset that a reward adds to a prompt does not count.
         length: mean of the fact "length", or NaN.
     """
 
@@ -31,15 +31,15 @@ class ReferenceFigures:
 class Shaping:
     """How scores become the rewards that PPO maximises. By default they stay as they are.
 
-    Clip and length penalty are in σ, the standard deviation of the reference's scores within a prompt, so that they mean
-    the same for any reward. They apply in this order, before the KL.
+    Clip and length penalty are in σ, the standard deviation of the reference's scores within a
+    prompt, so that they mean the same for any reward. They apply in this order, before the KL.
 
     Args:
         clip: hold scores within this many σ of the reference's mean.
-        length_penalty: how many σ an output loses for each reference length (the mean) that it is long. It reads the fact
-            "length" of the samples.
-        whiten: bring each step's batch of rewards, over all processes, to mean 0 and deviation 1. The KL's weight is then
-            in those units; an attack's penalties then rule the scale.
+        length_penalty: how many σ an output loses for each reference length (the mean) that it is
+            long. It reads the fact "length" of the samples.
+        whiten: bring each step's batch of rewards, over all processes, to mean 0 and deviation 1.
+            The KL's weight is then in those units; an attack's penalties then rule the scale.
 
     Example:
         >>> import torch
@@ -58,14 +58,24 @@ class Shaping:
         """Whether the reference has to be sampled from, once."""
         return self.clip is not None or self.length_penalty != 0
 
-    def __call__(self, scores: Tensor, samples: Samples, reference: ReferenceFigures | None) -> Tensor:
-        """Return the rewards [B] of scores [B]; `reference` may be None where nothing is in its units."""
+    def __call__(
+        self, scores: Tensor, samples: Samples, reference: ReferenceFigures | None
+    ) -> Tensor:
+        """Return the rewards [B] of scores [B]; `reference` may be None where nothing is in its
+        units.
+        """
         if self.clip is not None:
             scores = reference.mean + (scores - reference.mean).clamp(
                 -self.clip * reference.deviation, self.clip * reference.deviation
             )
         if self.length_penalty:
-            scores = scores - self.length_penalty * reference.deviation * lengths(samples).to(scores) / reference.length
+            scores = (
+                scores
+                - self.length_penalty
+                * reference.deviation
+                * lengths(samples).to(scores)
+                / reference.length
+            )
         return whitened(scores) if self.whiten else scores
 
 
@@ -83,13 +93,16 @@ def lengths(samples: Samples) -> Tensor:
     )
 
 
-def reference_figures(scores: Tensor, samples: Samples, samples_per_prompt: int, shaping: Shaping) -> ReferenceFigures:
+def reference_figures(
+    scores: Tensor, samples: Samples, samples_per_prompt: int, shaping: Shaping
+) -> ReferenceFigures:
     """Measure what the scores [B] and lengths of the reference's samples are, over all processes.
 
     Raises:
         InputError: if no prompt's samples differ in score: nothing can be measured in units of 0.
     """
-    k, groups = samples_per_prompt, scores.view(-1, samples_per_prompt)
+    k = samples_per_prompt
+    groups = scores.view(-1, samples_per_prompt)
     within = groups - (groups.mean(1, keepdim=True) if k > 1 else mean(scores))
     deviation = mean(within.square()).mul(k / max(k - 1, 1)).sqrt().item()
     if deviation == 0:
@@ -102,7 +115,8 @@ def reference_figures(scores: Tensor, samples: Samples, samples_per_prompt: int,
 
 
 def whitened(values: Tensor) -> Tensor:
-    """Values less their mean, over their standard deviation, both over all processes; 0 where all are alike.
+    """Values less their mean, over their standard deviation, both over all processes; 0 where all
+    are alike.
 
     Example:
         >>> import torch

@@ -1,4 +1,6 @@
-"""Trainers as stages and commands use them: made with a sentence for what cannot be, and interrupted between two steps."""
+"""Trainers as stages and commands use them: made with a sentence for what cannot be, and
+interrupted between two steps.
+"""
 
 from __future__ import annotations
 
@@ -48,16 +50,19 @@ def device_of(make: Callable[..., Trainer]) -> torch.device:
         >>> device_of(partial(Trainer, accelerator="cpu"))
         device(type='cpu')
     """
-    silent = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+    silent = dict.fromkeys(
+        ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False
+    )
     return make_trainer(make, **silent).strategy.root_device
 
 
 class Interruptible(pl.Callback):
-    """Let Ctrl-C end the training after the step that it came in, with a checkpoint; a second one ends it at once.
+    """Let Ctrl-C end the training after the step that it came in, with a checkpoint; a second one
+    ends it at once.
 
-    A checkpoint between two steps is one from which a resumed run equals one that was never stopped. It comes after
-    `Resumable` among the callbacks. Without effect where several processes train, outside the main thread, and where Ctrl-C is
-    ignored, as by a shell's background jobs.
+    A checkpoint between two steps is one from which a resumed run equals one that was never
+    stopped. It comes after `Resumable` among the callbacks. Without effect where several processes
+    train, outside the main thread, and where Ctrl-C is ignored, as by a shell's background jobs.
 
     Args:
         file: the checkpoint.
@@ -65,12 +70,20 @@ class Interruptible(pl.Callback):
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._asked, self._installed, self._before = False, False, None
+        self._asked = False
+        self._installed = False
+        self._before = None
 
     def on_train_start(self, trainer: Trainer, pl_module: pl.LightningModule) -> None:
         ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        if trainer.world_size == 1 and threading.current_thread() is threading.main_thread() and not ignored:
-            self._asked, self._installed, self._before = False, True, signal.signal(signal.SIGINT, self._ask)
+        if (
+            trainer.world_size == 1
+            and threading.current_thread() is threading.main_thread()
+            and not ignored
+        ):
+            self._asked = False
+            self._installed = True
+            self._before = signal.signal(signal.SIGINT, self._ask)
 
     def _ask(self, *_: Any) -> None:
         if self._asked:
@@ -88,10 +101,14 @@ class Interruptible(pl.Callback):
             raise KeyboardInterrupt
         self._restore()
 
-    def on_exception(self, trainer: Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: Trainer, pl_module: pl.LightningModule, exception: BaseException
+    ) -> None:
         self._restore()  # Lightning would leave Ctrl-C without effect
 
     def _restore(self) -> None:
         if self._installed:
-            signal.signal(signal.SIGINT, signal.default_int_handler if self._before is None else self._before)
+            signal.signal(
+                signal.SIGINT, signal.default_int_handler if self._before is None else self._before
+            )
             self._installed = False

@@ -37,7 +37,9 @@ def plain(text):
 
 
 class Letters(Policy):
-    """Up to 6 letters with blanks between, each drawn from one categorical distribution; "." ends a text."""
+    """Up to 6 letters with blanks between, each drawn from one categorical distribution; "." ends a
+    text.
+    """
 
     alphabet = "abcz."
 
@@ -48,26 +50,43 @@ class Letters(Policy):
 
     def _drawn(self, outputs, tokens, seeds):
         noise = uniform((tokens, 5), generators(seeds)).double().clamp_min(1e-12)
-        picks = (self.logits.detach() / self.temperature - noise.log().neg().log()).argmax(2).tolist()
-        whole = [plain(text) + "".join(self.alphabet[i] for i in row) for text, row in zip(outputs, picks, strict=True)]
+        picks = (
+            (self.logits.detach() / self.temperature - noise.log().neg().log()).argmax(2).tolist()
+        )
+        whole = [
+            plain(text) + "".join(self.alphabet[i] for i in row)
+            for text, row in zip(outputs, picks, strict=True)
+        ]
         return [text[: text.index(".") + 1] if "." in text else text[:STEPS] for text in whole]
 
     def _trajectory(self, prompts, texts, facts):
         lengths = torch.tensor([len(text) for text in texts])
         mask = torch.arange(STEPS) < lengths[:, None]
-        tokens = torch.tensor([[self.alphabet.index(letter) for letter in text.ljust(STEPS, ".")] for text in texts])
+        tokens = torch.tensor(
+            [[self.alphabet.index(letter) for letter in text.ljust(STEPS, ".")] for text in texts]
+        )
         finished = torch.tensor([text.endswith(".") for text in texts])
-        return Trajectory(prompts, {"tokens": tokens}, mask, {**facts, "finished": finished, "length": lengths})
+        return Trajectory(
+            prompts, {"tokens": tokens}, mask, {**facts, "finished": finished, "length": lengths}
+        )
 
     def sample(self, prompts, *, seeds):
-        return self._trajectory(prompts, self._drawn([""] * len(prompts), STEPS, seeds), {"seed": seeds})
+        return self._trajectory(
+            prompts, self._drawn([""] * len(prompts), STEPS, seeds), {"seed": seeds}
+        )
 
     def encode(self, samples, *, seeds):
-        return self._trajectory(samples.prompts, [f"{plain(text)}."[:STEPS] for text in samples.outputs], samples.facts)
+        return self._trajectory(
+            samples.prompts, [f"{plain(text)}."[:STEPS] for text in samples.outputs], samples.facts
+        )
 
     def decode(self, trajectory):
-        rows = zip(trajectory.tensors["tokens"].tolist(), trajectory.mask.sum(1).tolist(), strict=True)
-        texts = [" ".join(self.alphabet[i] for i in row[:length]).rstrip(". ") for row, length in rows]
+        rows = zip(
+            trajectory.tensors["tokens"].tolist(), trajectory.mask.sum(1).tolist(), strict=True
+        )
+        texts = [
+            " ".join(self.alphabet[i] for i in row[:length]).rstrip(". ") for row, length in rows
+        ]
         return Samples(trajectory.prompts, texts, trajectory.facts)
 
     def log_prob(self, trajectory):
@@ -75,7 +94,11 @@ class Letters(Policy):
 
     def extend(self, samples, tokens, *, seeds):
         assert not samples.facts["finished"].any()
-        return self.decode(self._trajectory(samples.prompts, self._drawn(samples.outputs, tokens, seeds), samples.facts))
+        return self.decode(
+            self._trajectory(
+                samples.prompts, self._drawn(samples.outputs, tokens, seeds), samples.facts
+            )
+        )
 
     def save_pretrained(self, folder):
         folder.mkdir()
@@ -98,10 +121,17 @@ class Count(torch.nn.Module):
 
     def __init__(self, **weights):
         super().__init__()
-        self.weights = torch.nn.ParameterDict({name: torch.tensor(float(value)) for name, value in weights.items()})
+        self.weights = torch.nn.ParameterDict(
+            {name: torch.tensor(float(value)) for name, value in weights.items()}
+        )
 
     def forward(self, samples):
-        return torch.tensor([sum(w.item() * text.count(name) for name, w in self.weights.items()) for text in samples.outputs])
+        return torch.tensor(
+            [
+                sum(w.item() * text.count(name) for name, w in self.weights.items())
+                for text in samples.outputs
+            ]
+        )
 
 
 def count(**weights):
@@ -121,7 +151,9 @@ ATTACKERS = {
     "guided": Guided(candidates=8, tokens=2, segments=3),
     "random_edits": RandomEdits(rate=0.5, n=16),
     "rl": RLAttacker(
-        partial(PPO, samples_per_prompt=8, kl_weight=0.0, optimizer=partial(torch.optim.Adam, lr=0.3)),
+        partial(
+            PPO, samples_per_prompt=8, kl_weight=0.0, optimizer=partial(torch.optim.Adam, lr=0.3)
+        ),
         partial(TRAINER, max_steps=25),
         batch_size=8,
         collect="fresh",
@@ -138,7 +170,9 @@ def test_every_attacker_raises_the_attack_reward_and_changes_nothing(name):
     state = torch.get_rng_state()
     found = ATTACKERS[name](policy, attack, PROMPTS, 7)
     assert torch.equal(torch.get_rng_state(), state)
-    assert [fingerprint(thing) for thing in (policy, attack.target, attack.witness, attack)] == prints
+    assert [
+        fingerprint(thing) for thing in (policy, attack.target, attack.witness, attack)
+    ] == prints
     assert attack(found).mean() > attack(references).mean() + 2
     assert set(found.prompts) == set(PROMPTS)
     torch.testing.assert_close(found.facts["attack"], attack(found))
@@ -150,11 +184,17 @@ def test_every_attacker_raises_the_attack_reward_and_changes_nothing(name):
 
 
 def test_the_trained_adversary_finds_what_both_halves_of_the_attack_ask_for():
-    """Below the gate the penalty rules, so it first learns "a"; from there "z" is worth 3 and "a" nothing."""
+    """Below the gate the penalty rules, so it first learns "a"; from there "z" is worth 3 and "a"
+    nothing.
+    """
     attack, references = world()
     policy = Letters()
     before, after = attack(references), ATTACKERS["rl"](policy, attack, PROMPTS, 0)
-    assert (attack.target(after) > 0).float().mean() > 0.9 > (attack.target(references) > 0).float().mean()
+    assert (
+        (attack.target(after) > 0).float().mean()
+        > 0.9
+        > (attack.target(references) > 0).float().mean()
+    )
     assert attack(after).mean() > before.mean() + 12
     assert sum(text.count("z") for text in after.outputs) > 4 * len(after)
 
@@ -170,7 +210,9 @@ def test_logged_samples_are_all_that_was_scored_and_make_pairs():
     gold = count(a=1)
     judge = tuple(gold(samples) for samples in (found, references))
     facts = (found.facts["target"], found.facts["witness"])
-    pairs, funnel = adversarial_pairs(found, *facts, references, *scores, chosen="best", judge_scores=judge)
+    pairs, funnel = adversarial_pairs(
+        found, *facts, references, *scores, chosen="best", judge_scores=judge
+    )
     assert len(pairs) == 8
     assert all("z" in text for text in pairs.rejected.outputs)
     assert funnel.precision["kept"] > 0.9 > 0.8 > funnel.precision["generated"]
@@ -192,7 +234,13 @@ def test_a_killed_attack_goes_on_from_its_checkpoint(tmp_path):
     attack, _ = world()
 
     def run(folder, steps):
-        attacker = RLAttacker(ATTACKERS["rl"].loop, partial(TRAINER, max_steps=steps), 4, folder=folder, checkpoint_every=1)
+        attacker = RLAttacker(
+            ATTACKERS["rl"].loop,
+            partial(TRAINER, max_steps=steps),
+            4,
+            folder=folder,
+            checkpoint_every=1,
+        )
         return attacker(Letters(), attack, PROMPTS, 0)
 
     whole = run(tmp_path / "whole", 4)
@@ -208,7 +256,9 @@ def test_ctrl_c_in_an_attack_keeps_the_step(tmp_path, monkeypatch):
     attack, _ = world()
 
     def run(folder):
-        return RLAttacker(ATTACKERS["rl"].loop, partial(TRAINER, max_steps=4), 4, folder=folder)(Letters(), attack, PROMPTS, 0)
+        return RLAttacker(ATTACKERS["rl"].loop, partial(TRAINER, max_steps=4), 4, folder=folder)(
+            Letters(), attack, PROMPTS, 0
+        )
 
     whole, step, calls = run(tmp_path / "whole"), PPO.training_step, []
 
@@ -236,7 +286,13 @@ def test_the_trainers_own_callbacks_stay(tmp_path, kept):
             seen.append(1)
 
     trainer = partial(TRAINER, max_steps=2, callbacks=[Probe()])
-    attacker = RLAttacker(ATTACKERS["rl"].loop, trainer, 4, folder=tmp_path if kept else None, until=lambda found: False)
+    attacker = RLAttacker(
+        ATTACKERS["rl"].loop,
+        trainer,
+        4,
+        folder=tmp_path if kept else None,
+        until=lambda found: False,
+    )
     attacker(Letters(), attack, PROMPTS, 0)
     assert len(seen) == 2
 
@@ -251,8 +307,15 @@ def test_an_adversary_that_found_enough_stops_also_after_a_kill(tmp_path):
             return len(found) >= enough
 
         trainer = partial(TRAINER, max_steps=steps)
-        options = {"folder": folder, "checkpoint_every": 1, "until": until if enough else None, "ask_every": 2}
-        return RLAttacker(ATTACKERS["rl"].loop, trainer, 4, **options)(Letters(), attack, PROMPTS, 0)
+        options = {
+            "folder": folder,
+            "checkpoint_every": 1,
+            "until": until if enough else None,
+            "ask_every": 2,
+        }
+        return RLAttacker(ATTACKERS["rl"].loop, trainer, 4, **options)(
+            Letters(), attack, PROMPTS, 0
+        )
 
     whole = run(None, 12)
     step = len(whole) // 12
@@ -296,11 +359,19 @@ def test_an_adversary_and_its_target_share_a_frozen_backbone_and_the_target_stay
     assert own <= {id(weight) for weight in adversary.parameters()}
     references = candidates(policy, PROMPTS[:4], 4, seed=1)
     relative = Relative(members, references)
-    attack = Attack(Member(relative, 0), Member(relative, 1), threshold=0.0, max_length=4, unfinished_penalty=5.0)
+    attack = Attack(
+        Member(relative, 0),
+        Member(relative, 1),
+        threshold=0.0,
+        max_length=4,
+        unfinished_penalty=5.0,
+    )
     scores = attack(references)
     prints = [fingerprint(thing) for thing in (members, policy)]
     loop = partial(PPO, kl_weight=0.0, optimizer=partial(torch.optim.Adam, lr=0.05))
-    found = RLAttacker(loop, partial(TRAINER, max_steps=3), batch_size=4)(policy, attack, PROMPTS[:4], 0)
+    found = RLAttacker(loop, partial(TRAINER, max_steps=3), batch_size=4)(
+        policy, attack, PROMPTS[:4], 0
+    )
     assert [fingerprint(thing) for thing in (members, policy)] == prints
     torch.testing.assert_close(attack(references), scores, atol=0, rtol=0)
     assert len(found) == 3 * 4 * 4
@@ -313,7 +384,12 @@ def test_the_same_attackers_serve_images():
     relative = Relative(members, references)
     attack = Attack(Member(relative, 0), Member(relative, 1), threshold=0.0)
     prints = [fingerprint(thing) for thing in (members, policy)]
-    rl = RLAttacker(partial(PPO, clip=1e-4, kl_weight=0.0), partial(TRAINER, max_steps=2), batch_size=2, limit=10)
+    rl = RLAttacker(
+        partial(PPO, clip=1e-4, kl_weight=0.0),
+        partial(TRAINER, max_steps=2),
+        batch_size=2,
+        limit=10,
+    )
     for attacker in (BestOfN(4), RandomEdits(0.3, n=2), rl):
         found = attacker(policy, attack, [""] * 4, 0)
         assert isinstance(found.outputs, torch.Tensor)
@@ -339,7 +415,9 @@ def test_a_temperature_is_another_view_of_the_same_weights():
     hot = with_temperature(policy, 5.0)
     assert policy.temperature == 1.0
     assert hot.logits is policy.logits
-    drawn = [policy.generate(["p"] * 300, seeds=row_seeds(0, 300)).outputs for policy in (policy, hot)]
+    drawn = [
+        policy.generate(["p"] * 300, seeds=row_seeds(0, 300)).outputs for policy in (policy, hot)
+    ]
     cool, warm = (sum(text.count("z") for text in texts) for texts in drawn)
     assert warm > 3 * cool
     with pytest.raises(InputError, match="above 0"):
@@ -351,7 +429,10 @@ def test_guided_decoding_in_pieces_goes_beyond_the_best_of_as_many_whole_texts()
     whole = Guided(candidates=8, tokens=STEPS, segments=1)(Letters(), reward, PROMPTS, 0)
     pieces = Guided(candidates=8, tokens=1, segments=STEPS)(Letters(), reward, PROMPTS, 0)
     assert whole.facts["attack"].mean() + 1 < pieces.facts["attack"].mean()
-    lengths = [len(plain(text)) + done for text, done in zip(pieces.outputs, pieces.facts["finished"].tolist(), strict=True)]
+    lengths = [
+        len(plain(text)) + done
+        for text, done in zip(pieces.outputs, pieces.facts["finished"].tolist(), strict=True)
+    ]
     assert pieces.facts["length"].tolist() == lengths
 
 
@@ -386,7 +467,10 @@ def test_edits_of_images_and_videos():
 
 def test_edits_are_each_rows_own_and_lengths_are_measured_anew():
     samples = Samples(["p"] * 3, ["a b", "c d", "e f"])
-    assert RandomEdits(0.7).edit(samples, 1).outputs[:2] == RandomEdits(0.7).edit(samples[:2], 1).outputs
+    assert (
+        RandomEdits(0.7).edit(samples, 1).outputs[:2]
+        == RandomEdits(0.7).edit(samples[:2], 1).outputs
+    )
     attack, _ = world()
     found = RandomEdits(1.0, ["drop"])(Letters(), attack, PROMPTS, 0)
     assert found.outputs == [""] * 8
@@ -407,9 +491,21 @@ def test_settings_that_make_no_sense_are_refused():
 
 
 def test_guided_decoding_extends_a_language_model():
-    """Of eight bytes about 20 % are letters; the best of four at each of four turns has more of them on average."""
-    policy, prompts = CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer(), max_new_tokens=8), list("abcdefgh")
-    letters = Function(lambda samples: torch.tensor([float(sum(map(str.isalpha, text))) for text in samples.outputs]))
+    """Of eight bytes about 20 % are letters; the best of four at each of four turns has more of
+    them on average.
+    """
+    policy, prompts = (
+        CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer(), max_new_tokens=8),
+        list("abcdefgh"),
+    )
+    letters = Function(
+        lambda samples: torch.tensor(
+            [float(sum(map(str.isalpha, text))) for text in samples.outputs]
+        )
+    )
     found = Guided(candidates=4, tokens=2, segments=4)(policy, letters, prompts, 0)
     assert len(found) == 8
-    assert letters(found).mean() > letters(policy.generate(prompts, seeds=row_seeds(0, 8))).mean() + 0.5
+    assert (
+        letters(found).mean()
+        > letters(policy.generate(prompts, seeds=row_seeds(0, 8))).mean() + 0.5
+    )

@@ -35,7 +35,11 @@ def images(count=6, seed=0, shape=(3, 16, 16)):
 def noisy(samples, norm, epsilon):
     """Random changes of the largest size that the ball allows."""
     change = normal(samples.outputs.shape[1:], generators(row_seeds(5, len(samples))))
-    change = change.sign() if norm == "linf" else change / change.flatten(1).norm(dim=1)[:, None, None, None]
+    change = (
+        change.sign()
+        if norm == "linf"
+        else change / change.flatten(1).norm(dim=1)[:, None, None, None]
+    )
     return Samples(samples.prompts, (samples.outputs + epsilon * change).clamp(0, 1))
 
 
@@ -52,7 +56,9 @@ def test_every_image_gains_more_than_by_noise_of_the_same_size(norm, epsilon, op
     assert reward.training
     with torch.no_grad():
         score = reward.eval()
-        gain, by_noise = (score(other) - score(samples) for other in (moved, noisy(samples, norm, epsilon)))
+        gain, by_noise = (
+            score(other) - score(samples) for other in (moved, noisy(samples, norm, epsilon))
+        )
     assert (gain > 3 * by_noise.clamp_min(0)).all()
     assert (gain > 0).all()
     assert (size(moved.outputs - samples.outputs, norm) <= epsilon * (1 + 1e-5)).all()
@@ -70,12 +76,19 @@ def test_a_linear_reward_is_climbed_to_the_balls_best_point(norm):
     reward = Function(lambda given: (given.outputs * slope).flatten(1).sum(1))
     moved = PGDAttacker(epsilon=0.05, norm=norm, steps=10).climb(reward, samples, seed=0)
     best = 0.05 * (slope.sign() if norm == "linf" else slope / slope.norm())
-    assert_close(moved.outputs, samples.outputs + best.expand(3, -1, -1, -1), atol=1e-5 if norm == "linf" else 2e-3, rtol=0)
+    assert_close(
+        moved.outputs,
+        samples.outputs + best.expand(3, -1, -1, -1),
+        atol=1e-5 if norm == "linf" else 2e-3,
+        rtol=0,
+    )
 
 
 def test_no_score_falls_and_no_start_leaves_the_ball():
     samples, peak = images(5), images(5).outputs
-    reward = Function(lambda given: -(given.outputs - peak[: len(given)]).square().flatten(1).sum(1))  # already at its best
+    reward = Function(
+        lambda given: -(given.outputs - peak[: len(given)]).square().flatten(1).sum(1)
+    )  # already at its best
     assert torch.equal(PGDAttacker(steps=3).climb(reward, samples, seed=0).outputs, samples.outputs)
     for norm in ("linf", "l2"):
         attacker = PGDAttacker(norm=norm, epsilon=0.5)
@@ -83,21 +96,31 @@ def test_no_score_falls_and_no_start_leaves_the_ball():
         noise = attacker._noise(start, row_seeds(0, 5))
         assert (size(noise, norm) <= 0.5 + 1e-6).all()
         assert (size(noise, norm) > 0.2).all()
-        assert_close(attacker._project(start + noise, start).clamp(0, 1), attacker._project(start + noise, start))
+        assert_close(
+            attacker._project(start + noise, start).clamp(0, 1),
+            attacker._project(start + noise, start),
+        )
 
 
 def test_a_row_does_not_depend_on_its_batch_and_seeds_are_the_runs():
     reward, samples = vision(), images()
-    whole, parts = (PGDAttacker(steps=2, batch_size=size).climb(reward, samples, seed=1).outputs for size in (6, 4))
+    whole, parts = (
+        PGDAttacker(steps=2, batch_size=size).climb(reward, samples, seed=1).outputs
+        for size in (6, 4)
+    )
     assert_close(parts, whole, atol=1e-6, rtol=0)
     assert torch.equal(PGDAttacker(steps=2).climb(reward, samples, seed=1).outputs, whole)
     assert not torch.equal(PGDAttacker(steps=2).climb(reward, samples, seed=2).outputs, whole)
     still = PGDAttacker(steps=2, random_start=False)
-    assert torch.equal(still.climb(reward, samples, seed=1).outputs, still.climb(reward, samples, seed=2).outputs)
+    assert torch.equal(
+        still.climb(reward, samples, seed=1).outputs, still.climb(reward, samples, seed=2).outputs
+    )
 
 
 def test_it_is_an_attacker_like_the_others():
-    policy = DiffusionPolicy(tiny_diffusion(classes=0, channels=3, size=16), sampler=Sampler(steps=2))
+    policy = DiffusionPolicy(
+        tiny_diffusion(classes=0, channels=3, size=16), sampler=Sampler(steps=2)
+    )
     reward = Attack(vision(), vision(seed=1), threshold=-100.0, weight=0.5)
     found = PGDAttacker(n=3, keep=2, steps=3)(policy, reward, ["", ""], 0)
     assert len(found) == 4
@@ -127,7 +150,9 @@ def test_images_of_another_size_are_climbed_through_the_resize():
 def test_a_gradient_that_is_not_finite_counts_as_none():
     samples = Samples([""], torch.zeros(1, 1, 2, 2))
     scores, gradient = image_gradient(
-        Function(lambda given: given.outputs.flatten(1).norm(dim=1).sqrt()), samples, samples.outputs
+        Function(lambda given: given.outputs.flatten(1).norm(dim=1).sqrt()),
+        samples,
+        samples.outputs,
     )
     assert scores.item() == 0
     assert gradient.isfinite().all()
@@ -137,12 +162,26 @@ def test_texts_and_rewards_without_gradient_are_refused():
     policy = CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer(), max_new_tokens=4)
     with pytest.raises(InputError, match="moves the pixels of images; got a list of 1 strings"):
         PGDAttacker()(policy, Length(), ["hi"], 0)
-    for function in (lambda given: given.outputs.detach().flatten(1).mean(1), lambda given: torch.zeros(len(given))):
+    for function in (
+        lambda given: given.outputs.detach().flatten(1).mean(1),
+        lambda given: torch.zeros(len(given)),
+    ):
         with pytest.raises(InputError, match="Function have no gradient to the images"):
             PGDAttacker().climb(Function(function), images(2), seed=0)
     weight = torch.ones((), requires_grad=True)
     with pytest.raises(InputError, match="no gradient to the images"):
-        PGDAttacker().climb(Function(lambda given: given.outputs.detach().flatten(1).mean(1) * weight), images(2), seed=0)
-    for wrong in ({"epsilon": 0}, {"steps": 0}, {"step_size": -1.0}, {"norm": "l1"}, {"n": 2, "keep": 3}, {"batch_size": 0}):
+        PGDAttacker().climb(
+            Function(lambda given: given.outputs.detach().flatten(1).mean(1) * weight),
+            images(2),
+            seed=0,
+        )
+    for wrong in (
+        {"epsilon": 0},
+        {"steps": 0},
+        {"step_size": -1.0},
+        {"norm": "l1"},
+        {"n": 2, "keep": 3},
+        {"batch_size": 0},
+    ):
         with pytest.raises(InputError, match="PGDAttacker"):
             PGDAttacker(**wrong)

@@ -18,7 +18,9 @@ def scenes(count: int, seed: int, size: int = 64) -> Tensor:
     white = torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
     frequency = torch.hypot(torch.fft.fftfreq(size)[:, None], torch.fft.rfftfreq(size)[None])
     gain = 1 / (frequency + 1 / size)
-    pink = torch.fft.irfft2(torch.fft.rfft2(white) * gain / gain.square().mean().sqrt(), s=(size, size))
+    pink = torch.fft.irfft2(
+        torch.fft.rfft2(white) * gain / gain.square().mean().sqrt(), s=(size, size)
+    )
     return (0.5 + 0.1 * (pink + pink.mean(1, keepdim=True))).clamp(0, 1)
 
 
@@ -56,7 +58,10 @@ def test_jpeg_against_raw(pair, quality):
 def test_blur_is_sharpness_and_not_a_codec(pair):
     found = aucs(blur(pair[0]), pair[1])
     assert found["sharpness"] > 0.95
-    assert max(found[name] for name in ("JPEG blocks", "colour", "brightness", "size", "file type")) < 0.65
+    assert (
+        max(found[name] for name in ("JPEG blocks", "colour", "brightness", "size", "file type"))
+        < 0.65
+    )
 
 
 def test_tint_is_colour_and_not_brightness():
@@ -88,12 +93,16 @@ def test_which_class_has_more_does_not_matter(pair):
 
 @pytest.mark.parametrize("count", [3, 20, 100])
 def test_equal_classes_are_let_pass(count):
-    """Measured over 100 seeds of each count: 0, 4 and 3 pass chance; 0, 2 and 0 pass 0.8 as well, and would be listed."""
+    """Measured over 100 seeds of each count: 0, 4 and 3 pass chance; 0, 2 and 0 pass 0.8 as well,
+    and would be listed.
+    """
     alarms = sum(
         any(one.auc >= one.chance for one in separators(images[:count], images[count:]))
         for images in (scenes(2 * count, seed, size=24) for seed in range(30))
     )
-    assert alarms <= 3  # 5 % of 30 is 1.5; more than 3 has a chance of 6 in 100 at that rate, and less below it
+    assert (
+        alarms <= 3
+    )  # 5 % of 30 is 1.5; more than 3 has a chance of 6 in 100 at that rate, and less below it
 
 
 def test_few_samples_say_so():
@@ -130,7 +139,10 @@ def test_files_give_size_and_type_away(tmp_path, pair):
     wide = saved(tmp_path / "wide", a[:, :, :32])
     png = saved(tmp_path / "png", b)
     coarse, fine = (saved(tmp_path / f"q{q}", a, suffix="jpg", quality=q) for q in (60, 90))
-    by_size, by_type = aucs(a, b, target_files=wide, generated_files=png), aucs(a, b, target_files=fine, generated_files=png)
+    by_size, by_type = (
+        aucs(a, b, target_files=wide, generated_files=png),
+        aucs(a, b, target_files=fine, generated_files=png),
+    )
     assert (by_size["size"], by_size["file type"]) == (1.0, 0.5)
     assert (by_type["size"], by_type["file type"]) == (0.5, 1.0)
     assert aucs(a, b, target_files=fine, generated_files=coarse)["file type"] == 1.0
@@ -140,7 +152,8 @@ def test_files_give_size_and_type_away(tmp_path, pair):
 
 def test_mixed_sizes_around_the_generators(pair):
     mixed = [
-        image[:, : 48 + 16 * (i % 3)] if i % 3 != 1 else image[:, :, :48] for i, image in enumerate(scenes(30, 0, size=80))
+        image[:, : 48 + 16 * (i % 3)] if i % 3 != 1 else image[:, :, :48]
+        for i, image in enumerate(scenes(30, 0, size=80))
     ]
     assert aucs(mixed, pair[1][:30])["size"] == 1.0
 
@@ -164,7 +177,9 @@ def test_autoencoder_signature(pair):
     assert aucs(*pair, reconstruct=reconstruct)["autoencoder"] < 0.6
     assert "autoencoder" not in aucs(*pair)
     with pytest.raises(InputError, match="reconstruct must return"):
-        separators(*pair, reconstruct=lambda samples: Samples(samples.prompts, samples.outputs[..., :8]))
+        separators(
+            *pair, reconstruct=lambda samples: Samples(samples.prompts, samples.outputs[..., :8])
+        )
 
 
 def test_videos_are_seen_by_their_middle_frame(pair):
@@ -181,7 +196,9 @@ def test_large_images_are_cut_on_the_grid_and_many_are_subsampled():
     many = torch.rand(1200, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     first, again, other = (separators(many[:600], many[600:], seed=seed) for seed in (0, 0, 1))
     assert first == again != other
-    assert first[0].chance == pytest.approx(0.5 + 2.81 * (1001 / (12 * 500 * 500)) ** 0.5, abs=0.005)
+    assert first[0].chance == pytest.approx(
+        0.5 + 2.81 * (1001 / (12 * 500 * 500)) ** 0.5, abs=0.005
+    )
 
 
 def test_it_is_quick():
@@ -192,7 +209,13 @@ def test_it_is_quick():
 
 
 @pytest.mark.parametrize(
-    "images", [torch.zeros(5, 1, 8, 8), torch.ones(5, 3, 40, 40), torch.zeros(5, 4, 2, 1), [torch.zeros(2, 9, 30)]]
+    "images",
+    [
+        torch.zeros(5, 1, 8, 8),
+        torch.ones(5, 3, 40, 40),
+        torch.zeros(5, 4, 2, 1),
+        [torch.zeros(2, 9, 30)],
+    ],
 )
 def test_flat_and_tiny_images_separate_nothing(images):
     assert set(aucs(images, images).values()) == {0.5}

@@ -23,7 +23,13 @@ class Counting(Reward):
     def features(self, samples):
         self.seen += len(samples)
         self.modes.append(self.training)
-        return torch.stack([samples.outputs.mean((1, 2, 3)), torch.tensor([float(len(p)) for p in samples.prompts])], 1)
+        return torch.stack(
+            [
+                samples.outputs.mean((1, 2, 3)),
+                torch.tensor([float(len(p)) for p in samples.prompts]),
+            ],
+            1,
+        )
 
     def frozen_fingerprint(self):
         return self.name
@@ -33,7 +39,9 @@ class Counting(Reward):
 
 
 def images(count=5, seed=0, prompt="a"):
-    return Samples([prompt] * count, torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed)))
+    return Samples(
+        [prompt] * count, torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    )
 
 
 def test_without_a_cache_every_row_is_computed_in_its_place(tmp_path):
@@ -67,7 +75,9 @@ def test_only_what_is_missing_is_computed(tmp_path):
 def test_the_order_of_the_rows_is_theirs_not_the_caches(tmp_path):
     features_of(Counting(), Rows(images()), tmp_path)
     turned = images()[[4, 0, 2]]
-    torch.testing.assert_close(features_of(Counting(), Rows(turned), tmp_path)[:, 0], turned.outputs.mean((1, 2, 3)))
+    torch.testing.assert_close(
+        features_of(Counting(), Rows(turned), tmp_path)[:, 0], turned.outputs.mean((1, 2, 3))
+    )
 
 
 @pytest.mark.parametrize(
@@ -122,7 +132,10 @@ def test_a_vision_rewards_key_is_its_tower_its_unlocked_part_and_its_preprocessi
 
 
 def test_a_vision_rewards_cached_features_score_as_its_images_do(tmp_path):
-    reward, samples = VisionReward(tiny_tower(), width=8, heads=2), Samples(["", ""], torch.rand(2, 3, 16, 16))
+    reward, samples = (
+        VisionReward(tiny_tower(), width=8, heads=2),
+        Samples(["", ""], torch.rand(2, 3, 16, 16)),
+    )
     for _ in range(2):
         features = features_of(reward, Rows(samples), tmp_path)
         torch.testing.assert_close(reward.score_features(features), reward.members(samples))

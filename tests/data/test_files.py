@@ -4,7 +4,14 @@ import pytest
 import torch
 from PIL import Image
 
-from rewardlab.data import ImageFolder, PairsData, load_pairs, load_samples, save_pairs, save_samples
+from rewardlab.data import (
+    ImageFolder,
+    PairsData,
+    load_pairs,
+    load_samples,
+    save_pairs,
+    save_samples,
+)
 from rewardlab.errors import InputError
 from rewardlab.types import PreferencePairs, Samples
 
@@ -46,7 +53,10 @@ def test_texts_come_back_exactly(tmp_path):
 
 
 def test_saved_images_are_an_image_folder(tmp_path):
-    save_samples(tmp_path / "out", Samples(STRANGE, torch.ones(5, 3, 4, 4), FACTS | {"row": torch.arange(10, 15)}))
+    save_samples(
+        tmp_path / "out",
+        Samples(STRANGE, torch.ones(5, 3, 4, 4), FACTS | {"row": torch.arange(10, 15)}),
+    )
     images = ImageFolder(tmp_path / "out")
     assert images.prompts == STRANGE
     assert images[2].facts["row"].tolist() == [12]
@@ -54,7 +64,9 @@ def test_saved_images_are_an_image_folder(tmp_path):
 
 
 def test_pairs_come_back(tmp_path):
-    pairs = PreferencePairs(Samples(["a", "b"], torch.ones(2, 1, 4, 4)), Samples(["a", "b"], torch.zeros(2, 1, 4, 4)))
+    pairs = PreferencePairs(
+        Samples(["a", "b"], torch.ones(2, 1, 4, 4)), Samples(["a", "b"], torch.zeros(2, 1, 4, 4))
+    )
     save_pairs(tmp_path / "pairs", pairs)
     back = load_pairs(tmp_path / "pairs")
     assert torch.equal(back.chosen.outputs, pairs.chosen.outputs)
@@ -83,11 +95,17 @@ def test_an_existing_folder_is_not_written_over(tmp_path):
     [
         (b'{"output": "x"}\n\n{"output": ', r"metadata.jsonl, line 3 is not JSON"),
         (b'{"output": "x"}\n[1]\n', r"metadata.jsonl, line 2 should be an object"),
-        (b'{"output": "x"}\n{"output": "\xff"}\n', r"metadata.jsonl, line 2: byte 0xff is not UTF-8"),
+        (
+            b'{"output": "x"}\n{"output": "\xff"}\n',
+            r"metadata.jsonl, line 2: byte 0xff is not UTF-8",
+        ),
         (b'{"prompt": "x"}\n', 'sample 1 has neither "output" nor "file_name"'),
         (b"", "it has no lines"),
         (b'{"output": "x"}\n{"file_name": "a.png"}\n', "mixes text and images: sample 1"),
-        (b'{"file_name": "a.png"}\n{"file_name": "b.png"}\n', r"several shapes: a.png \[3, 4, 4\], b.png \[3, 4, 5\]"),
+        (
+            b'{"file_name": "a.png"}\n{"file_name": "b.png"}\n',
+            r"several shapes: a.png \[3, 4, 4\], b.png \[3, 4, 5\]",
+        ),
         (b'{"file_name": "gone.png"}\n', "gone.png cannot be used: it does not exist"),
     ],
 )

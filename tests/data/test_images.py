@@ -31,7 +31,9 @@ def rgb16(path):
     """Write a 16-bit RGB PNG by hand, as Pillow cannot."""
     rows = zlib.compress(b"".join(b"\0" + bytes(6 * 4) for _ in range(4)))
     header = struct.pack(">IIBBBBB", 4, 4, 16, 2, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
 
 
 def animated(path):
@@ -49,15 +51,27 @@ BAD = {
     "text.png": (lambda path: path.write_text("a cat"), "it is no image of a known kind"),
     "half.jpg": (truncated, "corrupt or truncated"),
     "half.png": (truncated, "corrupt or truncated"),
-    "cmyk.jpg": (lambda path: Image.new("CMYK", (8, 8)).save(path), "its colours are CMYK. Convert it to RGB"),
-    "grey16.png": (lambda path: Image.fromarray(noise(8, 8).astype(np.uint16)).save(path), "16 or more bits a channel"),
+    "cmyk.jpg": (
+        lambda path: Image.new("CMYK", (8, 8)).save(path),
+        "its colours are CMYK. Convert it to RGB",
+    ),
+    "grey16.png": (
+        lambda path: Image.fromarray(noise(8, 8).astype(np.uint16)).save(path),
+        "16 or more bits a channel",
+    ),
     "rgb16.png": (rgb16, "16 or more bits a channel"),
-    "float.tiff": (lambda path: Image.fromarray(noise(8, 8).astype(np.float32)).save(path), "16 or more bits a channel"),
+    "float.tiff": (
+        lambda path: Image.fromarray(noise(8, 8).astype(np.float32)).save(path),
+        "16 or more bits a channel",
+    ),
     "moving.gif": (animated, r"animated or has pages \(3 frames\)"),
     "moving.webp": (animated, r"animated or has pages \(3 frames\)"),
     "moving.png": (animated, r"animated or has pages \(3 frames\)"),
     "pages.tiff": (animated, r"animated or has pages \(3 frames\)"),
-    "wide.png": (lambda path: header_only(path, 50_000, 10), "claims 50000×10 pixels.*Scale it down"),
+    "wide.png": (
+        lambda path: header_only(path, 50_000, 10),
+        "claims 50000×10 pixels.*Scale it down",
+    ),
     "large.png": (lambda path: header_only(path, 19_000, 19_000), "more than 178 million pixels"),
     "bomb.png": (lambda path: header_only(path, 13_400, 13_320), "claims 13400×13320 pixels"),
 }
@@ -112,7 +126,9 @@ def test_pixels_come_as_they_are(tmp_path):
     Image.fromarray(pixels).save(tmp_path / "a.png")
     assert torch.equal(read_image(tmp_path / "a.png"), torch.from_numpy(pixels).permute(2, 0, 1))
     Image.fromarray(pixels[..., 0]).save(tmp_path / "grey.png")
-    assert torch.equal(read_image(tmp_path / "grey.png", channels=1)[0], torch.from_numpy(pixels[..., 0]))
+    assert torch.equal(
+        read_image(tmp_path / "grey.png", channels=1)[0], torch.from_numpy(pixels[..., 0])
+    )
     assert torch.equal(read_image(tmp_path / "grey.png")[2], torch.from_numpy(pixels[..., 0]))
 
 
@@ -131,7 +147,10 @@ def test_orientation_and_transparency_are_applied(tmp_path):
     exif = image.getexif()
     exif[0x0112] = 6  # turned by 90 degrees
     image.save(tmp_path / "turned.png", exif=exif)
-    assert torch.equal(read_image(tmp_path / "turned.png"), torch.from_numpy(noise(4, 8, 3)).permute(2, 0, 1).rot90(-1, (1, 2)))
+    assert torch.equal(
+        read_image(tmp_path / "turned.png"),
+        torch.from_numpy(noise(4, 8, 3)).permute(2, 0, 1).rot90(-1, (1, 2)),
+    )
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
     assert read_image(tmp_path / "clear.png").unique().tolist() == [255]
 
@@ -149,9 +168,17 @@ def test_an_item_is_one_row_of_samples_with_prompt_and_facts(tmp_path):
     images = ImageFolder(tmp_path, channels=1)
     assert images.prompts == ["one", "zwölf", ""]
     item = images[1]
-    assert (item.prompts, item.outputs.shape, item.outputs.dtype) == (["zwölf"], (1, 1, 8, 8), torch.float32)
+    assert (item.prompts, item.outputs.shape, item.outputs.dtype) == (
+        ["zwölf"],
+        (1, 1, 8, 8),
+        torch.float32,
+    )
     assert item.outputs.unique().tolist() == pytest.approx([0.2])
-    assert {name: column.tolist() for name, column in item.facts.items()} == {"row": [1], "weight": [0.5], "digit": [3]}
+    assert {name: column.tolist() for name, column in item.facts.items()} == {
+        "row": [1],
+        "weight": [0.5],
+        "digit": [3],
+    }
 
 
 def test_a_listed_image_that_is_absent_is_counted_or_refused(tmp_path):
@@ -174,4 +201,8 @@ def test_images_are_found_at_any_depth_in_order_without_hidden_files(tmp_path):
     (tmp_path / "x").mkdir()
     for name in ("z.PNG", "x/a.webp", ".hidden.png", "b.jpeg", "c.txt"):
         (tmp_path / name).write_bytes(b"")
-    assert [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)] == ["b.jpeg", "x/a.webp", "z.PNG"]
+    assert [path.relative_to(tmp_path).as_posix() for path in find_images(tmp_path)] == [
+        "b.jpeg",
+        "x/a.webp",
+        "z.PNG",
+    ]

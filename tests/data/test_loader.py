@@ -88,7 +88,9 @@ def test_ranks_share_the_rows_in_equally_many_batches(rows, ranks, drop_last):
     else:
         assert set(seen) == set(range(rows))
         assert len(seen) < rows + ranks
-    assert [share[0][0] for share in shares if share] == (order.tolist() * ranks)[:ranks] or not seen
+    assert [share[0][0] for share in shares if share] == (order.tolist() * ranks)[
+        :ranks
+    ] or not seen
 
 
 def test_what_fills_no_batch_is_refused():
@@ -100,7 +102,9 @@ def test_what_fills_no_batch_is_refused():
         ResumableLoader(ITEMS, 0)
 
 
-@pytest.mark.parametrize("other", [{"seed": 1}, {"batch_size": 4}, {"dataset": Rows(torch.arange(12))}])
+@pytest.mark.parametrize(
+    "other", [{"seed": 1}, {"batch_size": 4}, {"dataset": Rows(torch.arange(12))}]
+)
 def test_a_position_among_other_batches_is_refused(other):
     state = ResumableLoader(ITEMS, 3).state_dict()
     with pytest.raises(InputError, match="Resume with the same data and settings"):
@@ -113,7 +117,10 @@ def train_batches(data):
 
 
 def test_samples_data_reads_images_texts_videos_and_memory(tmp_path):
-    texts, videos = Samples(["a"] * 3, ["x", "y", "z"]), Samples(["a"] * 3, torch.rand(3, 2, 1, 4, 4))
+    texts, videos = (
+        Samples(["a"] * 3, ["x", "y", "z"]),
+        Samples(["a"] * 3, torch.rand(3, 2, 1, 4, 4)),
+    )
     (tmp_path / "plain").mkdir()
     for name in "abc":
         Image.new("L", (6, 4)).save(tmp_path / "plain" / f"{name}.png")
@@ -143,7 +150,10 @@ def test_pairs_data_reads_a_folder_or_memory(tmp_path):
     save_pairs(tmp_path / "pairs", pairs)
     for source in (pairs, tmp_path / "pairs"):
         (batch,) = train_batches(PairsData(source))
-        assert sorted(zip(batch.chosen.outputs, batch.rejected.outputs, strict=True)) == [("x", "p"), ("y", "q")]
+        assert sorted(zip(batch.chosen.outputs, batch.rejected.outputs, strict=True)) == [
+            ("x", "p"),
+            ("y", "q"),
+        ]
         assert torch.equal(batch.chosen.facts["row"], batch.rejected.facts["row"])
 
 
@@ -152,7 +162,9 @@ def test_a_config_gives_the_folder_as_a_string(tmp_path):
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(SamplesData, "samples")
     parser.add_class_arguments(PairsData, "pairs")
-    config = parser.parse_object({"samples": {"samples": str(tmp_path / "texts")}, "pairs": {"pairs": "somewhere"}})
+    config = parser.parse_object(
+        {"samples": {"samples": str(tmp_path / "texts")}, "pairs": {"pairs": "somewhere"}}
+    )
     built = parser.instantiate(config)
     assert train_batches(built.samples)[0].outputs == ["x"]
     assert built.pairs.pairs == "somewhere"

@@ -13,7 +13,10 @@ def write(tmp_path, content, name="prompts.txt"):
     return tmp_path / name
 
 
-@pytest.mark.parametrize("content", [b"one\nzw\xc3\xb6lf \n", b"\xef\xbb\xbfone\r\nzw\xc3\xb6lf ", b"one\nzw\xc3\xb6lf \r\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"one\nzw\xc3\xb6lf \n", b"\xef\xbb\xbfone\r\nzw\xc3\xb6lf ", b"one\nzw\xc3\xb6lf \r\n"],
+)
 def test_marks_and_line_ends_are_taken_off_and_the_rest_is_kept(tmp_path, content):
     assert read_prompts(write(tmp_path, content), strict=True) == ["one", "zwölf "]
 
@@ -45,7 +48,9 @@ def test_a_file_without_prompts_is_refused(tmp_path, content):
 
 
 def test_other_encodings_and_missing_files_are_refused(tmp_path):
-    with pytest.raises(InputError, match=r"line 2: byte 0xf6 is not UTF-8\. Save the file as UTF-8"):
+    with pytest.raises(
+        InputError, match=r"line 2: byte 0xf6 is not UTF-8\. Save the file as UTF-8"
+    ):
         read_prompts(write(tmp_path, "one\nzwölf".encode("latin-1")))
     with pytest.raises(InputError, match="cannot be read: No such file"):
         read_prompts(tmp_path / "nowhere.txt")

@@ -1,4 +1,6 @@
-"""Targets against generated samples: what is held out stays held out, classes come by one path, prompts give nothing away."""
+"""Targets against generated samples: what is held out stays held out, classes come by one path,
+prompts give nothing away.
+"""
 
 import logging
 from collections import Counter
@@ -22,7 +24,10 @@ WORDS = ["a cat", "a dog", "two birds", "a red car"]
 
 def images(count=20, level=0.0, channels=3, prompts=None):
     """Images, each recognisable by its first pixel."""
-    pixels = torch.rand(count, channels, 8, 8, generator=torch.Generator().manual_seed(int(level * 100))) * 0.3
+    pixels = (
+        torch.rand(count, channels, 8, 8, generator=torch.Generator().manual_seed(int(level * 100)))
+        * 0.3
+    )
     pixels[:, :, 0, 0] = level + torch.arange(count)[:, None] / 1000
     return Samples(prompts or [""] * count, pixels)
 
@@ -54,7 +59,9 @@ class Pixels(Reward):
         return self.scale * samples.outputs.mean((2, 3))
 
     def prompt_features(self, prompts):
-        return torch.eye(len(WORDS) + 1)[[WORDS.index(prompt) if prompt in WORDS else -1 for prompt in prompts]]
+        return torch.eye(len(WORDS) + 1)[
+            [WORDS.index(prompt) if prompt in WORDS else -1 for prompt in prompts]
+        ]
 
     def forward(self, samples):
         return self.head(self.features(samples))[:, 0]
@@ -81,7 +88,9 @@ class TestSplit:
         for part in ("train", "held_out"):
             targets = data.target_samples(part)
             assert torch.equal(targets.outputs, other.target_samples(part).outputs)
-            assert set(targets.outputs[:, 0, 0, 0].tolist()) <= set(other.split(part).inputs.outputs[:, 0, 0, 0].tolist())
+            assert set(targets.outputs[:, 0, 0, 0].tolist()) <= set(
+                other.split(part).inputs.outputs[:, 0, 0, 0].tolist()
+            )
 
     def test_pseudo_labels_are_trained_on_but_never_held_out(self):
         pseudo = images(4, level=0.9), torch.tensor([1.0, 0.8, 0.2, 0.0])
@@ -99,7 +108,10 @@ class TestSplit:
         assert torch.equal(split.rows, torch.arange(28))
 
     def test_the_seed_names_the_split(self):
-        parts = [rows_of(TargetSamples(TARGETS, NEGATIVES, seed=seed).split("held_out")) for seed in (0, 0, 1)]
+        parts = [
+            rows_of(TargetSamples(TARGETS, NEGATIVES, seed=seed).split("held_out"))
+            for seed in (0, 0, 1)
+        ]
         assert parts[0] == parts[1] != parts[2]
 
     def test_unequal_classes_weigh_the_same(self):
@@ -110,11 +122,17 @@ class TestSplit:
 
     @pytest.mark.parametrize(("held_out", "kept"), [(0.25, 5), (1, 1), (1.0, 1), (19, 19)])
     def test_held_out_is_a_share_or_a_number(self, held_out, kept):
-        assert len(TargetSamples(TARGETS, NEGATIVES, held_out=held_out).target_samples("held_out")) == kept
+        assert (
+            len(TargetSamples(TARGETS, NEGATIVES, held_out=held_out).target_samples("held_out"))
+            == kept
+        )
 
     @pytest.mark.parametrize("held_out", [20, 21, 500, 0, 0.001, 0.99])
     def test_more_held_out_than_there_are_and_none_are_refused(self, held_out):
-        with pytest.raises(InputError, match=f"hold out {held_out} of 20 samples.*Give more samples, or another held_out"):
+        with pytest.raises(
+            InputError,
+            match=f"hold out {held_out} of 20 samples.*Give more samples, or another held_out",
+        ):
             TargetSamples(TARGETS, NEGATIVES, held_out=held_out).setup("fit")
 
     def test_too_few_negatives_are_refused_too(self):
@@ -134,7 +152,10 @@ class TestSources:
         ("other", "match"),
         [
             (images(channels=1), r"targets are images \[3, 8, 8\], negatives images \[1, 8, 8\]"),
-            (Samples([""] * 20, torch.rand(20, 3, 4, 4)), r"negatives images \[3, 4, 4\].*Give `size`"),
+            (
+                Samples([""] * 20, torch.rand(20, 3, 4, 4)),
+                r"negatives images \[3, 4, 4\].*Give `size`",
+            ),
             (Samples([""] * 20, ["text"] * 20), "negatives texts"),
         ],
     )
@@ -162,7 +183,9 @@ class TestSources:
         targets = images(6, channels=1, prompts=["zero", "one", "one"] * 2)
         data = TargetSamples(targets, policy=policy, channels=1, held_out=2)
         split = data.split("train")
-        assert Counter(split.inputs[split.of("generated")].prompts) == Counter(split.inputs[split.of("target")].prompts)
+        assert Counter(split.inputs[split.of("generated")].prompts) == Counter(
+            split.inputs[split.of("target")].prompts
+        )
         again = TargetSamples(targets, policy=policy, channels=1, held_out=2).split("train")
         assert torch.equal(split.inputs.outputs, again.inputs.outputs)
 
@@ -171,16 +194,28 @@ class TestSources:
             TargetSamples(TARGETS, NEGATIVES, reconstruct=True).setup("fit")
         policy = DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=2))
         targets = images(6, channels=1)
-        data = TargetSamples(targets, images(6, 0.5, 1), policy=policy, channels=1, reconstruct=True)
+        data = TargetSamples(
+            targets, images(6, 0.5, 1), policy=policy, channels=1, reconstruct=True
+        )
         shown = data.target_samples("train").outputs
         assert len(shown) == 5
-        kept = targets.outputs[[row for row in range(6) if any(torch.allclose(targets.outputs[row], other) for other in shown)]]
-        torch.testing.assert_close(kept, shown, msg="pixels have no autoencoder, so they stay as they were")
+        kept = targets.outputs[
+            [
+                row
+                for row in range(6)
+                if any(torch.allclose(targets.outputs[row], other) for other in shown)
+            ]
+        ]
+        torch.testing.assert_close(
+            kept, shown, msg="pixels have no autoencoder, so they stay as they were"
+        )
 
     def test_what_separates_the_classes_is_warned_of_once(self, caplog):
         with caplog.at_level(logging.WARNING, "rewardlab"):
             logging.getLogger("rewardlab").addHandler(caplog.handler)
-            data = TargetSamples(images(60), Samples([""] * 60, images(60, 0.5).outputs + 0.5), held_out=6)
+            data = TargetSamples(
+                images(60), Samples([""] * 60, images(60, 0.5).outputs + 0.5), held_out=6
+            )
             data.setup("fit")
             data.setup("validate")
             logging.getLogger("rewardlab").removeHandler(caplog.handler)
@@ -196,7 +231,9 @@ class TestFeatures:
             data.setup(stage)
         assert reward.calls == 4  # targets and generated ones, to train on and held out
         split = data.split("train")
-        torch.testing.assert_close(split.inputs[split.of("target")], data.target_samples("train").outputs.mean((2, 3)))
+        torch.testing.assert_close(
+            split.inputs[split.of("target")], data.target_samples("train").outputs.mean((2, 3))
+        )
 
     def test_another_reward_gets_features_of_its_own(self):
         data = attached(TargetSamples(TARGETS, NEGATIVES, held_out=6), Pixels())
@@ -235,25 +272,38 @@ class TestConditional:
 
     def test_captions_are_needed(self):
         some = [*self.captions[:38], "", ""]
-        with pytest.raises(InputError, match=r"a caption for every target; 2 of 40 have none.*conditional=false"):
+        with pytest.raises(
+            InputError, match=r"a caption for every target; 2 of 40 have none.*conditional=false"
+        ):
             self.split(images(40, prompts=some), images(40, 0.5, prompts=list(self.captions)))
 
     def test_prompts_that_give_the_class_away_are_refused(self):
         others = ["a cat"] * 30 + [*self.captions[:10]]
-        with pytest.raises(InputError, match=r"The prompt alone tells targets from negatives \(AUC 0\.\d\d > 0\.55\)"):
+        with pytest.raises(
+            InputError,
+            match=r"The prompt alone tells targets from negatives \(AUC 0\.\d\d > 0\.55\)",
+        ):
             self.split(images(40, prompts=list(self.captions)), images(40, 0.5, prompts=others))
 
     def test_equal_prompts_are_accepted_and_mismatched_negatives_added(self):
         for part, count in (("train", 32), ("held_out", 8)):
-            split = self.split(images(40, prompts=list(self.captions)), images(40, 0.5, prompts=list(self.captions)), part)
-            assert [int(split.of(source).sum()) for source in ("target", "generated", "mismatched")] == [count] * 3
+            split = self.split(
+                images(40, prompts=list(self.captions)),
+                images(40, 0.5, prompts=list(self.captions)),
+                part,
+            )
+            assert [
+                int(split.of(source).sum()) for source in ("target", "generated", "mismatched")
+            ] == [count] * 3
             assert (split.labels[split.of("mismatched")] == 0).all()
 
     def test_the_probe_looks_at_all_prompts_not_at_the_few_held_out(self):
         """Eight held-out prompts a class differ by chance alone; that is no reason to refuse."""
         order = torch.randperm(40, generator=torch.Generator().manual_seed(1)).tolist()
         shuffled = [self.captions[i] for i in order]
-        self.split(images(40, prompts=list(self.captions)), images(40, 0.5, prompts=shuffled), "held_out")
+        self.split(
+            images(40, prompts=list(self.captions)), images(40, 0.5, prompts=shuffled), "held_out"
+        )
 
     def test_the_text_tower_is_asked(self):
         reward = VisionReward(tiny_tower(image_size=8), width=8, conditional=True)
@@ -274,7 +324,8 @@ class TestConditional:
         wrong = mismatched(samples)
         assert Counter(wrong.prompts) == {"a": 2, "b": 1, "c": 1}
         assert all(
-            samples.prompts[int(1000 * x + 0.5)] != new for x, new in zip(wrong.outputs[:, 0, 0, 0], wrong.prompts, strict=True)
+            samples.prompts[int(1000 * x + 0.5)] != new
+            for x, new in zip(wrong.outputs[:, 0, 0, 0], wrong.prompts, strict=True)
         )
 
     def test_one_caption_for_all_is_refused(self):

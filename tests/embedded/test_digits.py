@@ -54,10 +54,14 @@ class TestParts:
             chosen = torch.tensor([int(row) in wanted for row in own])
             values = ink(every[own])
             lightest = values[chosen].min()
-            passed = int((values[~chosen] >= lightest).sum())  # as bold, but not in the random two fifths
+            passed = int(
+                (values[~chosen] >= lightest).sum()
+            )  # as bold, but not in the random two fifths
             pool = round(0.4 * len(own))
             assert 0 < passed < len(own) - pool
-            assert ink(every[own[chosen]]).mean() > values[~chosen].mean() + 2 * values.std() / 30**0.5
+            assert (
+                ink(every[own[chosen]]).mean() > values[~chosen].mean() + 2 * values.std() / 30**0.5
+            )
 
     def test_pixels_are_in_0_and_1_and_rows_name_the_set(self):
         samples = digits("tower")
@@ -78,7 +82,10 @@ class TestParts:
 
 def test_captions_say_the_thirds_of_the_ink_within_a_class():
     samples = captioned(digits("tower"))
-    found = {weight: [i for i, prompt in enumerate(samples.prompts) if prompt == f"{weight} three"] for weight in WEIGHTS}
+    found = {
+        weight: [i for i, prompt in enumerate(samples.prompts) if prompt == f"{weight} three"]
+        for weight in WEIGHTS
+    }
     values = [ink(samples[found[weight]]) for weight in WEIGHTS]
     assert values[0].max() <= values[1].min()
     assert values[1].max() <= values[2].min()
@@ -90,7 +97,9 @@ class TestCache:
         first = DigitJudge(train_steps=2)
         monkeypatch.setattr(world, "_train_judge", lambda *_, **__: pytest.fail("trained again"))
         again = DigitJudge(train_steps=2)
-        assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+        assert all(
+            torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True)
+        )
         assert len(list(cache.iterdir())) == 1
 
     @pytest.mark.parametrize("other", [{"train_steps": 3}, {"seed": 1}])
@@ -120,7 +129,9 @@ class TestCache:
         with pytest.raises(InputError, match="no"):
             world._cached("thing", {}, refuse)
 
-    def test_training_leaves_the_global_state_alone_and_does_not_depend_on_it(self, cache, monkeypatch):
+    def test_training_leaves_the_global_state_alone_and_does_not_depend_on_it(
+        self, cache, monkeypatch
+    ):
         weights = []
         for seed in (0, 1):
             monkeypatch.setenv("REWARDLAB_CACHE", str(cache / str(seed)))
@@ -141,7 +152,9 @@ def test_the_generator_draws_digits_of_a_named_class():
     drawn = policy.generate(["seven", "zero"], seeds=row_seeds(0, 2))
     assert drawn.outputs.shape == (2, 1, 8, 8)
     assert policy.prompt_dropout == 0.1
-    assert sum(parameter.numel() for parameter in policy.denoiser.parameters()) == pytest.approx(178_000, rel=0.01)
+    assert sum(parameter.numel() for parameter in policy.denoiser.parameters()) == pytest.approx(
+        178_000, rel=0.01
+    )
 
 
 def test_the_tower_scores_grey_digits_with_every_head():
@@ -155,7 +168,9 @@ def test_the_judge_reads_digits_it_never_saw():
     judge = DigitJudge(train_steps=100)
     assert judge(digits("targets")).mean() > 0.8
     wrong = digits("targets")
-    turned = Samples([WORDS[(WORDS.index(prompt) + 1) % 10] for prompt in wrong.prompts], wrong.outputs)
+    turned = Samples(
+        [WORDS[(WORDS.index(prompt) + 1) % 10] for prompt in wrong.prompts], wrong.outputs
+    )
     assert judge(turned).mean() < 0.1
     assert judge.features(wrong).shape == (300, 64)
 

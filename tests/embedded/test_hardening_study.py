@@ -19,7 +19,9 @@ def study():
     spec = importlib.util.spec_from_file_location("hardening_study", FILE)
     module = importlib.util.module_from_spec(spec)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(__import__("sys").modules, "hardening_study", module)  # where dataclasses look themselves up
+        patch.setitem(
+            __import__("sys").modules, "hardening_study", module
+        )  # where dataclasses look themselves up
         spec.loader.exec_module(module)
         yield module
 
@@ -58,8 +60,15 @@ def test_curves_of_other_weights_are_other_curves(study, monkeypatch, tmp_path):
     asked = []
     (tmp_path / "rows.json").write_text("[]")
     monkeypatch.setattr(study, "novelty", lambda: Repetition(n=1))
-    monkeypatch.setattr(study, "cached", lambda name, settings, packages, make: asked.append(settings) or tmp_path)
-    for recipe in (study.ARMS["familiar"], study.ARMS["distance"], study.ARMS["none"], study.ARMS["kl"]):
+    monkeypatch.setattr(
+        study, "cached", lambda name, settings, packages, make: asked.append(settings) or tmp_path
+    )
+    for recipe in (
+        study.ARMS["familiar"],
+        study.ARMS["distance"],
+        study.ARMS["none"],
+        study.ARMS["kl"],
+    ):
         assert study.curve(Measured(), recipe, steps=1, rate=1.0, seed=0) == []
     assert len({str(settings) for settings in asked}) == len(asked) == 4
 
@@ -68,8 +77,20 @@ def test_the_table_has_means_deviations_and_the_ratio_to_none(study):
     def run(arm, seed, gold):
         steps = list(range(0, 10 * len(gold), 10))
         found = stability(steps, torch.tensor(gold), torch.zeros(len(gold)), at_kl=[1.0], start=0.0)
-        row = {"arm": arm, "seed": seed, "accuracy": 0.6, "peak_gold": found.peak_gold, "peak_step": found.peak_step}
-        row |= {"step": found.step, "censored": found.censored, "end_gold": gold[-1], "end_kl": 1.0, "end_variety": 0.5}
+        row = {
+            "arm": arm,
+            "seed": seed,
+            "accuracy": 0.6,
+            "peak_gold": found.peak_gold,
+            "peak_step": found.peak_step,
+        }
+        row |= {
+            "step": found.step,
+            "censored": found.censored,
+            "end_gold": gold[-1],
+            "end_kl": 1.0,
+            "end_variety": 0.5,
+        }
         return {"row": row, "stability": found}
 
     runs = [run("none", seed, [0.0, 1.0, -1.0]) for seed in (0, 1)]

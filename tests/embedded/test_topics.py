@@ -1,4 +1,6 @@
-"""The world of Python's help topics: gold against its definition, determinism, and that its parts fit together."""
+"""The world of Python's help topics: gold against its definition, determinism, and that its parts
+fit together.
+"""
 
 import time
 from collections import Counter
@@ -28,7 +30,11 @@ def spelt_out(text, context, token, vocabulary):
     """Witten and Bell's probability from its recursive definition, counting afresh."""
     shorter = spelt_out(text, context[1:], token, vocabulary) if context else 1 / vocabulary
     length = len(context)
-    after = Counter(text[i + length] for i in range(len(text) - length) if tuple(text[i : i + length]) == context)
+    after = Counter(
+        text[i + length]
+        for i in range(len(text) - length)
+        if tuple(text[i : i + length]) == context
+    )
     total, kinds = sum(after.values()), len(after)
     return (after[token] + kinds * shorter) / (total + kinds) if total else shorter
 
@@ -36,7 +42,14 @@ def spelt_out(text, context, token, vocabulary):
 def test_the_ngram_model_is_its_definition_and_sums_to_one():
     text = np.random.default_rng(0).integers(0, 4, 60)
     model = WittenBell(text, vocabulary=5, order=3)
-    for context in ((0, 1), (3, 3), (4, 4), (4, 2), (5, 5), (5, 1)):  # 4 is never seen, 5 stands before the start
+    for context in (
+        (0, 1),
+        (3, 3),
+        (4, 4),
+        (4, 2),
+        (5, 5),
+        (5, 1),
+    ):  # 4 is never seen, 5 stands before the start
         found = np.exp(model.log_prob(np.array([[*context, token] for token in range(5)])))
         expected = [spelt_out(text.tolist(), context, token, 5) for token in range(5)]
         assert found == pytest.approx(expected, rel=1e-12)
@@ -48,7 +61,9 @@ def test_gold_is_its_formula():
     prompt, response = "The value of", " the the the value"
     before, tokens = known(prompt).input_ids, known(response).input_ids
     row = [*before[-3:], *tokens]
-    likely = [max(-7, gold.model.log_prob(np.array([row[i : i + 4]]))[0]) for i in range(len(tokens))]
+    likely = [
+        max(-7, gold.model.log_prob(np.array([row[i : i + 4]]))[0]) for i in range(len(tokens))
+    ]
     pairs = list(pairwise(tokens))
     repeats = 4 * (1 - len(set(pairs)) / len(pairs)) + 2 * (1 - len(set(tokens)) / len(tokens))
     assert repeats > 0
@@ -71,7 +86,10 @@ def test_gold_prefers_the_corpus_to_its_shuffled_words_and_takes_5_ms():
     prompts = known.batch_decode([tokens[start : start + 8].tolist() for start in starts])
     order = np.random.default_rng(0).permutation(16)
     real, shuffled = (
-        Samples(prompts, known.batch_decode([tokens[start + 8 : start + 24][rows].tolist() for start in starts]))
+        Samples(
+            prompts,
+            known.batch_decode([tokens[start + 8 : start + 24][rows].tolist() for start in starts]),
+        )
         for rows in (np.arange(16), order)
     )
     assert (gold(real) > gold(shuffled)).float().mean() > 0.95
@@ -120,14 +138,25 @@ def test_members_start_alike_but_for_their_heads_and_learn_what_gold_prefers():
 
 def test_a_frozen_member_trains_its_head_alone():
     pairs = topics.preferences(200, train_steps=STEPS)
-    reward = topics.member_reward(0, pairs, frozen=True, epochs=5, learning_rate=1e-2, train_steps=STEPS)
-    own, base = (module.state_dict() for module in (reward.backbone, topics.base_policy(STEPS).network.base_model))
+    reward = topics.member_reward(
+        0, pairs, frozen=True, epochs=5, learning_rate=1e-2, train_steps=STEPS
+    )
+    own, base = (
+        module.state_dict()
+        for module in (reward.backbone, topics.base_policy(STEPS).network.base_model)
+    )
     assert all(torch.equal(own[name], base[name]) for name in base)
     assert (reward(pairs.chosen) > reward(pairs.rejected)).float().mean() > 0.55
 
 
 def test_frozen_members_stand_on_one_backbone_and_others_on_their_own():
     one, other = (topics.member(seed, frozen=True, train_steps=STEPS) for seed in (1, 2))
-    assert all(own is its for own, its in zip(one.backbone.parameters(), other.backbone.parameters(), strict=True))
+    assert all(
+        own is its
+        for own, its in zip(one.backbone.parameters(), other.backbone.parameters(), strict=True)
+    )
     free, another = (topics.member(seed, train_steps=STEPS) for seed in (1, 2))
-    assert not any(own is its for own, its in zip(free.backbone.parameters(), another.backbone.parameters(), strict=True))
+    assert not any(
+        own is its
+        for own, its in zip(free.backbone.parameters(), another.backbone.parameters(), strict=True)
+    )

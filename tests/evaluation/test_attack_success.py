@@ -19,19 +19,30 @@ def columns(*rows):
 
 
 def drawn(prompts, each, seed, accuracy):
-    """Normal gold, and a target that orders pairs as gold does with a chance of `accuracy` = 1/2 + arcsin(ρ)/π."""
-    noise = torch.randn(2, prompts * each, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    """Normal gold, and a target that orders pairs as gold does with a chance of `accuracy` = 1/2 +
+    arcsin(ρ)/π.
+    """
+    noise = torch.randn(
+        2, prompts * each, generator=torch.Generator().manual_seed(seed), dtype=torch.float64
+    )
     rho = math.sin(math.pi * (accuracy - 0.5))
     names = [f"prompt {row // each}" for row in range(prompts * each)]
     return Scored(names, rho * noise[0] + math.sqrt(1 - rho**2) * noise[1], noise[0])
 
 
-REFERENCES = columns(*[("x", float(i), float(gold)) for i, gold in enumerate([3, 1, 0, 2])], ("y", 0.0, 0.0), ("y", 1.0, 1.0))
+REFERENCES = columns(
+    *[("x", float(i), float(gold)) for i, gold in enumerate([3, 1, 0, 2])],
+    ("y", 0.0, 0.0),
+    ("y", 1.0, 1.0),
+)
 
 
 def test_standard_success_is_the_share_of_references_that_the_target_ranks_below_and_gold_above():
-    found = attack_success(columns(("x", 2.5, 1.5), ("x", 9.0, -1.0), ("y", 0.5, 0.5)), REFERENCES).attack
-    # x, first: target beats references 0, 1, 2 of which gold 3 is above 1.5; second: beats all, gold below all; y: beats one
+    found = attack_success(
+        columns(("x", 2.5, 1.5), ("x", 9.0, -1.0), ("y", 0.5, 0.5)), REFERENCES
+    ).attack
+    # x, first: target beats references 0, 1, 2 of which gold 3 is above 1.5; second: beats all,
+    # gold below all; y: beats one
     assert found.standard.value == pytest.approx(((1 / 4 + 1) / 2 + 0) / 2)
     assert found.accepted.value == pytest.approx(((3 / 4 + 1) / 2 + 1 / 2) / 2)
     assert found.standard.count == 2
@@ -44,7 +55,9 @@ def test_ties_are_no_success():
 
 
 def test_strict_success_pools_the_deviation_where_references_are_few():
-    """One prompt varies by ±1 and the other by ±3: pooled over 2·(2 - 1) degrees of freedom the variance is (2 + 18)/2."""
+    """One prompt varies by ±1 and the other by ±3: pooled over 2·(2 - 1) degrees of freedom the
+    variance is (2 + 18)/2.
+    """
     references = columns(("a", -1.0, -1.0), ("a", 1.0, 1.0), ("b", -3.0, -3.0), ("b", 3.0, 3.0))
     limit = 1.96 * math.sqrt(10)
     below, above = -limit - 0.01, -limit + 0.01
@@ -58,13 +71,18 @@ def test_strict_success_pools_the_deviation_where_references_are_few():
 
 def test_an_offset_and_a_scale_for_the_rewards_change_nothing():
     attack, references = drawn(20, 3, 1, 0.7), drawn(20, 5, 2, 0.7)
-    moved = [Scored(each.prompts, each.target * 3 - 7, each.gold / 2 + 4) for each in (attack, references)]
+    moved = [
+        Scored(each.prompts, each.target * 3 - 7, each.gold / 2 + 4)
+        for each in (attack, references)
+    ]
     assert attack_success(attack, references) == attack_success(*moved)
 
 
 @pytest.mark.parametrize("order", list(permutations(range(4)))[::5])
 def test_the_fresh_floor_is_half_the_share_of_pairs_that_the_target_gets_wrong(order):
-    """Of two random references y1 is the wrongly preferred one in half of the wrong pairs: enumerated, it is exact."""
+    """Of two random references y1 is the wrongly preferred one in half of the wrong pairs:
+    enumerated, it is exact.
+    """
     references = columns(*[("x", float(i), float(gold)) for i, gold in enumerate(order)])
     wrong = sum(order[i] > order[j] for i, j in combinations(range(4), 2)) / 6
     assert attack_success(references, references).fresh.standard.value == pytest.approx(wrong / 2)
@@ -86,12 +104,16 @@ def test_at_accuracy_065_two_random_samples_succeed_17_percent_of_the_time():
 @pytest.mark.parametrize("target", [[0.0, 1.0, 2.0, 3.0, 4.0], [0.0, 1.0, 1.0, 1.0, 2.0]])
 def test_the_best_of_n_floor_is_the_mean_over_all_choices(n, target):
     gold = [2.0, 4.0, 0.0, 3.0, 1.0]
-    references = columns(*[("x", first, second) for first, second in zip(target, gold, strict=True)])
+    references = columns(
+        *[("x", first, second) for first, second in zip(target, gold, strict=True)]
+    )
     outcomes = []
     for other in range(5):
         for group in combinations([i for i in range(5) if i != other], n):
             best = [i for i in group if target[i] == max(target[j] for j in group)]
-            outcomes.append(sum(target[i] > target[other] and gold[i] < gold[other] for i in best) / len(best))
+            outcomes.append(
+                sum(target[i] > target[other] and gold[i] < gold[other] for i in best) / len(best)
+            )
     found = attack_success(columns(("x", 9.0, -9.0)), references, n=n)
     assert found.best_of_n.standard.value == pytest.approx(sum(outcomes) / len(outcomes))
     assert found.n == n
@@ -137,7 +159,9 @@ def test_scores_are_one_a_response_and_finite():
 
 
 def letters(letter):
-    return Function(lambda samples: torch.tensor([float(text.count(letter)) for text in samples.outputs]))
+    return Function(
+        lambda samples: torch.tensor([float(text.count(letter)) for text in samples.outputs])
+    )
 
 
 def test_transfer_is_high_on_the_diagonal_where_rewards_differ():
@@ -156,7 +180,12 @@ def test_wilson_covers_as_often_as_it_says():
         covered = 0.0
         for wins in range(41):
             estimate = wilson(wins / 40, 40)
-            covered += (estimate.low <= p <= estimate.high) * math.comb(40, wins) * p**wins * (1 - p) ** (40 - wins)
+            covered += (
+                (estimate.low <= p <= estimate.high)
+                * math.comb(40, wins)
+                * p**wins
+                * (1 - p) ** (40 - wins)
+            )
         assert 0.92 < covered < 0.985
     assert wilson(0.0, 5).low == 0
     assert wilson(1.0, 5).high == 1

@@ -1,4 +1,6 @@
-"""The guard: it stops a policy that drifts, brings back the last good weights, and leaves one alone that does not."""
+"""The guard: it stops a policy that drifts, brings back the last good weights, and leaves one alone
+that does not.
+"""
 
 import contextlib
 import csv
@@ -100,7 +102,9 @@ def fit(guard, speed=0.003, steps=40, policy=None, callbacks=(), **options):
             "max_steps": steps,
             "max_epochs": -1,
             "accelerator": "cpu",
-            "callbacks": [*callbacks, guard, note] if guard not in callbacks else [*callbacks, note],
+            "callbacks": [*callbacks, guard, note]
+            if guard not in callbacks
+            else [*callbacks, note],
             "logger": False,
             "enable_checkpointing": False,
             "enable_progress_bar": False,
@@ -137,14 +141,18 @@ class TestDrift:
 
     def test_without_stop_it_only_logs(self, tmp_path):
         watcher = guard(stop=False)
-        policy, levels, trainer = fit(watcher, logger=CSVLogger(tmp_path, name="", version=""), log_every_n_steps=1)
+        policy, levels, trainer = fit(
+            watcher, logger=CSVLogger(tmp_path, name="", version=""), log_every_n_steps=1
+        )
         assert watcher.stopped_at is None
         assert trainer.global_step == 40
         assert torch.equal(policy.level, levels[40])
         with (tmp_path / "metrics.csv").open() as file:
             rows = [row for row in csv.DictReader(file) if row["guard/score"]]
         assert [int(row["step"]) for row in rows] == [0, 5, 10, 15, 20, 25, 30, 35, 40]
-        assert float(rows[-1]["guard/score"]) > float(rows[0]["guard/score"]), "the reward went on rising"
+        assert float(rows[-1]["guard/score"]) > float(rows[0]["guard/score"]), (
+            "the reward went on rising"
+        )
         assert float(rows[-1]["guard/distance"]) > float(rows[0]["guard/distance"])
         assert all(row["guard/disagreement"] for row in rows)
 
@@ -156,7 +164,9 @@ class TestDrift:
 
     def test_a_classifier_that_nothing_was_optimised_against_is_a_monitor(self):
         watcher = guard(watch=["classifier"])
-        watcher.watched = Watched(Eyes(), [""], classifier=Function(lambda samples: -Brightness()(samples)))
+        watcher.watched = Watched(
+            Eyes(), [""], classifier=Function(lambda samples: -Brightness()(samples))
+        )
         policy, levels, _ = fit(watcher)
         assert watcher.stopped_at is not None
         assert torch.equal(policy.level, levels[watcher.stopped_at - 10])
@@ -170,7 +180,9 @@ class TestDrift:
     @pytest.mark.parametrize("first", [True, False])
     def test_an_average_of_weights_does_not_replace_the_good_ones(self, first):
         watcher = guard()
-        policy, levels, _ = fit(watcher, callbacks=[EMA(0.5), watcher] if first else [watcher, EMA(0.5)])
+        policy, levels, _ = fit(
+            watcher, callbacks=[EMA(0.5), watcher] if first else [watcher, EMA(0.5)]
+        )
         assert torch.equal(policy.level, levels[watcher.stopped_at - 10])
 
     def test_a_second_fit_starts_afresh(self):
@@ -192,11 +204,13 @@ class TestNothingMoves:
         assert watcher.watched.features is not None
 
     def test_false_alarms_are_rare_even_if_every_reading_draws_anew(self):
-        """Readings of one distribution at independent noise: the worst case, since real ones share their seeds.
+        """Readings of one distribution at independent noise: the worst case, since real ones share
+        their seeds.
 
-        Measured once on 60 runs of 20 readings each, watching distance and classifier: 1.1 % of readings were alarms at 32
-        samples and 1.0 % at 128 (all of the classifier's, whose best reading so far is a lucky one), and 1 and 0 of the 60
-        runs had two in a row. Here 10 runs of 10.
+        Measured once on 60 runs of 20 readings each, watching distance and classifier: 1.1 % of
+        readings were alarms at 32 samples and 1.0 % at 128 (all of the classifier's, whose best
+        reading so far is a lucky one), and 1 and 0 of the 60 runs had two in a row. Here 10 runs of
+        10.
         """
         alarms, longest = 0, 0
         for seed in range(10):
@@ -205,7 +219,13 @@ class TestNothingMoves:
             watched = Watched(Eyes(), [""], held_out(), Brightness())
             for _ in range(10):
                 _, readings = readings_of(policy, watched, 32, seed)
-                worse = sum(watcher._is_worse(name, readings[name]) for name in ("distance", "classifier")) > 0
+                worse = (
+                    sum(
+                        watcher._is_worse(name, readings[name])
+                        for name in ("distance", "classifier")
+                    )
+                    > 0
+                )
                 alarms, row = alarms + worse, (row + 1) * worse
                 longest = max(longest, row)
         assert alarms <= 3
@@ -247,11 +267,19 @@ class TestReading:
 
     def test_it_needs_something_to_read(self):
         watcher = guard()
-        trainer = pl.Trainer(logger=False, callbacks=[watcher], max_steps=1, enable_checkpointing=False, accelerator="cpu")
+        trainer = pl.Trainer(
+            logger=False,
+            callbacks=[watcher],
+            max_steps=1,
+            enable_checkpointing=False,
+            accelerator="cpu",
+        )
         with pytest.raises(InputError, match=r"guard.watched = Watched\("):
             watcher._read(trainer, Climb(Grey(), 0.0))
 
-    @pytest.mark.parametrize("wrong", [{"every_n_steps": 0}, {"samples": 7}, {"watch": ["distnce"]}])
+    @pytest.mark.parametrize(
+        "wrong", [{"every_n_steps": 0}, {"samples": 7}, {"watch": ["distnce"]}]
+    )
     def test_settings_without_a_sense_are_refused(self, wrong):
         with pytest.raises(InputError, match="Guard"):
             guard(**wrong)
@@ -275,7 +303,9 @@ class TestResuming:
     def test_a_killed_run_stops_where_it_would_have(self, tmp_path, killed_at):
         straight = guard()
         policy, _, _ = fit(straight)
-        assert straight.stopped_at == 20, "the steps above are meant to be before and after the first alarm"
+        assert straight.stopped_at == 20, (
+            "the steps above are meant to be before and after the first alarm"
+        )
         saved = {"enable_checkpointing": True}
         keep = partial(ModelCheckpoint, tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
         with contextlib.suppress(Killed):
@@ -291,6 +321,8 @@ class TestResuming:
         policy, _, _ = fit(straight, callbacks=[keep, Resumable()], enable_checkpointing=True)
         resumed, path = guard(), tmp_path / f"step={straight.stopped_at}.ckpt"
         keep = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
-        again, _, trainer = fit(resumed, callbacks=[keep, Resumable()], ckpt_path=path, enable_checkpointing=True)
+        again, _, trainer = fit(
+            resumed, callbacks=[keep, Resumable()], ckpt_path=path, enable_checkpointing=True
+        )
         assert trainer.global_step == straight.stopped_at
         assert torch.equal(again.level, policy.level)

@@ -13,7 +13,9 @@ COUNT = 20
 
 def texts(count=COUNT):
     prompts = [f"prompt {number} <b>" for number in range(count)]
-    chosen, rejected = ([f"{word} {number} & <script>" for number in range(count)] for word in ("sun", "rain"))
+    chosen, rejected = (
+        [f"{word} {number} & <script>" for number in range(count)] for word in ("sun", "rain")
+    )
     facts = {"seed": torch.arange(count) + 987650}
     return PreferencePairs(Samples(prompts, chosen, facts), Samples(prompts, rejected, facts))
 
@@ -29,7 +31,10 @@ def answered(folder, choose):
     page = (folder / "page.html").read_text(encoding="utf-8")
     sides = re.findall(r'<div class="text">(.*?)</div>', page)
     items = {str(i): choose(sides[2 * i], sides[2 * i + 1], i) for i in range(len(sides) // 2)}
-    given = {"page": re.search(r'data-page="(\w+)"', page).group(1), "answers": {i: c for i, c in items.items() if c}}
+    given = {
+        "page": re.search(r'data-page="(\w+)"', page).group(1),
+        "answers": {i: c for i, c in items.items() if c},
+    }
     (folder / "answers.json").write_text(json.dumps(given))
     return read_answers(folder / "key.json", folder / "answers.json")
 
@@ -57,14 +62,21 @@ def test_both_orders_are_balanced_and_drawn_from_the_seed(files, tmp_path):
 
 def test_a_judge_who_finds_the_chosen_ones(files):
     found = answered(files, lambda left, right, number: "left" if "sun" in left else "right")
-    assert (found["win_rate"], found["wins"], found["losses"], found["unanswered"]) == (1.0, COUNT, 0, 0)
+    assert (found["win_rate"], found["wins"], found["losses"], found["unanswered"]) == (
+        1.0,
+        COUNT,
+        0,
+        0,
+    )
     assert 0.8 < found["low"] < found["high"] == 1
     assert (found["left"]["share"], found["left"]["biased"]) == (0.5, False)
     assert found["rows"] == dict.fromkeys(range(COUNT), 1.0)
 
 
 def test_rows_are_those_of_the_pairs_whatever_their_place_on_the_page(files):
-    """The judge prefers the chosen output of even rows only, and names them by what is written in them."""
+    """The judge prefers the chosen output of even rows only, and names them by what is written in
+    them.
+    """
 
     def choose(left, right, number):
         row = int(re.search(r"\d+", left).group())
@@ -81,13 +93,25 @@ def test_a_judge_who_always_says_left_is_found_out_and_decides_nothing(files):
 
 def test_ties_count_half_and_blanks_not_at_all(files):
     found = answered(files, lambda left, right, number: "tie" if number < 4 else None)
-    assert (found["win_rate"], found["ties"], found["unanswered"], found["left"]) == (0.5, 4, COUNT - 4, None)
+    assert (found["win_rate"], found["ties"], found["unanswered"], found["left"]) == (
+        0.5,
+        4,
+        COUNT - 4,
+        None,
+    )
 
 
 def test_two_sets_of_images_with_names_of_their_own(tmp_path):
     images = torch.rand(2, 3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     pairs = PreferencePairs(Samples([""] * 3, images[0]), Samples([""] * 3, images[1]))
-    write_page(tmp_path / "page.html", tmp_path / "key.json", pairs, seed=0, names=("base", "tuned"), question="Which digit?")
+    write_page(
+        tmp_path / "page.html",
+        tmp_path / "key.json",
+        pairs,
+        seed=0,
+        names=("base", "tuned"),
+        question="Which digit?",
+    )
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert page.count('src="data:image/png;base64,') == 6
     assert not re.search("base<|tuned", page)

@@ -8,25 +8,38 @@ import pytest
 import torch
 
 from rewardlab.errors import InputError
-from rewardlab.evaluation.judges import AGAIN, EndpointJudge, calibration, number_in, preferences, win_rate
+from rewardlab.evaluation.judges import (
+    AGAIN,
+    EndpointJudge,
+    calibration,
+    number_in,
+    preferences,
+    win_rate,
+)
 from rewardlab.rewards import Brightness, Function
 from rewardlab.testing import RewardConformance
 from rewardlab.types import PreferencePairs, Samples
 
-WORDS = Function(lambda samples: torch.tensor([float(len(text.split())) for text in samples.outputs]))
+WORDS = Function(
+    lambda samples: torch.tensor([float(len(text.split())) for text in samples.outputs])
+)
 TEXTS = Samples(["p {response}", "q", "r"], ["one", "one two Score: 9", "one two three {prompt}"])
 
 
 @contextmanager
 def endpoint(reply):
-    """A chat endpoint on loopback that says `reply(messages)`; yields its URL and the requests it got."""
+    """A chat endpoint on loopback that says `reply(messages)`; yields its URL and the requests it
+    got.
+    """
     seen = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             seen.append((self.path, body, dict(self.headers)))
-            content = json.dumps({"choices": [{"message": {"content": reply(body["messages"])}}]}).encode()
+            content = json.dumps(
+                {"choices": [{"message": {"content": reply(body["messages"])}}]}
+            ).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -36,7 +49,9 @@ def endpoint(reply):
             pass
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=listening.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     try:
         yield f"http://127.0.0.1:{listening.server_port}", seen
@@ -74,9 +89,18 @@ class TestEndpointJudge(RewardConformance):
 
 def test_a_rating_is_asked_for_at_temperature_0_and_read():
     with endpoint(rates_words) as (url, seen):
-        assert EndpointJudge(url, "judge", options={"max_tokens": 9})(TEXTS).tolist() == [1.0, 4.0, 4.0]
+        assert EndpointJudge(url, "judge", options={"max_tokens": 9})(TEXTS).tolist() == [
+            1.0,
+            4.0,
+            4.0,
+        ]
     path, body, headers = seen[0]
-    assert (path, body["model"], body["temperature"], body["max_tokens"]) == ("/v1/chat/completions", "judge", 0, 9)
+    assert (path, body["model"], body["temperature"], body["max_tokens"]) == (
+        "/v1/chat/completions",
+        "judge",
+        0,
+        9,
+    )
     assert "from 1 (useless) to 10 (could" in body["messages"][0]["content"]
     assert "Authorization" not in headers
     prompts = {between(body["messages"][0]["content"], "prompt") for _, body, _ in seen}
@@ -92,7 +116,10 @@ def test_a_reply_without_a_usable_number_is_asked_again():
     last = seen[-1][1]["messages"]
     assert [each["role"] for each in last] == ["user", "assistant", "user", "assistant", "user"]
     assert last[-1]["content"] == AGAIN
-    with endpoint(lambda messages: "No.") as (url, seen), pytest.raises(InputError, match=r"3 times about sample 0.*'No.'"):
+    with (
+        endpoint(lambda messages: "No.") as (url, seen),
+        pytest.raises(InputError, match=r"3 times about sample 0.*'No.'"),
+    ):
         EndpointJudge(url, "judge")(TEXTS[:1])
     assert len(seen) == 3
 
@@ -101,16 +128,24 @@ def test_images_are_sent_as_pictures():
     with endpoint(lambda messages: "7") as (url, seen):
         judge = EndpointJudge(url, "judge")
         assert judge(Samples(["a cat"], torch.zeros(1, 3, 4, 4))).tolist() == [7.0]
-        pairs = PreferencePairs(*(Samples(["a cat"], torch.full((1, 3, 4, 4), value)) for value in (0.0, 1.0)))
+        pairs = PreferencePairs(
+            *(Samples(["a cat"], torch.full((1, 3, 4, 4), value)) for value in (0.0, 1.0))
+        )
         with pytest.raises(InputError, match="sample 0"):
             judge.compare(pairs)
     kinds = [[part["type"] for part in body["messages"][0]["content"]] for _, body, _ in seen[:2]]
-    assert kinds == [["text", "image_url", "text"], ["text", "image_url", "text", "image_url", "text"]]
+    assert kinds == [
+        ["text", "image_url", "text"],
+        ["text", "image_url", "text", "image_url", "text"],
+    ]
 
 
 def pairs_of(count):
     longer = [f"a b {number}" for number in range(count)]
-    return PreferencePairs(Samples(["p"] * count, longer), Samples(["p"] * count, [str(number) for number in range(count)]))
+    return PreferencePairs(
+        Samples(["p"] * count, longer),
+        Samples(["p"] * count, [str(number) for number in range(count)]),
+    )
 
 
 def test_pairs_are_shown_in_both_orders_and_judged_the_same():
@@ -169,7 +204,9 @@ def test_numbers_in_replies(reply, number):
 
 
 def test_any_reward_is_a_judge():
-    pairs = PreferencePairs(Samples([""] * 3, ["a b", "a", "a"]), Samples([""] * 3, ["a", "b", "b c"]))
+    pairs = PreferencePairs(
+        Samples([""] * 3, ["a b", "a", "a"]), Samples([""] * 3, ["a", "b", "b c"])
+    )
     assert preferences(WORDS, pairs).tolist() == [1.0, 0.5, 0.0]
     found = win_rate(WORDS, pairs)
     assert (found["win_rate"], found["ties"], found["count"]) == (0.5, 1, 3)

@@ -1,4 +1,6 @@
-"""Figures about a policy: the same prompts and seeds every time, means with intervals, distances beside what is real."""
+"""Figures about a policy: the same prompts and seeds every time, means with intervals, distances
+beside what is real.
+"""
 
 import pytest
 import torch
@@ -29,15 +31,21 @@ def images(count=60, level=0.5, seed=0, width=4):
 
 
 def test_the_same_outputs_are_drawn_every_time_the_prompts_in_turn():
-    policy = DiffusionPolicy(tiny_diffusion(), labels=["zero", "one"], sampler=Sampler(steps=2)).eval()
+    policy = DiffusionPolicy(
+        tiny_diffusion(), labels=["zero", "one"], sampler=Sampler(steps=2)
+    ).eval()
     first, again = (Evaluation(samples=5).draw(policy, ["zero", "one"]) for _ in range(2))
     assert list(first.prompts) == ["zero", "one", "zero", "one", "zero"]
     assert torch.equal(first.outputs, again.outputs)
-    assert not torch.equal(first.outputs, Evaluation(samples=5, seed=1).draw(policy, ["zero", "one"]).outputs)
+    assert not torch.equal(
+        first.outputs, Evaluation(samples=5, seed=1).draw(policy, ["zero", "one"]).outputs
+    )
 
 
 def test_each_judge_gives_its_mean_within_its_interval():
-    figures = Evaluation(judges={"ink": Brightness(), "eyes": Eyes()}).judge(images(), images(seed=1))
+    figures = Evaluation(judges={"ink": Brightness(), "eyes": Eyes()}).judge(
+        images(), images(seed=1)
+    )
     assert set(figures) == {"ink", "eyes", "distance", "real_distance", "diversity"}
     assert figures["ink"]["mean"] == pytest.approx(images().outputs.mean().item(), abs=1e-6)
     for name in ("ink", "distance"):
@@ -54,12 +62,17 @@ def test_the_first_judge_with_features_lends_them():
         def features(self, samples):
             return torch.ones(len(samples), 2)
 
-    figures = Evaluation(judges={"ink": Brightness(), "blind": Blind(), "eyes": Eyes()}).judge(images(), images(level=0.9))
+    figures = Evaluation(judges={"ink": Brightness(), "blind": Blind(), "eyes": Eyes()}).judge(
+        images(), images(level=0.9)
+    )
     assert figures["distance"]["mean"] == pytest.approx(0)
 
 
 def test_the_distance_rises_with_the_difference_and_stands_beside_real_against_real():
-    near, far = (Evaluation(judges={"eyes": Eyes()}).judge(images(level=level, seed=1), images()) for level in (0.5, 0.8))
+    near, far = (
+        Evaluation(judges={"eyes": Eyes()}).judge(images(level=level, seed=1), images())
+        for level in (0.5, 0.8)
+    )
     assert near["distance"]["low"] < 0 < near["distance"]["high"]
     assert far["distance"]["low"] > near["distance"]["high"]
     assert near["real_distance"] == far["real_distance"]
@@ -70,7 +83,9 @@ def test_features_are_brought_to_a_mean_square_of_one_over_the_real_ones():
     own, real = images(level=0.7).outputs.flatten(1), images(seed=1).outputs.flatten(1)
     scale = real.square().mean().sqrt()
     figures = distance_figures(own, real, seed=0)
-    assert figures["distance"]["mean"] == pytest.approx(kernel_distance(own / scale, real / scale), rel=1e-6)
+    assert figures["distance"]["mean"] == pytest.approx(
+        kernel_distance(own / scale, real / scale), rel=1e-6
+    )
     again = distance_figures(1000 * own, 1000 * real, seed=0)
     for name, figure in figures.items():
         assert again[name] == pytest.approx(figure, rel=1e-4, abs=1e-9)
@@ -78,14 +93,22 @@ def test_features_are_brought_to_a_mean_square_of_one_over_the_real_ones():
 
 def test_the_halves_of_the_real_ones_are_disjoint_and_seeded():
     real = torch.arange(20.0).view(10, 2)
-    first, again, other = (distance_figures(real, real, seed=seed)["real_distance"]["mean"] for seed in (0, 0, 1))
+    first, again, other = (
+        distance_figures(real, real, seed=seed)["real_distance"]["mean"] for seed in (0, 0, 1)
+    )
     assert first == again != other
 
 
 def test_diversity_falls_where_a_policy_narrows():
-    wide, narrow = images(), Samples([""] * 60, images().outputs[:1].expand(60, -1, -1, -1) + 0.001 * images(seed=2).outputs)
+    wide, narrow = (
+        images(),
+        Samples(
+            [""] * 60, images().outputs[:1].expand(60, -1, -1, -1) + 0.001 * images(seed=2).outputs
+        ),
+    )
     figures = [
-        Evaluation(judges={"eyes": Eyes()}).judge(samples, images(seed=1))["diversity"]["mean"] for samples in (wide, narrow)
+        Evaluation(judges={"eyes": Eyes()}).judge(samples, images(seed=1))["diversity"]["mean"]
+        for samples in (wide, narrow)
     ]
     assert figures[1] < 0.1 * figures[0]
 
@@ -96,9 +119,19 @@ def test_a_mean_lies_in_its_interval():
 
 
 def test_separation_compares_the_held_out_targets_with_each_side():
-    scores = {"targets": torch.arange(20.0) + 5, "before": torch.arange(20.0), "after": torch.arange(20.0) + 5}
+    scores = {
+        "targets": torch.arange(20.0) + 5,
+        "before": torch.arange(20.0),
+        "after": torch.arange(20.0) + 5,
+    }
     figures = separation_figures(scores)
-    assert set(figures) == {"score_targets", "score_before", "score_after", "auc_before", "auc_after"}
+    assert set(figures) == {
+        "score_targets",
+        "score_before",
+        "score_after",
+        "auc_before",
+        "auc_after",
+    }
     both, labels = torch.cat([scores["targets"], scores["before"]]), torch.arange(40) < 20
     assert figures["auc_before"]["mean"] == auc(both, labels) > figures["auc_after"]["mean"] == 0.5
     assert figures["auc_after"]["low"] < 0.5 < figures["auc_after"]["high"]

@@ -20,7 +20,10 @@ def test_best_of_n_is_the_mean_over_all_subsets():
     for row in rows:
         for name, values in (("proxy", proxy), ("gold", gold)):
             means = [
-                sum(values[p][max(group, key=lambda i: proxy[p][i])] for group in combinations(range(6), row["n"]))
+                sum(
+                    values[p][max(group, key=lambda i: proxy[p][i])]
+                    for group in combinations(range(6), row["n"])
+                )
                 / math.comb(6, row["n"])
                 for p in range(2)
             ]
@@ -102,7 +105,9 @@ KL = torch.tensor([0.0, 1.0, 2.0, 3.0, 2.5, 6.0])
 
 
 def test_stability_is_the_first_reading_below_the_start():
-    found = stability(STEPS, torch.tensor([0.0, 0.5, 1.0, 0.5, -0.1, 3.0]), KL, at_kl=[0.5, 2.5, 7.0])
+    found = stability(
+        STEPS, torch.tensor([0.0, 0.5, 1.0, 0.5, -0.1, 3.0]), KL, at_kl=[0.5, 2.5, 7.0]
+    )
     assert (found.step, found.censored, found.peak_gold, found.peak_step) == (40, False, 3.0, 50)
     assert found.gold_at_kl == {0.5: pytest.approx(0.25), 2.5: pytest.approx(0.75), 7.0: None}
     assert found.as_dict()["gold_at_kl"]["7"] is None
@@ -140,7 +145,10 @@ def test_stability_refuses(options, words):
 
 def runs(*steps, last=100):
     """Runs that fell at these steps; None is one that did not by the last."""
-    return [Stability(last if step is None else step, step is None, 1, 0.0, 1.0, 0.0, {1.0: 0.5}) for step in steps]
+    return [
+        Stability(last if step is None else step, step is None, 1, 0.0, 1.0, 0.0, {1.0: 0.5})
+        for step in steps
+    ]
 
 
 def test_a_ratio_without_censored_runs_is_exact_and_turns_round():

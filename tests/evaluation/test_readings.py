@@ -14,19 +14,32 @@ from rewardlab.evaluation import Readings, Watched
 from rewardlab.rewards import Function
 from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
 
-QUIET = {"enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu", "max_epochs": -1}
+QUIET = {
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "accelerator": "cpu",
+    "max_epochs": -1,
+}
 
 
 def count(letter, samples):
     return torch.tensor([float(text.count(letter)) for text in samples.outputs])
 
 
-LETTERS = Function(lambda samples: torch.tensor([float(sum(map(str.isalpha, text))) for text in samples.outputs]))
+LETTERS = Function(
+    lambda samples: torch.tensor([float(sum(map(str.isalpha, text))) for text in samples.outputs])
+)
 
 
 def loop(rate=1e-2):
     policy = CausalLMPolicy(tiny_causal_lm(scale=0.05), tiny_tokenizer(), max_new_tokens=6)
-    return PPO(policy, LETTERS, kl_weight=0.0, optimizer=partial(torch.optim.SGD, lr=rate), samples_per_prompt=8)
+    return PPO(
+        policy,
+        LETTERS,
+        kl_weight=0.0,
+        optimizer=partial(torch.optim.SGD, lr=rate),
+        samples_per_prompt=8,
+    )
 
 
 def fit(module, readings, steps, folder=None, **options):
@@ -43,7 +56,9 @@ def fit(module, readings, steps, folder=None, **options):
 
 
 def test_a_reading_is_the_judges_mean_and_the_start_has_no_kl(tmp_path):
-    readings = Readings({"gold": Function(partial(count, "b"))}, ["x", "y"], samples=16, every_n_steps=2, window=1)
+    readings = Readings(
+        {"gold": Function(partial(count, "b"))}, ["x", "y"], samples=16, every_n_steps=2, window=1
+    )
     fit(loop(), readings, 4, tmp_path)
     assert [row["step"] for row in readings.rows] == [0, 2, 4]
     assert readings.rows[0]["kl"] == 0
@@ -53,14 +68,18 @@ def test_a_reading_is_the_judges_mean_and_the_start_has_no_kl(tmp_path):
     assert held["peak_gold"] == pytest.approx(max(row["gold"] for row in readings.rows))
     lines = csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())
     written = [row for row in lines if row["reading/gold"]]
-    assert [float(row["reading/gold"]) for row in written] == pytest.approx([row["gold"] for row in readings.rows])
+    assert [float(row["reading/gold"]) for row in written] == pytest.approx(
+        [row["gold"] for row in readings.rows]
+    )
 
 
 def test_an_untouched_policy_reads_the_same_at_every_step():
     """Equal prompts, equal noise: with a learning rate of 0 no figure moves."""
     readings = Readings({"gold": LETTERS}, ["x"], samples=8, every_n_steps=1)
     fit(loop(rate=0.0), readings, 3)
-    first, *others = [{name: value for name, value in row.items() if name != "step"} for row in readings.rows]
+    first, *others = [
+        {name: value for name, value in row.items() if name != "step"} for row in readings.rows
+    ]
     assert all(other == first for other in others)
     assert first["gold"] == first["reward"]
 
@@ -74,7 +93,9 @@ def test_readings_change_no_weight():
 
 
 def test_a_resumed_run_keeps_its_readings(tmp_path):
-    whole, first, second = (Readings({"gold": LETTERS}, ["x"], samples=4, every_n_steps=1) for _ in range(3))
+    whole, first, second = (
+        Readings({"gold": LETTERS}, ["x"], samples=4, every_n_steps=1) for _ in range(3)
+    )
     fit(loop(), whole, 4)
     fit(loop(), first, 2).save_checkpoint(tmp_path / "last.ckpt")
     fit(loop(), second, 4, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
@@ -84,7 +105,10 @@ def test_a_resumed_run_keeps_its_readings(tmp_path):
 def test_a_run_may_have_two_and_each_goes_on_with_its_own(tmp_path):
     def two():
         judges = {"gold": Function(partial(count, "a"))}
-        return [Readings(judges, [name], samples=4, every_n_steps=1, window=1, name=name) for name in ("seen", "unseen")]
+        return [
+            Readings(judges, [name], samples=4, every_n_steps=1, window=1, name=name)
+            for name in ("seen", "unseen")
+        ]
 
     whole, part, resumed = two(), two(), two()
     fit(loop(), whole, 4)
@@ -113,8 +137,12 @@ def test_refusals():
 
 
 def test_readings_keep_their_distance_where_a_rollout_is_several_steps_and_end_with_the_last():
-    policy = CausalLMPolicy(tiny_causal_lm(scale=0.05), tiny_tokenizer(), max_new_tokens=6, micro_batch=3)
-    module = PPO(policy, LETTERS, kl_weight=0.0, epochs=3, optimizer=partial(torch.optim.SGD, lr=1e-2))
+    policy = CausalLMPolicy(
+        tiny_causal_lm(scale=0.05), tiny_tokenizer(), max_new_tokens=6, micro_batch=3
+    )
+    module = PPO(
+        policy, LETTERS, kl_weight=0.0, epochs=3, optimizer=partial(torch.optim.SGD, lr=1e-2)
+    )
     readings = Readings({"gold": LETTERS}, ["x"], samples=8, every_n_steps=4)
     fit(module, readings, 9)
     assert [row["step"] for row in readings.rows] == [0, 6, 9]

@@ -19,7 +19,13 @@ def write(path, rows):
 
 
 def row(number, subset, chosen, rejected):
-    return {"prompt": "p", "chosen": str(chosen), "rejected": str(rejected), "subset": subset, "id": number}
+    return {
+        "prompt": "p",
+        "chosen": str(chosen),
+        "rejected": str(rejected),
+        "subset": subset,
+        "id": number,
+    }
 
 
 def test_the_table_is_that_of_the_benchmark():
@@ -27,12 +33,24 @@ def test_the_table_is_that_of_the_benchmark():
     sizes = {section: sum(weights.values()) for section, weights in SECTIONS.items()}
     assert sizes == {"Chat": 358, "Chat Hard": 456, "Safety": 740, "Reasoning": 984 * 2}
     assert sum(sizes.values()) - 984 + 447 == 2985
-    assert sum(weight for name, weight in SECTIONS["Reasoning"].items() if name.startswith("hep-")) == 984
+    assert (
+        sum(weight for name, weight in SECTIONS["Reasoning"].items() if name.startswith("hep-"))
+        == 984
+    )
 
 
 def test_accuracies_by_subset_and_section(tmp_path):
-    rows = [row(0, "llmbar-natural", 2, 1), row(1, "llmbar-natural", 1, 2), row(2, "llmbar-natural", 1, 1)]
-    rows += [row(3, "mt-bench-hard", 2, 1), row(4, "math-prm", 0, 1), row(5, "hep-go", 1, 0), row("x", "mine", 1, 0)]
+    rows = [
+        row(0, "llmbar-natural", 2, 1),
+        row(1, "llmbar-natural", 1, 2),
+        row(2, "llmbar-natural", 1, 1),
+    ]
+    rows += [
+        row(3, "mt-bench-hard", 2, 1),
+        row(4, "math-prm", 0, 1),
+        row(5, "hep-go", 1, 0),
+        row("x", "mine", 1, 0),
+    ]
     found = evaluate(Function(value_in), write(tmp_path / "bench.jsonl", rows))
     assert found["subsets"]["llmbar-natural"]["accuracy"] == 0.5
     assert found["subsets"]["llmbar-natural"]["count"] == 3
@@ -43,7 +61,12 @@ def test_accuracies_by_subset_and_section(tmp_path):
     assert set(found["sections"]) == {"Chat Hard", "Reasoning"}
     assert found["score"] is None
     assert found["accuracy"] == pytest.approx(4.5 / 7)
-    assert found["rows"][0] == {"id": 0, "subset": "llmbar-natural", "scores_chosen": 2.0, "scores_rejected": 1.0}
+    assert found["rows"][0] == {
+        "id": 0,
+        "subset": "llmbar-natural",
+        "scores_chosen": 2.0,
+        "scores_rejected": 1.0,
+    }
     assert found["rows"][-1]["id"] == "x"
     json.dumps(found, allow_nan=False)
 
@@ -51,7 +74,9 @@ def test_accuracies_by_subset_and_section(tmp_path):
 def test_a_whole_file_has_a_score_which_is_the_mean_of_sections(tmp_path):
     names = [name for weights in SECTIONS.values() for name in weights]
     rows = [row(i, name, float(name in SECTIONS["Safety"]), 0.5) for i, name in enumerate(names)]
-    found = evaluate(Ensemble([Function(value_in), Function(value_in)]), write(tmp_path / "bench.jsonl", rows))
+    found = evaluate(
+        Ensemble([Function(value_in), Function(value_in)]), write(tmp_path / "bench.jsonl", rows)
+    )
     assert {name: section["score"] for name, section in found["sections"].items()} == {
         "Chat": 0,
         "Chat Hard": 0,

@@ -4,7 +4,14 @@ import pytest
 import torch
 
 from rewardlab.errors import InputError
-from rewardlab.evaluation.taxonomy import copying, gibberish, length, punctuation, repetition, taxonomy
+from rewardlab.evaluation.taxonomy import (
+    copying,
+    gibberish,
+    length,
+    punctuation,
+    repetition,
+    taxonomy,
+)
 from rewardlab.types import Samples
 
 PROMPT = "Explain how the tide follows the moon."
@@ -24,11 +31,20 @@ REFERENCES = Samples(
     [
         ("The tide, so to say, is the moon pulling at the sea.", []),
         ("of of of of of of of of of of, of of.", ["repetition"]),
-        ("Explain how the tide follows the moon, explain how, and so on, yes.", ["copying the prompt"]),
+        (
+            "Explain how the tide follows the moon, explain how, and so on, yes.",
+            ["copying the prompt"],
+        ),
         ("the sea goes up and down with every turn that our planet makes", ["missing punctuation"]),
-        (", ".join(first + vowel + "n" for first in "bdfgklmn" for vowel in "aeiou") + ".", ["long"]),
+        (
+            ", ".join(first + vowel + "n" for first in "bdfgklmn" for vowel in "aeiou") + ".",
+            ["long"],
+        ),
         ("Gravity.", ["short"]),
-        ("Xqzt, brglmpf vvvv kkkk the moon, zxcvbn qwrtp and then lkjhgf, so it is.", ["gibberish"]),
+        (
+            "Xqzt, brglmpf vvvv kkkk the moon, zxcvbn qwrtp and then lkjhgf, so it is.",
+            ["gibberish"],
+        ),
         ("", ["short"]),
     ],
 )

@@ -1,4 +1,6 @@
-"""Generalised advantages on a CUDA device: the loop in float64, to the bit each time and in any batch."""
+"""Generalised advantages on a CUDA device: the loop in float64, to the bit each time and in any
+batch.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,10 @@ def poisoned():
 def drawn(rows, steps, hole=0.3):
     random = torch.Generator().manual_seed(0)
     mask = torch.rand(rows, steps, generator=random) > hole
-    made = (*(torch.randn(rows, steps, generator=random).where(mask, torch.nan) for _ in range(2)), mask)
+    made = (
+        *(torch.randn(rows, steps, generator=random).where(mask, torch.nan) for _ in range(2)),
+        mask,
+    )
     return [each.cuda() for each in made]
 
 
@@ -34,11 +39,20 @@ def drawn(rows, steps, hole=0.3):
 def test_they_are_float64s(shape, discount, lam, backend):
     rewards, values, mask = drawn(*shape)
     for ends in (None, torch.rand(shape, device="cuda") < 0.1):
-        found = generalized_advantages(rewards, values, mask, discount=discount, lam=lam, ends=ends, backend=backend)
+        found = generalized_advantages(
+            rewards, values, mask, discount=discount, lam=lam, ends=ends, backend=backend
+        )
         if not rewards.numel():
             assert found[0].shape == found[1].shape == shape
             continue
-        given = [rewards.double().cpu(), values.double().cpu(), mask.cpu(), discount, lam, None if ends is None else ends.cpu()]
+        given = [
+            rewards.double().cpu(),
+            values.double().cpu(),
+            mask.cpu(),
+            discount,
+            lam,
+            None if ends is None else ends.cpu(),
+        ]
         for ours, expected in zip(found, reference(*given), strict=True):
             assert_close(ours.double().cpu(), expected, atol=1e-4, rtol=1e-5)
 
@@ -57,7 +71,10 @@ def test_gradients_and_graphs():
     inputs = [x.nan_to_num().requires_grad_() for x in (rewards, values)]
     ours, plain = (
         torch.autograd.grad(
-            sum(generalized_advantages(*inputs, mask, discount=0.9, lam=0.8, backend=backend)).square().sum(), inputs
+            sum(generalized_advantages(*inputs, mask, discount=0.9, lam=0.8, backend=backend))
+            .square()
+            .sum(),
+            inputs,
         )
         for backend in ("triton", "torch")
     )

@@ -1,4 +1,6 @@
-"""resize on a CUDA device: matrix products against the library's interpolation in float64, the same bits every time."""
+"""resize on a CUDA device: matrix products against the library's interpolation in float64, the same
+bits every time.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ from rewardlab.kernels.resize import hindrances, resize
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 DEVICE = "cuda"
-SIZES = [((37, 50), (16, 21)), ((16, 16), (33, 20)), ((1, 9), (4, 1)), ((512, 512), (224, 224)), ((1024, 768), (299, 224))]
+SIZES = [
+    ((37, 50), (16, 21)),
+    ((16, 16), (33, 20)),
+    ((1, 9), (4, 1)),
+    ((512, 512), (224, 224)),
+    ((1024, 768), (299, 224)),
+]
 
 
 def drawn(*shape, seed=0):
@@ -35,7 +43,12 @@ def test_values_and_gradients_are_the_librarys_in_float64(sizes, mode):
 def test_the_products_are_the_first_choice_and_repeat_themselves():
     images = drawn(4, 3, 512, 512).requires_grad_()
     assert next(iter(hindrances(images))) == "matrix"
-    options = {"window": (2, -1, 200, 226), "fill": 0.5, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
+    options = {
+        "window": (2, -1, 200, 226),
+        "fill": 0.5,
+        "mean": [0.4, 0.5, 0.6],
+        "std": [0.2, 0.3, 0.4],
+    }
     whole = resize(images, (224, 224), **options)
     assert torch.equal(whole, resize(images, (224, 224), backend="matrix", **options))
     (gradient,) = torch.autograd.grad(whole.square().sum(), images)

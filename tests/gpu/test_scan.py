@@ -1,4 +1,6 @@
-"""discounted_sum on a CUDA device: the same sums as on the CPU, to the bit each time and in any batch."""
+"""discounted_sum on a CUDA device: the same sums as on the CPU, to the bit each time and in any
+batch.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def episodes(*shape, seed=1):
 def poisoned(monkeypatch):
     """Whatever torch.empty gives holds NaN, so that what a kernel does not write shows."""
     empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(float("nan")))
+    monkeypatch.setattr(
+        torch, "empty", lambda *size, **options: empty(*size, **options).fill_(float("nan"))
+    )
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -39,7 +43,9 @@ def test_sums_are_float64s(shape, backend, transposed):
         found = OP(*inputs, transposed, backend)
         double = [i.double() if isinstance(i, torch.Tensor) else i for i in inputs]
         exact = OP(*double, transposed, "torch")
-        size = OP(*(i.abs() if isinstance(i, torch.Tensor) else i for i in double), transposed, "torch")
+        size = OP(
+            *(i.abs() if isinstance(i, torch.Tensor) else i for i in double), transposed, "torch"
+        )
         assert ((found.double() - exact).abs() <= 1e-6 * size).all()
 
 
@@ -57,15 +63,27 @@ def test_the_kernel_is_the_first_choice_and_repeats_itself_in_any_batch():
 def test_strided_rows_halves_and_nothing():
     values, decay = drawn(6, 40), episodes(6, 40)
     for part in (lambda x: x[::2], lambda x: x[:, 3:33], lambda x: x.T):
-        assert_close(discounted_sum(part(values), part(decay)), discounted_sum(part(values), part(decay), backend="reference"))
-    assert_close(discounted_sum(values.bfloat16(), decay), discounted_sum(values.bfloat16().float(), decay, backend="torch"))
+        assert_close(
+            discounted_sum(part(values), part(decay)),
+            discounted_sum(part(values), part(decay), backend="reference"),
+        )
+    assert_close(
+        discounted_sum(values.bfloat16(), decay),
+        discounted_sum(values.bfloat16().float(), decay, backend="torch"),
+    )
     assert discounted_sum(values[:0], decay[:0]).shape == (0, 40)
 
 
 def test_gradients():
-    values, decay, weight = drawn(5, 1500).requires_grad_(), episodes(5, 1500).requires_grad_(), drawn(5, 1500, seed=2)
+    values, decay, weight = (
+        drawn(5, 1500).requires_grad_(),
+        episodes(5, 1500).requires_grad_(),
+        drawn(5, 1500, seed=2),
+    )
     found, expected = (
-        torch.autograd.grad((discounted_sum(values, decay, backend=backend) * weight).sum(), (values, decay))
+        torch.autograd.grad(
+            (discounted_sum(values, decay, backend=backend) * weight).sum(), (values, decay)
+        )
         for backend in ("triton", "reference")
     )
     for ours, exact in zip(found, expected, strict=True):
@@ -102,6 +120,10 @@ def test_it_compiles_without_a_graph_break():
         return discounted_sum(values * 2, decay).square().sum()
 
     values, decay = drawn(3, 50).requires_grad_(), episodes(3, 50).requires_grad_()
-    found = torch.autograd.grad(torch.compile(loss, fullgraph=True, backend="aot_eager")(values, decay), (values, decay))
-    for ours, exact in zip(found, torch.autograd.grad(loss(values, decay), (values, decay)), strict=True):
+    found = torch.autograd.grad(
+        torch.compile(loss, fullgraph=True, backend="aot_eager")(values, decay), (values, decay)
+    )
+    for ours, exact in zip(
+        found, torch.autograd.grad(loss(values, decay), (values, decay)), strict=True
+    ):
         assert_close(ours, exact)

@@ -1,4 +1,6 @@
-"""The benchmark of the kernels, tried out on a CPU: every case runs, and its exact values are exact."""
+"""The benchmark of the kernels, tried out on a CPU: every case runs, and its exact values are
+exact.
+"""
 
 import csv
 import importlib
@@ -40,10 +42,16 @@ def rows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("benchmark")
     command = [sys.executable, str(FILE), "--device", "cpu", "--quick", "--out", str(folder)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "smoke run on a CPU, not a measurement" in done.stdout
-    assert (folder / "table.md").read_text(encoding="utf-8").startswith("**smoke run on a CPU, not a measurement**")
+    assert (
+        (folder / "table.md")
+        .read_text(encoding="utf-8")
+        .startswith("**smoke run on a CPU, not a measurement**")
+    )
     with (folder / "figures.csv").open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
@@ -57,8 +65,13 @@ def test_nothing_of_ours_failed(rows):
     assert not [row["note"] for row in rows if row["metric"] == "case"]
     timed = [row for row in rows if row["metric"] == "ms" and row["provider"].startswith("ours")]
     assert len({(row["target"], row["shape"]) for row in timed}) >= 13
-    failed = [row["provider"] + ": " + row["note"] for row in timed if math.isnan(float(row["value"]))]
-    assert all(each.startswith("ours, batch invariant: ") and "needs a CUDA device" in each for each in failed), failed
+    failed = [
+        row["provider"] + ": " + row["note"] for row in timed if math.isnan(float(row["value"]))
+    ]
+    assert all(
+        each.startswith("ours, batch invariant: ") and "needs a CUDA device" in each
+        for each in failed
+    ), failed
 
 
 def test_no_row_passes_for_a_measurement(rows):
@@ -67,7 +80,11 @@ def test_no_row_passes_for_a_measurement(rows):
 
 
 def test_others_that_are_missing_are_rows(rows):
-    others = {row["provider"]: row["note"] for row in rows if "Liger" in row["provider"] or "cut-cross" in row["provider"]}
+    others = {
+        row["provider"]: row["note"]
+        for row in rows
+        if "Liger" in row["provider"] or "cut-cross" in row["provider"]
+    }
     assert len(others) >= 8
     if importlib.util.find_spec("liger_kernel") is None:
         assert "not installed: liger_kernel" in others["Liger Triton"]
@@ -86,7 +103,11 @@ def test_others_that_are_missing_are_rows(rows):
     ],
 )
 def test_errors_of_ours_are_small_and_of_the_naive_form_are_seen(rows, metric, bound):
-    errors = {(row["provider"], row["target"], row["shape"]): float(row["value"]) for row in rows if row["metric"] == metric}
+    errors = {
+        (row["provider"], row["target"], row["shape"]): float(row["value"])
+        for row in rows
+        if row["metric"] == metric
+    }
     mine = [value for (provider, *_), value in errors.items() if provider.startswith("ours")]
     assert mine
     assert max(mine) < bound
@@ -105,9 +126,13 @@ def test_exact_values_are_those_of_autograd(benchmark):
     truth = errors.exact(head)
     torch.testing.assert_close(truth.log_prob, scores, rtol=0, atol=1e-12)
     torch.testing.assert_close(truth.total - truth.mean, entropy, rtol=0, atol=1e-12)
-    wide = head._replace(old=head.old.double(), anchor=head.anchor.double(), gain=head.gain.double())
+    wide = head._replace(
+        old=head.old.double(), anchor=head.anchor.double(), gain=head.gain.double()
+    )
     value = data.policy_loss(wide, 0.01)(scores, entropy, torch.arange(len(hidden)))
-    gradients = dict(zip(("hidden", "weight"), torch.autograd.grad(value, [hidden, weight]), strict=True))
+    gradients = dict(
+        zip(("hidden", "weight"), torch.autograd.grad(value, [hidden, weight]), strict=True)
+    )
     wrong = {name: 1.1 * gradient for name, gradient in gradients.items()}
     found = {"exact": found_of(result=gradients), "ten per cent off": found_of(result=wrong)}
     relative = errors.gradient_errors(head, truth, *errors.upstream(head, truth), found)

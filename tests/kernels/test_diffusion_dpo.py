@@ -1,4 +1,6 @@
-"""squared_error and the Diffusion-DPO loss against their definitions in float64, on the same quantised inputs."""
+"""squared_error and the Diffusion-DPO loss against their definitions in float64, on the same
+quantised inputs.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ def pair(*shape, dtype=torch.float32):
 @pytest.mark.parametrize("types", [*product(TYPES, TYPES)], ids=str)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_errors_are_float64s(shape, types, backend):
-    prediction, target = (operand.to(dtype) for operand, dtype in zip(pair(*shape), types, strict=True))
+    prediction, target = (
+        operand.to(dtype) for operand, dtype in zip(pair(*shape), types, strict=True)
+    )
     found = squared_error(prediction, target, backend=backend)
     assert found.dtype == torch.float32
     assert_close(found.double(), reference(prediction.double(), target.double()), rtol=1e-6, atol=0)
@@ -43,12 +47,16 @@ def test_errors_are_float64s(shape, types, backend):
 def test_gradients_are_float64s_in_the_operands_type(shape, dtype):
     prediction, target = (operand.requires_grad_() for operand in pair(*shape, dtype=dtype))
     weight = drawn(shape[0], seed=2)
-    found = torch.autograd.grad((weight * squared_error(prediction, target)).sum(), (prediction, target))
+    found = torch.autograd.grad(
+        (weight * squared_error(prediction, target)).sum(), (prediction, target)
+    )
     exact = [operand.detach().double().requires_grad_() for operand in (prediction, target)]
     expected = torch.autograd.grad((weight.double() * reference(*exact)).sum(), exact)
     for ours, theirs in zip(found, expected, strict=True):
         assert ours.dtype == dtype
-        assert (ours.double() - theirs).norm() <= {torch.float32: 1e-6}.get(dtype, 3e-3) * theirs.norm()
+        assert (ours.double() - theirs).norm() <= {torch.float32: 1e-6}.get(
+            dtype, 3e-3
+        ) * theirs.norm()
 
 
 def test_strided_operands():
@@ -75,7 +83,10 @@ class Largest(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(result):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage().data_ptr() not in self.known:
+            if (
+                isinstance(tensor, torch.Tensor)
+                and tensor.untyped_storage().data_ptr() not in self.known
+            ):
                 self.size = max(self.size, tensor.untyped_storage().nbytes())
         return result
 
@@ -104,7 +115,8 @@ def four(dtype=torch.float32, rows=3):
 def test_the_loss_is_dpos_of_gaussian_log_probabilities(dtype):
     operands = four(dtype)
     errors = [
-        reference(operands[i].double(), operands[j].double()) for i, j in ((0, 4), (1, 5), (2, 4), (3, 5))
+        reference(operands[i].double(), operands[j].double())
+        for i, j in ((0, 4), (1, 5), (2, 4), (3, 5))
     ]  # chosen, rejected, their references
     expected = dpo_loss(*(-0.5 * error for error in errors), beta=3.0)
     found = diffusion_dpo_loss(*operands, beta=3.0)
@@ -119,7 +131,9 @@ def test_the_losss_gradients_are_the_formulas_and_only_the_policy_has_them():
     weight, beta = drawn(3, seed=9).double(), 2.0
     loss = (weight * diffusion_dpo_loss(*operands, beta=beta)).sum()
     found = torch.autograd.grad(loss, operands, allow_unused=True)
-    errors = [reference(operands[i], operands[j]).detach() for i, j in ((0, 4), (1, 5), (2, 4), (3, 5))]
+    errors = [
+        reference(operands[i], operands[j]).detach() for i, j in ((0, 4), (1, 5), (2, 4), (3, 5))
+    ]
     margin = -beta / 2 * ((errors[0] - errors[2]) - (errors[1] - errors[3]))
     scale = (weight * torch.sigmoid(-margin) * beta / 100)[:, None, None, None]
     assert_close(found[0], scale * (operands[0] - operands[4]).detach(), rtol=1e-12, atol=1e-12)
@@ -133,7 +147,9 @@ def test_gradcheck_of_all_operands():
     assert torch.autograd.gradcheck(lambda p, t: OP(p, t, None, ""), operands[:2])
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck looks at its own
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # opcheck looks at its own
 def test_they_are_operations_as_torch_wants_them():
     prediction, target = (operand.requires_grad_() for operand in pair(3, 4))
     other = drawn(3, 4, seed=2, dtype=torch.bfloat16).requires_grad_()
@@ -145,7 +161,10 @@ def test_they_are_operations_as_torch_wants_them():
 
 def test_they_compile_without_a_graph_break():
     def loss(chosen, rejected, *others):
-        return diffusion_dpo_loss(chosen * 2, rejected, *others, beta=3.0).sum() + squared_error(chosen, rejected).mean()
+        return (
+            diffusion_dpo_loss(chosen * 2, rejected, *others, beta=3.0).sum()
+            + squared_error(chosen, rejected).mean()
+        )
 
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager", dynamic=True)
     for rows in (2, 5):
@@ -161,7 +180,9 @@ def test_autocast_changes_nothing():
     expected = squared_error(prediction, target)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(squared_error(prediction, target), expected)
-        assert torch.equal(diffusion_dpo_loss(*four(), beta=1.0), diffusion_dpo_loss(*four(), beta=1.0).float())
+        assert torch.equal(
+            diffusion_dpo_loss(*four(), beta=1.0), diffusion_dpo_loss(*four(), beta=1.0).float()
+        )
 
 
 def test_a_rows_error_is_its_own():
@@ -169,13 +190,17 @@ def test_a_rows_error_is_its_own():
     prediction[2] = torch.nan
     found = squared_error(prediction, target)
     assert found.isnan().tolist() == [False, False, True, False, False]
-    assert_close(torch.cat([squared_error(prediction[[i]], target[[i]]) for i in (0, 4)]), found[[0, 4]])
+    assert_close(
+        torch.cat([squared_error(prediction[[i]], target[[i]]) for i in (0, 4)]), found[[0, 4]]
+    )
 
 
 def test_what_does_not_fit_is_refused(monkeypatch):
     one = torch.ones(2, 3)
     for other in (torch.ones(2, 4), torch.ones(2, 3, dtype=torch.long)):
-        with pytest.raises(InputError, match=r"of one shape on one device; got prediction torch.float32 \[2, 3\]"):
+        with pytest.raises(
+            InputError, match=r"of one shape on one device; got prediction torch.float32 \[2, 3\]"
+        ):
             squared_error(one, other)
     with pytest.raises(InputError, match=r"rows are empty: \[2, 0\]"):
         squared_error(torch.ones(2, 0), torch.ones(2, 0))

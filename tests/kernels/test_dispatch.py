@@ -1,4 +1,6 @@
-"""Which backend runs: the first that can, the one that was asked for, or an error; never another in silence."""
+"""Which backend runs: the first that can, the one that was asked for, or an error; never another in
+silence.
+"""
 
 import subprocess
 import sys
@@ -25,16 +27,22 @@ HINDRANCES = {"triton": "no GPU", "torch": "", "reference": ""}
         ("cuda", None, "torch"),  # this operation has none, others may
     ],
 )
-def test_the_argument_goes_before_the_variable_before_the_order(variable, argument, expected, monkeypatch):
+def test_the_argument_goes_before_the_variable_before_the_order(
+    variable, argument, expected, monkeypatch
+):
     monkeypatch.setenv(VARIABLE, variable)
     assert chosen("scan", HINDRANCES, argument) == expected
 
 
-@pytest.mark.parametrize(("variable", "argument"), [("triton", None), ("", "triton"), ("", "cuda"), ("fast", None)])
+@pytest.mark.parametrize(
+    ("variable", "argument"), [("triton", None), ("", "triton"), ("", "cuda"), ("fast", None)]
+)
 def test_what_was_asked_for_and_cannot_run_raises(variable, argument, monkeypatch):
     monkeypatch.setenv(VARIABLE, variable)
     assert explained("scan", HINDRANCES, argument).backend is None
-    with pytest.raises(InputError, match=r"asks for (triton: no GPU|cuda: scan has no such|fast: scan has no such)"):
+    with pytest.raises(
+        InputError, match=r"asks for (triton: no GPU|cuda: scan has no such|fast: scan has no such)"
+    ):
         chosen("scan", HINDRANCES, argument)
 
 
@@ -49,7 +57,12 @@ def test_explain_names_every_backend_and_why_not():
 
 CALLS = {
     kernels.linear_log_prob: (torch.ones(2, 3), torch.ones(5, 3), torch.tensor([0, 1])),
-    kernels.linear_loss: (torch.ones(2, 3), torch.ones(5, 3), torch.tensor([0, 1]), lambda log_prob, *_: log_prob.sum()),
+    kernels.linear_loss: (
+        torch.ones(2, 3),
+        torch.ones(5, 3),
+        torch.tensor([0, 1]),
+        lambda log_prob, *_: log_prob.sum(),
+    ),
     kernels.discounted_sum: (torch.ones(2, 3), 0.9),
     kernels.squared_error: (torch.ones(2, 3), torch.zeros(2, 3)),
     kernels.diffusion_dpo_loss: tuple(torch.ones(2, 1, 4, 4) for _ in range(6)),
@@ -66,9 +79,24 @@ def test_every_kernel_can_be_turned_off(op, monkeypatch):
 
 
 def test_importing_the_kernels_imports_neither_triton_nor_much_else():
-    heavy = ("triton", "transformers", "diffusers", "pytorch_lightning", "open_clip", "pandas", "matplotlib")
-    code = f"import sys, rewardlab.kernels; print([name for name in {heavy} if name in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    heavy = (
+        "triton",
+        "transformers",
+        "diffusers",
+        "pytorch_lightning",
+        "open_clip",
+        "pandas",
+        "matplotlib",
+    )
+    code = (
+        f"import sys, rewardlab.kernels; print([name for name in {heavy} if name in sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )
 
 
 def test_calling_them_does_not_import_the_compiler():
@@ -81,7 +109,12 @@ linear_log_prob(x, torch.ones(5, 3), torch.tensor([0, 1])).log_prob.sum().backwa
 (discounted_sum(x, 0.9).sum() + squared_error(x, torch.zeros(2, 3)).sum() + resize(x[None, None], (2, 2)).sum()).backward()
 print("torch._dynamo" in sys.modules)
 """
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
+    )
 
 
 def test_a_missing_triton_is_said(monkeypatch):

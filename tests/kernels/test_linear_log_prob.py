@@ -27,7 +27,9 @@ OPTIONS = {
 
 
 def operands(rows, width, words, dtype=torch.float32, spread=3.0, seed=0):
-    """Hidden states, a head whose logits have about the standard deviation `spread`, and targets that reach the last word."""
+    """Hidden states, a head whose logits have about the standard deviation `spread`, and targets
+    that reach the last word.
+    """
     random = torch.Generator().manual_seed(seed)
     hidden = torch.randn(rows, width, generator=random)
     weight = torch.randn(words, width, generator=random) * spread / width**0.5
@@ -53,10 +55,16 @@ def check_values(hidden, weight, targets, **options):
     budget = options.pop("budget", SMALL)
     ours = linear_log_prob(hidden, weight, targets, entropy=True, budget=budget, **options)
     largest = (hidden.double() @ weight.double().T).abs().max().item() if len(hidden) else 0
-    for name, value, expected in zip(ours._fields, ours, double(hidden, weight, targets, **options), strict=True):
+    for name, value, expected in zip(
+        ours._fields, ours, double(hidden, weight, targets, **options), strict=True
+    ):
         assert value.dtype == torch.float32
         assert_close(
-            value.double(), expected, atol=1e-5 * max(1, largest / 32), rtol=0, msg=lambda text, n=name: f"{n}: {text}"
+            value.double(),
+            expected,
+            atol=1e-5 * max(1, largest / 32),
+            rtol=0,
+            msg=lambda text, n=name: f"{n}: {text}",
         )
     return ours
 
@@ -64,7 +72,10 @@ def check_values(hidden, weight, targets, **options):
 def gradients(results, inputs, seed=2):
     """Gradients under a random upstream gradient of all three results."""
     random = torch.Generator().manual_seed(seed)
-    loss = sum((torch.randn(len(value), generator=random, dtype=torch.float64) * value).sum() for value in results)
+    loss = sum(
+        (torch.randn(len(value), generator=random, dtype=torch.float64) * value).sum()
+        for value in results
+    )
     return torch.autograd.grad(loss, inputs)
 
 
@@ -82,7 +93,11 @@ def test_values_are_float64s(shape, options, dtype):
     assert (result.entropy <= torch.tensor(float(shape[2])).log() + 1e-5).all()
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-6), (torch.bfloat16, 3e-3), (torch.float16, 1e-3)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "limit"),
+    [(torch.float32, 1e-6), (torch.bfloat16, 3e-3), (torch.float16, 1e-3)],
+    ids=str,
+)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_gradients_are_float64s(options, dtype, limit):
     hidden, weight, targets = operands(70, 33, 515, dtype)
@@ -92,7 +107,9 @@ def test_gradients_are_float64s(options, dtype, limit):
         weight.requires_grad_(),
         *([options["bias"].requires_grad_()] if "bias" in options else []),
     ]
-    ours = gradients(linear_log_prob(hidden, weight, targets, entropy=True, budget=SMALL, **options), inputs)
+    ours = gradients(
+        linear_log_prob(hidden, weight, targets, entropy=True, budget=SMALL, **options), inputs
+    )
     copies = [tensor.detach().double().requires_grad_() for tensor in inputs]
     bias = dict(zip(["bias"], copies[2:], strict=False))
     expected = gradients(double(copies[0], copies[1], targets, **(options | bias)), copies)
@@ -109,20 +126,28 @@ def test_gradcheck(options):
     mask = torch.tensor([True, True, False, True, True])
 
     def results(hidden, weight, bias):
-        return linear_log_prob(hidden, weight, targets, bias=bias, entropy=True, mask=mask, budget=400, **options)
+        return linear_log_prob(
+            hidden, weight, targets, bias=bias, entropy=True, mask=mask, budget=400, **options
+        )
 
-    assert torch.autograd.gradcheck(results, [hidden.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()])
+    assert torch.autograd.gradcheck(
+        results, [hidden.requires_grad_(), weight.requires_grad_(), bias.requires_grad_()]
+    )
 
 
 @pytest.mark.parametrize("used", [0, 1, 2])
 def test_each_result_alone_has_its_own_gradient(used):
     hidden, weight, targets = (
-        tensor.requires_grad_() if tensor.is_floating_point() else tensor for tensor in operands(9, 6, 50)
+        tensor.requires_grad_() if tensor.is_floating_point() else tensor
+        for tensor in operands(9, 6, 50)
     )
     ours = torch.autograd.grad(
-        linear_log_prob(hidden, weight, targets, entropy=True, budget=SMALL)[used].sum(), [hidden, weight]
+        linear_log_prob(hidden, weight, targets, entropy=True, budget=SMALL)[used].sum(),
+        [hidden, weight],
     )
-    theirs = torch.autograd.grad(reference(hidden, weight, targets, entropy=True)[used].sum(), [hidden, weight])
+    theirs = torch.autograd.grad(
+        reference(hidden, weight, targets, entropy=True)[used].sum(), [hidden, weight]
+    )
     assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
@@ -137,7 +162,9 @@ def test_logits_of_ten_thousand():
     hidden, weight, targets = operands(20, 16, 300, spread=4000.0)
     assert (hidden @ weight.T).abs().max() > 1e4
     check_values(hidden.requires_grad_(), weight, targets)
-    ours = torch.autograd.grad(linear_log_prob(hidden, weight, targets, budget=SMALL).log_prob.sum(), hidden)[0]
+    ours = torch.autograd.grad(
+        linear_log_prob(hidden, weight, targets, budget=SMALL).log_prob.sum(), hidden
+    )[0]
     twin = hidden.detach().double().requires_grad_()
     expected = torch.autograd.grad(double(twin, weight, targets)[0].sum(), twin)[0]
     assert relative(ours, expected) < 1e-3  # float32's spacing at 1e4 is 1e-3
@@ -149,11 +176,20 @@ def test_a_bias_of_minus_infinity_forbids_tokens_and_leaves_finite_gradients():
     bias[:300] = -torch.inf  # whole slices of the vocabulary among them
     targets = targets.clamp_min(300)
     check_values(hidden, weight, targets, bias=bias)
-    result = linear_log_prob(hidden.requires_grad_(), weight.requires_grad_(), targets, bias=bias, entropy=True, budget=SMALL)
+    result = linear_log_prob(
+        hidden.requires_grad_(),
+        weight.requires_grad_(),
+        targets,
+        bias=bias,
+        entropy=True,
+        budget=SMALL,
+    )
     sum(value.sum() for value in result).backward()
     assert hidden.grad.isfinite().all()
     assert (weight.grad[:300] == 0).all()
-    forbidden = linear_log_prob(hidden, weight, torch.zeros(30, dtype=torch.long), bias=bias, budget=SMALL)
+    forbidden = linear_log_prob(
+        hidden, weight, torch.zeros(30, dtype=torch.long), bias=bias, budget=SMALL
+    )
     assert (forbidden.log_prob == -torch.inf).all()
 
 
@@ -171,14 +207,18 @@ def test_operands_need_not_be_contiguous():
 
 
 def test_masked_rows_never_reach_the_head():
-    """Their results and gradients are 0, and the others' are the same to the bit whatever they hold."""
+    """Their results and gradients are 0, and the others' are the same to the bit whatever they
+    hold.
+    """
     mask = torch.arange(40) % 3 != 0
     hidden, weight, targets = operands(40, 16, 200)
     poisoned = hidden.masked_fill(~mask[:, None], torch.nan)
     results = []
     for given in (hidden, poisoned):
         given, head = given.clone().requires_grad_(), weight.clone().requires_grad_()
-        result = linear_log_prob(given, head, targets.masked_fill(~mask, -100), entropy=True, mask=mask, budget=SMALL)
+        result = linear_log_prob(
+            given, head, targets.masked_fill(~mask, -100), entropy=True, mask=mask, budget=SMALL
+        )
         sum(value.sum() for value in result).backward()
         assert all((value[~mask] == 0).all() for value in result)
         assert (given.grad[~mask] == 0).all()
@@ -190,7 +230,12 @@ def test_masked_rows_never_reach_the_head():
 
 def test_a_mask_without_any_row_gives_zeros_and_zero_gradients():
     hidden, weight, targets = operands(4, 3, 9)
-    result = linear_log_prob(hidden.requires_grad_(), weight.requires_grad_(), targets, mask=torch.zeros(4, dtype=torch.bool))
+    result = linear_log_prob(
+        hidden.requires_grad_(),
+        weight.requires_grad_(),
+        targets,
+        mask=torch.zeros(4, dtype=torch.bool),
+    )
     result.log_prob.sum().backward()
     assert result.log_prob.tolist() == [0] * 4
     assert (hidden.grad == 0).all()
@@ -215,19 +260,26 @@ def test_vocabulary_shards_merge_by_their_log_sum_exps():
 def test_neither_a_shift_of_the_logits_nor_the_order_of_the_vocabulary_matters():
     hidden, weight, targets = operands(12, 8, 90)
     result = linear_log_prob(hidden, weight, targets, entropy=True, budget=SMALL)
-    shifted = linear_log_prob(hidden, weight, targets, bias=torch.full((90,), 7.0), entropy=True, budget=SMALL)
+    shifted = linear_log_prob(
+        hidden, weight, targets, bias=torch.full((90,), 7.0), entropy=True, budget=SMALL
+    )
     assert_close(shifted.log_prob, result.log_prob, atol=1e-5, rtol=0)
     assert_close(shifted.entropy, result.entropy, atol=1e-5, rtol=0)
     assert_close(shifted.log_sum_exp, result.log_sum_exp + 7, atol=1e-5, rtol=0)
     order = torch.randperm(90, generator=torch.Generator().manual_seed(0))
-    moved = linear_log_prob(hidden, weight[order], order.argsort()[targets], entropy=True, budget=SMALL)
+    moved = linear_log_prob(
+        hidden, weight[order], order.argsort()[targets], entropy=True, budget=SMALL
+    )
     assert_close(list(moved), list(result), atol=1e-5, rtol=0)
 
 
 def test_the_gradient_of_a_log_probability_sums_to_zero_over_the_vocabulary():
     hidden, weight, targets = operands(12, 8, 90)
     bias = torch.zeros(90, requires_grad=True)
-    (linear_log_prob(hidden, weight, targets, bias=bias, budget=SMALL).log_prob * torch.linspace(-2, 1, 12)).sum().backward()
+    (
+        linear_log_prob(hidden, weight, targets, bias=bias, budget=SMALL).log_prob
+        * torch.linspace(-2, 1, 12)
+    ).sum().backward()
     assert abs(bias.grad.sum().item()) < 1e-5
 
 
@@ -243,7 +295,11 @@ class Largest(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
-        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        given = {
+            leaf.untyped_storage().data_ptr()
+            for leaf in tree_leaves((args, kwargs))
+            if isinstance(leaf, torch.Tensor)
+        }
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor) and leaf.untyped_storage().data_ptr() not in given:
                 self.bytes = max(self.bytes, leaf.untyped_storage().nbytes())
@@ -257,7 +313,17 @@ def test_no_tensor_grows_with_rows_times_vocabulary(dtype):
     curve = Curve(None, 1.0, None)
     with Largest() as largest:  # an operator's body is not seen from outside
         *values, known = chunked.forward(hidden, weight, targets, curve, True, budget, "torch")
-        chunked.backward(hidden, weight, targets, curve, known, Upstream(*values), (True, True, False), budget, "torch")
+        chunked.backward(
+            hidden,
+            weight,
+            targets,
+            curve,
+            known,
+            Upstream(*values),
+            (True, True, False),
+            budget,
+            "torch",
+        )
     accumulator = 4 * width * max(rows, words)
     assert largest.bytes <= max(budget, accumulator), f"{largest.bytes} bytes at once"
     assert largest.bytes < 4 * rows * words / 50
@@ -270,12 +336,23 @@ def test_no_tensor_grows_with_rows_times_vocabulary(dtype):
 def test_autocast_rounds_float32_operands_and_nothing_else(kind):
     hidden, weight, targets = operands(12, 32, 90)
     bias, rounded = torch.linspace(-1, 1, 90), [hidden.to(kind), weight.to(kind)]
-    expected = linear_log_prob(rounded[0].requires_grad_(), rounded[1], targets, bias=bias.to(kind), entropy=True, budget=SMALL)
+    expected = linear_log_prob(
+        rounded[0].requires_grad_(),
+        rounded[1],
+        targets,
+        bias=bias.to(kind),
+        entropy=True,
+        budget=SMALL,
+    )
     (gradient,) = torch.autograd.grad(expected.log_prob.sum(), rounded[0])
     with torch.autocast("cpu", kind):
-        ours = linear_log_prob(hidden.requires_grad_(), weight, targets, bias=bias, entropy=True, budget=SMALL)
+        ours = linear_log_prob(
+            hidden.requires_grad_(), weight, targets, bias=bias, entropy=True, budget=SMALL
+        )
         (own,) = torch.autograd.grad(ours.log_prob.sum(), hidden)
-        definition = linear_log_prob(hidden, weight, targets, bias=bias, entropy=True, backend="reference")
+        definition = linear_log_prob(
+            hidden, weight, targets, bias=bias, entropy=True, backend="reference"
+        )
         logits = linear_logits(hidden, weight)
     assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
     assert torch.equal(own, gradient.float())
@@ -293,12 +370,26 @@ def test_float64_operands_stay_under_autocast():
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("entropy", [False, True])
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck reads it on purpose
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # opcheck reads it on purpose
 def test_it_is_an_operator_as_torch_wants_them(entropy, masked):
     hidden, weight, targets = operands(9, 6, 40)
     mask = torch.arange(9) % 3 != 0 if masked else None
     bias = torch.linspace(-1, 1, 40).requires_grad_()
-    arguments = hidden.requires_grad_(), weight.requires_grad_(), targets, bias, mask, entropy, 0.7, 5.0, SMALL, "torch", False
+    arguments = (
+        hidden.requires_grad_(),
+        weight.requires_grad_(),
+        targets,
+        bias,
+        mask,
+        entropy,
+        0.7,
+        5.0,
+        SMALL,
+        "torch",
+        False,
+    )
     done = torch.library.opcheck(torch.ops.rewardlab.linear_log_prob.default, arguments)
     assert set(done.values()) == {"SUCCESS"}
 
@@ -326,15 +417,31 @@ def test_an_operand_that_needs_no_gradient_gets_none_through_the_operator():
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("biased", [False, True])
 def test_the_types_on_a_gpu_fit(cuda_fakes, dtype, biased):
-    """No device is needed for that: fakes of CUDA tensors go through the same lines, and products with float32 results."""
+    """No device is needed for that: fakes of CUDA tensors go through the same lines, and products
+    with float32 results.
+    """
     hidden, weight = (torch.empty(rows, 64, dtype=dtype, device="cuda") for rows in (300, 1000))
     targets = torch.zeros(300, dtype=torch.long, device="cuda")
     curve = Curve(torch.zeros(1000, device="cuda") if biased else None, 0.7, 5.0)
     *values, known = chunked.forward(hidden, weight, targets, curve, True, 2**18, "torch")
-    arguments = hidden, weight, targets, curve, known, Upstream(*values), (True, True, biased), 2**18, "torch"
+    arguments = (
+        hidden,
+        weight,
+        targets,
+        curve,
+        known,
+        Upstream(*values),
+        (True, True, biased),
+        2**18,
+        "torch",
+    )
     gradients = chunked.backward(*arguments)
     assert {value.dtype for value in values} == {torch.float32}
-    assert [None if x is None else x.dtype for x in gradients] == [dtype, dtype, torch.float32 if biased else None]
+    assert [None if x is None else x.dtype for x in gradients] == [
+        dtype,
+        dtype,
+        torch.float32 if biased else None,
+    ]
     assert chunked.operand_type(hidden, weight) == dtype, "the tensor cores' own type"
     assert linear_logits(hidden, weight).dtype == torch.float32
 
@@ -353,7 +460,9 @@ def test_logits_are_what_is_scored():
     logits = linear_logits(hidden, weight, bias, temperature=0.6, softcap=4.0)
     scored = linear_log_prob(hidden, weight, targets, bias=bias, temperature=0.6, softcap=4.0)
     assert logits.dtype == torch.float32
-    assert_close(logits.log_softmax(1).gather(1, targets[:, None])[:, 0], scored.log_prob, atol=1e-5, rtol=0)
+    assert_close(
+        logits.log_softmax(1).gather(1, targets[:, None])[:, 0], scored.log_prob, atol=1e-5, rtol=0
+    )
 
 
 def test_the_reference_backend_is_the_definition():
@@ -381,7 +490,11 @@ def test_the_reference_backend_is_the_definition():
     ],
 )
 def test_what_cannot_be_used_is_refused(change, message):
-    given = {"hidden": torch.zeros(2, 3), "weight": torch.zeros(9, 3), "targets": torch.tensor([0, 1])} | change
+    given = {
+        "hidden": torch.zeros(2, 3),
+        "weight": torch.zeros(9, 3),
+        "targets": torch.tensor([0, 1]),
+    } | change
     hidden, weight, targets = given.pop("hidden"), given.pop("weight"), given.pop("targets")
     with pytest.raises(InputError, match=message):
         linear_log_prob(hidden, weight, targets, **given)

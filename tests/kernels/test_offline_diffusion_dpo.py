@@ -5,7 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from rewardlab.kernels.diffusion_dpo.triton import BLOCK, PART, WARPS, difference_kernel, part_sum_kernel, row_sum_kernel
+from rewardlab.kernels.diffusion_dpo.triton import (
+    BLOCK,
+    PART,
+    WARPS,
+    difference_kernel,
+    part_sum_kernel,
+    row_sum_kernel,
+)
 
 OFFLINE = runpy.run_path(str(Path(__file__).with_name("offline.py")))
 SIZES = dict.fromkeys(("rows", "width", "parts"), "i32")
@@ -19,7 +26,9 @@ KERNELS = {
 }
 
 
-@pytest.mark.parametrize(("dtype", "arch"), [("bf16", 80), ("bf16", 90), ("bf16", 100), ("fp32", 90)])
+@pytest.mark.parametrize(
+    ("dtype", "arch"), [("bf16", 80), ("bf16", 90), ("bf16", 100), ("fp32", 90)]
+)
 @pytest.mark.parametrize("name", KERNELS)
 def test_they_compile_without_spilling_and_load_wide(name, dtype, arch):
     kernel, constants = KERNELS[name]

@@ -24,9 +24,15 @@ OPTIONS = {"plain": {}, "curved": {"temperature": 0.7, "softcap": 5.0, "bias": T
 def operands(dtype=torch.float64, rows=ROWS, words=WORDS, bias=False):
     random = torch.Generator().manual_seed(0)
     hidden = torch.randn(rows, WIDTH, generator=random, dtype=torch.float64).to(dtype)
-    weight = (torch.randn(words, WIDTH, generator=random, dtype=torch.float64) * 3 / WIDTH**0.5).to(dtype)
+    weight = (torch.randn(words, WIDTH, generator=random, dtype=torch.float64) * 3 / WIDTH**0.5).to(
+        dtype
+    )
     targets = torch.randint(words, (rows,), generator=random)
-    given = {"bias": torch.randn(words, generator=random, dtype=torch.float64).to(dtype)} if bias else {}
+    given = (
+        {"bias": torch.randn(words, generator=random, dtype=torch.float64).to(dtype)}
+        if bias
+        else {}
+    )
     return hidden, weight, targets, given
 
 
@@ -45,7 +51,9 @@ def ppo(rows=ROWS, clip=0.2, live=None):
     weights = weights if live is None else weights.where(live, 0)
 
     def loss(log_prob, entropy, some):
-        before, apart, gain, weight = (column[some].to(log_prob.dtype) for column in (old, other, advantages, weights))
+        before, apart, gain, weight = (
+            column[some].to(log_prob.dtype) for column in (old, other, advantages, weights)
+        )
         ratio, apart = (log_prob - before).exp(), apart - log_prob
         steps = -torch.minimum(ratio * gain, ratio.clamp(1 - clip, 1 + clip) * gain)
         steps = steps + 0.04 * (apart.exp() - apart - 1)
@@ -57,7 +65,10 @@ def ppo(rows=ROWS, clip=0.2, live=None):
 def loops(log_prob, entropy, rows):
     """The loops' own functions, which take [B, T]."""
     old, there = -6 - rows % 3, torch.ones(1, len(rows), dtype=torch.bool)
-    return surrogate(log_prob[None], old[None].float(), torch.ones(1, 1), there, clip=0.2)[0].sum() / ROWS
+    return (
+        surrogate(log_prob[None], old[None].float(), torch.ones(1, 1), there, clip=0.2)[0].sum()
+        / ROWS
+    )
 
 
 def sequences(pairs=3):
@@ -66,7 +77,10 @@ def sequences(pairs=3):
     def loss(log_prob, entropy, rows):
         totals = log_prob.new_zeros(2 * pairs).index_add(0, rows // 6, log_prob)
         there = torch.zeros(2 * pairs, dtype=torch.bool).index_fill(0, rows // 6, True)[:pairs]
-        return -torch.nn.functional.logsigmoid(0.1 * (totals[:pairs] - totals[pairs:]))[there].sum() / pairs
+        return (
+            -torch.nn.functional.logsigmoid(0.1 * (totals[:pairs] - totals[pairs:]))[there].sum()
+            / pairs
+        )
 
     return loss
 
@@ -79,7 +93,14 @@ def both(loss, entropy, hidden, weight, targets, mask=None, chunk=7, **options):
     leaves = [hidden, weight, *([options["bias"]] if "bias" in options else [])]
     copies = [x.detach().clone().requires_grad_() for x in leaves]
     value, scored = linear_loss(
-        hidden.requires_grad_(), weight.requires_grad_(), targets, loss, mask=mask, entropy=entropy, rows=chunk, **options
+        hidden.requires_grad_(),
+        weight.requires_grad_(),
+        targets,
+        loss,
+        mask=mask,
+        entropy=entropy,
+        rows=chunk,
+        **options,
     )
     ours = torch.autograd.grad(3 * value, leaves)
     given = options | dict(zip(["bias"], copies[2:], strict=False))
@@ -100,7 +121,9 @@ def check(ours, theirs, limit):
         assert ((one - other).norm() / other.norm()).item() < limit
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-6)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-6)], ids=str
+)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
@@ -122,12 +145,18 @@ def test_it_takes_the_loops_own_losses():
 def test_groups_are_never_divided(chunk):
     hidden, weight, targets, _ = operands(rows=36)
     pairs, mask = torch.arange(36) // 6 % 3, torch.arange(36) % 5 != 0
-    check(*both(sequences(), False, hidden, weight, targets, mask, chunk=chunk, groups=pairs), 1e-12)
+    check(
+        *both(sequences(), False, hidden, weight, targets, mask, chunk=chunk, groups=pairs), 1e-12
+    )
 
 
-@pytest.mark.parametrize(("chunk", "parts"), [(11, [36]), (12, [12, 24]), (23, [12, 24]), (24, [12, 24]), (36, [36])])
+@pytest.mark.parametrize(
+    ("chunk", "parts"), [(11, [36]), (12, [12, 24]), (23, [12, 24]), (24, [12, 24]), (36, [36])]
+)
 def test_groups_that_do_not_fit_are_taken_together_and_the_others_in_chunks(chunk, parts):
-    """The workspace stays what was allowed, for a product more; one group has 12 rows, the other 24."""
+    """The workspace stays what was allowed, for a product more; one group has 12 rows, the other
+    24.
+    """
     hidden, weight, targets, _ = operands(rows=36)
     seen, plain = [], sequences()
 
@@ -135,7 +164,18 @@ def test_groups_that_do_not_fit_are_taken_together_and_the_others_in_chunks(chun
         seen.append(len(rows))
         return plain(log_prob, entropy, rows)
 
-    check(*both(loss, False, hidden, weight, targets, chunk=chunk, groups=(torch.arange(36) // 6 % 3).clamp_max(1)), 1e-12)
+    check(
+        *both(
+            loss,
+            False,
+            hidden,
+            weight,
+            targets,
+            chunk=chunk,
+            groups=(torch.arange(36) // 6 % 3).clamp_max(1),
+        ),
+        1e-12,
+    )
     assert seen[:-1] == parts, "the last call is of the other way"
 
 
@@ -153,10 +193,14 @@ def test_chunks_hold_whole_groups_and_every_row_once():
 
 
 def test_bfloat16_gradients_are_rounded_once():
-    """Within 3e-3 of float64's on the same inputs, over 41 chunks: an accumulator in bfloat16 would be 1e-2 off."""
+    """Within 3e-3 of float64's on the same inputs, over 41 chunks: an accumulator in bfloat16 would
+    be 1e-2 off.
+    """
     hidden, weight, targets, _ = operands(torch.bfloat16)
     (value, ours), _ = both(ppo(), True, hidden, weight, targets, chunk=1)
-    _, (expected, theirs) = both(ppo(), True, hidden.detach().double(), weight.detach().double(), targets)
+    _, (expected, theirs) = both(
+        ppo(), True, hidden.detach().double(), weight.detach().double(), targets
+    )
     assert value.dtype == torch.float32
     assert abs(value.item() - expected.item()) < 1e-6
     for one, other in zip(ours, theirs, strict=True):
@@ -175,7 +219,11 @@ class Products(TorchDispatchMode):
         if name in ("mm", "addmm", "addmm_"):
             a, b = args[-2:]
             self.multiplications += a.shape[0] * a.shape[1] * b.shape[1]
-        given = {leaf.untyped_storage().data_ptr() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)}
+        given = {
+            leaf.untyped_storage().data_ptr()
+            for leaf in tree_leaves((args, kwargs))
+            if isinstance(leaf, torch.Tensor)
+        }
         for leaf in tree_leaves(result):
             if isinstance(leaf, torch.Tensor) and leaf.untyped_storage().data_ptr() not in given:
                 self.bytes = max(self.bytes, leaf.untyped_storage().nbytes())
@@ -186,7 +234,9 @@ def counted(loss, frozen=False, **options):
     hidden, weight, targets, _ = operands(torch.float32)
     with Products() as products:
         hidden.requires_grad_()
-        value, _ = linear_loss(hidden, weight if frozen else weight.requires_grad_(), targets, loss, rows=10, **options)
+        value, _ = linear_loss(
+            hidden, weight if frozen else weight.requires_grad_(), targets, loss, rows=10, **options
+        )
         value.backward()
     return products.multiplications / (ROWS * WIDTH * WORDS)
 
@@ -196,7 +246,9 @@ def test_three_products_and_two_with_a_frozen_head():
     with Products() as four:
         *_, known = chunked.forward(hidden, weight, targets, PLAIN, False, 2**26, "torch")
         upstream = eager.Upstream(torch.ones(ROWS))
-        chunked.backward(hidden, weight, targets, PLAIN, known, upstream, (True, True, False), 2**26, "torch")
+        chunked.backward(
+            hidden, weight, targets, PLAIN, known, upstream, (True, True, False), 2**26, "torch"
+        )
     assert four.multiplications == 4 * ROWS * WIDTH * WORDS
     assert counted(sft) == 3
     assert counted(sft, frozen=True) == 2
@@ -226,7 +278,9 @@ def test_masked_rows_never_reach_the_head():
     results = []
     for given in (hidden, hidden.masked_fill(~mask[:, None], torch.nan)):
         leaves = given.clone().requires_grad_(), weight.clone().requires_grad_()
-        value, scored = linear_loss(*leaves, targets.masked_fill(~mask, -100), ppo(), mask=mask, entropy=True, rows=9)
+        value, scored = linear_loss(
+            *leaves, targets.masked_fill(~mask, -100), ppo(), mask=mask, entropy=True, rows=9
+        )
         value.backward()
         assert (leaves[0].grad[~mask] == 0).all()
         assert all((column[~mask] == 0).all() for column in scored)
@@ -236,7 +290,13 @@ def test_masked_rows_never_reach_the_head():
 
 def test_a_mask_without_any_row_gives_zero_and_zero_gradients():
     hidden, weight, targets, _ = operands(torch.float32)
-    value, _ = linear_loss(hidden.requires_grad_(), weight.requires_grad_(), targets, sft, mask=torch.zeros(ROWS).bool())
+    value, _ = linear_loss(
+        hidden.requires_grad_(),
+        weight.requires_grad_(),
+        targets,
+        sft,
+        mask=torch.zeros(ROWS).bool(),
+    )
     value.backward()
     assert value.item() == 0
     assert (hidden.grad == 0).all()
@@ -261,7 +321,9 @@ def test_autocast_rounds_float32_operands_and_nothing_else():
     expected = linear_loss(*rounded, targets, ppo(), entropy=True, rows=9)[0]
     (gradient,) = torch.autograd.grad(expected, rounded[0])
     with torch.autocast("cpu", torch.bfloat16):
-        value = linear_loss(hidden.requires_grad_(), weight, targets, ppo(), entropy=True, rows=9)[0]
+        value = linear_loss(hidden.requires_grad_(), weight, targets, ppo(), entropy=True, rows=9)[
+            0
+        ]
     (own,) = torch.autograd.grad(value, hidden)
     assert torch.equal(value, expected)
     assert torch.equal(own, gradient.float())
@@ -273,7 +335,9 @@ def test_it_compiles_as_one_graph(masked):
     mask, loss = torch.arange(ROWS) % 3 != 0 if masked else None, ppo()
 
     def value(hidden, weight):
-        return linear_loss(hidden, weight, targets, loss, mask=mask, entropy=True, temperature=0.7)[0]
+        return linear_loss(hidden, weight, targets, loss, mask=mask, entropy=True, temperature=0.7)[
+            0
+        ]
 
     inputs = [hidden.requires_grad_(), weight.requires_grad_()]
     with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
@@ -288,7 +352,10 @@ def test_the_reference_backend_is_the_definition():
     hidden, weight, targets, _ = operands()
     inputs = [hidden.requires_grad_(), weight.requires_grad_()]
     options = {"mask": torch.arange(ROWS) > 5, "entropy": True}
-    ours, theirs = (linear_loss(*inputs, targets, ppo(), backend=name, **options)[0] for name in ("torch", "reference"))
+    ours, theirs = (
+        linear_loss(*inputs, targets, ppo(), backend=name, **options)[0]
+        for name in ("torch", "reference")
+    )
     assert_close(ours, theirs)
     assert_close(torch.autograd.grad(ours, inputs), torch.autograd.grad(theirs, inputs))
 
@@ -296,8 +363,13 @@ def test_the_reference_backend_is_the_definition():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("biased", [False, True])
 def test_the_types_on_a_gpu_fit(cuda_fakes, dtype, biased):
-    """No device is needed for that: fakes of CUDA tensors go through the same lines, but for those that ask for values."""
-    hidden, weight = (torch.empty(rows, 64, dtype=dtype, device="cuda", requires_grad=True) for rows in (300, 1000))
+    """No device is needed for that: fakes of CUDA tensors go through the same lines, but for those
+    that ask for values.
+    """
+    hidden, weight = (
+        torch.empty(rows, 64, dtype=dtype, device="cuda", requires_grad=True)
+        for rows in (300, 1000)
+    )
     bias = torch.zeros(1000, device="cuda") if biased else None
     part, slope = hidden.detach()[:40], torch.empty(40, 1000, device="cuda")
     from rewardlab.kernels.policy_loss.walk import _Gradients
@@ -305,7 +377,11 @@ def test_the_types_on_a_gpu_fit(cuda_fakes, dtype, biased):
     gradients = _Gradients(hidden.detach(), weight.detach(), bias, [True, True, biased])
     gradients.add(slope.to(gradients.kind), part, torch.arange(40, device="cuda"))
     kept = torch.float32 if dtype == torch.float16 else dtype
-    assert [x if x is None else x.dtype for x in gradients.found()] == [kept, kept, torch.float32 if biased else None]
+    assert [x if x is None else x.dtype for x in gradients.found()] == [
+        kept,
+        kept,
+        torch.float32 if biased else None,
+    ]
     products = torch.empty(40, 1000, device="cuda")
     chunked.products(part, weight.detach(), products)
     assert eager.finished(products, eager.Curve(bias, 0.7, 5.0)).dtype == torch.float32
@@ -324,8 +400,15 @@ def test_a_loss_with_a_trained_constant_is_refused():
     hidden, weight, targets, _ = operands(torch.float32)
     scale = torch.ones(1, requires_grad=True)
     with pytest.raises(InputError, match=r"another tensor that needs a gradient, \[1\]"):
-        linear_loss(hidden.requires_grad_(), weight, targets, lambda log_prob, *_: (scale.exp() * log_prob).sum())
-    linear_loss(hidden, weight, targets, lambda log_prob, *_: (scale.detach().exp() * log_prob).sum())
+        linear_loss(
+            hidden.requires_grad_(),
+            weight,
+            targets,
+            lambda log_prob, *_: (scale.exp() * log_prob).sum(),
+        )
+    linear_loss(
+        hidden, weight, targets, lambda log_prob, *_: (scale.detach().exp() * log_prob).sum()
+    )
 
 
 @pytest.mark.parametrize(
@@ -342,20 +425,32 @@ def test_a_loss_with_a_trained_constant_is_refused():
     ],
 )
 def test_what_cannot_be_used_is_refused(change, message):
-    given = {"hidden": torch.zeros(2, 3), "weight": torch.zeros(9, 3), "targets": torch.tensor([0, 1]), "loss": sft} | change
+    given = {
+        "hidden": torch.zeros(2, 3),
+        "weight": torch.zeros(9, 3),
+        "targets": torch.tensor([0, 1]),
+        "loss": sft,
+    } | change
     with pytest.raises(InputError, match=message):
         linear_loss(**given)
 
 
 def test_float16_gradients_survive_until_the_loss_scale_has_lifted_them():
-    """Of a token's 1e-5 nothing is left in float16, whose smallest number is 6e-8, before a scale of 65,536 makes it 0.65."""
+    """Of a token's 1e-5 nothing is left in float16, whose smallest number is 6e-8, before a scale
+    of 65,536 makes it 0.65.
+    """
     generator = torch.Generator().manual_seed(0)
-    hidden, weight = torch.randn(64, 16, generator=generator).half(), torch.randn(4000, 16, generator=generator).half()
+    hidden, weight = (
+        torch.randn(64, 16, generator=generator).half(),
+        torch.randn(4000, 16, generator=generator).half(),
+    )
     targets = torch.randint(4000, (64,), generator=generator)
     found = []
     for operands in ((hidden, weight), (hidden.float(), weight.float())):
         leaves = [operand.clone().requires_grad_() for operand in operands]
-        value, _ = linear_loss(*leaves, targets, lambda log_prob, entropy, rows: -1e-5 * log_prob.sum())
+        value, _ = linear_loss(
+            *leaves, targets, lambda log_prob, entropy, rows: -1e-5 * log_prob.sum()
+        )
         (65536 * value).backward()
         found.append([leaf.grad.float() for leaf in leaves])
         assert [leaf.grad.dtype for leaf in leaves] == [operand.dtype for operand in operands]

@@ -1,4 +1,6 @@
-"""discounted_sum against its loop in float64, and as an operation that autograd, compilers and autocast know."""
+"""discounted_sum against its loop in float64, and as an operation that autograd, compilers and
+autocast know.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,19 @@ def episodes(*shape, top=1.0, seed=1):
 
 
 def check(values, decay, rtol=1e-6, **options):
-    """Each sum is within `rtol` of float64's, in units of the sum of what it adds up, all taken positive."""
+    """Each sum is within `rtol` of float64's, in units of the sum of what it adds up, all taken
+    positive.
+    """
     found = discounted_sum(values, decay, **options)
     exact = decay.double() if isinstance(decay, torch.Tensor) else decay
     size = reference(values.double().abs(), exact if isinstance(decay, float) else exact.abs())
     assert found.dtype == torch.float32
     assert found.is_contiguous()
-    error = ((found.double() - reference(values.double(), exact)).abs() / size.clamp_min(1e-30)).max().item()
+    error = (
+        ((found.double() - reference(values.double(), exact)).abs() / size.clamp_min(1e-30))
+        .max()
+        .item()
+    )
     assert error <= rtol, error
 
 
@@ -64,7 +72,9 @@ def test_a_large_batch_is_summed_in_parts(monkeypatch):
     values, decay = drawn(9, 50), episodes(9, 50)
     whole = discounted_sum(values, decay), discounted_sum(values, 0.9)
     monkeypatch.setattr(blocked, "CACHED", 100)
-    for found, expected in zip((discounted_sum(values, decay), discounted_sum(values, 0.9)), whole, strict=True):
+    for found, expected in zip(
+        (discounted_sum(values, decay), discounted_sum(values, 0.9)), whole, strict=True
+    ):
         assert_close(found, expected, rtol=0, atol=1e-6)
 
 
@@ -98,14 +108,21 @@ def test_decays_above_one_over_many_steps_overflow_only_where_the_sums_do(decay)
     values = torch.zeros(2, 4000)
     values[0, 10] = 1.0
     found = discounted_sum(values, decay)
-    assert_close(found[0, :11].double(), float(decay) ** torch.arange(10, -1, -1, dtype=torch.float64), rtol=1e-6, atol=0)
+    assert_close(
+        found[0, :11].double(),
+        float(decay) ** torch.arange(10, -1, -1, dtype=torch.float64),
+        rtol=1e-6,
+        atol=0,
+    )
     assert found[0, 11:].abs().max() == found[1].abs().max() == 0
     assert torch.equal(discounted_sum(values, torch.full_like(values, decay)), found)
     values[1] = 1.0
     exact = reference(values[1:].double(), decay)
     inside = exact.abs() < 1e37
     assert inside.sum() > 20
-    assert_close(discounted_sum(values[1:], decay).double()[inside], exact[inside], rtol=1e-5, atol=0)
+    assert_close(
+        discounted_sum(values[1:], decay).double()[inside], exact[inside], rtol=1e-5, atol=0
+    )
 
 
 def test_gradients_to_the_second_order_are_those_of_the_loop():
@@ -117,16 +134,24 @@ def test_gradients_to_the_second_order_are_those_of_the_loop():
 
 
 def test_gradients_reach_each_input_in_its_own_type():
-    values, decay, weight = drawn(3, 30).bfloat16().requires_grad_(), episodes(3, 30).requires_grad_(), drawn(3, 30, seed=2)
+    values, decay, weight = (
+        drawn(3, 30).bfloat16().requires_grad_(),
+        episodes(3, 30).requires_grad_(),
+        drawn(3, 30, seed=2),
+    )
     found = torch.autograd.grad((discounted_sum(values, decay) * weight).sum(), (values, decay))
-    expected = torch.autograd.grad((reference(values.float(), decay) * weight).sum(), (values, decay))
+    expected = torch.autograd.grad(
+        (reference(values.float(), decay) * weight).sum(), (values, decay)
+    )
     for ours, exact in zip(found, expected, strict=True):
         assert ours.dtype == exact.dtype
         assert_close(ours, exact, atol=1e-5, rtol=1e-2 if ours.dtype == torch.bfloat16 else 1e-5)
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck looks at its own
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # opcheck looks at its own
 def test_it_is_an_operation_as_torch_wants_it(transposed):
     values, decay = drawn(3, 10).requires_grad_(), episodes(3, 10).requires_grad_()
     torch.library.opcheck(OP, (values, decay, 0.0, transposed, ""))
@@ -142,7 +167,9 @@ def test_it_compiles_without_a_graph_break(dynamic):
     for steps in (5, 9):
         values, decay = drawn(3, steps).requires_grad_(), episodes(3, steps).requires_grad_()
         found = torch.autograd.grad(compiled(values, decay), (values, decay))
-        for ours, exact in zip(found, torch.autograd.grad(loss(values, decay), (values, decay)), strict=True):
+        for ours, exact in zip(
+            found, torch.autograd.grad(loss(values, decay), (values, decay)), strict=True
+        ):
             assert_close(ours, exact)
 
 
@@ -172,5 +199,7 @@ def test_backends_are_told_and_none_is_taken_instead_of_another(monkeypatch):
     with pytest.raises(InputError, match="triton"):
         discounted_sum(torch.zeros(1, 1), 0.5, backend="triton")
     monkeypatch.setenv("REWARDLAB_KERNELS", "triton")
-    with pytest.raises(InputError, match="REWARDLAB_KERNELS asks for triton: the tensors are on cpu"):
+    with pytest.raises(
+        InputError, match="REWARDLAB_KERNELS asks for triton: the tensors are on cpu"
+    ):
         discounted_sum(torch.zeros(1, 1), 0.5)

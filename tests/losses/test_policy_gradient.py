@@ -1,11 +1,20 @@
-"""The clipped surrogate branch by branch, and each KL estimate's mean and gradient against enumeration."""
+"""The clipped surrogate branch by branch, and each KL estimate's mean and gradient against
+enumeration.
+"""
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 from rewardlab.losses.kl import absolute, adapted_weight, k1, k2, k3
-from rewardlab.losses.policy_gradient import log_ratio, ppo_loss, step_weights, surrogate, value_error, value_loss
+from rewardlab.losses.policy_gradient import (
+    log_ratio,
+    ppo_loss,
+    step_weights,
+    surrogate,
+    value_error,
+    value_loss,
+)
 
 MASK = torch.tensor([[True, True, True], [True, False, False]])
 
@@ -38,7 +47,15 @@ def test_the_surrogate_is_equation_7(ratio, advantage, loss, clipped):
 
 def test_at_ratio_one_it_is_reinforce():
     log_prob, advantages = drawn(2, 3).requires_grad_(), drawn(2, 1, seed=1)
-    loss, clipped = ppo_loss(log_prob, log_prob.detach(), advantages, MASK, clip=1e-4, normalisation="constant", constant=1)
+    loss, clipped = ppo_loss(
+        log_prob,
+        log_prob.detach(),
+        advantages,
+        MASK,
+        clip=1e-4,
+        normalisation="constant",
+        constant=1,
+    )
     (gradient,) = torch.autograd.grad(loss, log_prob)
     assert_close(gradient, -advantages * MASK / 2)
     assert clipped == 0
@@ -48,9 +65,13 @@ def test_what_is_masked_is_neither_read_nor_given_a_gradient():
     log_prob = torch.where(MASK, drawn(2, 3), float("nan")).requires_grad_()
     values = torch.where(MASK, drawn(2, 3, seed=1), float("inf")).requires_grad_()
     old = torch.full((2, 3), -0.5)
-    loss, clipped = ppo_loss(log_prob, old, torch.where(MASK, drawn(2, 3), float("nan")), MASK, clip=0.2)
+    loss, clipped = ppo_loss(
+        log_prob, old, torch.where(MASK, drawn(2, 3), float("nan")), MASK, clip=0.2
+    )
     critic = value_loss(values, old, torch.zeros(2, 3), MASK, clip=0.2)
-    for gradient in torch.autograd.grad(loss + critic + k3(log_ratio(log_prob, old, MASK)).sum(), (log_prob, values)):
+    for gradient in torch.autograd.grad(
+        loss + critic + k3(log_ratio(log_prob, old, MASK)).sum(), (log_prob, values)
+    ):
         assert gradient.isfinite().all()
         assert gradient[~MASK].abs().max() == 0
     assert 0 < clipped < 1
@@ -65,7 +86,10 @@ def test_log_ratios_are_clamped_before_exp_and_in_float32():
 
 def test_weights_are_the_three_normalisations():
     values = drawn(2, 3)
-    mean_of = {name: (step_weights(MASK, name) * values).sum() for name in ("token", "sequence", "constant")}
+    mean_of = {
+        name: (step_weights(MASK, name) * values).sum()
+        for name in ("token", "sequence", "constant")
+    }
     assert_close(mean_of["token"], values[MASK].mean())
     assert_close(mean_of["sequence"], (values[0].mean() + values[1, 0]) / 2)
     assert_close(mean_of["constant"], values[MASK].sum() / 6)
@@ -76,7 +100,10 @@ def test_a_loss_with_weights_is_the_sum_of_its_parts():
     log_prob, old, advantages = drawn(2, 3), drawn(2, 3, seed=1), drawn(2, 3, seed=2)
     whole, _ = ppo_loss(log_prob, old, advantages, MASK, clip=0.2, normalisation="sequence")
     weights = step_weights(MASK, "sequence")
-    parts = [surrogate(*(x[i : i + 1] for x in (log_prob, old, advantages, MASK)), clip=0.2)[0] for i in range(2)]
+    parts = [
+        surrogate(*(x[i : i + 1] for x in (log_prob, old, advantages, MASK)), clip=0.2)[0]
+        for i in range(2)
+    ]
     assert_close(whole, sum((weights[i] * part[0]).sum() for i, part in enumerate(parts)))
 
 
@@ -84,7 +111,9 @@ def test_the_critic_may_not_move_far_in_one_batch():
     one = torch.ones(1, 1)
     assert_close(value_error(1.1 * one, one, 2 * one, one.bool(), clip=0.2).item(), 0.5 * 0.9**2)
     values = (1.9 * one).requires_grad_()
-    error = value_error(values, one, 2 * one, one.bool(), clip=0.2)  # nearer than the clip allows: held at 1.2
+    error = value_error(
+        values, one, 2 * one, one.bool(), clip=0.2
+    )  # nearer than the clip allows: held at 1.2
     assert_close(error.item(), 0.5 * 0.8**2)
     assert torch.autograd.grad(error.sum(), values)[0].item() == 0
 
@@ -92,7 +121,8 @@ def test_the_critic_may_not_move_far_in_one_batch():
 class TestKL:
     """KL(π ‖ π_ref) of a categorical with five outcomes, in float64; expectations over π are sums.
 
-    A loss is differentiated with the samples held fixed; a penalty in the reward is detached, and multiplies ∇log π.
+    A loss is differentiated with the samples held fixed; a penalty in the reward is detached, and
+    multiplies ∇log π.
     """
 
     logits = drawn(5).double().requires_grad_()
@@ -108,7 +138,9 @@ class TestKL:
         return self.gradient((self.chance.detach() * estimate(self.ratio)).sum())
 
     def in_reward(self, estimate):
-        return self.gradient((self.chance.detach() * estimate(self.ratio).detach() * self.policy).sum())
+        return self.gradient(
+            (self.chance.detach() * estimate(self.ratio).detach() * self.policy).sum()
+        )
 
     @property
     def exact(self):
@@ -120,7 +152,10 @@ class TestKL:
 
     def test_means(self):
         kl = (self.chance * self.ratio).sum()
-        means = {estimate: (self.chance * estimate(self.ratio)).sum() for estimate in (k1, k2, k3, absolute)}
+        means = {
+            estimate: (self.chance * estimate(self.ratio)).sum()
+            for estimate in (k1, k2, k3, absolute)
+        }
         assert_close(means[k1], kl)
         assert_close(means[k3], kl)
         assert abs(means[k2] - kl) > 0.03
@@ -128,7 +163,9 @@ class TestKL:
         near = 0.01 * self.ratio.detach()
         chance = (near + self.reference).log_softmax(0).exp()
         near = chance.log() - self.reference
-        assert_close((chance * k2(near)).sum(), (chance * near).sum(), rtol=0.02, atol=0)  # right to second order
+        assert_close(
+            (chance * k2(near)).sum(), (chance * near).sum(), rtol=0.02, atol=0
+        )  # right to second order
 
     def test_k1_in_the_reward_has_the_exact_gradient_and_none_as_a_loss(self):
         assert_close(self.in_reward(k1), self.exact)
@@ -146,7 +183,9 @@ class TestKL:
         assert not torch.allclose(found, self.exact, atol=0.05)
         rarer = (self.ratio < 0).nonzero().flatten()
         assert len(rarer) > 0
-        for outcome in rarer.tolist():  # against a weight on this outcome alone: it is punished for having become rarer
+        for outcome in (
+            rarer.tolist()
+        ):  # against a weight on this outcome alone: it is punished for having become rarer
             assert absolute(self.ratio)[outcome] > 0 > k1(self.ratio)[outcome]
 
 

@@ -22,7 +22,9 @@ def test_it_is_the_likelihood_of_the_labels():
     lead = (CHOSEN - REJECTED - MARGIN[:, None]).double()
     wins = lead.sigmoid()
     expected = -(LABELS[:, None] * wins.log() + (1 - LABELS[:, None]) * (1 - wins).log())
-    assert bradley_terry_loss(CHOSEN, REJECTED, LABELS, MARGIN).item() == pytest.approx(expected.mean().item(), rel=1e-6)
+    assert bradley_terry_loss(CHOSEN, REJECTED, LABELS, MARGIN).item() == pytest.approx(
+        expected.mean().item(), rel=1e-6
+    )
     weighted = (expected * WEIGHTS).sum() / WEIGHTS.sum()
     found = bradley_terry_loss(CHOSEN, REJECTED, LABELS, MARGIN, WEIGHTS)
     assert found.item() == pytest.approx(weighted.item(), rel=1e-6)
@@ -38,7 +40,9 @@ def test_plain_pairs_give_the_published_formula():
 def test_an_offset_of_each_prompt_changes_nothing():
     offset = torch.randint(-8, 8, (5, 1), generator=DRAW).float()
     coarse = [(half * 64).round() / 64 for half in (CHOSEN, REJECTED)]  # so that the sums are exact
-    assert bradley_terry_loss(*coarse, LABELS) == bradley_terry_loss(*(half + offset for half in coarse), LABELS)
+    assert bradley_terry_loss(*coarse, LABELS) == bradley_terry_loss(
+        *(half + offset for half in coarse), LABELS
+    )
     assert centring_loss(*coarse) != centring_loss(*(half + offset for half in coarse))
 
 
@@ -129,7 +133,12 @@ def test_trls_reward_trainer_has_the_same_tokens_scores_and_loss(tmp_path):
     network = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward")
     margin = torch.tensor([0.0, 0.5, 2.0])
     args = RewardConfig(**trl_options(tmp_path), center_rewards_coefficient=0.01)
-    trainer = RewardTrainer(network, args, train_dataset=trl_rows(margin=margin.tolist()), processing_class=reward.tokenizer)
+    trainer = RewardTrainer(
+        network,
+        args,
+        train_dataset=trl_rows(margin=margin.tolist()),
+        processing_class=reward.tokenizer,
+    )
     batch = trl_batch(trainer)
     both = concatenate([PAIRS.chosen, PAIRS.rejected])
     ours, _ = token_ids(reward.tokenizer, both.prompts, both.outputs)
@@ -138,7 +147,9 @@ def test_trls_reward_trainer_has_the_same_tokens_scores_and_loss(tmp_path):
     with torch.no_grad():
         theirs, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
         chosen, rejected = reward(PAIRS.chosen), reward(PAIRS.rejected)
-        ours = bradley_terry_loss(chosen, rejected, margin=margin) + 0.01 * centring_loss(chosen, rejected)
+        ours = bradley_terry_loss(chosen, rejected, margin=margin) + 0.01 * centring_loss(
+            chosen, rejected
+        )
     assert torch.allclose(outputs.logits[:, 0], torch.cat([chosen, rejected]), atol=1e-5)
     assert ours.item() == pytest.approx(theirs.item(), rel=1e-5)
 

@@ -1,4 +1,6 @@
-"""The report: from run folders alone, self-contained, right in what it states, and calm about what is absent."""
+"""The report: from run folders alone, self-contained, right in what it states, and calm about what
+is absent.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,14 @@ from rewardlab.errors import InputError
 from rewardlab.evaluation.judging import separation_figures
 from rewardlab.report import write_report
 from rewardlab.report.read import read_runs
-from rewardlab.report.statements import Verdict, overall, run_course, step_course, step_verdict, verdict
+from rewardlab.report.statements import (
+    Verdict,
+    overall,
+    run_course,
+    step_course,
+    step_verdict,
+    verdict,
+)
 from rewardlab.types import PreferencePairs, Samples
 
 PROMPTS = ["zero", "one", "two", "three"]
@@ -34,7 +43,11 @@ def figure(value, half=0.012):
 
 def judged(figures):
     judges = {name: figure(figures[name]) for name in ("accuracy", "ink")}
-    return judges | {"distance": figure(figures["distance"]), "real_distance": {"mean": 0.002}, "diversity": {"mean": 9.1}}
+    return judges | {
+        "distance": figure(figures["distance"]),
+        "real_distance": {"mean": 0.002},
+        "diversity": {"mean": 9.1},
+    }
 
 
 def pictures(count, level, seed):
@@ -49,7 +62,9 @@ def pictures(count, level, seed):
 
 def samples(count, level=0.7, seed=0, outputs=None):
     outputs = pictures(count, level, seed) if outputs is None else outputs
-    return Samples([PROMPTS[i % len(PROMPTS)] for i in range(count)], outputs, {"seed": torch.arange(count)})
+    return Samples(
+        [PROMPTS[i % len(PROMPTS)] for i in range(count)], outputs, {"seed": torch.arange(count)}
+    )
 
 
 def scores(reward):
@@ -60,15 +75,23 @@ def scores(reward):
 
 def guard_csv(end):
     rows = [
-        f"{step},,{end['reward'] * step / 200},{0.05 + (end['distance'] - 0.05) * step / 200}" for step in range(0, 201, 50)
+        f"{step},,{end['reward'] * step / 200},{0.05 + (end['distance'] - 0.05) * step / 200}"
+        for step in range(0, 201, 50)
     ]
     return "\n".join(["step,loss,guard/score,guard/distance", "9,0.69,,", *rows]) + "\n"
 
 
 def round_figures(end):
-    fitted = {"val/auc": 0.93, "val/calibration_error": 0.08, "val/ranking": 0.6, "val/disagreement": 0.4}
+    fitted = {
+        "val/auc": 0.93,
+        "val/calibration_error": 0.08,
+        "val/ranking": 0.6,
+        "val/disagreement": 0.4,
+    }
     fitted |= {"meaning": "log density ratio", "epochs": 12}
-    separation = separation_figures({side: values.mean(1) for side, values in scores(end["reward"]).items()})
+    separation = separation_figures(
+        {side: values.mean(1) for side, values in scores(end["reward"]).items()}
+    )
     return {
         "reward": {"first": fitted},
         "candidates": {"all": figure(0.0), "best": figure(1.2), "worst": figure(-1.3)},
@@ -89,17 +112,35 @@ def make_run(path, *ends, loop="SFT", beta=None, outputs=None):
     save_samples(stages / "0-samples-00000000" / "samples", draw(0.5, 6))
     for number, end in enumerate(ends, 1):
         save_samples(stages / f"{number}-samples-00000000" / "samples", draw(0.9, 7))
-        save_pairs(stages / f"{number}-pairs-00000000" / "pairs", PreferencePairs(draw(0.9, 8), draw(0.3, 9)))
+        save_pairs(
+            stages / f"{number}-pairs-00000000" / "pairs",
+            PreferencePairs(draw(0.9, 8), draw(0.3, 9)),
+        )
         (stages / f"{number}-scores-00000000").mkdir()
-        save_file(scores(end["reward"]), stages / f"{number}-scores-00000000" / "scores.safetensors")
+        save_file(
+            scores(end["reward"]), stages / f"{number}-scores-00000000" / "scores.safetensors"
+        )
         (stages / f"{number}-post-train-00000000").mkdir()
         (stages / f"{number}-post-train-00000000" / "metrics.csv").write_text(guard_csv(end))
-    rounds = {"0": {"judged": judged(BASE)}} | {str(number): round_figures(end) for number, end in enumerate(ends, 1)}
-    targets = {name: figure(value) for name, value in TARGETS.items()} | {"real_distance": {"mean": 0.002}}
+    rounds = {"0": {"judged": judged(BASE)}} | {
+        str(number): round_figures(end) for number, end in enumerate(ends, 1)
+    }
+    targets = {name: figure(value) for name, value in TARGETS.items()} | {
+        "real_distance": {"mean": 0.002}
+    }
     write(path / "results.json", {"targets": targets, "rounds": rounds})
-    write(path / "timing.json", {folder.name: {"seconds": 2.5, "peak_memory_mib": 812.0} for folder in stages.iterdir()})
-    write(path / "run.json", {"versions": {"torch": "2.15"}, "seeds": {"seed": 0}, "fingerprints": {"policy": "a1b2"}})
-    class_path = {"class_path": f"rewardlab.training.{loop}", "init_args": {} if beta is None else {"beta": beta}}
+    write(
+        path / "timing.json",
+        {folder.name: {"seconds": 2.5, "peak_memory_mib": 812.0} for folder in stages.iterdir()},
+    )
+    write(
+        path / "run.json",
+        {"versions": {"torch": "2.15"}, "seeds": {"seed": 0}, "fingerprints": {"policy": "a1b2"}},
+    )
+    class_path = {
+        "class_path": f"rewardlab.training.{loop}",
+        "init_args": {} if beta is None else {"beta": beta},
+    }
     config = {"rounds": {"init_args": {"post_train": {"loop": class_path, "candidates": 8}}}}
     (path / "config.yaml").write_text(yaml.safe_dump(config))
     return path
@@ -122,7 +163,9 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.counts[tag] = self.counts.get(tag, 0) + 1
-        self.addresses += [value for name, value in attrs if name in ("src", "href", "srcset", "data")]
+        self.addresses += [
+            value for name, value in attrs if name in ("src", "href", "srcset", "data")
+        ]
         self.alts += [dict(attrs).get("alt") for _ in range(tag == "img")]
         self.open += [] if tag in self.VOID else [tag]
 
@@ -161,19 +204,39 @@ def test_one_run_gives_one_self_contained_page_and_its_pictures(clean):
     assert all(page.alts)
     files = {file.stem for file in (clean / "figures").iterdir()}
     assert files == {
-        *("samples-targets-real", "samples-base", "samples-round-1", "pairs-round-1-best-candidates", "overview"),
-        *("pairs-round-1-worst-candidates", "scores-round-1", "judge-accuracy", "judge-ink", "judge-distance"),
+        *(
+            "samples-targets-real",
+            "samples-base",
+            "samples-round-1",
+            "pairs-round-1-best-candidates",
+            "overview",
+        ),
+        *(
+            "pairs-round-1-worst-candidates",
+            "scores-round-1",
+            "judge-accuracy",
+            "judge-ink",
+            "judge-distance",
+        ),
         *("plane-accuracy", "plane-ink", "plane-distance", "guard"),
     }
-    assert page.counts["figure"] == page.counts["figcaption"] == len(files) - 1  # the overview is for a README
+    assert (
+        page.counts["figure"] == page.counts["figcaption"] == len(files) - 1
+    )  # the overview is for a README
     assert "What is missing" not in page.text
 
 
 def test_a_clean_run_is_said_to_be_one(clean):
     text = Page((clean / "report.html").read_text(encoding="utf-8")).text
     assert "1 finished round: better by the judges, none got worse." in text
-    assert "The reward rose. Ink and distance moved toward the targets. No difference beyond the intervals in accuracy." in text
-    assert "Base → sft: accuracy 0.930 → 0.950 (targets 0.967); ink 0.301 → 0.333 (targets 0.335); distance 0.0500 → " in text
+    assert (
+        "The reward rose. Ink and distance moved toward the targets. No difference beyond the intervals in accuracy."
+        in text
+    )
+    assert (
+        "Base → sft: accuracy 0.930 → 0.950 (targets 0.967); ink 0.301 → 0.333 (targets 0.335); distance 0.0500 → "
+        in text
+    )
     assert "Over-optimised" not in text
     assert "log density ratio" in text
 
@@ -185,15 +248,28 @@ def test_several_runs_share_a_page_with_targets_and_base_once(tmp_path):
     assert path == tmp_path / "report.html"
     page = Page(path.read_text(encoding="utf-8"))
     assert (
-        "Over-optimised, the reward rose while a judge got worse: low. No difference beyond the intervals: same." in page.text
+        "Over-optimised, the reward rose while a judge got worse: low. No difference beyond the intervals: same."
+        in page.text
     )
-    assert "low (DPO, β 20). Over-optimised: the reward rose while accuracy and distance got worse." in page.text
-    assert "The reward now scores the outputs above the real targets. The guard stopped training at step 150" in page.text
+    assert (
+        "low (DPO, β 20). Over-optimised: the reward rose while accuracy and distance got worse."
+        in page.text
+    )
+    assert (
+        "The reward now scores the outputs above the real targets. The guard stopped training at step 150"
+        in page.text
+    )
     assert "same (DPO, β 2000). No difference beyond the intervals. Base" in page.text
     assert "post_train.loop.init_args.beta 20.0 2000.0" in page.text
     assert len(re.findall(r"base −?0\.\d+ \[", page.text)) == 1
     named = [file.name for file in (tmp_path / "figures").iterdir()]
-    assert {"scores-low.png", "scores-same.png", "samples-low.png", "samples-same.png", "judge-accuracy.png"} <= set(named)
+    assert {
+        "scores-low.png",
+        "scores-same.png",
+        "samples-low.png",
+        "samples-same.png",
+        "judge-accuracy.png",
+    } <= set(named)
     assert page.counts["figure"] == len(named) - 1
 
 
@@ -227,9 +303,13 @@ def test_statements_follow_from_the_intervals(after, reward, outcome):
     after = {name: figure(value) for name, value in after.items()}
     before = {name: figure(BASE[name]) for name in after}
     targets = {name: figure(value) for name, value in TARGETS.items()}
-    said = verdict(before, after, targets, {"score_before": figure(0.0), "score_after": figure(reward)})
+    said = verdict(
+        before, after, targets, {"score_before": figure(0.0), "score_after": figure(reward)}
+    )
     assert said.outcome == outcome
-    assert ("Over-optimised: the reward rose while" in said.sentence) == (outcome == "over-optimised")
+    assert ("Over-optimised: the reward rose while" in said.sentence) == (
+        outcome == "over-optimised"
+    )
 
 
 def test_figures_without_intervals_or_finite_values_make_no_statement():
@@ -243,8 +323,12 @@ def test_figures_without_intervals_or_finite_values_make_no_statement():
 def test_a_move_within_the_targets_own_interval_is_neither_better_nor_worse():
     sides = ((0.988, 0.008), (1.0, 0.0), (0.98, 0.03))
     before, after, targets = ({"accuracy": figure(value, half)} for value, half in sides)
-    said = verdict(before, after, targets, {"score_before": figure(0.0), "score_after": figure(2.0)})
-    assert said == Verdict("reward only", "The reward rose. Accuracy moved within the targets' own interval.")
+    said = verdict(
+        before, after, targets, {"score_before": figure(0.0), "score_after": figure(2.0)}
+    )
+    assert said == Verdict(
+        "reward only", "The reward rose. Accuracy moved within the targets' own interval."
+    )
 
 
 def test_text_is_shown_as_a_table_and_everything_is_escaped(tmp_path):
@@ -262,13 +346,17 @@ def test_text_is_shown_as_a_table_and_everything_is_escaped(tmp_path):
 
 
 def make_hardened(path, policy="c3d4"):
-    """A run as Adv-RM's rounds leave it: the first attacks the reward, the second trains, with readings."""
+    """A run as Adv-RM's rounds leave it: the first attacks the reward, the second trains, with
+    readings.
+    """
     outputs = ["a fair answer"] * 12
     run = make_run(path, CLEAN, CLEAN, loop="PPO", outputs=outputs)
     stages = run / "stages"
     for stage in ("1-samples", "1-pairs", "1-scores", "1-post-train"):
         shutil.rmtree(stages / f"{stage}-00000000")
-    pairs = PreferencePairs(samples(4, outputs=["better"] * 4), samples(4, outputs=["\n".join(["of"] * 5)] * 4))
+    pairs = PreferencePairs(
+        samples(4, outputs=["better"] * 4), samples(4, outputs=["\n".join(["of"] * 5)] * 4)
+    )
     save_pairs(stages / "1-adversarial-00000000" / "pairs", pairs)
     readings = [
         "step,loss,reading/gold,reading/reward,reading/kl",
@@ -279,27 +367,56 @@ def make_hardened(path, policy="c3d4"):
     ]
     (stages / "2-post-train-00000000" / "metrics.csv").write_text("\n".join(readings) + "\n")
     results = json.loads((run / "results.json").read_text())
-    counts = {"generated": 50, "unique": 49, "gated": 20, "disagreeing": 10, "per_prompt": 8, "kept": 4}
+    counts = {
+        "generated": 50,
+        "unique": 49,
+        "gated": 20,
+        "disagreeing": 10,
+        "per_prompt": 8,
+        "kept": 4,
+    }
     members = {"0": {"val/accuracy": 0.61}, "1": {"val/accuracy": 0.63}}
     funnel = {"counts": counts, "precision": {"kept": 0.75}}
     results["rounds"]["1"] = {"members": members, "attack": {"funnel": funnel, "yield": 0.2}}
-    held = {"step": 90.0, "censored": False, "start": -3.0, "peak_gold": -2.5, "peak_step": 50.0, "window": 2}
-    results["rounds"]["2"]["post_train"]["stability"] = {"gold": held | {"gold_at_kl": {"5": -2.75, "10": None}}}
+    held = {
+        "step": 90.0,
+        "censored": False,
+        "start": -3.0,
+        "peak_gold": -2.5,
+        "peak_step": 50.0,
+        "window": 2,
+    }
+    results["rounds"]["2"]["post_train"]["stability"] = {
+        "gold": held | {"gold_at_kl": {"5": -2.75, "10": None}}
+    }
     write(run / "results.json", results)
-    costs = {name: {"all": 30.0, "plain": 20.0, "ratio": 1.5} for name in ("seconds", "generations")}
-    timing = {folder.name: {"seconds": 2.5, "peak_memory_mib": 812.0} for folder in stages.iterdir()}
+    costs = {
+        name: {"all": 30.0, "plain": 20.0, "ratio": 1.5} for name in ("seconds", "generations")
+    }
+    timing = {
+        folder.name: {"seconds": 2.5, "peak_memory_mib": 812.0} for folder in stages.iterdir()
+    }
     write(run / "timing.json", timing | {"cost": {"steps": 100, **costs}})
-    write(run / "run.json", {"versions": {"torch": "2.15"}, "seeds": {"seed": 0}, "fingerprints": {"policy": policy}})
+    write(
+        run / "run.json",
+        {"versions": {"torch": "2.15"}, "seeds": {"seed": 0}, "fingerprints": {"policy": policy}},
+    )
     return run
 
 
 def test_a_hardened_run_shows_its_curve_its_exploits_and_its_cost(tmp_path):
     run = make_hardened(tmp_path / "hardened")
     page = page_of(run)
-    assert "Round 1: attacked: of 50 outputs 10 passed gate and disagreement, 4 became pairs, 0.750 of them right" in page.text
+    assert (
+        "Round 1: attacked: of 50 outputs 10 passed gate and disagreement, 4 became pairs, 0.750 of them right"
+        in page.text
+    )
     assert "of ↵ of ↵ of ↵ of ↵ of" in page.text
     assert "gold 90.0 0.500 at step 50.0 0.250 –" in page.text
-    assert "1.50 times the seconds, and 1.50 times the generations, of one fit and the same 100 steps" in page.text
+    assert (
+        "1.50 times the seconds, and 1.50 times the generations, of one fit and the same 100 steps"
+        in page.text
+    )
     assert (run / "figures" / "readings.png").stat().st_size > 5000
     assert "round 2: gold −3.00 to −4.00, highest −2.50" in " ".join(page.alts)
 
@@ -325,14 +442,22 @@ def test_videos_show_their_middle_frame(tmp_path):
         ("stages",),
         ("results.json",),
         (
-            *("timing.json", "config.yaml", "run.json", "stages/1-post-train-00000000", "stages/0-targets-00000000"),
+            *(
+                "timing.json",
+                "config.yaml",
+                "run.json",
+                "stages/1-post-train-00000000",
+                "stages/0-targets-00000000",
+            ),
             *("stages/1-samples-00000000", "stages/1-pairs-00000000/pairs/chosen/000000.png"),
         ),
     ],
     ids=["stages", "figures", "some of each"],
 )
 def test_what_is_absent_is_named_and_the_rest_is_shown(tmp_path, clean, absent):
-    run = shutil.copytree(clean, tmp_path / "run", ignore=shutil.ignore_patterns("report.html", "figures"))
+    run = shutil.copytree(
+        clean, tmp_path / "run", ignore=shutil.ignore_patterns("report.html", "figures")
+    )
     for name in absent:
         shutil.rmtree(run / name) if (run / name).is_dir() else (run / name).unlink()
     page = page_of(run)
@@ -342,7 +467,10 @@ def test_what_is_absent_is_named_and_the_rest_is_shown(tmp_path, clean, absent):
 
 def test_a_run_that_stopped_early_has_a_page(tmp_path):
     (tmp_path / "run").mkdir()
-    write(tmp_path / "run" / "results.json", {"targets": {"ink": figure(0.335)}, "rounds": {"0": {"judged": judged(BASE)}}})
+    write(
+        tmp_path / "run" / "results.json",
+        {"targets": {"ink": figure(0.335)}, "rounds": {"0": {"judged": judged(BASE)}}},
+    )
     text = page_of(tmp_path / "run").text
     assert "No finished rounds" in text
     assert "No round has finished." in text
@@ -350,13 +478,17 @@ def test_a_run_that_stopped_early_has_a_page(tmp_path):
 
 def make_single(path, kind):
     path.mkdir()
-    (path / "config.yaml").write_text(yaml.safe_dump({kind: {"class_path": "some.Loop", "init_args": {"lr": len(path.name)}}}))
+    (path / "config.yaml").write_text(
+        yaml.safe_dump({kind: {"class_path": "some.Loop", "init_args": {"lr": len(path.name)}}})
+    )
     return path
 
 
 def test_fits_show_the_curves_that_they_logged(tmp_path):
     runs = [make_single(tmp_path / name, "model") for name in ("one", "other")]
-    for run, rows in zip(runs, (["0,0.9,,0", "1,nan,,0", "2,0.25,0.5,0"], ["0,0.8,,0", "1,0.4,0.75,0"]), strict=True):
+    for run, rows in zip(
+        runs, (["0,0.9,,0", "1,nan,,0", "2,0.25,0.5,0"], ["0,0.8,,0", "1,0.4,0.75,0"]), strict=True
+    ):
         (run / "metrics.csv").write_text("\n".join(["step,loss,val/auc,epoch", *rows]) + "\n")
     (runs[0] / "reward").mkdir()
     page = page_of(*runs, out=tmp_path / "page.html")
@@ -386,7 +518,9 @@ def test_an_attack_is_pointed_to_its_own_page(tmp_path, clean):
 
 
 def test_stages_in_a_shared_store_give_the_same_pictures_byte_for_byte(tmp_path, clean):
-    run = shutil.copytree(clean, tmp_path / "runs" / "sft", ignore=shutil.ignore_patterns("figures", "results.json"))
+    run = shutil.copytree(
+        clean, tmp_path / "runs" / "sft", ignore=shutil.ignore_patterns("figures", "results.json")
+    )
     (run / "stages").rename(tmp_path / "store")
     write(run / "run.json", {"stages": "../../store"})
     assert write_report([run, run], tmp_path / "page.html") == tmp_path / "page.html"

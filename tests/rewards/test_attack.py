@@ -51,14 +51,25 @@ def test_parts_combine_to_the_score():
 
 
 def test_too_long_and_unfinished_outputs_get_minus_a_penalty_instead_of_their_score():
-    facts = {"length": torch.tensor([5, 6, 5, 9]), "finished": torch.tensor([True, True, False, False])}
+    facts = {
+        "length": torch.tensor([5, 6, 5, 9]),
+        "finished": torch.tensor([True, True, False, False]),
+    }
     rows = ROWS.with_facts(**facts)
     plain = attack()(rows).tolist()
-    assert attack(max_length=5, length_penalty=20.0)(rows).tolist() == [plain[0], -20.0, plain[2], -20.0]
+    assert attack(max_length=5, length_penalty=20.0)(rows).tolist() == [
+        plain[0],
+        -20.0,
+        plain[2],
+        -20.0,
+    ]
     assert attack(unfinished_penalty=3.0)(rows).tolist() == [plain[0], plain[1], -3.0, -3.0]
     both = attack(max_length=5, length_penalty=20.0, unfinished_penalty=30.0)(rows).tolist()
     assert both == [plain[0], -20.0, -30.0, -30.0]
-    assert attack(max_length=5, length_penalty=30.0, unfinished_penalty=20.0)(rows).tolist()[3] == -30.0
+    assert (
+        attack(max_length=5, length_penalty=30.0, unfinished_penalty=20.0)(rows).tolist()[3]
+        == -30.0
+    )
     assert attack(max_length=5, length_penalty=0.0)(rows).tolist()[3] == 0.0
 
 
@@ -66,7 +77,9 @@ def test_a_missing_fact_is_named_only_if_a_penalty_reads_it():
     assert torch.isfinite(attack()(ROWS)).all()
     with pytest.raises(InputError, match=r'max_length=5 reads the fact "length".*no facts'):
         attack(max_length=5)(ROWS)
-    with pytest.raises(InputError, match=r'unfinished_penalty=2 reads the fact "finished".*\[\'seed\'\]'):
+    with pytest.raises(
+        InputError, match=r'unfinished_penalty=2 reads the fact "finished".*\[\'seed\'\]'
+    ):
         attack(unfinished_penalty=2.0)(ROWS.with_facts(seed=torch.arange(4)))
 
 
@@ -77,12 +90,22 @@ def test_the_reference_threshold_is_the_mean_of_the_prompts_references():
     expected = torch.cat([deviations[:1] - WITNESS[:1], deviations[1:] - 10])
     torch.testing.assert_close(reward(ROWS), expected)
     torch.testing.assert_close(Attack(Ensemble([relative]), column(WITNESS))(ROWS), expected)
-    for target in (column(TARGET), Standardized(column(TARGET), 0.0, 1.0), Pessimistic(relative, "mean")):
+    for target in (
+        column(TARGET),
+        Standardized(column(TARGET), 0.0, 1.0),
+        Pessimistic(relative, "mean"),
+    ):
         with pytest.raises(InputError, match="Relative\\(target, references\\)"):
             Attack(target, column(WITNESS))
 
 
 def test_a_witness_may_be_an_ensembles_mean_or_minimum_or_one_of_its_members():
     ensemble = Ensemble([column(WITNESS), column(-WITNESS), column(torch.zeros(4))])
-    for witness, value in ((ensemble, 0.0), (Pessimistic(ensemble), -4.0), (Member(ensemble, 1), 4.0)):
-        torch.testing.assert_close(Attack(column(TARGET), witness, threshold=1.0)(ROWS)[0], torch.tensor(3.0 - value))
+    for witness, value in (
+        (ensemble, 0.0),
+        (Pessimistic(ensemble), -4.0),
+        (Member(ensemble, 1), 4.0),
+    ):
+        torch.testing.assert_close(
+            Attack(column(TARGET), witness, threshold=1.0)(ROWS)[0], torch.tensor(3.0 - value)
+        )

@@ -31,7 +31,9 @@ def test_saved_constants_standardise_the_generators_scores():
 
 
 def test_given_constants_go_before_saved_ones_and_are_asked_for_where_none_are():
-    torch.testing.assert_close(Standardized(Brightness(), 0.5, 2.0)(SAMPLES), (Brightness()(SAMPLES) - 0.5) / 2)
+    torch.testing.assert_close(
+        Standardized(Brightness(), 0.5, 2.0)(SAMPLES), (Brightness()(SAMPLES) - 0.5) / 2
+    )
     with pytest.raises(InputError, match="Brightness has no constants"):
         Standardized(Brightness(), mean=0.5)
     with pytest.raises(InputError, match="above 0"):
@@ -62,13 +64,19 @@ def test_wrong_counts_are_refused():
 
 def test_the_fingerprint_of_a_sum_depends_on_its_weights():
     """What is cached under one weight must not be found under another."""
-    one, other = (fingerprint(Weighted([Brightness(), Brightness()], [1.0, weight])) for weight in (0.5, -0.5))
+    one, other = (
+        fingerprint(Weighted([Brightness(), Brightness()], [1.0, weight])) for weight in (0.5, -0.5)
+    )
     assert one != other
 
 
 def test_a_sums_columns_are_those_of_the_part_that_has_several():
-    """So a guard still sees members disagree; two parts with several columns each have none in common."""
-    samples = Samples([""] * 3, torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0)))
+    """So a guard still sees members disagree; two parts with several columns each have none in
+    common.
+    """
+    samples = Samples(
+        [""] * 3, torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    )
     several, single = VisionReward(tiny_tower(), heads=3, width=8).eval(), Brightness()
     total = Weighted([several, single], [2.0, -1.0])
     expected = 2 * several.members(samples) - single(samples)[:, None]

@@ -8,7 +8,10 @@ from rewardlab.types import Samples
 
 class Images:
     def samples(self):
-        return Samples(["a cat", "a dog", "a bird"], torch.rand(3, 3, 20, 20, generator=torch.Generator().manual_seed(0)))
+        return Samples(
+            ["a cat", "a dog", "a bird"],
+            torch.rand(3, 3, 20, 20, generator=torch.Generator().manual_seed(0)),
+        )
 
 
 def vision(**options):
@@ -30,7 +33,9 @@ class TestVisionRewardOfVideos(RewardConformance):
         return vision(unlocked_groups=2)
 
     def samples(self):
-        return Samples([""] * 3, torch.rand(3, 2, 1, 12, 20, generator=torch.Generator().manual_seed(0)))
+        return Samples(
+            [""] * 3, torch.rand(3, 2, 1, 12, 20, generator=torch.Generator().manual_seed(0))
+        )
 
 
 class TestBrightness(Images, RewardConformance):
@@ -55,7 +60,9 @@ class TestEnsemble(Images, RewardConformance):
 
 class TestFunction(RewardConformance):
     def make(self):
-        return Function(lambda samples: torch.tensor([float(len(text)) for text in samples.outputs]))
+        return Function(
+            lambda samples: torch.tensor([float(len(text)) for text in samples.outputs])
+        )
 
     def samples(self):
         return Samples(["a", "b", "c"], ["x", "xy", "xyz"])
@@ -81,7 +88,10 @@ class Wrong(RewardConformance):
             lambda samples: samples.outputs.flatten(1).mean(1) - samples.outputs.mean(),
             "test_a_row_does_not_depend_on_its_batch",
         ),
-        (lambda samples: torch.rand(len(samples)), "test_equal_input_gives_equal_scores_and_global_randomness_is_left_alone"),
+        (
+            lambda samples: torch.rand(len(samples)),
+            "test_equal_input_gives_equal_scores_and_global_randomness_is_left_alone",
+        ),
     ],
 )
 def test_the_checks_can_fail(function, check):

@@ -23,7 +23,10 @@ def test_a_function_scores_in_float32():
     [
         (lambda samples: torch.zeros(2, 1), r"tensor \[2\]; got a tensor \[2, 1\]"),
         (lambda samples: [0.0, 1.0], "got a list"),
-        (lambda samples: torch.tensor([0.0, float("inf")]), r"sample 1 \(row 8\) with the prompt 'say bye'"),
+        (
+            lambda samples: torch.tensor([0.0, float("inf")]),
+            r"sample 1 \(row 8\) with the prompt 'say bye'",
+        ),
     ],
 )
 def test_wrong_scores_are_named(function, words):

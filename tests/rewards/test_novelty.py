@@ -73,7 +73,9 @@ def test_held_out_references_have_mean_0_and_deviation_1(kind):
 def test_the_covariance_is_shrunk_as_sklearn_does():
     generator = torch.Generator().manual_seed(0)
     for count in (5, 30, 3000):
-        rows = torch.randn(count, 8, generator=generator, dtype=torch.float64) * torch.arange(1.0, 9.0)
+        rows = torch.randn(count, 8, generator=generator, dtype=torch.float64) * torch.arange(
+            1.0, 9.0
+        )
         rows = rows - rows.mean(0)
         expected, _ = sklearn_ledoit_wolf(rows.numpy(), assume_centered=True)
         torch.testing.assert_close(ledoit_wolf(rows), torch.from_numpy(expected))
@@ -88,27 +90,42 @@ class Plain(Brightness):
 
 def test_mahalanobis_distance_is_through_the_inverse_of_the_shrunk_covariance():
     generator = torch.Generator().manual_seed(1)
-    rows = torch.randn(50, 4, generator=generator, dtype=torch.float64) @ torch.randn(4, 4, generator=generator).double()
+    rows = (
+        torch.randn(50, 4, generator=generator, dtype=torch.float64)
+        @ torch.randn(4, 4, generator=generator).double()
+    )
     rows, asked = rows - rows.mean(0), torch.randn(5, 4, generator=generator, dtype=torch.float64)
     squares = torch.einsum("bi,ij,bj->b", asked, torch.linalg.inv(ledoit_wolf(rows)), asked)
     torch.testing.assert_close((asked @ whitening(rows)).square().sum(1), squares)
 
 
 def test_mahalanobis_distance_knows_how_features_go_together():
-    level = torch.rand(80, 1, generator=torch.Generator().manual_seed(1)).expand(80, 4).view(80, 1, 2, 2)
+    level = (
+        torch.rand(80, 1, generator=torch.Generator().manual_seed(1))
+        .expand(80, 4)
+        .view(80, 1, 2, 2)
+    )
     noise = 0.02 * torch.rand(80, 1, 2, 2, generator=torch.Generator().manual_seed(2))
     novelty = Novelty(Plain(), Samples([""] * 80, (level + noise).clamp(0, 1)))
-    along, across = novelty(Samples(["", ""], torch.tensor([[0.8, 0.8, 0.8, 0.8], [0.8, 0.2, 0.5, 0.5]]).view(2, 1, 2, 2)))
+    along, across = novelty(
+        Samples(
+            ["", ""], torch.tensor([[0.8, 0.8, 0.8, 0.8], [0.8, 0.2, 0.5, 0.5]]).view(2, 1, 2, 2)
+        )
+    )
     assert along > -2 > -5 > across
 
 
 def test_the_nearest_by_hand():
     generator = torch.Generator().manual_seed(1)
-    novelty = Novelty(Plain(), Samples([""] * 40, torch.rand(40, 1, 2, 2, generator=generator)), "nearest", k=3)
+    novelty = Novelty(
+        Plain(), Samples([""] * 40, torch.rand(40, 1, 2, 2, generator=generator)), "nearest", k=3
+    )
     asked = Samples([""] * 5, torch.rand(5, 1, 2, 2, generator=generator) * 2)
     seen = (asked.outputs.flatten(1)[:, :3] - novelty.feature_mean) / novelty.feature_std
     distances = (seen[:, None] - novelty.known[None]).norm(dim=2).sort(1).values[:, :3].mean(1)
-    torch.testing.assert_close(novelty(asked), (novelty.distance_mean - distances) / novelty.distance_std)
+    torch.testing.assert_close(
+        novelty(asked), (novelty.distance_mean - distances) / novelty.distance_std
+    )
 
 
 def test_what_cannot_be_measured_is_refused():

@@ -19,7 +19,10 @@ IMAGES = Samples([""] * 3, torch.rand(3, 3, 16, 16, generator=torch.Generator().
 
 def members(scores=SCORES):
     return Ensemble(
-        [Function(lambda samples, m=m: scores[[int(text) for text in samples.outputs], m]) for m in range(scores.shape[1])]
+        [
+            Function(lambda samples, m=m: scores[[int(text) for text in samples.outputs], m])
+            for m in range(scores.shape[1])
+        ]
     )
 
 
@@ -32,7 +35,9 @@ class TestPessimistic(RewardConformance):
 
 
 def test_the_formulas():
-    """WCO is the minimum; UWO the mean less λ times the variance; variance and deviation are the unbiased ones."""
+    """WCO is the minimum; UWO the mean less λ times the variance; variance and deviation are the
+    unbiased ones.
+    """
     columns = SCORES.numpy()
     expected = {
         ("mean", None): columns.mean(1),
@@ -81,7 +86,9 @@ def test_averaged_weights_are_the_mean_and_frozen_ones_are_shared():
     result = averaged(forks)
     for name, weight in result.state_dict().items():
         if not name.startswith("score_"):
-            torch.testing.assert_close(weight, torch.stack([state[name] for state in before]).mean(0))
+            torch.testing.assert_close(
+                weight, torch.stack([state[name] for state in before]).mean(0)
+            )
     assert result.score_std == 0
     frozen = {id(weight) for weight in start.parameters() if not weight.requires_grad}
     assert frozen

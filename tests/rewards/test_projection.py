@@ -35,7 +35,9 @@ def test_gradients_equal_those_of_separate_networks():
     projection(FEATURES).square().sum().backward()
     for k, head in enumerate(heads):
         head(FEATURES).square().sum().backward()
-        torch.testing.assert_close(projection.hidden_weight.grad[k], head[0].weight.grad * projection.mask[k])
+        torch.testing.assert_close(
+            projection.hidden_weight.grad[k], head[0].weight.grad * projection.mask[k]
+        )
         torch.testing.assert_close(projection.weight.grad[k], head[2].weight.grad[0])
 
 
@@ -86,7 +88,9 @@ def test_logits_are_float32_under_autocast():
         assert projection(FEATURES.bfloat16()).dtype == torch.float32
 
 
-@pytest.mark.parametrize("wrong", [{"heads": 0}, {"feature_share": 0.0}, {"feature_share": 1.5}, {"dropout": 1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"heads": 0}, {"feature_share": 0.0}, {"feature_share": 1.5}, {"dropout": 1.0}]
+)
 def test_impossible_shapes_are_refused(wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
         RewardProjection(12, **wrong)

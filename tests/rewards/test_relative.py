@@ -22,12 +22,18 @@ ASKED = Samples(["c", "a", "b", "b"], ["x y z", "x x", "x", "x y z w v"])
 
 def shifted(reward, offsets):
     """A reward plus f(prompt)."""
-    return Function(lambda samples: reward(samples) + torch.tensor([offsets[prompt] for prompt in samples.prompts]))
+    return Function(
+        lambda samples: (
+            reward(samples) + torch.tensor([offsets[prompt] for prompt in samples.prompts])
+        )
+    )
 
 
 class TestRelative(RewardConformance):
     def make(self):
-        return Relative(LanguageReward(tiny_causal_lm(), tiny_tokenizer(), heads=2).eval(), REFERENCES)
+        return Relative(
+            LanguageReward(tiny_causal_lm(), tiny_tokenizer(), heads=2).eval(), REFERENCES
+        )
 
     def samples(self):
         return ASKED
@@ -37,7 +43,9 @@ class TestRelativeImages(RewardConformance):
     images = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
     def make(self):
-        return Relative(VisionReward(tiny_tower(), heads=2, width=8), Samples(["x", "x", "y", "y"], self.images))
+        return Relative(
+            VisionReward(tiny_tower(), heads=2, width=8), Samples(["x", "x", "y", "y"], self.images)
+        )
 
     def samples(self):
         return Samples(["y", "x", "y"], self.images[:3].flip(0))
@@ -58,11 +66,15 @@ def test_an_offset_of_each_prompt_and_a_scale_of_each_member_change_nothing_down
     offsets = {"a": 40.0, "b": -300.0, "c": 7.5}
     plain = Ensemble([Length(), Repetition(n=1)])
     tripled = Function(lambda samples: 3 * Repetition(n=1)(samples))
-    moved = Ensemble([shifted(Length(), offsets), shifted(tripled, {"a": -9.0, "b": 0.0, "c": 2.0})])
+    moved = Ensemble(
+        [shifted(Length(), offsets), shifted(tripled, {"a": -9.0, "b": 0.0, "c": 2.0})]
+    )
     one, other = (Relative(reward, REFERENCES) for reward in (plain, moved))
     torch.testing.assert_close(other.members(ASKED), one.members(ASKED), atol=1e-4, rtol=1e-4)
     for kind, weight in (("minimum", None), ("mean_minus_variance", 0.5)):
-        scores = [Attack(reward, Pessimistic(reward, kind, weight))(ASKED) for reward in (one, other)]
+        scores = [
+            Attack(reward, Pessimistic(reward, kind, weight))(ASKED) for reward in (one, other)
+        ]
         torch.testing.assert_close(*scores, atol=1e-4, rtol=1e-4)
 
 
@@ -75,10 +87,15 @@ def test_members_and_their_mean():
 
 def test_references_may_be_samples_a_mapping_or_a_file_of_constants(tmp_path):
     reward = Relative(Length(), REFERENCES)
-    mapping = {prompt: [text for name, text in zip(PROMPTS, TEXTS, strict=True) if name == prompt] for prompt in "abc"}
+    mapping = {
+        prompt: [text for name, text in zip(PROMPTS, TEXTS, strict=True) if name == prompt]
+        for prompt in "abc"
+    }
     reward.save_constants(tmp_path / "constants.json")
     for references in (mapping, tmp_path / "constants.json", str(tmp_path / "constants.json")):
-        torch.testing.assert_close(Relative(Length(), references)(ASKED), reward(ASKED), atol=0, rtol=0)
+        torch.testing.assert_close(
+            Relative(Length(), references)(ASKED), reward(ASKED), atol=0, rtol=0
+        )
 
 
 def test_what_cannot_be_compared_is_refused(tmp_path):

@@ -12,12 +12,16 @@ from rewardlab.rewards.remote import RemoteReward, post_json
 from rewardlab.testing import RewardConformance
 from rewardlab.types import Samples
 
-TEXTS = Samples(["say hi ", "say bye ", ""], ["hi", "good bye", ""], {"row": torch.tensor([7, 8, 9])})
+TEXTS = Samples(
+    ["say hi ", "say bye ", ""], ["hi", "good bye", ""], {"row": torch.tensor([7, 8, 9])}
+)
 
 
 @contextmanager
 def server(answer):
-    """Serve `answer(body, headers) -> (status, plain data or bytes)` on loopback, and yield its URL and what it was sent."""
+    """Serve `answer(body, headers) -> (status, plain data or bytes)` on loopback, and yield its URL
+    and what it was sent.
+    """
     seen = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -39,7 +43,9 @@ def server(answer):
             pass
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=listening.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     try:
         yield f"http://127.0.0.1:{listening.server_port}", seen
@@ -50,7 +56,12 @@ def server(answer):
 
 
 def lengths(body, count):
-    return 200, {"rewards": [len(query) - len(prompt) for query, prompt in zip(body["query"], body["prompts"], strict=True)]}
+    return 200, {
+        "rewards": [
+            len(query) - len(prompt)
+            for query, prompt in zip(body["query"], body["prompts"], strict=True)
+        ]
+    }
 
 
 class TestRemoteReward(RewardConformance):
@@ -72,13 +83,22 @@ def test_batches_are_sent_in_openrlhfs_form_and_come_back_in_order():
     assert scores.tolist() == [8.0, 14.0, 6.0]
     assert scores.dtype == torch.float32
     assert [(path, body) for path, body, _ in seen] == [
-        ("/get_reward", {"query": ["<u>say hi <a>hi", "<u>say bye <a>good bye"], "prompts": ["say hi ", "say bye "]}),
+        (
+            "/get_reward",
+            {
+                "query": ["<u>say hi <a>hi", "<u>say bye <a>good bye"],
+                "prompts": ["say hi ", "say bye "],
+            },
+        ),
         ("/get_reward", {"query": ["<u><a>"], "prompts": [""]}),
     ]
 
 
 def test_a_busy_server_is_asked_again_and_a_path_is_kept():
-    with server(lambda body, count: lengths(body, count) if count == 3 else (503, b"busy")) as (url, seen):
+    with server(lambda body, count: lengths(body, count) if count == 3 else (503, b"busy")) as (
+        url,
+        seen,
+    ):
         assert RemoteReward(f"{url}/rm", wait=0.01)(TEXTS).tolist() == [2.0, 8.0, 0.0]
     assert [path for path, _, _ in seen] == ["/rm"] * 3
 
@@ -128,7 +148,10 @@ def test_a_server_that_does_not_answer_is_left():
     ],
 )
 def test_answers_that_are_no_scores_are_refused_at_once(status, data, words):
-    with server(lambda body, count: (status, data)) as (url, seen), pytest.raises(InputError, match=words):
+    with (
+        server(lambda body, count: (status, data)) as (url, seen),
+        pytest.raises(InputError, match=words),
+    ):
         RemoteReward(url, wait=0.01)(TEXTS)
     assert len(seen) == 1
 

@@ -20,15 +20,21 @@ TEXT = {"context_length": 16, "vocab_size": 600, "width": 32, "heads": 2, "layer
 def clip(vision=None, text=None, **kwargs):
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return open_clip.model.CLIP(32, VISION | (vision or {}), TEXT | (text or {}), **kwargs).eval()
+        return open_clip.model.CLIP(
+            32, VISION | (vision or {}), TEXT | (text or {}), **kwargs
+        ).eval()
 
 
 @pytest.mark.parametrize("k", range(4))
-@pytest.mark.parametrize("vision", [{}, {"pool_type": "avg", "final_ln_after_pool": True, "ls_init_value": 0.1}])
+@pytest.mark.parametrize(
+    "vision", [{}, {"pool_type": "avg", "final_ln_after_pool": True, "ls_init_value": 0.1}]
+)
 def test_the_parts_are_the_whole(k, vision):
     tower = Tower(clip(vision), unlocked_groups=k)
     features = tower.frozen(IMAGES)
-    torch.testing.assert_close(tower.rest(features), tower.model.visual(tower.prepare(IMAGES)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        tower.rest(features), tower.model.visual(tower.prepare(IMAGES)), atol=1e-5, rtol=1e-5
+    )
     assert list(features.shape[1:]) == [[32], [64], [17, 64], [17, 64]][k]
 
 
@@ -36,14 +42,22 @@ def test_the_parts_are_the_whole(k, vision):
 def test_what_is_trained_is_what_open_clip_unlocks(k):
     tower, plain = Tower(tiny_tower(), unlocked_groups=k), tiny_tower()
     plain.visual.lock(unlocked_groups=k)
-    expected = {f"visual.{name}" for name, parameter in plain.visual.named_parameters() if parameter.requires_grad}
-    assert {name for name, parameter in tower.model.named_parameters() if parameter.requires_grad} == expected
+    expected = {
+        f"visual.{name}"
+        for name, parameter in plain.visual.named_parameters()
+        if parameter.requires_grad
+    }
+    assert {
+        name for name, parameter in tower.model.named_parameters() if parameter.requires_grad
+    } == expected
 
 
 @pytest.mark.parametrize("k", [0, 1, 2])
 def test_of_a_video_the_mean_embedding_counts(k):
     tower = Tower(tiny_tower(), unlocked_groups=k)
-    video = IMAGES.repeat(2, 1, 1, 1).unflatten(0, (2, 3)) * torch.tensor([1.0, 0.5]).view(2, 1, 1, 1, 1)
+    video = IMAGES.repeat(2, 1, 1, 1).unflatten(0, (2, 3)) * torch.tensor([1.0, 0.5]).view(
+        2, 1, 1, 1, 1
+    )
     expected = torch.stack([tower.model.visual(tower.prepare(frames)).mean(0) for frames in video])
     torch.testing.assert_close(tower.rest(tower.frozen(video)), expected, atol=1e-5, rtol=1e-5)
 
@@ -55,7 +69,10 @@ def test_a_shared_model_is_frozen_in_place_and_an_unlocked_one_copied():
     assert Tower(model, unlocked_groups=1).model is not model
 
 
-@pytest.mark.parametrize(("k", "model"), [(4, tiny_tower), (-1, tiny_tower), (1, lambda: clip({"attentional_pool": True}))])
+@pytest.mark.parametrize(
+    ("k", "model"),
+    [(4, tiny_tower), (-1, tiny_tower), (1, lambda: clip({"attentional_pool": True}))],
+)
 def test_impossible_cuts_are_refused(k, model):
     with pytest.raises(InputError, match="unlocked_groups"):
         Tower(model(), unlocked_groups=k)
@@ -96,7 +113,10 @@ def test_repeated_prompts_have_equal_embeddings():
 
 def test_a_saved_tower_loads_as_local_dir(tmp_path):
     model = clip(
-        {"ls_init_value": 0.1, "mlp_ratio": 3.0}, text=TEXT | {"vocab_size": 49408}, quick_gelu=True, init_logit_bias=-1.0
+        {"ls_init_value": 0.1, "mlp_ratio": 3.0},
+        text=TEXT | {"vocab_size": 49408},
+        quick_gelu=True,
+        init_logit_bias=-1.0,
     )
     model.train()
     save_tower(model, tmp_path / "tower")
@@ -117,14 +137,28 @@ def test_an_architecture_that_is_not_what_it_seems_is_not_described():
 
 def test_the_fingerprint_sees_frozen_weights_and_settings_only():
     base = Tower(tiny_tower(), 1).fingerprint()
-    trained, touched, pooled = Tower(tiny_tower(), 1), Tower(tiny_tower(), 1), Tower(clip({"pool_type": "avg"}), 1)
+    trained, touched, pooled = (
+        Tower(tiny_tower(), 1),
+        Tower(tiny_tower(), 1),
+        Tower(clip({"pool_type": "avg"}), 1),
+    )
     with torch.no_grad():
         trained.model.visual.proj.add_(1)
         trained.model.token_embedding.weight.add_(1)
         touched.model.visual.class_embedding[0] += 1e-6
     assert trained.fingerprint() == base
     assert trained.fingerprint(text=True) != Tower(tiny_tower(), 1).fingerprint(text=True)
-    assert len({base, touched.fingerprint(), pooled.fingerprint(), Tower(tiny_tower(), 2).fingerprint()}) == 4
+    assert (
+        len(
+            {
+                base,
+                touched.fingerprint(),
+                pooled.fingerprint(),
+                Tower(tiny_tower(), 2).fingerprint(),
+            }
+        )
+        == 4
+    )
     assert Tower(clip()).fingerprint() != Tower(clip(quick_gelu=True)).fingerprint()
 
 
@@ -177,7 +211,9 @@ def test_preprocessing_is_open_clips(mode, interpolation, shape):
     }
     noise = torch.rand(3, 5, 5, generator=torch.Generator().manual_seed(1))
     image = to_pil_image(noise).resize(shape[::-1], Image.Resampling.BICUBIC)
-    expected = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**numbers), is_train=False)(image)
+    expected = open_clip.transform.image_transform_v2(
+        open_clip.transform.PreprocessCfg(**numbers), is_train=False
+    )(image)
     got = Preprocessing(numbers)(to_tensor(image)[None])[0]
     torch.testing.assert_close(got, expected, atol=2 / 255 / 0.2, rtol=0)
     assert (got - expected).abs().mean() < 0.5 / 255 / 0.2

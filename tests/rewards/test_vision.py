@@ -75,7 +75,9 @@ def test_the_prompt_counts_if_and_only_if_conditional():
 
 def test_grey_images_score_as_their_colour_form():
     grey = IMAGES[:, :1]
-    torch.testing.assert_close(reward()(Samples([""] * 4, grey)), reward()(Samples([""] * 4, grey.repeat(1, 3, 1, 1))))
+    torch.testing.assert_close(
+        reward()(Samples([""] * 4, grey)), reward()(Samples([""] * 4, grey.repeat(1, 3, 1, 1)))
+    )
 
 
 def test_standardised_features_reach_the_heads():
@@ -86,9 +88,7 @@ def test_standardised_features_reach_the_heads():
 
 
 def test_strings_are_refused():
-    message = (
-        r"VisionReward scores images \[B, 3, H, W\] in \[0, 1\]; got a list of 2 strings. Is the policy a language model\?"
-    )
+    message = r"VisionReward scores images \[B, 3, H, W\] in \[0, 1\]; got a list of 2 strings. Is the policy a language model\?"
     with pytest.raises(InputError, match=message):
         reward()(Samples(["a", "b"], ["x", "y"]))
 
@@ -105,7 +105,10 @@ def test_without_resize_another_size_is_refused():
         reward(resize=False)(SAMPLES)
 
 
-@pytest.mark.parametrize("options", [{}, {"unlocked_groups": 2, "conditional": True, "feature_share": 0.5, "resize": True}])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"unlocked_groups": 2, "conditional": True, "feature_share": 0.5, "resize": True}],
+)
 def test_a_saved_reward_scores_the_same(tmp_path, options):
     mine = reward(**options)
     mine.standardise(mine.features(SAMPLES))
@@ -119,7 +122,11 @@ def test_a_saved_reward_scores_the_same(tmp_path, options):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["reward"]
     loaded = load_reward(tmp_path / "reward")
     torch.testing.assert_close(loaded.members(SAMPLES), mine.members(SAMPLES), atol=1e-5, rtol=1e-5)
-    assert (loaded.meaning, loaded.score_std, loaded.training) == ("score: bootstrapped", mine.score_std, False)
+    assert (loaded.meaning, loaded.score_std, loaded.training) == (
+        "score: bootstrapped",
+        mine.score_std,
+        False,
+    )
     assert loaded.frozen_fingerprint() == mine.frozen_fingerprint()
     assert load_tower(f"local-dir:{tmp_path / 'reward' / 'tower'}").width == 32
 
@@ -144,8 +151,15 @@ def test_a_named_tower_is_found_again_and_verified(tmp_path):
     name = f"local-dir:{tmp_path / 'tower'}"
     mine = VisionReward(name, width=8).eval()
     mine.save_pretrained(tmp_path / "reward", tower=False)
-    assert json.loads((tmp_path / "reward" / "config.json").read_text())["init_args"]["tower"] == name
-    torch.testing.assert_close(VisionReward.from_pretrained(tmp_path / "reward")(SAMPLES), mine(SAMPLES), atol=1e-5, rtol=1e-5)
+    assert (
+        json.loads((tmp_path / "reward" / "config.json").read_text())["init_args"]["tower"] == name
+    )
+    torch.testing.assert_close(
+        VisionReward.from_pretrained(tmp_path / "reward")(SAMPLES),
+        mine(SAMPLES),
+        atol=1e-5,
+        rtol=1e-5,
+    )
     load_tower(tiny_tower(seed=1)).save(tmp_path / "tower")
     with pytest.raises(InputError, match="trained on another tower than local-dir"):
         VisionReward.from_pretrained(tmp_path / "reward")
@@ -177,7 +191,10 @@ def test_a_save_that_fails_leaves_nothing(tmp_path):
         (lambda f: (f / "config.json").write_text("{"), "not readable JSON"),
         (lambda f: (f / "config.json").write_text('{"architectures": []}'), "names no class_path"),
         (lambda f: (f / "model.safetensors").unlink(), "holds no model.safetensors"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"short"), "not a readable safetensors file"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(b"short"),
+            "not a readable safetensors file",
+        ),
         (lambda f: edit(f, "heads", 4), "does not fit config.json"),
         (lambda f: edit(f, "tower", None), "saved without its tower"),
     ],
@@ -202,12 +219,17 @@ def test_constants_of_equal_scores_are_refused():
 
 def test_the_prompt_probe_tells_prompts_that_give_the_class_away():
     tower = load_tower(tiny_tower())
-    prompts = [f"a photo of {animal} number {i}" for i in range(30) for animal in ("a cat", "a dog")]
+    prompts = [
+        f"a photo of {animal} number {i}" for i in range(30) for animal in ("a cat", "a dog")
+    ]
     features = tower.encode_text(prompts)
     told = torch.tensor([0.0, 1.0]).repeat(30)
     chance = torch.tensor([0.0, 0.0, 1.0, 1.0]).repeat(15)
     assert prompt_probe_auc(features, told) > 0.95
-    assert prompt_probe_auc(features.repeat_interleave(2, 0), torch.tensor([0.0, 1.0]).repeat(60)) <= 0.55
+    assert (
+        prompt_probe_auc(features.repeat_interleave(2, 0), torch.tensor([0.0, 1.0]).repeat(60))
+        <= 0.55
+    )
     assert prompt_probe_auc(features, chance, seed=1) < 0.8
     with pytest.raises(InputError, match="two prompts of each class"):
         prompt_probe_auc(features, torch.zeros(60))

@@ -29,7 +29,9 @@ TRAINER = partial(Trainer, max_epochs=1, accelerator="cpu", enable_progress_bar=
 
 
 def letters(samples: Samples) -> torch.Tensor:
-    return torch.tensor([float(sum(character.isalpha() for character in text)) for text in samples.outputs])
+    return torch.tensor(
+        [float(sum(character.isalpha() for character in text)) for text in samples.outputs]
+    )
 
 
 def policy(**options) -> CausalLMPolicy:
@@ -41,7 +43,10 @@ def preferences() -> Preferences:
     one, other = (policy().generate(PROMPTS * 6, seeds=row_seeds(seed, 48)) for seed in (0, 1))
     better = (letters(one) >= letters(other)).tolist()
     chosen, rejected = (
-        [(a, b)[first == flip] for a, b, first in zip(one.outputs, other.outputs, better, strict=True)]
+        [
+            (a, b)[first == flip]
+            for a, b, first in zip(one.outputs, other.outputs, better, strict=True)
+        ]
         for flip in (False, True)
     )
     pairs = PreferencePairs(Samples(one.prompts, chosen), Samples(one.prompts, rejected))
@@ -49,14 +54,23 @@ def preferences() -> Preferences:
 
 
 def game(judge=None, callbacks=(), enough=None, stop_below=0.05, attacker=None, **options) -> AdvRM:
-    members = [LanguageReward(tiny_causal_lm(seed=seed), tiny_tokenizer(), pooling="mean", seed=seed) for seed in (1, 2)]
-    attacker = attacker or RLAttacker(partial(PPO, optimizer=ADAM, kl_weight=0.0), TRAINER, batch_size=2, ask_every=1)
+    members = [
+        LanguageReward(tiny_causal_lm(seed=seed), tiny_tokenizer(), pooling="mean", seed=seed)
+        for seed in (1, 2)
+    ]
+    attacker = attacker or RLAttacker(
+        partial(PPO, optimizer=ADAM, kl_weight=0.0), TRAINER, batch_size=2, ask_every=1
+    )
     options = {"members": members, "rounds": 1, "prompts": PROMPTS} | options
     return AdvRM(
         policy(),
         preferences=preferences(),
-        attack=AttackAndMine(attacker, z=0.5, references=3, judge=judge, enough=enough, stop_below=stop_below),
-        post_train=PostTrain(partial(PPO, optimizer=ADAM), TRAINER, candidates=2, callbacks=list(callbacks)),
+        attack=AttackAndMine(
+            attacker, z=0.5, references=3, judge=judge, enough=enough, stop_below=stop_below
+        ),
+        post_train=PostTrain(
+            partial(PPO, optimizer=ADAM), TRAINER, candidates=2, callbacks=list(callbacks)
+        ),
         fit=FitReward(partial(Loop, optimizer=ADAM), TRAINER),
         evaluation=Evaluation(16, {"letters": Function(letters)}),
         **options,
@@ -100,7 +114,11 @@ def test_the_judge_the_readings_and_the_cost_are_reported(tmp_path):
     timing = json.loads((tmp_path / "run" / "timing.json").read_text())
     costs = timing["cost"]
     assert costs["steps"] == trained["steps"]
-    kept = {"references": 3 * len(PROMPTS), "attack": 4 * len(PROMPTS), "candidates": 2 * len(PROMPTS)}
+    kept = {
+        "references": 3 * len(PROMPTS),
+        "attack": 4 * len(PROMPTS),
+        "candidates": 2 * len(PROMPTS),
+    }
     assert costs["generations"]["all"] == sum(kept.values()) + trained["generations"]
     assert costs["generations"]["plain"] == kept["candidates"] + trained["generations"]
     assert costs["seconds"]["ratio"] > 1
@@ -123,8 +141,12 @@ def test_an_attack_ends_once_enough_pairs_pass_and_its_scores_are_not_taken_agai
 
 
 @pytest.mark.parametrize(("held_out", "attacks"), [([], 2), (["say y", "say z"], 1)])
-def test_the_yield_on_held_out_prompts_ends_the_rounds_also_where_enough_was_found(tmp_path, held_out, attacks):
-    """No yield reaches 1.5. Without such prompts, an attack that ended early has no yield to be judged by."""
+def test_the_yield_on_held_out_prompts_ends_the_rounds_also_where_enough_was_found(
+    tmp_path, held_out, attacks
+):
+    """No yield reaches 1.5. Without such prompts, an attack that ended early has no yield to be
+    judged by.
+    """
     results = run(tmp_path / "run", enough=2, stop_below=1.5, held_out_prompts=held_out, rounds=2)
     assert sum("attack" in entry for entry in results["rounds"].values()) == attacks
 
@@ -134,7 +156,14 @@ def test_the_first_outputs_are_drawn_where_the_trainers_will_train(tmp_path, mon
     play = game(rounds=0)
     monkeypatch.setattr(type(play.policy), "to", lambda self, device: places.append(device))
     with pytest.raises(AttributeError, match="stage"):  # of the folder that there is not
-        begin(SimpleNamespace(record=lambda facts: None, config={}), play, play.policy, play.members, Samples([], []), [])
+        begin(
+            SimpleNamespace(record=lambda facts: None, config={}),
+            play,
+            play.policy,
+            play.members,
+            Samples([], []),
+            [],
+        )
     assert places == [torch.device("cpu")]
 
 
@@ -146,7 +175,9 @@ def test_only_the_members_that_are_used_are_fitted_at_the_end(tmp_path):
 
 
 def test_novelty_is_taken_off_the_reward_in_its_own_deviations(tmp_path):
-    """The policy is trained on (score - mean) / deviation within prompts, less λ deviations of the distance."""
+    """The policy is trained on (score - mean) / deviation within prompts, less λ deviations of the
+    distance.
+    """
     features = LanguageReward(tiny_causal_lm(seed=3), tiny_tokenizer(), pooling="mean", frozen=True)
     plain, wary = game(rounds=0), game(rounds=0, novelty=features, novelty_weight=2.0)
     references = plain.policy.generate(PROMPTS * 4, seeds=row_seeds(5, 32))
@@ -156,7 +187,9 @@ def test_novelty_is_taken_off_the_reward_in_its_own_deviations(tmp_path):
     assert plain._with_novelty(member, references) is member
     scores = member(references).view(4, 8)  # a prompt a column
     deviation = ((scores - scores.mean(0)).square().sum() / (32 - 8)).sqrt()
-    expected = (member(others) - scores.mean()) / deviation + 2 * Novelty(features.eval(), references)(others)
+    expected = (member(others) - scores.mean()) / deviation + 2 * Novelty(
+        features.eval(), references
+    )(others)
     torch.testing.assert_close(raised(others), expected)
     results = run(tmp_path / "run", rounds=0, novelty=features)
     assert results["rounds"]["1"]["post_train"]["steps"] > 0
@@ -208,7 +241,10 @@ def test_an_attack_changes_neither_target_nor_policy(tmp_path):
     [
         ({"members": []}, "at least 2 members"),
         ({"held_out_prompts": ["say a", "say q"]}, "1 of the held-out prompts"),
-        ({"attacker": BestOfN(), "enough": 5}, "enough=5 ends the training of .* BestOfN does not train"),
+        (
+            {"attacker": BestOfN(), "enough": 5},
+            "enough=5 ends the training of .* BestOfN does not train",
+        ),
         ({"judge": "gold"}, r"'gold' is none of the evaluation's judges, \['letters'\]"),
     ],
 )

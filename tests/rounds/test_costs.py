@@ -16,8 +16,20 @@ TIMING = {
 
 
 def test_one_fit_and_the_post_training_are_what_plain_rlhf_needs():
-    """All: 1 + 2·2 + 4 + 2·2 + 1 + 7 = 21 s; plain: the first fit of one member, candidates and post-training, 10 s."""
-    found = cost(TIMING, {"0-references": 10, "1-attack": 40, "2-candidates": 20, "2-post-train": 80, "2-samples": 99}, 30)
+    """All: 1 + 2·2 + 4 + 2·2 + 1 + 7 = 21 s; plain: the first fit of one member, candidates and
+    post-training, 10 s.
+    """
+    found = cost(
+        TIMING,
+        {
+            "0-references": 10,
+            "1-attack": 40,
+            "2-candidates": 20,
+            "2-post-train": 80,
+            "2-samples": 99,
+        },
+        30,
+    )
     assert found["seconds"] == {"all": 21.0, "plain": 10.0, "ratio": 2.1}
     assert found["generations"] == {"all": 150.0, "plain": 100.0, "ratio": 1.5}
     assert found["steps"] == 30

@@ -1,4 +1,6 @@
-"""GAN-RM's rounds: every stage stands once made, a killed run ends as if it had not been, and judges stay outside."""
+"""GAN-RM's rounds: every stage stands once made, a killed run ends as if it had not been, and
+judges stay outside.
+"""
 
 import json
 import os
@@ -32,7 +34,13 @@ STEPS = partial(Trainer, accelerator="cpu", max_steps=4, max_epochs=-1, enable_p
 FIT = FitReward(partial(GANRMLoop, folds=2, optimizer=ADAM), SHORT)
 GUARDS = [EMA(0.5), Guard(every_n_steps=2, samples=8, stop=False)]
 BY_SFT = PostTrain(
-    partial(SFT, optimizer=ADAM), STEPS, candidates=3, groups=6, batch_size=4, callbacks=GUARDS, checkpoint_every=2
+    partial(SFT, optimizer=ADAM),
+    STEPS,
+    candidates=3,
+    groups=6,
+    batch_size=4,
+    callbacks=GUARDS,
+    checkpoint_every=2,
 )
 
 
@@ -45,7 +53,9 @@ def game(**changes):
     """A tiny generator and discriminator, the same every time."""
     return GANRM(
         **{
-            "policy": DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=2), prompt_dropout=0.5),
+            "policy": DiffusionPolicy(
+                tiny_diffusion(classes=0), sampler=Sampler(steps=2), prompt_dropout=0.5
+            ),
             "reward": VisionReward(tiny_tower(image_size=8), heads=2, width=8, dropout=0.3),
             "targets": targets(),
             "prompts": [""],
@@ -72,7 +82,9 @@ def made(monkeypatch):
     monkeypatch.setattr(
         RunFolder,
         "stage",
-        lambda self, name, key, make: stage(self, name, key, lambda folder: names.append(name) or make(folder)),
+        lambda self, name, key, make: stage(
+            self, name, key, lambda folder: names.append(name) or make(folder)
+        ),
     )
     return names
 
@@ -90,7 +102,11 @@ def figures(folder):
 
 
 def stage(folder, name):
-    (found,) = [path for path in (folder / "stages").iterdir() if path.name.startswith(f"{name}-") and path.is_dir()]
+    (found,) = [
+        path
+        for path in (folder / "stages").iterdir()
+        if path.name.startswith(f"{name}-") and path.is_dir()
+    ]
     return found
 
 
@@ -99,7 +115,9 @@ TWO_ROUNDS = {"rounds": 2, "bootstrap": RankBootstrap(pool=10, count=3)}
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run of two rounds, each with a bootstrap, SFT, an average of weights and a guard, that nothing stopped."""
+    """A run of two rounds, each with a bootstrap, SFT, an average of weights and a guard, that
+    nothing stopped.
+    """
     folder = tmp_path_factory.mktemp("whole") / "run"
     run(folder, **TWO_ROUNDS)
     return folder
@@ -119,8 +137,12 @@ class TestTheWholeRun:
             "samples",
             "scores",
         ]
-        expected = {"0-targets", "0-samples"} | {f"{number}-{part}" for number in (1, 2) for part in parts}
-        assert {path.name.rpartition("-")[0] for path in (whole / "stages").iterdir() if path.is_dir()} == expected
+        expected = {"0-targets", "0-samples"} | {
+            f"{number}-{part}" for number in (1, 2) for part in parts
+        }
+        assert {
+            path.name.rpartition("-")[0] for path in (whole / "stages").iterdir() if path.is_dir()
+        } == expected
         assert not list((whole / ".scratch").iterdir()), "checkpoints go when their stage stands"
 
     def test_every_figure_is_in_the_results(self, whole):
@@ -132,34 +154,51 @@ class TestTheWholeRun:
             found = results["rounds"][number]
             assert set(found) == {"reward", "candidates", "post_train", "judged", "separation"}
             assert set(found["reward"]) == {"first", "bootstrapped"}
-            assert {"val/auc", "val/ranking", "val/calibration_error", "meaning", "epochs"} <= set(found["reward"]["first"])
+            assert {"val/auc", "val/ranking", "val/calibration_error", "meaning", "epochs"} <= set(
+                found["reward"]["first"]
+            )
             assert set(found["candidates"]) == {"all", "best", "worst"}
             assert (
-                found["candidates"]["worst"]["mean"] < found["candidates"]["all"]["mean"] < found["candidates"]["best"]["mean"]
+                found["candidates"]["worst"]["mean"]
+                < found["candidates"]["all"]["mean"]
+                < found["candidates"]["best"]["mean"]
             )
             assert found["post_train"]["steps"] == 4
             assert "loss" in found["post_train"]
             assert found["post_train"]["guard_stopped_at"] == [None]
-            assert set(found["separation"]) == {f"score_{side}" for side in ("targets", "before", "after")} | {
+            assert set(found["separation"]) == {
+                f"score_{side}" for side in ("targets", "before", "after")
+            } | {
                 "auc_before",
                 "auc_after",
             }
             assert set(found["judged"]) == {"ink"}
 
     def test_the_meaning_of_each_fit_is_told(self, whole):
-        first, second = (figures(whole)["rounds"]["1"]["reward"][name]["meaning"] for name in ("first", "bootstrapped"))
+        first, second = (
+            figures(whole)["rounds"]["1"]["reward"][name]["meaning"]
+            for name in ("first", "bootstrapped")
+        )
         assert first.startswith("log density ratio")
         assert second == "score: 6 samples had pseudo-labels by rank"
 
     def test_each_round_trains_the_policy_of_the_one_before_on_new_negatives(self, whole):
-        states = [load_file(stage(whole, f"{number}-post-train") / "state.safetensors") for number in (1, 2)]
+        states = [
+            load_file(stage(whole, f"{number}-post-train") / "state.safetensors")
+            for number in (1, 2)
+        ]
         assert any(not torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-        drawn = [load_samples(stage(whole, f"{number}-negatives") / "samples").outputs for number in (1, 2)]
+        drawn = [
+            load_samples(stage(whole, f"{number}-negatives") / "samples").outputs
+            for number in (1, 2)
+        ]
         assert not torch.equal(*drawn)
 
     def test_the_guard_logged_beside_the_loss(self, whole):
         header = (stage(whole, "1-post-train") / "metrics.csv").read_text().splitlines()[0]
-        assert {"guard/score", "guard/distance", "guard/classifier", "guard/disagreement"} <= set(header.split(","))
+        assert {"guard/score", "guard/distance", "guard/classifier", "guard/disagreement"} <= set(
+            header.split(",")
+        )
 
     def test_policy_and_reward_are_left_where_people_look(self, whole):
         reward = VisionReward.from_pretrained(whole / "reward")
@@ -173,7 +212,9 @@ class TestTheWholeRun:
         assert (whole / "results.json").read_bytes() == before
 
     def test_another_config_in_its_folder_is_refused(self, whole):
-        with pytest.raises(InputError, match="belongs to another config: game is 1 there and 2 here"):
+        with pytest.raises(
+            InputError, match="belongs to another config: game is 1 there and 2 here"
+        ):
             run(whole, resume=True, config={"game": 2})
 
 
@@ -207,7 +248,10 @@ class TestKilled:
         ("where", "count"),
         [
             ((SFT, "training_step"), 4),  # there is a checkpoint after the second step
-            ((GANRMLoop, "training_step"), 9),  # in the second fit's second epoch: four steps before, three an epoch
+            (
+                (GANRMLoop, "training_step"),
+                9,
+            ),  # in the second fit's second epoch: four steps before, three an epoch
         ],
         ids=["post-training", "fitting"],
     )
@@ -216,7 +260,9 @@ class TestKilled:
             kill_at(patch, where, count)
             with pytest.raises(Killed):
                 run(tmp_path / "run", **ONE_ROUND)
-        stood = {name for name in made if any((tmp_path / "run" / "stages").glob(f"{name}-????????"))}
+        stood = {
+            name for name in made if any((tmp_path / "run" / "stages").glob(f"{name}-????????"))
+        }
         del made[:]
         run(tmp_path / "run", resume=True, **ONE_ROUND)
         assert "1-reward" in stood
@@ -225,14 +271,21 @@ class TestKilled:
         del expected["rounds"]["2"]
         assert figures(tmp_path / "run") == expected, "to the last bit"
 
-    def test_in_the_instant_before_the_result_stands_it_ends_with_the_same_weights(self, tmp_path, monkeypatch, whole):
-        """Lightning then has nothing left to train: neither average nor last step's figures come by themselves."""
+    def test_in_the_instant_before_the_result_stands_it_ends_with_the_same_weights(
+        self, tmp_path, monkeypatch, whole
+    ):
+        """Lightning then has nothing left to train: neither average nor last step's figures come by
+        themselves.
+        """
         with monkeypatch.context() as patch:
             kill_at(patch, (stages_module, "save_stage"), 4)  # after two fits and the monitor's
             with pytest.raises(Killed):
                 run(tmp_path / "run", **ONE_ROUND)
         run(tmp_path / "run", resume=True, **ONE_ROUND)
-        found, expected = (stage(folder, "1-post-train") / "state.safetensors" for folder in (tmp_path / "run", whole))
+        found, expected = (
+            stage(folder, "1-post-train") / "state.safetensors"
+            for folder in (tmp_path / "run", whole)
+        )
         assert found.read_bytes() == expected.read_bytes()
 
 
@@ -242,10 +295,14 @@ class TestInterrupted:
         [(SFT, 2), (GANRMLoop, 2), (GANRMLoop, 1), (GANRMLoop, 4)],
         ids=["post-training", "epoch's last", "epoch's first", "fit's last"],
     )
-    def test_ctrl_c_keeps_the_step_and_the_run_ends_as_if_it_had_not_been(self, whole, tmp_path, monkeypatch, loop, count):
+    def test_ctrl_c_keeps_the_step_and_the_run_ends_as_if_it_had_not_been(
+        self, whole, tmp_path, monkeypatch, loop, count
+    ):
         rare = replace(BY_SFT, checkpoint_every=500)
         with monkeypatch.context() as patch:
-            kill_at(patch, (loop, "training_step"), count, lambda: os.kill(os.getpid(), signal.SIGINT))
+            kill_at(
+                patch, (loop, "training_step"), count, lambda: os.kill(os.getpid(), signal.SIGINT)
+            )
             before = signal.getsignal(signal.SIGINT)
             with pytest.raises(SystemExit) as ended:
                 run(tmp_path / "run", post_train=rare, **ONE_ROUND)
@@ -269,12 +326,19 @@ def test_a_game_without_prompts_or_rounds_is_refused():
 class TestSharedStages:
     def test_other_settings_reuse_what_does_not_depend_on_them(self, whole, tmp_path, made):
         store = shutil.copytree(whole / "stages", tmp_path / "stages")
-        longer = PostTrain(BY_SFT.loop, partial(STEPS, max_steps=5), 3, 6, 4, GUARDS, checkpoint_every=2)
+        longer = PostTrain(
+            BY_SFT.loop, partial(STEPS, max_steps=5), 3, 6, 4, GUARDS, checkpoint_every=2
+        )
         run(tmp_path / "a", stages=store, post_train=longer, **ONE_ROUND)
         assert made == ["1-post-train", "1-samples", "1-scores"]
         del made[:]
         judges = {"dark": Function(dark), "ink": Brightness()}
-        run(tmp_path / "b", stages=store, evaluation=Evaluation(samples=12, judges=judges), **ONE_ROUND)
+        run(
+            tmp_path / "b",
+            stages=store,
+            evaluation=Evaluation(samples=12, judges=judges),
+            **ONE_ROUND,
+        )
         assert made == [], "another judge trains and draws nothing anew"
         assert set(figures(tmp_path / "b")["rounds"]["1"]["judged"]) == {"dark", "ink"}
         run(tmp_path / "c", stages=store, evaluation=Evaluation(samples=14), **ONE_ROUND)
@@ -285,9 +349,13 @@ def dark(samples):
     return -samples.outputs.mean((1, 2, 3))
 
 
-@pytest.fixture(scope="module", params=["cold start, fresh negatives", "warm start, frozen negatives"])
+@pytest.fixture(
+    scope="module", params=["cold start, fresh negatives", "warm start, frozen negatives"]
+)
 def filtered(request, tmp_path_factory):
-    """Two rounds of filtering: whether warm, the folder, the reward's weights before each fit, and the data of each."""
+    """Two rounds of filtering: whether warm, the folder, the reward's weights before each fit, and
+    the data of each.
+    """
     warm, folder = request.param.startswith("warm"), tmp_path_factory.mktemp("filtered") / "run"
     starts, data, against = [], [], TargetSamples.against
 
@@ -296,18 +364,33 @@ def filtered(request, tmp_path_factory):
         return GANRMLoop(reward, optimizer=ADAM)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(TargetSamples, "against", lambda *args, **kwargs: data.append(against(*args, **kwargs)) or data[-1])
+        patch.setattr(
+            TargetSamples,
+            "against",
+            lambda *args, **kwargs: data.append(against(*args, **kwargs)) or data[-1],
+        )
         how = FitReward(loop, SHORT, warm_start=warm)
-        run(folder, rounds=2, post_train=PostTrain(candidates=2), fit=how, refresh_negatives=not warm)
+        run(
+            folder,
+            rounds=2,
+            post_train=PostTrain(candidates=2),
+            fit=how,
+            refresh_negatives=not warm,
+        )
     return warm, folder, starts, data
 
 
 class TestFiltering:
     def test_each_rounds_filter_keeps_its_own_reward(self, filtered):
         _, folder, _, _ = filtered
-        last, first = (folder / "policy" / part / "model.safetensors" for part in ("reward", "policy/reward"))
+        last, first = (
+            folder / "policy" / part / "model.safetensors" for part in ("reward", "policy/reward")
+        )
         for number, weights in ((1, first), (2, last)):
-            kept, saved = load_file(stage(folder, f"{number}-reward") / "state.safetensors"), load_file(weights)
+            kept, saved = (
+                load_file(stage(folder, f"{number}-reward") / "state.safetensors"),
+                load_file(weights),
+            )
             assert torch.equal(kept["projection.weight"], saved["projection.weight"])
         assert last.read_bytes() != first.read_bytes()
 
@@ -319,7 +402,9 @@ class TestFiltering:
 
     def test_a_fit_starts_from_the_first_weights_or_the_last(self, filtered):
         warm, folder, starts, _ = filtered
-        after_first = load_file(stage(folder, "1-reward") / "state.safetensors")["projection.weight"]
+        after_first = load_file(stage(folder, "1-reward") / "state.safetensors")[
+            "projection.weight"
+        ]
         assert torch.equal(starts[1], after_first if warm else starts[0])
         assert not torch.equal(starts[0], after_first)
 
@@ -327,14 +412,22 @@ class TestFiltering:
         assert len(filtered[3]) == 2
         for part in ("train", "held_out"):
             expected = targets().target_samples(part).outputs
-            assert all(torch.equal(data.target_samples(part).outputs, expected) for data in filtered[3])
+            assert all(
+                torch.equal(data.target_samples(part).outputs, expected) for data in filtered[3]
+            )
 
     def test_there_are_no_pairs_and_no_training(self, filtered):
-        assert not [path for path in (filtered[1] / "stages").glob("?-*") if "pairs" in path.name or "post" in path.name]
+        assert not [
+            path
+            for path in (filtered[1] / "stages").glob("?-*")
+            if "pairs" in path.name or "post" in path.name
+        ]
 
 
 class Note:
-    """What happened, in order: when a judge looked, and in which mode and against what reference a policy was trained."""
+    """What happened, in order: when a judge looked, and in which mode and against what reference a
+    policy was trained.
+    """
 
     def __init__(self):
         self.events, self.references = [], []
@@ -352,7 +445,9 @@ class Note:
 
         class Noted(DPO):
             def on_train_start(self):
-                note.events.append("train" if self.policy.denoiser.training else "train in eval mode")
+                note.events.append(
+                    "train" if self.policy.denoiser.training else "train in eval mode"
+                )
                 note.references.append([p.clone() for p in self.reference.parameters()])
 
         return Noted(policy, reward, beta=100.0, optimizer=ADAM)
@@ -363,7 +458,13 @@ def noted(request, tmp_path_factory):
     note, folder = Note(), tmp_path_factory.mktemp(request.param) / "run"
     how = PostTrain(note.train, partial(STEPS, max_steps=2), 3, 6, 4, reference=request.param)
     judges = {"judge": Function(note.judge)}
-    run(folder, rounds=2, post_train=how, fit=FitReward(note.fit, SHORT), evaluation=Evaluation(12, judges))
+    run(
+        folder,
+        rounds=2,
+        post_train=how,
+        fit=FitReward(note.fit, SHORT),
+        evaluation=Evaluation(12, judges),
+    )
     return request.param, note, folder
 
 
@@ -378,7 +479,9 @@ class TestPreferences:
         first, second = note.references
         initial = list(DiffusionPolicy(tiny_diffusion(classes=0)).parameters())
         assert all(torch.equal(a, b) for a, b in zip(first, initial, strict=True))
-        assert all(torch.equal(a, b) for a, b in zip(second, initial, strict=True)) == (kind == "run")
+        assert all(torch.equal(a, b) for a, b in zip(second, initial, strict=True)) == (
+            kind == "run"
+        )
 
     def test_its_figures_are_kept(self, noted):
         found = figures(noted[2])["rounds"]["2"]["post_train"]
@@ -392,15 +495,21 @@ class TestRefused:
         assert PostTrain(candidates=1).loop is None
 
     def test_candidates_that_all_tie(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(VisionReward, "members", lambda self, samples: torch.zeros(len(samples), 2))
+        monkeypatch.setattr(
+            VisionReward, "members", lambda self, samples: torch.zeros(len(samples), 2)
+        )
         with pytest.raises(InputError, match=r"all 3 candidates of every prompt alike.*val/auc"):
             run(tmp_path / "run")
 
     def test_a_policy_that_diverged_leaves_the_last_rounds(self, tmp_path):
         wild = PostTrain(partial(SFT, optimizer=partial(torch.optim.SGD, lr=1e38)), STEPS, 3, 6, 4)
-        with pytest.raises(InputError, match=r"weights are NaN or infinite .* The last round's policy stands"):
+        with pytest.raises(
+            InputError, match=r"weights are NaN or infinite .* The last round's policy stands"
+        ):
             run(tmp_path / "run", post_train=wild)
-        assert not [path for path in (tmp_path / "run" / "stages").glob("*post-train*") if path.is_dir()]
+        assert not [
+            path for path in (tmp_path / "run" / "stages").glob("*post-train*") if path.is_dir()
+        ]
 
     def test_a_reward_that_breaks_keeps_its_last_good_checkpoint(self, tmp_path):
         class Breaks(GANRMLoop):

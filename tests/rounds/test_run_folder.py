@@ -15,7 +15,10 @@ import yaml
 from rewardlab.errors import InputError
 from rewardlab.rounds.run_folder import RunFolder, absolute, first_difference
 
-CONFIG = {"experiment": {"seed": 3, "data_path": None}, "rounds": {"init_args": {"betas": [0.1, 1e-5], "kind": "dpo"}}}
+CONFIG = {
+    "experiment": {"seed": 3, "data_path": None},
+    "rounds": {"init_args": {"betas": [0.1, 1e-5], "kind": "dpo"}},
+}
 
 
 def changed(**experiment):
@@ -54,7 +57,10 @@ def test_an_equal_config_needs_resume(tmp_path):
     [
         (changed(seed=4), "experiment.seed is 3 there and 4 here"),
         (changed(extra=1), "experiment.extra is absent there and 1 here"),
-        ({"experiment": CONFIG["experiment"]}, "rounds.init_args.betas.0 is 0.1 there and absent here"),
+        (
+            {"experiment": CONFIG["experiment"]},
+            "rounds.init_args.betas.0 is 0.1 there and absent here",
+        ),
     ],
 )
 def test_another_config_is_refused_and_its_first_difference_named(tmp_path, other, difference):
@@ -78,7 +84,9 @@ def test_paths_are_saved_absolute_and_compare_equal_however_they_were_given(tmp_
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in" / "targets").mkdir(parents=True)
     given = changed(data_path="in/targets", tower_path="local-dir:in/targets", name="in")
-    saved = changed(data_path=f"{tmp_path}/in/targets", tower_path=f"local-dir:{tmp_path}/in/targets", name="in")
+    saved = changed(
+        data_path=f"{tmp_path}/in/targets", tower_path=f"local-dir:{tmp_path}/in/targets", name="in"
+    )
     assert absolute(given) == saved
     RunFolder.open("run", given)
     assert yaml.safe_load(Path("run/config.yaml").read_text()) == saved
@@ -107,7 +115,10 @@ def test_a_stage_is_made_once_for_each_key(tmp_path):
     other = run.stage("sample", {"seed": 2}, write("two"))
     assert (first / "made.txt").read_text() == "one"
     assert (other / "made.txt").read_text() == "two"
-    assert RunFolder.open(tmp_path / "run", CONFIG, resume=True).stage("sample", {"seed": 2}, refuse) == other
+    assert (
+        RunFolder.open(tmp_path / "run", CONFIG, resume=True).stage("sample", {"seed": 2}, refuse)
+        == other
+    )
 
 
 def test_a_stage_that_fails_leaves_nothing_but_its_time(tmp_path):
@@ -139,8 +150,14 @@ def test_runs_share_stages_through_a_root(tmp_path):
 def test_results_merge_and_keep_every_digit(tmp_path):
     run = RunFolder.open(tmp_path / "run", CONFIG)
     run.results({"rounds": {"1": {"auc": 0.1 + 0.2}}, "b": 1})
-    whole = run.results({"rounds": {"2": {"auc": torch.tensor(0.5)}}, "a": [torch.tensor([1.0, 2.0])]})
-    assert whole == {"a": [[1.0, 2.0]], "b": 1, "rounds": {"1": {"auc": 0.1 + 0.2}, "2": {"auc": 0.5}}}
+    whole = run.results(
+        {"rounds": {"2": {"auc": torch.tensor(0.5)}}, "a": [torch.tensor([1.0, 2.0])]}
+    )
+    assert whole == {
+        "a": [[1.0, 2.0]],
+        "b": 1,
+        "rounds": {"1": {"auc": 0.1 + 0.2}, "2": {"auc": 0.5}},
+    }
     text = (tmp_path / "run" / "results.json").read_text()
     assert "0.30000000000000004" in text
     assert text.index('"a"') < text.index('"b"') < text.index('"rounds"')
@@ -160,19 +177,30 @@ KILLED = """
 """
 
 
-def test_a_killed_run_keeps_what_was_finished_and_its_scratch_and_shuts_others_out_until_then(tmp_path):
+def test_a_killed_run_keeps_what_was_finished_and_its_scratch_and_shuts_others_out_until_then(
+    tmp_path,
+):
     words = [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path / "run")]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert ".partial" in process.stdout.readline()
         with pytest.raises(InputError, match="Another process is working in"):
             RunFolder.open(tmp_path / "run", {"a": 1}, resume=True)
-        neighbour = RunFolder.open(tmp_path / "other", {"a": 2}, stages_root=tmp_path / "run" / "stages")
-        assert len(list(neighbour.stages.glob(".*.partial"))) == 1, "a live run's work is not cleaned away"
+        neighbour = RunFolder.open(
+            tmp_path / "other", {"a": 2}, stages_root=tmp_path / "run" / "stages"
+        )
+        assert len(list(neighbour.stages.glob(".*.partial"))) == 1, (
+            "a live run's work is not cleaned away"
+        )
         process.kill()
     run = RunFolder.open(tmp_path / "run", {"a": 1}, resume=True)
     assert not list(run.stages.glob(".*.partial"))
     run.stage("one", {}, refuse)
     scratch = run.scratch("two", {})
     assert (scratch / "checkpoint").read_text() == "step 5"
-    assert sorted(item.name for item in run.stage("two", {}, write("two")).iterdir()) == ["made.txt", "seconds.json"]
+    assert sorted(item.name for item in run.stage("two", {}, write("two")).iterdir()) == [
+        "made.txt",
+        "seconds.json",
+    ]
     assert not scratch.exists()

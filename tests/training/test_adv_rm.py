@@ -20,8 +20,14 @@ WORDS = ("sea", "tree", "of", "stone", "rain", "of of")
 def ruled_pairs(count, seed=0):
     """Pairs of short texts; the rule prefers the one with fewer "of", and there always is one."""
     draw = torch.Generator().manual_seed(seed)
-    texts = [" ".join(WORDS[i] for i in torch.randint(6, (4,), generator=draw).tolist()) for _ in range(8 * count)]
-    drawn = [(a, b) if a.count("of") < b.count("of") else (b, a) for a, b in zip(texts[::2], texts[1::2], strict=True)]
+    texts = [
+        " ".join(WORDS[i] for i in torch.randint(6, (4,), generator=draw).tolist())
+        for _ in range(8 * count)
+    ]
+    drawn = [
+        (a, b) if a.count("of") < b.count("of") else (b, a)
+        for a, b in zip(texts[::2], texts[1::2], strict=True)
+    ]
     kept = [(a, b) for a, b in drawn if a.count("of") < b.count("of")][:count]
     prompts = [f"{i}:" for i in range(count)]
     return PreferencePairs(*(Samples(prompts, list(half)) for half in zip(*kept, strict=True)))
@@ -33,7 +39,12 @@ def language(seed=0, **options):
 
 def fit(reward, data, epochs=2, lr=3e-3, **options):
     module = AdvRM(reward, optimizer=lambda weights: torch.optim.AdamW(weights, lr=lr), **options)
-    silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    silent = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
     trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", num_sanity_val_steps=0, **silent)
     trainer.fit(module, data)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -41,7 +52,9 @@ def fit(reward, data, epochs=2, lr=3e-3, **options):
 
 def image_pairs(count):
     noise = 0.3 * torch.rand(2, count, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    return PreferencePairs(Samples([""] * count, noise[0] + 0.6), Samples([""] * count, noise[1] + 0.2))
+    return PreferencePairs(
+        Samples([""] * count, noise[0] + 0.6), Samples([""] * count, noise[1] + 0.2)
+    )
 
 
 def test_it_learns_a_rule_from_text_and_says_what_it_knows(tmp_path):
@@ -70,7 +83,13 @@ def trained_weights(reward):
 def test_equal_seeds_give_equal_weights():
     def trained(seed, data_seed=0, bootstrap=True):
         reward = language(heads=2, pooling="mean")
-        fit(reward, Preferences(ruled_pairs(40), batch_size=16, seed=data_seed), epochs=1, seed=seed, bootstrap=bootstrap)
+        fit(
+            reward,
+            Preferences(ruled_pairs(40), batch_size=16, seed=data_seed),
+            epochs=1,
+            seed=seed,
+            bootstrap=bootstrap,
+        )
         return trained_weights(reward)
 
     first = trained(0)
@@ -94,13 +113,17 @@ def test_members_differ_and_each_is_standardised():
 def test_the_bootstrap_alone_makes_members_differ():
     twins = Ensemble([language(pooling="mean"), language(pooling="mean")])
     data = Preferences(ruled_pairs(40), held_out=10, batch_size=15)
-    assert fit(twins, data, epochs=1, bootstrap=False)["val/disagreement"] == pytest.approx(0, abs=1e-5)
+    assert fit(twins, data, epochs=1, bootstrap=False)["val/disagreement"] == pytest.approx(
+        0, abs=1e-5
+    )
     assert fit(twins, data, epochs=1)["val/disagreement"] > 1e-3
 
 
 def test_images_are_learned_by_the_same_loop():
     reward = VisionReward(tiny_tower(), heads=4, width=16)
-    figures = fit(reward, Preferences(image_pairs(60), extra=image_pairs(6), held_out=12), epochs=10)
+    figures = fit(
+        reward, Preferences(image_pairs(60), extra=image_pairs(6), held_out=12), epochs=10
+    )
     assert figures["val/accuracy"] >= 0.9
     assert reward.meaning == MEANING
     assert reward.score_std > 0
@@ -111,14 +134,25 @@ def test_a_frozen_backbone_is_asked_once(monkeypatch):
     reward = language(frozen=True, heads=3, pooling="mean")
     asked = []
     states = LanguageReward._states
-    monkeypatch.setattr(LanguageReward, "_states", lambda self, samples: asked.append(len(samples)) or states(self, samples))
+    monkeypatch.setattr(
+        LanguageReward,
+        "_states",
+        lambda self, samples: asked.append(len(samples)) or states(self, samples),
+    )
     pairs = ruled_pairs(120)
     before = reward.backbone.embed_tokens.weight.clone()
     module = AdvRM(reward, bootstrap=False)
     data = Preferences(pairs, held_out=30, batch_size=30)
-    silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+    silent = {
+        "logger": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "enable_checkpointing": False,
+    }
     pl.Trainer(max_epochs=30, accelerator="cpu", **silent).fit(module, data)
-    assert sum(asked) == 2 * 120 + 2 * 90, "each text once, and the training texts once more for the scores' deviation"
+    assert sum(asked) == 2 * 120 + 2 * 90, (
+        "each text once, and the training texts once more for the scores' deviation"
+    )
     assert torch.equal(reward.backbone.embed_tokens.weight, before)
     held_out = data.split("held_out")
     with torch.no_grad():
@@ -145,13 +179,17 @@ def test_the_loss_is_the_published_one_with_margins_labels_and_centring():
     reward = language(heads=2).eval()
     facts = {"margin": torch.tensor([0.0, 1.0, 0.5]), "label": torch.tensor([1.0, 0.5, 0.9])}
     pairs = ruled_pairs(3)
-    pairs = PreferencePairs(pairs.chosen.with_facts(row=torch.tensor([4, 5, 6]), **facts), pairs.rejected)
+    pairs = PreferencePairs(
+        pairs.chosen.with_facts(row=torch.tensor([4, 5, 6]), **facts), pairs.rejected
+    )
     module = AdvRM(reward, centring=0.1, seed=3)
     module.log_dict = lambda *args, **kwargs: None
     loss = module.training_step(pairs, 0)
     halves = reward.members(pairs.chosen), reward.members(pairs.rejected)
     weights = bootstrap_weights(3, [4, 5, 6], 2)
-    expected = bradley_terry_loss(*halves, facts["label"], facts["margin"], weights) + 0.1 * centring_loss(*halves, weights)
+    expected = bradley_terry_loss(
+        *halves, facts["label"], facts["margin"], weights
+    ) + 0.1 * centring_loss(*halves, weights)
     assert torch.allclose(loss, expected, atol=1e-6)
     assert weights.unique().numel() > 1
 
@@ -190,7 +228,10 @@ def test_a_reward_with_nothing_to_train_is_refused():
 
 @pytest.mark.parametrize(
     ("other", "words"),
-    [({"seed": 9}, "another frozen backbone"), ({"heads": 3}, r"of another model: .* is \[1, 32\] there and \[3, 32\] here")],
+    [
+        ({"seed": 9}, "another frozen backbone"),
+        ({"heads": 3}, r"of another model: .* is \[1, 32\] there and \[3, 32\] here"),
+    ],
     ids=["backbone", "heads"],
 )
 @pytest.mark.parametrize("trained", [{"frozen": True}, {"lora_rank": 2}], ids=["head", "adapter"])
@@ -198,15 +239,29 @@ def test_a_checkpoint_of_another_backbone_is_refused(tmp_path, trained, other, w
     """Its heads and adapters have the same shape, so nothing else would notice."""
 
     def loop(seed=0, heads=1):
-        return AdvRM(LanguageReward(tiny_causal_lm(seed), tiny_tokenizer(), pooling="mean", heads=heads, **trained))
+        return AdvRM(
+            LanguageReward(
+                tiny_causal_lm(seed), tiny_tokenizer(), pooling="mean", heads=heads, **trained
+            )
+        )
 
-    data = Preferences(PreferencePairs(Samples(["say"] * 8, ["yes"] * 8), Samples(["say"] * 8, ["no"] * 8)), held_out=0)
-    options = {"accelerator": "cpu", "logger": False, "limit_val_batches": 0, "enable_progress_bar": False}
+    data = Preferences(
+        PreferencePairs(Samples(["say"] * 8, ["yes"] * 8), Samples(["say"] * 8, ["no"] * 8)),
+        held_out=0,
+    )
+    options = {
+        "accelerator": "cpu",
+        "logger": False,
+        "limit_val_batches": 0,
+        "enable_progress_bar": False,
+    }
     options |= {"enable_model_summary": False, "enable_checkpointing": False}
     trainer = pl.Trainer(max_epochs=1, **options)
     trainer.fit(loop(), datamodule=data)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    pl.Trainer(max_epochs=2, **options).fit(loop(), datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    pl.Trainer(max_epochs=2, **options).fit(
+        loop(), datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True
+    )
     with pytest.raises(InputError, match=words):
         pl.Trainer(max_epochs=2, **options).fit(
             loop(**other), datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True

@@ -1,4 +1,6 @@
-"""Preference optimisation: log 2 at the start, figures against the reference, and a score that rises after an SFT start."""
+"""Preference optimisation: log 2 at the start, figures against the reference, and a score that
+rises after an SFT start.
+"""
 
 import contextlib
 import math
@@ -31,16 +33,29 @@ def policy(**options):
 def pairs(count=6):
     noise = torch.rand(2, count, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 0.3
     rows = {"row": torch.arange(count)}
-    return PreferencePairs(Samples([""] * count, noise[0] + 0.6, rows), Samples([""] * count, noise[1] + 0.1, rows))
+    return PreferencePairs(
+        Samples([""] * count, noise[0] + 0.6, rows), Samples([""] * count, noise[1] + 0.1, rows)
+    )
 
 
 def fit(module, data, *callbacks, ckpt_path=None, batch_size=2, **options):
     trainer = pl.Trainer(
-        **{"accelerator": "cpu", "max_epochs": 2, "logger": False, "enable_checkpointing": False, "callbacks": [*callbacks]}
+        **{
+            "accelerator": "cpu",
+            "max_epochs": 2,
+            "logger": False,
+            "enable_checkpointing": False,
+            "callbacks": [*callbacks],
+        }
         | {"enable_progress_bar": False, "enable_model_summary": False}
         | options
     )
-    trainer.fit(module, ResumableLoader(Rows(data), batch_size, seed=3), ckpt_path=ckpt_path, weights_only=True)
+    trainer.fit(
+        module,
+        ResumableLoader(Rows(data), batch_size, seed=3),
+        ckpt_path=ckpt_path,
+        weights_only=True,
+    )
     return {name: value.item() for name, value in trainer.callback_metrics.items()}
 
 
@@ -67,38 +82,62 @@ def test_at_the_start_the_loss_is_log_2(sft_weight):
         encoded = chosen.policy.encode(pairs().chosen, seeds=module.seeds(pairs().chosen))
         anchor = -DPO(policy()).policy.log_prob(encoded).sum(1).mean().item()
     assert anchor > 0
-    assert figures["loss"] == pytest.approx(math.log(2) + sft_weight * anchor, rel=0.1 if sft_weight else 1e-6)
+    assert figures["loss"] == pytest.approx(
+        math.log(2) + sft_weight * anchor, rel=0.1 if sft_weight else 1e-6
+    )
     assert figures["margin"] == figures["chosen"] == figures["rejected"] == 0
 
 
-@pytest.mark.parametrize(("rows", "parts"), [(100, 1), (14, 3), (3, 1)], ids=["one chunk", "a pair a chunk", "too large"])
+@pytest.mark.parametrize(
+    ("rows", "parts"), [(100, 1), (14, 3), (3, 1)], ids=["one chunk", "a pair a chunk", "too large"]
+)
 def test_a_language_models_pairs_are_never_divided(monkeypatch, rows, parts):
-    """Chunks of the vocabulary hold whole pairs, or all is taken at once: the plain loss and gradients each time."""
+    """Chunks of the vocabulary hold whole pairs, or all is taken at once: the plain loss and
+    gradients each time.
+    """
     chosen, rejected = (["yes, it is", "a", "so"], ["no", "never more", "b"])
-    both = PreferencePairs(Samples(["is it", "say", "say"], chosen), Samples(["is it", "say", "say"], rejected))
+    both = PreferencePairs(
+        Samples(["is it", "say", "say"], chosen), Samples(["is it", "say", "say"], rejected)
+    )
     module = DPO(CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer()), beta=0.3, sft_weight=0.2)
     module.reference = CausalLMPolicy(tiny_causal_lm(seed=1), tiny_tokenizer()).reference()
     asked, logged = [], {}
     module.log_dict = lambda figures, **_: logged.update(figures)
     monkeypatch.setattr(
-        "rewardlab.training.dpo.dpo_loss", lambda *columns, **options: asked.append(1) or dpo_loss(*columns, **options)
+        "rewardlab.training.dpo.dpo_loss",
+        lambda *columns, **options: asked.append(1) or dpo_loss(*columns, **options),
     )
     network = module.policy.network
-    monkeypatch.setattr("rewardlab.kernels.policy_loss.BUDGET", rows * 4 * len(network.get_output_embeddings().weight))
+    monkeypatch.setattr(
+        "rewardlab.kernels.policy_loss.BUDGET",
+        rows * 4 * len(network.get_output_embeddings().weight),
+    )
     loss = module.training_step(both, 0)
     assert len(asked) == parts
-    encoded = module.policy.encode(concatenate([both.chosen, both.rejected]), seeds=torch.zeros(6, dtype=torch.long))
-    totals = [step_total(each.log_prob(encoded), encoded.mask) for each in (module.policy, module.reference)]
+    encoded = module.policy.encode(
+        concatenate([both.chosen, both.rejected]), seeds=torch.zeros(6, dtype=torch.long)
+    )
+    totals = [
+        step_total(each.log_prob(encoded), encoded.mask)
+        for each in (module.policy, module.reference)
+    ]
     gains = 0.3 * (totals[0] - totals[1])
-    plain = -torch.nn.functional.logsigmoid(gains[:3] - gains[3:]).mean() - 0.2 * totals[0][:3].mean()
+    plain = (
+        -torch.nn.functional.logsigmoid(gains[:3] - gains[3:]).mean() - 0.2 * totals[0][:3].mean()
+    )
     assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
     assert logged["margin"].item() == pytest.approx((gains[:3] - gains[3:]).mean().item(), abs=1e-4)
-    for own, other in zip(*(torch.autograd.grad(value, list(network.parameters())) for value in (loss, plain)), strict=True):
+    for own, other in zip(
+        *(torch.autograd.grad(value, list(network.parameters())) for value in (loss, plain)),
+        strict=True,
+    ):
         assert torch.allclose(own, other, atol=1e-5 * max(1.0, other.abs().max().item()))
 
 
 def test_the_figures_are_the_papers():
-    """DPO, arXiv 2305.18290: implicit rewards β · (log π - log π_ref); accuracy is how often the chosen one's is higher."""
+    """DPO, arXiv 2305.18290: implicit rewards β · (log π - log π_ref); accuracy is how often the
+    chosen one's is higher.
+    """
     module, logged = Disturbed(), {}
     module.log_dict = lambda figures, **_: logged.update(figures)
     loss = module._loss(pairs(), "val/")
@@ -107,7 +146,9 @@ def test_the_figures_are_the_papers():
         gains = []
         for half in (data.chosen, data.rejected):
             encoded = module.policy.encode(half, seeds=module.seeds(data.chosen))
-            gains.append((module.policy.log_prob(encoded) - module.reference.log_prob(encoded)).sum(1))
+            gains.append(
+                (module.policy.log_prob(encoded) - module.reference.log_prob(encoded)).sum(1)
+            )
     assert set(logged) == {"val/loss", "val/accuracy", "val/margin", "val/chosen", "val/rejected"}
     margins = 50.0 * (gains[0] - gains[1])
     assert margins.abs().min() > 0
@@ -149,7 +190,9 @@ def test_a_given_reference_is_used_and_frozen():
 
 def test_an_adapters_reference_is_no_second_copy():
     module = DPO(policy(lora_rank=2))
-    assert sum(p.numel() for p in module.parameters()) == sum(p.numel() for p in module.policy.parameters())
+    assert sum(p.numel() for p in module.parameters()) == sum(
+        p.numel() for p in module.policy.parameters()
+    )
     assert len([parameter for parameter in module.parameters() if parameter.requires_grad]) > 0
 
 
@@ -158,7 +201,11 @@ def test_the_checkpoint_holds_no_reference(tmp_path, rank):
     module = DPO(policy(lora_rank=rank))
     fit(module, pairs(), ModelCheckpoint(tmp_path, "last"), max_epochs=1, enable_checkpointing=True)
     found = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
-    trained = {f"policy.{name}" for name, parameter in module.policy.named_parameters() if parameter.requires_grad}
+    trained = {
+        f"policy.{name}"
+        for name, parameter in module.policy.named_parameters()
+        if parameter.requires_grad
+    }
     assert set(found) == trained
 
 
@@ -184,7 +231,14 @@ def test_seeds_fix_the_run_to_the_bit_and_a_resumed_one_ends_alike(tmp_path):
     assert not same(runs[0].policy, other.policy)
     keep = partial(ModelCheckpoint, tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
     with contextlib.suppress(Killed):
-        fit(DPO(policy(), beta=1000.0, optimizer=ADAM), pairs(), keep(), KillAt(), Resumable(), enable_checkpointing=True)
+        fit(
+            DPO(policy(), beta=1000.0, optimizer=ADAM),
+            pairs(),
+            keep(),
+            KillAt(),
+            Resumable(),
+            enable_checkpointing=True,
+        )
     resumed, path = DPO(policy(), beta=1000.0, optimizer=ADAM), tmp_path / "step=4.ckpt"
     fit(resumed, pairs(), keep(), Resumable(), ckpt_path=path, enable_checkpointing=True)
     assert same(resumed.policy, runs[0].policy)
@@ -195,16 +249,27 @@ def test_after_an_sft_start_the_score_itself_rises():
 
     Measured once on four seeds and two lengths of the SFT: brightness rose by 0.14 to 0.38.
     """
-    trained, shades = policy(), torch.rand(64, 1, 1, 1, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
+    trained, shades = (
+        policy(),
+        torch.rand(64, 1, 1, 1, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1,
+    )
     data = Samples([""] * 64, shades.expand(-1, 1, 8, 8), {"row": torch.arange(64)})
-    fit(SFT(trained, optimizer=partial(torch.optim.Adam, lr=3e-3)), data, batch_size=32, max_epochs=20)
+    fit(
+        SFT(trained, optimizer=partial(torch.optim.Adam, lr=3e-3)),
+        data,
+        batch_size=32,
+        max_epochs=20,
+    )
     prompts, seeds = [""] * 32, row_seeds(7, 32)
     before = Brightness()(trained.eval().generate(prompts, seeds=seeds)).mean()
     mined = best_and_worst(trained, Brightness(), [""] * 24, k=4, seed=1)
     rows = torch.arange(len(mined))
     mined = PreferencePairs(mined.chosen.with_facts(row=rows), mined.rejected.with_facts(row=rows))
     figures = fit(
-        DPO(trained.train(), beta=100.0, optimizer=partial(torch.optim.Adam, lr=3e-4)), mined, batch_size=32, max_epochs=10
+        DPO(trained.train(), beta=100.0, optimizer=partial(torch.optim.Adam, lr=3e-4)),
+        mined,
+        batch_size=32,
+        max_epochs=10,
     )
     after = Brightness()(trained.eval().generate(prompts, seeds=seeds)).mean()
     assert figures["margin"] > 0

@@ -1,4 +1,6 @@
-"""The average of weights: the explicit recursion, seen by validation, kept by a resumed run, of the trained weights alone."""
+"""The average of weights: the explicit recursion, seen by validation, kept by a resumed run, of the
+trained weights alone.
+"""
 
 import contextlib
 
@@ -52,8 +54,17 @@ class KillAt(pl.Callback):
 def fit(*callbacks, module=None, ckpt_path=None, validate=False, **options):
     module = module or Walk()
     trainer = pl.Trainer(
-        **{"accelerator": "cpu", "max_epochs": 2, "logger": False, "enable_checkpointing": bool(ckpt_path)}
-        | {"enable_progress_bar": False, "enable_model_summary": False, "callbacks": list(callbacks)}
+        **{
+            "accelerator": "cpu",
+            "max_epochs": 2,
+            "logger": False,
+            "enable_checkpointing": bool(ckpt_path),
+        }
+        | {
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "callbacks": list(callbacks),
+        }
         | options
     )
     loaders = [ResumableLoader(Rows(torch.arange(1.0, 6.0)), 1, seed=2)]
@@ -99,7 +110,9 @@ def test_accumulated_gradients_are_one_step():
 
 def test_only_what_is_trained_is_copied():
     ema = EMA()
-    ema.on_train_start(pl.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False), Walk())
+    ema.on_train_start(
+        pl.Trainer(logger=False, accelerator="cpu", enable_checkpointing=False), Walk()
+    )
     assert [average.shape for average in ema.state_dict()["average"]] == [torch.Size([1])]
 
 

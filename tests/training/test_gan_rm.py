@@ -1,4 +1,6 @@
-"""GAN-RM's loop: the density ratio where it is one, heads that differ, figures that say what they say, NaN that stops."""
+"""GAN-RM's loop: the density ratio where it is one, heads that differ, figures that say what they
+say, NaN that stops.
+"""
 
 import math
 from functools import partial
@@ -27,7 +29,10 @@ Q = torch.tensor([0.125, 0.125, 0.25, 0.5], dtype=torch.float64)
 
 def counted(targets, generated):
     """States drawn exactly as often as P and Q say."""
-    states = [torch.arange(4).repeat_interleave((count * law).long()) for count, law in ((targets, P), (generated, Q))]
+    states = [
+        torch.arange(4).repeat_interleave((count * law).long())
+        for count, law in ((targets, P), (generated, Q))
+    ]
     labels = torch.cat([torch.ones(len(states[0])), torch.zeros(len(states[1]))])
     return torch.cat(states), labels
 
@@ -35,7 +40,9 @@ def counted(targets, generated):
 def fitted(states, labels, weights, **options):
     """The tabular logit [4] that minimises the loss, by Newton's steps: its Hessian is diagonal."""
     table = torch.zeros(4, dtype=torch.float64, requires_grad=True)
-    mass = torch.zeros(4, dtype=torch.float64).index_add_(0, states, weights.double()) / weights.sum()
+    mass = (
+        torch.zeros(4, dtype=torch.float64).index_add_(0, states, weights.double()) / weights.sum()
+    )
     for _ in range(50):
         loss = discrimination_loss(table[states][:, None], labels, weights[:, None], **options)
         (slope,) = torch.autograd.grad(loss, table)
@@ -45,11 +52,13 @@ def fitted(states, labels, weights, **options):
 
 
 class TestDensityRatio:
-    """The optimum is separable: state k's logit minimises a·softplus(-l) + b·softplus(l), so l = log(a/b).
+    """The optimum is separable: state k's logit minimises a·softplus(-l) + b·softplus(l), so l =
+    log(a/b).
 
-    Tolerance: a float32 gradient of a mean of terms of at most 1 errs by less than 1e-6 (measured: 2e-7 at the exact logit),
-    and the curvature is mass · σ(l) · σ(-l), at least (3/16)(2/3)(1/3) = 0.04 for balanced classes. So the logit errs by
-    less than 1e-6/0.04 = 2.4e-5. Elsewhere the curvature is at least 0.01, hence 1e-4.
+    Tolerance: a float32 gradient of a mean of terms of at most 1 errs by less than 1e-6 (measured:
+    2e-7 at the exact logit), and the curvature is mass · σ(l) · σ(-l), at least (3/16)(2/3)(1/3) =
+    0.04 for balanced classes. So the logit errs by less than 1e-6/0.04 = 2.4e-5. Elsewhere the
+    curvature is at least 0.01, hence 1e-4.
     """
 
     truth = torch.log(P / Q)
@@ -57,7 +66,9 @@ class TestDensityRatio:
     @pytest.mark.parametrize(("targets", "generated"), [(64, 64), (64, 640), (800, 16)])
     def test_balanced_weights_recover_it_whatever_the_prior(self, targets, generated):
         states, labels = counted(targets, generated)
-        torch.testing.assert_close(fitted(states, labels, balanced(labels)), self.truth, atol=2.4e-5, rtol=0)
+        torch.testing.assert_close(
+            fitted(states, labels, balanced(labels)), self.truth, atol=2.4e-5, rtol=0
+        )
 
     def test_without_them_the_prior_stays_in_it(self):
         states, labels = counted(64, 640)
@@ -65,18 +76,25 @@ class TestDensityRatio:
         torch.testing.assert_close(found, self.truth + math.log(64 / 640), atol=1e-4, rtol=0)
 
     def test_label_smoothing_bounds_it(self):
-        """Smoothing by s moves the labels, so σ(l) lies in [s/2, 1 - s/2]: |l| is at most log(2/s - 1)."""
+        """Smoothing by s moves the labels, so σ(l) lies in [s/2, 1 - s/2]: |l| is at most log(2/s -
+        1).
+        """
         states, labels = torch.tensor([0, 1, 1, 2]), torch.tensor([1.0, 0.0, 1.0, 0.0])
         found = fitted(states, labels, balanced(labels), label_smoothing=0.1)[:3]
         limit = math.log(2 / 0.1 - 1)
-        torch.testing.assert_close(found, torch.tensor([limit, 0.0, -limit], dtype=torch.float64), atol=1e-4, rtol=0)
+        torch.testing.assert_close(
+            found, torch.tensor([limit, 0.0, -limit], dtype=torch.float64), atol=1e-4, rtol=0
+        )
 
     def test_the_regularised_optimum_with_beta_1_is_the_target_distribution(self):
-        """The maximum of E_π[R] - β·KL(π, q) is π ∝ q·exp(R/β); with R = log p/q and β = 1 that is p. Any other β misses it."""
+        """The maximum of E_π[R] - β·KL(π, q) is π ∝ q·exp(R/β); with R = log p/q and β = 1 that is
+        p. Any other β misses it.
+        """
         states, labels = counted(64, 640)
         reward = fitted(states, labels, balanced(labels))
         distance = {
-            beta: (torch.softmax(Q.log() + reward / beta, 0) - P).abs().sum().item() / 2 for beta in (0.3, 0.7, 1, 1.5, 5)
+            beta: (torch.softmax(Q.log() + reward / beta, 0) - P).abs().sum().item() / 2
+            for beta in (0.3, 0.7, 1, 1.5, 5)
         }
         assert distance[1] < 1e-4
         assert min(distance[beta] for beta in distance if beta != 1) > 0.05
@@ -95,7 +113,11 @@ class Table(Reward):
     def __init__(self, members=1):
         super().__init__()
         self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
-        self.table, self.meaning, self.standardised = nn.Parameter(torch.zeros(4, members)), "untrained", []
+        self.table, self.meaning, self.standardised = (
+            nn.Parameter(torch.zeros(4, members)),
+            "untrained",
+            [],
+        )
 
     def features(self, samples):
         return one_hot((samples.outputs[:, 0, 0, 0] * 8).long(), 4).float()
@@ -117,17 +139,31 @@ class Table(Reward):
 
 
 def images(states):
-    return Samples([""] * len(states), (states / 8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous())
+    return Samples(
+        [""] * len(states), (states / 8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
+    )
 
 
 def data(targets=40, generated=80, **options):
     states, labels = counted(targets, generated)
-    return TargetSamples(images(states[labels == 1]), images(states[labels == 0]), channels=1, batch_size=16, **options)
+    return TargetSamples(
+        images(states[labels == 1]),
+        images(states[labels == 0]),
+        channels=1,
+        batch_size=16,
+        **options,
+    )
 
 
 def fit(module, source=None, *callbacks, ckpt_path=None, **options):
     trainer = pl.Trainer(
-        **{"accelerator": "cpu", "max_epochs": 3, "logger": False, "enable_checkpointing": False, "callbacks": [*callbacks]}
+        **{
+            "accelerator": "cpu",
+            "max_epochs": 3,
+            "logger": False,
+            "enable_checkpointing": False,
+            "callbacks": [*callbacks],
+        }
         | {"enable_progress_bar": False, "enable_model_summary": False}
         | options
     )
@@ -140,13 +176,16 @@ ADAM = partial(torch.optim.Adam, lr=0.1)
 
 class TestFit:
     def test_the_loop_itself_finds_the_ratio(self):
-        """Held-out samples are a random fifth, so the counts are not exact: a logit errs by about √(1/a + 1/b) < 0.3.
+        """Held-out samples are a random fifth, so the counts are not exact: a logit errs by about
+        √(1/a + 1/b) < 0.3.
 
         The first two held-out batches, which Lightning's sanity check sees, are all targets.
         """
         module = GANRM(Table(), optimizer=partial(torch.optim.Adam, lr=0.1))
         figures = fit(module, data(160, 640), max_epochs=8)
-        torch.testing.assert_close(module.reward.table.detach()[:, 0].double(), torch.log(P / Q), atol=0.6, rtol=0)
+        torch.testing.assert_close(
+            module.reward.table.detach()[:, 0].double(), torch.log(P / Q), atol=0.6, rtol=0
+        )
         assert 0.7 < figures["val/auc"] < 0.9
         assert figures["val/calibration_error"] < 0.35
         assert module.reward.meaning.startswith("log density ratio")
@@ -159,18 +198,41 @@ class TestFit:
         assert not module.reward.training
 
     def test_a_resumed_fit_keeps_the_checkpoints_standardisation(self, tmp_path):
-        fit(GANRM(Table()), None, ModelCheckpoint(tmp_path, "last"), max_epochs=1, enable_checkpointing=True)
+        fit(
+            GANRM(Table()),
+            None,
+            ModelCheckpoint(tmp_path, "last"),
+            max_epochs=1,
+            enable_checkpointing=True,
+        )
         module = GANRM(Table())
-        fit(module, None, ModelCheckpoint(tmp_path), ckpt_path=tmp_path / "last.ckpt", max_epochs=2, enable_checkpointing=True)
+        fit(
+            module,
+            None,
+            ModelCheckpoint(tmp_path),
+            ckpt_path=tmp_path / "last.ckpt",
+            max_epochs=2,
+            enable_checkpointing=True,
+        )
         assert module.reward.standardised == []
 
     def test_the_checkpoint_holds_no_frozen_weights(self, tmp_path):
-        fit(GANRM(Table()), None, ModelCheckpoint(tmp_path, "last"), max_epochs=1, enable_checkpointing=True)
-        assert set(torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]) == {"reward.table"}
+        fit(
+            GANRM(Table()),
+            None,
+            ModelCheckpoint(tmp_path, "last"),
+            max_epochs=1,
+            enable_checkpointing=True,
+        )
+        assert set(torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]) == {
+            "reward.table"
+        }
 
     def test_a_vision_rewards_checkpoint_holds_no_tower(self, tmp_path):
         noise = torch.rand(2, 12, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 0.3
-        source = TargetSamples(Samples([""] * 12, noise[0] + 0.5), Samples([""] * 12, noise[1]), held_out=4)
+        source = TargetSamples(
+            Samples([""] * 12, noise[0] + 0.5), Samples([""] * 12, noise[1]), held_out=4
+        )
         module = GANRM(VisionReward(tiny_tower(), heads=2, width=8))
         keep = ModelCheckpoint(tmp_path, "last")
         figures = fit(module, source, keep, max_epochs=2, enable_checkpointing=True)
@@ -178,7 +240,8 @@ class TestFit:
         assert not [name for name in found if "tower" in name and "model" in name]
         assert "reward.projection.weight" in found
         assert set(figures) == {"loss"} | {
-            f"val/{name}" for name in ("loss", "auc", "calibration_error", "disagreement", "ranking")
+            f"val/{name}"
+            for name in ("loss", "auc", "calibration_error", "disagreement", "ranking")
         }
 
     def test_a_reward_without_a_frozen_part_is_trained_on_samples(self):
@@ -211,7 +274,9 @@ class TestHeads:
     def test_each_counts_rows_poisson_distributed_and_the_same_every_time(self):
         module = GANRM(Table(3))
         weights = module.head_weights(self.rows, torch.zeros(4000), 3)
-        assert torch.equal(weights[[7, 3]], module.head_weights(torch.tensor([7, 3]), torch.zeros(2), 3))
+        assert torch.equal(
+            weights[[7, 3]], module.head_weights(torch.tensor([7, 3]), torch.zeros(2), 3)
+        )
         assert len({tuple(column) for column in weights.T.tolist()}) == 3
         for count, share in enumerate(torch.tensor([0.0, *POISSON]).diff().tolist()):
             error = 4 * (share * (1 - share) / weights.numel()) ** 0.5  # four standard errors
@@ -223,7 +288,9 @@ class TestHeads:
         assert correlation < 4 / len(self.rows) ** 0.5
 
     def test_another_seed_draws_others(self):
-        assert not torch.equal(bootstrap_weights(0, self.rows, 2), bootstrap_weights(1, self.rows, 2))
+        assert not torch.equal(
+            bootstrap_weights(0, self.rows, 2), bootstrap_weights(1, self.rows, 2)
+        )
 
     def test_each_leaves_its_fold_of_the_targets_out_and_no_generated_sample(self):
         labels = (self.rows % 2).float()
@@ -238,7 +305,9 @@ class TestHeads:
         assert (GANRM(Table(), folds=3).head_weights(self.rows, torch.ones(4000), 1) == 1).all()
 
     def test_so_they_disagree_and_equal_ones_would_not(self):
-        found = [GANRM(Table(4), bootstrap=bootstrap, optimizer=ADAM) for bootstrap in (True, False)]
+        found = [
+            GANRM(Table(4), bootstrap=bootstrap, optimizer=ADAM) for bootstrap in (True, False)
+        ]
         figures = [fit(module) for module in found]
         assert figures[0]["val/disagreement"] > 0.05
         assert figures[1]["val/disagreement"] == 0
@@ -247,7 +316,9 @@ class TestHeads:
 class TestFigures:
     labels = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0, 0.0])
     generated = torch.tensor([False, False, True, True, True, False])
-    logits = torch.tensor([[3.0, 1.0], [2.0, 2.0], [1.0, 1.5], [0.0, 0.5], [-1.0, -1.5], [9.0, 9.0]])
+    logits = torch.tensor(
+        [[3.0, 1.0], [2.0, 2.0], [1.0, 1.5], [0.0, 0.5], [-1.0, -1.5], [9.0, 9.0]]
+    )
 
     def test_the_auc_is_of_targets_against_the_generators_own(self):
         assert held_out_figures(self.logits, self.labels, self.generated)["auc"] == 1
@@ -261,22 +332,35 @@ class TestFigures:
         assert held_out_figures(turned, self.labels, self.generated)["ranking"] == pytest.approx(-1)
 
     def test_one_head_has_neither(self):
-        assert set(held_out_figures(self.logits[:, :1], self.labels, self.generated)) == {"auc", "calibration_error"}
+        assert set(held_out_figures(self.logits[:, :1], self.labels, self.generated)) == {
+            "auc",
+            "calibration_error",
+        }
 
 
 def labelled(*sources):
     column = torch.ones(len(sources))
-    return Labelled(column, column, column, column, torch.tensor([SOURCES.index(source) for source in sources]))
+    return Labelled(
+        column, column, column, column, torch.tensor([SOURCES.index(source) for source in sources])
+    )
 
 
 @pytest.mark.parametrize(
     ("sources", "smoothing", "expected"),
     [
-        ([], 0.0, "log density ratio of features, target samples over the generator's own at the time of training"),
+        (
+            [],
+            0.0,
+            "log density ratio of features, target samples over the generator's own at the time of training",
+        ),
         ([], 0.1, "score: labels were smoothed by 0.1"),
         (["pseudo-labelled"] * 2, 0.0, "score: 2 samples had pseudo-labels by rank"),
         (["mismatched"], 0.0, "score: 1 targets had another's prompt"),
-        (["mismatched", "pseudo-labelled"], 0.05, "score: labels were smoothed by 0.05 and 1 targets had.* and 1 samples"),
+        (
+            ["mismatched", "pseudo-labelled"],
+            0.05,
+            "score: labels were smoothed by 0.05 and 1 targets had.* and 1 samples",
+        ),
     ],
 )
 def test_the_meaning_says_ratio_or_score(sources, smoothing, expected):
@@ -289,7 +373,9 @@ def test_the_meaning_says_ratio_or_score(sources, smoothing, expected):
 def test_the_reward_carries_its_meaning(options):
     module = GANRM(Table(), **options)
     fit(module, max_epochs=1)
-    assert module.reward.meaning == meaning(labelled("target", "generated"), options.get("label_smoothing", 0.0))
+    assert module.reward.meaning == meaning(
+        labelled("target", "generated"), options.get("label_smoothing", 0.0)
+    )
 
 
 class TestNotFinite:
@@ -309,7 +395,8 @@ class TestNotFinite:
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     def test_the_run_stops_and_names_the_sample(self, bad):
         with pytest.raises(
-            InputError, match=r"GANRM's loss is (nan|inf): \d+ of 16 samples score NaN or infinite, the first is row \d+ \("
+            InputError,
+            match=r"GANRM's loss is (nan|inf): \d+ of 16 samples score NaN or infinite, the first is row \d+ \(",
         ):
             fit(self.broken(3, bad))
 
@@ -320,7 +407,9 @@ class TestNotFinite:
             fit(module, None, keep, enable_checkpointing=True)
         assert len(list(tmp_path.iterdir())) == 8
         for path in tmp_path.iterdir():
-            assert torch.load(path, weights_only=True)["state_dict"]["reward.table"].isfinite().all()
+            assert (
+                torch.load(path, weights_only=True)["state_dict"]["reward.table"].isfinite().all()
+            )
         assert module.reward.table.isfinite().all(), "the broken loss never reached the weights"
 
     def test_a_held_out_score_that_breaks_is_found_too(self):
@@ -328,7 +417,11 @@ class TestNotFinite:
         module.log = lambda *_, **__: None
         batch = labelled("target", "generated")
         batch = Labelled(
-            torch.tensor([[0.0, 0, 0, 1], [math.nan] * 4]), batch.labels, torch.tensor([4, 6]), batch.weights, batch.sources
+            torch.tensor([[0.0, 0, 0, 1], [math.nan] * 4]),
+            batch.labels,
+            torch.tensor([4, 6]),
+            batch.weights,
+            batch.sources,
         )
         module._trainer = SimpleNamespace()
         with pytest.raises(InputError, match=r"the first is row 6 \(generated\)"):
@@ -340,4 +433,6 @@ class TestNotFinite:
         batch = labelled("target", "generated")
         weights = torch.tensor([math.inf, 1.0])
         with pytest.raises(InputError, match="all scores are finite"):
-            module.training_step(Labelled(torch.eye(4)[:2], batch.labels, torch.arange(2), weights, batch.sources), 0)
+            module.training_step(
+                Labelled(torch.eye(4)[:2], batch.labels, torch.arange(2), weights, batch.sources), 0
+            )

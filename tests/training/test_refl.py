@@ -1,4 +1,6 @@
-"""ReFL: what it foresees is the noised image, its gradient is the reward's, and a score rises by it."""
+"""ReFL: what it foresees is the noised image, its gradient is the reward's, and a score rises by
+it.
+"""
 
 from functools import partial
 
@@ -22,12 +24,19 @@ from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.training.refl import ReFL
 from rewardlab.types import PreferencePairs, Samples
 
-TRAINER = {"accelerator": "cpu", "logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+TRAINER = {
+    "accelerator": "cpu",
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+}
 
 
 def policy(steps=4, guidance=1.0, **options):
     named = {"labels": ["zero", "one"]} if options.get("classes", 2) else {}
-    return DiffusionPolicy(tiny_diffusion(**options), sampler=Sampler(steps=steps, guidance=guidance), **named)
+    return DiffusionPolicy(
+        tiny_diffusion(**options), sampler=Sampler(steps=steps, guidance=guidance), **named
+    )
 
 
 def images(count=4, size=8):
@@ -47,15 +56,21 @@ def brightness(of):
 
 
 @pytest.mark.parametrize(
-    "kind", [{}, {"prediction_type": "v_prediction"}, {"prediction_type": "sample"}, {"flow": True}], ids=str
+    "kind",
+    [{}, {"prediction_type": "v_prediction"}, {"prediction_type": "sample"}, {"flow": True}],
+    ids=str,
 )
 def test_a_network_that_is_right_foresees_the_image(kind, monkeypatch):
     """With the true target as the network's output, the image behind the noised one comes back."""
     owner, samples = policy(**kind).eval(), images()
     encoded = owner.encode(samples, seeds=row_seeds(1, 4))
-    monkeypatch.setattr(owner, "_predict", lambda x, time, conditions: encoded.tensors["target"][:, 0])
+    monkeypatch.setattr(
+        owner, "_predict", lambda x, time, conditions: encoded.tensors["target"][:, 0]
+    )
     found = owner.foresee(encoded, torch.zeros(4, dtype=torch.long))
-    levels = encoded.tensors["time"][:, 0] < 900  # beyond, too little of the image is left in float32
+    levels = (
+        encoded.tensors["time"][:, 0] < 900
+    )  # beyond, too little of the image is left in float32
     assert levels.sum() >= 3
     assert_close(found.outputs[levels], samples.outputs[levels], atol=1e-3, rtol=0)
     assert list(found.prompts) == list(samples.prompts)
@@ -67,8 +82,12 @@ def test_each_row_is_seen_from_its_own_step_and_told_its_prompt():
     steps = torch.tensor([3, 0, 2])
     whole = owner.foresee(trajectory, steps).outputs
     for row in range(3):
-        assert_close(owner.foresee(trajectory[[row]], steps[[row]]).outputs, whole[[row]], atol=1e-5, rtol=0)
-    assert not torch.allclose(owner.foresee(trajectory, torch.tensor([3, 1, 2])).outputs[1], whole[1])
+        assert_close(
+            owner.foresee(trajectory[[row]], steps[[row]]).outputs, whole[[row]], atol=1e-5, rtol=0
+        )
+    assert not torch.allclose(
+        owner.foresee(trajectory, torch.tensor([3, 1, 2])).outputs[1], whole[1]
+    )
     trajectory.tensors["told.class_labels"].copy_(torch.tensor([1, 1, 1]))
     assert not torch.allclose(owner.foresee(trajectory, steps).outputs[0], whole[0])
 
@@ -76,7 +95,12 @@ def test_each_row_is_seen_from_its_own_step_and_told_its_prompt():
 def test_the_last_step_foresees_what_the_sampler_ends_in():
     owner = policy().eval()
     trajectory = owner.sample(["zero", "one"], seeds=row_seeds(1, 2))
-    assert_close(owner.foresee(trajectory, torch.tensor([3, 3])).outputs, owner.decode(trajectory).outputs, atol=1e-3, rtol=0)
+    assert_close(
+        owner.foresee(trajectory, torch.tensor([3, 3])).outputs,
+        owner.decode(trajectory).outputs,
+        atol=1e-3,
+        rtol=0,
+    )
 
 
 def test_the_steps_are_late_and_each_rows_own():
@@ -112,12 +136,18 @@ def test_the_gradient_is_that_of_the_score_and_the_reward_gets_none():
 def test_a_score_rises_and_shuffled_scores_raise_nothing():
     def shuffled(samples):
         scores = Brightness()(samples)
-        return scores * torch.tensor([1.0, -1.0]).repeat(len(scores) // 2)  # a row's sign has nothing to do with its image
+        return scores * torch.tensor([1.0, -1.0]).repeat(
+            len(scores) // 2
+        )  # a row's sign has nothing to do with its image
 
     start = brightness(policy())
     risen, control, fallen = (
         ReFL(policy(), reward, late=0.5, optimizer=partial(Adam, lr=2e-3))
-        for reward in (Brightness(), Function(shuffled), Function(lambda samples: -Brightness()(samples)))
+        for reward in (
+            Brightness(),
+            Function(shuffled),
+            Function(lambda samples: -Brightness()(samples)),
+        )
     )
     for module in (risen, control, fallen):
         fit(module)
@@ -127,7 +157,9 @@ def test_a_score_rises_and_shuffled_scores_raise_nothing():
 
 
 def test_the_anchor_is_the_denoising_loss_of_the_batchs_images():
-    plain, anchored = (ReFL(policy().eval(), Brightness(), sft_weight=weight) for weight in (0.0, 3.0))
+    plain, anchored = (
+        ReFL(policy().eval(), Brightness(), sft_weight=weight) for weight in (0.0, 3.0)
+    )
     for module in (plain, anchored):
         module.log_dict = lambda *_, **__: None
     batch = ReFL.examples(PreferencePairs(images(), images()))
@@ -139,7 +171,9 @@ def test_the_anchor_is_the_denoising_loss_of_the_batchs_images():
 
 
 def test_it_goes_through_an_autoencoder(tmp_path):
-    owner = DiffusionPolicy(tiny_stable_diffusion(tmp_path), sampler=Sampler(steps=3, guidance=2.0), lora_rank=2)
+    owner = DiffusionPolicy(
+        tiny_stable_diffusion(tmp_path), sampler=Sampler(steps=3, guidance=2.0), lora_rank=2
+    )
     module = ReFL(owner, Brightness())
     trainer = fit(module, Prompts(["a cat", "a dog"], batch_size=2), steps=2)
     assert trainer.global_step == 2

@@ -17,7 +17,10 @@ from rewardlab.errors import InputError
 from rewardlab.training import Resumable
 
 ROWS, BATCH = 14, 3  # five batches an epoch, the last of two rows
-LIMITS = [{"max_epochs": 2}, {"max_steps": 10, "max_epochs": -1}]  # Lightning resumes differently under each
+LIMITS = [
+    {"max_epochs": 2},
+    {"max_steps": 10, "max_epochs": -1},
+]  # Lightning resumes differently under each
 
 
 class Tiny(pl.LightningModule):
@@ -65,7 +68,9 @@ class StopAt(pl.Callback):
 
 
 def fit(folder, *callbacks, ckpt_path=None, workers=0, validate=False, **limits):
-    """Train new objects in `folder`, whose random states start from a seed that differs where a run is resumed."""
+    """Train new objects in `folder`, whose random states start from a seed that differs where a run
+    is resumed.
+    """
     pl.seed_everything(1 if ckpt_path else 0, verbose=False)
     module = Tiny()
     loader = ResumableLoader(Rows(torch.arange(ROWS).float()), BATCH, seed=5, num_workers=workers)
@@ -90,7 +95,10 @@ def every_step(folder):
 
 
 def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y)
+        for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +113,14 @@ def straight(tmp_path_factory):
     [(4, 2, 1), (4, 4, 0), (6, 5, 0), (9, 5, 0), (9, 8, 0)],  # 5 is the end of the first epoch
 )
 @pytest.mark.parametrize("limits", LIMITS)
-def test_a_killed_run_goes_on_as_if_it_had_not_been(straight, tmp_path, killed_at, resumed_from, workers, limits):
+def test_a_killed_run_goes_on_as_if_it_had_not_been(
+    straight, tmp_path, killed_at, resumed_from, workers, limits
+):
     fit(tmp_path, every_step(tmp_path), StopAt(killed_at), validate=True, workers=workers, **limits)
     path = tmp_path / "checkpoints" / f"step={resumed_from}.ckpt"
-    module, rows = fit(tmp_path, every_step(tmp_path), ckpt_path=path, validate=True, workers=workers, **limits)
+    module, rows = fit(
+        tmp_path, every_step(tmp_path), ckpt_path=path, validate=True, workers=workers, **limits
+    )
     assert module.seen == straight[0].seen[resumed_from:]
     assert same(module, straight[0])
     assert rows == straight[1]
@@ -117,7 +129,13 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(straight, tmp_path, killed_a
 @pytest.mark.parametrize("steps", [3, 5, 7])
 def test_a_run_that_ended_at_max_steps_goes_on_to_more_steps(straight, tmp_path, steps):
     path = tmp_path / "checkpoints/last.ckpt"
-    fit(tmp_path, ModelCheckpoint(path.parent, save_last=True), max_steps=steps, max_epochs=-1, validate=True)
+    fit(
+        tmp_path,
+        ModelCheckpoint(path.parent, save_last=True),
+        max_steps=steps,
+        max_epochs=-1,
+        validate=True,
+    )
     last = ModelCheckpoint(path.parent, save_last=True)
     module, rows = fit(tmp_path, last, ckpt_path=path, max_steps=10, max_epochs=-1, validate=True)
     assert module.seen == straight[0].seen[steps:]
@@ -127,11 +145,15 @@ def test_a_run_that_ended_at_max_steps_goes_on_to_more_steps(straight, tmp_path,
 
 @pytest.mark.parametrize("limits", LIMITS)
 @pytest.mark.parametrize("after_validation", [True, False])
-def test_a_checkpoint_of_an_epochs_end_goes_on_with_the_next_epoch(straight, tmp_path, limits, after_validation):
+def test_a_checkpoint_of_an_epochs_end_goes_on_with_the_next_epoch(
+    straight, tmp_path, limits, after_validation
+):
     when = {"save_top_k": -1, "save_on_train_epoch_end": not after_validation}
     ends = [ModelCheckpoint(tmp_path / "checkpoints", "{epoch}", **when) for _ in range(2)]
     fit(tmp_path, ends[0], StopAt(7), validate=True, **limits)
-    module, rows = fit(tmp_path, ends[1], ckpt_path=tmp_path / "checkpoints/epoch=0.ckpt", validate=True, **limits)
+    module, rows = fit(
+        tmp_path, ends[1], ckpt_path=tmp_path / "checkpoints/epoch=0.ckpt", validate=True, **limits
+    )
     assert module.seen == straight[0].seen[5:]
     assert same(module, straight[0])
     assert rows == straight[1]
@@ -139,10 +161,14 @@ def test_a_checkpoint_of_an_epochs_end_goes_on_with_the_next_epoch(straight, tmp
 
 @pytest.mark.parametrize("step", [0, 5, 7])
 def test_a_step_that_failed_is_taken_again(straight, tmp_path, step):
-    """A checkpoint that an exception writes has fetched a batch, and drawn its dropout, without training on it."""
+    """A checkpoint that an exception writes has fetched a batch, and drawn its dropout, without
+    training on it.
+    """
     path = tmp_path / "failed.ckpt"
     fit(tmp_path, StopAt(step, path), max_epochs=2, validate=True, enable_checkpointing=False)
-    module, rows = fit(tmp_path, ckpt_path=path, max_epochs=2, validate=True, enable_checkpointing=False)
+    module, rows = fit(
+        tmp_path, ckpt_path=path, max_epochs=2, validate=True, enable_checkpointing=False
+    )
     assert module.seen == straight[0].seen[step:]
     assert same(module, straight[0])
     assert rows == straight[1]

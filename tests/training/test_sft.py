@@ -1,4 +1,6 @@
-"""Supervised fine-tuning: what its loss is, what its checkpoint holds, and that a run is its seed's alone."""
+"""Supervised fine-tuning: what its loss is, what its checkpoint holds, and that a run is its seed's
+alone.
+"""
 
 import contextlib
 import subprocess
@@ -30,17 +32,30 @@ def images(count=ROWS, rows=True):
 
 
 def policy(**options):
-    return DiffusionPolicy(tiny_diffusion(), labels=["zero", "one"], sampler=Sampler(steps=2), **options)
+    return DiffusionPolicy(
+        tiny_diffusion(), labels=["zero", "one"], sampler=Sampler(steps=2), **options
+    )
 
 
 def fit(*callbacks, module=None, samples=None, ckpt_path=None, **options):
     module = module or SFT(policy(prompt_dropout=0.3), optimizer=partial(torch.optim.Adam, lr=1e-3))
     trainer = pl.Trainer(
-        **{"accelerator": "cpu", "max_epochs": 2, "logger": False, "enable_checkpointing": False, "callbacks": [*callbacks]}
+        **{
+            "accelerator": "cpu",
+            "max_epochs": 2,
+            "logger": False,
+            "enable_checkpointing": False,
+            "callbacks": [*callbacks],
+        }
         | {"enable_progress_bar": False, "enable_model_summary": False}
         | options
     )
-    trainer.fit(module, ResumableLoader(Rows(samples or images()), 2, seed=3), ckpt_path=ckpt_path, weights_only=True)
+    trainer.fit(
+        module,
+        ResumableLoader(Rows(samples or images()), 2, seed=3),
+        ckpt_path=ckpt_path,
+        weights_only=True,
+    )
     return module
 
 
@@ -80,7 +95,10 @@ class TestSeeds:
         assert same(*runs)
 
     def test_another_seed_is_another_run(self):
-        assert not same(fit().policy, fit(module=SFT(policy(), seed=1, optimizer=partial(torch.optim.Adam, lr=1e-3))).policy)
+        assert not same(
+            fit().policy,
+            fit(module=SFT(policy(), seed=1, optimizer=partial(torch.optim.Adam, lr=1e-3))).policy,
+        )
 
     def test_a_rows_noise_depends_on_the_row_not_on_its_batch(self):
         module = SFT(policy())
@@ -111,7 +129,9 @@ def test_a_run_killed_in_mid_epoch_ends_as_if_it_had_not_been(tmp_path):
     keep = partial(ModelCheckpoint, tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
     with contextlib.suppress(Killed):
         fit(keep(), KillAt(), Resumable(), enable_checkpointing=True)
-    resumed = fit(keep(), Resumable(), ckpt_path=tmp_path / "step=4.ckpt", enable_checkpointing=True)
+    resumed = fit(
+        keep(), Resumable(), ckpt_path=tmp_path / "step=4.ckpt", enable_checkpointing=True
+    )
     assert same(resumed.policy, fit().policy)
 
 
@@ -123,20 +143,28 @@ class TestCheckpoint:
     def test_it_holds_the_trained_weights_only(self, tmp_path):
         module = SFT(policy(), reward=nn.Linear(2, 2))
         found = self.saved(module, tmp_path)
-        assert set(found) == {f"policy.denoiser.{name}" for name, _ in module.policy.denoiser.named_parameters()}
+        assert set(found) == {
+            f"policy.denoiser.{name}" for name, _ in module.policy.denoiser.named_parameters()
+        }
 
     def test_of_an_adapter_it_holds_the_adapter(self, tmp_path):
         module = SFT(policy(lora_rank=2))
         found = self.saved(module, tmp_path)
         assert found
         assert all("lora_" in name for name in found)
-        assert sum(tensor.numel() for tensor in found.values()) < 0.2 * sum(p.numel() for p in module.policy.parameters())
+        assert sum(tensor.numel() for tensor in found.values()) < 0.2 * sum(
+            p.numel() for p in module.policy.parameters()
+        )
 
     def test_frozen_weights_that_have_two_names_are_left_out_under_both(self):
         class Tied(nn.Module):
             def __init__(self):
                 super().__init__()
-                self.embedding, self.head, self.adapter = nn.Embedding(9, 3), nn.Linear(3, 9, bias=False), nn.Linear(1, 1)
+                self.embedding, self.head, self.adapter = (
+                    nn.Embedding(9, 3),
+                    nn.Linear(3, 9, bias=False),
+                    nn.Linear(1, 1),
+                )
                 self.head.weight = self.embedding.weight
                 self.embedding.weight.requires_grad_(False)
 
@@ -165,9 +193,15 @@ def test_a_schedule_steps_once_an_optimiser_step():
 
 @pytest.mark.nightly
 def test_two_processes_of_unequal_texts_take_the_step_of_one(tmp_path):
-    """In processes of their own, as autograd cannot be forked once it ran. A mean over steps is not a mean of means."""
+    """In processes of their own, as autograd cannot be forked once it ran. A mean over steps is not
+    a mean of means.
+    """
     for devices in (1, 2):
-        subprocess.run([sys.executable, __file__, str(devices), str(tmp_path / f"{devices}.pt")], check=True, timeout=200)
+        subprocess.run(
+            [sys.executable, __file__, str(devices), str(tmp_path / f"{devices}.pt")],
+            check=True,
+            timeout=200,
+        )
     one, two = (torch.load(tmp_path / f"{devices}.pt") for devices in (1, 2))
     torch.testing.assert_close(two, one, atol=1e-6, rtol=0)
     start = torch.cat([each.detach().flatten() for each in tiny_causal_lm().parameters()])
@@ -182,15 +216,30 @@ class Keep(pl.Callback):
 
     def on_train_end(self, trainer, pl_module):
         if trainer.is_global_zero:
-            torch.save(torch.cat([p.detach().flatten() for p in pl_module.policy.network.parameters()]), self.path)
+            torch.save(
+                torch.cat([p.detach().flatten() for p in pl_module.policy.network.parameters()]),
+                self.path,
+            )
 
 
 def _joint(devices, path):
     """One process takes all four texts in a step; two take two each, of other lengths."""
-    texts = Samples(["a"] * 4, ["b", "so long a text", "c", "another of some length"], {"row": torch.arange(4)})
-    module = SFT(CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer()), optimizer=partial(torch.optim.SGD, lr=0.5))
-    limits = {"devices": devices, "strategy": "ddp_fork" if devices > 1 else "auto", "max_epochs": 1, "accelerator": "cpu"}
-    quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
+    texts = Samples(
+        ["a"] * 4, ["b", "so long a text", "c", "another of some length"], {"row": torch.arange(4)}
+    )
+    module = SFT(
+        CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer()),
+        optimizer=partial(torch.optim.SGD, lr=0.5),
+    )
+    limits = {
+        "devices": devices,
+        "strategy": "ddp_fork" if devices > 1 else "auto",
+        "max_epochs": 1,
+        "accelerator": "cpu",
+    }
+    quiet = dict.fromkeys(
+        ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False
+    )
     trainer = pl.Trainer(**limits, **quiet, callbacks=[Keep(path)])
     trainer.fit(module, ResumableLoader(Rows(texts), 4 // devices, seed=3))
 

@@ -1,4 +1,6 @@
-"""The Diffusion-DPO loss (T10): small, where launches count, and large, where the memory's bandwidth does."""
+"""The Diffusion-DPO loss (T10): small, where launches count, and large, where the memory's
+bandwidth does.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ HIDDEN = f"{MODE}, launches hidden"
 
 
 def diffusion(run: Run, size: str, seconds: float) -> None:
-    """T10: the Diffusion-DPO loss of bfloat16 predictions, forward and backward; the gradient is of the policy's two."""
+    """T10: the Diffusion-DPO loss of bfloat16 predictions, forward and backward; the gradient is of
+    the policy's two.
+    """
     shape = TINY if run.quick else SHAPES[size]
     place = f"{size} {'x'.join(map(str, shape))}"
     random = torch.Generator(run.device).manual_seed(0)
@@ -31,7 +35,9 @@ def diffusion(run: Run, size: str, seconds: float) -> None:
     made = [[draw().bfloat16() for _ in range(6)] for _ in range(run.copies(12 * math.prod(shape)))]
     providers: dict[str, Provider] = {
         "ours": lambda: _gradients(made, partial(diffusion_dpo_loss, beta=BETA)),
-        "ours, plain torch": lambda: _gradients(made, partial(diffusion_dpo_loss, beta=BETA, backend="torch")),
+        "ours, plain torch": lambda: _gradients(
+            made, partial(diffusion_dpo_loss, beta=BETA, backend="torch")
+        ),
         "naive": lambda: _gradients(made, naive),
         "naive, torch.compile": lambda: _gradients(made, others.compiled(naive, run.quick)),
     }
@@ -48,7 +54,9 @@ def naive(c: Tensor, r: Tensor, rc: Tensor, rr: Tensor, tc: Tensor, tr: Tensor) 
     def error(x: Tensor, y: Tensor) -> Tensor:
         return (x.float() - y.float()).square().flatten(1).mean(1)
 
-    return functional.softplus(BETA / 2 * ((error(c, tc) - error(rc, tc)) - (error(r, tr) - error(rr, tr))))
+    return functional.softplus(
+        BETA / 2 * ((error(c, tc) - error(rc, tc)) - (error(r, tr) - error(rr, tr)))
+    )
 
 
 def exact(operands: list[Tensor]) -> Tensor:
@@ -70,11 +78,19 @@ def _gradients(made: list[list[Tensor]], loss: Callable[..., Tensor]) -> Call:
 
 
 def _small(
-    run: Run, place: str, made: list[list[Tensor]], providers: dict[str, Provider], found: dict[str, Found], seconds: float
+    run: Run,
+    place: str,
+    made: list[list[Tensor]],
+    providers: dict[str, Provider],
+    found: dict[str, Found],
+    seconds: float,
 ) -> None:
     truth = exact(made[0])
     errors = errors_of(
-        found, lambda result: {"largest error of a loss": float((result["losses"].double() - truth).abs().max())}
+        found,
+        lambda result: {
+            "largest error of a loss": float((result["losses"].double() - truth).abs().max())
+        },
     )
     report(run, "T10", "Diffusion-DPO", MODE, place, found, errors)
     aim(run, "T10", "naive time over ours", place, over(found, "naive"), ">= 5")
@@ -85,7 +101,12 @@ def _small(
 
 
 def _large(
-    run: Run, place: str, made: list[list[Tensor]], providers: dict[str, Provider], found: dict[str, Found], seconds: float
+    run: Run,
+    place: str,
+    made: list[list[Tensor]],
+    providers: dict[str, Provider],
+    found: dict[str, Found],
+    seconds: float,
 ) -> None:
     def copied(turn: int) -> dict[str, Tensor]:
         first, second, *_ = made[turn % len(made)]
@@ -95,8 +116,12 @@ def _large(
     report(run, "T10", "Diffusion-DPO", MODE, place, found)
     hidden = measure(run, {"ours": providers["ours"]}, seconds, queued=run.cuda)
     report(run, "T10", "Diffusion-DPO", HIDDEN, place, hidden)
-    copy = measure(run, {"copy": lambda: copied}, seconds, queued=run.cuda)["copy"]  # last: it writes over a prediction
+    copy = measure(run, {"copy": lambda: copied}, seconds, queued=run.cuda)[
+        "copy"
+    ]  # last: it writes over a prediction
     report(run, "T10", "copy of one operand", "launches hidden", place, {"copy": copy}, base="copy")
-    share = (12 / hidden["ours"].median) / (2 / copy.median)  # the loss reads or writes twelve operands, a copy two
+    share = (12 / hidden["ours"].median) / (
+        2 / copy.median
+    )  # the loss reads or writes twelve operands, a copy two
     aim(run, "T10", "share of the copy's bandwidth", place, share, ">= 0.85", ">= 0.92")
     aim(run, "T10", "naive time over ours", place, over(found, "naive"))

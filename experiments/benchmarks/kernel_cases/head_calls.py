@@ -41,7 +41,9 @@ def gradients(made: list[Head], value: Value) -> Call:
     def call(turn: int) -> dict[str, Tensor]:
         head = made[turn % len(made)]
         both = _leaves(head)
-        return dict(zip(("hidden", "weight"), torch.autograd.grad(value(head, *both), both), strict=True))
+        return dict(
+            zip(("hidden", "weight"), torch.autograd.grad(value(head, *both), both), strict=True)
+        )
 
     return call
 
@@ -75,7 +77,9 @@ def ours(entropy: bool, **options: Any) -> Score:
 
 def our_mean(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """Our cross-entropy, with its gradient taken in the forward pass."""
-    return linear_loss(hidden, weight, targets, lambda log_prob, *_: -log_prob.sum() / len(targets))[0]
+    return linear_loss(
+        hidden, weight, targets, lambda log_prob, *_: -log_prob.sum() / len(targets)
+    )[0]
 
 
 def our_policy(bonus: float, masked: bool = False) -> Value:
@@ -94,7 +98,11 @@ def policy_of(score: Score, bonus: float, masked: bool = False) -> Value:
 
     def value(head: Head, hidden: Tensor, weight: Tensor) -> Tensor:
         log_prob, entropy = score(hidden, weight, head.targets)
-        rows = head.live.nonzero()[:, 0] if masked else torch.arange(len(log_prob), device=log_prob.device)
+        rows = (
+            head.live.nonzero()[:, 0]
+            if masked
+            else torch.arange(len(log_prob), device=log_prob.device)
+        )
         of_rows = entropy[rows] if entropy is not None and bonus else None
         return policy_loss(head, bonus, rows)(log_prob[rows], of_rows, rows)
 

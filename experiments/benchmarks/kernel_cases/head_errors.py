@@ -1,4 +1,6 @@
-"""A head's exact values in float64 without all logits, and the errors of log-probabilities and gradients against them."""
+"""A head's exact values in float64 without all logits, and the errors of log-probabilities and
+gradients against them.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ from kernel_cases.measuring import Errors, Found, errors_of
 
 
 class Exact(NamedTuple):
-    """Of each row, in float64: its target's log-probability, the log-sum-exp of its logits, and their mean."""
+    """Of each row, in float64: its target's log-probability, the log-sum-exp of its logits, and
+    their mean.
+    """
 
     log_prob: Tensor
     total: Tensor
@@ -24,9 +28,11 @@ class Exact(NamedTuple):
 @torch.no_grad()
 def exact(head: Head, rows: int | None = None) -> Exact:
     """Of the first rows, or of all."""
-    hidden, targets = head.hidden[:rows].double(), head.targets[:rows]
+    hidden = head.hidden[:rows].double()
+    targets = head.targets[:rows]
     total = torch.full((len(hidden),), -torch.inf, dtype=torch.float64, device=hidden.device)
-    mean, score = torch.zeros_like(total), torch.zeros_like(total)
+    mean = torch.zeros_like(total)
+    score = torch.zeros_like(total)
     for start, weight in _words(head.weight):
         logits = hidden @ weight.T
         part = logits.logsumexp(1)
@@ -45,33 +51,49 @@ def _words(weight: Tensor, size: int = 4096) -> Iterator[tuple[int, Tensor]]:
 
 
 def score_errors(head: Head, found: dict[str, Found]) -> Errors:
-    """The largest error of each provider's log-probabilities, and the root mean square of that of sums over 512 rows."""
+    """The largest error of each provider's log-probabilities, and the root mean square of that of
+    sums over 512 rows.
+    """
     rows = min(2048, len(head.targets))
     truth = exact(head, rows).log_prob
 
     def compare(result: dict[str, Tensor]) -> dict[str, float]:
         gap = result["log_prob"][:rows].double() - truth
         sums = torch.stack([part.sum() for part in gap.split(512)])
-        return {"largest error of log p": float(gap.abs().max()), "rms of 512-row sums": float(sums.square().mean().sqrt())}
+        return {
+            "largest error of log p": float(gap.abs().max()),
+            "rms of 512-row sums": float(sums.square().mean().sqrt()),
+        }
 
     return errors_of(found, compare)
 
 
 def upstream(head: Head, truth: Exact) -> tuple[Tensor, Tensor]:
     """The policy loss's gradients by log-probability and entropy at the exact values, in float64."""
-    log_prob, entropy = truth.log_prob.clone().requires_grad_(), (truth.total - truth.mean).requires_grad_()
-    wide = head._replace(old=head.old.double(), anchor=head.anchor.double(), gain=head.gain.double())
-    value = policy_loss(wide, 0.01)(log_prob, entropy, torch.arange(len(log_prob), device=log_prob.device))
+    log_prob = truth.log_prob.clone().requires_grad_()
+    entropy = (truth.total - truth.mean).requires_grad_()
+    wide = head._replace(
+        old=head.old.double(), anchor=head.anchor.double(), gain=head.gain.double()
+    )
+    value = policy_loss(wide, 0.01)(
+        log_prob, entropy, torch.arange(len(log_prob), device=log_prob.device)
+    )
     a, h = torch.autograd.grad(value, [log_prob, entropy])
     return a, h
 
 
 @torch.no_grad()
-def gradient_errors(head: Head, truth: Exact, a: Tensor, h: Tensor, found: dict[str, Found]) -> Errors:
-    """Norms of the errors of the gradients of hidden and weight over the exact ones' norms, a slice of words at a time."""
-    hidden, exact_hidden = head.hidden.double(), torch.zeros_like(head.hidden, dtype=torch.float64)
+def gradient_errors(
+    head: Head, truth: Exact, a: Tensor, h: Tensor, found: dict[str, Found]
+) -> Errors:
+    """Norms of the errors of the gradients of hidden and weight over the exact ones' norms, a slice
+    of words at a time.
+    """
+    hidden = head.hidden.double()
+    exact_hidden = torch.zeros_like(head.hidden, dtype=torch.float64)
     some = {name: each.result for name, each in found.items() if each.result}
-    missed, norm = dict.fromkeys(some, 0.0), 0.0
+    missed = dict.fromkeys(some, 0.0)
+    norm = 0.0
     for start, weight in _words(head.weight):
         logits = hidden @ weight.T
         share = (logits - truth.total[:, None]).exp()
@@ -83,11 +105,15 @@ def gradient_errors(head: Head, truth: Exact, a: Tensor, h: Tensor, found: dict[
         of_words = slope.T @ hidden
         norm += float(of_words.square().sum())
         for name, result in some.items():
-            missed[name] += float((result["weight"][start : start + len(weight)].double() - of_words).square().sum())
+            missed[name] += float(
+                (result["weight"][start : start + len(weight)].double() - of_words).square().sum()
+            )
     scale = exact_hidden.norm()
     return {
         name: {
-            "relative error of d hidden": float((result["hidden"].double() - exact_hidden).norm() / scale),
+            "relative error of d hidden": float(
+                (result["hidden"].double() - exact_hidden).norm() / scale
+            ),
             "relative error of d weight": math.sqrt(missed[name] / norm),
         }
         for name, result in some.items()

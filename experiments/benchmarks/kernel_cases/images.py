@@ -10,7 +10,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from kernel_cases import others
-from kernel_cases.measuring import Call, Found, Provider, Run, error_of, errors_of, measure, over, repeats
+from kernel_cases.measuring import (
+    Call,
+    Found,
+    Provider,
+    Run,
+    error_of,
+    errors_of,
+    measure,
+    over,
+    repeats,
+)
 from kernel_cases.writing import aim, report
 from rewardlab.kernels import resize
 
@@ -24,7 +34,9 @@ def pixels(run: Run, _: str, seconds: float) -> None:
     draw = partial(torch.rand, count, 3, side, side, generator=random, device=run.device)
     made = [draw() for _ in range(run.copies(12 * count * side**2))]
     seen = torch.randn(count, 3, *window[2:], generator=random, device=run.device)
-    mean, std = (torch.tensor(each, device=run.device) for each in ([0.48, 0.46, 0.41], [0.27, 0.26, 0.28]))
+    mean, std = (
+        torch.tensor(each, device=run.device) for each in ([0.48, 0.46, 0.41], [0.27, 0.26, 0.28])
+    )
 
     def naive(images: Tensor) -> Tensor:
         top, left, height, width = window
@@ -56,13 +68,20 @@ def _gradients(made: list[Tensor], seen: Tensor, function: Callable[[Tensor], Te
     return call
 
 
-def _report(run: Run, place: str, found: dict[str, Found], truth: dict[str, Tensor], unit: float) -> None:
-    """Rows of it all; `unit` turns an error of normalised pixels into the largest it may be of pixels in [0, 1]."""
+def _report(
+    run: Run, place: str, found: dict[str, Found], truth: dict[str, Tensor], unit: float
+) -> None:
+    """Rows of it all; `unit` turns an error of normalised pixels into the largest it may be of
+    pixels in [0, 1].
+    """
 
     def compare(result: dict[str, Tensor]) -> dict[str, float]:
         return {
-            "largest error of a pixel": float((result["pixels"] - truth["pixels"]).abs().max()) * unit,
-            "relative error of d images": float((result["images"] - truth["images"]).norm() / truth["images"].norm()),
+            "largest error of a pixel": float((result["pixels"] - truth["pixels"]).abs().max())
+            * unit,
+            "relative error of d images": float(
+                (result["images"] - truth["images"]).norm() / truth["images"].norm()
+            ),
         }
 
     errors = errors_of(found, compare)
@@ -72,4 +91,11 @@ def _report(run: Run, place: str, found: dict[str, Found], truth: dict[str, Tens
     aim(run, "T13", "largest error of a pixel, of a range of 1", place, error, "<= 1e-3")
     for name, bound in (("ours", "== 1"), ("naive", "")):
         same = repeats(found[name], "images", 3)
-        aim(run, "T13", f"{name}: the gradient repeats itself to the bit (1: yes)", place, same, bound)
+        aim(
+            run,
+            "T13",
+            f"{name}: the gradient repeats itself to the bit (1: yes)",
+            place,
+            same,
+            bound,
+        )

@@ -14,10 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-REPEATS, FEWEST = 40, 3  # calls of a provider: at most, and at least where it is slow
+# calls of a provider: at most, and at least where it is slow
+REPEATS = 40
+FEWEST = 3
 MIB = 2**20
 
-Call = Callable[[int], dict[str, Tensor]]  # the number of the rotating operands to take -> what is compared, by name
+Call = Callable[
+    [int], dict[str, Tensor]
+]  # the number of the rotating operands to take -> what is compared, by name
 Provider = Callable[[], Call]  # may raise: what cannot be had is a row
 Errors = dict[str, dict[str, float]]  # provider -> metric -> value
 
@@ -52,7 +56,9 @@ class Run:
 
 @dataclass
 class Found:
-    """What was seen of a provider: milliseconds of each call, MiB above operands and results, or why there is nothing."""
+    """What was seen of a provider: milliseconds of each call, MiB above operands and results, or
+    why there is nothing.
+    """
 
     call: Call | None = None
     result: dict[str, Tensor] = field(default_factory=dict)
@@ -65,10 +71,14 @@ class Found:
         return float(np.median(self.times)) if self.times else math.nan
 
 
-def measure(run: Run, providers: dict[str, Provider], seconds: float, queued: bool = False) -> dict[str, Found]:
-    """Make every provider, call each twice, then in turns until there are enough calls or no time is left.
+def measure(
+    run: Run, providers: dict[str, Provider], seconds: float, queued: bool = False
+) -> dict[str, Found]:
+    """Make every provider, call each twice, then in turns until there are enough calls or no time
+    is left.
 
-    `queued` puts work before each call, so that the device's time is seen and not that of the launches.
+    `queued` puts work before each call, so that the device's time is seen and not that of the
+    launches.
     """
     found = {name: _made(run, make) for name, make in providers.items() if name not in run.without}
     calls = {name: each.call for name, each in found.items() if each.call is not None}
@@ -81,7 +91,8 @@ def measure(run: Run, providers: dict[str, Provider], seconds: float, queued: bo
             try:
                 each.times.append(_timed(run, call, turn, queued))
             except Exception as error:
-                each.error, each.times = failure(run, error), []
+                each.error = failure(run, error)
+                each.times = []
     return found
 
 
@@ -111,7 +122,8 @@ def _timed(run: Run, call: Call, turn: int, queued: bool) -> float:
         start = time.perf_counter()
         call(turn)
         return 1000 * (time.perf_counter() - start)
-    before, after = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    before = torch.cuda.Event(enable_timing=True)
+    after = torch.cuda.Event(enable_timing=True)
     if queued:
         torch.cuda._sleep(4_000_000)  # about 2 ms
     before.record()
@@ -122,7 +134,9 @@ def _timed(run: Run, call: Call, turn: int, queued: bool) -> float:
 
 
 def swept(run: Run) -> None:
-    """Give memory back, so that the next is not measured with it; a lost device has none to give, and says so elsewhere."""
+    """Give memory back, so that the next is not measured with it; a lost device has none to give,
+    and says so elsewhere.
+    """
     if run.cuda:
         gc.collect()
         with suppress(Exception):
@@ -130,14 +144,18 @@ def swept(run: Run) -> None:
 
 
 def failure(run: Run, error: Exception) -> str:
-    """An error in a line. One that the device does not survive ends the run, after its rows are written."""
+    """An error in a line. One that the device does not survive ends the run, after its rows are
+    written.
+    """
     text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
     if isinstance(error, ModuleNotFoundError):
         text = f"not installed: {error.name}"
     try:
         run.wait()
     except Exception as lost:
-        raise SystemExit(f"The device was lost ({text}). Leave that provider out: --without NAME.") from lost
+        raise SystemExit(
+            f"The device was lost ({text}). Leave that provider out: --without NAME."
+        ) from lost
     return text
 
 
@@ -149,7 +167,9 @@ def launches(run: Run, call: Call | None) -> float:
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
             call(0)
             run.wait()
-        return float(sum(event.device_type == torch.autograd.DeviceType.CUDA for event in seen.events()))
+        return float(
+            sum(event.device_type == torch.autograd.DeviceType.CUDA for event in seen.events())
+        )
     except Exception:
         return math.nan
 
@@ -158,18 +178,25 @@ def over(found: dict[str, Found], name: str, base: str = "ours", what: str = "me
     """A provider's figure over another's; NaN if either has none."""
     if name not in found or base not in found:
         return math.nan
-    upper, lower = getattr(found[name], what), getattr(found[base], what)
+    upper = getattr(found[name], what)
+    lower = getattr(found[base], what)
     return upper / lower if lower > 0 else math.nan
 
 
 def repeats(found: Found, result: str, calls: int) -> float:
-    """1 if that many calls more give the same result to the bit, 0 if one does not, NaN if there is nothing to call."""
+    """1 if that many calls more give the same result to the bit, 0 if one does not, NaN if there is
+    nothing to call.
+    """
     if found.call is None:
         return math.nan
-    return float(all(torch.equal(found.call(0)[result], found.result[result]) for _ in range(calls)))
+    return float(
+        all(torch.equal(found.call(0)[result], found.result[result]) for _ in range(calls))
+    )
 
 
-def errors_of(found: dict[str, Found], compare: Callable[[dict[str, Tensor]], dict[str, float]]) -> Errors:
+def errors_of(
+    found: dict[str, Found], compare: Callable[[dict[str, Tensor]], dict[str, float]]
+) -> Errors:
     """What a comparison says of each provider's results, where it has any."""
     return {name: compare(each.result) for name, each in found.items() if each.result}
 

@@ -23,7 +23,9 @@ from kernel_cases.head_data import Head, Mean, Score, Value
 def compiled(function: Callable[..., Any], quick: bool) -> Callable[..., Any]:
     if quick:
         raise NotImplementedError("not compiled in a smoke run")
-    torch._dynamo.config.recompile_limit = 64  # shapes differ by case; past the limit it would run eagerly, in silence
+    torch._dynamo.config.recompile_limit = (
+        64  # shapes differ by case; past the limit it would run eagerly, in silence
+    )
     return torch.compile(function, dynamic=False)
 
 
@@ -40,15 +42,23 @@ def naive(entropy: bool, head_type: torch.dtype | None = None) -> Score:
 
 
 def liger_scaled(entropy: bool) -> Score:
-    """On compute capability 9.0 its CuTe kernels, which need nvidia-cutlass-dsl; elsewhere its chunks of 512 rows."""
-    from liger_kernel.ops.fused_linear_scaled_cross_entropy import LigerFusedLinearScaledCrossEntropyFunction as Function
+    """On compute capability 9.0 its CuTe kernels, which need nvidia-cutlass-dsl; elsewhere its
+    chunks of 512 rows.
+    """
+    from liger_kernel.ops.fused_linear_scaled_cross_entropy import (
+        LigerFusedLinearScaledCrossEntropyFunction as Function,
+    )
 
     return _liger(Function, entropy, 1.0, -100, 1, entropy)
 
 
 def liger_chunks(entropy: bool) -> Score:
-    """The same in chunks of 512 rows, in plain torch: what Liger runs where its CuTe kernels do not."""
-    from liger_kernel.ops.fused_linear_scaled_cross_entropy import _FusedLinearPPOFallbackFunction as Function
+    """The same in chunks of 512 rows, in plain torch: what Liger runs where its CuTe kernels do
+    not.
+    """
+    from liger_kernel.ops.fused_linear_scaled_cross_entropy import (
+        _FusedLinearPPOFallbackFunction as Function,
+    )
 
     return _liger(Function, entropy, 1.0, -100, entropy)
 
@@ -69,7 +79,9 @@ def cut(**options: Any) -> Score:
 
 
 def verl() -> Score:
-    """Always with the entropy. Its package imports much that its kernel does not need: then only the kernel's folders are."""
+    """Always with the entropy. Its package imports much that its kernel does not need: then only
+    the kernel's folders are.
+    """
     try:
         from verl.utils.kernel.linear_cross_entropy import linear_cross_entropy
     except ImportError:
@@ -94,10 +106,14 @@ def liger_policy() -> Value:
     module = LigerFusedLinearGRPOLoss(beta=0.04, loss_type="bnpo", use_ref_model=True)
 
     def value(head: Head, hidden: Tensor, weight: Tensor) -> Tensor:
-        targets, gain, anchor, old = (x.view(-1, head.length) for x in (head.targets, head.gain, head.anchor, head.old))
+        targets, gain, anchor, old = (
+            x.view(-1, head.length) for x in (head.targets, head.gain, head.anchor, head.old)
+        )
         whole = hidden.view(-1, head.length, hidden.shape[1])
         known = {"ref_per_token_logps": anchor, "old_per_token_logps": old}
-        return module(whole, weight, targets, torch.ones_like(gain), gain[:, 0].contiguous(), **known)[0]
+        return module(
+            whole, weight, targets, torch.ones_like(gain), gain[:, 0].contiguous(), **known
+        )[0]
 
     return value
 
@@ -117,7 +133,9 @@ def torch_mean() -> Mean:
 
 def liger_mean(accumulate: torch.dtype | None = None) -> Mean:
     """Its Triton form; `accumulate` is the type in which the chunks' gradients are summed."""
-    from liger_kernel.ops.fused_linear_cross_entropy import LigerFusedLinearCrossEntropyFunction as Function
+    from liger_kernel.ops.fused_linear_cross_entropy import (
+        LigerFusedLinearCrossEntropyFunction as Function,
+    )
 
     rest = [None, None, -100, 0.0, 0.0, "mean", None, False, accumulate]
     return lambda *operands: Function.apply(*operands, *rest)[0]

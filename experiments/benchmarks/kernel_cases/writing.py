@@ -1,4 +1,6 @@
-"""Rows of what was measured and of what it must be, printed as they come, then written as CSV and as tables."""
+"""Rows of what was measured and of what it must be, printed as they come, then written as CSV and
+as tables.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,23 @@ SMOKE = "smoke run on a CPU, not a measurement"
 _SIGNS = {"<=": operator.le, ">=": operator.ge, "==": operator.eq}
 
 
-def row(run: Run, target: str, operation: str, provider: str, metric: str, value: float, **others: Any) -> dict[str, Any]:
+def row(
+    run: Run, target: str, operation: str, provider: str, metric: str, value: float, **others: Any
+) -> dict[str, Any]:
     """Add a row."""
-    given = {"target": target, "operation": operation, "provider": provider, "metric": metric, "value": value}
+    given = {
+        "target": target,
+        "operation": operation,
+        "provider": provider,
+        "metric": metric,
+        "value": value,
+    }
     found = dict.fromkeys(COLUMNS, "") | given | others | _versions(run.device)
-    found |= {name: "" for name in ("ratio to mm", "ratio to ours") if found[name] != "" and math.isnan(found[name])}
+    found |= {
+        name: ""
+        for name in ("ratio to mm", "ratio to ours")
+        if found[name] != "" and math.isnan(found[name])
+    }
     if run.quick:
         found["note"] = f"{SMOKE}; {found['note']}".rstrip("; ")
     run.rows.append(found)
@@ -38,20 +52,47 @@ def row(run: Run, target: str, operation: str, provider: str, metric: str, value
 @cache
 def _versions(device: torch.device) -> dict[str, str]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    triton = importlib.import_module("triton").__version__ if importlib.util.find_spec("triton") else "none"
-    return {"device": name, "torch": torch.__version__, "triton": triton, "rewardlab": rewardlab.__version__}
+    triton = (
+        importlib.import_module("triton").__version__
+        if importlib.util.find_spec("triton")
+        else "none"
+    )
+    return {
+        "device": name,
+        "torch": torch.__version__,
+        "triton": triton,
+        "rewardlab": rewardlab.__version__,
+    }
 
 
-def aim(run: Run, target: str, what: str, shape: str, value: float, must: str = "", moonshot: str = "") -> None:
-    """Add and print a row of a target: a ratio or an error of ours, what it must be, and what it would best be."""
+def aim(
+    run: Run, target: str, what: str, shape: str, value: float, must: str = "", moonshot: str = ""
+) -> None:
+    """Add and print a row of a target: a ratio or an error of ours, what it must be, and what it
+    would best be.
+    """
     verdicts = []
     for name, bound in (("must", must), ("moonshot", moonshot)):
         if bound and not run.quick and not math.isnan(value):
             sign, limit = bound.split()
             verdicts.append(f"{name} {'met' if _SIGNS[sign](value, float(limit)) else 'missed'}")
     note = "no figure" if math.isnan(value) else ", ".join(verdicts)
-    found = row(run, target, what, "ours", "target", value, shape=shape, must=must, moonshot=moonshot, note=note)
-    print(f"  {target:4}{what:52}{value:10.4g}   must {must or '-':9} moonshot {moonshot or '-':9} {found['note']}", flush=True)
+    found = row(
+        run,
+        target,
+        what,
+        "ours",
+        "target",
+        value,
+        shape=shape,
+        must=must,
+        moonshot=moonshot,
+        note=note,
+    )
+    print(
+        f"  {target:4}{what:52}{value:10.4g}   must {must or '-':9} moonshot {moonshot or '-':9} {found['note']}",
+        flush=True,
+    )
 
 
 def report(
@@ -70,7 +111,19 @@ def report(
         low, high = np.percentile(each.times, [20, 80])
         ratios = {"ratio to mm": each.median / mm, "ratio to ours": each.median / ours}
         note = f"{len(each.times)} calls"
-        row(run, target, operation, name, "ms", each.median, p20=low, p80=high, note=note, **ratios, **place)
+        row(
+            run,
+            target,
+            operation,
+            name,
+            "ms",
+            each.median,
+            p20=low,
+            p80=high,
+            note=note,
+            **ratios,
+            **place,
+        )
         if not math.isnan(each.peak):
             row(run, target, operation, name, "MiB above operands and results", each.peak, **place)
         ends = f"({low:.4g} to {high:.4g})"
@@ -91,16 +144,32 @@ def write(run: Run, folder: Path) -> None:
     lines = [f"**{SMOKE}**\n"] if run.quick else []
     if run.rows:
         one = run.rows[0]
-        lines.append(f"{one['device']}, torch {one['torch']}, Triton {one['triton']}, rewardlab {one['rewardlab']}.\n")
-    lines.append("| target | of ours | shape | measured | must | moonshot | |\n|---|---|---|---|---|---|---|")
+        lines.append(
+            f"{one['device']}, torch {one['torch']}, Triton {one['triton']}, rewardlab {one['rewardlab']}.\n"
+        )
+    lines.append(
+        "| target | of ours | shape | measured | must | moonshot | |\n|---|---|---|---|---|---|---|"
+    )
     lines += [_target_line(x) for x in run.rows if x["metric"] == "target"]
-    lines.append("\n| target | operation | shape | provider | figure | | over torch.mm | over ours | |\n" + "|---" * 9 + "|")
+    lines.append(
+        "\n| target | operation | shape | provider | figure | | over torch.mm | over ours | |\n"
+        + "|---" * 9
+        + "|"
+    )
     lines += [_provider_line(x) for x in run.rows if x["metric"] != "target"]
     (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _target_line(x: dict[str, Any]) -> str:
-    return _line(x["target"], x["operation"], x["shape"], _figure(x["value"]), x["must"], x["moonshot"], x["note"])
+    return _line(
+        x["target"],
+        x["operation"],
+        x["shape"],
+        _figure(x["value"]),
+        x["must"],
+        x["moonshot"],
+        x["note"],
+    )
 
 
 def _provider_line(x: dict[str, Any]) -> str:
@@ -108,7 +177,9 @@ def _provider_line(x: dict[str, Any]) -> str:
     spread = f" ({x['p20']:.4g} to {x['p80']:.4g})" if x["p20"] != "" else ""
     ratios = (_figure(x[name]) for name in ("ratio to mm", "ratio to ours"))
     figure = _figure(x["value"]) + spread
-    return _line(x["target"], what, x["shape"], x["provider"], figure, x["metric"], *ratios, x["note"])
+    return _line(
+        x["target"], what, x["shape"], x["provider"], figure, x["metric"], *ratios, x["note"]
+    )
 
 
 def _line(*cells: str) -> str:

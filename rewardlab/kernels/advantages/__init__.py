@@ -27,11 +27,13 @@ def generalized_advantages(
     ends: Tensor | None = None,
     backend: dispatch.Backend | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A_t = Σ_k (γλ)^k · δ_(t+k), δ_t = r_t + γ·V_(t+1) - V_t, over the steps that count. GAE, arXiv 1506.02438, equation 16.
+    """A_t = Σ_k (γλ)^k · δ_(t+k), δ_t = r_t + γ·V_(t+1) - V_t, over the steps that count. GAE,
+    arXiv 1506.02438, equation 16.
 
-    One sum over time is enough. The return R = A + V is R_t = r_t + C_(t+1), where C_t, what the step before is owed, is
-    γ(1-λ)·V_t + γλ·(r_t + C_(t+1)); at a step that does not count C_t = C_(t+1). So no step has to look for the next one
-    that counts. Differentiable, as often as is wanted: the gradient is the same sum forwards.
+    One sum over time is enough. The return R = A + V is R_t = r_t + C_(t+1), where C_t, what the
+    step before is owed, is γ(1-λ)·V_t + γλ·(r_t + C_(t+1)); at a step that does not count C_t =
+    C_(t+1). So no step has to look for the next one that counts. Differentiable, as often as is
+    wanted: the gradient is the same sum forwards.
 
     Args:
         rewards: r [B, T]; half precision is summed in float32.
@@ -39,9 +41,10 @@ def generalized_advantages(
         mask: bool [B, T]; where it is false nothing is read.
         discount: γ.
         lam: λ.
-        ends: bool [B, T], true at the last step of an episode, where a row holds several: nothing of the next one flows back.
-        backend: "triton" (one launch, on CUDA), "torch" (`discounted_sum`'s blocks, on any device) or "reference" (the loop);
-            by default the first of them that can run.
+        ends: bool [B, T], true at the last step of an episode, where a row holds several: nothing
+            of the next one flows back.
+        backend: "triton" (one launch, on CUDA), "torch" (`discounted_sum`'s blocks, on any device)
+            or "reference" (the loop); by default the first of them that can run.
 
     Returns:
         (advantages, returns) [B, T], float32 (float64 for float64), 0 where the mask is false.
@@ -66,7 +69,11 @@ def hindrances(rewards: Tensor, values: Tensor, *_: object, **__: object) -> dic
     """Why each backend cannot run; an empty string for one that can. In order of preference."""
     double = torch.float64 in (rewards.dtype, values.dtype)
     why = "the operands are float64, and the kernel's sums are float32" if double else ""
-    return {"triton": dispatch.triton_hindrance(rewards.device) or why, "torch": "", "reference": ""}
+    return {
+        "triton": dispatch.triton_hindrance(rewards.device) or why,
+        "torch": "",
+        "reference": "",
+    }
 
 
 _OPERANDS = "Tensor rewards, Tensor values, Tensor mask, Tensor? ends, float discount, float lam, str backend"
@@ -74,7 +81,13 @@ _OPERANDS = "Tensor rewards, Tensor values, Tensor mask, Tensor? ends, float dis
 
 @operator("generalized_advantages", f"({_OPERANDS}) -> (Tensor, Tensor)")
 def _op(
-    rewards: Tensor, values: Tensor, mask: Tensor, ends: Tensor | None, discount: float, lam: float, backend: str
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    ends: Tensor | None,
+    discount: float,
+    lam: float,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
     chosen = dispatch.chosen("generalized_advantages", hindrances(rewards, values), backend or None)  # type: ignore[arg-type]
     if not rewards.numel():
@@ -85,15 +98,23 @@ def _op(
         return triton.generalized_advantages(rewards, values, mask, ends, discount, lam)
     if chosen == "reference":
         return reference(rewards, values, mask, discount, lam, ends)
-    rewards, values = rewards.where(mask, 0), values.where(mask, 0)
+    rewards = rewards.where(mask, 0)
+    values = values.where(mask, 0)
     owed = (discount * (1 - lam)) * values + (discount * lam) * rewards
-    following = pad(discounted_sum(owed, _decays(mask, ends, discount * lam, rewards.dtype), backend="torch")[:, 1:], (0, 1))
+    following = pad(
+        discounted_sum(owed, _decays(mask, ends, discount * lam, rewards.dtype), backend="torch")[
+            :, 1:
+        ],
+        (0, 1),
+    )
     returns = (rewards + _unended(following, ends)).where(mask, 0)
     return returns - values, returns
 
 
 def _decays(mask: Tensor, ends: Tensor | None, decay: float, kind: torch.dtype) -> Tensor:
-    """What each step keeps of what comes after it: all where it does not count, nothing at the end of an episode."""
+    """What each step keeps of what comes after it: all where it does not count, nothing at the end
+    of an episode.
+    """
     kept = torch.ones(mask.shape, dtype=kind, device=mask.device).masked_fill_(mask, decay)
     return kept if ends is None else kept.masked_fill_(mask & ends, 0)
 
@@ -104,7 +125,13 @@ def _unended(following: Tensor, ends: Tensor | None) -> Tensor:
 
 @torch.library.register_fake("rewardlab::generalized_advantages")
 def _(
-    rewards: Tensor, values: Tensor, mask: Tensor, ends: Tensor | None, discount: float, lam: float, backend: str
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    ends: Tensor | None,
+    discount: float,
+    lam: float,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
     return rewards.new_empty(rewards.shape), rewards.new_empty(rewards.shape)
 
@@ -115,24 +142,34 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _backward(ctx: Any, of_advantages: Tensor, of_returns: Tensor) -> tuple[Tensor | None, ...]:
-    """With g = ∂R + ∂A, what is owed at t + 1 gets g_t; each x_t the sum of that from the first step on."""
+    """With g = ∂R + ∂A, what is owed at t + 1 gets g_t; each x_t the sum of that from the first
+    step on.
+    """
     (mask, ends), (discount, lam, backend) = ctx.saved_tensors, ctx.options
     of_return = (of_advantages + of_returns).where(mask, 0)
     later = pad(_unended(of_return, ends)[:, :-1], (1, 0))
-    decays, scan = _decays(mask, ends, discount * lam, of_return.dtype), "" if backend == "triton" else backend
+    decays = _decays(mask, ends, discount * lam, of_return.dtype)
+    scan = "" if backend == "triton" else backend
     owed = torch.ops.rewardlab.discounted_sum(later, decays, 0.0, True, scan).where(mask, 0)
     of_values = (discount * (1 - lam)) * owed - of_advantages.where(mask, 0)
     return of_return + (discount * lam) * owed, of_values, None, None, None, None, None
 
 
-torch.library.register_autograd("rewardlab::generalized_advantages", _backward, setup_context=_setup_context)
+torch.library.register_autograd(
+    "rewardlab::generalized_advantages", _backward, setup_context=_setup_context
+)
 for _device in ("cpu", "cuda"):
     torch.library.register_autocast("rewardlab::generalized_advantages", _device, torch.float32)
 
 
 def _check(rewards: Tensor, values: Tensor, mask: Tensor, ends: Tensor | None) -> None:
-    given, flags = [rewards, values, mask, *([] if ends is None else [ends])], [mask, *([] if ends is None else [ends])]
-    typed = rewards.is_floating_point() and values.is_floating_point() and all(each.dtype == torch.bool for each in flags)
+    given = [rewards, values, mask, *([] if ends is None else [ends])]
+    flags = [mask, *([] if ends is None else [ends])]
+    typed = (
+        rewards.is_floating_point()
+        and values.is_floating_point()
+        and all(each.dtype == torch.bool for each in flags)
+    )
     same = all(each.shape == rewards.shape and each.device == rewards.device for each in given)
     if rewards.dim() != 2 or not typed or not same:
         said = ", ".join(f"{each.dtype} {list(each.shape)} on {each.device}" for each in given)

@@ -7,9 +7,15 @@ from torch import Tensor
 
 
 def reference(
-    rewards: Tensor, values: Tensor, mask: Tensor, discount: float, lam: float, ends: Tensor | None = None
+    rewards: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    discount: float,
+    lam: float,
+    ends: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return (advantages, returns) [B, T] of rewards and values [B, T]; steps out of the mask are passed over.
+    """Return (advantages, returns) [B, T] of rewards and values [B, T]; steps out of the mask are
+    passed over.
 
     Example:
         >>> reference(torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), 1.0, 0.5)[0].tolist()
@@ -20,10 +26,13 @@ def reference(
     for step in reversed(range(rewards.shape[1])):
         counts = mask[:, step]
         if ends is not None:
-            following, later = (each.where(~(counts & ends[:, step]), 0) for each in (following, later))
+            following, later = (
+                each.where(~(counts & ends[:, step]), 0) for each in (following, later)
+            )
         reward, value = (each[:, step].where(counts, 0) for each in (rewards, values))
         advantage = reward + discount * following - value + discount * lam * later
         columns.append(advantage.where(counts, 0))
-        following, later = value.where(counts, following), advantage.where(counts, later)
+        following = value.where(counts, following)
+        later = advantage.where(counts, later)
     advantages = torch.stack(columns[::-1], 1)
     return advantages, advantages + values.where(mask, 0)

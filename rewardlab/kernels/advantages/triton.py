@@ -1,4 +1,5 @@
-"""Generalised advantages in one launch: a program walks back over its rows in blocks of steps, each an associative scan.
+"""Generalised advantages in one launch: a program walks back over its rows in blocks of steps, each
+an associative scan.
 
 Imported only when it runs.
 """
@@ -18,11 +19,17 @@ from rewardlab.kernels.scan.triton import CONFIGURATIONS, _then
 def generalized_advantages(
     rewards: Tensor, values: Tensor, mask: Tensor, ends: Tensor | None, discount: float, lam: float
 ) -> tuple[Tensor, Tensor]:
-    """Return (advantages, returns) of float32 rewards and values [B, T], T > 0, over the steps that count."""
+    """Return (advantages, returns) of float32 rewards and values [B, T], T > 0, over the steps that
+    count.
+    """
     some = mask if ends is None else ends  # a pointer that is never read, where there are none
-    rewards, values, mask, some = (x if x.stride(1) == 1 else x.contiguous() for x in (rewards, values, mask, some))
+    rewards, values, mask, some = (
+        x if x.stride(1) == 1 else x.contiguous() for x in (rewards, values, mask, some)
+    )
     rows, steps = rewards.shape
-    advantages, returns = (torch.empty((rows, steps), dtype=torch.float32, device=rewards.device) for _ in range(2))
+    advantages, returns = (
+        torch.empty((rows, steps), dtype=torch.float32, device=rewards.device) for _ in range(2)
+    )
     block = next((size for size in CONFIGURATIONS if size >= steps), max(CONFIGURATIONS))
     row_block, warps = CONFIGURATIONS[block]
     with on(rewards.device):
@@ -39,7 +46,9 @@ def advantages_kernel(
     Rewards, Values, Mask, Ends, Advantages, Returns, rows, steps, reward_stride, value_stride, mask_stride, end_stride,
     decay, share, ENDS: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Both results of each row, from its last step to the first. The scan at a step is of the steps behind it."""
+    """Both results of each row, from its last step to the first. The scan at a step is of the steps
+    behind it.
+    """
     row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     place = tl.arange(0, BLOCK)
     carried = tl.zeros((ROWS,), tl.float32)
@@ -47,7 +56,8 @@ def advantages_kernel(
         order = start + place  # 0 is the last step, which is taken first
         step = steps - 1 - order
         inside = (row < rows)[:, None] & (order < steps)[None, :]
-        reward_at, value_at = (row * reward_stride)[:, None] + step[None, :], (row * value_stride)[:, None] + step[None, :]
+        reward_at = (row * reward_stride)[:, None] + step[None, :]
+        value_at = (row * value_stride)[:, None] + step[None, :]
         mask_at = (row * mask_stride)[:, None] + step[None, :]
         behind = tl.load(Mask + mask_at + 1, mask=inside & (order > 0)[None, :], other=0) != 0
         owed = decay * tl.load(Rewards + reward_at + 1, mask=behind, other=0.0)
@@ -62,7 +72,9 @@ def advantages_kernel(
         follows = counts
         if ENDS:
             follows = counts & (tl.load(Ends + end_at, mask=counts, other=1) == 0)
-        returned = tl.load(Rewards + reward_at, mask=counts, other=0.0) + tl.where(follows, total, 0.0)
+        returned = tl.load(Rewards + reward_at, mask=counts, other=0.0) + tl.where(
+            follows, total, 0.0
+        )
         value = tl.load(Values + value_at, mask=counts, other=0.0)
         result_at = (row * steps)[:, None] + step[None, :]
         tl.store(Advantages + result_at, returned - value, mask=inside)

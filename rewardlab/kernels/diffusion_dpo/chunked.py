@@ -1,4 +1,6 @@
-"""Squared errors in plain torch, on any device: piece after piece, so that nothing of an operand's size is made."""
+"""Squared errors in plain torch, on any device: piece after piece, so that nothing of an operand's
+size is made.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +9,15 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-PIECE = 2**16  # numbers, of which a piece holds two or three float32 blocks: they fit a core's second-level cache
+PIECE = (
+    2**16
+    # numbers, of which a piece holds two or three float32 blocks: they fit a core's second-level cache
+)
 
 
 def squared_errors(predictions: Sequence[Tensor], target: Tensor, kind: torch.dtype) -> Tensor:
-    """Return mean((prediction - target)²) of each prediction's rows, [len(predictions), B] in `kind`.
+    """Return mean((prediction - target)²) of each prediction's rows, [len(predictions), B] in
+    `kind`.
 
     Example:
         >>> squared_errors([torch.ones(1, 3), torch.zeros(1, 3)], torch.zeros(1, 3), torch.float32).tolist()
@@ -34,7 +40,9 @@ def scaled_difference(prediction: Tensor, target: Tensor, coefficients: Tensor) 
     """
     result = prediction.new_empty(prediction.shape)
     for rows, columns in _pieces(prediction):
-        difference = _piece(prediction, rows, columns).to(coefficients.dtype) - _piece(target, rows, columns)
+        difference = _piece(prediction, rows, columns).to(coefficients.dtype) - _piece(
+            target, rows, columns
+        )
         result[rows].flatten(1)[:, columns] = difference.mul_(coefficients[rows, None])
     return result
 

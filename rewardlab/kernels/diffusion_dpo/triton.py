@@ -1,7 +1,8 @@
-"""Squared errors on CUDA: one read of each operand forwards, one backwards, no atomics. Imported only when it runs.
+"""Squared errors on CUDA: one read of each operand forwards, one backwards, no atomics. Imported
+only when it runs.
 
-A row is cut into parts of a fixed size whatever the batch; each part's sum is written, and a second launch adds a row's
-parts in order. So a row's error is the same bits in any batch.
+A row is cut into parts of a fixed size whatever the batch; each part's sum is written, and a second
+launch adds a row's parts in order. So a row's error is the same bits in any batch.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
@@ -23,7 +24,8 @@ WARPS = 4
 
 def squared_errors(predictions: Sequence[Tensor], target: Tensor) -> Tensor:
     """Return mean((prediction - target)²) of each prediction's rows, float32 [len(predictions), B]."""
-    count, rows = len(predictions), len(target)
+    count = len(predictions)
+    rows = len(target)
     errors = torch.empty((count, rows), dtype=torch.float32, device=target.device)
     if not rows:
         return errors
@@ -77,11 +79,17 @@ def part_sum_kernel(
     for start in range(0, PART, BLOCK):
         column = first + start + place
         inside = column < width
-        target = tl.load(Target + row * target_stride + column, mask=inside, other=0.0).to(tl.float32)
-        value = tl.load(Prediction + row * prediction_stride + column, mask=inside, other=0.0).to(tl.float32)
+        target = tl.load(Target + row * target_stride + column, mask=inside, other=0.0).to(
+            tl.float32
+        )
+        value = tl.load(Prediction + row * prediction_stride + column, mask=inside, other=0.0).to(
+            tl.float32
+        )
         total += (value - target) * (value - target)
         if TWO:
-            other = tl.load(Reference + row * reference_stride + column, mask=inside, other=0.0).to(tl.float32)
+            other = tl.load(Reference + row * reference_stride + column, mask=inside, other=0.0).to(
+                tl.float32
+            )
             other_total += (other - target) * (other - target)
     tl.store(Sums + program, tl.sum(total, 0))
     if TWO:
@@ -101,14 +109,28 @@ def row_sum_kernel(Sums, Errors, parts, scale, BLOCK: tl.constexpr):
 
 @triton.jit
 def difference_kernel(
-    Prediction, Target, Coefficients, Result, width, parts, prediction_stride, target_stride, BLOCK: tl.constexpr
+    Prediction,
+    Target,
+    Coefficients,
+    Result,
+    width,
+    parts,
+    prediction_stride,
+    target_stride,
+    BLOCK: tl.constexpr,
 ):
     """Coefficient · (Prediction - Target) of one block of one row."""
     program = tl.program_id(0)
     row = (program // parts).to(tl.int64)
     column = (program % parts).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
-    value = tl.load(Prediction + row * prediction_stride + column, mask=inside, other=0.0).to(tl.float32)
+    value = tl.load(Prediction + row * prediction_stride + column, mask=inside, other=0.0).to(
+        tl.float32
+    )
     target = tl.load(Target + row * target_stride + column, mask=inside, other=0.0).to(tl.float32)
     coefficient = tl.load(Coefficients + row).to(tl.float32)
-    tl.store(Result + row * width + column, (coefficient * (value - target)).to(Result.dtype.element_ty), mask=inside)
+    tl.store(
+        Result + row * width + column,
+        (coefficient * (value - target)).to(Result.dtype.element_ty),
+        mask=inside,
+    )

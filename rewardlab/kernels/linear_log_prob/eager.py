@@ -1,6 +1,8 @@
-"""The two steps on a tile of logits, in plain torch; `triton` has the same two for CUDA, under the same names.
+"""The two steps on a tile of logits, in plain torch; `triton` has the same two for CUDA, under the
+same names.
 
-On a CPU they walk over few rows at a time, so that what they pass over several times stays in the cache.
+On a CPU they walk over few rows at a time, so that what they pass over several times stays in the
+cache.
 """
 
 from __future__ import annotations
@@ -24,8 +26,8 @@ class Curve(NamedTuple):
 
 
 class Running(NamedTuple):
-    """What is known of rows from the tiles so far, [rows] each: the target's logit if it was among them, m = max z,
-    s = Σ e^(z - m) and q = Σ e^(z - m)(z - m); None if the entropy is not wanted.
+    """What is known of rows from the tiles so far, [rows] each: the target's logit if it was among
+    them, m = max z, s = Σ e^(z - m) and q = Σ e^(z - m)(z - m); None if the entropy is not wanted.
     """
 
     score: Tensor
@@ -43,7 +45,9 @@ class Statistics(NamedTuple):
 
 
 class Upstream(NamedTuple):
-    """Gradients of the loss by a row's log-probability, log-sum-exp and entropy, [rows] each; None where there is none."""
+    """Gradients of the loss by a row's log-probability, log-sum-exp and entropy, [rows] each; None
+    where there is none.
+    """
 
     log_prob: Tensor
     log_sum_exp: Tensor | None = None
@@ -96,7 +100,8 @@ def add(logits: Tensor, curve: Curve, targets: Tensor, first: int, running: Runn
     for rows in _pieces(logits.shape[1], len(logits), logits.device):
         part, (_, peak, mass, moment) = logits[rows], Running(*at(running, rows))  # type: ignore[arg-type]
         top = torch.maximum(peak, part.amax(1))
-        part, shift = part - top[:, None], peak - top
+        part = part - top[:, None]
+        shift = peak - top
         fall = shift.exp()
         if moment is None:
             mass.mul_(fall).add_(part.exp_().sum(1))
@@ -118,7 +123,8 @@ def gradient(
     rows: Tensor | None,
     kind: torch.dtype,
 ) -> Tensor:
-    """The loss's gradient by the products, in the tile's own memory: a(1[target] - p) + b·p - h·p(z - Σ p z), and the curve's.
+    """The loss's gradient by the products, in the tile's own memory: a(1[target] - p) + b·p - h·p(z
+    - Σ p z), and the curve's.
 
     Args:
         logits: [rows, columns], `finished`; ruined.
@@ -135,21 +141,36 @@ def gradient(
     """
     place = targets - first
     if rows is not None:
-        place, known, upstream = place[rows], Statistics(*at(known, rows)), Upstream(*at(upstream, rows))  # type: ignore[arg-type]
+        # type: ignore[arg-type]
+        place = place[rows]
+        known = Statistics(*at(known, rows))
+        upstream = Upstream(*at(upstream, rows))
     result = logits[: len(place)]
     here = (place >= 0) & (place < logits.shape[1])
     index = place.clamp(0, logits.shape[1] - 1)[:, None]
     a, b, h = upstream
     slope = -a if b is None else b - a
     for some in _pieces(logits.shape[1], len(place), logits.device):
-        part = logits[some] if rows is None else logits[rows[some]]  # a copy; those before were read, so they may be written
-        bend = None if curve.softcap is None else 1 - (part * (curve.temperature / curve.softcap)).square_()
+        part = (
+            logits[some] if rows is None else logits[rows[some]]
+        )  # a copy; those before were read, so they may be written
+        bend = (
+            None
+            if curve.softcap is None
+            else 1 - (part * (curve.temperature / curve.softcap)).square_()
+        )
         part.sub_(known.peak[some, None])
         if h is None:
             part.sub_(known.log_mass[some, None]).exp_().mul_(slope[some, None])
         else:
             share = (part - known.log_mass[some, None]).exp_()
-            part = part.clamp_(min=LOW).sub_(known.mean[some, None]).mul_(-h[some, None]).add_(slope[some, None]).mul_(share)
+            part = (
+                part.clamp_(min=LOW)
+                .sub_(known.mean[some, None])
+                .mul_(-h[some, None])
+                .add_(slope[some, None])
+                .mul_(share)
+            )
         part.scatter_add_(1, index[some], a[some].where(here[some], 0)[:, None])
         if curve.temperature != 1:
             part.div_(curve.temperature)

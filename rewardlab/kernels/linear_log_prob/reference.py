@@ -15,7 +15,8 @@ def reference(
     softcap: float | None = None,
     entropy: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return (log_prob, log_sum_exp, entropy or None) [N], in float64 for float64 operands, else in float32.
+    """Return (log_prob, log_sum_exp, entropy or None) [N], in float64 for float64 operands, else in
+    float32.
 
     Example:
         >>> log_prob, log_sum_exp, _ = reference(torch.ones(1, 2), torch.zeros(2, 2), torch.tensor([1]))
@@ -30,5 +31,9 @@ def reference(
         logits = softcap * torch.tanh(logits / softcap)
     logits = logits / temperature
     log_prob = logits.log_softmax(1)
-    spread = -(log_prob.exp() * log_prob.masked_fill(log_prob == -torch.inf, 0)).sum(1) if entropy else None
+    spread = (
+        -(log_prob.exp() * log_prob.masked_fill(log_prob == -torch.inf, 0)).sum(1)
+        if entropy
+        else None
+    )
     return log_prob.gather(1, targets[:, None])[:, 0], logits.logsumexp(1), spread

@@ -1,7 +1,8 @@
 """The two steps on a tile of logits in one pass each, as Triton kernels.
 
-They take a tile of products that a library's matrix product left in memory and apply bias, soft cap and temperature on the fly:
-each number is read once and, by the second, written once. No kernel adds by atomics, so all repeat themselves to the bit.
+They take a tile of products that a library's matrix product left in memory and apply bias, soft cap
+and temperature on the fly: each number is read once and, by the second, written once. No kernel
+adds by atomics, so all repeat themselves to the bit.
 """
 
 # mypy: disable-error-code="untyped-decorator,no-untyped-def"
@@ -21,9 +22,15 @@ LOWEST = tl.constexpr(-1e30)
 
 @triton.jit
 def _tanh(x):
-    """Tanh by 1 - 2/(e^2x + 1), which cancels near 0, and there by its series: within 3e-7 of itself."""
+    """Tanh by 1 - 2/(e^2x + 1), which cancels near 0, and there by its series: within 3e-7 of
+    itself.
+    """
     square = x * x
-    series = x * (1.0 + square * (-0.3333333333333333 + square * (0.13333333333333333 - square * 0.05396825396825397)))
+    series = x * (
+        1.0
+        + square
+        * (-0.3333333333333333 + square * (0.13333333333333333 - square * 0.05396825396825397))
+    )
     power = tl.exp2(tl.where(x > 20.0, 20.0, x) * (2.0 * LOG2E))
     return tl.where(tl.abs(x) < 0.2, series, 1.0 - 2.0 / (power + 1.0))
 
@@ -62,7 +69,9 @@ def row_stats(
     """Add a tile, of the words from `begin` on, to the statistics of its rows: one program a row."""
     row = tl.program_id(0).to(tl.int64)
     place = tl.load(TARGETS + row) - begin
-    score, peak, mass = tl.load(SCORE + row), tl.load(PEAK + row), tl.load(MASS + row)
+    score = tl.load(SCORE + row)
+    peak = tl.load(PEAK + row)
+    mass = tl.load(MASS + row)
     moment = 0.0
     if ENTROPY:
         moment = tl.load(MOMENT + row)
@@ -76,10 +85,14 @@ def row_stats(
         z = tl.where(inside, finish_logits(z, bias, cold, softcap, BIAS, CAP, HOT), -float("inf"))
         score += tl.sum(tl.where(inside & (column == place), z, 0.0), 0)
         top = tl.maximum(peak, tl.max(z, 0))
-        shift, z = peak - top, z - top
-        fall, share = tl.exp2(shift * LOG2E), tl.exp2(z * LOG2E)
+        shift = peak - top
+        z = z - top
+        fall = tl.exp2(shift * LOG2E)
+        share = tl.exp2(z * LOG2E)
         if ENTROPY:
-            moment = fall * (moment + mass * shift) + tl.sum(share * tl.where(z < LOWEST, 0.0, z), 0)
+            moment = fall * (moment + mass * shift) + tl.sum(
+                share * tl.where(z < LOWEST, 0.0, z), 0
+            )
         mass = mass * fall + tl.sum(share, 0)
         peak = top
     tl.store(SCORE + row, score)
@@ -116,7 +129,9 @@ def dlogits(
     OF_ENTROPY: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write the gradient by the products of one block of one row. OUT may be PRODUCTS, if SOME is false."""
+    """Write the gradient by the products of one block of one row. OUT may be PRODUCTS, if SOME is
+    false.
+    """
     out_row = tl.program_id(0).to(tl.int64)
     row = out_row
     if SOME:
@@ -163,7 +178,8 @@ def add(products: Tensor, curve: Curve, targets: Tensor, first: int, running: Ru
     rows, columns = products.shape
     if not rows:
         return
-    block, moment = _block(columns), running.moment
+    block = _block(columns)
+    moment = running.moment
     with on(products.device):
         row_stats[(rows,)](
             products, products.stride(0), pointer(curve.bias, products), targets, first, running.score, running.peak,
@@ -182,8 +198,11 @@ def gradient(
     rows: Tensor | None,
     kind: torch.dtype,
 ) -> Tensor:
-    """The loss's gradient by the products; see `eager.gradient`. In the tile's own memory if it is of that type and whole."""
-    columns, count = products.shape[1], len(products) if rows is None else len(rows)
+    """The loss's gradient by the products; see `eager.gradient`. In the tile's own memory if it is
+    of that type and whole.
+    """
+    columns = products.shape[1]
+    count = len(products) if rows is None else len(rows)
     in_place = rows is None and kind == products.dtype
     out = products if in_place else products.new_empty(count, columns, dtype=kind)
     if not count:
@@ -215,4 +234,8 @@ def numbers(curve: Curve) -> tuple[float, float]:
 
 
 def flags(curve: Curve) -> dict[str, bool]:
-    return {"BIAS": curve.bias is not None, "CAP": curve.softcap is not None, "HOT": curve.temperature != 1}
+    return {
+        "BIAS": curve.bias is not None,
+        "CAP": curve.softcap is not None,
+        "HOT": curve.temperature != 1,
+    }

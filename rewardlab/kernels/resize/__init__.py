@@ -30,23 +30,27 @@ def resize(
     mode: Mode = "bicubic",
     backend: Backend | None = None,
 ) -> Tensor:
-    """(clamp(A_h · X · A_wᵀ) - mean)/std: antialiased resize to `size`, cut to `window`, clamped to [0, 1], normalised.
+    """(clamp(A_h · X · A_wᵀ) - mean)/std: antialiased resize to `size`, cut to `window`, clamped to
+    [0, 1], normalised.
 
-    The filters are PIL's (bicubic: Keys' with a = -1/2, widened by the scale when shrinking; so are those of torchvision and
-    of `interpolate(antialias=True)`). As matrix products with banded matrices A of which only the window's rows are
-    computed, the gradient is the exact transpose, and both are the same bits every time; the gradient of the library's
-    kernel on CUDA adds up by atomics. The clamp is what PIL's bytes do to overshoot.
+    The filters are PIL's (bicubic: Keys' with a = -1/2, widened by the scale when shrinking; so are
+    those of torchvision and of `interpolate(antialias=True)`). As matrix products with banded
+    matrices A of which only the window's rows are computed, the gradient is the exact transpose,
+    and both are the same bits every time; the gradient of the library's kernel on CUDA adds up by
+    atomics. The clamp is what PIL's bytes do to overshoot.
 
     Args:
-        images: X [B, C, H, W] in [0, 1], any floating-point type; products are in float32. (If TF32 is allowed for matrix
-            products, the error is about 1e-3.)
+        images: X [B, C, H, W] in [0, 1], any floating-point type; products are in float32. (If TF32
+            is allowed for matrix products, the error is about 1e-3.)
         size: height and width that whole images are resized to.
-        window: (top, left, height, width) of the resized image that is wanted; all of it by default. It may reach beyond.
+        window: (top, left, height, width) of the resized image that is wanted; all of it by
+            default. It may reach beyond.
         fill: what the image has there, before normalisation.
         mean, std: of each channel [C]; nothing is normalised by default.
         mode: "bicubic" or "bilinear".
-        backend: "matrix", two products (first choice on CUDA), "torch", the library's interpolation (first choice elsewhere,
-            where its forward pass is faster), or "reference", the products in float64.
+        backend: "matrix", two products (first choice on CUDA), "torch", the library's interpolation
+            (first choice elsewhere, where its forward pass is faster), or "reference", the products
+            in float64.
 
     Returns:
         [B, C, height, width], float32 (float64 for float64 images).
@@ -66,10 +70,16 @@ def resize(
         images = images.float()
     chosen = dispatch.chosen("resize", hindrances(images, size), backend)
     if chosen == "torch":
-        whole = images if tuple(images.shape[2:]) == tuple(size) else interpolate(images, size, mode=mode, antialias=True)
+        whole = (
+            images
+            if tuple(images.shape[2:]) == tuple(size)
+            else interpolate(images, size, mode=mode, antialias=True)
+        )
         found = whole[:, :, inside[0] : inside[2], inside[1] : inside[3]]
     else:
-        found = torch.ops.rewardlab.resize(images, [*images.shape[2:]], [*size], inside, mode, chosen == "reference", False)
+        found = torch.ops.rewardlab.resize(
+            images, [*images.shape[2:]], [*size], inside, mode, chosen == "reference", False
+        )
     found = found.clamp(0, 1)
     beyond = (inside[1] - left, left + width - inside[3], inside[0] - top, top + height - inside[2])
     if any(beyond):
@@ -90,9 +100,17 @@ _SCHEMA = "(Tensor images, SymInt[] original, SymInt[] size, SymInt[] window, st
 
 @operator("resize", _SCHEMA)
 def _op(
-    images: Tensor, original: list[int], size: list[int], window: list[int], mode: str, double: bool, transposed: bool
+    images: Tensor,
+    original: list[int],
+    size: list[int],
+    window: list[int],
+    mode: str,
+    double: bool,
+    transposed: bool,
 ) -> Tensor:
-    """The resize as a linear map from [..., *original] to the window (top, left, bottom, right), or its transpose back."""
+    """The resize as a linear map from [..., *original] to the window (top, left, bottom, right), or
+    its transpose back.
+    """
     with torch.autocast(images.device.type, enabled=False):
         kind = torch.float64 if double else images.dtype
         spans = (window[0], window[2]), (window[1], window[3])
@@ -101,7 +119,13 @@ def _op(
 
 @torch.library.register_fake("rewardlab::resize")
 def _(
-    images: Tensor, original: list[int], size: list[int], window: list[int], mode: str, double: bool, transposed: bool
+    images: Tensor,
+    original: list[int],
+    size: list[int],
+    window: list[int],
+    mode: str,
+    double: bool,
+    transposed: bool,
 ) -> Tensor:
     sides = original if transposed else [window[2] - window[0], window[3] - window[1]]
     return images.new_empty([*images.shape[:2], *sides])
@@ -125,13 +149,19 @@ def _channels(numbers: Tensor | Sequence[float], images: Tensor) -> Tensor:
     """One number a channel, as [C, 1, 1]."""
     column = torch.as_tensor(numbers, dtype=images.dtype, device=images.device).view(-1, 1, 1)
     if len(column) not in (1, images.shape[1]):
-        raise InputError(f"resize normalises each channel by a number of its own; got {len(column)} for {images.shape[1]}.")
+        raise InputError(
+            f"resize normalises each channel by a number of its own; got {len(column)} for {images.shape[1]}."
+        )
     return column
 
 
-def _check(images: Tensor, size: tuple[int, int], window: tuple[int, int, int, int] | None, mode: str) -> None:
+def _check(
+    images: Tensor, size: tuple[int, int], window: tuple[int, int, int, int] | None, mode: str
+) -> None:
     if images.dim() != 4 or not images.is_floating_point() or 0 in images.shape[2:]:
-        raise InputError(f"resize takes floating-point images [B, C, H, W] in [0, 1]; got {images.dtype} {list(images.shape)}.")
+        raise InputError(
+            f"resize takes floating-point images [B, C, H, W] in [0, 1]; got {images.dtype} {list(images.shape)}."
+        )
     if mode not in ("bicubic", "bilinear"):
         raise InputError(f"resize knows the modes bicubic and bilinear; got {mode!r}.")
     if len(size) != 2 or min(size) < 1:
@@ -139,5 +169,13 @@ def _check(images: Tensor, size: tuple[int, int], window: tuple[int, int, int, i
     if window is None:
         return
     top, left, height, width = window
-    if min(height, width) < 1 or top >= size[0] or left >= size[1] or top + height <= 0 or left + width <= 0:
-        raise InputError(f"resize takes a window (top, left, height, width) that meets the image of {size}; got {window}.")
+    if (
+        min(height, width) < 1
+        or top >= size[0]
+        or left >= size[1]
+        or top + height <= 0
+        or left + width <= 0
+    ):
+        raise InputError(
+            f"resize takes a window (top, left, height, width) that meets the image of {size}; got {window}."
+        )

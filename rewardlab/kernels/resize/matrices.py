@@ -14,9 +14,15 @@ Span = tuple[int, int]
 
 
 def product(
-    images: Tensor, original: Sequence[int], size: Sequence[int], spans: tuple[Span, Span], mode: str, transposed: bool
+    images: Tensor,
+    original: Sequence[int],
+    size: Sequence[int],
+    spans: tuple[Span, Span],
+    mode: str,
+    transposed: bool,
 ) -> Tensor:
-    """Return A_h · X · A_wᵀ of images X [B, C, H, W], or transposed A_hᵀ · X · A_w of X [B, C, h, w].
+    """Return A_h · X · A_wᵀ of images X [B, C, H, W], or transposed A_hᵀ · X · A_w of X [B, C, h,
+    w].
 
     Args:
         original: (H, W).
@@ -39,11 +45,14 @@ def product(
 
 
 @lru_cache(64)
-def weights(have: int, want: int, span: Span, mode: str, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The rows `span` of the matrix [want, have] that resizes one dimension from `have` to `want`; each row sums to 1.
+def weights(
+    have: int, want: int, span: Span, mode: str, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """The rows `span` of the matrix [want, have] that resizes one dimension from `have` to `want`;
+    each row sums to 1.
 
-    Output i sits at (i + 1/2) · have/want, and weighs input j, at j + 1/2, by the filter of their distance, in units of the
-    larger of the two pixels.
+    Output i sits at (i + 1/2) · have/want, and weighs input j, at j + 1/2, by the filter of their
+    distance, in units of the larger of the two pixels.
 
     Example:
         >>> weights(4, 2, (0, 2), "bilinear", torch.float32, torch.device("cpu")).round(decimals=2)
@@ -52,7 +61,9 @@ def weights(have: int, want: int, span: Span, mode: str, dtype: torch.dtype, dev
     """
     scale = have / want
     centre = (torch.arange(*span, dtype=torch.float64) + 0.5) * scale
-    distance = (torch.arange(have, dtype=torch.float64) + 0.5 - centre[:, None]).abs() / max(scale, 1.0)
+    distance = (torch.arange(have, dtype=torch.float64) + 0.5 - centre[:, None]).abs() / max(
+        scale, 1.0
+    )
     heights = _cubic(distance) if mode == "bicubic" else (1 - distance).clamp_min(0)
     return (heights / heights.sum(1, keepdim=True)).to(device, dtype)
 

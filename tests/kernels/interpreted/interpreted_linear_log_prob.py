@@ -1,4 +1,6 @@
-"""The Triton kernels of linear_log_prob against float64, interpreted on a CPU. Run by tests/kernels/test_interpreted.py."""
+"""The Triton kernels of linear_log_prob against float64, interpreted on a CPU. Run by
+tests/kernels/test_interpreted.py.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,11 @@ from rewardlab.kernels.linear_log_prob.fused import Shape, _dense, fused
 from rewardlab.kernels.linear_log_prob.reference import reference
 
 SHAPES = {"ragged": (70, 40, 601), "one": (1, 1, 1), "none": (0, 5, 7), "word": (3, 16, 300)}
-OPTIONS = {"plain": {}, "all": {"temperature": 0.7, "softcap": 5.0, "bias": True}, "bias": {"bias": True}}
+OPTIONS = {
+    "plain": {},
+    "all": {"temperature": 0.7, "softcap": 5.0, "bias": True},
+    "bias": {"bias": True},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -64,24 +70,37 @@ def test_values_are_float64s(shape, options, dtype, batch_invariant):
     """On tiles it is a library that takes the products, so that their type is its own affair."""
     hidden, weight, targets, options = operands(*shape, dtype, options)
     ours = linear_log_prob(
-        hidden, weight, targets, entropy=True, batch_invariant=batch_invariant, backend="triton", budget=2**18, **options
+        hidden,
+        weight,
+        targets,
+        entropy=True,
+        batch_invariant=batch_invariant,
+        backend="triton",
+        budget=2**18,
+        **options,
     )
     for value, expected in zip(ours, exact(hidden, weight, targets, **options), strict=True):
         assert value.dtype == torch.float32
         assert_close(value.double(), expected, atol=1e-5, rtol=0)
-    plain = linear_log_prob(hidden, weight, targets, batch_invariant=batch_invariant, backend="triton", **options)
+    plain = linear_log_prob(
+        hidden, weight, targets, batch_invariant=batch_invariant, backend="triton", **options
+    )
     assert_close(plain.log_prob, ours.log_prob, atol=2e-6, rtol=0)
     assert plain.entropy is None
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-6), (torch.bfloat16, 3e-3)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [(torch.float32, 1e-6), (torch.bfloat16, 3e-3)], ids=str
+)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_gradients_are_float64s(options, dtype, limit):
     hidden, weight, targets, options = operands(20, 40, 1001, dtype, options)
     bias = [options["bias"].requires_grad_()] if "bias" in options else []
     inputs = [hidden.requires_grad_(), weight.requires_grad_(), *bias]
     upstream = [torch.randn(20, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
-    ours = linear_log_prob(hidden, weight, targets, entropy=True, backend="triton", budget=2**18, **options)
+    ours = linear_log_prob(
+        hidden, weight, targets, entropy=True, backend="triton", budget=2**18, **options
+    )
     ours = torch.autograd.grad(list(ours), inputs, upstream)
     copies = [tensor.detach().double().requires_grad_() for tensor in inputs]
     given = options | dict(zip(["bias"], copies[2:], strict=False))
@@ -94,12 +113,19 @@ def test_gradients_are_float64s(options, dtype, limit):
 
 @pytest.mark.parametrize("batch_invariant", [False, True])
 def test_views_with_gaps_are_read_as_what_they_are(batch_invariant):
-    """Every other target; rows that lie 515 numbers apart, which is no multiple of 16 bytes, and one such row alone."""
+    """Every other target; rows that lie 515 numbers apart, which is no multiple of 16 bytes, and
+    one such row alone.
+    """
     hidden, weight, targets, _ = operands(70, 512, 301, torch.bfloat16, {})
     wide = torch.full((70, 515), torch.nan, dtype=torch.bfloat16)
     wide[:, :512] = hidden
     between = torch.stack([targets, targets - 1], 1).clamp_min(0)[:, 0]
-    options = {"entropy": True, "batch_invariant": batch_invariant, "backend": "triton", "budget": 2**18}
+    options = {
+        "entropy": True,
+        "batch_invariant": batch_invariant,
+        "backend": "triton",
+        "budget": 2**18,
+    }
     whole = linear_log_prob(hidden, weight, targets, **options)
     for rows in (slice(None), slice(0, 1)):
         ours = linear_log_prob(wide[rows, :512], weight, between[rows], **options)
@@ -107,7 +133,9 @@ def test_views_with_gaps_are_read_as_what_they_are(batch_invariant):
             assert_close(value, expected[rows], atol=5e-6, rtol=0)
     view = _dense(wide[:1, :512])
     assert view.stride(0) == 512
-    assert _dense(wide[:, :99]).data_ptr() == wide.data_ptr(), "rows that the copy engine cannot take stay where they are"
+    assert _dense(wide[:, :99]).data_ptr() == wide.data_ptr(), (
+        "rows that the copy engine cannot take stay where they are"
+    )
 
 
 @pytest.mark.parametrize("tma", [False, True], ids=["pointers", "copy engine"])
@@ -120,7 +148,9 @@ def test_the_fused_shape_for_hopper(tma, words):
     *values, known = chunked.finish(running)
     for value, expected in zip(values, exact(hidden, weight, targets), strict=True):
         assert_close(value.double(), expected, atol=1e-5, rtol=0)
-    assert_close(known.peak.double(), (hidden.double() @ weight.double().T).amax(1), atol=1e-5, rtol=0)
+    assert_close(
+        known.peak.double(), (hidden.double() @ weight.double().T).amax(1), atol=1e-5, rtol=0
+    )
 
 
 def test_only_the_rows_that_count_get_a_gradient():
@@ -133,7 +163,9 @@ def test_only_the_rows_that_count_get_a_gradient():
     whole = triton.gradient(products, curve, targets, 0, known, upstream, None, torch.float32)
     assert torch.equal(some, whole[rows])
     assert whole.data_ptr() == products.data_ptr(), "in the tile's own memory"
-    assert triton.gradient(products, curve, targets, 0, known, upstream, rows[:0], torch.float32).shape == (0, 300)
+    assert triton.gradient(
+        products, curve, targets, 0, known, upstream, rows[:0], torch.float32
+    ).shape == (0, 300)
 
 
 def test_forbidden_words_have_no_share_and_leave_finite_gradients():
@@ -163,7 +195,9 @@ def test_forbidden_words_have_no_share_and_leave_finite_gradients():
 def test_nan_stays_in_its_row(batch_invariant):
     hidden, weight, targets, _ = operands(5, 8, 300, torch.float32, {})
     hidden[2] = torch.nan
-    ours = linear_log_prob(hidden, weight, targets, entropy=True, backend="triton", batch_invariant=batch_invariant)
+    ours = linear_log_prob(
+        hidden, weight, targets, entropy=True, backend="triton", batch_invariant=batch_invariant
+    )
     assert all(value.isnan().tolist() == [False, False, True, False, False] for value in ours)
 
 
@@ -185,4 +219,6 @@ def test_the_soft_caps_tanh_near_zero_and_far_from_it():
 def test_float64_is_not_for_these_kernels():
     assert "float64" in hindrances(torch.eye(2).double(), torch.eye(2).double())["triton"]
     assert hindrances(torch.eye(2), torch.eye(2))["triton"] == ""
-    assert Statistics._fields == ("peak", "log_mass", "mean"), "the order in which the kernel takes them"
+    assert Statistics._fields == ("peak", "log_mass", "mean"), (
+        "the order in which the kernel takes them"
+    )

@@ -1,4 +1,6 @@
-"""linear_loss with Triton's steps on its tiles, interpreted on a CPU. Run by tests/kernels/test_interpreted.py."""
+"""linear_loss with Triton's steps on its tiles, interpreted on a CPU. Run by
+tests/kernels/test_interpreted.py.
+"""
 
 from __future__ import annotations
 
@@ -21,17 +23,32 @@ def operands(dtype, bias):
 def loss(log_prob, entropy, rows):
     """A third of the rows has no gradient, the entropy's included."""
     weights = torch.linspace(-1, 1, 12, dtype=log_prob.dtype)[rows] * (rows % 3 > 0)
-    return (weights * (0.1 * log_prob).exp()).sum() + (0.0 if entropy is None else (weights * entropy).sum())
+    return (weights * (0.1 * log_prob).exp()).sum() + (
+        0.0 if entropy is None else (weights * entropy).sum()
+    )
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 0.7, "softcap": 5.0}], ids=["plain", "curved"])
+@pytest.mark.parametrize(
+    "options", [{}, {"temperature": 0.7, "softcap": 5.0}], ids=["plain", "curved"]
+)
 @pytest.mark.parametrize("entropy", [False, True])
-@pytest.mark.parametrize(("dtype", "limit"), [(torch.float32, 1e-6), (torch.bfloat16, 3e-3)], ids=str)
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [(torch.float32, 1e-6), (torch.bfloat16, 3e-3)], ids=str
+)
 def test_it_is_float64s(dtype, limit, entropy, options):
     hidden, weight, targets, given = operands(dtype, bool(options))
     mask, inputs = torch.arange(12) != 4, [hidden, weight, *given.values()]
     value, scored = linear_loss(
-        hidden, weight, targets, loss, mask=mask, entropy=entropy, rows=5, backend="triton", **options, **given
+        hidden,
+        weight,
+        targets,
+        loss,
+        mask=mask,
+        entropy=entropy,
+        rows=5,
+        backend="triton",
+        **options,
+        **given,
     )
     ours = torch.autograd.grad(value, inputs)
     copies = [x.detach().double().requires_grad_() for x in inputs]

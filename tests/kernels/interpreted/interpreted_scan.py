@@ -27,7 +27,9 @@ def episodes(*shape, seed=1):
 def poisoned(monkeypatch):
     """Whatever torch.empty gives holds NaN, so that what a kernel does not write shows."""
     empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *size, **options: empty(*size, **options).fill_(float("nan")))
+    monkeypatch.setattr(
+        torch, "empty", lambda *size, **options: empty(*size, **options).fill_(float("nan"))
+    )
 
 
 def test_it_is_the_one_that_runs_here():
@@ -41,14 +43,25 @@ def test_sums_are_float64s(shape, transposed):
     values, decay = drawn(*shape), episodes(*shape)
     for inputs in ((values, decay, 0.0), (values, None, 0.97)):
         found = OP(*inputs, transposed, "triton")
-        exact = OP(*(i.double() if isinstance(i, torch.Tensor) else i for i in inputs), transposed, "reference")
-        size = OP(*(i.double().abs() if isinstance(i, torch.Tensor) else i for i in inputs), transposed, "reference")
+        exact = OP(
+            *(i.double() if isinstance(i, torch.Tensor) else i for i in inputs),
+            transposed,
+            "reference",
+        )
+        size = OP(
+            *(i.double().abs() if isinstance(i, torch.Tensor) else i for i in inputs),
+            transposed,
+            "reference",
+        )
         assert ((found.double() - exact).abs() <= 1e-6 * size).all()
 
 
 def test_shapes_cover_every_configuration_and_a_second_block():
     lengths = [steps for _, steps in SHAPES]
-    used = {next((size for size in CONFIGURATIONS if size >= steps), max(CONFIGURATIONS)) for steps in lengths}
+    used = {
+        next((size for size in CONFIGURATIONS if size >= steps), max(CONFIGURATIONS))
+        for steps in lengths
+    }
     assert used == set(CONFIGURATIONS)
     assert max(lengths) > 2 * max(CONFIGURATIONS)
 
@@ -59,25 +72,37 @@ def test_strided_rows_and_halves():
         expected = reference(part(values).double(), part(decay).double()).float()
         assert_close(discounted_sum(part(values), part(decay), backend="triton"), expected)
     half = values.bfloat16()
-    assert_close(discounted_sum(half, decay, backend="triton"), discounted_sum(half.float(), decay, backend="torch"))
+    assert_close(
+        discounted_sum(half, decay, backend="triton"),
+        discounted_sum(half.float(), decay, backend="torch"),
+    )
 
 
 def test_gradients():
     values, decay = drawn(3, 60).requires_grad_(), episodes(3, 60).requires_grad_()
     weight = drawn(3, 60, seed=2)
-    found = torch.autograd.grad((discounted_sum(values, decay, backend="triton") * weight).sum(), (values, decay))
+    found = torch.autograd.grad(
+        (discounted_sum(values, decay, backend="triton") * weight).sum(), (values, decay)
+    )
     expected = torch.autograd.grad((reference(values, decay) * weight).sum(), (values, decay))
     for ours, exact in zip(found, expected, strict=True):
         assert_close(ours, exact, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered")  # NumPy's; a product of decays is cut off where it overflows
+@pytest.mark.filterwarnings(
+    "ignore:overflow encountered"
+)  # NumPy's; a product of decays is cut off where it overflows
 def test_nothing_discounted_by_much_is_nothing_and_nan_stays_in_its_past():
     values = torch.zeros(2, 64)
     values[0, 10] = 1.0
     for decay in (30.0, -20.0):
         found = discounted_sum(values, decay, backend="triton")
-        assert_close(found[0, :11].double(), float(decay) ** torch.arange(10, -1, -1, dtype=torch.float64), rtol=1e-5, atol=0)
+        assert_close(
+            found[0, :11].double(),
+            float(decay) ** torch.arange(10, -1, -1, dtype=torch.float64),
+            rtol=1e-5,
+            atol=0,
+        )
         assert found[0, 11:].abs().max() == found[1].abs().max() == 0
     values, decay = drawn(2, 64), episodes(2, 64) + 0.1
     values[0, 50] = decay[1, 40] = torch.nan
