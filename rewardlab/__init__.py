@@ -7,8 +7,10 @@ first used.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rewardlab.lazy import lazy_names
+from rewardlab.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from rewardlab.data import TargetSamples
@@ -18,15 +20,26 @@ if TYPE_CHECKING:
     from rewardlab.training import DPO, GANRM, PPO, SFT, AdvRM
     from rewardlab.types import PreferencePairs, Samples
 
-__version__ = "0.1.0"
 
-_HOME = {
-    "rewardlab.data": ("TargetSamples",),
-    "rewardlab.errors": ("InputError",),
-    "rewardlab.policies": ("CausalLMPolicy", "DiffusionPolicy", "Policy", "Sampler", "load_policy"),
-    "rewardlab.rewards": ("LanguageReward", "Reward", "VisionReward", "load_reward"),
-    "rewardlab.training": ("AdvRM", "DPO", "GANRM", "PPO", "SFT"),
-    "rewardlab.types": ("PreferencePairs", "Samples"),
+_HOMES = {
+    "AdvRM": "rewardlab.training",
+    "CausalLMPolicy": "rewardlab.policies",
+    "DPO": "rewardlab.training",
+    "DiffusionPolicy": "rewardlab.policies",
+    "GANRM": "rewardlab.training",
+    "InputError": "rewardlab.errors",
+    "LanguageReward": "rewardlab.rewards",
+    "PPO": "rewardlab.training",
+    "Policy": "rewardlab.policies",
+    "PreferencePairs": "rewardlab.types",
+    "Reward": "rewardlab.rewards",
+    "SFT": "rewardlab.training",
+    "Sampler": "rewardlab.policies",
+    "Samples": "rewardlab.types",
+    "TargetSamples": "rewardlab.data",
+    "VisionReward": "rewardlab.rewards",
+    "load_policy": "rewardlab.policies",
+    "load_reward": "rewardlab.rewards",
 }
 __all__ = [
     "DPO",
@@ -49,9 +62,4 @@ __all__ = [
     "load_reward",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module 'rewardlab' has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

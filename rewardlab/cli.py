@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from importlib import import_module
 
-from rewardlab import __version__
 from rewardlab.commands import PAGES
 from rewardlab.errors import InputError
+from rewardlab.version import __version__
 
 _HOME = dict.fromkeys(("fit", "validate", "test", "predict"), "fit") | {
     name: name for name in ("rounds", "attack", "curve", "report", "doctor")

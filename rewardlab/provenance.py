@@ -8,10 +8,7 @@ import hashlib
 import json
 import os
 import platform
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import partial
 from importlib import metadata
@@ -181,87 +178,6 @@ def _name(thing: Any) -> str:
     return f"{thing.__module__}.{thing.__qualname__}"
 
 
-def write_atomically(path: str | Path, content: str | bytes) -> None:
-    """Write a file so that a reader, or a crash, sees the old contents or the new, never a part.
-
-    Text is written as UTF-8 with the newlines that it has. An existing file is replaced.
-
-    Example:
-        >>> folder = getfixture("tmp_path")
-        >>> write_atomically(folder / "results.json", '{"auc": 0.9}')
-        >>> (folder / "results.json").read_text()
-        '{"auc": 0.9}'
-    """
-    path = Path(path)
-    partial = _beside(path)
-    try:
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        _flush(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _flush(path.parent)
-
-
-@contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Give a new folder to fill, which becomes `path` when the block ends well and vanishes when it
-    fails.
-
-    A process killed inside the block leaves a hidden `.<name>.<digits>.partial` beside `path`, and
-    no `path`.
-
-    Raises:
-        InputError: if `path` exists.
-
-    Example:
-        >>> target = getfixture("tmp_path") / "stage"
-        >>> with atomic_folder(target) as folder:
-        ...     _ = (folder / "done.txt").write_text("yes")
-        ...     target.exists()
-        False
-        >>> (target / "done.txt").read_text()
-        'yes'
-    """
-    path = Path(path)
-    _refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(path)
-    partial.mkdir()
-    try:
-        yield partial
-        for item in [*partial.rglob("*"), partial]:
-            _flush(item)
-        _refuse_existing(path)
-        os.rename(partial, path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-    _flush(path.parent)
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists():
-        raise InputError(
-            f"{path} is to be written new, but it exists. Remove it, or choose another name."
-        )
-
-
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
-
-
-def _flush(path: Path) -> None:
-    """Have the system write a file or a folder's entries to the disk."""
-    if os.name == "nt" and path.is_dir():  # Windows opens no folders
-        return
-    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def versions() -> dict[str, str | None]:
     """Return the versions of Python, rewardlab and what it stands on, importing none; None where
     one is not installed.
@@ -270,7 +186,7 @@ def versions() -> dict[str, str | None]:
         >>> sorted(versions())[:3], versions()["torch"] is None
         (['diffusers', 'jsonargparse', 'numpy'], False)
     """
-    from rewardlab import __version__
+    from rewardlab.version import __version__
 
     found: dict[str, str | None] = {"python": platform.python_version(), "rewardlab": __version__}
     for package in _PACKAGES:

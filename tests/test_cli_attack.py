@@ -17,7 +17,7 @@ from rewardlab.data import load_samples
 from rewardlab.errors import InputError
 from rewardlab.evaluation.intervals import difference, wilson
 from rewardlab.policies.causal_lm import CausalLMPolicy
-from rewardlab.policies.hub import load_policy
+from rewardlab.policies.folders import load_policy
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.seeds import row_seeds
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower

@@ -13,7 +13,7 @@ import yaml
 
 from rewardlab import DiffusionPolicy, Sampler, VisionReward, cli
 from rewardlab.data import save_samples
-from rewardlab.policies.hub import load_policy
+from rewardlab.policies.folders import load_policy
 from rewardlab.rewards import load_reward
 from rewardlab.testing import tiny_diffusion, tiny_tower
 from rewardlab.types import Samples
@@ -24,7 +24,7 @@ import os, signal
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from rewardlab.policies import Policy
-from rewardlab.policies.hub import load_policy
+from rewardlab.policies.folders import load_policy
 from rewardlab.rewards import Reward, load_reward
 from rewardlab.rounds.base import Rounds
 from rewardlab.training import SFT

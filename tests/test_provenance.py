@@ -9,14 +9,8 @@ import torch
 from torch import nn
 
 from rewardlab.errors import InputError
-from rewardlab.provenance import (
-    atomic_folder,
-    described,
-    device_facts,
-    fingerprint,
-    versions,
-    write_atomically,
-)
+from rewardlab.provenance import described, device_facts, fingerprint, versions
+from rewardlab.storage.atomic import atomic_folder, write_atomically
 from rewardlab.types import Samples
 
 

@@ -459,10 +459,10 @@ def sharing(shared: bool) -> Made:
     """
     import torch
 
-    import rewardlab.sharing
+    import rewardlab.networks.sharing
     from rewardlab import CausalLMPolicy, Samples
 
-    rewardlab.sharing.WORTH_SHARING = 0.0 if shared else 2.0
+    rewardlab.networks.sharing.WORTH_SHARING = 0.0 if shared else 2.0
     policy = CausalLMPolicy(network(), tokenizer())
     prompts = [prompt for prompt in texts(4, 128, 0) for _ in range(8)]
     trajectory = policy.encode(

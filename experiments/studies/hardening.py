@@ -31,7 +31,6 @@ import torch
 from pytorch_lightning import Callback, Trainer
 
 from rewardlab.attackers.rl import RLAttacker
-from rewardlab.data.files import load_samples, save_samples
 from rewardlab.data.prompt_data import Prompts
 from rewardlab.embedded import topics
 from rewardlab.embedded.cache import cached
@@ -47,6 +46,7 @@ from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import Relative
 from rewardlab.rewards.scoring import score
 from rewardlab.seeds import derive, row_seeds
+from rewardlab.storage.samples import load_samples, save_samples
 from rewardlab.training.ppo import PPO
 from rewardlab.types import PreferencePairs, Samples, concatenate, take
 

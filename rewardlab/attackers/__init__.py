@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.attackers.edits import RandomEdits
@@ -12,18 +13,14 @@ if TYPE_CHECKING:
     from rewardlab.attackers.rl import RLAttacker
     from rewardlab.attackers.sampling import BestOfN, HighTemperature
 
-_HOME = {
-    "BestOfN": "sampling",
-    "Guided": "guided",
-    "HighTemperature": "sampling",
-    "PGDAttacker": "pgd",
-    "RLAttacker": "rl",
-    "RandomEdits": "edits",
+_HOMES = {
+    "BestOfN": "rewardlab.attackers.sampling",
+    "Guided": "rewardlab.attackers.guided",
+    "HighTemperature": "rewardlab.attackers.sampling",
+    "PGDAttacker": "rewardlab.attackers.pgd",
+    "RLAttacker": "rewardlab.attackers.rl",
+    "RandomEdits": "rewardlab.attackers.edits",
 }
 __all__ = ["BestOfN", "Guided", "HighTemperature", "PGDAttacker", "RLAttacker", "RandomEdits"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

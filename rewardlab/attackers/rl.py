@@ -130,7 +130,7 @@ def fresh_copy(policy: Policy) -> Policy:
 
     Example:
         >>> from rewardlab.policies.causal_lm import CausalLMPolicy
-        >>> from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+        >>> from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
         >>> policy = CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer(), lora_rank=2)
         >>> pairs = list(zip(policy.parameters(), fresh_copy(policy).parameters()))
         >>> all((own is other) != own.requires_grad for own, other in pairs)

@@ -83,7 +83,7 @@ def with_temperature(policy: Policy, temperature: float) -> Policy:
 
     Example:
         >>> from rewardlab.policies.causal_lm import CausalLMPolicy
-        >>> from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+        >>> from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
         >>> policy = CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer())
         >>> with_temperature(policy, 2.0).temperature, policy.temperature
         (2.0, 1.0)

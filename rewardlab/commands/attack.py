@@ -30,14 +30,15 @@ from rewardlab.data import load_samples, save_samples
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates, score
 from rewardlab.policies import Policy
-from rewardlab.provenance import fingerprint, write_atomically
+from rewardlab.provenance import fingerprint
 from rewardlab.report.attack_page import attack_page
 from rewardlab.rewards import Reward
 from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.combine import Ensemble
 from rewardlab.rewards.relative import Relative
-from rewardlab.rounds.run_folder import RunFolder
+from rewardlab.runs.folder import RunFolder
 from rewardlab.seeds import derive
+from rewardlab.storage.atomic import write_atomically
 from rewardlab.types import Samples
 
 ATTACKERS = ("best_of_n", "high_temperature", "random_edits", "guided", "pgd", "rl")

@@ -28,12 +28,13 @@ from rewardlab.evaluation.overoptimization import Fit, best_of_n_curve, fit_over
 from rewardlab.metrics import best_of_n_expected, best_of_n_kl
 from rewardlab.mining import candidates, score
 from rewardlab.policies import Policy
-from rewardlab.provenance import fingerprint, write_atomically
+from rewardlab.provenance import fingerprint
 from rewardlab.report.curve_page import curve_page, curve_picture
 from rewardlab.rewards import Reward
 from rewardlab.rewards.relative import places_of, spread_within
-from rewardlab.rounds.run_folder import RunFolder
+from rewardlab.runs.folder import RunFolder
 from rewardlab.seeds import derive
+from rewardlab.storage.atomic import write_atomically
 
 NAMES = ("proxy", "gold")
 
@@ -172,7 +173,8 @@ def verdict(rows: Sequence[dict[str, Any]], fit: Fit, prompts: int) -> dict[str,
     else:
         word = "unclear"
         said = f"Whether gold peaks inside the range, which ends at {reached}, is unclear"
-        said += f": the fit puts the peak at {fit.peak:.2f} [{low:.2f}, {high:.2f}]; the highest point measured is n = {top['n']}"
+        said += f": the fit puts the peak at {fit.peak:.2f} [{low:.2f}, {high:.2f}]"
+        said += f"; the highest point measured is n = {top['n']}"
     note = (
         " One prompt only: intervals come from the fit's residuals and are too narrow."
         if prompts == 1

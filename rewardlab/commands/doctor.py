@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rewardlab import __version__
+from rewardlab.version import __version__
 
 # distribution: module; the imports are run, since a torchvision that does not fit its torch shows
 # only then

@@ -24,7 +24,7 @@ from rewardlab.commands.parsing import (
     resolved,
 )
 from rewardlab.errors import InputError
-from rewardlab.rounds.run_folder import RunFolder, export
+from rewardlab.runs.folder import RunFolder, export
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.trainers import make_trainer
 

@@ -16,7 +16,7 @@ from rewardlab.commands.parsing import (
 )
 from rewardlab.errors import InputError
 from rewardlab.rounds.base import Rounds
-from rewardlab.rounds.run_folder import RunFolder
+from rewardlab.runs.folder import RunFolder
 
 
 class Built(NamedTuple):

@@ -13,14 +13,14 @@ import torch
 
 from rewardlab.commands.mistakes import unknown_flags
 from rewardlab.data import read_prompts
-from rewardlab.data.metadata import read_text
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates, score
 from rewardlab.policies import Policy
-from rewardlab.policies.hub import load_policy
+from rewardlab.policies.folders import load_policy
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward, load_reward
 from rewardlab.seeds import row_seeds
+from rewardlab.storage.metadata import read_text
 from rewardlab.types import Samples
 
 

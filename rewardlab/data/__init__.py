@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rewardlab.data.files import load_pairs, load_samples, save_pairs, save_samples
-    from rewardlab.data.images import ImageFolder, find_images, read_image
     from rewardlab.data.loader import PairsData, ResumableLoader, Rows, SamplesData
     from rewardlab.data.preferences import Preferences, read_preferences
     from rewardlab.data.prompt_data import NumberedPrompts, Prompts
-    from rewardlab.data.prompts import read_prompts
     from rewardlab.data.targets import TargetSamples
+    from rewardlab.storage.images import ImageFolder, find_images, read_image
+    from rewardlab.storage.prompts import read_prompts
+    from rewardlab.storage.samples import load_pairs, load_samples, save_pairs, save_samples
 
-_HOME = {
-    "files": ("load_pairs", "load_samples", "save_pairs", "save_samples"),
-    "images": ("ImageFolder", "find_images", "read_image"),
-    "loader": ("PairsData", "ResumableLoader", "Rows", "SamplesData"),
-    "preferences": ("Preferences", "read_preferences"),
-    "prompt_data": ("NumberedPrompts", "Prompts"),
-    "prompts": ("read_prompts",),
-    "targets": ("TargetSamples",),
+_HOMES = {
+    "ImageFolder": "rewardlab.storage.images",
+    "NumberedPrompts": "rewardlab.data.prompt_data",
+    "PairsData": "rewardlab.data.loader",
+    "Preferences": "rewardlab.data.preferences",
+    "Prompts": "rewardlab.data.prompt_data",
+    "ResumableLoader": "rewardlab.data.loader",
+    "Rows": "rewardlab.data.loader",
+    "SamplesData": "rewardlab.data.loader",
+    "TargetSamples": "rewardlab.data.targets",
+    "find_images": "rewardlab.storage.images",
+    "load_pairs": "rewardlab.storage.samples",
+    "load_samples": "rewardlab.storage.samples",
+    "read_image": "rewardlab.storage.images",
+    "read_preferences": "rewardlab.data.preferences",
+    "read_prompts": "rewardlab.storage.prompts",
+    "save_pairs": "rewardlab.storage.samples",
+    "save_samples": "rewardlab.storage.samples",
 }
 __all__ = [
     "ImageFolder",
@@ -43,9 +54,4 @@ __all__ = [
     "save_samples",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(import_module(f"rewardlab.data.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

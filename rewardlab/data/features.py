@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from rewardlab.provenance import fingerprint, write_atomically
+from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward
+from rewardlab.storage.atomic import write_atomically
 from rewardlab.types import Samples, concatenate
 
 

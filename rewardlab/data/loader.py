@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rewardlab.data.files import load_pairs, load_samples
-from rewardlab.data.images import ImageFolder
-from rewardlab.data.metadata import read_lines
 from rewardlab.errors import InputError
 from rewardlab.seeds import derive
+from rewardlab.storage.images import ImageFolder
+from rewardlab.storage.metadata import read_lines
+from rewardlab.storage.samples import load_pairs, load_samples
 from rewardlab.types import PreferencePairs, Samples, concatenate
 
 

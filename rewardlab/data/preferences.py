@@ -13,11 +13,11 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 
-from rewardlab.data.files import load_pairs
 from rewardlab.data.loader import ResumableLoader, Rows
-from rewardlab.data.metadata import read_text
 from rewardlab.errors import InputError
 from rewardlab.seeds import derive, row_seeds
+from rewardlab.storage.metadata import read_text
+from rewardlab.storage.samples import load_pairs
 from rewardlab.types import PreferencePairs, Samples, concatenate
 
 SHAPE = '{"prompt": "…", "chosen": "…", "rejected": "…"}'

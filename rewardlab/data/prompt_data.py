@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from rewardlab.data.loader import ResumableLoader, Rows
-from rewardlab.data.prompts import read_prompts
 from rewardlab.errors import InputError
+from rewardlab.storage.prompts import read_prompts
 from rewardlab.types import Index, take
 
 

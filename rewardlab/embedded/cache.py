@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rewardlab.errors import InputError
-from rewardlab.provenance import atomic_folder, fingerprint, versions
+from rewardlab.provenance import fingerprint, versions
+from rewardlab.storage.atomic import atomic_folder
 
 
 def cached(

@@ -19,8 +19,8 @@ from rewardlab.policies.diffusion import DiffusionPolicy
 from rewardlab.policies.samplers import Sampler
 from rewardlab.rewards import LanguageReward, VisionReward
 from rewardlab.seeds import derive, row_seeds
-from rewardlab.tiny import tiny_diffusion
-from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+from rewardlab.testing.tiny_images import tiny_diffusion
+from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.types import PreferencePairs, Samples
 
 PROMPTS = ["one", "two", "three", "four"]

@@ -20,7 +20,6 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from rewardlab.data.files import load_pairs, save_pairs
 from rewardlab.data.preferences import Preferences
 from rewardlab.embedded.cache import cached
 from rewardlab.embedded.gold import WittenBell
@@ -31,7 +30,8 @@ from rewardlab.rewards.base import Reward
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.rewards.rules import texts_of
 from rewardlab.seeds import derive, row_seeds
-from rewardlab.tiny_text import END, PAD
+from rewardlab.storage.samples import load_pairs, save_pairs
+from rewardlab.testing.tiny_text import END, PAD
 from rewardlab.training.adv_rm import AdvRM
 from rewardlab.types import PreferencePairs, Samples, concatenate
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from rewardlab.evaluation.evaluation import Evaluation
     from rewardlab.evaluation.guard import Guard, Watched
     from rewardlab.evaluation.judges import EndpointJudge
-    from rewardlab.evaluation.judging import Evaluation
     from rewardlab.evaluation.overoptimization import best_of_n_curve, fit_overoptimization
     from rewardlab.evaluation.readings import Readings
     from rewardlab.evaluation.stability import stability_ratio
 
-_HOME = {
-    "guard": ("Guard", "Watched"),
-    "judges": ("EndpointJudge",),
-    "judging": ("Evaluation",),
-    "overoptimization": ("best_of_n_curve", "fit_overoptimization"),
-    "readings": ("Readings",),
-    "stability": ("stability_ratio",),
+_HOMES = {
+    "EndpointJudge": "rewardlab.evaluation.judges",
+    "Evaluation": "rewardlab.evaluation.evaluation",
+    "Guard": "rewardlab.evaluation.guard",
+    "Readings": "rewardlab.evaluation.readings",
+    "Watched": "rewardlab.evaluation.guard",
+    "best_of_n_curve": "rewardlab.evaluation.overoptimization",
+    "fit_overoptimization": "rewardlab.evaluation.overoptimization",
+    "stability_ratio": "rewardlab.evaluation.stability",
 }
 __all__ = [
     "EndpointJudge",
@@ -32,9 +35,4 @@ __all__ = [
     "stability_ratio",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(import_module(f"rewardlab.evaluation.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

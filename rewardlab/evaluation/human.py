@@ -11,13 +11,13 @@ from typing import Any
 
 from torch import Tensor
 
-from rewardlab.data.metadata import read_text
+from rewardlab.endpoints.wire import picture_uri
 from rewardlab.errors import InputError
 from rewardlab.evaluation.intervals import wilson
 from rewardlab.provenance import fingerprint
 from rewardlab.seeds import derive, row_seeds
+from rewardlab.storage.metadata import read_text
 from rewardlab.types import PreferencePairs
-from rewardlab.wire import picture_uri
 
 QUESTION = "Which output answers the prompt better?"
 CHOICES = ("left", "right", "tie")

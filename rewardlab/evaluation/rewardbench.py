@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewardlab.data.metadata import read_lines
 from rewardlab.errors import InputError
 from rewardlab.evaluation.intervals import wilson
 from rewardlab.mining import score
 from rewardlab.rewards import Reward
+from rewardlab.storage.metadata import read_lines
 from rewardlab.types import PreferencePairs, Samples
 
 # How much a subset counts in its section: its number of prompts, but math-prm's 447 count as 984,

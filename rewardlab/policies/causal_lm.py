@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from tqdm import tqdm
 
-from rewardlab import lora, sharing
 from rewardlab.errors import InputError
 from rewardlab.kernels import LinearLogProb, linear_log_prob, linear_logits, linear_loss
+from rewardlab.networks import lora, sharing
+from rewardlab.networks.silence import silent
 from rewardlab.policies import text
-from rewardlab.policies.adapters import AdapterOff
 from rewardlab.policies.base import At, Policy, StepLoss, Steps, frozen_copy
 from rewardlab.policies.decoding import Tokens, completes, draw, truncated
-from rewardlab.silence import silent
+from rewardlab.policies.reference import AdapterOff
 from rewardlab.types import Samples, Trajectory
 
 VALUE_HEAD = "value_head.safetensors"
@@ -57,7 +57,7 @@ class CausalLMPolicy(Policy):
             the context.
 
     Example:
-        >>> from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+        >>> from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
         >>> policy = CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer(), max_new_tokens=5)
         >>> samples = policy.generate(["A cat", "Two dogs"], seeds=torch.tensor([1, 2]))
         >>> samples.facts["length"].tolist(), samples.facts["finished"].tolist()

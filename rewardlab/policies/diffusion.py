@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rewardlab import lora
 from rewardlab.errors import InputError
 from rewardlab.kernels.diffusion_dpo import squared_error
+from rewardlab.networks import lora
 from rewardlab.policies import pipelines
-from rewardlab.policies.adapters import AdapterOff
 from rewardlab.policies.base import Policy, frozen_copy
 from rewardlab.policies.foresight import foresee
+from rewardlab.policies.reference import AdapterOff
 from rewardlab.policies.samplers import (
     Noising,
     Sampler,

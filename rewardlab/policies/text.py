@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.kernels import linear_logits
-from rewardlab.silence import silent
+from rewardlab.networks.silence import silent
 
 
 def load_network(source: Any, dtype: torch.dtype) -> Any:

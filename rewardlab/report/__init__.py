@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.report.page import write_report
 
-_HOME = {"page": ("write_report",)}
+_HOMES = {
+    "write_report": "rewardlab.report.page",
+}
 __all__ = ["write_report"]
 
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(import_module(f"rewardlab.report.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

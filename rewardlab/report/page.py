@@ -8,11 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from rewardlab.errors import InputError
-from rewardlab.provenance import write_atomically
 from rewardlab.report.markup import contents, details, document, figures, section, tag
 from rewardlab.report.picture import Picture, slug
 from rewardlab.report.plots import guard_curves, histogram, judge_pictures, reading_curves
-from rewardlab.report.read import Run, Step, at, common_parent, read_runs, yaml_text
 from rewardlab.report.rows import Row, rows_of
 from rewardlab.report.samples import Shown, grids, shown_exploits, shown_pairs, shown_samples
 from rewardlab.report.single import fit_head, fit_sections, pointer
@@ -36,6 +34,8 @@ from rewardlab.report.tables import (
     text_table,
     time_table,
 )
+from rewardlab.runs.read import Run, Step, at, common_parent, read_runs, yaml_text
+from rewardlab.storage.atomic import write_atomically
 
 Block = str | list[Picture]
 HISTOGRAMS = (

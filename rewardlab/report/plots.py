@@ -7,9 +7,9 @@ from typing import Any
 
 from rewardlab.report.figures import interval, mean, sig, with_interval
 from rewardlab.report.picture import Picture, canvas, drawable, png_of, slug
-from rewardlab.report.read import at
 from rewardlab.report.rows import BASE, TARGETS, Row, one_reward
 from rewardlab.report.statements import judges, listed
+from rewardlab.runs.read import at
 
 
 def histogram(row: Row) -> Picture | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rewardlab.report.figures import mean
-from rewardlab.report.read import Run, Step, at
+from rewardlab.runs.read import Run, Step, at
 
 TARGETS = "#2e7d4f"
 BASE = "#80868f"

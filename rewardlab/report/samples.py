@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewardlab.data.images import find_images, read_image
-from rewardlab.data.metadata import read_kind, read_lines
 from rewardlab.errors import InputError
 from rewardlab.report.figures import mean, sig
 from rewardlab.report.picture import Picture, canvas, drawable, png_of
-from rewardlab.report.read import Run, Step, at
 from rewardlab.report.rows import BASE, TARGETS, Row
+from rewardlab.runs.read import Run, Step, at
+from rewardlab.storage.images import find_images, read_image
+from rewardlab.storage.metadata import read_kind, read_lines
 
 LIMIT = 40
 COLUMNS = 10

@@ -11,12 +11,12 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from rewardlab.data.metadata import read_text
 from rewardlab.report.figures import sig
 from rewardlab.report.markup import table, tag
 from rewardlab.report.picture import Picture, canvas, drawable, png_of, slug
-from rewardlab.report.read import Run, at
 from rewardlab.report.rows import RUNS
+from rewardlab.runs.read import Run, at
+from rewardlab.storage.metadata import read_text
 
 Points = list[tuple[float, float]]
 FOLDERS = ("policy", "reward")

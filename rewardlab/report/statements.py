@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from rewardlab.report.figures import Movement, change, mean, movement, sig
 from rewardlab.report.picture import slug
-from rewardlab.report.read import NOT_JUDGES, Run, Step, at, method
+from rewardlab.runs.read import NOT_JUDGES, Run, Step, at, method
 
 Outcome = Literal[
     "over-optimised", "worse", "mixed", "better", "reward only", "unchanged", "unknown"

@@ -8,10 +8,10 @@ from typing import Any
 
 from rewardlab.report.figures import mean, sig, with_interval
 from rewardlab.report.markup import table
-from rewardlab.report.read import Run, at, differences
 from rewardlab.report.rows import Row, one_reward
 from rewardlab.report.samples import Shown
 from rewardlab.report.statements import judges
+from rewardlab.runs.read import Run, at, differences
 
 TEXT_ROWS = 12
 TEXT_LENGTH = 600

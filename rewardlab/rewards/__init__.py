@@ -4,17 +4,17 @@ first needs them.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from rewardlab.lazy import lazy_names
 from rewardlab.rewards.base import Reward, checked_scores
 
 if TYPE_CHECKING:
     from rewardlab.rewards.attack import Attack
     from rewardlab.rewards.classifier import ClassifierReward
     from rewardlab.rewards.combine import Ensemble, Standardized, Weighted
+    from rewardlab.rewards.folders import load_reward
     from rewardlab.rewards.functions import Brightness, Function
-    from rewardlab.rewards.hub import load_reward
     from rewardlab.rewards.language import LanguageReward
     from rewardlab.rewards.novelty import Novelty
     from rewardlab.rewards.pessimism import Pessimistic
@@ -25,21 +25,25 @@ if TYPE_CHECKING:
     from rewardlab.rewards.rules import Length, Repetition
     from rewardlab.rewards.vision import VisionReward
 
-_HOME = {
-    "attack": ("Attack",),
-    "classifier": ("ClassifierReward",),
-    "combine": ("Ensemble", "Standardized", "Weighted"),
-    "functions": ("Brightness", "Function"),
-    "hub": ("load_reward",),
-    "language": ("LanguageReward",),
-    "novelty": ("Novelty",),
-    "pessimism": ("Pessimistic",),
-    "probe": ("prompt_probe_auc",),
-    "projection": ("RewardProjection",),
-    "relative": ("Relative",),
-    "remote": ("RemoteReward",),
-    "rules": ("Length", "Repetition"),
-    "vision": ("VisionReward",),
+_HOMES = {
+    "Attack": "rewardlab.rewards.attack",
+    "Brightness": "rewardlab.rewards.functions",
+    "ClassifierReward": "rewardlab.rewards.classifier",
+    "Ensemble": "rewardlab.rewards.combine",
+    "Function": "rewardlab.rewards.functions",
+    "LanguageReward": "rewardlab.rewards.language",
+    "Length": "rewardlab.rewards.rules",
+    "Novelty": "rewardlab.rewards.novelty",
+    "Pessimistic": "rewardlab.rewards.pessimism",
+    "Relative": "rewardlab.rewards.relative",
+    "RemoteReward": "rewardlab.rewards.remote",
+    "Repetition": "rewardlab.rewards.rules",
+    "RewardProjection": "rewardlab.rewards.projection",
+    "Standardized": "rewardlab.rewards.combine",
+    "VisionReward": "rewardlab.rewards.vision",
+    "Weighted": "rewardlab.rewards.combine",
+    "load_reward": "rewardlab.rewards.folders",
+    "prompt_probe_auc": "rewardlab.rewards.probe",
 }
 __all__ = [
     "Attack",
@@ -64,9 +68,4 @@ __all__ = [
     "prompt_probe_auc",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

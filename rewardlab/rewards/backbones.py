@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
-from rewardlab.silence import silent
+from rewardlab.networks.silence import silent
 
 HEAD = "score.weight"
 

@@ -9,15 +9,16 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.networks.silence import silent
 from rewardlab.rewards import backbones
 from rewardlab.rewards.base import Reward, checked_scores
-from rewardlab.rewards.hub import REWARD, new_folder, write_json
+from rewardlab.rewards.folders import REWARD
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.rewards.rules import texts_of
-from rewardlab.silence import silent
+from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples
 
-CLASS_PATH = "rewardlab.rewards.classifier.ClassifierReward"
+CLASS_PATH = "rewardlab.rewards.ClassifierReward"
 
 
 class ClassifierReward(Reward):

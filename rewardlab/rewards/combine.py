@@ -9,17 +9,11 @@ from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.rewards.base import Reward
-from rewardlab.rewards.hub import (
-    CONFIG,
-    load_reward,
-    new_folder,
-    read_config,
-    save_parts,
-    write_json,
-)
+from rewardlab.rewards.folders import CONFIG, load_reward, read_config, save_parts
+from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples
 
-HOME = "rewardlab.rewards.combine"
+HOME = "rewardlab.rewards"
 
 
 class Standardized(Reward):

@@ -14,20 +14,21 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-import rewardlab
-from rewardlab import lora, sharing
 from rewardlab.errors import InputError
+from rewardlab.networks import lora, sharing
+from rewardlab.networks.silence import silent
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import backbones
 from rewardlab.rewards.base import Reward, checked_scores, standardisation
+from rewardlab.rewards.folders import REWARD
 from rewardlab.rewards.formatting import batch_ids
-from rewardlab.rewards.hub import REWARD, new_folder, write_json
 from rewardlab.rewards.rules import texts_of
 from rewardlab.seeds import derive
-from rewardlab.silence import silent
+from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples
+from rewardlab.version import __version__
 
-CLASS_PATH = "rewardlab.rewards.language.LanguageReward"
+CLASS_PATH = "rewardlab.rewards.LanguageReward"
 _log = logging.getLogger("rewardlab")
 
 
@@ -69,7 +70,7 @@ class LanguageReward(Reward):
             number is not the model's.
 
     Example:
-        >>> from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+        >>> from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
         >>> reward = LanguageReward(tiny_causal_lm(), tiny_tokenizer(), heads=2)
         >>> samples = Samples(["hi", "hi"], ["hello", "go away"])
         >>> reward(samples).shape, reward.members(samples).shape
@@ -373,7 +374,7 @@ class LanguageReward(Reward):
             "offset": offset.tolist(),
             "score_mean": self.score_mean.item(),
             "score_std": self.score_std.item(),
-            "rewardlab": rewardlab.__version__,
+            "rewardlab": __version__,
         }
         with new_folder(folder) as fresh, silent():
             network.save_pretrained(fresh)

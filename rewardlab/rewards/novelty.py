@@ -11,16 +11,10 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.rewards.base import Reward
-from rewardlab.rewards.hub import (
-    CONFIG,
-    load_reward,
-    new_folder,
-    read_config,
-    save_parts,
-    write_json,
-)
+from rewardlab.rewards.folders import CONFIG, load_reward, read_config, save_parts
 from rewardlab.rewards.scoring import in_batches
 from rewardlab.seeds import derive, row_seeds
+from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples
 
 BUFFERS = ("feature_mean", "feature_std", "known", "distance_mean", "distance_std")
@@ -114,7 +108,7 @@ class Novelty(Reward):
             )
             write_json(
                 fresh / CONFIG,
-                {"class_path": "rewardlab.rewards.novelty.Novelty", "kind": self.kind, "k": self.k},
+                {"class_path": "rewardlab.rewards.Novelty", "kind": self.kind, "k": self.k},
             )
 
     @classmethod

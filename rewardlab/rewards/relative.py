@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import rewardlab
 from rewardlab.errors import InputError
-from rewardlab.provenance import write_atomically
 from rewardlab.rewards.base import Reward
-from rewardlab.rewards.hub import CONFIG, load_reward, new_folder, read_config, write_json
+from rewardlab.rewards.folders import CONFIG, load_reward, read_config
 from rewardlab.rewards.scoring import score
+from rewardlab.storage.atomic import new_folder, write_atomically, write_json
 from rewardlab.types import Samples, concatenate
+from rewardlab.version import __version__
 
-CLASS_PATH = "rewardlab.rewards.relative.Relative"
+CLASS_PATH = "rewardlab.rewards.Relative"
 
 
 class Relative(Reward):
@@ -109,7 +109,7 @@ class Relative(Reward):
             self.reward.save_pretrained(fresh / "reward")
             config = {
                 "class_path": CLASS_PATH,
-                "rewardlab": rewardlab.__version__,
+                "rewardlab": __version__,
                 **self._constants(),
             }
             write_json(fresh / CONFIG, config)

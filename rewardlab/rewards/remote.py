@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import time
-from http.client import HTTPException
 from typing import Any
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 import torch
 from torch import Tensor
 
+from rewardlab.endpoints.client import bearer, checked_url, post_json
+from rewardlab.endpoints.wire import filled
 from rewardlab.errors import InputError
 from rewardlab.rewards.base import Reward, checked_scores
 from rewardlab.types import Samples
-from rewardlab.wire import filled
-
-_BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
 
 
 class RemoteReward(Reward):
@@ -107,106 +99,6 @@ class RemoteReward(Reward):
                 f"got {str(answer)[:200]}. Is it a reward server in OpenRLHF's form?"
             )
         return rewards
-
-
-def post_json(
-    url: str,
-    body: Any,
-    headers: dict[str, str] | None = None,
-    *,
-    timeout: float = 180.0,
-    retries: int = 4,
-    wait: float = 0.5,
-) -> Any:
-    """POST `body` as JSON and return the answer's JSON. Nothing is redirected, and loopback
-    addresses use no proxy.
-
-    Args:
-        url: http or https.
-        body: plain data.
-        headers: further ones.
-        timeout: seconds that a try may wait for the server.
-        retries: further tries after an error on the way or a busy server.
-        wait: seconds before the first of them; doubled for each further one.
-
-    Raises:
-        InputError: if the server refuses the request, still fails after the last try, or answers no
-            JSON.
-    """
-    data = json.dumps(body).encode("ascii")
-    request = Request(
-        url, data, {"Content-Type": "application/json", **(headers or {})}, method="POST"
-    )
-    opener = _opener(url)
-    for trial in range(retries + 1):
-        if trial:
-            time.sleep(wait * 2 ** (trial - 1))
-        try:
-            with opener.open(request, timeout=timeout) as response:
-                return _json_of(response.read(), url)
-        except HTTPError as error:
-            with error:
-                reason = f"{error.code} {error.reason}: {error.read(300).decode('utf-8', 'replace').strip()}"
-            if error.code not in _BUSY:
-                raise InputError(
-                    f"{url} refused the request with {reason}. Are path, key and body right?"
-                ) from None
-        except (OSError, HTTPException) as error:
-            reason = str(error) or type(error).__name__
-    raise InputError(
-        f"{url} failed {retries + 1} times, at last with {reason}. Is the server up, and can it keep up?"
-    )
-
-
-def bearer(variable: str | None) -> dict[str, str]:
-    """Return the header with the token that an environment variable holds; none if no variable is
-    named.
-
-    Raises:
-        InputError: if the variable is not set.
-    """
-    if variable is None:
-        return {}
-    token = os.environ.get(variable, "").strip()
-    if not token:
-        raise InputError(
-            f"The environment variable {variable} should hold the server's key, and is not set. Export it first."
-        )
-    return {"Authorization": f"Bearer {token}"}
-
-
-def checked_url(url: str, path: str) -> str:
-    """Return the URL, with `path` if it has none.
-
-    Example:
-        >>> checked_url("http://127.0.0.1:5000/", "/get_reward")
-        'http://127.0.0.1:5000/get_reward'
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"A server's URL begins with http:// or https:// and a host; got {url!r}.")
-    return url.rstrip("/") + path if parts.path in ("", "/") and not parts.query else url
-
-
-class _NoRedirect(HTTPRedirectHandler):
-    """A redirected POST would lose its body, and hand its key to another host."""
-
-    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
-        return None
-
-
-def _opener(url: str) -> OpenerDirector:
-    loopback = urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
-    return build_opener(_NoRedirect, *([ProxyHandler({})] if loopback else []))
-
-
-def _json_of(content: bytes, url: str) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError:
-        raise InputError(
-            f"{url} should answer JSON; got {content[:200]!r}. Is the path right?"
-        ) from None
 
 
 def _is_number(value: Any) -> bool:

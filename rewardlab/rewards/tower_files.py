@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rewardlab.errors import InputError
-from rewardlab.rewards.hub import write_json
+from rewardlab.storage.atomic import write_json
 
 LOCAL = "local-dir:"
 HUB = "hf-hub:"

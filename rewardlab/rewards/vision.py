@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import rewardlab
 from rewardlab.errors import InputError
 from rewardlab.rewards.base import Reward, checked_scores, standardisation
+from rewardlab.rewards.folders import CONFIG, read_config
 from rewardlab.rewards.functions import images_of
-from rewardlab.rewards.hub import CONFIG, new_folder, read_config, write_json
 from rewardlab.rewards.projection import RewardProjection
 from rewardlab.rewards.tower_files import LOCAL
 from rewardlab.rewards.towers import load_tower
+from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples
+from rewardlab.version import __version__
 
 CLASS_PATH = "rewardlab.rewards.VisionReward"
 WEIGHTS = "model.safetensors"
@@ -201,7 +202,7 @@ class VisionReward(Reward):
             "init_args": source | self.options,
             "meaning": self.meaning,
             "tower_fingerprint": self.frozen_fingerprint(),
-            "rewardlab": rewardlab.__version__,
+            "rewardlab": __version__,
         }
         with new_folder(folder) as fresh:
             if tower:

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.rounds.adv_rm import AdvRM, AttackAndMine
     from rewardlab.rounds.gan_rm import GANRM
-    from rewardlab.rounds.run_folder import RunFolder
     from rewardlab.rounds.stages import FitReward, PostTrain
+    from rewardlab.runs.folder import RunFolder
 
-_HOME = {
-    "adv_rm": ("AdvRM", "AttackAndMine"),
-    "gan_rm": ("GANRM",),
-    "run_folder": ("RunFolder",),
-    "stages": ("FitReward", "PostTrain"),
+_HOMES = {
+    "AdvRM": "rewardlab.rounds.adv_rm",
+    "AttackAndMine": "rewardlab.rounds.adv_rm",
+    "FitReward": "rewardlab.rounds.stages",
+    "GANRM": "rewardlab.rounds.gan_rm",
+    "PostTrain": "rewardlab.rounds.stages",
+    "RunFolder": "rewardlab.runs.folder",
 }
 __all__ = ["AdvRM", "AttackAndMine", "FitReward", "GANRM", "PostTrain", "RunFolder"]
 
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(import_module(f"rewardlab.rounds.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

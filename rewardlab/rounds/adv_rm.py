@@ -15,7 +15,7 @@ from rewardlab.attackers.base import scored
 from rewardlab.data import Preferences, load_pairs, read_prompts, save_pairs
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation, Watched
-from rewardlab.evaluation.judging import mean_figure
+from rewardlab.evaluation.evaluation import mean_figure
 from rewardlab.mining import adversarial_pairs, score
 from rewardlab.policies import Policy
 from rewardlab.provenance import fingerprint
@@ -38,8 +38,8 @@ from rewardlab.rounds.game import (
     settings,
     train_policy,
 )
-from rewardlab.rounds.run_folder import RunFolder
 from rewardlab.rounds.stages import FitReward, PostTrain
+from rewardlab.runs.folder import RunFolder
 from rewardlab.seeds import derive
 from rewardlab.training import AdvRM as AdvRMLoop
 from rewardlab.training.base import trained_state

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from rewardlab.rounds.run_folder import RunFolder
+from rewardlab.runs.folder import RunFolder
 
 
 class Rounds(ABC):

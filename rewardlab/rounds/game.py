@@ -16,13 +16,13 @@ from torch import Tensor
 from rewardlab.data import load_samples, save_pairs, save_samples
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation, Watched
-from rewardlab.evaluation.judging import mean_figure
+from rewardlab.evaluation.evaluation import mean_figure
 from rewardlab.mining import BestOf, candidates, extremes, score
 from rewardlab.policies import Policy
 from rewardlab.provenance import described, fingerprint
 from rewardlab.rewards import Reward
-from rewardlab.rounds.run_folder import RunFolder, export
 from rewardlab.rounds.stages import FitReward, PostTrain, load_stage
+from rewardlab.runs.folder import RunFolder, export
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.trainers import device_of
 from rewardlab.types import Samples

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rewardlab.data import TargetSamples, read_prompts
 from rewardlab.evaluation import Evaluation, Guard, Watched
-from rewardlab.evaluation.judging import separation_figures
+from rewardlab.evaluation.evaluation import separation_figures
 from rewardlab.mining import RankBootstrap, score
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
@@ -28,8 +28,8 @@ from rewardlab.rounds.game import (
     train_policy,
     twin,
 )
-from rewardlab.rounds.run_folder import RunFolder
 from rewardlab.rounds.stages import FitReward, PostTrain
+from rewardlab.runs.folder import RunFolder
 from rewardlab.training.base import trained_state
 from rewardlab.types import Samples
 

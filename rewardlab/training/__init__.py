@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.training.adv_rm import AdvRM
@@ -16,21 +17,17 @@ if TYPE_CHECKING:
     from rewardlab.training.sft import SFT
     from rewardlab.training.shaping import Shaping
 
-_HOME = {
-    "AdvRM": "adv_rm",
-    "DPO": "dpo",
-    "EMA": "ema",
-    "GANRM": "gan_rm",
-    "PPO": "ppo",
-    "ReFL": "refl",
-    "Resumable": "resumable",
-    "SFT": "sft",
-    "Shaping": "shaping",
+_HOMES = {
+    "AdvRM": "rewardlab.training.adv_rm",
+    "DPO": "rewardlab.training.dpo",
+    "EMA": "rewardlab.training.ema",
+    "GANRM": "rewardlab.training.gan_rm",
+    "PPO": "rewardlab.training.ppo",
+    "ReFL": "rewardlab.training.refl",
+    "Resumable": "rewardlab.training.resumable",
+    "SFT": "rewardlab.training.sft",
+    "Shaping": "rewardlab.training.shaping",
 }
 __all__ = ["AdvRM", "DPO", "EMA", "GANRM", "PPO", "SFT", "ReFL", "Resumable", "Shaping"]
 
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(f"rewardlab.training.{_HOME[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
-from rewardlab.provenance import write_atomically
+from rewardlab.storage.atomic import write_atomically
 
 _log = logging.getLogger("rewardlab")
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.advantages import generalized, group_normalized, leave_one_out
-from rewardlab.data.files import save_samples
 from rewardlab.losses.kl import absolute, k1, k2
-from rewardlab.provenance import write_atomically
+from rewardlab.storage.atomic import write_atomically
+from rewardlab.storage.samples import save_samples
 from rewardlab.training.base import step_total
 from rewardlab.types import Index, Rollout, Samples, Trajectory, take
 

@@ -23,7 +23,7 @@ from rewardlab.rewards.pessimism import Member
 from rewardlab.rewards.relative import Relative
 from rewardlab.seeds import generators, row_seeds, uniform
 from rewardlab.testing import PolicyConformance, tiny_diffusion, tiny_tower
-from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.training.ppo import PPO
 from rewardlab.types import Samples, Trajectory
 

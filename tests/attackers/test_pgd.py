@@ -14,7 +14,7 @@ from rewardlab.rewards import Attack, Ensemble, Function, VisionReward
 from rewardlab.rewards.rules import Length
 from rewardlab.seeds import generators, normal, row_seeds, uniform
 from rewardlab.testing import tiny_diffusion, tiny_tower
-from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.types import Samples
 
 TOWER = tiny_tower()

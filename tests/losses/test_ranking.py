@@ -126,7 +126,7 @@ def test_trls_reward_trainer_has_the_same_tokens_scores_and_loss(tmp_path):
 
     from rewardlab.rewards.formatting import token_ids
     from rewardlab.rewards.language import LanguageReward
-    from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+    from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 
     reward = LanguageReward(tiny_causal_lm(), tiny_tokenizer()).eval()
     reward.save_pretrained(tmp_path / "reward")
@@ -158,7 +158,7 @@ def test_trls_dpo_trainer_has_the_same_loss(tmp_path):
     from trl import DPOConfig, DPOTrainer
 
     from rewardlab.policies.causal_lm import CausalLMPolicy
-    from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+    from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 
     words = tiny_tokenizer()
     policy, reference = (CausalLMPolicy(tiny_causal_lm(seed), words).eval() for seed in (0, 1))

@@ -21,14 +21,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rewardlab import sharing
 from rewardlab.errors import InputError
 from rewardlab.losses import nll_loss
+from rewardlab.networks import sharing
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.policies.decoding import completes, pick, uniform
 from rewardlab.seeds import row_seeds
 from rewardlab.testing import PolicyConformance
-from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.types import Samples
 
 PROMPTS = ["a cat", "the dogs barked at", "z"]

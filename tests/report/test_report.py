@@ -16,9 +16,8 @@ from safetensors.torch import save_file
 
 from rewardlab.data import save_pairs, save_samples
 from rewardlab.errors import InputError
-from rewardlab.evaluation.judging import separation_figures
+from rewardlab.evaluation.evaluation import separation_figures
 from rewardlab.report import write_report
-from rewardlab.report.read import read_runs
 from rewardlab.report.statements import (
     Verdict,
     overall,
@@ -27,6 +26,7 @@ from rewardlab.report.statements import (
     step_verdict,
     verdict,
 )
+from rewardlab.runs.read import read_runs
 from rewardlab.types import PreferencePairs, Samples
 
 PROMPTS = ["zero", "one", "two", "three"]

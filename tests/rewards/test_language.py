@@ -17,14 +17,14 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from rewardlab import sharing
 from rewardlab.errors import InputError
+from rewardlab.networks import sharing
 from rewardlab.rewards import Ensemble, load_reward
 from rewardlab.rewards.classifier import ClassifierReward
 from rewardlab.rewards.formatting import batch_ids, token_ids
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.testing import RewardConformance
-from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.types import Samples
 
 CHATML = (
@@ -262,7 +262,10 @@ def test_long_prompts_are_cut_from_the_left_and_responses_never(caplog):
     with pytest.raises(InputError, match=r"sample 1 \(row 8\).*11 tokens and the model sees 10"):
         mine(Samples(["a", "b"], ["short", "0123456789"], {"row": torch.tensor([7, 8])}))
     begun = tokenizer(bos_token="<|im_start|>")
-    begun.chat_template = "<|im_start|>{{ messages[0]['content'] }}{% if messages|length > 1 %}{{ messages[1]['content'] }}<|end|>{% endif %}"
+    begun.chat_template = (
+        "<|im_start|>{{ messages[0]['content'] }}"
+        "{% if messages|length > 1 %}{{ messages[1]['content'] }}<|end|>{% endif %}"
+    )
     rows, starts, _ = batch_ids(
         mine.tokenizer, Samples(["abcdefgh"], ["12345678"]), mine.limit, "LanguageReward"
     )

@@ -8,7 +8,7 @@ from rewardlab.rewards import Brightness, VisionReward
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.rewards.novelty import Novelty, ledoit_wolf, whitening
 from rewardlab.testing import RewardConformance, tiny_tower
-from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.types import Samples
 
 KINDS = ("mahalanobis", "nearest")

@@ -9,7 +9,7 @@ from rewardlab.rewards import Brightness, Ensemble, Function, VisionReward
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.rewards.pessimism import Member, Pessimistic, averaged, fork
 from rewardlab.testing import RewardConformance, tiny_tower
-from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.types import Samples
 
 SCORES = torch.tensor([[1.0, 2.0, 6.0], [0.0, 0.0, 0.0], [-1.0, 1.0, 3.0]])

@@ -11,7 +11,7 @@ from rewardlab.rewards.pessimism import Pessimistic
 from rewardlab.rewards.relative import Relative
 from rewardlab.rewards.rules import Length, Repetition
 from rewardlab.testing import RewardConformance, tiny_tower
-from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.types import Samples
 
 PROMPTS = ["a", "a", "a", "b", "b", "c"]

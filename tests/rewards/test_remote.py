@@ -7,8 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
+from rewardlab.endpoints.client import post_json
 from rewardlab.errors import InputError
-from rewardlab.rewards.remote import RemoteReward, post_json
+from rewardlab.rewards.remote import RemoteReward
 from rewardlab.testing import RewardConformance
 from rewardlab.types import Samples
 

@@ -88,7 +88,10 @@ def test_standardised_features_reach_the_heads():
 
 
 def test_strings_are_refused():
-    message = r"VisionReward scores images \[B, 3, H, W\] in \[0, 1\]; got a list of 2 strings. Is the policy a language model\?"
+    message = (
+        r"VisionReward scores images \[B, 3, H, W\] in \[0, 1\]; got a list of 2 strings. "
+        r"Is the policy a language model\?"
+    )
     with pytest.raises(InputError, match=message):
         reward()(Samples(["a", "b"], ["x", "y"]))
 

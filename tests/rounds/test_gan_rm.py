@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning import Trainer
 from safetensors.torch import load_file
 
-from rewardlab import DiffusionPolicy, TargetSamples, VisionReward, provenance
+from rewardlab import DiffusionPolicy, TargetSamples, VisionReward
 from rewardlab.data import load_samples
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation, Guard
@@ -23,6 +23,7 @@ from rewardlab.policies.samplers import Sampler
 from rewardlab.rewards import Brightness, Function
 from rewardlab.rounds import GANRM, FitReward, PostTrain, RunFolder
 from rewardlab.rounds import stages as stages_module
+from rewardlab.storage import atomic
 from rewardlab.testing import tiny_diffusion, tiny_tower
 from rewardlab.training import DPO, EMA, SFT
 from rewardlab.training import GANRM as GANRMLoop
@@ -71,7 +72,7 @@ def game(**changes):
 def quick_disk():
     """Nothing here is about a power cut, so nothing waits for the disk."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(provenance, "_flush", lambda path: None)
+        patch.setattr(atomic, "_flush", lambda path: None)
         yield
 
 

@@ -9,7 +9,7 @@ from rewardlab.losses.ranking import bradley_terry_loss, centring_loss
 from rewardlab.rewards import Brightness, Ensemble, Standardized, VisionReward, load_reward
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.testing import tiny_tower
-from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.training.adv_rm import MEANING, AdvRM, held_out_figures
 from rewardlab.training.bootstrap import bootstrap_weights
 from rewardlab.types import PreferencePairs, Samples

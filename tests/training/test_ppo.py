@@ -32,8 +32,8 @@ from rewardlab.policies.samplers import Sampler
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.functions import Brightness, Function
 from rewardlab.seeds import generators, row_seeds, uniform
-from rewardlab.tiny import tiny_diffusion
-from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+from rewardlab.testing.tiny_images import tiny_diffusion
+from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.training.ppo import PPO
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.rollouts import SampleTable
@@ -551,7 +551,7 @@ def test_what_is_logged_and_kept_for_a_judge(tmp_path):
 
 
 def test_images_are_kept_as_a_folder(tmp_path):
-    from rewardlab.data.files import load_samples
+    from rewardlab.storage.samples import load_samples
 
     images = Samples(["a"] * 20, torch.rand(20, 1, 4, 4))
     for _ in range(2):  # a resumed run writes it again

@@ -20,7 +20,7 @@ from rewardlab.rewards import Brightness, Function, VisionReward
 from rewardlab.rewards.rules import Length
 from rewardlab.seeds import generators, row_seeds, uniform
 from rewardlab.testing import tiny_diffusion, tiny_stable_diffusion, tiny_tower
-from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
+from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.training.refl import ReFL
 from rewardlab.types import PreferencePairs, Samples
 

@@ -27,7 +27,10 @@ from rewardlab.kernels.operators import operator
 _OPERANDS = "Tensor hidden, Tensor weight, Tensor targets, Tensor? bias, Tensor? mask"
 _SETTINGS = "float temperature, float? softcap, int budget, str backend, bool batch_invariant"
 _FORWARD = f"({_OPERANDS}, bool entropy, {_SETTINGS}) -> (Tensor, Tensor, Tensor, Tensor)"
-_BACKWARD = f"({_OPERANDS}, Tensor known, Tensor? a, Tensor? b, Tensor? h, bool[] wanted, {_SETTINGS}) -> (Tensor, Tensor, Tensor)"
+_BACKWARD = (
+    f"({_OPERANDS}, Tensor known, Tensor? a, Tensor? b, Tensor? h, bool[] wanted, {_SETTINGS})"
+    " -> (Tensor, Tensor, Tensor)"
+)
 _library: Any = Library("rewardlab", "FRAGMENT")  # type: ignore[no-untyped-call]
 
 

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from rewardlab.data.images import find_images, read_image
-from rewardlab.data.metadata import fact_columns, read_kind, read_lines
 from rewardlab.errors import InputError
-from rewardlab.provenance import atomic_folder
+from rewardlab.storage.atomic import atomic_folder
+from rewardlab.storage.images import find_images, read_image
+from rewardlab.storage.metadata import fact_columns, read_kind, read_lines
 from rewardlab.types import PreferencePairs, Samples
 
 

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rewardlab.class_paths import named_class
 from rewardlab.errors import InputError
 from rewardlab.policies.base import Policy
+from rewardlab.storage.class_paths import named_class
 
 POLICY = "policy.json"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def tiny_diffusion(
@@ -166,3 +167,22 @@ def _byte_tokenizer(folder: Path) -> Any:
     )
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
+
+
+def tiny_tower(seed: int = 0, image_size: int = 16) -> nn.Module:
+    """Return an open_clip model with random weights from `seed`: images in 4x4 patches, prompts of
+    up to 16 tokens.
+
+    Two blocks of width 64 and an embedding of 32 for images; the tokenizer is open_clip's own.
+
+    Example:
+        >>> tiny_tower().encode_image(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 32])
+    """
+    from open_clip.model import CLIP
+
+    vision = {"image_size": image_size, "patch_size": 4, "width": 64, "layers": 2, "head_width": 16}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return CLIP(32, vision, text).eval()

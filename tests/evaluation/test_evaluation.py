@@ -7,7 +7,7 @@ import torch
 
 from rewardlab import DiffusionPolicy
 from rewardlab.evaluation import Evaluation
-from rewardlab.evaluation.judging import distance_figures, mean_figure, separation_figures
+from rewardlab.evaluation.evaluation import distance_figures, mean_figure, separation_figures
 from rewardlab.metrics import auc, kernel_distance
 from rewardlab.policies.samplers import Sampler
 from rewardlab.rewards import Brightness, Reward

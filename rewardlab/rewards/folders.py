@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rewardlab.class_paths import named_class
 from rewardlab.errors import InputError
-from rewardlab.provenance import atomic_folder
 from rewardlab.rewards.base import Reward
+from rewardlab.storage.class_paths import named_class
 
 CONFIG = "config.json"
 REWARD = "reward.json"  # takes the place of config.json in folders where that is transformers' own
-CLASSIFIER = "rewardlab.rewards.classifier.ClassifierReward"
+CLASSIFIER = "rewardlab.rewards.ClassifierReward"
 
 
 def load_reward(path: str | Path, *, trust: bool = False) -> Reward:
@@ -89,11 +84,6 @@ def _classifies(config: dict[str, Any]) -> bool:
     )
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON in UTF-8, with a last newline."""
-    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
 def save_parts(folder: Path, parts: Mapping[str, Reward]) -> None:
     """Write the rewards that a reward is made of into folders of their own.
 
@@ -106,46 +96,3 @@ def save_parts(folder: Path, parts: Mapping[str, Reward]) -> None:
                 f"{type(part).__name__} cannot be saved, nor what is made of it. Make both in code."
             )
         part.save_pretrained(folder / name)
-
-
-@contextmanager
-def new_folder(folder: str | Path, marker: str = CONFIG) -> Iterator[Path]:
-    """Give an empty folder to write into, which takes the place of `folder` once the block has
-    ended without an error.
-
-    Like `provenance.atomic_folder`, but an earlier result of the same kind is replaced.
-
-    Args:
-        folder: where the result is to stand.
-        marker: a file that an earlier result has; only a folder with it, or an empty one, is
-            replaced.
-
-    Raises:
-        InputError: if `folder` stands and is something else.
-
-    Example:
-        >>> with tempfile.TemporaryDirectory() as place:
-        ...     with new_folder(f"{place}/reward") as folder:
-        ...         write_json(folder / "config.json", {})
-        ...     os.listdir(place)
-        ['reward']
-    """
-    folder = Path(folder)
-    if (
-        folder.exists()
-        and not (folder / marker).is_file()
-        and (not folder.is_dir() or any(folder.iterdir()))
-    ):
-        raise InputError(
-            f"{folder} stands already and holds no {marker}, so it is not replaced. Give another folder."
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        with atomic_folder(work / "new") as fresh:
-            yield fresh
-        if folder.exists():
-            os.replace(folder, work / "old")
-        os.replace(work / "new", folder)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rewardlab.data.metadata import read_text
+from rewardlab.storage.metadata import read_text
 from rewardlab.errors import InputError
 
 NOT_JUDGES = ("distance", "real_distance", "diversity")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from rewardlab.data.metadata import read_lines, read_text
 from rewardlab.errors import InputError
+from rewardlab.storage.metadata import read_lines, read_text
 
 _log = logging.getLogger("rewardlab")
 

@@ -17,45 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.testing import assert_close
 
 from rewardlab.policies.base import At, Policy, Steps
 from rewardlab.rewards.base import Reward
 from rewardlab.seeds import row_seeds
-from rewardlab.tiny import tiny_diffusion, tiny_stable_diffusion, tiny_stable_diffusion_xl
-from rewardlab.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.types import Samples, Trajectory
 
-__all__ = [
-    "PolicyConformance",
-    "RewardConformance",
-    "tiny_causal_lm",
-    "tiny_diffusion",
-    "tiny_stable_diffusion",
-    "tiny_stable_diffusion_xl",
-    "tiny_tokenizer",
-    "tiny_tower",
-]
-
-
-def tiny_tower(seed: int = 0, image_size: int = 16) -> nn.Module:
-    """Return an open_clip model with random weights from `seed`: images in 4x4 patches, prompts of
-    up to 16 tokens.
-
-    Two blocks of width 64 and an embedding of 32 for images; the tokenizer is open_clip's own.
-
-    Example:
-        >>> tiny_tower().encode_image(torch.zeros(2, 3, 16, 16)).shape
-        torch.Size([2, 32])
-    """
-    from open_clip.model import CLIP
-
-    vision = {"image_size": image_size, "patch_size": 4, "width": 64, "layers": 2, "head_width": 16}
-    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return CLIP(32, vision, text).eval()
+__all__ = ["PolicyConformance", "RewardConformance"]
 
 
 class RewardConformance:

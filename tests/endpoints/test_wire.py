@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
+from rewardlab.endpoints.wire import chat_reply, chat_request, filled, message, picture_uri
 from rewardlab.errors import InputError
-from rewardlab.wire import chat_reply, chat_request, filled, message, picture_uri
 
 
 def opened(uri):

@@ -22,13 +22,8 @@ import torch
 import yaml
 
 from rewardlab.errors import InputError
-from rewardlab.provenance import (
-    atomic_folder,
-    device_facts,
-    fingerprint,
-    versions,
-    write_atomically,
-)
+from rewardlab.provenance import device_facts, fingerprint, versions
+from rewardlab.storage.atomic import atomic_folder, write_atomically
 
 log = logging.getLogger("rewardlab")
 BOOKKEEPING = {"config.yaml", "run.json", "timing.json"}

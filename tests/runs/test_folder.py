@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from rewardlab.errors import InputError
-from rewardlab.rounds.run_folder import RunFolder, absolute, first_difference
+from rewardlab.runs.folder import RunFolder, absolute, first_difference
 
 CONFIG = {
     "experiment": {"seed": 3, "data_path": None},
@@ -165,7 +165,7 @@ def test_results_merge_and_keep_every_digit(tmp_path):
 
 KILLED = """
     import os, sys
-    from rewardlab.rounds.run_folder import RunFolder
+    from rewardlab.runs.folder import RunFolder
     run = RunFolder.open(sys.argv[1], {"a": 1})
     run.stage("one", {}, lambda folder: (folder / "made.txt").write_text("one"))
     def die(folder):

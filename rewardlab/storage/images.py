@@ -17,8 +17,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rewardlab.data.metadata import fact_columns, read_metadata
 from rewardlab.errors import InputError
+from rewardlab.storage.metadata import fact_columns, read_metadata
 from rewardlab.types import Samples
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

@@ -6,7 +6,7 @@ import pytest
 
 from rewardlab.errors import InputError
 from rewardlab.rewards import load_reward
-from rewardlab.rewards.hub import new_folder
+from rewardlab.storage.atomic import new_folder
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,47 @@
+"""Files: images, samples, prompts and metadata, read with care and written whole or not at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rewardlab.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rewardlab.storage.atomic import atomic_folder, new_folder, write_atomically, write_json
+    from rewardlab.storage.images import ImageFolder, find_images, read_image
+    from rewardlab.storage.metadata import read_text
+    from rewardlab.storage.prompts import read_prompts
+    from rewardlab.storage.samples import load_pairs, load_samples, save_pairs, save_samples
+
+_HOMES = {
+    "ImageFolder": "rewardlab.storage.images",
+    "atomic_folder": "rewardlab.storage.atomic",
+    "find_images": "rewardlab.storage.images",
+    "load_pairs": "rewardlab.storage.samples",
+    "load_samples": "rewardlab.storage.samples",
+    "new_folder": "rewardlab.storage.atomic",
+    "read_image": "rewardlab.storage.images",
+    "read_prompts": "rewardlab.storage.prompts",
+    "read_text": "rewardlab.storage.metadata",
+    "save_pairs": "rewardlab.storage.samples",
+    "save_samples": "rewardlab.storage.samples",
+    "write_atomically": "rewardlab.storage.atomic",
+    "write_json": "rewardlab.storage.atomic",
+}
+__all__ = [
+    "ImageFolder",
+    "atomic_folder",
+    "find_images",
+    "load_pairs",
+    "load_samples",
+    "new_folder",
+    "read_image",
+    "read_prompts",
+    "read_text",
+    "save_pairs",
+    "save_samples",
+    "write_atomically",
+    "write_json",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
