@@ -1,16 +1,54 @@
-"""The one error that a user can mend."""
+"""The one error that a user can mend, and the check that a class declares what it can do."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
-    """Something that was given cannot be used, and the message says what, why and how to mend it.
+    """Something that was given cannot be used; the message says what, why and how to mend it.
 
     The command line prints the sentence and exits with 2. Every other exception is a bug of ours: a
     traceback, exit 1.
 
     Example:
-        >>> raise InputError("targets/ holds no images; got 3 .txt files. Give a folder of PNG, JPEG or WebP files.")
+        >>> raise InputError("targets/ holds no images; got 3 .txt files. Give a folder of PNGs.")
         Traceback (most recent call last):
-        rewardlab.errors.InputError: targets/ holds no images; got 3 .txt files. Give a folder of PNG, JPEG or WebP files.
+        rewardlab.errors.InputError: targets/ holds no images; got 3 .txt files. Give a folder of PNGs.
     """
+
+
+def check_abilities(cls: type, abilities: Iterable[type], earlier: dict[str, str]) -> None:
+    """Refuse a class that defines a method of an ability without deriving from that ability.
+
+    Nothing would call such a method, and nobody would be told.
+
+    Args:
+        cls: the class that was defined.
+        abilities: abstract classes, each with the methods of one ability.
+        earlier: names that methods of abilities had before, and their present names.
+
+    Raises:
+        InputError: naming the first such method, and the ability to add to the bases.
+
+    Example:
+        >>> from rewardlab.rewards import Reward
+        >>> class Mine(Reward):
+        ...     def features(self, samples): return samples.outputs
+        Traceback (most recent call last):
+        rewardlab.errors.InputError: Mine defines `features` but does not derive from FrozenFeatures...
+    """
+    for name, present in earlier.items():
+        if name in vars(cls):
+            raise InputError(
+                f"{cls.__name__} defines `{name}`, which is called `{present}` since version 0.2. "
+                "Rename the method."
+            )
+    for ability in abilities:
+        methods: frozenset[str] = getattr(ability, "__abstractmethods__", frozenset())
+        defined = sorted(methods & vars(cls).keys())
+        if defined and not issubclass(cls, ability):
+            raise InputError(
+                f"{cls.__name__} defines `{defined[0]}` but does not derive from "
+                f"{ability.__name__}, so nothing would call it. Add {ability.__name__} to its bases."
+            )

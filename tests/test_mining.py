@@ -7,11 +7,14 @@ import torch
 
 from rewardlab import DiffusionPolicy
 from rewardlab.errors import InputError
-from rewardlab.mining import BestOf, RankBootstrap, best_and_worst, candidates, extremes, score
+from rewardlab.mining import BestOf, RankBootstrap, best_and_worst, candidates, extremes
+from rewardlab.policies import Policy
 from rewardlab.policies.samplers import Sampler
 from rewardlab.rewards import Brightness, Ensemble, Function
+from rewardlab.rewards.scoring import member_scores
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.testing import tiny_diffusion
+from rewardlab.training import SFT
 from rewardlab.types import Samples
 
 BRIGHTNESS = Brightness()
@@ -48,9 +51,9 @@ class TestCandidates:
 class TestScore:
     def test_batches_do_not_matter_and_modes_are_kept(self):
         reward, samples = Ensemble([Brightness(), Brightness()]).train(), numbered(7)
-        assert torch.equal(score(reward, samples, batch_size=3), reward.members(samples))
+        assert torch.equal(member_scores(reward, samples, batch_size=3), reward.members(samples))
         assert reward.training
-        score(reward.eval(), samples)
+        member_scores(reward.eval(), samples)
         assert not reward.training
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
@@ -64,7 +67,7 @@ class TestScore:
         with pytest.raises(
             InputError, match=r"Broken gave a score of \[(nan|-?inf)\] to sample 5 \(row 5\)"
         ):
-            score(Broken(), numbered(7), batch_size=3)
+            member_scores(Broken(), numbered(7), batch_size=3)
 
 
 class TestExtremes:
@@ -200,10 +203,9 @@ class TestBestOf:
 
     def test_it_has_no_probabilities(self, policy):
         best = BestOf(policy, BRIGHTNESS, 2)
-        with pytest.raises(InputError, match="no step probabilities"):
-            best.sample(["one"], seeds=self.seeds[:1])
-        with pytest.raises(InputError, match="no step probabilities"):
-            best.log_prob(policy.sample(["one"], seeds=self.seeds[:1]))
+        assert not isinstance(best, Policy)
+        with pytest.raises(InputError, match=r"BestOf.*cannot be trained.*the policy inside"):
+            SFT(best)
 
     def test_the_best_of_none_is_refused(self, policy):
         with pytest.raises(InputError, match="n >= 1 outputs; got n=0"):

@@ -26,7 +26,7 @@ import torch
 import yaml
 
 from rewardlab.commands.rounds import build
-from rewardlab.rewards import Reward
+from rewardlab.rewards import Reward, Saved
 from rewardlab.rounds import RunFolder, adv_rm, gan_rm
 from rewardlab.rounds.game import train_policy
 from rewardlab.seeds import derive
@@ -61,7 +61,7 @@ MEASURED = {
 }
 
 
-class Shuffled(Reward):
+class Shuffled(Reward, Saved):
     """The reward's scores, each given to another sample of the batch: as large, and with nothing to
     learn from.
     """
@@ -80,6 +80,10 @@ class Shuffled(Reward):
 
     def save_pretrained(self, folder):
         self.reward.save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder):
+        raise NotImplementedError
 
 
 def run(cell, out, *overrides):

@@ -44,7 +44,7 @@ from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.combine import Standardized, Weighted
 from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import Relative
-from rewardlab.rewards.scoring import score
+from rewardlab.rewards.scoring import member_scores, scores_of
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.storage.samples import load_samples, save_samples
 from rewardlab.training.ppo import PPO
@@ -255,7 +255,7 @@ def mine(
     said = said[said.facts["step"] >= recipe.late * recipe.attack_steps]
     gold = topics.Gold()
     known = references()
-    scores = [score(reward, known).mean(1) for reward in (target, witness)]
+    scores = [scores_of(reward, known) for reward in (target, witness)]
     cap = len(said) if recipe.spread else recipe.cap
     found = said.facts["target"], said.facts["witness"]
     pairs, funnel = adversarial_pairs(said, *found, known, *scores, kind=recipe.kind, cap=cap)
@@ -282,7 +282,12 @@ def accuracy(reward: Reward) -> float:
     them.
     """
     pairs = topics.preferences(1000, seed=999_983)
-    return (score(reward, pairs.chosen) > score(reward, pairs.rejected)).float().mean().item()
+    return (
+        (member_scores(reward, pairs.chosen) > member_scores(reward, pairs.rejected))
+        .float()
+        .mean()
+        .item()
+    )
 
 
 def harden(recipe: Recipe, clean: int, seed: int) -> tuple[Reward, list[dict[str, Any]]]:

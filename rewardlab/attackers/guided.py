@@ -10,6 +10,7 @@ import torch
 from rewardlab.attackers.base import highest, scored
 from rewardlab.errors import InputError
 from rewardlab.policies import Policy
+from rewardlab.policies.abilities import Continues
 from rewardlab.rewards import Reward
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import Samples, concatenate
@@ -52,7 +53,7 @@ class Guided:
     def __call__(
         self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int
     ) -> Samples:
-        if not callable(getattr(policy, "extend", None)):
+        if not isinstance(policy, Continues):
             raise InputError(
                 f"Guided continues texts piece by piece by the policy's `extend`, which a {type(policy).__name__} lacks. Take "
                 "BestOfN for it."
@@ -82,7 +83,7 @@ class Guided:
         own = torch.stack(
             [row_seeds(derive(0, "guided", i), seeds) for i in range(self.candidates)], 1
         ).flatten()
-        drawn = policy.extend(  # type: ignore[operator]
+        drawn = policy.extend(
             texts[torch.arange(len(texts)).repeat_interleave(self.candidates)],
             self.tokens,
             seeds=own,

@@ -38,8 +38,8 @@ class RLAttacker:
     found on its way is as good as what it found last.
 
     Args:
-        loop: makes the LightningModule from the adversary and the reward, such as `PPO`. Its `seed`
-            is set by the call.
+        loop: makes the LightningModule from the adversary and the reward, such as `PPO`. It is
+            called with `seed=`.
         trainer: makes the Trainer; it says how long. Logger, checkpoints and progress are set here.
         batch_size: prompts a step.
         collect: "logged" returns all that was scored; "fresh" new samples of the trained adversary.
@@ -74,9 +74,7 @@ class RLAttacker:
     ) -> Samples:
         adversary = fresh_copy(policy)
         record = Record(reward, self.limit)
-        module = self.loop(adversary, record)
-        if hasattr(module, "seed"):
-            module.seed = derive(seed, "attack")
+        module = self.loop(adversary, record, seed=derive(seed, "attack"))
         self._fit(
             module, record, Prompts(list(prompts), self.batch_size, derive(seed, "attack prompts"))
         )

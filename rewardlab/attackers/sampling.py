@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 
 from rewardlab.attackers.base import check_counts, highest, scored
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
 from rewardlab.policies import Policy
+from rewardlab.policies.abilities import Tempered
 from rewardlab.rewards import Reward
 from rewardlab.types import Samples
 
@@ -88,12 +88,10 @@ def with_temperature(policy: Policy, temperature: float) -> Policy:
         >>> with_temperature(policy, 2.0).temperature, policy.temperature
         (2.0, 1.0)
     """
-    if not hasattr(policy, "temperature"):
+    if not isinstance(policy, Tempered):
         raise InputError(
             f"HighTemperature samples at another temperature, and a {type(policy).__name__} has none. Take BestOfN for it."
         )
     if not temperature > 0:
         raise InputError(f"A temperature is above 0; got {temperature:g}.")
-    other = copy(policy)
-    other.temperature = temperature
-    return other
+    return policy.with_temperature(temperature)

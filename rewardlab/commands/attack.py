@@ -28,7 +28,7 @@ from rewardlab.commands.sources import (
 from rewardlab.commands.verdict import Seen, exploits, figures
 from rewardlab.data import load_samples, save_samples
 from rewardlab.errors import InputError
-from rewardlab.mining import candidates, score
+from rewardlab.mining import candidates
 from rewardlab.policies import Policy
 from rewardlab.provenance import fingerprint
 from rewardlab.report.attack_page import attack_page
@@ -36,6 +36,7 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.combine import Ensemble
 from rewardlab.rewards.relative import Relative
+from rewardlab.rewards.scoring import member_scores
 from rewardlab.runs.folder import RunFolder
 from rewardlab.seeds import derive
 from rewardlab.storage.atomic import write_atomically
@@ -245,7 +246,7 @@ def see(
         for name, reward in rewards.items():
             relative = Relative(reward, drawn["references"])
             for side, samples in drawn.items():
-                members = score(relative, samples)
+                members = member_scores(relative, samples)
                 scores[side]["relative"][name] = members.mean(1).tolist()
                 scores[side]["raw"][name] = _raw(relative, samples.prompts, members).tolist()
         (stage / "scores.json").write_text(json.dumps(scores), encoding="utf-8")

@@ -26,12 +26,13 @@ from rewardlab.data import load_samples, save_samples
 from rewardlab.errors import InputError
 from rewardlab.evaluation.overoptimization import Fit, best_of_n_curve, fit_overoptimization
 from rewardlab.metrics import best_of_n_expected, best_of_n_kl
-from rewardlab.mining import candidates, score
+from rewardlab.mining import candidates
 from rewardlab.policies import Policy
 from rewardlab.provenance import fingerprint
 from rewardlab.report.curve_page import curve_page, curve_picture
 from rewardlab.rewards import Reward
 from rewardlab.rewards.relative import places_of, spread_within
+from rewardlab.rewards.scoring import scores_of
 from rewardlab.runs.folder import RunFolder
 from rewardlab.seeds import derive
 from rewardlab.storage.atomic import write_atomically
@@ -100,7 +101,7 @@ def drawn(
     def draw() -> Any:
         samples = candidates(policy, prompts, given.samples, derive(given.seed, "curve"))
         return samples.with_facts(
-            **{name: score(reward, samples).mean(1) for name, reward in rewards.items()}
+            **{name: scores_of(reward, samples) for name, reward in rewards.items()}
         )
 
     key = {

@@ -14,11 +14,12 @@ import torch
 from rewardlab.commands.mistakes import unknown_flags
 from rewardlab.data import read_prompts
 from rewardlab.errors import InputError
-from rewardlab.mining import candidates, score
+from rewardlab.mining import candidates
 from rewardlab.policies import Policy
 from rewardlab.policies.folders import load_policy
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward, load_reward
+from rewardlab.rewards.scoring import member_scores
 from rewardlab.seeds import row_seeds
 from rewardlab.storage.metadata import read_text
 from rewardlab.types import Samples
@@ -149,7 +150,7 @@ def probe(policy: Policy, rewards: Mapping[str, Reward], prompts: Sequence[str],
         check_prompts(policy, prompts, file)
     sample = candidates(policy, prompts[:1], 1, 0)
     for reward in rewards.values():
-        score(reward, sample)
+        member_scores(reward, sample)
 
 
 def check_prompts(policy: Policy, prompts: Sequence[str], file: str) -> None:

@@ -46,11 +46,10 @@ def features_of(
         >>> first.equal(again), len(first)
         (True, 3)
     """
-    file = (
-        None
-        if cache is None
-        else Path(cache) / f"features-{reward.frozen_fingerprint()}.safetensors"
-    )
+    name = None if cache is None else reward.frozen_fingerprint()
+    file = None
+    if cache is not None and name is not None:
+        file = Path(cache) / f"features-{name}.safetensors"
     known = _load(file)
     before = len(known)
     rows = []

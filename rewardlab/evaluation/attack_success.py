@@ -14,8 +14,8 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.evaluation.intervals import Estimate, difference, wilson
-from rewardlab.mining import score
 from rewardlab.rewards import Reward
+from rewardlab.rewards.scoring import scores_of
 from rewardlab.types import Samples
 
 STRICT_Z = -1.96
@@ -179,9 +179,7 @@ def attack_success(
 
 def scored(samples: Samples, target: Reward, gold: Reward) -> Scored:
     """Score samples with both rewards, ensembles by their mean."""
-    return Scored(
-        list(samples.prompts), score(target, samples).mean(1), score(gold, samples).mean(1)
-    )
+    return Scored(list(samples.prompts), scores_of(target, samples), scores_of(gold, samples))
 
 
 def _by_prompt(responses: Scored) -> dict[str, tuple[Tensor, Tensor]]:

@@ -18,9 +18,10 @@ from rewardlab.metrics import (
     kernel_distance_interval,
     mean_interval,
 )
-from rewardlab.mining import score
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
+from rewardlab.rewards.abilities import frozen_features
+from rewardlab.rewards.scoring import scores_of
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import Samples
 
@@ -56,9 +57,9 @@ class Evaluation:
         against real.
         """
         figures: Figures = {
-            name: mean_figure(score(judge, samples).mean(1)) for name, judge in self.judges.items()
+            name: mean_figure(scores_of(judge, samples)) for name, judge in self.judges.items()
         }
-        eyes = next((judge for judge in self.judges.values() if hasattr(judge, "features")), None)
+        eyes = next(filter(None, map(frozen_features, self.judges.values())), None)
         if eyes is not None:
             figures |= distance_figures(
                 features_in_batches(eyes, samples), features_in_batches(eyes, real), self.seed

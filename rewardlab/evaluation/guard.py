@@ -15,9 +15,10 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.metrics import kernel_distance, kernel_distance_interval
-from rewardlab.mining import score
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
+from rewardlab.rewards.abilities import frozen_features
+from rewardlab.rewards.scoring import scores_and_members, scores_of
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import Samples
 
@@ -186,13 +187,13 @@ def readings_of(
     was_training = policy.training
     drawn = policy.eval().generate(prompts, seeds=row_seeds(derive(seed, "guard"), samples))
     policy.train(was_training)
-    scores = score(watched.reward, drawn)
+    scores, members = scores_and_members(watched.reward, drawn)
     readings = {}
-    if scores.shape[1] > 1:
-        readings["disagreement"] = _mean_reading(scores.std(1))
+    if members.shape[1] > 1:
+        readings["disagreement"] = _mean_reading(members.std(1))
     if watched.classifier is not None:
-        readings["classifier"] = _mean_reading(-score(watched.classifier, drawn).mean(1))
-    if watched.held_out is not None and hasattr(watched.reward, "features"):
+        readings["classifier"] = _mean_reading(-scores_of(watched.classifier, drawn))
+    if watched.held_out is not None and frozen_features(watched.reward) is not None:
         if watched.features is None:
             watched.features = features_in_batches(watched.reward, watched.held_out)
         own = features_in_batches(watched.reward, drawn)
@@ -200,7 +201,7 @@ def readings_of(
         readings["distance"] = Reading(
             kernel_distance(own, watched.features), (high - low) / (2 * 1.96)
         )
-    return scores.mean(1), readings
+    return scores, readings
 
 
 @torch.no_grad()

@@ -17,8 +17,8 @@ from rewardlab.endpoints.wire import Part, chat_reply, chat_request, filled, mes
 from rewardlab.errors import InputError
 from rewardlab.evaluation.intervals import wilson
 from rewardlab.metrics import calibration_error
-from rewardlab.mining import score
 from rewardlab.rewards import Reward, checked_scores
+from rewardlab.rewards.scoring import scores_of
 from rewardlab.seeds import derive
 from rewardlab.types import PreferencePairs, Samples
 
@@ -211,7 +211,7 @@ def preferences(judge: Reward, pairs: PreferencePairs) -> Tensor:
     if compare is not None:
         found: Tensor = compare(pairs)
         return found
-    margin = score(judge, pairs.chosen).mean(1) - score(judge, pairs.rejected).mean(1)
+    margin = scores_of(judge, pairs.chosen) - scores_of(judge, pairs.rejected)
     return (margin.sign() + 1) / 2
 
 

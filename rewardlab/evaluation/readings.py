@@ -15,8 +15,8 @@ from rewardlab.data import read_prompts
 from rewardlab.errors import InputError
 from rewardlab.evaluation.guard import Watched
 from rewardlab.evaluation.stability import stability
-from rewardlab.mining import score
 from rewardlab.rewards import Reward
+from rewardlab.rewards.scoring import scores_of
 from rewardlab.seeds import derive, row_seeds
 
 Row = dict[str, float]
@@ -116,9 +116,9 @@ class Readings(Callback):
             prompts, seeds=row_seeds(derive(self.seed, "readings"), self.samples)
         )
         samples = policy.decode(trajectory)
-        row = {name: score(judge, samples).mean().item() for name, judge in self.judges.items()}
+        row = {name: scores_of(judge, samples).mean().item() for name, judge in self.judges.items()}
         if reward is not None:
-            row["reward"] = score(reward, samples).mean().item()
+            row["reward"] = scores_of(reward, samples).mean().item()
         if reference is not None:
             size = getattr(policy, "micro_batch", None) or self.samples
             parts = [trajectory[rows] for rows in torch.arange(self.samples).split(size)]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.evaluation.intervals import wilson
-from rewardlab.mining import score
 from rewardlab.rewards import Reward
+from rewardlab.rewards.scoring import scores_of
 from rewardlab.storage.metadata import read_lines
 from rewardlab.types import PreferencePairs, Samples
 
@@ -111,7 +111,7 @@ def evaluate(reward: Reward, path: str | Path) -> dict[str, Any]:
         1.0
     """
     pairs, subsets, ids = read_rewardbench(path)
-    chosen, rejected = (score(reward, half).mean(1) for half in (pairs.chosen, pairs.rejected))
+    chosen, rejected = (scores_of(reward, half) for half in (pairs.chosen, pairs.rejected))
     wins = ((chosen - rejected).sign() + 1) / 2
     found = {name: _accuracy(wins, subsets, name) for name in sorted(set(subsets))}
     sections = section_scores({name: figures["accuracy"] for name, figures in found.items()})

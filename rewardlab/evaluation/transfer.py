@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from rewardlab.evaluation.attack_success import AttackSuccess, Scored, attack_success
-from rewardlab.mining import score
 from rewardlab.rewards import Reward
+from rewardlab.rewards.scoring import scores_of
 from rewardlab.types import Samples
 
 
@@ -29,12 +29,12 @@ def transfer(
         >>> found["length"]["length"].attack.standard.value
         1.0
     """
-    truth = {name: score(gold, samples).mean(1) for name, samples in attacks.items()}
-    base = score(gold, references).mean(1)
+    truth = {name: scores_of(gold, samples) for name, samples in attacks.items()}
+    base = scores_of(gold, references)
     matrix: dict[str, dict[str, AttackSuccess]] = {name: {} for name in attacks}
     for judged, reward in rewards.items():
-        known = Scored(list(references.prompts), score(reward, references).mean(1), base)
+        known = Scored(list(references.prompts), scores_of(reward, references), base)
         for name, samples in attacks.items():
-            tried = Scored(list(samples.prompts), score(reward, samples).mean(1), truth[name])
+            tried = Scored(list(samples.prompts), scores_of(reward, samples), truth[name])
             matrix[name][judged] = attack_success(tried, known)
     return matrix

@@ -12,7 +12,6 @@ from rewardlab.mining.candidates import (
     check_candidates,
     extremes,
 )
-from rewardlab.rewards.scoring import score
 
 __all__ = [
     "BestOf",
@@ -24,5 +23,4 @@ __all__ = [
     "check_candidates",
     "extremes",
     "non_contextual",
-    "score",
 ]

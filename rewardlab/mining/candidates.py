@@ -9,24 +9,28 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.policies import Policy
+from rewardlab.policies import Generator, Policy
+from rewardlab.policies.folders import POLICY, load_policy, read_policy_config
 from rewardlab.rewards import Reward
-from rewardlab.rewards.scoring import score
+from rewardlab.rewards.abilities import Saved
+from rewardlab.rewards.folders import load_reward
+from rewardlab.rewards.scoring import scores_of
 from rewardlab.seeds import derive, row_seeds
-from rewardlab.types import PreferencePairs, Samples, Trajectory
+from rewardlab.storage.atomic import write_json
+from rewardlab.types import PreferencePairs, Samples
 
 
-def candidates(policy: Policy, prompts: Sequence[str], k: int, seed: int) -> Samples:
+def candidates(policy: Generator, prompts: Sequence[str], k: int, seed: int) -> Samples:
     """Return K outputs of each prompt, [P·K] rows, a prompt's candidates together; the fact "group"
     numbers the prompts.
     """
-    repeated = [prompt for prompt in prompts for _ in range(k)]
-    samples = policy.generate(repeated, seeds=row_seeds(derive(seed, "candidates"), len(repeated)))
+    rows = repeated(prompts, k)
+    samples = policy.generate(rows, seeds=row_seeds(derive(seed, "candidates"), len(rows)))
     return samples.with_facts(group=torch.arange(len(prompts)).repeat_interleave(k))
 
 
 def best_and_worst(
-    policy: Policy, reward: Reward, prompts: Sequence[str], *, k: int, seed: int
+    policy: Generator, reward: Reward, prompts: Sequence[str], *, k: int, seed: int
 ) -> PreferencePairs:
     """Draw K candidates a prompt; pair the highest-scored with the lowest. GAN-RM, section 3.3.
 
@@ -45,7 +49,7 @@ def best_and_worst(
     """
     check_candidates(k)
     drawn = candidates(policy, prompts, k, seed)
-    return extremes(drawn, score(reward, drawn).mean(1), k)
+    return extremes(drawn, scores_of(reward, drawn), k)
 
 
 def extremes(samples: Samples, scores: Tensor, k: int) -> PreferencePairs:
@@ -80,56 +84,79 @@ def check_candidates(k: int) -> None:
         )
 
 
-class BestOf(Policy):
-    """The best of n outputs by a reward: test-time filtering, as a policy that can be sampled from
-    but not scored.
+class BestOf(Generator):
+    """The best of n outputs by a reward: test-time filtering, as a generator.
+
+    It has no step probabilities, so it is judged and attacked like any generator, and not trained:
+    train the policy inside it instead.
 
     Args:
         policy: draws the candidates.
-        reward: ranks them.
-        n: candidates an output. Its divergence from the policy is at most ln n - (n - 1)/n nats.
+        reward: ranks them, by `scores_of`.
+        n: number of candidates an output. The divergence from the policy is at most
+            ln n - (n - 1)/n nats.
+
+    Raises:
+        InputError: if n is below 1.
     """
 
-    def __init__(self, policy: Policy, reward: Reward, n: int) -> None:
+    def __init__(self, policy: Generator, reward: Reward, n: int) -> None:
         super().__init__()
         if n < 1:
             raise InputError(f"BestOf takes the best of n >= 1 outputs; got n={n}.")
         self.policy = policy
         self.reward = reward
         self.n = n
-        self.dimensions = policy.dimensions
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:
-        """Return the best of n outputs a prompt. Each row's candidates come from seeds derived of
-        its own.
+        """Return the best of n outputs a prompt.
+
+        Each row's candidates come from seeds that are derived from its own.
         """
-        own = torch.stack(
-            [row_seeds(derive(0, "best of", i), seeds) for i in range(self.n)], 1
-        ).flatten()
-        drawn = self.policy.generate(
-            [prompt for prompt in prompts for _ in range(self.n)], seeds=own
-        )
-        best = score(self.reward, drawn).mean(1).view(-1, self.n).argmax(1)
-        return drawn[torch.arange(len(prompts)) * self.n + best].with_facts(seed=seeds)
+        columns = [row_seeds(derive(0, "best of", i), seeds) for i in range(self.n)]
+        candidate_seeds = torch.stack(columns, 1).flatten()
+        samples = self.policy.generate(repeated(prompts, self.n), seeds=candidate_seeds)
+        best = scores_of(self.reward, samples).view(-1, self.n).argmax(1)
+        return samples[torch.arange(len(prompts)) * self.n + best].with_facts(seed=seeds)
 
-    def sample(self, prompts: Sequence[str], *, seeds: Tensor) -> Trajectory:
-        """Refuse: choosing the best of n has no tractable probability of its steps."""
-        raise InputError(
-            "BestOf filters finished outputs and has no step probabilities; train the policy inside it instead."
-        )
-
-    def log_prob(self, trajectory: Trajectory) -> Tensor:
-        """Refuse, as `sample` does."""
-        return self.sample(trajectory.prompts, seeds=torch.zeros(len(trajectory)))  # type: ignore[return-value]
-
-    def encode(self, samples: Samples, *, seeds: Tensor) -> Trajectory:
-        return self.policy.encode(samples, seeds=seeds)
-
-    def decode(self, trajectory: Trajectory) -> Samples:
-        return self.policy.decode(trajectory)
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Refuse what the policy inside refuses."""
+        self.policy.check_prompts(prompts)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the policy into `folder`/policy and the reward into `folder`/reward."""
+        """Write n into policy.json, the policy into `folder`/policy, the reward beside it.
+
+        Raises:
+            InputError: if one of them cannot be saved.
+        """
+        if not isinstance(self.policy, Policy | BestOf) or not isinstance(self.reward, Saved):
+            raise InputError(
+                f"A BestOf of {type(self.policy).__name__} by {type(self.reward).__name__} cannot be "
+                "saved, since one of the two cannot. Make it in code."
+            )
         self.policy.save_pretrained(Path(folder) / "policy")
         self.reward.save_pretrained(Path(folder) / "reward")
+        config = {"class_path": "rewardlab.mining.BestOf", "n": self.n}
+        write_json(Path(folder) / POLICY, config)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> BestOf:
+        """Load what `save_pretrained` wrote, in eval mode.
+
+        Raises:
+            InputError: if a part is missing or cannot be read.
+        """
+        config = read_policy_config(folder)
+        policy = load_policy(Path(folder) / "policy")
+        return cls(policy, load_reward(Path(folder) / "reward"), int(config["n"])).eval()
+
+
+def repeated(prompts: Sequence[str], k: int) -> list[str]:
+    """Return each prompt k times, one prompt's copies together.
+
+    Example:
+        >>> repeated(["a", "b"], 2)
+        ['a', 'a', 'b', 'b']
+    """
+    return [prompt for prompt in prompts for _ in range(k)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rewardlab.lazy import lazy_names
-from rewardlab.policies.base import Policy, frozen_copy
+from rewardlab.policies.base import CallableGenerator, Generator, Policy, frozen_copy
 
 if TYPE_CHECKING:
     from rewardlab.policies.causal_lm import CausalLMPolicy
@@ -19,6 +19,15 @@ _HOMES = {
     "Sampler": "rewardlab.policies.samplers",
     "load_policy": "rewardlab.policies.folders",
 }
-__all__ = ["CausalLMPolicy", "DiffusionPolicy", "Policy", "Sampler", "frozen_copy", "load_policy"]
+__all__ = [
+    "CallableGenerator",
+    "CausalLMPolicy",
+    "DiffusionPolicy",
+    "Generator",
+    "Policy",
+    "Sampler",
+    "frozen_copy",
+    "load_policy",
+]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from copy import copy
 from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
@@ -20,15 +21,24 @@ from rewardlab.kernels import LinearLogProb, linear_log_prob, linear_logits, lin
 from rewardlab.networks import lora, sharing
 from rewardlab.networks.silence import silent
 from rewardlab.policies import text
+from rewardlab.policies.abilities import (
+    Adapted,
+    Continues,
+    HasCritic,
+    HasEntropy,
+    LengthLimited,
+    Tempered,
+)
 from rewardlab.policies.base import At, Policy, StepLoss, Steps, frozen_copy
 from rewardlab.policies.decoding import Tokens, completes, draw, truncated
 from rewardlab.policies.reference import AdapterOff
+from rewardlab.seeds import row_seeds
 from rewardlab.types import Samples, Trajectory
 
 VALUE_HEAD = "value_head.safetensors"
 
 
-class CausalLMPolicy(Policy):
+class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthLimited, Adapted):
     """Any transformers causal language model: each token of a response, its end token too, is a
     step.
 
@@ -214,6 +224,25 @@ class CausalLMPolicy(Policy):
             [text.text_of(self.tokenizer, row, self.stop) for row in tokens],
             trajectory.facts,
         )
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Read all prompts with empty responses.
+
+        Raises:
+            InputError: naming the first that does not fit the context or cannot be formatted.
+        """
+        self.encode(Samples(list(prompts), [""] * len(prompts)), seeds=row_seeds(0, len(prompts)))
+
+    def with_temperature(self, temperature: float) -> CausalLMPolicy:
+        """Return the policy at another temperature. It shares all weights with this one."""
+        other = copy(self)
+        other.temperature = temperature
+        return other
+
+    @property
+    def has_critic(self) -> bool:
+        """Tell whether the policy was made with a value head."""
+        return self.value_head is not None
 
     def log_prob(self, trajectory: Trajectory) -> Tensor:
         """Return log softmax(logits / temperature) of each token of the responses, float32 [B, T];

@@ -26,8 +26,8 @@ from rewardlab.errors import InputError
 from rewardlab.kernels.diffusion_dpo import squared_error
 from rewardlab.networks import lora
 from rewardlab.policies import pipelines
+from rewardlab.policies.abilities import Adapted, PredictsX0
 from rewardlab.policies.base import Policy, frozen_copy
-from rewardlab.policies.foresight import foresee
 from rewardlab.policies.reference import AdapterOff
 from rewardlab.policies.samplers import (
     Noising,
@@ -37,6 +37,7 @@ from rewardlab.policies.samplers import (
     set_timesteps,
     transitions,
 )
+from rewardlab.policies.x0 import predict_x0
 from rewardlab.seeds import derive, generators, normal, row_seeds, uniform
 from rewardlab.types import Samples, Trajectory, concatenate
 
@@ -46,7 +47,7 @@ TOLD = "told."
 UNTOLD = "untold."
 
 
-class DiffusionPolicy(Policy):
+class DiffusionPolicy(Policy, PredictsX0, Adapted):
     """Any diffusers pipeline with a `unet` or `transformer`: conditioned on text (SD 1.x, 2.x,
     SDXL, SD3), classes or nothing.
 
@@ -240,11 +241,11 @@ class DiffusionPolicy(Policy):
         errors = squared_error(prediction, target.flatten(0, 1)).view_as(time)
         return (-0.5 * precision * errors).view(len(x), trajectory.mask.shape[1], -1).mean(2)
 
-    def foresee(self, trajectory: Trajectory, steps: Tensor) -> Samples:
+    def predict_x0(self, trajectory: Trajectory, steps: Tensor) -> Samples:
         """Return the images that rows are seen to end in from one of their steps each, int64 [B],
         with a gradient.
         """
-        return foresee(self, trajectory, steps)
+        return predict_x0(self, trajectory, steps)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:

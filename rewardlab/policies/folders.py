@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardlab.errors import InputError
-from rewardlab.policies.base import Policy
+from rewardlab.policies.base import Generator, Policy
 from rewardlab.storage.class_paths import named_class
 
 POLICY = "policy.json"
@@ -17,7 +17,8 @@ def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
     """Load the policy that a folder holds, whatever its class: `class_path` in its policy.json says
     which.
 
-    A folder of a transformers causal language model, or of a diffusers pipeline, is a policy too.
+    A folder of a transformers causal language model, or of a diffusers pipeline, is a policy too. A
+    best-of-n folder gives a `BestOf`, which generates and cannot be trained.
 
     Args:
         path: a folder that a policy's, a transformers model's or a diffusers pipeline's
@@ -56,11 +57,24 @@ def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
 
 
 def _class_of(folder: Path, trust: bool) -> Any:
-    class_path = _read(folder / POLICY).get("class_path")
-    if not isinstance(class_path, str):
-        raise InputError(f"{folder / POLICY} names no class_path. Is it edited?")
+    class_path = read_policy_config(folder)["class_path"]
     mend = "call load_policy(path, trust=True), or give --trust"
-    return named_class(folder, class_path, Policy, trust=trust, mend=mend)
+    return named_class(folder, class_path, Generator, trust=trust, mend=mend)
+
+
+def read_policy_config(folder: str | Path) -> dict[str, Any]:
+    """Read a folder's policy.json, a mapping with at least `class_path`.
+
+    Raises:
+        InputError: if it is missing or not such a mapping.
+    """
+    file = Path(folder) / POLICY
+    if not file.is_file():
+        raise InputError(f"{folder} holds no {POLICY}. Was the folder copied in part?")
+    config = _read(file)
+    if not isinstance(config.get("class_path"), str):
+        raise InputError(f"{file} names no class_path. Is it edited?")
+    return config
 
 
 def _check_generates(folder: Path) -> None:

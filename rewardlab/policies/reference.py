@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rewardlab.networks.unregistered import hold
 from rewardlab.policies.base import Policy
 from rewardlab.types import Samples, Trajectory
 
@@ -20,19 +22,15 @@ class AdapterOff(Policy):
             `adapter_off()`.
     """
 
+    policy: Any
+
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        self._holder = (
-            policy,
-        )  # in a tuple, so that it is not registered as a submodule and saved twice
+        hold(self, "policy", policy)  # or it would be saved twice
         self.dimensions = policy.dimensions
 
-    @property
-    def policy(self) -> Policy:
-        return self._holder[0]
-
     def sample(self, prompts: Sequence[str], *, seeds: Tensor) -> Trajectory:
-        with self.policy.adapter_off():  # type: ignore[operator]
+        with self.policy.adapter_off():
             return self.policy.sample(prompts, seeds=seeds)
 
     def encode(self, samples: Samples, *, seeds: Tensor) -> Trajectory:
@@ -43,12 +41,12 @@ class AdapterOff(Policy):
 
     @torch.no_grad()
     def log_prob(self, trajectory: Trajectory) -> Tensor:
-        with self.policy.adapter_off():  # type: ignore[operator]
+        with self.policy.adapter_off():
             return self.policy.log_prob(trajectory)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:
-        with self.policy.adapter_off():  # type: ignore[operator]
+        with self.policy.adapter_off():
             return self.policy.generate(prompts, seeds=seeds)
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rewardlab.lazy import lazy_names
+from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, PromptFeatures, Saved
 from rewardlab.rewards.base import Reward, checked_scores
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from rewardlab.rewards.relative import Relative
     from rewardlab.rewards.remote import RemoteReward
     from rewardlab.rewards.rules import Length, Repetition
+    from rewardlab.rewards.scoring import member_scores, scores_of
     from rewardlab.rewards.vision import VisionReward
 
 _HOMES = {
@@ -43,29 +45,37 @@ _HOMES = {
     "VisionReward": "rewardlab.rewards.vision",
     "Weighted": "rewardlab.rewards.combine",
     "load_reward": "rewardlab.rewards.folders",
+    "member_scores": "rewardlab.rewards.scoring",
     "prompt_probe_auc": "rewardlab.rewards.probe",
+    "scores_of": "rewardlab.rewards.scoring",
 }
 __all__ = [
     "Attack",
     "Brightness",
+    "Calibrated",
     "ClassifierReward",
     "Ensemble",
+    "FrozenFeatures",
     "Function",
     "LanguageReward",
     "Length",
     "Novelty",
     "Pessimistic",
+    "PromptFeatures",
     "Relative",
     "RemoteReward",
     "Repetition",
     "Reward",
     "RewardProjection",
+    "Saved",
     "Standardized",
     "VisionReward",
     "Weighted",
     "checked_scores",
     "load_reward",
+    "member_scores",
     "prompt_probe_auc",
+    "scores_of",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -3,30 +3,46 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from rewardlab.errors import InputError
+from rewardlab.errors import InputError, check_abilities
+from rewardlab.rewards.abilities import ABILITIES, EARLIER
 from rewardlab.types import Samples
 
 
 class Reward(nn.Module, ABC):
-    """Scores samples; higher is better. It sees decoded outputs, so it can judge any policy of its
-    modality.
+    """Scores samples; higher is better. It sees decoded outputs, so it judges any policy.
 
-    A reward whose first part is frozen may offer `features` and `score_features`, whose composition
-    is `members`: then the first is computed once and cached, and only the second is trained.
+    `forward` is the score: what loops raise, what ranks, mines and judges. `members` is for
+    disagreement. What else a reward can do it declares by deriving from abilities
+    (`rewardlab.rewards.abilities`).
+
+    Attributes:
+        meaning: what the scores are, such as "log density ratio"; a training loop may set it.
+        conditional: whether the score depends on the prompt in a way that needs one.
+        mean_of_members: the promise that `forward` is the mean of `members`, so that one pass gives
+            both. `RewardConformance` holds it.
+        initialization: fingerprint of the common start of copies that `fork` made; not saved.
     """
+
+    meaning: str = "score"
+    conditional: bool = False
+    mean_of_members: bool = False
+    initialization: str | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_abilities(cls, ABILITIES, EARLIER)
 
     @abstractmethod
     def forward(self, samples: Samples) -> Tensor:
         """Return one score a sample, float32 [B]."""
 
     def members(self, samples: Samples) -> Tensor:
-        """Return the scores of an ensemble's members, float32 [B, M]. One column unless a leaf has
-        more.
-        """
+        """Return the scores of an ensemble's members, float32 [B, M]; by default one column."""
         scores: Tensor = self(samples)
         return scores[:, None]
 
@@ -54,9 +70,8 @@ def checked_scores(scores: Tensor, samples: Samples, scorer: str) -> Tensor:
     )
 
 
-def standardisation(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation of scores [N], by which `Standardized` puts a reward on a common
-    scale.
+def score_scale(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and deviation of scores [N], for `Standardized`.
 
     Raises:
         InputError: if they are not finite or all equal.

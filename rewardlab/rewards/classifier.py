@@ -11,6 +11,7 @@ from torch import Tensor
 from rewardlab.errors import InputError
 from rewardlab.networks.silence import silent
 from rewardlab.rewards import backbones
+from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward, checked_scores
 from rewardlab.rewards.folders import REWARD
 from rewardlab.rewards.language import LanguageReward
@@ -21,7 +22,7 @@ from rewardlab.types import Samples
 CLASS_PATH = "rewardlab.rewards.ClassifierReward"
 
 
-class ClassifierReward(Reward):
+class ClassifierReward(Reward, Saved):
     """A transformers sequence classifier with one label, whatever its head: the score is its logit.
 
     Prompt and response are the two texts of a pair, as encoders (BERT, DeBERTa) were trained on. A

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
+from rewardlab.rewards.abilities import Calibrated, Saved
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.folders import CONFIG, load_reward, read_config, save_parts
 from rewardlab.storage.atomic import new_folder, write_json
@@ -16,7 +17,7 @@ from rewardlab.types import Samples
 HOME = "rewardlab.rewards"
 
 
-class Standardized(Reward):
+class Standardized(Reward, Saved):
     """(score - mean) / std with constants that do not depend on the batch or the prompt.
 
     It brings rewards of different scale together. It leaves the offset that a reward may have for
@@ -46,7 +47,7 @@ class Standardized(Reward):
         if not self.std > 0:
             raise InputError(
                 f"Standardized divides by the deviation of {type(reward).__name__}'s scores, which has to be above 0; "
-                f"got {self.std.item()}. Give std=, or call set_standardisation(scores) on the reward before saving it."
+                f"got {self.std.item()}. Give std=, or call calibrate(scores) on the reward before saving it."
             )
 
     def forward(self, samples: Samples) -> Tensor:
@@ -69,7 +70,7 @@ class Standardized(Reward):
         return cls(load_reward(Path(folder) / "reward"), config["mean"], config["std"]).eval()
 
 
-class Weighted(Reward):
+class Weighted(Reward, Saved):
     """The sum of rewards, each times its weight.
 
     Args:
@@ -153,6 +154,8 @@ class Ensemble(Reward):
         [[1.0, 1.0]]
     """
 
+    mean_of_members = True
+
     def __init__(self, rewards: list[Reward]) -> None:
         super().__init__()
         if not rewards:
@@ -169,7 +172,7 @@ class Ensemble(Reward):
 def _constant(reward: Reward, name: str, value: float | None) -> float:
     if value is not None:
         return float(value)
-    saved = getattr(reward, f"score_{name}", None)
+    saved = getattr(reward, f"score_{name}") if isinstance(reward, Calibrated) else None
     if saved is None:
         raise InputError(
             f"Standardized needs {name}=, since {type(reward).__name__} has no constants saved with it."

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardlab.errors import InputError
+from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward
 from rewardlab.storage.class_paths import named_class
 
@@ -91,7 +92,7 @@ def save_parts(folder: Path, parts: Mapping[str, Reward]) -> None:
         InputError: if one cannot be saved.
     """
     for name, part in parts.items():
-        if not hasattr(part, "save_pretrained"):
+        if not isinstance(part, Saved):
             raise InputError(
                 f"{type(part).__name__} cannot be saved, nor what is made of it. Make both in code."
             )

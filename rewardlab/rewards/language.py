@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from contextlib import nullcontext
 from inspect import signature
 from pathlib import Path
@@ -19,7 +18,8 @@ from rewardlab.networks import lora, sharing
 from rewardlab.networks.silence import silent
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import backbones
-from rewardlab.rewards.base import Reward, checked_scores, standardisation
+from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, Saved
+from rewardlab.rewards.base import Reward, checked_scores, score_scale
 from rewardlab.rewards.folders import REWARD
 from rewardlab.rewards.formatting import batch_ids
 from rewardlab.rewards.rules import texts_of
@@ -32,7 +32,7 @@ CLASS_PATH = "rewardlab.rewards.LanguageReward"
 _log = logging.getLogger("rewardlab")
 
 
-class LanguageReward(Reward):
+class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
     """K linear heads without bias on one forward of a transformers language model: the reward that
     preferences train.
 
@@ -76,6 +76,8 @@ class LanguageReward(Reward):
         >>> reward(samples).shape, reward.members(samples).shape
         (torch.Size([2]), torch.Size([2, 2]))
     """
+
+    mean_of_members = True
 
     def __init__(
         self,
@@ -153,13 +155,22 @@ class LanguageReward(Reward):
         return backbone, weight
 
     @property
-    def features(self) -> Callable[[Samples], Tensor]:
-        """The states [B, D] that the heads see, float32, from samples. Only a frozen reward has it:
-        others' would go stale.
+    def has_features(self) -> bool:
+        """Tell whether the backbone is frozen: features of one that trains would go stale."""
+        return self.frozen
+
+    def features(self, samples: Samples) -> Tensor:
+        """Return the states that the heads see, float32 [B, D].
+
+        Raises:
+            InputError: unless the reward is frozen.
         """
         if not self.frozen:
-            raise AttributeError("only a LanguageReward with frozen=True has features")
-        return self._states
+            raise InputError(
+                "Only a LanguageReward with frozen=True has features; a backbone that trains would "
+                "make kept ones stale. Give frozen=True, or score the samples themselves."
+            )
+        return self._states(samples)
 
     def score_features(self, features: Tensor) -> Tensor:
         """Return the heads' scores, float32 [B, K], from states [B, D]. Not checked for NaN, since
@@ -313,7 +324,7 @@ class LanguageReward(Reward):
         )
 
     @torch.no_grad()
-    def standardise(self, features: Tensor) -> None:
+    def fit_feature_scale(self, features: Tensor) -> None:
         """Set the constants that bring each of the `features` [N, D] to mean 0 and deviation 1, as
         GANRM asks for.
 
@@ -329,13 +340,13 @@ class LanguageReward(Reward):
         self.std.copy_(std.where(std > 1e-6 * (1 + mean.abs()), 1))
 
     @torch.no_grad()
-    def set_standardisation(self, scores: Tensor) -> None:
+    def calibrate(self, scores: Tensor) -> None:
         """Save mean and deviation of scores [N] of typical responses, for `Standardized`.
 
         Raises:
             InputError: if they are not finite or all equal.
         """
-        mean, std = standardisation(scores)
+        mean, std = score_scale(scores)
         self.score_mean.copy_(mean)
         self.score_std.copy_(std)
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.rewards.abilities import Saved, frozen_features
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.folders import CONFIG, load_reward, read_config, save_parts
 from rewardlab.rewards.scoring import in_batches
@@ -20,7 +21,7 @@ from rewardlab.types import Samples
 BUFFERS = ("feature_mean", "feature_std", "known", "distance_mean", "distance_std")
 
 
-class Novelty(Reward):
+class Novelty(Reward, Saved):
     """Minus the distance of a sample's features from the references': high for the familiar, low
     for the novel.
 
@@ -66,7 +67,7 @@ class Novelty(Reward):
         batch_size: int = 64,
     ) -> None:
         super().__init__()
-        if not hasattr(reward, "features"):
+        if frozen_features(reward) is None:
             raise InputError(
                 f"Novelty measures distances between features, and this {type(reward).__name__} has none. Give a reward with a "
                 "frozen part: a VisionReward, or a LanguageReward with frozen=True."

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.provenance import fingerprint
+from rewardlab.rewards.abilities import Calibrated
 from rewardlab.rewards.base import Reward
 from rewardlab.types import Samples
 
@@ -110,19 +111,19 @@ def fork(reward: Reward, count: int) -> list[Reward]:
     """Return copies that share frozen weights and remember their common start, to be trained apart
     and then `averaged`.
 
-    The start is in their attribute `initialisation`, which lives as long as the object and is not
+    The start is in their attribute `initialization`, which lives as long as the object and is not
     saved.
 
     Example:
         >>> from rewardlab import VisionReward
         >>> from rewardlab.testing import tiny_tower
         >>> one, other = fork(VisionReward(tiny_tower(), width=8), 2)
-        >>> one.initialisation == other.initialisation
+        >>> one.initialization == other.initialization
         True
     """
     copies = [_copy(reward) for _ in range(count)]
     for copy in copies:
-        copy.initialisation = fingerprint(reward)
+        copy.initialization = fingerprint(reward)
     return copies
 
 
@@ -179,7 +180,7 @@ def averaged(rewards: list[Reward], forked: bool = False) -> Reward:
         {name: mean.to(states[0][name].dtype) for name, mean in means.items()}, strict=False
     )
     for module in result.modules():
-        if apart and isinstance(getattr(module, "score_std", None), Tensor):
+        if apart and isinstance(module, Calibrated):
             module.score_mean.zero_()  # type: ignore[operator, union-attr]
             module.score_std.zero_()  # type: ignore[operator, union-attr]
     return result
@@ -204,7 +205,7 @@ def _check_same_kind(rewards: list[Reward], states: list[dict[str, Tensor]]) -> 
 
 
 def _check_same_start(rewards: list[Reward], forked: bool) -> None:
-    starts = [getattr(reward, "initialisation", None) for reward in rewards]
+    starts = [reward.initialization for reward in rewards]
     unknown = starts.count(None)
     if len(set(starts) - {None}) > 1:
         raise InputError(

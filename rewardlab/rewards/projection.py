@@ -88,7 +88,7 @@ class RewardProjection(nn.Module):
             return torch.einsum("bkh,kh->bk", hidden, self.weight) + self.bias
 
     @torch.no_grad()
-    def standardise(self, features: Tensor) -> None:
+    def fit_feature_scale(self, features: Tensor) -> None:
         """Set the constants that bring each feature to mean 0 and deviation 1. A constant feature
         is only centred.
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.folders import CONFIG, load_reward, read_config
-from rewardlab.rewards.scoring import score
+from rewardlab.rewards.scoring import member_scores
 from rewardlab.storage.atomic import new_folder, write_atomically, write_json
 from rewardlab.types import Samples, concatenate
 from rewardlab.version import __version__
@@ -21,7 +22,7 @@ from rewardlab.version import __version__
 CLASS_PATH = "rewardlab.rewards.Relative"
 
 
-class Relative(Reward):
+class Relative(Reward, Saved):
     """(score - mean over the prompt's references) / pooled deviation within prompts, of each
     member; the score is their mean.
 
@@ -48,6 +49,8 @@ class Relative(Reward):
         [1.0, -0.67]
     """
 
+    mean_of_members = True
+
     def __init__(
         self,
         reward: Reward,
@@ -61,7 +64,7 @@ class Relative(Reward):
         else:
             samples = references if isinstance(references, Samples) else _samples(references)
             self.prompts, means, deviations = spread_within(
-                samples.prompts, score(reward, samples, batch_size)
+                samples.prompts, member_scores(reward, samples, batch_size)
             )
         self._place = {prompt: place for place, prompt in enumerate(self.prompts)}
         self.register_buffer("means", means.float())
@@ -101,7 +104,7 @@ class Relative(Reward):
         Raises:
             InputError: if the reward cannot be saved, or `folder` holds something else.
         """
-        if not hasattr(self.reward, "save_pretrained"):
+        if not isinstance(self.reward, Saved):
             raise InputError(
                 f"{type(self.reward).__name__} cannot be saved; use save_constants(file), and name it in code."
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,39 +12,88 @@ from tqdm import tqdm
 from rewardlab.rewards.base import Reward, checked_scores
 from rewardlab.types import Samples
 
+BATCH = 256
 
-def score(reward: Reward, samples: Samples, batch_size: int = 256) -> Tensor:
-    """Return members' scores [B, M] of many samples, in batches, on the CPU. Their mean over
-    members is what is ranked.
+
+class Scores(NamedTuple):
+    """What a reward says of B samples.
+
+    Attributes:
+        scores: float32 [B], `forward`; what ranks.
+        members: float32 [B, M], for disagreement.
+    """
+
+    scores: Tensor
+    members: Tensor
+
+
+def scores_of(reward: Reward, samples: Samples, batch_size: int = BATCH) -> Tensor:
+    """Return the reward's `forward` of many samples, in batches: float32 [B] on the CPU.
+
+    This is the score that ranks, mines and judges, and that loops raise.
 
     Raises:
         InputError: naming the first sample whose score is NaN or infinite.
+
+    Example:
+        >>> from rewardlab.rewards import Length
+        >>> scores_of(Length(), Samples(["hi", "hi"], ["hello to you", "go"])).tolist()
+        [3.0, 1.0]
     """
-    return checked_scores(
-        in_batches(reward, reward.members, samples, batch_size), samples, type(reward).__name__
-    )
+    scores = in_batches(reward, reward.forward, samples, batch_size)
+    return checked_scores(scores, samples, type(reward).__name__)
+
+
+def member_scores(reward: Reward, samples: Samples, batch_size: int = BATCH) -> Tensor:
+    """Return the members' scores of many samples, in batches: float32 [B, M] on the CPU.
+
+    They say how far the members of an ensemble disagree. `scores_of` is what ranks.
+
+    Raises:
+        InputError: naming the first sample whose score is NaN or infinite.
+
+    Example:
+        >>> from rewardlab.rewards import Ensemble, Length, Repetition
+        >>> both = Ensemble([Length(), Repetition()])
+        >>> member_scores(both, Samples([""], ["of of of of of"])).tolist()
+        [[5.0, -0.75]]
+    """
+    members = in_batches(reward, reward.members, samples, batch_size)
+    return checked_scores(members, samples, type(reward).__name__)
+
+
+def scores_and_members(reward: Reward, samples: Samples, batch_size: int = BATCH) -> Scores:
+    """Return `scores_of` and `member_scores`, in one pass where the reward allows it."""
+    if reward.mean_of_members:
+        members = member_scores(reward, samples, batch_size)
+        return Scores(members.mean(1), members)
+    scores = scores_of(reward, samples, batch_size)
+    if type(reward).members is Reward.members:
+        return Scores(scores, scores[:, None])
+    return Scores(scores, member_scores(reward, samples, batch_size))
 
 
 @torch.no_grad()
 def in_batches(
-    reward: Reward, method: Callable[[Samples], Tensor], samples: Samples, batch_size: int = 256
+    reward: Reward, method: Callable[[Samples], Tensor], samples: Samples, batch_size: int = BATCH
 ) -> Tensor:
-    """Return what a method of `reward` gives for each sample, [B, ...] on the CPU; the reward is in
-    eval mode then.
+    """Return what a method of `reward` gives for each sample, [B, ...] on the CPU, in eval mode.
 
     Example:
         >>> from rewardlab.rewards.rules import Length
         >>> reward = Length()
-        >>> in_batches(reward, reward.forward, Samples(["hi", "hi"], ["hello to you", "go"]), batch_size=1).tolist()
+        >>> samples = Samples(["hi", "hi"], ["hello to you", "go"])
+        >>> in_batches(reward, reward.forward, samples, batch_size=1).tolist()
         [3.0, 1.0]
     """
     was_training = reward.training
     reward.eval()
     device = next((parameter.device for parameter in reward.parameters()), torch.device("cpu"))
     starts = range(0, len(samples), batch_size)
-    parts = [
-        method(samples[start : start + batch_size].to(device)).cpu()
-        for start in tqdm(starts, "scoring", leave=False, disable=None if len(starts) > 4 else True)
-    ]
+    quiet = None if len(starts) > 4 else True
+    parts = []
+    for start in tqdm(starts, "scoring", leave=False, disable=quiet):
+        batch = samples[start : start + batch_size].to(device)
+        parts.append(method(batch).cpu())
     reward.train(was_training)
     return torch.cat(parts)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
-from rewardlab.rewards.base import Reward, checked_scores, standardisation
+from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, PromptFeatures, Saved
+from rewardlab.rewards.base import Reward, checked_scores, score_scale
 from rewardlab.rewards.folders import CONFIG, read_config
 from rewardlab.rewards.functions import images_of
 from rewardlab.rewards.projection import RewardProjection
@@ -23,7 +24,7 @@ CLASS_PATH = "rewardlab.rewards.VisionReward"
 WEIGHTS = "model.safetensors"
 
 
-class VisionReward(Reward):
+class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
     """K heads on the features of an open_clip tower: GAN-RM's reward, arXiv 2506.13846, section
     3.2.
 
@@ -61,6 +62,8 @@ class VisionReward(Reward):
         >>> reward(samples).shape, reward.members(samples).shape
         (torch.Size([2]), torch.Size([2, 4]))
     """
+
+    mean_of_members = True
 
     def __init__(
         self,
@@ -142,18 +145,18 @@ class VisionReward(Reward):
         return self.tower.encode_text(prompts)
 
     @torch.no_grad()
-    def standardise(self, features: Tensor) -> None:
+    def fit_feature_scale(self, features: Tensor) -> None:
         """Set the heads' standardisation constants from `features` of both classes together."""
-        self.projection.standardise(self._embeddings(features))
+        self.projection.fit_feature_scale(self._embeddings(features))
 
     @torch.no_grad()
-    def set_standardisation(self, scores: Tensor) -> None:
+    def calibrate(self, scores: Tensor) -> None:
         """Save mean and deviation of scores [N] of the generator's own samples, for `Standardized`.
 
         Raises:
             InputError: if they are not finite or all equal.
         """
-        mean, std = standardisation(scores)
+        mean, std = score_scale(scores)
         self.score_mean.copy_(mean)
         self.score_std.copy_(std)
 

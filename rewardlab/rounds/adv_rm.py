@@ -16,7 +16,7 @@ from rewardlab.data import Preferences, load_pairs, read_prompts, save_pairs
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation, Watched
 from rewardlab.evaluation.evaluation import mean_figure
-from rewardlab.mining import adversarial_pairs, score
+from rewardlab.mining import adversarial_pairs
 from rewardlab.policies import Policy
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward
@@ -24,6 +24,7 @@ from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.combine import Ensemble, Standardized, Weighted
 from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import Relative, spread_within
+from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.costs import cost
 from rewardlab.rounds.game import (
@@ -217,7 +218,7 @@ class AdvRM(Rounds):
         if self.novelty is None:
             return reward
         _, means, deviation = spread_within(
-            references.prompts, score(reward, references).mean(1)[:, None]
+            references.prompts, scores_of(reward, references)[:, None]
         )
         scaled = Standardized(reward, means.mean().item(), deviation.item())
         device = next(reward.parameters()).device  # where it was fitted
@@ -308,7 +309,7 @@ class AdvRM(Rounds):
         sides = [
             Relative(member, references) for member in (self.members[0], Ensemble(self.members[1:]))
         ]
-        known = [score(side, references).mean(1) for side in sides]
+        known = [scores_of(side, references) for side in sides]
         reward = Attack(*sides, weight=self.attack.weight, penalty=self.attack.penalty)
         attacker = self.attack.attacker
         attacked = list(prompts)
@@ -331,11 +332,7 @@ class AdvRM(Rounds):
 
         found = kept(state, stage, attack, prompts=attacked)
         judge = None if self.attack.judge is None else self.evaluation.judges[self.attack.judge]
-        said = (
-            None
-            if judge is None
-            else (score(judge, found).mean(1), score(judge, references).mean(1))
-        )
+        said = None if judge is None else (scores_of(judge, found), scores_of(judge, references))
         return found, *self._mined(found, references, known, said)
 
     def _mined(

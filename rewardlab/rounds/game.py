@@ -17,10 +17,11 @@ from rewardlab.data import load_samples, save_pairs, save_samples
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation, Watched
 from rewardlab.evaluation.evaluation import mean_figure
-from rewardlab.mining import BestOf, candidates, extremes, score
+from rewardlab.mining import BestOf, candidates, extremes
 from rewardlab.policies import Policy
 from rewardlab.provenance import described, fingerprint
 from rewardlab.rewards import Reward
+from rewardlab.rewards.scoring import member_scores, scores_of
 from rewardlab.rounds.stages import FitReward, PostTrain, load_stage
 from rewardlab.runs.folder import RunFolder, export
 from rewardlab.seeds import derive, row_seeds
@@ -204,7 +205,7 @@ def train_policy(
     prompts = state.in_turn(how.groups or len(state.prompts))
     seed = state.seed_of("candidates")
     pool = kept(state, "candidates", lambda: candidates(state.policy, prompts, k, seed))
-    scores = score(reward, pool).mean(1)
+    scores = scores_of(reward, pool)
     pairs = extremes(pool, scores, k)
     if not len(pairs):
         raise InputError(
@@ -261,7 +262,7 @@ def seen(state: State, reward: Reward, evaluation: Evaluation) -> dict[str, Tens
 
     def scores(folder: Path) -> None:
         save_file(
-            {name: score(reward, samples).contiguous() for name, samples in sides.items()},
+            {name: member_scores(reward, samples).contiguous() for name, samples in sides.items()},
             folder / "scores.safetensors",
         )
 

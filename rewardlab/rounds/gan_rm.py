@@ -12,9 +12,10 @@ from torch import Tensor
 from rewardlab.data import TargetSamples, read_prompts
 from rewardlab.evaluation import Evaluation, Guard, Watched
 from rewardlab.evaluation.evaluation import separation_figures
-from rewardlab.mining import RankBootstrap, score
+from rewardlab.mining import RankBootstrap
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
+from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.game import (
     State,
@@ -126,7 +127,7 @@ class GANRM(Rounds):
         if self.bootstrap is not None:
             state.after(bootstrap=vars(self.bootstrap))
             pool = draw(state, "pool", self.bootstrap.pool)
-            pseudo = self.bootstrap(pool, score(self.reward, pool).mean(1), negatives)
+            pseudo = self.bootstrap(pool, scores_of(self.reward, pool), negatives)
             data = self.targets.against(negatives, pseudo)
             figures["bootstrapped"] = fit(state, "bootstrapped-reward", self.fit, self.reward, data)
         state.note(reward=figures)

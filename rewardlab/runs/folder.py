@@ -385,7 +385,7 @@ def export(part: Any, target: Path) -> bool:
     """Write a trained policy or reward into `target`, where other commands look for it; tell
     whether it can be saved.
     """
-    if not hasattr(part, "save_pretrained"):
+    if not callable(getattr(part, "save_pretrained", None)):
         return False
     try:
         with atomic_folder(target) as folder:

@@ -14,8 +14,9 @@ from rewardlab.data.loader import Rows
 from rewardlab.errors import InputError
 from rewardlab.losses.ranking import bradley_terry_loss, centring_loss
 from rewardlab.metrics import calibration_error
-from rewardlab.mining import score
 from rewardlab.rewards import Reward
+from rewardlab.rewards.abilities import Calibrated, frozen_features
+from rewardlab.rewards.scoring import scores_of
 from rewardlab.training.base import Trained
 from rewardlab.training.bootstrap import bootstrap_weights
 from rewardlab.types import PreferencePairs, Samples, concatenate
@@ -94,7 +95,8 @@ class AdvRM(Trained):
         """
         self.reward.train()
         split = getattr(self.trainer.datamodule, "split", None)
-        if split is None or not hasattr(self.reward, "features"):
+        reward = frozen_features(self.reward)
+        if split is None or reward is None:
             return
         pairs = concatenate([split("train"), split("held_out")])
         rows = pairs.chosen.facts["row"]
@@ -102,9 +104,9 @@ class AdvRM(Trained):
             rows.argsort(),
             *(features_of(self.reward, Rows(half)) for half in (pairs.chosen, pairs.rejected)),
         )
-        if self.global_step == 0 and hasattr(self.reward, "standardise"):
+        if self.global_step == 0:
             known = len(split("train"))
-            self.reward.standardise(
+            reward.fit_feature_scale(
                 torch.cat([half[:known] for half in self._features[1:]]).to(self.device)
             )
 
@@ -118,12 +120,12 @@ class AdvRM(Trained):
         rows = 2 * getattr(
             self.trainer.datamodule, "batch_size", 32
         )  # as many as a training step has room for
-        for leaf in [
-            module for module in self.reward.modules() if hasattr(module, "set_standardisation")
-        ]:
+        for leaf in self.reward.modules():
+            if not isinstance(leaf, Calibrated):
+                continue
             leaf.meaning = MEANING
             if pairs is not None:
-                leaf.set_standardisation(score(leaf, _joined(pairs), rows).mean(1))
+                leaf.calibrate(scores_of(leaf, _joined(pairs), rows))
         self._features = None
 
     def training_step(self, pairs: PreferencePairs, batch_idx: int) -> Tensor:

@@ -4,8 +4,8 @@ frozen weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -15,12 +15,33 @@ from torch import Tensor, nn
 from rewardlab.errors import InputError
 from rewardlab.policies.base import Policy
 from rewardlab.provenance import fingerprint
+from rewardlab.rewards.abilities import frozen_features
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import Samples
 
+LearnsFrom = Literal["prompts", "samples", "pairs"]
+
 
 class Trained(LightningModule):
-    """A loop whose checkpoint holds what it trains: no frozen tower, reference or reward."""
+    """A loop whose checkpoint holds what it trains: no frozen tower, reference or reward.
+
+    Every loop derives from it, so tools find what they ask for, and None where a loop has no such
+    part.
+
+    Attributes:
+        learns_from: what the rounds make for it: "prompts", "samples" (the best candidates) or
+            "pairs" (the best against the worst).
+        policy: what generates, if the loop has one.
+        reward: what scores, if the loop has one.
+        reference: the frozen policy that the loop is held to, if it is.
+        generations: outputs that the loop has drawn so far, in this process.
+        seed: of everything that the loop draws.
+    """
+
+    learns_from: LearnsFrom = "samples"
+    policy: Any
+    reward: Any
+    reference: Any
 
     def __init__(
         self, optimizer: OptimizerCallable, schedule: LRSchedulerCallable | None, seed: int
@@ -30,6 +51,10 @@ class Trained(LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.seed = seed
+        self.policy = None
+        self.reward = None
+        self.reference = None
+        self.generations = 0
         self._mark: str | None = None
 
     def configure_optimizers(self) -> Any:
@@ -107,9 +132,10 @@ def frozen_mark(module: LightningModule) -> str | None:
     That is the frozen backbone of a reward with features, or the weights beside an adapter, of
     which 1,024 numbers each are read.
     """
-    reward = module._modules.get("reward")
-    if hasattr(reward, "frozen_fingerprint") and getattr(reward, "frozen", True):
-        return reward.frozen_fingerprint()  # type: ignore[union-attr, operator, no-any-return]
+    reward = frozen_features(module._modules.get("reward"))
+    fingerprint_of_reward = None if reward is None else reward.frozen_fingerprint()
+    if fingerprint_of_reward is not None:
+        return fingerprint_of_reward
     parts = [part for name, part in module.named_children() if name != "reference"]
     trained = [part for part in parts if any(weight.requires_grad for weight in part.parameters())]
     fixed = [
@@ -150,6 +176,20 @@ def trained_state(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
+def trainable(policy: Policy) -> Policy:
+    """Return the policy, if it has the step probabilities that every loop needs.
+
+    Raises:
+        InputError: for a generator that has none, such as `BestOf` or an API.
+    """
+    if isinstance(policy, Policy):
+        return policy
+    raise InputError(
+        f"A {type(policy).__name__} cannot be trained: it has no step probabilities. Give a policy "
+        "that has, such as the policy inside a BestOf."
+    )
+
+
 def frozen_reference(policy: Policy, reference: Policy | None) -> Policy:
     """Return the given reference, or the policy's own as it is now; in evaluation mode, with
     nothing to train.
@@ -161,17 +201,3 @@ def frozen_reference(policy: Policy, reference: Policy | None) -> Policy:
 def step_total(log_prob: Tensor, mask: Tensor) -> Tensor:
     """The log-probability [B] of whole outputs: the sum over the steps that count."""
     return torch.where(mask, log_prob, 0).sum(1)
-
-
-def row_totals(log_prob: Tensor, place: Tensor, shape: Sequence[int]) -> Tensor:
-    """The sums [B] of steps that stand at `place` in a table [B, T], 0 for a row that has none
-    here.
-
-    Each step has a place of its own, so nothing is added in an order that changes.
-
-    Example:
-        >>> row_totals(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0, 1, 5]), (3, 2)).tolist()
-        [3.0, 0.0, 3.0]
-    """
-    table = log_prob.new_zeros(shape).flatten().index_put((place.flatten(),), log_prob.flatten())
-    return table.view(*shape).sum(1)

@@ -9,9 +9,8 @@ from torch.optim import AdamW
 
 from rewardlab.losses import dpo_loss
 from rewardlab.policies import Policy
-from rewardlab.policies.base import At, Steps
 from rewardlab.rewards import Reward
-from rewardlab.training.base import Trained, frozen_reference, row_totals, step_total
+from rewardlab.training.base import Trained, frozen_reference, step_total, trainable
 from rewardlab.types import PreferencePairs, concatenate
 
 
@@ -51,6 +50,8 @@ class DPO(Trained):
         0.6931
     """
 
+    learns_from = "pairs"
+
     def __init__(
         self,
         policy: Policy,
@@ -63,7 +64,7 @@ class DPO(Trained):
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
-        self.policy = policy
+        self.policy = trainable(policy)
         self.beta = beta
         self.sft_weight = sft_weight
         self.reference = frozen_reference(policy, reference)
@@ -84,25 +85,17 @@ class DPO(Trained):
             concatenate([pairs.chosen, pairs.rejected]), seeds=self.seeds(pairs.chosen).repeat(2)
         )
         count = len(pairs)
-        shape = both.mask.shape
         with torch.no_grad():
             reference = step_total(self.reference.log_prob(both), both.mask)
-        place = torch.arange(both.mask.numel(), device=both.mask.device).view(shape)
-        found = [torch.zeros_like(reference)]
 
-        def added(steps: Steps, at: At) -> Tensor:
-            log_prob = row_totals(steps.log_prob, at(place), shape)
-            here = torch.zeros(count, dtype=torch.bool, device=place.device)
-            here[(at(place) // shape[1] % count).flatten()] = True
-            losses = (
-                dpo_loss(*log_prob.chunk(2), *reference.chunk(2), beta=self.beta)
-                - self.sft_weight * log_prob[:count]
-            )
-            found.append(log_prob.detach())
-            return losses.where(here, 0).sum() / count
+        def loss_of(log_probs: Tensor, rows: Tensor) -> Tensor:
+            chosen, rejected = log_probs.chunk(2)
+            losses = dpo_loss(chosen, rejected, *reference[rows].chunk(2), beta=self.beta)
+            return (losses - self.sft_weight * chosen).sum() / count
 
-        loss = self.policy.apply_loss(both, added, groups=torch.arange(count).repeat(2))
-        chosen, rejected = (torch.stack(found).sum(0) - reference).chunk(2)
+        pair = torch.arange(count).repeat(2)
+        loss, log_probs = self.policy.apply_row_loss(both, loss_of, groups=pair)
+        chosen, rejected = (log_probs - reference).chunk(2)
         figures = {"loss": loss.detach(), "accuracy": (chosen > rejected).float().mean()}
         figures |= {
             "margin": self.beta * (chosen - rejected).mean(),

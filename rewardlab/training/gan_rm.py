@@ -75,7 +75,7 @@ class GANRM(Trained):
         """Set the reward's standardisation of features, unless a checkpoint has brought it."""
         data = self._features("train")
         if data is not None and self.trainer.ckpt_path is None:
-            self.reward.standardise(data.inputs.to(self.device))
+            self.reward.fit_feature_scale(data.inputs.to(self.device))
 
     @torch.no_grad()
     def on_fit_end(self) -> None:
@@ -84,7 +84,7 @@ class GANRM(Trained):
         if data is None:
             return
         own = data.inputs[data.of("generated")].to(self.device)
-        self.reward.eval().set_standardisation(self.reward.score_features(own).mean(1))
+        self.reward.eval().calibrate(self.reward.score_features(own).mean(1))
         self.reward.meaning = meaning(data, self.label_smoothing)
 
     def _features(self, part: str) -> Labelled | None:

@@ -22,12 +22,14 @@ from rewardlab.losses.policy_gradient import (
     surrogate,
     value_error,
 )
+from rewardlab.networks.unregistered import hold
 from rewardlab.policies import Policy
+from rewardlab.policies.abilities import HasCritic, HasEntropy
 from rewardlab.policies.base import At, Steps
 from rewardlab.rewards import Reward
 from rewardlab.rewards.base import checked_scores
 from rewardlab.seeds import derive, row_seeds
-from rewardlab.training.base import Trained, frozen_reference
+from rewardlab.training.base import Trained, frozen_reference, trainable
 from rewardlab.training.rollouts import (
     Baseline,
     Experience,
@@ -118,6 +120,8 @@ class PPO(Trained):
         2
     """
 
+    learns_from = "prompts"
+
     def __init__(
         self,
         policy: Policy,
@@ -146,9 +150,8 @@ class PPO(Trained):
     ) -> None:
         super().__init__(optimizer, schedule, seed)
         self.automatic_optimization = False
-        # in a tuple, so that it is neither trained nor saved
-        self.policy = policy
-        self._holder = (reward,)
+        self.policy = trainable(policy)
+        hold(self, "reward", reward)
         self.reference = frozen_reference(policy, reference)
         self.advantage = advantage
         self.samples_per_prompt = samples_per_prompt
@@ -171,10 +174,6 @@ class PPO(Trained):
         self.generations = 0  # outputs drawn so far, in this process
         self._table: SampleTable | None = None
         _check(self)
-
-    @property
-    def reward(self) -> Reward:
-        return self._holder[0]
 
     @staticmethod
     def examples(pairs: PreferencePairs) -> NumberedPrompts:
@@ -393,31 +392,19 @@ class PPO(Trained):
 
 def _check(module: PPO) -> None:
     """Refuse what cannot work, before anything is sampled."""
-    wanted = {"value": module.advantage == "generalized", "entropy": module.entropy_weight != 0}
-    why = {
-        "value": 'advantage="generalized"',
-        "entropy": f"entropy_weight={module.entropy_weight:g}",
-    }
-    if wanted["value"] and getattr(module.policy, "value_head", True) is None:
+    if module.advantage == "generalized":
+        _check_critic(module.policy)
+    if module.entropy_weight and not isinstance(module.policy, HasEntropy):
         raise InputError(
-            f'advantage="generalized" needs a critic, and this {type(module.policy).__name__} was made without one. Make it '
-            "with value_head=True, or take leave_one_out, which needs none."
+            f"entropy_weight={module.entropy_weight:g} needs a policy with `entropy`; "
+            f"{type(module.policy).__name__} has none. Set it to 0."
         )
-    for verb in (
-        verb
-        for verb, needed in wanted.items()
-        if needed and not callable(getattr(module.policy, verb, None))
-    ):
-        mend = "Take leave_one_out, which needs no critic." if verb == "value" else "Set it to 0."
-        raise InputError(
-            f"{why[verb]} needs a policy with `{verb}`; {type(module.policy).__name__} has none. {mend}"
-        )
-    if module.samples_per_prompt < 2 and not wanted["value"]:
+    if module.samples_per_prompt < 2 and module.advantage != "generalized":
         raise InputError(
             f"A baseline compares the samples of one prompt; got samples_per_prompt={module.samples_per_prompt}. "
             'Take at least 2, or a critic: advantage="generalized".'
         )
-    if module.kl == "k3" and module.policy.dimensions != 1:
+    if module.kl == "k3" and module.policy.mean_log_prob:
         raise InputError(
             f'kl="k3" exponentiates log-ratios in nats; those of {type(module.policy).__name__} are means over '
             f'{module.policy.dimensions} dimensions. Take "reward" or "k2".'
@@ -426,4 +413,18 @@ def _check(module: PPO) -> None:
         raise InputError(
             f"kl_target steers kl_weight by factors, so both have to be above 0; got {module.kl_target:g} and "
             f"{module.kl_weight:g}. Start from a small weight, such as 0.01."
+        )
+
+
+def _check_critic(policy: Policy) -> None:
+    """Refuse a policy without the critic that generalized advantages need."""
+    if not isinstance(policy, HasCritic):
+        raise InputError(
+            f'advantage="generalized" needs a policy with `value`; {type(policy).__name__} has '
+            "none. Take leave_one_out, which needs no critic."
+        )
+    if not policy.has_critic:
+        raise InputError(
+            f'advantage="generalized" needs a critic, and this {type(policy).__name__} was made '
+            "without one. Make it with value_head=True, or take leave_one_out, which needs none."
         )

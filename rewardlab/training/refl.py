@@ -13,11 +13,13 @@ from torch.optim import AdamW
 from rewardlab.data.prompt_data import NumberedPrompts
 from rewardlab.errors import InputError
 from rewardlab.losses import nll_loss
+from rewardlab.networks.unregistered import hold
 from rewardlab.policies import Policy
+from rewardlab.policies.abilities import PredictsX0
 from rewardlab.rewards import Reward
 from rewardlab.rewards.base import checked_scores
 from rewardlab.seeds import derive, generators, row_seeds, uniform
-from rewardlab.training.base import Trained
+from rewardlab.training.base import Trained, trainable
 from rewardlab.training.rollouts import evaluating, random_parts
 from rewardlab.types import PreferencePairs, Samples
 
@@ -33,7 +35,7 @@ class ReFL(Trained):
     whatever its gradient shows, as in `PGDAttacker`. Logged beside the loss: `score`.
 
     Args:
-        policy: what is trained. It has to offer `foresee(trajectory, steps)`, as a DiffusionPolicy
+        policy: what is trained. It has to offer `predict_x0(trajectory, steps)`, as a DiffusionPolicy
             does, and to sample by stochastic steps.
         reward: what is raised; it is not trained, and not in the checkpoint. It needs a gradient to
             the images.
@@ -46,7 +48,7 @@ class ReFL(Trained):
         seed: of the noise and of the steps' choice.
 
     Raises:
-        InputError: if the policy cannot foresee, a number is out of range, or (on use) the reward
+        InputError: if the policy cannot predict x0, a number is out of range, or (on use) the reward
             has no gradient to the images or a score is not finite.
 
     Example:
@@ -75,24 +77,19 @@ class ReFL(Trained):
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
-        if not callable(getattr(policy, "foresee", None)):
+        if not isinstance(policy, PredictsX0):
             raise InputError(
-                f"ReFL needs a policy that foresees its outputs, with a gradient (`foresee`), which a {type(policy).__name__} "
+                f"ReFL needs a policy that predicts x0 with a gradient (`predict_x0`), which a {type(policy).__name__} "
                 "does not; text has no gradient to pass on. Take PPO, whose reward needs none."
             )
         if not 0 < late <= 1 or sft_weight < 0:
             raise InputError(
                 f"ReFL needs late in (0, 1] and sft_weight of 0 or more; got {late:g} and {sft_weight:g}."
             )
-        # in a tuple, so that it is neither trained nor saved
-        self.policy = policy
-        self._holder = (reward,)
+        self.policy = trainable(policy)
+        hold(self, "reward", reward)
         self.late = late
         self.sft_weight = sft_weight
-
-    @property
-    def reward(self) -> Reward:
-        return self._holder[0]
 
     @staticmethod
     def examples(pairs: PreferencePairs) -> Samples:
@@ -104,7 +101,7 @@ class ReFL(Trained):
 
     def training_step(self, batch: NumberedPrompts | Samples, batch_idx: int) -> Tensor:
         seeds = self._seeds(batch)
-        scores = self.scores(self.foreseen(batch, seeds))
+        scores = self.scores(self.predicted(batch, seeds))
         loss = -scores.mean() + self._anchor(batch, seeds)
         self.log_dict(
             {"loss": loss.detach(), "score": scores.detach().mean()},
@@ -113,7 +110,7 @@ class ReFL(Trained):
         )
         return loss
 
-    def foreseen(self, batch: NumberedPrompts | Samples, seeds: Tensor) -> Samples:
+    def predicted(self, batch: NumberedPrompts | Samples, seeds: Tensor) -> Samples:
         """Return the image that each prompt's trajectory is seen to end in, from a late step of its
         own, with gradient.
         """
@@ -123,7 +120,7 @@ class ReFL(Trained):
         late = max(1, round(self.late * count))
         draws = uniform((), generators(row_seeds(derive(0, "late step"), seeds)))
         steps = (count - late + (draws * late).long()).to(trajectory.mask.device)
-        return self.policy.foresee(trajectory, steps)  # type: ignore[operator, no-any-return]
+        return self.policy.predict_x0(trajectory, steps)
 
     def scores(self, samples: Samples) -> Tensor:
         """Score in the reward's own precision, with gradient to the images and to nothing else:

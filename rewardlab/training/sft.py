@@ -9,7 +9,7 @@ from torch.optim import AdamW
 from rewardlab.losses.policy_gradient import step_weights
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
-from rewardlab.training.base import Trained
+from rewardlab.training.base import Trained, trainable
 from rewardlab.training.rollouts import mean
 from rewardlab.types import PreferencePairs, Samples
 
@@ -41,6 +41,8 @@ class SFT(Trained):
         2
     """
 
+    learns_from = "samples"
+
     def __init__(
         self,
         policy: Policy,
@@ -50,7 +52,7 @@ class SFT(Trained):
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
-        self.policy = policy
+        self.policy = trainable(policy)
 
     @staticmethod
     def examples(pairs: PreferencePairs) -> Samples:

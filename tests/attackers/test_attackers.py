@@ -1,5 +1,6 @@
 import os
 import signal
+from copy import copy
 from functools import partial
 
 import pytest
@@ -11,8 +12,9 @@ from rewardlab.attackers.edits import edited_image, edited_text
 from rewardlab.attackers.rl import fresh_copy
 from rewardlab.attackers.sampling import with_temperature
 from rewardlab.errors import InputError
-from rewardlab.mining import adversarial_pairs, candidates, score
+from rewardlab.mining import adversarial_pairs, candidates
 from rewardlab.policies import DiffusionPolicy, Policy
+from rewardlab.policies.abilities import Continues, Tempered
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.policies.samplers import Sampler
 from rewardlab.provenance import fingerprint
@@ -21,6 +23,7 @@ from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.rewards.pessimism import Member
 from rewardlab.rewards.relative import Relative
+from rewardlab.rewards.scoring import member_scores
 from rewardlab.seeds import generators, row_seeds, uniform
 from rewardlab.testing import PolicyConformance, tiny_diffusion, tiny_tower
 from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
@@ -36,7 +39,7 @@ def plain(text):
     return text.replace(" ", "")
 
 
-class Letters(Policy):
+class Letters(Policy, Continues, Tempered):
     """Up to 6 letters with blanks between, each drawn from one categorical distribution; "." ends a
     text.
     """
@@ -47,6 +50,11 @@ class Letters(Policy):
         super().__init__()
         self.logits = torch.nn.Parameter(torch.tensor([0.35, 0.3, 0.25, 0.02, 0.08]).log())
         self.temperature = temperature
+
+    def with_temperature(self, temperature):
+        other = copy(self)
+        other.temperature = temperature
+        return other
 
     def _drawn(self, outputs, tokens, seeds):
         noise = uniform((tokens, 5), generators(seeds)).double().clamp_min(1e-12)
@@ -206,7 +214,7 @@ def test_logged_samples_are_all_that_was_scored_and_make_pairs():
     assert len(found) == 25 * 8 * 8
     assert found.facts["step"].unique().tolist() == list(range(25))
     assert {"seed", "length", "finished", "attack", "target", "witness"} <= set(found.facts)
-    scores = [score(reward, references)[:, 0] for reward in (attack.target, attack.witness)]
+    scores = [member_scores(reward, references)[:, 0] for reward in (attack.target, attack.witness)]
     gold = count(a=1)
     judge = tuple(gold(samples) for samples in (found, references))
     facts = (found.facts["target"], found.facts["witness"])
@@ -330,7 +338,7 @@ def test_an_adversary_that_found_enough_stops_also_after_a_kill(tmp_path):
 class Idle(LightningModule):
     """A loop that does not use its reward."""
 
-    def __init__(self, policy, reward):
+    def __init__(self, policy, reward, seed=0):
         super().__init__()
         self.policy = policy
 

@@ -23,7 +23,7 @@ TOWER = tiny_tower()
 def vision(**options):
     reward = VisionReward(TOWER, heads=2, width=16, **options)
     with torch.no_grad():
-        reward.standardise(reward.features(images(16, seed=9)))
+        reward.fit_feature_scale(reward.features(images(16, seed=9)))
     return reward
 
 

@@ -10,12 +10,12 @@ from rewardlab.evaluation import Evaluation
 from rewardlab.evaluation.evaluation import distance_figures, mean_figure, separation_figures
 from rewardlab.metrics import auc, kernel_distance
 from rewardlab.policies.samplers import Sampler
-from rewardlab.rewards import Brightness, Reward
+from rewardlab.rewards import Brightness, FrozenFeatures, Reward
 from rewardlab.testing import tiny_diffusion
 from rewardlab.types import Samples
 
 
-class Eyes(Reward):
+class Eyes(Reward, FrozenFeatures):
     """Pixels as features."""
 
     def features(self, samples):

@@ -18,7 +18,7 @@ from rewardlab.errors import InputError
 from rewardlab.evaluation import Guard, Watched
 from rewardlab.evaluation.guard import readings_of
 from rewardlab.policies import Policy
-from rewardlab.rewards import Brightness, Function, Reward
+from rewardlab.rewards import Brightness, FrozenFeatures, Function, Reward
 from rewardlab.seeds import derive, generators, normal, row_seeds
 from rewardlab.training import EMA, Resumable
 from rewardlab.training.base import Trained
@@ -48,7 +48,7 @@ class Grey(Policy):
     encode = decode = log_prob = save_pretrained = sample
 
 
-class Eyes(Reward):
+class Eyes(Reward, FrozenFeatures):
     """Two members that see the pixels, and part as these leave the middle."""
 
     def features(self, samples):

@@ -23,7 +23,7 @@ def test_saved_constants_standardise_the_generators_scores():
     reward = VisionReward(tiny_tower(), heads=2, width=8).eval()
     with pytest.raises(InputError, match="above 0"):
         Standardized(reward)
-    reward.set_standardisation(reward(SAMPLES))
+    reward.calibrate(reward(SAMPLES))
     scores = Standardized(reward)(SAMPLES)
     torch.testing.assert_close(scores.mean(), torch.tensor(0.0), atol=1e-4, rtol=0)
     torch.testing.assert_close(scores.std(correction=0), torch.tensor(1.0), atol=1e-4, rtol=0)

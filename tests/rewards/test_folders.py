@@ -28,8 +28,9 @@ def test_classes_that_are_not_trusted_or_no_rewards_are_refused(tmp_path, class_
 
 def test_trusted_classes_are_imported(tmp_path, monkeypatch):
     (tmp_path / "my_reward.py").write_text(
-        "from rewardlab.rewards import Brightness\n\n\n"
-        "class Mine(Brightness):\n    @classmethod\n    def from_pretrained(cls, folder):\n        return cls()\n"
+        "from rewardlab.rewards import Brightness, Saved\n\n\n"
+        "class Mine(Brightness, Saved):\n    def save_pretrained(self, folder):\n        pass\n\n"
+        "    @classmethod\n    def from_pretrained(cls, folder):\n        return cls()\n"
     )
     (tmp_path / "config.json").write_text(json.dumps({"class_path": "my_reward.Mine"}))
     monkeypatch.syspath_prepend(tmp_path)

@@ -20,6 +20,7 @@ from transformers import (
 from rewardlab.errors import InputError
 from rewardlab.networks import sharing
 from rewardlab.rewards import Ensemble, load_reward
+from rewardlab.rewards.abilities import frozen_features
 from rewardlab.rewards.classifier import ClassifierReward
 from rewardlab.rewards.formatting import batch_ids, token_ids
 from rewardlab.rewards.language import LanguageReward
@@ -112,7 +113,7 @@ class TestFrozen(Texts, RewardConformance):
     @cache  # noqa: B019
     def make(self):
         made = reward(heads=2, frozen=True)
-        made.standardise(made.features(SAMPLES))
+        made.fit_feature_scale(made.features(SAMPLES))
         return made
 
 
@@ -151,7 +152,7 @@ def test_transformers_loads_the_folder_and_gives_equal_scores(tmp_path, template
 
 def test_transformers_scores_of_standardised_features_differ_by_a_constant(tmp_path):
     mine = reward(frozen=True)
-    mine.standardise(mine.features(SAMPLES))
+    mine.fit_feature_scale(mine.features(SAMPLES))
     mine.save_pretrained(tmp_path / "reward")
     network = AutoModelForSequenceClassification.from_pretrained(tmp_path / "reward").eval()
     ids, _ = token_ids(mine.tokenizer, SAMPLES.prompts, SAMPLES.outputs)
@@ -164,7 +165,7 @@ def test_transformers_scores_of_standardised_features_differ_by_a_constant(tmp_p
 
 def test_what_is_saved_comes_back(tmp_path):
     mine = reward(CHATML, heads=2, max_length=90, seed=5)
-    mine.set_standardisation(torch.tensor([1.0, 3.0]))
+    mine.calibrate(torch.tensor([1.0, 3.0]))
     mine.meaning = "a test"
     mine.save_pretrained(tmp_path / "reward")
     loaded = load_reward(tmp_path / "reward")
@@ -336,8 +337,10 @@ def test_frozen_rewards_share_one_backbone_and_leave_it_alone():
     trained = [name for name, parameter in first.named_parameters() if parameter.requires_grad]
     assert "head" in trained
     assert all("lora" in name or name == "head" for name in trained)
-    assert not hasattr(first, "features")
-    assert hasattr(head, "features")
+    assert frozen_features(first) is None
+    assert frozen_features(head) is head
+    with pytest.raises(InputError, match="frozen=True has features"):
+        first.features(SAMPLES)
     copied = LanguageReward(network, tokenizer())
     assert copied.backbone.embed_tokens.weight is not network.model.embed_tokens.weight
 

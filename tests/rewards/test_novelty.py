@@ -4,7 +4,7 @@ from sklearn.covariance import ledoit_wolf as sklearn_ledoit_wolf
 
 from rewardlab.errors import InputError
 from rewardlab.metrics import auc
-from rewardlab.rewards import Brightness, VisionReward
+from rewardlab.rewards import Brightness, FrozenFeatures, VisionReward
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.rewards.novelty import Novelty, ledoit_wolf, whitening
 from rewardlab.testing import RewardConformance, tiny_tower
@@ -81,7 +81,7 @@ def test_the_covariance_is_shrunk_as_sklearn_does():
         torch.testing.assert_close(ledoit_wolf(rows), torch.from_numpy(expected))
 
 
-class Plain(Brightness):
+class Plain(Brightness, FrozenFeatures):
     """A reward whose features are the outputs' first pixels."""
 
     def features(self, samples):

@@ -80,7 +80,7 @@ def moved(reward, seed):
 
 def test_averaged_weights_are_the_mean_and_frozen_ones_are_shared():
     start = VisionReward(tiny_tower(), heads=2, width=8)
-    start.set_standardisation(torch.tensor([0.0, 1.0]))
+    start.calibrate(torch.tensor([0.0, 1.0]))
     forks = [moved(copy, seed) for seed, copy in enumerate(fork(start, 3))]
     before = [deepcopy(copy.state_dict()) for copy in forks]
     result = averaged(forks)

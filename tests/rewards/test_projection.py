@@ -23,7 +23,7 @@ def separate_heads(projection):
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_it_equals_separate_networks(share):
     projection = RewardProjection(12, heads=3, width=5, feature_share=share)
-    projection.standardise(FEATURES)
+    projection.fit_feature_scale(FEATURES)
     rows = (FEATURES - FEATURES.mean(0)) / FEATURES.std(0)
     expected = torch.cat([head(rows) for head in separate_heads(projection)], dim=1)
     torch.testing.assert_close(projection(FEATURES), expected, atol=1e-5, rtol=1e-5)
@@ -69,7 +69,7 @@ def test_weights_spread_as_those_of_a_linear_layer():
 
 def test_constant_features_are_only_centred():
     projection = RewardProjection(12, width=5)
-    projection.standardise(torch.cat([FEATURES[:, :11], torch.full((7, 1), 300.0)], dim=1))
+    projection.fit_feature_scale(torch.cat([FEATURES[:, :11], torch.full((7, 1), 300.0)], dim=1))
     assert projection.std[11] == 1
     assert projection.mean[11] == 300
 
@@ -100,4 +100,4 @@ def test_other_features_are_refused():
     with pytest.raises(InputError, match=r"\[B, 12\].*\[7, 11\]"):
         RewardProjection(12)(FEATURES[:, :11])
     with pytest.raises(InputError, match="two rows"):
-        RewardProjection(12).standardise(FEATURES[:1])
+        RewardProjection(12).fit_feature_scale(FEATURES[:1])

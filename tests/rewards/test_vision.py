@@ -82,7 +82,7 @@ def test_grey_images_score_as_their_colour_form():
 
 def test_standardised_features_reach_the_heads():
     mine = reward(unlocked_groups=2, conditional=True)
-    mine.standardise(mine.features(SAMPLES))
+    mine.fit_feature_scale(mine.features(SAMPLES))
     assert mine.projection.mean.abs().sum() > 0
     assert mine.projection.mean.shape == (96,)
 
@@ -114,12 +114,12 @@ def test_without_resize_another_size_is_refused():
 )
 def test_a_saved_reward_scores_the_same(tmp_path, options):
     mine = reward(**options)
-    mine.standardise(mine.features(SAMPLES))
+    mine.fit_feature_scale(mine.features(SAMPLES))
     with torch.no_grad():
         for parameter in mine.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.01)
-    mine.set_standardisation(mine(SAMPLES))
+    mine.calibrate(mine(SAMPLES))
     mine.meaning = "score: bootstrapped"
     mine.save_pretrained(tmp_path / "reward")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["reward"]
@@ -217,7 +217,7 @@ def edit(folder, name, value):
 
 def test_constants_of_equal_scores_are_refused():
     with pytest.raises(InputError, match="deviation 0"):
-        reward().set_standardisation(torch.ones(5))
+        reward().calibrate(torch.ones(5))
 
 
 def test_the_prompt_probe_tells_prompts_that_give_the_class_away():

@@ -16,7 +16,7 @@ from torch.nn.functional import one_hot
 from rewardlab import TargetSamples, VisionReward
 from rewardlab.errors import InputError
 from rewardlab.losses import discrimination_loss
-from rewardlab.rewards import Reward
+from rewardlab.rewards import Calibrated, FrozenFeatures, Reward
 from rewardlab.testing import tiny_tower
 from rewardlab.training import GANRM
 from rewardlab.training.bootstrap import POISSON, bootstrap_weights
@@ -107,7 +107,7 @@ class TestDensityRatio:
         assert (sharp - P).abs().sum() / 2 > 0.1
 
 
-class Table(Reward):
+class Table(Reward, FrozenFeatures, Calibrated):
     """M logits for each of four states, which an image's first pixel names."""
 
     def __init__(self, members=1):
@@ -122,10 +122,10 @@ class Table(Reward):
     def features(self, samples):
         return one_hot((samples.outputs[:, 0, 0, 0] * 8).long(), 4).float()
 
-    def standardise(self, features):
+    def fit_feature_scale(self, features):
         self.standardised.append(len(features))
 
-    def set_standardisation(self, scores):
+    def calibrate(self, scores):
         self.own = scores
 
     def score_features(self, features):

@@ -25,6 +25,7 @@ from torch.testing import assert_close
 from rewardlab.advantages import group_normalized, leave_one_out
 from rewardlab.data.prompt_data import Prompts, numbered
 from rewardlab.errors import InputError
+from rewardlab.policies.abilities import HasCritic, HasEntropy
 from rewardlab.policies.base import Policy
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.policies.diffusion import DiffusionPolicy
@@ -41,7 +42,7 @@ from rewardlab.training.shaping import Shaping
 from rewardlab.types import PreferencePairs, Samples, Trajectory
 
 
-class Letters(Policy):
+class Letters(Policy, HasEntropy, HasCritic):
     """A bigram model over letters and the end mark ".": all that it can say can be enumerated. It
     takes no prompt.
     """

@@ -67,7 +67,7 @@ def test_a_network_that_is_right_foresees_the_image(kind, monkeypatch):
     monkeypatch.setattr(
         owner, "_predict", lambda x, time, conditions: encoded.tensors["target"][:, 0]
     )
-    found = owner.foresee(encoded, torch.zeros(4, dtype=torch.long))
+    found = owner.predict_x0(encoded, torch.zeros(4, dtype=torch.long))
     levels = (
         encoded.tensors["time"][:, 0] < 900
     )  # beyond, too little of the image is left in float32
@@ -80,23 +80,26 @@ def test_each_row_is_seen_from_its_own_step_and_told_its_prompt():
     owner = policy(guidance=2.0).eval()
     trajectory = owner.sample(["zero", "one", "one"], seeds=row_seeds(1, 3))
     steps = torch.tensor([3, 0, 2])
-    whole = owner.foresee(trajectory, steps).outputs
+    whole = owner.predict_x0(trajectory, steps).outputs
     for row in range(3):
         assert_close(
-            owner.foresee(trajectory[[row]], steps[[row]]).outputs, whole[[row]], atol=1e-5, rtol=0
+            owner.predict_x0(trajectory[[row]], steps[[row]]).outputs,
+            whole[[row]],
+            atol=1e-5,
+            rtol=0,
         )
     assert not torch.allclose(
-        owner.foresee(trajectory, torch.tensor([3, 1, 2])).outputs[1], whole[1]
+        owner.predict_x0(trajectory, torch.tensor([3, 1, 2])).outputs[1], whole[1]
     )
     trajectory.tensors["told.class_labels"].copy_(torch.tensor([1, 1, 1]))
-    assert not torch.allclose(owner.foresee(trajectory, steps).outputs[0], whole[0])
+    assert not torch.allclose(owner.predict_x0(trajectory, steps).outputs[0], whole[0])
 
 
 def test_the_last_step_foresees_what_the_sampler_ends_in():
     owner = policy().eval()
     trajectory = owner.sample(["zero", "one"], seeds=row_seeds(1, 2))
     assert_close(
-        owner.foresee(trajectory, torch.tensor([3, 3])).outputs,
+        owner.predict_x0(trajectory, torch.tensor([3, 3])).outputs,
         owner.decode(trajectory).outputs,
         atol=1e-3,
         rtol=0,
@@ -105,9 +108,9 @@ def test_the_last_step_foresees_what_the_sampler_ends_in():
 
 def test_the_steps_are_late_and_each_rows_own():
     module, seen = ReFL(policy(steps=8), Brightness(), late=0.5), []
-    module.policy.foresee = lambda trajectory, steps: seen.append(steps)
-    module.foreseen(numbered([*["zero", "one"] * 20]), row_seeds(0, 40))
-    module.foreseen(numbered(["zero"] * 2), row_seeds(0, 40)[[7, 3]])
+    module.policy.predict_x0 = lambda trajectory, steps: seen.append(steps)
+    module.predicted(numbered([*["zero", "one"] * 20]), row_seeds(0, 40))
+    module.predicted(numbered(["zero"] * 2), row_seeds(0, 40)[[7, 3]])
     assert set(seen[0].tolist()) == {4, 5, 6, 7}
     assert seen[1].tolist() == seen[0][[7, 3]].tolist()
 
@@ -125,7 +128,7 @@ def test_the_gradient_is_that_of_the_score_and_the_reward_gets_none():
     assert reward.projection.training
     found = next(p for p in module.policy.parameters() if p.requires_grad).grad
     module.zero_grad()
-    score = -reward.eval()(module.foreseen(batch, module._seeds(batch))).mean()
+    score = -reward.eval()(module.predicted(batch, module._seeds(batch))).mean()
     score.backward()
     assert_close(next(p for p in module.policy.parameters() if p.requires_grad).grad, found)
     assert found.abs().sum() > 0
@@ -181,7 +184,7 @@ def test_it_goes_through_an_autoencoder(tmp_path):
 
 
 def test_what_cannot_be_climbed_is_refused():
-    with pytest.raises(InputError, match=r"`foresee`.*CausalLMPolicy does not"):
+    with pytest.raises(InputError, match=r"`predict_x0`.*CausalLMPolicy does not"):
         ReFL(CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer()), Length())
     module = ReFL(policy(), Function(lambda samples: samples.outputs.detach().flatten(1).mean(1)))
     with pytest.raises(InputError, match="Function have none to the images"):

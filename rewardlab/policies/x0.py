@@ -14,7 +14,7 @@ from rewardlab.policies.samplers import Noising
 from rewardlab.types import Samples, Trajectory
 
 
-def foresee(policy: Any, trajectory: Trajectory, steps: Tensor) -> Samples:
+def predict_x0(policy: Any, trajectory: Trajectory, steps: Tensor) -> Samples:
     """Return the images that a DiffusionPolicy expects at the end of each trajectory, as it sees it
     at one of its steps.
 
@@ -35,7 +35,7 @@ def foresee(policy: Any, trajectory: Trajectory, steps: Tensor) -> Samples:
         >>> from rewardlab.policies.samplers import Sampler
         >>> from rewardlab.testing import tiny_diffusion
         >>> policy = DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=3))
-        >>> foresee(policy, policy.sample([""], seeds=torch.tensor([1])), torch.tensor([2])).outputs.requires_grad
+        >>> predict_x0(policy, policy.sample([""], seeds=torch.tensor([1])), torch.tensor([2])).outputs.requires_grad
         True
     """
     rows = torch.arange(len(steps), device=steps.device)
@@ -51,10 +51,10 @@ def foresee(policy: Any, trajectory: Trajectory, steps: Tensor) -> Samples:
         column[:, None, None, None] for column in _at_time(table, time)
     )
     x0 = (of_noise * x - noise * output) / (of_noise * signal - noise * of_signal)
-    foreseen: Samples = policy.decode(
+    outputs: Samples = policy.decode(
         replace(trajectory, tensors={**trajectory.tensors, "final": x0})
     )
-    return foreseen
+    return outputs
 
 
 def _at_time(table: Noising, time: Tensor) -> list[Tensor]:

@@ -1,0 +1,87 @@
+"""Abilities: what a policy can do beside its four verbs. Loops and tools ask with `isinstance`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from rewardlab.types import Samples, Trajectory
+
+if TYPE_CHECKING:
+    from rewardlab.policies.base import Generator
+
+
+class HasEntropy(ABC):
+    """A policy that knows the entropy of each step's distribution."""
+
+    @abstractmethod
+    def entropy(self, trajectory: Trajectory) -> Tensor:
+        """Return the entropy of each step's distribution in nats, float32 [B, T]."""
+
+
+class HasCritic(ABC):
+    """A policy with a critic, which estimates what is still to come before each step."""
+
+    @property
+    def has_critic(self) -> bool:
+        """Tell whether the critic is there: a leaf may be built without it."""
+        return True
+
+    @abstractmethod
+    def value(self, trajectory: Trajectory) -> Tensor:
+        """Return the critic's value before each step, float32 [B, T]."""
+
+
+class Continues(ABC):
+    """A generator that can go on from a partial output, for guided attacks."""
+
+    @abstractmethod
+    def extend(self, samples: Samples, tokens: int, *, seeds: Tensor) -> Samples:
+        """Return the samples with at most `tokens` further tokens each. Seeds are int64 [B]."""
+
+
+class Tempered(ABC):
+    """A generator with a temperature.
+
+    Attributes:
+        temperature: above 1 flatter, below 1 sharper than the model's own distribution.
+    """
+
+    temperature: float
+
+    @abstractmethod
+    def with_temperature(self, temperature: float) -> Generator:
+        """Return the generator at another temperature, with the same weights."""
+
+
+class LengthLimited(ABC):
+    """A generator whose outputs have a largest number of tokens.
+
+    Attributes:
+        max_new_tokens: that number.
+    """
+
+    max_new_tokens: int
+
+
+class PredictsX0(ABC):
+    """A policy that predicts, at a step, the output that a trajectory ends in, with a gradient."""
+
+    @abstractmethod
+    def predict_x0(self, trajectory: Trajectory, steps: Tensor) -> Samples:
+        """Return the outputs predicted at one step of each row; `steps` is int64 [B]."""
+
+
+class Adapted(ABC):
+    """A policy whose trainable weights may all be in an adapter that can be switched off."""
+
+    @abstractmethod
+    def adapter_off(self) -> AbstractContextManager[None]:
+        """Return a context in which the policy is what it was before its adapter."""
+
+
+ABILITIES = (HasEntropy, HasCritic, Continues, Tempered, PredictsX0, Adapted)
+EARLIER = {"foresee": "predict_x0"}

@@ -1,0 +1,108 @@
+"""Abilities: what a reward can do beside scoring. Loops and tools ask with `isinstance`."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from rewardlab.types import Samples
+
+
+class FrozenFeatures(ABC):
+    """A reward whose first part is frozen, so that its output can be computed once and cached.
+
+    `score_features(features(samples))` equals `members(samples)`.
+    """
+
+    @property
+    def has_features(self) -> bool:
+        """Tell whether the first part is frozen now. Features of a part that trains go stale."""
+        return True
+
+    @abstractmethod
+    def features(self, samples: Samples) -> Tensor:
+        """Return what the frozen part computes, float32 [B, ...], a row a sample."""
+
+    def score_features(self, features: Tensor) -> Tensor:
+        """Return the members' scores, float32 [B, M], from features [B, ...].
+
+        Raises:
+            NotImplementedError: by default. A reward that only lends its features, as a judge does
+                for distances, needs no more; one that is trained on them does.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not score features.")
+
+    def fit_feature_scale(self, features: Tensor) -> None:  # noqa: B027 (may be left as it is)
+        """Set how features are scaled, from those of the training samples [N, ...].
+
+        By default they are used as they are.
+        """
+
+    def frozen_fingerprint(self) -> str | None:
+        """Return a hash of all that `features` depends on beside the samples.
+
+        By default there is none: then features are not cached in files, and a checkpoint does not
+        say what frozen part it belongs to.
+        """
+        return None
+
+
+class Calibrated(ABC):
+    """A reward that keeps mean and deviation of typical scores, for `Standardized`.
+
+    Attributes:
+        score_mean: the mean, a scalar tensor.
+        score_std: the standard deviation, a scalar tensor; 0 until it is set.
+    """
+
+    score_mean: Tensor
+    score_std: Tensor
+
+    @abstractmethod
+    def calibrate(self, scores: Tensor) -> None:
+        """Save mean and deviation of scores [N] of typical samples.
+
+        Raises:
+            InputError: if they are not finite or all equal.
+        """
+
+
+class Saved(ABC):
+    """A reward that can be written into a folder, from which `load_reward` gives it back."""
+
+    @abstractmethod
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the reward into `folder`, whole or not at all."""
+
+    @classmethod
+    @abstractmethod
+    def from_pretrained(cls, folder: str | Path) -> Any:
+        """Load what `save_pretrained` wrote, in eval mode."""
+
+
+class PromptFeatures(ABC):
+    """A reward that sees prompts through a frozen part, for `prompt_probe_auc`."""
+
+    @abstractmethod
+    def prompt_features(self, prompts: list[str]) -> Tensor:
+        """Return the embeddings of prompts, float32 [B, D]."""
+
+
+ABILITIES = (FrozenFeatures, Calibrated, Saved, PromptFeatures)
+EARLIER = {"standardise": "fit_feature_scale", "set_standardisation": "calibrate"}
+
+
+def frozen_features(reward: object) -> FrozenFeatures | None:
+    """Return the reward as one with features, or None if it has none or they would go stale.
+
+    Example:
+        >>> from rewardlab.rewards import Length
+        >>> frozen_features(Length()) is None
+        True
+    """
+    if isinstance(reward, FrozenFeatures) and reward.has_features:
+        return reward
+    return None
