@@ -461,7 +461,7 @@ def test_policies_load_from_what_transformers_and_diffusers_save(models, tmp_pat
     for folder, sentence in (("empty", "it is no policy"), ("foreign", "not part of rewardlab")):
         with pytest.raises(InputError, match=sentence):
             load_policy(tmp_path / folder)
-    with pytest.raises(InputError, match="not a Policy"):
+    with pytest.raises(InputError, match="not a Generator"):
         load_policy(tmp_path / "foreign", trust=True)
 
 

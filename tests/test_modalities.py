@@ -81,10 +81,6 @@ class Shuffled(Reward, Saved):
     def save_pretrained(self, folder):
         self.reward.save_pretrained(folder)
 
-    @classmethod
-    def from_pretrained(cls, folder):
-        raise NotImplementedError
-
 
 def run(cell, out, *overrides):
     """Run a cell's config into the folder `out`."""

@@ -95,7 +95,7 @@ def test_a_folder_appears_at_the_end_or_not_at_all(tmp_path):
 
 def test_a_killed_process_leaves_no_target(tmp_path):
     block = f"with atomic_folder({str(tmp_path / 'stage')!r}): os._exit(9)"
-    code = f"import os\nfrom rewardlab.provenance import atomic_folder\n{block}"
+    code = f"import os\nfrom rewardlab.storage.atomic import atomic_folder\n{block}"
     assert (
         subprocess.run(
             [sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False

@@ -30,7 +30,7 @@ from rewardlab.data.targets import TargetSamples
 from rewardlab.embedded.cache import cached
 from rewardlab.policies.diffusion import DiffusionPolicy
 from rewardlab.policies.samplers import Sampler
-from rewardlab.rewards import Reward, VisionReward
+from rewardlab.rewards import FrozenFeatures, Reward, VisionReward
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.ema import EMA
 from rewardlab.training.sft import SFT
@@ -151,7 +151,7 @@ def tower_reward(
     )
 
 
-class DigitJudge(Reward):
+class DigitJudge(Reward, FrozenFeatures):
     """1 where a digit reads as its prompt says, else 0, by a network trained on real digits that
     nothing else here saw.
 

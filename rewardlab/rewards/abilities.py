@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rewardlab.errors import InputError
 from rewardlab.types import Samples
 
 
@@ -78,9 +79,16 @@ class Saved(ABC):
         """Write the reward into `folder`, whole or not at all."""
 
     @classmethod
-    @abstractmethod
     def from_pretrained(cls, folder: str | Path) -> Any:
-        """Load what `save_pretrained` wrote, in eval mode."""
+        """Load what `save_pretrained` wrote, in eval mode.
+
+        Raises:
+            InputError: by default, since a class has to say how it is loaded.
+        """
+        raise InputError(
+            f"{folder} holds a {cls.__name__}, which is saved and does not say how it is loaded. "
+            "Give the class a from_pretrained(folder)."
+        )
 
 
 class PromptFeatures(ABC):

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from rewardlab.storage.metadata import read_text
 from rewardlab.errors import InputError
+from rewardlab.storage.metadata import read_text
 
 NOT_JUDGES = ("distance", "real_distance", "diversity")
 

@@ -7,12 +7,12 @@ from torch import nn
 from rewardlab import VisionReward
 from rewardlab.data import Rows
 from rewardlab.data.features import features_of
-from rewardlab.rewards import Reward
+from rewardlab.rewards import FrozenFeatures, Reward
 from rewardlab.testing import tiny_tower
 from rewardlab.types import Samples
 
 
-class Counting(Reward):
+class Counting(Reward, FrozenFeatures):
     """A reward whose frozen part is a mean over pixels, and which counts the rows that it sees."""
 
     def __init__(self, name="one"):

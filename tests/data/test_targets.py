@@ -15,7 +15,7 @@ from rewardlab.data import save_samples
 from rewardlab.data.targets import check_prompts, mismatched
 from rewardlab.errors import InputError
 from rewardlab.policies.samplers import Sampler
-from rewardlab.rewards import Reward
+from rewardlab.rewards import FrozenFeatures, PromptFeatures, Reward
 from rewardlab.testing import tiny_diffusion, tiny_tower
 from rewardlab.types import Samples
 
@@ -46,7 +46,7 @@ def attached(data, reward):
     return data
 
 
-class Pixels(Reward):
+class Pixels(Reward, FrozenFeatures, PromptFeatures):
     """A reward with a frozen part that counts its calls."""
 
     def __init__(self, scale=1.0, conditional=False):

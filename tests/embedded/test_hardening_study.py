@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rewardlab.evaluation.stability import stability
+from rewardlab.rewards import Calibrated
 from rewardlab.rewards.rules import Length, Repetition
 from rewardlab.types import Samples
 
@@ -26,10 +27,13 @@ def study():
         yield module
 
 
-class Measured(Length):
+class Measured(Length, Calibrated):
     """A reward that knows its constants, as a trained member does."""
 
     score_mean, score_std = torch.tensor(3.0), torch.tensor(2.0)
+
+    def calibrate(self, scores):
+        raise NotImplementedError
 
 
 def test_variety_is_the_share_of_different_word_pairs_over_all_responses(study):

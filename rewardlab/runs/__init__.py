@@ -1,0 +1,26 @@
+"""Run folders: writing one stage by stage, and reading one again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rewardlab.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from rewardlab.runs.folder import RunFolder, export
+    from rewardlab.runs.read import Run, read_runs
+
+_HOMES = {
+    "Run": "rewardlab.runs.read",
+    "RunFolder": "rewardlab.runs.folder",
+    "export": "rewardlab.runs.folder",
+    "read_runs": "rewardlab.runs.read",
+}
+__all__ = [
+    "Run",
+    "RunFolder",
+    "export",
+    "read_runs",
+]
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES)
