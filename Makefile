@@ -10,14 +10,14 @@ OPENBLAS_NUM_THREADS ?= $(OMP_NUM_THREADS)
 SUBMAKE := $(MAKE) --no-print-directory
 export OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS
 
-.PHONY: install demo test check lint nightly lock docs clean threads
+.PHONY: install demo test check lint site nightly lock docs clean threads
 
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	@echo "Installing into .venv: about 6 GB with torch's CUDA libraries, a few minutes. Done once."
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test]'
+	.venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[test,docs]'
 	@touch $@
 
 demo: install threads
@@ -26,10 +26,10 @@ demo: install threads
 test: install
 	@$(SUBMAKE) check
 
-check: threads lint
+check: threads lint site
 	$(BIN)/python -m pytest -n $(WORKERS)
 
-nightly: install threads lint
+nightly: install threads lint site
 	$(BIN)/python -m pytest -n $(WORKERS) -m "nightly or not nightly"
 
 lint:
@@ -46,15 +46,20 @@ lock:
 	@set -e; place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; \
 	$(PYTHON) -m venv "$$place/venv"; \
 	"$$place/venv/bin/python" -m pip install --upgrade pip; \
-	"$$place/venv/bin/python" -m pip install --upgrade -e '.[test]'; \
+	"$$place/venv/bin/python" -m pip install --upgrade -e '.[test,docs]'; \
 	$(SUBMAKE) check BIN="$$place/venv/bin"; \
 	"$$place/venv/bin/python" -m pip freeze --exclude-editable > "$$place/frozen"; \
 	sed -n -E 's/^([A-Za-z0-9._-]+==[^+ ;]+).*$$/\1/p' "$$place/frozen" > constraints.txt; \
 	echo "wrote constraints.txt: $$(grep -c == constraints.txt) packages, $$(grep '^torch==' constraints.txt)"
 
+# The documentation alone: builds site/, whose first page is site/index.html.
 docs: install
-	.venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[docs]'
-	.venv/bin/python -m mkdocs build
+	@$(SUBMAKE) site
+
+# The same without installing, in seconds and offline. Any warning is an error: a link that leads
+# nowhere, a page outside the navigation, an argument in a docstring that the function does not take.
+site:
+	$(BIN)/python -m mkdocs build --strict --quiet
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .import_linter_cache .pytest_cache site
