@@ -86,7 +86,7 @@ def test_no_config_is_missed():
 )
 def test_configs_that_belong_together_instantiate(files, tmp_path):
     found = built(files, tmp_path / "run")
-    assert found.config["rounds"]["class_path"] == "rewardlab.rounds.GANRM"
+    assert found.config["rounds"]["class_path"] == "rewardlab.rounds.GANRMRounds"
     assert not (tmp_path / "run").exists()
 
 
@@ -112,7 +112,7 @@ def test_the_text_world_instantiates(tmp_path):
     found = build([*words(sorted(TEXT), tmp_path / "run"), *quick, "--experiment.seed=3"])
     game = found.rounds
     assert (len(game.members), len(game.prompts), game.rounds, game.seed) == (2, 64, 0, 3)
-    assert (game.novelty_weight, game.novelty.frozen) == (1.0, True)
+    assert (game.tether.weight, game.tether.novelty.frozen) == (1.0, True)
     assert (game.attack.judge, list(game.evaluation.judges)) == ("gold", ["gold"])
     loop = game.post_train.loop(game.policy, game.members[0])
     assert (loop.kl_weight, loop.seed) == (0, 3)

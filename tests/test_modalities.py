@@ -28,7 +28,7 @@ import yaml
 from rewardlab.commands.rounds import build
 from rewardlab.rewards import Reward, Saved
 from rewardlab.rounds import RunFolder, adv_rm, gan_rm
-from rewardlab.rounds.game import train_policy
+from rewardlab.rounds.post_training import train_policy
 from rewardlab.seeds import derive
 from rewardlab.types import Samples
 

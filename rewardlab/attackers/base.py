@@ -7,7 +7,9 @@ class whose instances are such callables.
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from torch import Tensor
 
@@ -22,13 +24,25 @@ from rewardlab.types import Samples
 Attacker = Callable[[Policy, Reward, Sequence[str], int], Samples]
 
 
-def scored(reward: Reward, samples: Samples) -> Samples:
+class TrainedAttacker(ABC):
+    """An attacker that trains an adversary, keeps checkpoints and can end early.
+
+    Attributes:
+        folder: where metrics and checkpoints go, so that a killed attack goes on from the last.
+        until: called with all samples so far; training ends when it returns True.
+    """
+
+    folder: str | Path | None
+    until: Callable[[Samples], bool] | None
+
+
+def with_scores(reward: Reward, samples: Samples) -> Samples:
     """Return the samples with their score as the fact "attack", and what an Attack is made of as
     "target" and "witness".
 
     Example:
         >>> from rewardlab.rewards.rules import Length, Repetition
-        >>> samples = scored(Attack(Length(), Repetition(n=1), threshold=1), Samples(["hi"], ["of of"]))
+        >>> samples = with_scores(Attack(Length(), Repetition(n=1), threshold=1), Samples(["hi"], ["of of"]))
         >>> {name: column.tolist() for name, column in samples.facts.items()}
         {'attack': [2.5], 'target': [2.0], 'witness': [-0.5]}
     """
@@ -40,7 +54,7 @@ def scored(reward: Reward, samples: Samples) -> Samples:
 
 
 def with_parts(attack: Attack, samples: Samples, parts: Tensor) -> Samples:
-    """Return the samples with the facts that `scored` gives, from what `attack.parts` returned."""
+    """Return the samples with the facts that `with_scores` gives, from what `attack.parts` returned."""
     parts = checked_scores(parts, samples, "Attack")
     target, witness = parts.unbind(1)
     return samples.with_facts(

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rewardlab.attackers.base import check_counts, highest, scored
+from rewardlab.attackers.base import check_counts, highest, with_scores
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
 from rewardlab.policies import Policy
@@ -57,7 +57,9 @@ class RandomEdits:
         self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int
     ) -> Samples:
         drawn = candidates(policy, prompts, self.n, seed)
-        return highest(scored(reward, _measured(policy, self.edit(drawn, seed))), self.n, self.keep)
+        return highest(
+            with_scores(reward, _measured(policy, self.edit(drawn, seed))), self.n, self.keep
+        )
 
     def edit(self, samples: Samples, seed: int) -> Samples:
         """Return the samples edited, each row by a generator of its own."""

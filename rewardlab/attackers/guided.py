@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from rewardlab.attackers.base import highest, scored
+from rewardlab.attackers.base import highest, with_scores
 from rewardlab.errors import InputError
 from rewardlab.policies import Policy
 from rewardlab.policies.abilities import Continues
@@ -74,7 +74,7 @@ class Guided:
                 0, going, len(texts) + torch.arange(len(going))
             )
             texts = concatenate([texts, best])[place]
-        return scored(reward, texts)
+        return with_scores(reward, texts)
 
     def _extended(
         self, policy: Policy, reward: Reward, texts: Samples, seeds: torch.Tensor
@@ -89,5 +89,5 @@ class Guided:
             seeds=own,
         )
         finished = drawn.facts["finished"]
-        judged = scored(reward, drawn.with_facts(finished=torch.ones_like(finished)))
+        judged = with_scores(reward, drawn.with_facts(finished=torch.ones_like(finished)))
         return highest(judged.with_facts(finished=finished), self.candidates, keep=1)

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rewardlab.attackers.base import check_counts, highest, scored
+from rewardlab.attackers.base import check_counts, highest, with_scores
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
 from rewardlab.policies import Policy
@@ -83,7 +83,7 @@ class PGDAttacker:
         self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int
     ) -> Samples:
         drawn = candidates(policy, prompts, self.n, seed)
-        return highest(scored(reward, self.climb(reward, drawn, seed)), self.n, self.keep)
+        return highest(with_scores(reward, self.climb(reward, drawn, seed)), self.n, self.keep)
 
     def climb(self, reward: Reward, samples: Samples, seed: int) -> Samples:
         """Return given images [B, C, H, W] or videos [B, F, C, H, W], each moved within its ball to

@@ -14,7 +14,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
-from rewardlab.attackers.base import scored, with_parts
+from rewardlab.attackers.base import TrainedAttacker, with_parts, with_scores
 from rewardlab.data.prompt_data import Prompts
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
@@ -28,7 +28,7 @@ from rewardlab.types import Samples, concatenate
 
 
 @dataclass
-class RLAttacker:
+class RLAttacker(TrainedAttacker):
     """A fresh adversary, trained by an ordinary loop on the attack reward. Adv-RM, arXiv
     2504.06141, section 3.
 
@@ -81,7 +81,7 @@ class RLAttacker:
         if self.collect == "logged":
             return record.samples()
         with torch.no_grad():
-            return scored(
+            return with_scores(
                 reward,
                 candidates(adversary.eval(), prompts, self.per_prompt, derive(seed, "fresh")),
             )

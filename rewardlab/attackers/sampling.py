@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewardlab.attackers.base import check_counts, highest, scored
+from rewardlab.attackers.base import check_counts, highest, with_scores
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
 from rewardlab.policies import Policy
@@ -43,7 +43,9 @@ class BestOfN:
     def __call__(
         self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int
     ) -> Samples:
-        return highest(scored(reward, candidates(policy, prompts, self.n, seed)), self.n, self.keep)
+        return highest(
+            with_scores(reward, candidates(policy, prompts, self.n, seed)), self.n, self.keep
+        )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ from rewardlab.commands.parsing import (
     resolved,
 )
 from rewardlab.errors import InputError
-from rewardlab.runs.folder import RunFolder, export
+from rewardlab.runs.export import export
+from rewardlab.runs.folder import RunFolder
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.trainers import make_trainer
 

@@ -9,14 +9,13 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.policies import Generator, Policy
-from rewardlab.policies.folders import POLICY, load_policy, read_policy_config
-from rewardlab.rewards import Reward
+from rewardlab.policies import Generator, Policy, load_policy
+from rewardlab.rewards import Reward, load_reward
 from rewardlab.rewards.abilities import Saved
-from rewardlab.rewards.folders import load_reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.storage.atomic import write_json
+from rewardlab.storage.class_files import POLICY_FILE, read_class_file
 from rewardlab.types import PreferencePairs, Samples
 
 
@@ -138,7 +137,7 @@ class BestOf(Generator):
         self.policy.save_pretrained(Path(folder) / "policy")
         self.reward.save_pretrained(Path(folder) / "reward")
         config = {"class_path": "rewardlab.mining.BestOf", "n": self.n}
-        write_json(Path(folder) / POLICY, config)
+        write_json(Path(folder) / POLICY_FILE, config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> BestOf:
@@ -147,7 +146,7 @@ class BestOf(Generator):
         Raises:
             InputError: if a part is missing or cannot be read.
         """
-        config = read_policy_config(folder)
+        config = read_class_file(Path(folder) / POLICY_FILE)
         policy = load_policy(Path(folder) / "policy")
         return cls(policy, load_reward(Path(folder) / "reward"), int(config["n"])).eval()
 

@@ -1,4 +1,4 @@
-"""Outer loops: GAN-RM's rounds, resumable stage by stage."""
+"""Outer loops: GAN-RM's and Adv-RM's rounds, resumable stage by stage."""
 
 from __future__ import annotations
 
@@ -7,19 +7,36 @@ from typing import TYPE_CHECKING
 from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rewardlab.rounds.adv_rm import AdvRM, AttackAndMine
-    from rewardlab.rounds.gan_rm import GANRM
+    from rewardlab.rounds.adv_rm import AdvRMRounds
+    from rewardlab.rounds.attacking import AttackAndMine, Mining
+    from rewardlab.rounds.base import Rounds
+    from rewardlab.rounds.gan_rm import GANRMRounds
     from rewardlab.rounds.stages import FitReward, PostTrain
+    from rewardlab.rounds.tether import Tether
     from rewardlab.runs.folder import RunFolder
 
 _HOMES = {
-    "AdvRM": "rewardlab.rounds.adv_rm",
-    "AttackAndMine": "rewardlab.rounds.adv_rm",
+    "AdvRMRounds": "rewardlab.rounds.adv_rm",
+    "AttackAndMine": "rewardlab.rounds.attacking",
     "FitReward": "rewardlab.rounds.stages",
-    "GANRM": "rewardlab.rounds.gan_rm",
+    "GANRMRounds": "rewardlab.rounds.gan_rm",
+    "Mining": "rewardlab.rounds.attacking",
     "PostTrain": "rewardlab.rounds.stages",
+    "Rounds": "rewardlab.rounds.base",
     "RunFolder": "rewardlab.runs.folder",
+    "Tether": "rewardlab.rounds.tether",
 }
-__all__ = ["AdvRM", "AttackAndMine", "FitReward", "GANRM", "PostTrain", "RunFolder"]
+_EARLIER = {"AdvRM": "AdvRMRounds", "GANRM": "GANRMRounds"}
+__all__ = [
+    "AdvRMRounds",
+    "AttackAndMine",
+    "FitReward",
+    "GANRMRounds",
+    "Mining",
+    "PostTrain",
+    "Rounds",
+    "RunFolder",
+    "Tether",
+]
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, _EARLIER)

@@ -1,6 +1,4 @@
-"""Rounds: an outer loop between a generator and a reward, as stages whose results stand once they
-are made.
-"""
+"""Rounds: an outer loop between a generator and a reward, made of stages that are written once."""
 
 from __future__ import annotations
 

@@ -5,14 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-FREE = ("targets", "samples", "scores")  # judging costs either way, and is no part of training
-FIRST_FIT = "1-member-0"
-RLHF = ("candidates", "pairs", "post-train")
+from rewardlab.runs.layout import (
+    CANDIDATES,
+    MEMBER,
+    PAIRS,
+    POST_TRAIN,
+    SAMPLES,
+    SCORES,
+    TARGETS,
+    name_of_title,
+    parse_stage_name,
+    stage_name,
+)
+
+FREE = (TARGETS, SAMPLES, SCORES)  # judging costs either way, and is no part of training
+FIRST_FIT = stage_name(1, MEMBER, 0)
+RLHF = (CANDIDATES, PAIRS, POST_TRAIN)
+Spent = Mapping[str, float | None]
 
 
 def cost(timing: Mapping[str, Any], generations: Mapping[str, int], steps: int) -> dict[str, Any]:
-    """Return all fits + attacks + mining + RLHF, over one fit + RLHF of the same steps (Adv-RM,
-    section 5, has about 3).
+    """Return all fits + attacks + mining + RLHF, over one fit + RLHF of the same steps.
+
+    Adv-RM, arXiv 2504.06141, section 5, has about 3.
 
     Args:
         timing: seconds of each stage, as timing.json has them; of a stage that another run made,
@@ -26,40 +41,31 @@ def cost(timing: Mapping[str, Any], generations: Mapping[str, int], steps: int) 
         a stage's seconds are not known).
 
     Example:
-        >>> timing = {"1-member-0-a": {"seconds": 2.0}, "1-attack-b": {"seconds": 3.0}, "2-member-0-c": {"seconds": 2.0}}
-        >>> timing["2-post-train-d"] = {"seconds": 8.0}
+        >>> timing = {"1-member-0-a": {"seconds": 2.0}, "1-attack-b": {"seconds": 3.0}}
+        >>> timing |= {"2-member-0-c": {"seconds": 2.0}, "2-post-train-d": {"seconds": 8.0}}
         >>> cost(timing, {"1-attack": 50, "2-post-train": 100}, steps=10)["seconds"]
         {'all': 15.0, 'plain': 10.0, 'ratio': 1.5}
     """
     seconds: dict[str, float | None] = {}
     for title, entry in timing.items():
-        name = title.rpartition("-")[0]
-        if name and name.partition("-")[2] not in FREE:
+        name = name_of_title(title)
+        if name:
             seconds[name] = entry.get("seconds", entry.get("seconds_then"))
-    return {
-        "steps": steps,
-        "seconds": _ratio(seconds),
-        "generations": _ratio(_counted(generations)),
-    }
+    counts = {name: float(count) for name, count in generations.items()}
+    return {"steps": steps, "seconds": _ratio(seconds), "generations": _ratio(counts)}
 
 
-def _counted(generations: Mapping[str, int]) -> dict[str, float | None]:
-    return {
-        name: float(count)
-        for name, count in generations.items()
-        if name.partition("-")[2] not in FREE
-    }
-
-
-def _ratio(spent: Mapping[str, float | None]) -> dict[str, float | None]:
-    plain = [
-        value
-        for name, value in spent.items()
-        if name == FIRST_FIT or name.partition("-")[2] in RLHF
-    ]
-    if None in spent.values():
-        return {"all": None, "plain": None, "ratio": None}
-    whole, part = (
-        sum(value for value in values if value is not None) for values in (spent.values(), plain)
-    )
-    return {"all": whole, "plain": part, "ratio": whole / part if part else None}
+def _ratio(spent: Spent) -> dict[str, float | None]:
+    """Return the sum of what training spent, what plain RLHF would have, and their ratio."""
+    whole = 0.0
+    plain = 0.0
+    for name, amount in spent.items():
+        kind = parse_stage_name(name).stage
+        if kind in FREE:
+            continue
+        if amount is None:
+            return {"all": None, "plain": None, "ratio": None}
+        whole += amount
+        if name == FIRST_FIT or kind in RLHF:
+            plain += amount
+    return {"all": whole, "plain": plain, "ratio": whole / plain if plain else None}

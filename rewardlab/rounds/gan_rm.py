@@ -1,11 +1,10 @@
-"""GAN-RM's rounds: sample, fit the reward, bootstrap, select, post-train, and again with fresh
-negatives.
-"""
+"""GAN-RM's rounds: sample, fit the reward, bootstrap, select, post-train, and again."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -17,30 +16,34 @@ from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds.base import Rounds
-from rewardlab.rounds.game import (
+from rewardlab.rounds.post_training import train_policy
+from rewardlab.rounds.stages import FitReward, PostTrain
+from rewardlab.rounds.state import (
     State,
     begin,
-    check_game,
-    draw,
+    check_rounds,
+    compare_policies,
+    draw_from,
+    draw_samples,
+    draw_stage,
     export_both,
-    fit,
-    seen,
-    settings,
-    train_policy,
-    twin,
+    fit_reward,
+    fresh_copy,
+    settings_of,
 )
-from rewardlab.rounds.stages import FitReward, PostTrain
 from rewardlab.runs.folder import RunFolder
+from rewardlab.runs.layout import BOOTSTRAPPED_REWARD, MONITOR, NEGATIVES, POOL, REWARD
+from rewardlab.runs.stage import Stage
 from rewardlab.training.base import trained_state
 from rewardlab.types import Samples
 
 
-class GANRM(Rounds):
-    """T rounds of generator against reward (GAN-RM, arXiv 2506.13846, section 3), the target
-    samples staying the same.
+class GANRMRounds(Rounds):
+    """T rounds of generator against reward: GAN-RM, arXiv 2506.13846, section 3.
 
-    Every stage's result is named by a hash of what it depends on: the stages before it, its part of
-    the config, its seed. A killed run goes on from the last that stands.
+    The target samples stay the same. Every stage's result is named by a hash of what it depends on:
+    the stages before it, its part of the config, its seed. A killed run goes on from the last that
+    stands.
 
     Args:
         policy: the generator.
@@ -54,7 +57,8 @@ class GANRM(Rounds):
         post_train: how the policy is trained with it.
         bootstrap: pseudo-labels by rank, and a second fit with them.
         evaluation: how the policy is judged after each round.
-        negatives: generated samples that the reward learns against; as many as targets by default.
+        negatives: number of generated samples that the reward learns against; as many as targets by
+            default.
         rounds: T.
         refresh_negatives: draw negatives from the current policy in each round; frozen ones are the
             ablation.
@@ -83,7 +87,7 @@ class GANRM(Rounds):
         self.reward = reward
         self.targets = targets
         self.prompts = prompts if isinstance(prompts, list) else read_prompts(prompts)
-        check_game("GANRM", self.prompts, rounds, least=1)
+        check_rounds("GANRMRounds", self.prompts, rounds, least=1)
         self.fit = fit
         self.post_train = post_train
         self.bootstrap = bootstrap
@@ -95,68 +99,85 @@ class GANRM(Rounds):
 
     def run(self, run: RunFolder) -> None:
         """Run all rounds in the folder, or those that it lacks."""
-        first_reward = trained_state(self.reward)
-        negatives = None
+        first_weights = trained_state(self.reward)
         real = self.targets.target_samples("held_out")
-        state = begin(run, self, self.policy, [self.reward], real, ["policy", "targets"])
+        state = begin(run, self, [self.reward], real, ["policy", "targets"])
+        post_training = settings_of(run, self, "post_train")
+        reward_stage: Stage | None = None
+        negatives: tuple[Samples, Stage] | None = None
         for number in range(1, self.rounds + 1):
             state.number = number
             if negatives is None or self.refresh_negatives:
                 negatives = self._draw_negatives(state)
             if not self.fit.warm_start:
-                self.reward.load_state_dict(first_reward, strict=False)
-            self._fit_reward(state, negatives)
-            watched = partial(self._watched, state, negatives, first_reward)
-            train_policy(
-                state, self.post_train, self.reward, watched, settings(run, self, "post_train")
-            )
-            self._evaluate(state)
+                self.reward.load_state_dict(first_weights, strict=False)
+                reward_stage = None
+            reward_stage = self._fit_reward(state, *negatives, reward_stage)
+            watched = partial(self._watched, state, *negatives, first_weights)
+            train_policy(state, self.post_train, self.reward, reward_stage, watched, post_training)
+            self._evaluate(state, reward_stage)
         export_both(state, self.reward)
 
-    def _draw_negatives(self, state: State) -> Samples:
-        count = self.negatives or len(state.real) + len(self.targets.target_samples("train"))
-        state.after(negatives=count)
-        return draw(state, "negatives", count)
+    def _draw_negatives(self, state: State) -> tuple[Samples, Stage]:
+        targets = len(state.real) + len(self.targets.target_samples("train"))
+        count = self.negatives or targets
+        stage = draw_stage(state, NEGATIVES, count)
+        return draw_from(state, state.policy, stage, count), stage
 
-    def _fit_reward(self, state: State, negatives: Samples) -> None:
-        """Fit the reward; with a bootstrap, fit it again with pseudo-labels from its own ranking."""
-        state.after(round=state.number, **settings(state.run, self, "reward", "fit"))
-        figures = {
-            "first": fit(state, "reward", self.fit, self.reward, self.targets.against(negatives))
-        }
+    def _fit_reward(
+        self, state: State, negatives: Samples, negatives_stage: Stage, before: Stage | None
+    ) -> Stage:
+        """Fit the reward; with a bootstrap, fit it again with pseudo-labels from its own ranking.
+
+        Args:
+            state: where the run stands.
+            negatives: generated samples to learn against.
+            negatives_stage: the record of those.
+            before: the record of the fit that this one goes on from; None for the first weights.
+
+        Returns:
+            The record of the last fit.
+        """
+        inputs = (negatives_stage,) if before is None else (negatives_stage, before)
+        settings = settings_of(state.run, self, "reward", "fit")
+        stage = state.stage(REWARD, *inputs, **settings)
+        data = self.targets.against(negatives)
+        figures = {"first": fit_reward(state, stage, self.fit, self.reward, data)}
         if self.bootstrap is not None:
-            state.after(bootstrap=vars(self.bootstrap))
-            pool = draw(state, "pool", self.bootstrap.pool)
+            pool = draw_samples(state, POOL, self.bootstrap.pool)
             pseudo = self.bootstrap(pool, scores_of(self.reward, pool), negatives)
             data = self.targets.against(negatives, pseudo)
-            figures["bootstrapped"] = fit(state, "bootstrapped-reward", self.fit, self.reward, data)
-        state.note(reward=figures)
+            pool_stage = draw_stage(state, POOL, self.bootstrap.pool)
+            bootstrap: Any = vars(self.bootstrap)
+            stage = state.stage(BOOTSTRAPPED_REWARD, stage, pool_stage, bootstrap=bootstrap)
+            figures["bootstrapped"] = fit_reward(state, stage, self.fit, self.reward, data)
+        state.report(reward=figures)
+        return stage
 
     def _watched(
-        self, state: State, negatives: Samples, first_reward: dict[str, Tensor]
+        self,
+        state: State,
+        negatives: Samples,
+        negatives_stage: Stage,
+        first_weights: dict[str, Tensor],
     ) -> Watched:
-        """Return what guards read: for those that watch a classifier, one fitted on the held-out
-        targets alone.
+        """Return what guards read.
+
+        Those that watch a classifier get one that was fitted on the held-out targets alone.
         """
         guards = [callback for callback in self.post_train.callbacks if isinstance(callback, Guard)]
         watched = Watched(self.reward, self.prompts, state.real)
         if any("classifier" in guard.watch for guard in guards):
-            watched.classifier = twin(self.reward)
-            watched.classifier.load_state_dict(first_reward, strict=False)
-            fit(
-                state,
-                "monitor",
-                self.fit,
-                watched.classifier,
-                self.targets.against(negatives, swap=True),
-            )
+            classifier = fresh_copy(self.reward)
+            classifier.load_state_dict(first_weights, strict=False)
+            settings = settings_of(state.run, self, "reward", "fit")
+            stage = state.stage(MONITOR, negatives_stage, **settings)
+            data = self.targets.against(negatives, swap=True)
+            fit_reward(state, stage, self.fit, classifier, data)
+            watched.classifier = classifier
         return watched
 
-    def _evaluate(self, state: State) -> None:
+    def _evaluate(self, state: State, reward_stage: Stage) -> None:
         """Judge the policy, and see it and the one before it through this round's reward."""
-        members = seen(state, self.reward, self.evaluation)
-        state.note(
-            separation=separation_figures(
-                {name: columns.mean(1) for name, columns in members.items()}
-            )
-        )
+        scores = compare_policies(state, self.reward, reward_stage, self.evaluation)
+        state.report(separation=separation_figures(scores))

@@ -1,12 +1,10 @@
-"""The long stages of a round: fitting the reward, and post-training the policy, each with
-checkpoints of its own.
-"""
+"""The long stages of a round, each with checkpoints of its own: fits and post-training."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,15 +24,13 @@ from rewardlab.evaluation import Guard, Readings, Watched
 from rewardlab.mining import check_candidates
 from rewardlab.policies import Policy, frozen_copy
 from rewardlab.rewards import Reward
+from rewardlab.runs.layout import FIGURES_FILE, LAST_CHECKPOINT, METRICS_FILE, STATE_FILE
 from rewardlab.seeds import derive
-from rewardlab.training import GANRM as GANRMLoop
-from rewardlab.training.base import frozen_reference, trained_state
+from rewardlab.training import GANRM
+from rewardlab.training.base import Trained, frozen_reference, trained_state
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.trainers import Interruptible, make_trainer
 from rewardlab.types import PreferencePairs, Samples
-
-STATE = "state.safetensors"
-FIGURES = "figures.json"
 
 
 @dataclass
@@ -49,7 +45,7 @@ class FitReward:
         warm_start: go on from the last round's reward instead of its first weights.
     """
 
-    loop: Callable[[Reward], LightningModule] = GANRMLoop
+    loop: Callable[[Reward], LightningModule] = GANRM
     trainer: Callable[[], Trainer] = Trainer
     patience: int = 10
     warm_start: bool = False
@@ -64,18 +60,16 @@ class FitReward:
         )
         stopping = EarlyStopping("val/loss", patience=self.patience, check_finite=True)
         trainer = _fit(self.trainer, module, scratch, [stopping, best], datamodule=data)
-        kept = torch.load(best.best_model_path, weights_only=True)["state_dict"]
-        module.load_state_dict(kept, strict=False)
+        weights = torch.load(best.best_model_path, weights_only=True)["state_dict"]
+        module.load_state_dict(weights, strict=False)
         module.on_fit_end()
         with torch.no_grad():
             trainer.validate(module, datamodule=data, verbose=False)
-        figures = {
-            name: value.item()
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith("val/")
-        }
-        note = {"meaning": getattr(reward, "meaning", "score"), "epochs": trainer.current_epoch}
-        save_stage(folder, reward, figures | note, scratch)
+        figures: dict[str, Any] = {"meaning": reward.meaning, "epochs": trainer.current_epoch}
+        for name, value in trainer.callback_metrics.items():
+            if name.startswith("val/"):
+                figures[name] = value.item()
+        save_stage(folder, reward, figures, scratch)
 
 
 @dataclass
@@ -84,16 +78,17 @@ class PostTrain:
 
     Args:
         loop: makes the LightningModule from policy and reward (SFT, DPO or PPO); none means
-            best-of-N: candidates are filtered at test time and no weights change.
+            best-of-n: candidates are filtered at test time and no weights change.
         trainer: makes the Trainer; logger, checkpoints and progress are set here.
-        candidates: K outputs of each prompt, from which best and worst are taken.
-        groups: how many times K candidates are drawn, the prompts in turn; once for each prompt by
-            default.
+        candidates: K outputs of each prompt, from which best and worst are taken. A loop that
+            samples for itself, such as PPO, needs none, and none are drawn for it.
+        groups: number of prompts that are trained on, or that K candidates are drawn of, the
+            prompts in turn; once for each prompt by default.
         batch_size: examples a step.
         callbacks: such as EMA and Guard; each round gets fresh copies.
         reference: what preference losses are held to: the policy at the start of this "round", or
             of the "run".
-        checkpoint_every: optimiser steps between checkpoints, which bound what a kill can lose.
+        checkpoint_every: optimizer steps between checkpoints, which bound what a kill can lose.
     """
 
     loop: Callable[[Policy, Reward], LightningModule] | None = None
@@ -109,28 +104,46 @@ class PostTrain:
         if self.loop is not None:
             check_candidates(self.candidates)
 
-    def __call__(
-        self,
-        policy: Policy,
-        reward: Reward,
-        pairs: PreferencePairs,
-        watched: Watched,
-        first: Policy,
-        folder: Path,
-        scratch: Path,
-    ) -> None:
-        """Train `policy` in place on mined pairs and write its weights, figures and metrics into
-        `folder`.
+    def build(self, policy: Policy, reward: Reward, first: Policy) -> Trained:
+        """Return the loop of a round, held to its reference.
+
+        Args:
+            policy: what is trained, as it is at the start of the round.
+            reward: what scores.
+            first: the policy at the start of the run.
+
+        Raises:
+            InputError: if the loop does not derive from `Trained`.
         """
-        module = self.loop(policy.train(), reward)  # type: ignore[misc]
-        if hasattr(module, "reference"):
-            module.reference = frozen_reference(
-                policy, first if self.reference == "run" else frozen_copy(policy)
+        assert self.loop is not None
+        module = self.loop(policy, reward)
+        if not isinstance(module, Trained):
+            raise InputError(
+                f"Rounds train by loops that derive from rewardlab.training.Trained, which say what "
+                f"they learn from; {type(module).__name__} does not. Derive it, or train outside "
+                "of rounds."
             )
+        if module.reference is not None:
+            reference = first if self.reference == "run" else frozen_copy(policy)
+            module.reference = frozen_reference(policy, reference)
+        return module
+
+    def __call__(
+        self, module: Trained, examples: Any, watched: Watched, folder: Path, scratch: Path
+    ) -> None:
+        """Train the loop's policy in place; write its weights, figures and metrics into `folder`.
+
+        Args:
+            module: what `build` returned.
+            examples: what it learns from: numbered prompts, Samples or PreferencePairs.
+            watched: what guards and readings read.
+            folder: of the stage.
+            scratch: for checkpoints.
+        """
         callbacks = deepcopy(self.callbacks)
-        readers = [callback for callback in callbacks if isinstance(callback, Guard | Readings)]
-        for reader in readers:
-            reader.observe(watched)
+        for callback in callbacks:
+            if isinstance(callback, Guard | Readings):
+                callback.observe(watched)
         checkpoints = ModelCheckpoint(
             scratch,
             "{step}",
@@ -138,29 +151,30 @@ class PostTrain:
             every_n_train_steps=self.checkpoint_every,
             enable_version_counter=False,
         )
-        loader = ResumableLoader(
-            Rows(_numbered(module.examples(pairs))),
-            self.batch_size,
-            seed=getattr(module, "seed", 0),
-        )
-        trainer = _fit(
-            self.trainer, module, scratch, [*callbacks, checkpoints], train_dataloaders=loader
-        )
-        _check_finite(policy)
-        figures = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        stopped = [guard.stopped_at for guard in readers if isinstance(guard, Guard)]
-        figures |= {
-            "steps": trainer.global_step,
-            "guard_stopped_at": stopped,
-            "generations": getattr(module, "generations", 0),
-        }
-        figures["stability"] = {
-            k: v
-            for reader in readers
-            if isinstance(reader, Readings)
-            for k, v in reader.figures().items()
-        }
-        save_stage(folder, policy, figures, scratch)
+        loader = ResumableLoader(Rows(_numbered(examples)), self.batch_size, seed=module.seed)
+        module.policy.train()
+        added = [*callbacks, checkpoints]
+        trainer = _fit(self.trainer, module, scratch, added, train_dataloaders=loader)
+        _check_finite(module.policy)
+        save_stage(folder, module.policy, _figures(trainer, module, callbacks), scratch)
+
+
+def _figures(trainer: Trainer, module: Trained, callbacks: Sequence[Callback]) -> dict[str, Any]:
+    """Return what post-training says of itself: its last metrics, steps, guards and readings."""
+    figures: dict[str, Any] = {}
+    for name, value in trainer.callback_metrics.items():
+        figures[name] = value.item()
+    stability: dict[str, Any] = {}
+    for callback in callbacks:
+        if isinstance(callback, Readings):
+            stability |= callback.figures()
+    figures["steps"] = trainer.global_step
+    figures["guard_stopped_at"] = [
+        callback.stopped_at for callback in callbacks if isinstance(callback, Guard)
+    ]
+    figures["generations"] = module.generations
+    figures["stability"] = stability
+    return figures
 
 
 def _fit(
@@ -172,44 +186,42 @@ def _fit(
 ) -> Trainer:
     """Run a fit that logs and keeps checkpoints in `scratch`, and goes on from the last of them.
 
-    Dropout draws from torch's global generator, so that is seeded here; what came before the stage
-    must not matter.
+    Dropout draws from torch's global generator, so that is seeded here: a resumed run draws the
+    same numbers.
     """
-    logger = CSVLogger(scratch, name="", version="")
-    last = scratch / "last.ckpt"
+    last = scratch / LAST_CHECKPOINT
     trainer = make_trainer(
         make,
         num_sanity_val_steps=0,
-        logger=logger,
+        logger=CSVLogger(scratch, name="", version=""),
         default_root_dir=scratch,
         callbacks=[*callbacks, Resumable(), Interruptible(last)],
         enable_model_summary=False,
         log_every_n_steps=10,
     )
+    seed = module.seed if isinstance(module, Trained) else 0
     with isolate_rng(include_cuda=False):
-        torch.manual_seed(derive(getattr(module, "seed", 0), "fit"))
-        trainer.fit(module, ckpt_path=last if last.exists() else None, weights_only=True, **data)
-    module.to(
-        trainer.strategy.root_device
-    )  # Lightning leaves it on the CPU, where the next stage would sample
+        torch.manual_seed(derive(seed, "fit"))
+        checkpoint = last if last.exists() else None
+        trainer.fit(module, ckpt_path=checkpoint, weights_only=True, **data)
+    module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
     return trainer
 
 
 def save_stage(folder: Path, module: nn.Module, figures: dict[str, Any], scratch: Path) -> None:
     """Write a stage's result: the trained weights, the figures, and the metrics of the way there."""
-    save_file(trained_state(module), folder / STATE)
-    (folder / FIGURES).write_text(
-        json.dumps(figures, indent=1, sort_keys=True) + "\n", encoding="utf-8"
-    )
-    if (scratch / "metrics.csv").exists():
-        shutil.copy(scratch / "metrics.csv", folder)
+    save_file(trained_state(module), folder / STATE_FILE)
+    text = json.dumps(figures, indent=1, sort_keys=True)
+    (folder / FIGURES_FILE).write_text(text + "\n", encoding="utf-8")
+    if (scratch / METRICS_FILE).exists():
+        shutil.copy(scratch / METRICS_FILE, folder)
 
 
 def load_stage(folder: Path, module: nn.Module) -> dict[str, Any]:
     """Put a stage's weights into `module` and return its figures."""
-    module.load_state_dict(load_file(folder / STATE), strict=False)
-    figures: dict[str, Any] = json.loads((folder / FIGURES).read_text(encoding="utf-8"))
-    if hasattr(module, "meaning"):
+    module.load_state_dict(load_file(folder / STATE_FILE), strict=False)
+    figures: dict[str, Any] = json.loads((folder / FIGURES_FILE).read_text(encoding="utf-8"))
+    if isinstance(module, Reward):
         module.meaning = figures["meaning"]
     module.eval()
     return figures
@@ -221,20 +233,20 @@ def _numbered(examples: Any) -> Any:
     if isinstance(examples, Samples):
         return examples.with_facts(row=rows)
     if isinstance(examples, PreferencePairs):
-        return PreferencePairs(
-            examples.chosen.with_facts(row=rows), examples.rejected.with_facts(row=rows)
-        )
+        chosen = examples.chosen.with_facts(row=rows)
+        return PreferencePairs(chosen, examples.rejected.with_facts(row=rows))
     return examples  # prompts are numbered
 
 
 def _check_finite(policy: Policy) -> None:
-    bad = [
-        name
-        for name, parameter in policy.named_parameters()
-        if parameter.requires_grad and not parameter.isfinite().all()
-    ]
-    if bad:
+    """Refuse a policy whose training has diverged, before its weights are kept."""
+    broken = []
+    for name, parameter in policy.named_parameters():
+        if parameter.requires_grad and not parameter.isfinite().all():
+            broken.append(name)
+    if broken:
         raise InputError(
-            f"Post-training diverged: {len(bad)} of the policy's weights are NaN or infinite (first: {bad[0]}). The last "
-            "round's policy stands. Lower the learning rate, or raise beta."
+            f"Post-training diverged: {len(broken)} of the policy's weights are NaN or infinite "
+            f"(first: {broken[0]}). The last round's policy stands. Lower the learning rate, or "
+            "raise beta."
         )

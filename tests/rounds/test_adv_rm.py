@@ -8,18 +8,34 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from rewardlab import PPO, CausalLMPolicy, InputError, LanguageReward, PreferencePairs, Samples
-from rewardlab import AdvRM as Loop
+from rewardlab import (
+    PPO,
+    AdvRM,
+    CausalLMPolicy,
+    InputError,
+    LanguageReward,
+    PreferencePairs,
+    Samples,
+)
 from rewardlab.attackers import BestOfN, RLAttacker
-from rewardlab.data import Preferences
+from rewardlab.data import Preferences, load_samples
 from rewardlab.evaluation import Evaluation, Readings
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Function
 from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import Relative
-from rewardlab.rounds import AdvRM, AttackAndMine, FitReward, PostTrain, RunFolder
-from rewardlab.rounds.game import begin
+from rewardlab.rounds import (
+    AdvRMRounds,
+    AttackAndMine,
+    FitReward,
+    Mining,
+    PostTrain,
+    RunFolder,
+    Tether,
+)
+from rewardlab.rounds.state import begin
+from rewardlab.rounds.tether import tethered
 from rewardlab.seeds import row_seeds
 from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
 
@@ -53,7 +69,16 @@ def preferences() -> Preferences:
     return Preferences(pairs, held_out=8, batch_size=16)
 
 
-def game(judge=None, callbacks=(), enough=None, stop_below=0.05, attacker=None, **options) -> AdvRM:
+def game(
+    judge=None,
+    callbacks=(),
+    enough=None,
+    stop_below=0.05,
+    attacker=None,
+    mining=None,
+    attacked="first",
+    **options,
+) -> AdvRMRounds:
     members = [
         LanguageReward(tiny_causal_lm(seed=seed), tiny_tokenizer(), pooling="mean", seed=seed)
         for seed in (1, 2)
@@ -62,16 +87,22 @@ def game(judge=None, callbacks=(), enough=None, stop_below=0.05, attacker=None, 
         partial(PPO, optimizer=ADAM, kl_weight=0.0), TRAINER, batch_size=2, ask_every=1
     )
     options = {"members": members, "rounds": 1, "prompts": PROMPTS} | options
-    return AdvRM(
+    return AdvRMRounds(
         policy(),
         preferences=preferences(),
         attack=AttackAndMine(
-            attacker, z=0.5, references=3, judge=judge, enough=enough, stop_below=stop_below
+            attacker,
+            mining or Mining(z=0.5),
+            attacked,
+            references=3,
+            judge=judge,
+            enough=enough,
+            stop_below=stop_below,
         ),
         post_train=PostTrain(
             partial(PPO, optimizer=ADAM), TRAINER, candidates=2, callbacks=list(callbacks)
         ),
-        fit=FitReward(partial(Loop, optimizer=ADAM), TRAINER),
+        fit=FitReward(partial(AdvRM, optimizer=ADAM), TRAINER),
         evaluation=Evaluation(16, {"letters": Function(letters)}),
         **options,
     )
@@ -97,7 +128,7 @@ def test_a_round_fits_attacks_mines_and_post_trains(tmp_path):
 
 
 def test_a_game_without_prompts_or_with_fewer_than_no_rounds_is_refused():
-    with pytest.raises(InputError, match="AdvRM samples from prompts and got none"):
+    with pytest.raises(InputError, match="AdvRMRounds samples from prompts and got none"):
         game(prompts=[])
     with pytest.raises(InputError, match="rounds of at least 0; got -1"):
         game(rounds=-1)
@@ -114,13 +145,11 @@ def test_the_judge_the_readings_and_the_cost_are_reported(tmp_path):
     timing = json.loads((tmp_path / "run" / "timing.json").read_text())
     costs = timing["cost"]
     assert costs["steps"] == trained["steps"]
-    kept = {
-        "references": 3 * len(PROMPTS),
-        "attack": 4 * len(PROMPTS),
-        "candidates": 2 * len(PROMPTS),
-    }
-    assert costs["generations"]["all"] == sum(kept.values()) + trained["generations"]
-    assert costs["generations"]["plain"] == kept["candidates"] + trained["generations"]
+    hardening = 3 * len(PROMPTS) + 4 * len(PROMPTS)  # references, and the attack's own outputs
+    assert costs["generations"]["all"] == hardening + trained["generations"]
+    assert costs["generations"]["plain"] == trained["generations"]
+    stages = [path.name for path in (tmp_path / "run" / "stages").iterdir()]
+    assert not [name for name in stages if "candidates" in name or "pairs" in name]
     assert costs["seconds"]["ratio"] > 1
 
 
@@ -155,11 +184,10 @@ def test_the_first_outputs_are_drawn_where_the_trainers_will_train(tmp_path, mon
     places = []
     play = game(rounds=0)
     monkeypatch.setattr(type(play.policy), "to", lambda self, device: places.append(device))
-    with pytest.raises(AttributeError, match="stage"):  # of the folder that there is not
+    with pytest.raises(AttributeError, match="make"):  # of the folder that there is not
         begin(
             SimpleNamespace(record=lambda facts: None, config={}),
             play,
-            play.policy,
             play.members,
             Samples([], []),
             [],
@@ -179,19 +207,22 @@ def test_novelty_is_taken_off_the_reward_in_its_own_deviations(tmp_path):
     distance.
     """
     features = LanguageReward(tiny_causal_lm(seed=3), tiny_tokenizer(), pooling="mean", frozen=True)
-    plain, wary = game(rounds=0), game(rounds=0, novelty=features, novelty_weight=2.0)
+    plain = game(rounds=0)
+    tether = Tether(features, weight=2.0)
     references = plain.policy.generate(PROMPTS * 4, seeds=row_seeds(5, 32))
     others = plain.policy.generate(PROMPTS, seeds=row_seeds(6, 8))
-    member = wary.members[0]
-    raised = wary._with_novelty(member, references)
-    assert plain._with_novelty(member, references) is member
+    member = plain.members[0]
+    raised = tethered(member, tether, references)
+    alone = tethered(member, Tether(features, 2.0, reward_weight=0.0), references)
     scores = member(references).view(4, 8)  # a prompt a column
     deviation = ((scores - scores.mean(0)).square().sum() / (32 - 8)).sqrt()
     expected = (member(others) - scores.mean()) / deviation + 2 * Novelty(
         features.eval(), references
     )(others)
     torch.testing.assert_close(raised(others), expected)
-    results = run(tmp_path / "run", rounds=0, novelty=features)
+    distance = 2 * Novelty(features.eval(), references)(others)
+    torch.testing.assert_close(alone(others), distance)
+    results = run(tmp_path / "run", rounds=0, tether=tether)
     assert results["rounds"]["1"]["post_train"]["steps"] > 0
 
 
@@ -251,3 +282,54 @@ def test_an_attack_changes_neither_target_nor_policy(tmp_path):
 def test_refusals(options, words):
     with pytest.raises(InputError, match=words):
         game(**options)
+
+
+def test_each_member_is_attacked_in_turn_and_late_random_pairs_of_both_are_mined(tmp_path):
+    mining = Mining(z=0.5, cap=3, pick="random", after=0.5)
+    results = run(tmp_path / "run", mining=mining, attacked="each")
+    first, second = (results["rounds"]["1"][name] for name in ("attack", "attack-1"))
+    whole = run(tmp_path / "whole")["rounds"]["1"]["attack"]
+    counts = [entry["funnel"]["counts"] for entry in (first, second)]
+    assert counts[0]["generated"] == whole["funnel"]["counts"]["generated"] // 2
+    assert results["rounds"]["2"]["adversarial_pairs"] == sum(min(3, c["kept"]) for c in counts)
+    stages = [path.name for path in (tmp_path / "run" / "stages").iterdir()]
+    assert len([name for name in stages if name.startswith("1-attack")]) == 2
+
+
+def test_a_given_witness_takes_the_place_of_the_other_members(tmp_path):
+    play = game()
+    play.attack.witness = Function(letters)
+    play.run(RunFolder.open(tmp_path / "run", {"seed": 0}))
+    found = load_samples(next((tmp_path / "run" / "stages").glob("1-attack-*")) / "samples")
+    by_prompt = {}
+    for prompt, output, witness in zip(
+        found.prompts, found.outputs, found.facts["witness"].tolist(), strict=True
+    ):
+        by_prompt.setdefault(prompt, set()).add((sum(map(str.isalpha, output)), witness))
+    for pairs in by_prompt.values():
+        ordered = sorted(pairs)
+        assert [witness for _, witness in ordered] == sorted(witness for _, witness in ordered)
+
+
+def test_late_mining_needs_an_attacker_that_records_steps(tmp_path):
+    with pytest.raises(InputError, match=r"after=0.5 .* records each output's step"):
+        run(tmp_path / "run", attacker=BestOfN(n=2), mining=Mining(after=0.5))
+    with pytest.raises(InputError, match="0 <= after < 1; got 1"):
+        Mining(after=1.0)
+
+
+def test_a_run_of_another_form_is_refused_with_a_sentence(tmp_path):
+    folder = tmp_path / "run"
+    config = {"rounds": {"class_path": "rewardlab.rounds.AdvRMRounds"}}
+    RunFolder.open(folder, config)
+    facts = json.loads((folder / "run.json").read_text())
+    del facts["form"]
+    (folder / "run.json").write_text(json.dumps(facts))
+    with pytest.raises(InputError, match="named stages in another way"):
+        RunFolder.check(folder, config, resume=True)
+
+
+def test_earlier_names_of_the_rounds_still_import_with_a_warning():
+    with pytest.warns(DeprecationWarning, match="GANRMRounds since rewardlab 0.2"):
+        from rewardlab.rounds import GANRM
+    assert GANRM.__name__ == "GANRMRounds"

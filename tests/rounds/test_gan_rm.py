@@ -21,18 +21,17 @@ from rewardlab.evaluation import Evaluation, Guard
 from rewardlab.mining import RankBootstrap
 from rewardlab.policies.samplers import Sampler
 from rewardlab.rewards import Brightness, Function
-from rewardlab.rounds import GANRM, FitReward, PostTrain, RunFolder
+from rewardlab.rounds import FitReward, GANRMRounds, PostTrain, RunFolder
 from rewardlab.rounds import stages as stages_module
 from rewardlab.storage import atomic
 from rewardlab.testing import tiny_diffusion, tiny_tower
-from rewardlab.training import DPO, EMA, SFT
-from rewardlab.training import GANRM as GANRMLoop
+from rewardlab.training import DPO, EMA, GANRM, SFT
 from rewardlab.types import Samples
 
 ADAM = partial(torch.optim.Adam, lr=0.003)
 SHORT = partial(Trainer, accelerator="cpu", max_epochs=2, enable_progress_bar=False)
 STEPS = partial(Trainer, accelerator="cpu", max_steps=4, max_epochs=-1, enable_progress_bar=False)
-FIT = FitReward(partial(GANRMLoop, folds=2, optimizer=ADAM), SHORT)
+FIT = FitReward(partial(GANRM, folds=2, optimizer=ADAM), SHORT)
 GUARDS = [EMA(0.5), Guard(every_n_steps=2, samples=8, stop=False)]
 BY_SFT = PostTrain(
     partial(SFT, optimizer=ADAM),
@@ -52,7 +51,7 @@ def targets():
 
 def game(**changes):
     """A tiny generator and discriminator, the same every time."""
-    return GANRM(
+    return GANRMRounds(
         **{
             "policy": DiffusionPolicy(
                 tiny_diffusion(classes=0), sampler=Sampler(steps=2), prompt_dropout=0.5
@@ -250,7 +249,7 @@ class TestKilled:
         [
             ((SFT, "training_step"), 4),  # there is a checkpoint after the second step
             (
-                (GANRMLoop, "training_step"),
+                (GANRM, "training_step"),
                 9,
             ),  # in the second fit's second epoch: four steps before, three an epoch
         ],
@@ -293,7 +292,7 @@ class TestKilled:
 class TestInterrupted:
     @pytest.mark.parametrize(
         ("loop", "count"),
-        [(SFT, 2), (GANRMLoop, 2), (GANRMLoop, 1), (GANRMLoop, 4)],
+        [(SFT, 2), (GANRM, 2), (GANRM, 1), (GANRM, 4)],
         ids=["post-training", "epoch's last", "epoch's first", "fit's last"],
     )
     def test_ctrl_c_keeps_the_step_and_the_run_ends_as_if_it_had_not_been(
@@ -318,7 +317,7 @@ class TestInterrupted:
 
 
 def test_a_game_without_prompts_or_rounds_is_refused():
-    with pytest.raises(InputError, match="GANRM samples from prompts and got none"):
+    with pytest.raises(InputError, match="GANRMRounds samples from prompts and got none"):
         game(prompts=[])
     with pytest.raises(InputError, match="rounds of at least 1; got -1"):
         game(rounds=-1)
@@ -362,7 +361,7 @@ def filtered(request, tmp_path_factory):
 
     def loop(reward):
         starts.append(reward.projection.weight.detach().clone())
-        return GANRMLoop(reward, optimizer=ADAM)
+        return GANRM(reward, optimizer=ADAM)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
@@ -439,7 +438,7 @@ class Note:
 
     def fit(self, reward):
         self.events.append("fit" if reward.training else "fit in eval mode")
-        return GANRMLoop(reward, optimizer=ADAM)
+        return GANRM(reward, optimizer=ADAM)
 
     def train(self, policy, reward):
         note = self
@@ -513,7 +512,7 @@ class TestRefused:
         ]
 
     def test_a_reward_that_breaks_keeps_its_last_good_checkpoint(self, tmp_path):
-        class Breaks(GANRMLoop):
+        class Breaks(GANRM):
             def training_step(self, batch, batch_idx):
                 if self.current_epoch == 1:
                     batch.inputs.fill_(torch.nan)

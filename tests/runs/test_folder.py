@@ -13,7 +13,8 @@ import torch
 import yaml
 
 from rewardlab.errors import InputError
-from rewardlab.runs.folder import RunFolder, absolute, first_difference
+from rewardlab.runs.folder import RunFolder
+from rewardlab.runs.identity import absolute, first_difference
 
 CONFIG = {
     "experiment": {"seed": 3, "data_path": None},

@@ -1,0 +1,96 @@
+"""The fits of an ensemble's members in Adv-RM's rounds, and the pairs that they learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rewardlab.data import load_pairs, save_pairs
+from rewardlab.rewards import Reward
+from rewardlab.rounds.attacking import Attacked
+from rewardlab.rounds.state import State, fit_reward, settings_of
+from rewardlab.runs.layout import MEMBER, PAIRS_FOLDER
+from rewardlab.runs.stage import Stage
+from rewardlab.seeds import derive
+from rewardlab.training.base import trained_state
+from rewardlab.types import PreferencePairs, Samples, concatenate
+
+
+class MemberFits:
+    """The members' fits in each round, and the adversarial pairs that they have so far.
+
+    Attributes:
+        stages: the records of the members' last fits.
+    """
+
+    def __init__(self, rounds: Any, state: State) -> None:
+        self.rounds = rounds
+        self.state = state
+        self.first_weights = [trained_state(member) for member in rounds.members]
+        self.stages: list[Stage] = []
+        self.pairs: PreferencePairs | None = None
+        self.pair_stages: list[Stage] = []
+
+    def fit(self, members: Sequence[Reward]) -> None:
+        """Refit these members from their first weights, each with its own order and bootstrap."""
+        figures = {}
+        stages = []
+        for number, member in enumerate(members):
+            stage = self._stage(number)
+            figures[str(number)] = self._fit_member(number, member, stage)
+            stages.append(stage)
+        self.stages = stages
+        device = next(members[-1].parameters()).device  # a member that stood may be elsewhere
+        for member in members:
+            member.to(device)
+        count = 0 if self.pairs is None else len(self.pairs)
+        self.state.report(members=figures, adversarial_pairs=count)
+
+    def extend(self, attacks: Sequence[Attacked], stage: Stage) -> None:
+        """Keep the pairs of a round's attacks as a stage, and train on them from now on."""
+        pairs = _joined([attacked.pairs for attacked in attacks])
+
+        def save(folder: Path) -> None:
+            if len(pairs):
+                save_pairs(folder / PAIRS_FOLDER, pairs)
+
+        folder = self.state.run.make(stage, save)
+        if len(pairs):
+            pairs = load_pairs(folder / PAIRS_FOLDER)
+        self.pairs = pairs if self.pairs is None else _joined([self.pairs, pairs])
+        self.pair_stages.append(stage)
+
+    def _stage(self, number: int) -> Stage:
+        state = self.state
+        settings = settings_of(state.run, self.rounds, "members", "fit")
+        seed = derive(self.rounds.seed, "member", number)
+        before = self.stages[number : number + 1] if self.rounds.fit.warm_start else []
+        inputs = (state.start, *self.pair_stages, *before)
+        return state.stage(f"{MEMBER}-{number}", *inputs, seed=seed, **settings)
+
+    def _fit_member(self, number: int, member: Reward, stage: Stage) -> dict[str, Any]:
+        fit = self.rounds.fit
+        preferences = self.rounds.preferences
+        seed = stage.seed
+        assert seed is not None
+        if not fit.warm_start:
+            member.load_state_dict(self.first_weights[number], strict=False)
+        pairs = preferences.split("train")[:0] if self.pairs is None else self.pairs
+        seeded = replace(fit, loop=partial(fit.loop, seed=seed))
+        return fit_reward(self.state, stage, seeded, member, preferences.extended(pairs, seed))
+
+
+def _joined(parts: Sequence[PreferencePairs]) -> PreferencePairs:
+    """Return all pairs; of several parts without facts, which differ between attacks."""
+    if len(parts) == 1:
+        return parts[0]
+    plain: PreferencePairs = concatenate([_without_facts(pairs) for pairs in parts])
+    return plain
+
+
+def _without_facts(pairs: PreferencePairs) -> PreferencePairs:
+    chosen = Samples(pairs.chosen.prompts, pairs.chosen.outputs)
+    return PreferencePairs(chosen, Samples(pairs.rejected.prompts, pairs.rejected.outputs))

@@ -1,0 +1,113 @@
+"""Post-training the policy in a round: what its loop learns from, and the training itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rewardlab.data import save_pairs
+from rewardlab.data.prompt_data import numbered
+from rewardlab.errors import InputError
+from rewardlab.evaluation import Watched
+from rewardlab.evaluation.evaluation import mean_figure
+from rewardlab.mining import BestOf, candidates, extremes
+from rewardlab.provenance import fingerprint
+from rewardlab.rewards import Reward
+from rewardlab.rewards.scoring import scores_of
+from rewardlab.rounds.stages import PostTrain, load_stage
+from rewardlab.rounds.state import State, fresh_copy, keep_samples
+from rewardlab.runs.layout import CANDIDATES, PAIRS, PAIRS_FOLDER, POST_TRAIN
+from rewardlab.runs.stage import Stage
+from rewardlab.types import PreferencePairs
+
+
+def train_policy(
+    state: State,
+    post_train: PostTrain,
+    reward: Reward,
+    reward_stage: Stage,
+    make_watched: Callable[[], Watched],
+    settings: dict[str, Any],
+) -> None:
+    """Train the policy on what its loop learns from; best-of-n only wraps it.
+
+    A loop that samples for itself is given prompts, and no candidates are drawn for it.
+
+    Args:
+        state: whose policy is trained in place, or wrapped.
+        post_train: settings of the loop that trains the policy.
+        reward: what ranks the candidates, and what loops raise.
+        reward_stage: the record of what made the reward.
+        make_watched: makes what guards read.
+        settings: what the training depends on beside its inputs.
+    """
+    if post_train.loop is None:
+        _filter_policy(state, post_train, reward, reward_stage, settings)
+        return
+    module = post_train.build(state.policy, reward, state.first)
+    if module.learns_from == "prompts":
+        examples: Any = numbered(state.prompts_in_turn(post_train.groups or len(state.prompts)))
+        inputs = (state.policy_stage, reward_stage)
+    else:
+        pairs, pairs_stage = best_and_worst(state, post_train, reward, reward_stage)
+        examples = pairs.chosen if module.learns_from == "samples" else pairs
+        inputs = (pairs_stage, reward_stage)
+    watched = make_watched()
+    stage = state.stage(POST_TRAIN, *inputs, groups=post_train.groups, **settings)
+    scratch = state.scratch
+    folder = state.run.make(
+        stage,
+        lambda folder: post_train(module, examples, watched, folder, scratch(stage)),
+    )
+    figures = load_stage(folder, state.policy)
+    state.policy_stage = stage
+    state.generations[stage.name] = figures.get("generations", 0)
+    state.report(post_train=figures)
+
+
+def best_and_worst(
+    state: State, post_train: PostTrain, reward: Reward, reward_stage: Stage
+) -> tuple[PreferencePairs, Stage]:
+    """Draw candidates, and return the best and worst of each prompt with the record of the pairs.
+
+    Raises:
+        InputError: if all candidates of every prompt tie.
+    """
+    k = post_train.candidates
+    prompts = state.prompts_in_turn(post_train.groups or len(state.prompts))
+    seed = state.seed_of(CANDIDATES)
+    drawn = state.stage(CANDIDATES, state.policy_stage, seed=seed, k=k, prompts=prompts)
+    pool = keep_samples(state, drawn, lambda: candidates(state.policy, prompts, k, seed))
+    scores = scores_of(reward, pool)
+    pairs = extremes(pool, scores, k)
+    if not len(pairs):
+        raise InputError(
+            f"The reward scores all {k} candidates of every prompt alike, so there is no best and "
+            "worst to train on. Does the generator make different outputs of a prompt, and did the "
+            "reward learn (val/auc)?"
+        )
+    stage = state.stage(PAIRS, drawn, reward_stage, reward=fingerprint(reward))
+    state.run.make(stage, lambda folder: save_pairs(folder / PAIRS_FOLDER, pairs))
+    figures = {
+        "all": mean_figure(scores),
+        "best": mean_figure(pairs.chosen.facts["score"]),
+        "worst": mean_figure(pairs.rejected.facts["score"]),
+    }
+    state.report(candidates=figures)
+    return pairs, stage
+
+
+def _filter_policy(
+    state: State,
+    post_train: PostTrain,
+    reward: Reward,
+    reward_stage: Stage,
+    settings: dict[str, Any],
+) -> None:
+    """Wrap the policy so that it returns the best of n.
+
+    It gets a copy of the reward, which the next round's fit must not change.
+    """
+    inputs = (state.policy_stage, reward_stage)
+    state.policy_stage = state.stage("best-of", *inputs, n=post_train.candidates, **settings)
+    state.policy = BestOf(state.policy, fresh_copy(reward), post_train.candidates)

@@ -1,0 +1,43 @@
+"""A tether: what keeps the hardened reward near the responses of the first policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rewardlab.rewards import Reward
+from rewardlab.rewards.combine import Standardized, Weighted
+from rewardlab.rewards.novelty import Novelty
+from rewardlab.rewards.relative import spread_within
+from rewardlab.rewards.scoring import scores_of
+from rewardlab.types import Samples
+
+
+@dataclass
+class Tether:
+    """A distance from the first policy's responses that is subtracted from the hardened reward.
+
+    What no member has seen cannot be overrated for free then (`Novelty`).
+
+    Args:
+        novelty: a reward with features: a frozen backbone, say.
+        weight: standard deviations of the reward that one standard deviation of the distance costs.
+        reward_weight: weight of the reward; 0 shows what the distance does alone.
+    """
+
+    novelty: Reward
+    weight: float = 1.0
+    reward_weight: float = 1.0
+
+
+def tethered(reward: Reward, tether: Tether, references: Samples) -> Reward:
+    """Return the reward less the distance from the references.
+
+    The reward is in its standard deviations within a prompt over the references, the distance in
+    its own over held-out references.
+    """
+    scores = scores_of(reward, references)[:, None]
+    _, means, deviation = spread_within(references.prompts, scores)
+    scaled = Standardized(reward, means.mean().item(), deviation.item())
+    device = next(reward.parameters()).device  # where it was fitted
+    novelty = Novelty(tether.novelty.eval().to(device), references)
+    return Weighted([scaled, novelty], [tether.reward_weight, tether.weight]).eval().to(device)

@@ -1,0 +1,43 @@
+"""Locks between processes, which the system releases when a process ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+def lock_file(path: Path, *, wait: bool) -> int | None:
+    """Lock a file, and write this process's id into it.
+
+    Args:
+        path: made if it is missing.
+        wait: whether to wait for another process that has the lock.
+
+    Returns:
+        A handle that holds the lock until it is closed or the process ends; None if another process
+        has it.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    at_once = 0 if wait else fcntl.LOCK_NB
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | at_once)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    os.truncate(handle, 0)
+    os.write(handle, str(os.getpid()).encode())
+    return handle
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a file's lock inside a block; the block is told whether it has it."""
+    handle = lock_file(path, wait=wait)
+    try:
+        yield handle is not None
+    finally:
+        if handle is not None:
+            os.close(handle)
