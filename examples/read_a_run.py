@@ -18,8 +18,8 @@ from rewardlab.data import load_samples
 from rewardlab.embedded import tiny_worlds
 from rewardlab.evaluation import Evaluation
 from rewardlab.report import write_report
-from rewardlab.rounds import GANRMRounds as Rounds
 from rewardlab.rounds import FitReward, PostTrain, RunFolder
+from rewardlab.rounds import GANRMRounds as Rounds
 from rewardlab.runs import read_runs
 from rewardlab.training import GANRM, SFT
 

@@ -1,14 +1,20 @@
-"""Figures with intervals: {"mean", "low", "high"} as results.json keeps them, how they compare, and
-how they are written.
-"""
+"""Read, compare and write figures: {"mean", "low", "high"}, as results.json keeps them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+MISSING = "–"
 Movement = Literal["same", "level", "toward", "away", "beside", "changed", "unknown"]
+
+
+class Interval(NamedTuple):
+    """The ends of a 95 % interval, or the least and the greatest of some distances."""
+
+    low: float
+    high: float
 
 
 def mean(figure: Any) -> float | None:
@@ -18,50 +24,74 @@ def mean(figure: Any) -> float | None:
         >>> mean({"mean": 0.5}), mean({})
         (0.5, None)
     """
-    value = figure.get("mean") if isinstance(figure, Mapping) else figure
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
-
-
-def interval(figure: Any) -> tuple[float, float] | None:
-    """Return (low, high) of a figure, or None where it has no finite interval."""
-    low, high = (
-        mean(figure.get(end)) if isinstance(figure, Mapping) else None for end in ("low", "high")
-    )
-    if low is None or high is None or not (math.isfinite(low) and math.isfinite(high)):
+    if isinstance(figure, Mapping):
+        figure = figure.get("mean")
+    if isinstance(figure, bool):
         return None
-    return min(low, high), max(low, high)
+    if isinstance(figure, int | float):
+        return float(figure)
+    return None
 
 
-def sig(value: float | None) -> str:
-    """Write a number with three significant digits, a missing one as a dash.
+def interval(figure: Any) -> Interval | None:
+    """Return the interval of a figure, or None where it has no finite one.
 
     Example:
-        >>> sig(0.95), sig(-12.345), sig(12345.6), sig(0.0000123), sig(None)
-        ('0.950', '−12.3', '12,346', '1.23e−05', '–')
+        >>> interval({"mean": 0.5, "low": 0.4, "high": 0.6})
+        Interval(low=0.4, high=0.6)
     """
+    if not isinstance(figure, Mapping):
+        return None
+    low = mean(figure.get("low"))
+    high = mean(figure.get("high"))
+    if low is None or not math.isfinite(low):
+        return None
+    if high is None or not math.isfinite(high):
+        return None
+    return Interval(min(low, high), max(low, high))
+
+
+def sig(figure: Any) -> str:
+    """Return a number, or a figure's mean, with three significant digits; a dash if it is missing.
+
+    Example:
+        >>> sig(0.95), sig(-12.345), sig(12345.6), sig(0.0000123)
+        ('0.950', '−12.3', '12,346', '1.23e−05')
+        >>> sig({"mean": 0.95}), sig(None)
+        ('0.950', '–')
+    """
+    value = mean(figure)
     if value is None:
-        return "–"
-    if not math.isfinite(value):
-        return {math.inf: "∞", -math.inf: "−∞"}.get(value, "NaN")
-    text = f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
+        return MISSING
+    if math.isnan(value):
+        return "NaN"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:#.3g}".rstrip(".")
+    if abs(value) >= 999.5:
+        text = f"{value:,.0f}"
     return text.replace("-", "−")
 
 
 def with_interval(figure: Any) -> str:
-    """Write a figure as "mean [low, high]", without the interval where it has none.
+    """Return a figure as "mean [low, high]", without the interval where it has none.
 
     Example:
-        >>> with_interval({"mean": 0.5, "low": 0.4, "high": 0.6}), with_interval({"mean": 0.5}), with_interval({})
-        ('0.500 [0.400, 0.600]', '0.500', '–')
+        >>> with_interval({"mean": 0.5, "low": 0.4, "high": 0.6})
+        '0.500 [0.400, 0.600]'
+        >>> with_interval({"mean": 0.5}), with_interval({})
+        ('0.500', '–')
     """
     ends = interval(figure)
-    return sig(mean(figure)) + (
-        f" [{sig(ends[0])}, {sig(ends[1])}]" if ends and mean(figure) is not None else ""
-    )
+    if ends is None or mean(figure) is None:
+        return sig(figure)
+    low = sig(ends.low)
+    high = sig(ends.high)
+    return f"{sig(figure)} [{low}, {high}]"
 
 
 def change(before: Any, after: Any) -> Literal["rose", "fell", "same", "unknown"]:
-    """Say whether a figure rose or fell; "same" where the intervals overlap.
+    """Return whether a figure rose or fell; "same" where the intervals overlap.
 
     Example:
         >>> change({"mean": 1, "low": 0.9, "high": 1.1}, {"mean": 2, "low": 1.9, "high": 2.1})
@@ -71,44 +101,59 @@ def change(before: Any, after: Any) -> Literal["rose", "fell", "same", "unknown"
     second = interval(after)
     if first is None or second is None:
         return "unknown"
-    if second[0] > first[1]:
+    if second.low > first.high:
         return "rose"
-    return "fell" if second[1] < first[0] else "same"
+    if second.high < first.low:
+        return "fell"
+    return "same"
 
 
 def movement(before: Any, after: Any, target: Any) -> Movement:
-    """Say whether a figure moved toward the targets' own value or away from it, beyond the
-    intervals.
+    """Return whether a figure moved toward the targets' own value, beyond the intervals.
 
     Returns:
-        "same" where the intervals before and after overlap; "toward" where all of the interval
-        after is nearer to the targets' value than all of the interval before, or meets the targets'
-        interval as the one before did not; "level" where both meet it; "away" where all of it is
-        farther; "beside" where it is about as far, on the other side, say; "changed" where the
-        targets' value is not known; "unknown" where an interval is missing.
+        "same" where the intervals before and after overlap.
+        "toward" where all of the interval after is nearer to the targets' value than all of the
+        interval before, or where it meets the targets' interval as the one before did not.
+        "level" where both intervals meet the targets' interval.
+        "away" where all of the interval after is farther.
+        "beside" where it is about as far, for example on the other side.
+        "changed" where the targets' value is not known.
+        "unknown" where an interval is missing.
 
     Example:
-        >>> low, high = ({"mean": m, "low": m - 0.01, "high": m + 0.01} for m in (0.3, 0.4))
-        >>> movement(low, high, {"mean": 0.4}), movement(high, low, {"mean": 0.4}), movement(low, low, {"mean": 0.4})
-        ('toward', 'away', 'same')
+        >>> low = {"mean": 0.3, "low": 0.29, "high": 0.31}
+        >>> high = {"mean": 0.4, "low": 0.39, "high": 0.41}
+        >>> movement(low, high, {"mean": 0.4}), movement(high, low, {"mean": 0.4})
+        ('toward', 'away')
+        >>> movement(low, low, {"mean": 0.4})
+        'same'
     """
     difference = change(before, after)
     value = mean(target)
     if difference in ("same", "unknown"):
-        return difference  # type: ignore[return-value]
+        return difference
     if value is None or not math.isfinite(value):
         return "changed"
-    nearer = _gap(before, value)
-    farther = _gap(after, value)
     if change(target, after) == "same":
-        return "level" if change(target, before) == "same" else "toward"
-    if farther[1] < nearer[0]:
+        if change(target, before) == "same":
+            return "level"
         return "toward"
-    return "away" if farther[0] > nearer[1] else "beside"
+    gap_before = _gap(before, value)
+    gap_after = _gap(after, value)
+    if gap_after.high < gap_before.low:
+        return "toward"
+    if gap_after.low > gap_before.high:
+        return "away"
+    return "beside"
 
 
-def _gap(figure: Any, value: float) -> tuple[float, float]:
-    """The least and greatest distance of an interval from `value`."""
-    low, high = interval(figure)  # type: ignore[misc]
-    least = 0.0 if low <= value <= high else min(abs(low - value), abs(high - value))
-    return least, max(abs(low - value), abs(high - value))
+def _gap(figure: Any, value: float) -> Interval:
+    """Return the least and the greatest distance of a figure's interval from `value`."""
+    ends = interval(figure)
+    assert ends is not None  # a change was seen, so both intervals are there
+    to_low = abs(ends.low - value)
+    to_high = abs(ends.high - value)
+    if ends.low <= value <= ends.high:
+        return Interval(0.0, max(to_low, to_high))
+    return Interval(min(to_low, to_high), max(to_low, to_high))

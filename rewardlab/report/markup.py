@@ -1,64 +1,47 @@
-"""HTML from plain data, everything escaped."""
+"""Build HTML from plain data, with everything escaped."""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import NamedTuple
 
 from rewardlab.report.picture import Picture
+from rewardlab.report.style import STYLE
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1c1f23; --soft: #5a616b; --line: #dfe2e6; --paper: #fff; --tint: #f5f6f8;
-  --good: #2e7d4f; --bad: #c2410c; --flat: #80868f; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8eaed; --soft: #a6adb8; --line: #3a3f47; --paper: #16181c;
-  --tint: #20242a; --good: #6cc08b; --bad: #ff8a4c; --flat: #a6adb8; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1rem 4rem; max-width: 70rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .5rem; overflow-wrap: anywhere; }
-.part + .part { margin-top: 4rem; padding-top: 2rem; border-top: 4px solid var(--line); }
-a { color: inherit; }
-h2 { font-size: 1.15rem; margin: 2.6rem 0 .4rem; padding-top: .8rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
-p { margin: .4rem 0; max-width: 48rem; }
-.lead { font-size: 1.1rem; }
-.soft, caption, figcaption { color: var(--soft); font-size: .88rem; }
-.run { border-left: 4px solid var(--flat); background: var(--tint); border-radius: 0 8px 8px 0; padding: .6rem .9rem;
-  margin: .7rem 0; }
-.run p { max-width: none; }
-.run.good { border-color: var(--good); } .run.bad { border-color: var(--bad); }
-.good .verdict { color: var(--good); } .bad .verdict { color: var(--bad); }
-.verdict { font-weight: 600; }
-.scroll { overflow-x: auto; margin: .6rem 0; }
-table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-caption { caption-side: bottom; text-align: left; padding: .5rem 0; max-width: 60rem; }
-th, td { padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
-thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; }
-tbody th { font-weight: 600; white-space: nowrap; }
-td small { display: block; color: var(--soft); white-space: nowrap; }
-td.text { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 12rem; max-width: 26rem; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; margin: .6rem 0; }
-figure { margin: 0; break-inside: avoid; max-width: 36rem; }
-figure img { display: block; width: 100%; height: auto; background: #fff; border: 1px solid var(--line); border-radius: 8px; }
-figcaption { padding: .3rem .1rem; }
-details { margin: .6rem 0; } summary { cursor: pointer; font-weight: 600; }
-pre { overflow-x: auto; background: var(--tint); border-radius: 8px; padding: .8rem; font-size: .8rem; line-height: 1.4; }
-@media print { :root { --ink: #000; --paper: #fff; --soft: #444; --tint: #f5f6f8; --line: #ccc; --good: #2e7d4f;
-  --bad: #c2410c; } body { max-width: none; padding: 0; font-size: 11pt; } .scroll { overflow: visible; }
-  .figures { grid-template-columns: 1fr 1fr; } h2, h3 { break-after: avoid; } tr { break-inside: avoid; } }
-"""
+Block = str | list[Picture]
+
+
+class Section(NamedTuple):
+    """A titled part of a page.
+
+    Attributes:
+        title: the heading.
+        blocks: HTML, and pictures that stand side by side.
+    """
+
+    title: str
+    blocks: list[Block]
 
 
 def document(title: str, body: Iterable[str]) -> str:
     """Return a whole page that loads nothing from anywhere."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body>\n</html>\n"
-    )
+    lines = [
+        "<!DOCTYPE html>",
+        '<html lang="en">',
+        "<head>",
+        '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title>",
+        f"<style>{STYLE}</style>",
+        "</head>",
+        "<body>",
+        *body,
+        "</body>",
+        "</html>",
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def contents(names: Sequence[str]) -> list[str]:
@@ -68,16 +51,31 @@ def contents(names: Sequence[str]) -> list[str]:
         >>> contents(["digits", "text"])[0]
         '<ol><li><a href="#part-0">digits</a></li><li><a href="#part-1">text</a></li></ol>'
     """
-    items = "".join(
-        f'<li><a href="#part-{number}">{escape(name)}</a></li>' for number, name in enumerate(names)
-    )
-    return [f"<ol>{items}</ol>"] if len(names) > 1 else []
+    if len(names) <= 1:
+        return []
+    items = ""
+    for number, name in enumerate(names):
+        items += f'<li><a href="#part-{number}">{escape(name)}</a></li>'
+    return [f"<ol>{items}</ol>"]
 
 
 def section(title: str, *parts: str) -> str:
-    """Return a titled section, or nothing if it has no parts."""
-    filled = [part for part in parts if part]
-    return "\n".join(["<section>", tag("h2", title), *filled, "</section>"]) if filled else ""
+    """Return a titled section, or nothing if all of its parts are empty."""
+    filled = list(filter(None, parts))
+    if not filled:
+        return ""
+    return "\n".join(["<section>", tag("h2", title), *filled, "</section>"])
+
+
+def section_of(content: Section) -> str:
+    """Return a section as HTML, with its pictures inside the page."""
+    parts = []
+    for block in content.blocks:
+        if isinstance(block, str):
+            parts.append(block)
+        else:
+            parts.append(figures(block))
+    return section(content.title, *parts)
 
 
 def tag(name: str, text: str, kind: str = "") -> str:
@@ -87,51 +85,86 @@ def tag(name: str, text: str, kind: str = "") -> str:
         >>> tag("p", "a < b", "soft")
         '<p class="soft">a &lt; b</p>'
     """
-    return f"<{name}{f' class={chr(34)}{kind}{chr(34)}' if kind else ''}>{escape(text)}</{name}>"
+    if kind:
+        return f'<{name} class="{kind}">{escape(text)}</{name}>'
+    return f"<{name}>{escape(text)}</{name}>"
+
+
+def box(kind: str, *lines: str) -> str:
+    """Return the box of one run, which holds elements.
+
+    Args:
+        kind: its colour: "good", "bad", "flat" or "".
+        lines: elements, as `tag` makes them.
+
+    Example:
+        >>> box("good", tag("p", "It held."))
+        '<div class="run good"><p>It held.</p></div>'
+    """
+    return f'<div class="run {kind}">{"".join(lines)}</div>'
 
 
 def table(
     head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", kind: str = ""
 ) -> str:
-    """Return a table of escaped cells; the first cell of a row heads it. A cell's second line is
-    set small.
+    """Return a table of escaped cells, or nothing if it has no rows.
+
+    The first cell of a row heads it. A cell's second line is set small.
+
+    Args:
+        head: the heading of each column.
+        rows: the cells of each row.
+        caption: a text below the table.
+        kind: the class of the cells; with one, cells keep their line breaks.
     """
-    body = [
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(_cell(cell, kind) for cell in row[1:])}</tr>'
-        for row in rows
-    ]
+    body = ""
+    for row in rows:
+        body += _row(row, kind)
     if not body:
         return ""
-    heads = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     below = tag("caption", caption) if caption else ""
-    return f'<div class="scroll"><table>{below}<thead><tr>{heads}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    heads = ""
+    for cell in head:
+        heads += f'<th scope="col">{escape(cell)}</th>'
+    content = f"{below}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="scroll"><table>{content}</table></div>'
+
+
+def _row(row: Sequence[str], kind: str) -> str:
+    first, *others = row
+    cells = f'<th scope="row">{escape(first)}</th>'
+    for text in others:
+        cells += _cell(text, kind)
+    return f"<tr>{cells}</tr>"
 
 
 def _cell(text: str, kind: str) -> str:
     if kind:
         return tag("td", text, kind)
     first, _, rest = text.partition("\n")
-    return f"<td>{escape(first)}{tag('small', rest) if rest else ''}</td>"
+    if rest:
+        return f"<td>{escape(first)}{tag('small', rest)}</td>"
+    return tag("td", first)
 
 
 def figures(pictures: Sequence[Picture]) -> str:
     """Return pictures side by side where there is room, each inside the page itself."""
     if not pictures:
         return ""
-    return '<div class="figures">' + "\n".join(_figure(picture) for picture in pictures) + "</div>"
+    inside = "\n".join(map(_figure, pictures))
+    return f'<div class="figures">{inside}</div>'
 
 
 def _figure(picture: Picture) -> str:
     data = base64.b64encode(picture.png).decode("ascii")
     image = f'<img src="data:image/png;base64,{data}" alt="{escape(picture.alt)}">'
-    return (
-        f"<figure>{image}{tag('figcaption', picture.caption) if picture.caption else ''}</figure>"
-    )
+    caption = tag("figcaption", picture.caption) if picture.caption else ""
+    return f"<figure>{image}{caption}</figure>"
 
 
 def details(title: str, *parts: str) -> str:
-    """Return parts that are folded away until asked for, or nothing if there are none."""
-    filled = [part for part in parts if part]
-    return (
-        f"<details><summary>{escape(title)}</summary>{''.join(filled)}</details>" if filled else ""
-    )
+    """Return parts that are folded away until asked for, or nothing if all are empty."""
+    inside = "".join(parts)
+    if not inside:
+        return ""
+    return f"<details><summary>{escape(title)}</summary>{inside}</details>"

@@ -1,14 +1,14 @@
-"""A picture: a drawn figure as PNG, with the words that a reader without it needs; and how figures
-are drawn.
-"""
+"""Draw figures in the report's style, and keep them as PNG with a text for each."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+
+Points = list[tuple[float, float]]
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -52,8 +52,13 @@ class Picture:
 
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[Any]:
-    """Give an empty matplotlib figure, in inches, in the report's style. No global state of pyplot
-    is touched.
+    """Yield an empty matplotlib figure in the report's style.
+
+    No global state of pyplot is touched.
+
+    Args:
+        width: in inches.
+        height: in inches.
     """
     import matplotlib
     from matplotlib.figure import Figure
@@ -63,11 +68,28 @@ def canvas(width: float, height: float) -> Iterator[Any]:
 
 
 def png_of(figure: Any) -> bytes:
+    """Return a drawn figure as PNG."""
     file = io.BytesIO()
-    figure.savefig(
-        file, format="png", metadata={"Software": None}
-    )  # the same bytes whatever matplotlib's version string
+    no_version = {"Software": None}  # the same bytes whatever matplotlib's version string
+    figure.savefig(file, format="png", metadata=no_version)
     return file.getvalue()
+
+
+def legend_below(figure: Any, *handles_and_labels: Any) -> None:
+    """Draw a legend below all axes, of all of the figure's labels or of those given."""
+    figure.legend(*handles_and_labels, loc="outside lower center", ncols=3, fontsize=8)
+
+
+def split_points(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """Return the x values and the y values of points.
+
+    Example:
+        >>> split_points([(0.0, 1.5), (50.0, 2.5)])
+        ([0.0, 50.0], [1.5, 2.5])
+    """
+    across = [x for x, _ in points]
+    up = [y for _, y in points]
+    return across, up
 
 
 def drawable(text: str, limit: int = 40) -> str:
@@ -79,9 +101,14 @@ def drawable(text: str, limit: int = 40) -> str:
     """
     from matplotlib import font_manager
 
-    known = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
-    shown = "".join(letter if ord(letter) in known else "□" for letter in text)
-    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+    font = font_manager.get_font(font_manager.findfont("DejaVu Sans"))
+    character_map = font.get_charmap()
+    letters = ""
+    for letter in text:
+        letters += letter if ord(letter) in character_map else "□"
+    if len(letters) <= limit:
+        return letters
+    return letters[: limit - 1] + "…"
 
 
 def slug(text: str) -> str:
@@ -91,7 +118,7 @@ def slug(text: str) -> str:
         >>> slug("dpo/β low, round 1")
         'dpo-low-round-1'
     """
-    plain = "".join(
-        letter if letter.isascii() and letter.isalnum() else " " for letter in text.lower()
-    )
+    plain = ""
+    for letter in text.lower():
+        plain += letter if letter.isascii() and letter.isalnum() else " "
     return "-".join(plain.split()) or "x"

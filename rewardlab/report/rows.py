@@ -1,9 +1,12 @@
-"""The rows that tables and plots share: the real targets, the base, and each round of each run."""
+"""Name what was judged: the rows that tables and plots share.
+
+These are the real targets, the base, and each round of each run.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rewardlab.report.figures import mean
@@ -32,53 +35,88 @@ class Row:
     kind: str
     step: Step | None = None
 
+    @property
+    def figures(self) -> Any:
+        """Return all figures of the round; empty where the row is no round."""
+        if self.step is None:
+            return {}
+        return self.step.figures
+
+    @property
+    def separation(self) -> Any:
+        """Return scores and AUCs of the round's reward; empty where the row is no round."""
+        if self.step is None:
+            return {}
+        return self.step.separation
+
 
 def rows_of(runs: Sequence[Run]) -> list[Row]:
-    """Return the targets, the bases and the rounds, in this order; what several runs share comes
-    once.
+    """Return the targets, the bases and the rounds, in this order.
+
+    What several runs share comes once.
     """
-    return [
-        *_once(runs, "targets (real)", TARGETS, "targets", lambda run: run.targets),
-        *_once(runs, "base", BASE, "base", lambda run: run.base),
-        *step_rows(runs),
-    ]
+    targets = []
+    bases = []
+    for run in runs:
+        targets.append(Row("targets (real)", TARGETS, run.targets, "targets"))
+        bases.append(Row("base", BASE, run.base, "base"))
+    return [*_once(targets, runs), *_once(bases, runs), *step_rows(runs)]
 
 
 def step_rows(runs: Sequence[Run]) -> list[Row]:
     """Return the rounds of each run, a run's rounds in one colour."""
-    colours = {run.name: RUNS[i % len(RUNS)] for i, run in enumerate(runs)}
-    steps = [step for run in runs for step in run.steps]
-    return [
-        Row(_label(step, len(runs)), colours[step.run.name], step.judged, "step", step)
-        for step in steps
-    ]
+    rows = []
+    colours = run_colours(len(runs))
+    for run, colour in zip(runs, colours, strict=True):
+        for step in run.steps:
+            label = _label(step, len(runs))
+            rows.append(Row(label, colour, step.judged, "step", step))
+    return rows
 
 
-def _label(step: Step, runs: int) -> str:
-    if runs == 1:
+def run_colours(count: int) -> list[str]:
+    """Return a colour for each of `count` runs; they repeat after eight.
+
+    Example:
+        >>> run_colours(2)
+        ['#0072b2', '#d55e00']
+    """
+    return [RUNS[i % len(RUNS)] for i in range(count)]
+
+
+def _label(step: Step, run_count: int) -> str:
+    if run_count == 1:
         return f"round {step.number}"
-    return step.run.name if step.run.trained == [step] else f"{step.run.name}, round {step.number}"
+    if step.run.trained == [step]:
+        return step.run.name
+    return f"{step.run.name}, round {step.number}"
 
 
-def _once(
-    runs: Sequence[Run], label: str, colour: str, kind: str, read: Callable[[Run], dict[str, Any]]
-) -> list[Row]:
-    found = [(run, read(run)) for run in runs if read(run)]
-    if all(judged == found[0][1] for _, judged in found):
-        return [Row(label, colour, judged, kind) for _, judged in found[:1]]
-    return [Row(f"{label}, {run.name}", colour, judged, kind) for run, judged in found]
+def _once(rows: Sequence[Row], runs: Sequence[Run]) -> list[Row]:
+    """Return the rows that have figures: one if all are equal, else each with its run's name."""
+    judged = []
+    named = []
+    for row, run in zip(rows, runs, strict=True):
+        if row.judged:
+            judged.append(row)
+            named.append(replace(row, label=f"{row.label}, {run.name}"))
+    if all(row.judged == judged[0].judged for row in judged):
+        return judged[:1]
+    return named
 
 
 def one_reward(rows: Sequence[Row]) -> dict[str, Any]:
-    """Return the separation figures of the first round if all rounds have one reward and one start,
-    else nothing.
+    """Return the first round's separation figures if all rounds have one reward and one start.
 
-    Scores of different rewards have different scales; only then can they stand in one column or on
-    one axis.
+    Else nothing is returned. Scores of different rewards have different scales, so only then can
+    they stand in one column or on one axis.
     """
-    all_figures = [row.step.separation for row in rows if row.step and row.step.separation]
-    marks = {
-        tuple(mean(at(figures, f"score_{side}")) for side in ("targets", "before"))
-        for figures in all_figures
-    }
-    return all_figures[0] if len(marks) == 1 else {}
+    separations: list[dict[str, Any]] = [row.separation for row in rows if row.separation]
+    starts = set()
+    for separation in separations:
+        targets = mean(at(separation, "score_targets"))
+        before = mean(at(separation, "score_before"))
+        starts.add((targets, before))
+    if len(starts) != 1:
+        return {}
+    return separations[0]

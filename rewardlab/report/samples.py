@@ -1,26 +1,24 @@
-"""Samples to look at: a few rows of a stage's folder, as a grid of images or as text."""
+"""Read samples to look at: a few rows of a stage's folder, as images or as text."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.report.figures import mean, sig
-from rewardlab.report.picture import Picture, canvas, drawable, png_of
+from rewardlab.report.figures import sig
 from rewardlab.report.rows import BASE, TARGETS, Row
+from rewardlab.runs import layout
+from rewardlab.runs.layout import stage_name
 from rewardlab.runs.read import Run, Step, at
 from rewardlab.storage.images import find_images, read_image
 from rewardlab.storage.metadata import read_kind, read_lines
 
 LIMIT = 40
-COLUMNS = 10
-TILE = 80
 
 
 @dataclass(frozen=True)
@@ -43,140 +41,195 @@ class Shown:
 
     @property
     def is_text(self) -> bool:
+        """Return whether the samples are text; else they are images."""
         return isinstance(self.outputs[0], str)
 
 
-def shown_samples(rows: Sequence[Row], runs: Sequence[Run]) -> list[Shown]:
-    """Return samples of the targets, the base, each round, and the best and worst candidates; those
-    that stand.
+class Sides(NamedTuple):
+    """Both sides of the pairs of a round, or of several rounds that share them.
+
+    Attributes:
+        owners: the labels of these rounds.
+        parts: samples of one side, then of the other.
     """
-    parts: list[Shown | None] = [
-        _first(
-            runs,
-            "0-targets",
-            "samples",
-            "targets (real)",
-            TARGETS,
-            "Held-out real targets: what is wanted.",
-        ),
-        _first(
-            runs,
-            "0-samples",
-            "samples",
-            "base",
-            BASE,
-            "The generator before any training with the reward.",
-        ),
-    ]
+
+    owners: list[str]
+    parts: list[Shown]
+
+
+class Source(NamedTuple):
+    """Where samples of one kind are, and how they are presented.
+
+    Attributes:
+        stage: the stage's name.
+        inside: the folder of samples in the stage's folder.
+        label: what the samples are.
+        colour: of whatever they belong to.
+        about: what the caption adds.
+    """
+
+    stage: str
+    inside: str
+    label: str
+    colour: str
+    about: str
+
+
+OF_TARGETS = Source(
+    stage=stage_name(0, layout.TARGETS),
+    inside=layout.SAMPLES_FOLDER,
+    label="targets (real)",
+    colour=TARGETS,
+    about="Held-out real targets: what is wanted.",
+)
+OF_BASE = Source(
+    stage=stage_name(0, layout.SAMPLES),
+    inside=layout.SAMPLES_FOLDER,
+    label="base",
+    colour=BASE,
+    about="The generator before any training with the reward.",
+)
+
+
+def shown_samples(rows: Sequence[Row], runs: Sequence[Run]) -> list[Shown]:
+    """Return samples of the targets, of the base and of each round, as far as folders hold any."""
+    parts = [_read_shared(runs, OF_TARGETS), _read_shared(runs, OF_BASE)]
     for row in rows:
         if row.step:
-            trained = at(row.step.figures, "post_train")  # filtering draws others
-            about = (
-                "The same prompts and noise as the base."
-                if trained
-                else "The same prompts as the base."
-            )
-            parts.append(
-                _read(
-                    row.step.run,
-                    f"{row.step.number}-samples",
-                    "samples",
-                    row.label,
-                    row.colour,
-                    about,
-                )
-            )
-    return _in_one_order([part for part in parts if part])
+            source = _of_round(row, row.step)
+            parts.append(_read(row.step.run, source))
+    return _in_one_order(parts)
 
 
-def shown_pairs(rows: Sequence[Row]) -> list[tuple[list[str], list[Shown]]]:
-    """Return the best and worst candidates of each round that mined pairs, and whose they are: runs
-    may share them.
+def _of_round(row: Row, step: Step) -> Source:
+    """Return the source of what the policy makes after a round."""
+    about = "The same prompts and noise as the base."
+    if not at(step.figures, "post_train"):  # filtering draws other noise
+        about = "The same prompts as the base."
+    return Source(
+        stage=stage_name(step.number, layout.SAMPLES),
+        inside=layout.SAMPLES_FOLDER,
+        label=row.label,
+        colour=row.colour,
+        about=about,
+    )
+
+
+def shown_pairs(rows: Sequence[Row]) -> list[Sides]:
+    """Return the best and the worst candidates of each round that mined pairs.
+
+    Rounds of several runs may share them.
     """
-    return _shown_sides(rows, "pairs", _pair)
+    return _shown_sides(rows, _of_candidates)
 
 
-def shown_exploits(rows: Sequence[Row]) -> list[tuple[list[str], list[Shown]]]:
-    """Return what each round's adversary found, beside the reference that is better, and whose they
-    are.
+def shown_exploits(rows: Sequence[Row]) -> list[Sides]:
+    """Return what each round's adversary found, and the better references.
+
+    Rounds of several runs may share them.
     """
-    return _shown_sides(rows, "adversarial", _exploits)
+    return _shown_sides(rows, _of_exploits)
 
 
 def _shown_sides(
-    rows: Sequence[Row], stage: str, read: Callable[[Step, str], list[Shown]]
-) -> list[tuple[list[str], list[Shown]]]:
-    """Return both sides of a stage's pairs, once for all the rounds that share it."""
-    found: dict[str, tuple[list[str], list[Shown]]] = {}
+    rows: Sequence[Row],
+    sources_of: Callable[[Step, str], list[Source]],
+) -> list[Sides]:
+    """Return both sides of a stage's pairs, once for all the rounds that share the stage."""
+    by_folder: dict[str, Sides] = {}
     for row in rows:
-        folder = row.step.run.stage(f"{row.step.number}-{stage}") if row.step else None
-        if row.step is None or folder is None:
+        if row.step is None:
             continue
-        if folder.name not in found:
-            found[folder.name] = [], read(row.step, row.colour)
-        found[folder.name][0].append(row.label)
-    return [(owners, parts) for owners, parts in found.values() if parts]
-
-
-def _pair(step: Step, colour: str) -> list[Shown]:
-    """Read what a round's reward liked most and least."""
-    parts = []
-    for side, inside, most, shade in (
-        ("best", "chosen", "highest", colour),
-        ("worst", "rejected", "lowest", BASE),
-    ):
-        score = sig(mean(at(step.figures, "candidates", side)))
-        about = f"The {most}-scored of each prompt's candidates; mean score {score}."
-        parts.append(
-            _read(
-                step.run,
-                f"{step.number}-pairs",
-                f"pairs/{inside}",
-                f"{side} candidates",
-                shade,
-                about,
-            )
-        )
-    return _in_one_order([part for part in parts if part])
-
-
-def _exploits(step: Step, colour: str) -> list[Shown]:
-    """Read a round's adversarial pairs."""
-    sides = (
-        ("rejected", "exploit", colour, "What the adversary found."),
-        ("chosen", "reference", BASE, "The better answer."),
-    )
-    read = [
-        _read(step.run, f"{step.number}-adversarial", f"pairs/{inside}", label, shade, about)
-        for inside, label, shade, about in sides
-    ]
-    return _in_one_order([part for part in read if part])
-
-
-def _first(
-    runs: Sequence[Run], stage: str, inside: str, label: str, colour: str, about: str
-) -> Shown | None:
-    """Read from the first run that has it: targets and base are what the runs share."""
-    holder = next((run for run in runs if run.stage(stage)), runs[0])
-    return _read(holder, stage, inside, label, colour, about)
-
-
-def _read(run: Run, stage: str, inside: str, label: str, colour: str, about: str) -> Shown | None:
-    """Read a few samples; note on the run what cannot be shown."""
-    folder = run.file(stage, inside, f"samples of {label}")
-    try:
+        run = row.step.run
+        sources = sources_of(row.step, row.colour)
+        folder = run.stage(sources[0].stage)
         if folder is None:
-            return None
-        rows = read_lines(folder / "metadata.jsonl")
-        chosen = spread([str(row.get("prompt", row.get("text", ""))) for row in rows], LIMIT)
-        channels = read_kind(folder).get("channels", 3)
-        outputs: list[Any] = [_output(folder, rows[i], channels) for i in chosen]
+            continue
+        if folder.name not in by_folder:
+            parts = [_read(run, source) for source in sources]
+            by_folder[folder.name] = Sides([], _in_one_order(parts))
+        by_folder[folder.name].owners.append(row.label)
+    return [sides for sides in by_folder.values() if sides.parts]
+
+
+def _of_candidates(step: Step, colour: str) -> list[Source]:
+    """Return the sources of what a round's reward liked most and least."""
+    stage = stage_name(step.number, layout.PAIRS)
+    candidates = at(step.figures, "candidates")
+    best = sig(at(candidates, "best"))
+    worst = sig(at(candidates, "worst"))
+    liked_most = Source(
+        stage=stage,
+        inside=layout.CHOSEN_FOLDER,
+        label="best candidates",
+        colour=colour,
+        about=f"The highest-scored of each prompt's candidates; mean score {best}.",
+    )
+    liked_least = Source(
+        stage=stage,
+        inside=layout.REJECTED_FOLDER,
+        label="worst candidates",
+        colour=BASE,
+        about=f"The lowest-scored of each prompt's candidates; mean score {worst}.",
+    )
+    return [liked_most, liked_least]
+
+
+def _of_exploits(step: Step, colour: str) -> list[Source]:
+    """Return the sources of a round's adversarial pairs."""
+    stage = stage_name(step.number, layout.ADVERSARIAL)
+    exploits = Source(
+        stage=stage,
+        inside=layout.REJECTED_FOLDER,
+        label="exploit",
+        colour=colour,
+        about="What the adversary found.",
+    )
+    references = Source(
+        stage=stage,
+        inside=layout.CHOSEN_FOLDER,
+        label="reference",
+        colour=BASE,
+        about="The better answer.",
+    )
+    return [exploits, references]
+
+
+def _read_shared(runs: Sequence[Run], source: Source) -> Shown | None:
+    """Read from the first run that has the stage; targets and base are what the runs share."""
+    for run in runs:
+        if run.stage(source.stage):
+            return _read(run, source)
+    return _read(runs[0], source)
+
+
+def _read(run: Run, source: Source) -> Shown | None:
+    """Read a few samples; note on the run what cannot be shown."""
+    what = f"samples of {source.label}"
+    folder = run.file(source.stage, source.inside, what)
+    if folder is None:
+        return None
+    try:
+        return _load(folder, source)
     except InputError as error:
-        run.notes.append(f"samples of {label}: {error}")
+        run.notes.append(f"{what}: {error}")
         return None
-    if not outputs or len({isinstance(output, str) for output in outputs}) > 1:
+
+
+def _load(folder: Path, source: Source) -> Shown | None:
+    """Load a few samples of a folder, or return None if it has none or mixes text and images."""
+    rows = read_lines(folder / "metadata.jsonl")
+    prompts_or_texts = [str(row.get("prompt", row.get("text", ""))) for row in rows]
+    channels = read_kind(folder).get("channels", 3)
+    prompts = []
+    outputs: list[Any] = []
+    for i in spread(prompts_or_texts, LIMIT):
+        prompts.append(str(rows[i].get("prompt", "")))
+        outputs.append(_output(folder, rows[i], channels))
+    types = {isinstance(output, str) for output in outputs}
+    if len(types) != 1:
         return None
-    return Shown(label, colour, [str(rows[i].get("prompt", "")) for i in chosen], outputs, about)
+    return Shown(source.label, source.colour, prompts, outputs, source.about)
 
 
 def _output(folder: Path, row: dict[str, Any], channels: Any) -> str | Tensor:
@@ -191,8 +244,9 @@ def _output(folder: Path, row: dict[str, Any], channels: Any) -> str | Tensor:
 
 
 def spread(prompts: Sequence[str], limit: int) -> list[int]:
-    """Return at most `limit` row numbers, as many of each prompt, a prompt's rows together, in the
-    prompts' order.
+    """Return at most `limit` row numbers, as many of each prompt.
+
+    A prompt's rows are together, in the prompts' order.
 
     Example:
         >>> spread(["b", "a", "b", "a", "b"], 4)
@@ -201,106 +255,35 @@ def spread(prompts: Sequence[str], limit: int) -> list[int]:
     groups: dict[str, list[int]] = {}
     for row, prompt in enumerate(prompts):
         groups.setdefault(prompt, []).append(row)
-    each = max(1, limit // max(1, len(groups)))
-    return [row for group in groups.values() for row in group[:each]][:limit]
+    share = max(1, limit // max(1, len(groups)))
+    rows: list[int] = []
+    for group in groups.values():
+        rows += group[:share]
+    return rows[:limit]
 
 
-def _in_one_order(parts: list[Shown]) -> list[Shown]:
-    """Put every part in the order in which the last one has its prompts, so that grids can be
-    compared.
+def _in_one_order(parts: Sequence[Shown | None]) -> list[Shown]:
+    """Return the parts that could be read, each in the order of the last one's prompts.
+
+    So grids can be compared.
     """
-    order = (
-        {prompt: place for place, prompt in enumerate(dict.fromkeys(parts[-1].prompts))}
-        if parts
-        else {}
-    )
-    return [_sorted(part, order) for part in parts]
+    shown = [part for part in parts if part]
+    if not shown:
+        return []
+    order = list(dict.fromkeys(shown[-1].prompts))
+    return [_sorted(part, order) for part in shown]
 
 
-def _sorted(part: Shown, order: dict[str, int]) -> Shown:
-    rows = sorted(
-        range(len(part.prompts)), key=lambda row: order.get(part.prompts[row], len(order))
-    )
-    prompts = [part.prompts[row] for row in rows]
-    outputs = [part.outputs[row] for row in rows]
-    return Shown(part.label, part.colour, prompts, outputs, part.about)  # type: ignore[arg-type]
+def _sorted(part: Shown, order: Sequence[str]) -> Shown:
+    """Return a part with its rows in the order of their prompts; other prompts come last."""
+    ranks = {prompt: rank for rank, prompt in enumerate(order)}
 
+    def rank(row: int) -> int:
+        return ranks.get(part.prompts[row], len(ranks))
 
-def grids(parts: Sequence[Shown], name: str, across: int, caption: str) -> Picture:
-    """Draw several grids as one picture, `across` of them in a row."""
-    boards = [_board(part) for part in parts]
-    down = -(-len(parts) // across)
-    tall = max(board.shape[0] / board.shape[1] for board, _ in boards)
-    with canvas(5 * across, down * (5 * tall + 0.5)) as figure:
-        for axes in figure.subplots(down, across, squeeze=False).flat:
-            axes.set_axis_off()
-        for part, (board, headings), axes in zip(parts, boards, figure.axes, strict=False):
-            axes.imshow(board, cmap="gray", vmin=0, vmax=255, interpolation="antialiased")
-            axes.set_title(drawable(part.label), color=part.colour, pad=14 if headings else 4)
-            for place, heading in headings:
-                axes.text(
-                    place,
-                    -4,
-                    drawable(heading, 9),
-                    ha="center",
-                    va="bottom",
-                    fontsize=7,
-                    color="#4a4f57",
-                )
-        png = png_of(figure)
-    prompts = list(dict.fromkeys(prompt for part in parts for prompt in part.prompts if prompt))
-    of = (
-        f" of {len(prompts)} prompts ({', '.join(prompts[:10])}{', …' if len(prompts) > 10 else ''})"
-        if prompts
-        else ""
-    )
-    return Picture(
-        name, png, f"Grids of samples{of}: {', '.join(part.label for part in parts)}.", caption
-    )
-
-
-def _board(part: Shown) -> tuple[Any, list[tuple[float, str]]]:
-    """Return one array of all tiles, and column headings with their places where each prompt has a
-    column.
-    """
-    tiles = [_tile(output) for output in part.outputs]  # type: ignore[arg-type]
-    height, width = (max(tile.shape[axis] for tile in tiles) for axis in (1, 2))
-    counts = [part.prompts.count(prompt) for prompt in dict.fromkeys(part.prompts)]
-    by_column = 1 < len(counts) <= COLUMNS
-    columns = len(counts) if by_column else min(COLUMNS, len(tiles))
-    lines = max(counts) if by_column else -(-len(tiles) // columns)
-    gap = 5
-    board = torch.full(
-        (3, lines * (height + gap) - gap, columns * (width + gap) - gap), 255, dtype=torch.uint8
-    )
-    places = _places(part.prompts) if by_column else [divmod(i, columns) for i in range(len(tiles))]
-    for tile, (line, column) in zip(tiles, places, strict=True):
-        top = line * (height + gap)
-        left = column * (width + gap)
-        board[:, top : top + tile.shape[1], left : left + tile.shape[2]] = tile
-    headings = [
-        (i * (width + gap) + width / 2, prompt)
-        for i, prompt in enumerate(dict.fromkeys(part.prompts))
-    ]
-    return board.permute(1, 2, 0).numpy(), headings if by_column else []
-
-
-def _places(prompts: Sequence[str]) -> list[tuple[int, int]]:
-    """Return (line, column) of each row: a column a prompt, downwards."""
-    columns = {prompt: column for column, prompt in enumerate(dict.fromkeys(prompts))}
-    return [(prompts[:row].count(prompt), columns[prompt]) for row, prompt in enumerate(prompts)]
-
-
-def _tile(image: Tensor) -> Tensor:
-    """Return an image as uint8 [3, H, W] near `TILE` pixels wide: small ones in whole steps, so
-    that pixels stay square.
-    """
-    from torch.nn.functional import interpolate
-
-    image = image.expand(3, -1, -1) if len(image) == 1 else image
-    longer = max(image.shape[1:])
-    if longer <= TILE:
-        times = TILE // longer
-        return image.repeat_interleave(times, 1).repeat_interleave(times, 2)
-    size = [max(1, round(side * TILE / longer)) for side in image.shape[1:]]
-    return interpolate(image[None].float(), size=size, mode="area")[0].round().to(torch.uint8)
+    prompts = []
+    outputs: list[Any] = []
+    for row in sorted(range(len(part.prompts)), key=rank):
+        prompts.append(part.prompts[row])
+        outputs.append(part.outputs[row])
+    return replace(part, prompts=prompts, outputs=outputs)

@@ -1,10 +1,10 @@
-"""What happened, in plain words, from figures and their intervals alone."""
+"""Say what happened in plain words, from figures and their intervals alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from rewardlab.report.figures import Movement, change, mean, movement, sig
 from rewardlab.report.picture import slug
@@ -23,6 +23,13 @@ OUTCOMES: dict[Outcome, str] = {
     "unchanged": "no difference beyond the intervals",
     "unknown": "figures missing",
 }
+MOVES: dict[Movement, str] = {
+    "toward": "moved toward the targets",
+    "away": "got worse",
+    "beside": "moved, but about as far from the targets as before",
+    "changed": "changed; the targets' own value is not known",
+    "level": "moved within the targets' own interval",
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,24 @@ class Verdict:
     sentence: str
 
 
+class Line(NamedTuple):
+    """A figure before and after, and a reference to read it against.
+
+    Attributes:
+        name: of the figure.
+        before: the figure before.
+        after: the figure after.
+        reference_name: what the reference is.
+        reference: the reference's figure, or None.
+    """
+
+    name: str
+    before: Any
+    after: Any
+    reference_name: str = ""
+    reference: Any = None
+
+
 def judges(*judged: Any) -> list[str]:
     """Return the names of judges and measured attributes in judged figures, each once.
 
@@ -40,120 +65,145 @@ def judges(*judged: Any) -> list[str]:
         >>> judges({"ink": {"mean": 0.3}, "distance": {"mean": 0.1}}, {"accuracy": {"mean": 0.9}})
         ['accuracy', 'ink']
     """
-    return sorted({name for figures in judged for name in figures if name not in NOT_JUDGES})
+    names: set[str] = set().union(*judged)
+    return sorted(names.difference(NOT_JUDGES))
 
 
 def verdict(before: Any, after: Any, targets: Any, separation: Any) -> Verdict:
-    """Compare judged figures before and after, and the reward's scores of both, beyond their 95 %
-    intervals.
+    """Compare judged figures, and the reward's scores, beyond their 95 % intervals.
 
     A judge is read by its distance from its own value on the targets, as it is not known which
     judges are better when higher. The distance (KID) is better when lower.
 
+    Args:
+        before: judged figures before.
+        after: judged figures after.
+        targets: judged figures of the real targets.
+        separation: the reward's scores.
+
     Example:
-        >>> figure = lambda m: {"mean": m, "low": m - 0.01, "high": m + 0.01}
-        >>> score = {"score_before": figure(0.0), "score_after": figure(1.0)}
-        >>> verdict({"accuracy": figure(0.9)}, {"accuracy": figure(0.7)}, {"accuracy": figure(0.95)}, score).sentence
+        >>> high = {"mean": 0.9, "low": 0.89, "high": 0.91}
+        >>> low = {"mean": 0.7, "low": 0.69, "high": 0.71}
+        >>> scores = {"score_before": low, "score_after": high}
+        >>> verdict({"accuracy": high}, {"accuracy": low}, {"accuracy": high}, scores).sentence
         'Over-optimised: the reward rose while accuracy got worse.'
     """
-    moves = {
-        name: movement(at(before, name), at(after, name), at(targets, name))
-        for name in judges(before, after)
-    }
-    if "distance" in before or "distance" in after:
-        distance = change(at(before, "distance"), at(after, "distance"))
-        moves["distance"] = {"rose": "away", "fell": "toward"}.get(distance, distance)  # type: ignore[assignment]
+    kinds = _kinds(before, after, targets)
     reward = change(at(separation, "score_before"), at(separation, "score_after"))
-    by_kind = {
-        kind: [name for name, move in moves.items() if move == kind] for kind in set(moves.values())
-    }
-    outcome = _outcome(reward, by_kind)
-    return Verdict(outcome, " ".join([*_sentences(outcome, reward, by_kind), *_above(separation)]))
+    outcome = _outcome(reward, kinds)
+    sentences = _sentences(outcome, reward, kinds)
+    if _is_outrun(separation):
+        sentences.append("The reward now scores the outputs above the real targets.")
+    return Verdict(outcome, " ".join(sentences))
+
+
+def _kinds(before: Any, after: Any, targets: Any) -> Kinds:
+    """Return the judges, and the distance, that moved in each way."""
+    kinds: Kinds = {}
+    for name in judges(before, after):
+        kind = movement(at(before, name), at(after, name), at(targets, name))
+        kinds.setdefault(kind, []).append(name)
+    if "distance" in before or "distance" in after:
+        kind = _distance_movement(at(before, "distance"), at(after, "distance"))
+        kinds.setdefault(kind, []).append("distance")
+    return kinds
+
+
+def _distance_movement(before: Any, after: Any) -> Movement:
+    difference = change(before, after)
+    if difference == "rose":
+        return "away"
+    if difference == "fell":
+        return "toward"
+    return difference
 
 
 def _outcome(reward: str, kinds: Kinds) -> Outcome:
-    toward = kinds.get("toward")
-    elsewhere = kinds.get("beside") or kinds.get("changed")
-    if kinds.get("away"):
-        return "over-optimised" if reward == "rose" else ("mixed" if toward else "worse")
-    if toward or elsewhere:
-        return "mixed" if elsewhere else "better"
+    if "away" in kinds and reward == "rose":
+        return "over-optimised"
+    if "away" in kinds:
+        return "mixed" if "toward" in kinds else "worse"
+    if "beside" in kinds or "changed" in kinds:
+        return "mixed"
+    if "toward" in kinds:
+        return "better"
     if "same" not in kinds and "level" not in kinds:
         return "unknown"
     return "unchanged" if reward in ("same", "unknown") else "reward only"
 
 
-def _sentences(outcome: Outcome, reward: str, kinds: Kinds) -> Iterable[str]:
-    rest = {kind: listed(names) for kind, names in kinds.items() if kind not in ("same", "unknown")}
-    if outcome == "unchanged" and not rest:
-        yield "No difference beyond the intervals" + (
-            "." if reward == "same" else ": the judges stand where they stood."
-        )
-    elif outcome == "over-optimised":
-        yield f"Over-optimised: the reward rose while {rest.pop('away')} got worse."
-    elif reward != "unknown":
-        yield {
-            "rose": "The reward rose.",
-            "fell": "The reward fell.",
-            "same": "The reward stayed within its interval.",
-        }[reward]
-    words = {
-        "toward": "moved toward the targets",
-        "away": "got worse",
-        "beside": "moved, but about as far from the targets as before",
-        "changed": "changed; the targets' own value is not known",
-        "level": "moved within the targets' own interval",
-    }
-    for kind in (kind for kind in words if kind in rest):
-        yield f"{capital(rest[kind])} {words[kind]}."
-    if kinds.get("same") and (outcome != "unchanged" or rest):
-        yield f"No difference beyond the intervals in {listed(kinds['same'])}."
-    if kinds.get("unknown"):
-        yield f"No intervals to compare in {listed(kinds['unknown'])}."
+def _sentences(outcome: Outcome, reward: str, kinds: Kinds) -> list[str]:
+    """Return sentences on the outcome, on what moved, and on what did not."""
+    moved = [kind for kind in MOVES if kind in kinds]
+    sentences = _opening(outcome, reward, kinds)
+    for kind in moved:
+        if kind != "away" or outcome != "over-optimised":  # else the opening says it
+            names = capital(listed(kinds[kind]))
+            sentences.append(f"{names} {MOVES[kind]}.")
+    if "same" in kinds and (outcome != "unchanged" or moved):
+        names = listed(kinds["same"])
+        sentences.append(f"No difference beyond the intervals in {names}.")
+    if "unknown" in kinds:
+        names = listed(kinds["unknown"])
+        sentences.append(f"No intervals to compare in {names}.")
     if not kinds:
-        yield "No judge has figures for both sides, so nothing can be said of the outputs."
+        sentences.append(
+            "No judge has figures for both sides, so nothing can be said of the outputs."
+        )
+    return sentences
 
 
-def _above(separation: Any) -> list[str]:
-    """The sign of a reward that was outrun: it prefers the outputs to the real targets."""
-    targets, before, after = (
-        at(separation, f"score_{side}") for side in ("targets", "before", "after")
-    )
-    outrun = change(targets, after) == "rose" and change(targets, before) != "rose"
-    return ["The reward now scores the outputs above the real targets."] if outrun else []
+def _opening(outcome: Outcome, reward: str, kinds: Kinds) -> list[str]:
+    """Return the first sentence, on the reward; none where its scores are not known."""
+    if outcome == "unchanged" and "level" not in kinds:
+        if reward == "same":
+            return ["No difference beyond the intervals."]
+        return ["No difference beyond the intervals: the judges stand where they stood."]
+    if outcome == "over-optimised":
+        names = listed(kinds["away"])
+        return [f"Over-optimised: the reward rose while {names} got worse."]
+    if reward == "same":
+        return ["The reward stayed within its interval."]
+    if reward == "unknown":
+        return []
+    return [f"The reward {reward}."]
+
+
+def _is_outrun(separation: Any) -> bool:
+    """Return whether the reward prefers the outputs to the real targets, as it did not before."""
+    targets = at(separation, "score_targets")
+    before = at(separation, "score_before")
+    after = at(separation, "score_after")
+    return change(targets, after) == "rose" and change(targets, before) != "rose"
 
 
 def overall(run: Run) -> Verdict:
-    """Judge a run from its base to its last round; over-optimised if any round was."""
+    """Compare a run's base with its last round; it is over-optimised if any round was."""
     steps = run.trained
     if not steps:
         return Verdict("unknown", "No round has finished.")
-    each = [step_verdict(step) for step in steps]
     if len(steps) == 1:
-        return each[0]
+        return step_verdict(steps[0])
     whole = verdict(run.base, steps[-1].judged, run.targets, {})
-    spoilt = [
-        str(step.number)
-        for step, said in zip(steps, each, strict=True)
-        if said.outcome == "over-optimised"
-    ]
-    if spoilt:
-        return Verdict(
-            "over-optimised",
-            f"Over-optimised in round {listed(spoilt)}. From base to end: {whole.sentence}",
-        )
-    return Verdict(whole.outcome, f"From base to end: {whole.sentence}")
+    sentence = f"From base to end: {whole.sentence}"
+    bad_rounds = []
+    for step in steps:
+        if step_verdict(step).outcome == "over-optimised":
+            bad_rounds.append(str(step.number))
+    if not bad_rounds:
+        return Verdict(whole.outcome, sentence)
+    return Verdict("over-optimised", f"Over-optimised in round {listed(bad_rounds)}. {sentence}")
 
 
 def step_verdict(step: Step) -> Verdict:
-    """Judge one round against the one before, and say whether a guard stopped it."""
-    said = verdict(step.before, step.judged, step.run.targets, step.separation)
+    """Compare one round with the one before, and say whether a guard stopped it."""
+    compared = verdict(step.before, step.judged, step.run.targets, step.separation)
     if step.guard_stop is None:
-        return said
+        return compared
     stop = (
         f"The guard stopped training at step {step.guard_stop} and put the last good weights back."
     )
-    return Verdict(said.outcome, f"{said.sentence} {stop}")
+    return Verdict(compared.outcome, f"{compared.sentence} {stop}")
 
 
 def attack_sentence(step: Step) -> str:
@@ -161,7 +211,8 @@ def attack_sentence(step: Step) -> str:
 
     Example:
         >>> from pathlib import Path
-        >>> attack = {"funnel": {"counts": {"generated": 50, "disagreeing": 10, "kept": 5}}, "yield": 0.2}
+        >>> counts = {"generated": 50, "disagreeing": 10, "kept": 5}
+        >>> attack = {"funnel": {"counts": counts}, "yield": 0.2}
         >>> run = Run(Path(), "a", {"rounds": {"1": {"attack": attack}}}, {}, {}, {})
         >>> attack_sentence(run.steps[0])
         'attacked: of 50 outputs 10 passed gate and disagreement, 5 became pairs (yield 0.200).'
@@ -170,91 +221,136 @@ def attack_sentence(step: Step) -> str:
     counts = at(attack, "funnel", "counts")
     if not counts:
         return "no figures of the policy."
-    passed = f"of {counts.get('generated')} outputs {counts.get('disagreeing')} passed gate and disagreement"
-    right = mean(at(attack, "funnel", "precision", "kept"))
-    agreed = "" if right is None else f", {sig(right)} of them right by the judge"
-    return f"attacked: {passed}, {counts.get('kept')} became pairs{agreed} (yield {sig(mean(attack.get('yield')))})."
+    generated = counts.get("generated")
+    disagreeing = counts.get("disagreeing")
+    pairs = f"{counts.get('kept')} became pairs"
+    precision = mean(at(attack, "funnel", "precision", "kept"))
+    if precision is not None:
+        pairs += f", {sig(precision)} of them right by the judge"
+    passed = f"of {generated} outputs {disagreeing} passed gate and disagreement"
+    share = sig(attack.get("yield"))
+    return f"attacked: {passed}, {pairs} (yield {share})."
 
 
 def course(before: Any, after: Any, targets: Any, separation: Any) -> str:
-    """Write each figure before and after: "ink 0.301 → 0.333 (targets 0.335); …", those that there
-    are.
+    """Return each known figure before and after: "ink 0.301 → 0.333 (targets 0.335); …".
 
     Example:
         >>> course({"ink": {"mean": 0.301}}, {"ink": {"mean": 0.333}}, {"ink": {"mean": 0.335}}, {})
         'ink 0.301 → 0.333 (targets 0.335)'
     """
-    names = judges(before, after)
-    parts = [
-        (name, at(before, name), at(after, name), "targets", at(targets, name)) for name in names
-    ]
-    parts.append(
-        (
+    lines = [
+        *_judge_lines(before, after, targets),
+        Line(
             "distance",
             at(before, "distance"),
             at(after, "distance"),
             "real against real",
             at(after, "real_distance"),
+        ),
+        Line(
+            "reward score",
+            at(separation, "score_before"),
+            at(separation, "score_after"),
+            "targets",
+            at(separation, "score_targets"),
+        ),
+        Line("AUC", at(separation, "auc_before"), at(separation, "auc_after")),
+    ]
+    return "; ".join(_line_text(line) for line in lines if _has_figures(line))
+
+
+def _judge_lines(before: Any, after: Any, targets: Any) -> list[Line]:
+    lines = []
+    for name in judges(before, after):
+        line = Line(
+            name,
+            at(before, name),
+            at(after, name),
+            "targets",
+            at(targets, name),
         )
-    )
-    sides = [at(separation, f"score_{side}") for side in ("before", "after", "targets")]
-    parts.append(("reward score", *sides[:2], "targets", sides[2]))
-    parts.append(("AUC", at(separation, "auc_before"), at(separation, "auc_after"), "", {}))
-    return "; ".join(
-        _way(*part) for part in parts if mean(part[1]) is not None or mean(part[2]) is not None
-    )
+        lines.append(line)
+    return lines
 
 
-def _way(name: str, before: Any, after: Any, beside: str, other: Any) -> str:
-    way = f"{name} {sig(mean(before))} → {sig(mean(after))}"
-    return way if mean(other) is None else f"{way} ({beside} {sig(mean(other))})"
+def _has_figures(line: Line) -> bool:
+    return mean(line.before) is not None or mean(line.after) is not None
+
+
+def _line_text(line: Line) -> str:
+    before = sig(line.before)
+    after = sig(line.after)
+    text = f"{line.name} {before} → {after}"
+    if mean(line.reference) is None:
+        return text
+    reference = sig(line.reference)
+    return f"{text} ({line.reference_name} {reference})"
 
 
 def step_course(step: Step) -> str:
-    """Write each figure of a round before and after it."""
+    """Return each figure of a round before and after it."""
     return course(step.before, step.judged, step.run.targets, step.separation)
 
 
 def run_course(run: Run) -> str:
-    """Write each figure of a run from its base to its end; the reward's too where one round has one
-    reward.
+    """Return each figure of a run from its base to its end.
+
+    The reward's is among them where one round has one reward.
     """
     steps = run.trained
-    separation = steps[0].separation if len(steps) == 1 else {}
-    return course(run.base, steps[-1].judged, run.targets, separation) if steps else ""
+    if not steps:
+        return ""
+    last = steps[-1]
+    separation = last.separation if len(steps) == 1 else {}
+    return course(run.base, last.judged, run.targets, separation)
 
 
 def title(run: Run) -> str:
     """Return a run's name and how it was trained, once if they say the same."""
-    how = method(run)
-    told = how is None or slug(how.replace("β", "beta")) == slug(run.name)
-    return run.name if told else f"{run.name} ({how})"
+    training = method(run)
+    if training is None:
+        return run.name
+    if slug(training.replace("β", "beta")) == slug(run.name):
+        return run.name
+    return f"{run.name} ({training})"
 
 
 def summary(runs: Sequence[Run]) -> str:
     """Return one plain paragraph about all runs."""
-    outcomes = {run.name: overall(run).outcome for run in runs}
     if len(runs) == 1:
-        rounds = len(runs[0].trained)
-        return f"{rounds or 'No'} finished round{'' if rounds == 1 else 's'}: {OUTCOMES[outcomes[runs[0].name]]}."
-    groups = [
-        (text, [name for name in outcomes if outcomes[name] == outcome])
-        for outcome, text in OUTCOMES.items()
-    ]
-    return f"{len(runs)} runs. " + " ".join(
-        f"{capital(text)}: {', '.join(names)}." for text, names in groups if names
-    )
+        return _summary_of_one(runs[0])
+    names: dict[Outcome, list[str]] = {}
+    for run in runs:
+        names.setdefault(overall(run).outcome, []).append(run.name)
+    sentences = [f"{len(runs)} runs."]
+    for outcome, text in OUTCOMES.items():
+        if outcome in names:
+            runs_of_outcome = ", ".join(names[outcome])
+            sentences.append(f"{capital(text)}: {runs_of_outcome}.")
+    return " ".join(sentences)
+
+
+def _summary_of_one(run: Run) -> str:
+    count = len(run.trained)
+    rounds = "round" if count == 1 else "rounds"
+    outcome = overall(run).outcome
+    return f"{count or 'No'} finished {rounds}: {OUTCOMES[outcome]}."
 
 
 def listed(items: Sequence[str]) -> str:
-    """Join with commas and "and".
+    """Return the items joined with commas and "and".
 
     Example:
         >>> listed(["a", "b", "c"])
         'a, b and c'
     """
-    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+    if len(items) < 2:
+        return "".join(items)
+    *others, last = items
+    return f"{', '.join(others)} and {last}"
 
 
 def capital(text: str) -> str:
+    """Return `text` with a capital first letter."""
     return text[:1].upper() + text[1:]
