@@ -1,6 +1,4 @@
-"""Where a result came from: fingerprints of its inputs, versions, devices; and files that appear
-whole or not at all.
-"""
+"""Where a result came from: fingerprints of its inputs, versions of packages, and devices."""
 
 from __future__ import annotations
 
@@ -19,25 +17,21 @@ from typing import Any
 from rewardlab.errors import InputError
 
 _PACKAGES = (
-    *(
-        "torch",
-        "torchvision",
-        "pytorch-lightning",
-        "diffusers",
-        "transformers",
-        "open_clip_torch",
-        "peft",
-        "trl",
-    ),
-    *(
-        "safetensors",
-        "torchmetrics",
-        "omegaconf",
-        "jsonargparse",
-        "scikit-learn",
-        "numpy",
-        "pillow",
-    ),
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "diffusers",
+    "transformers",
+    "open_clip_torch",
+    "peft",
+    "trl",
+    "safetensors",
+    "torchmetrics",
+    "omegaconf",
+    "jsonargparse",
+    "scikit-learn",
+    "numpy",
+    "pillow",
 )
 
 
@@ -53,7 +47,8 @@ def fingerprint(obj: Any) -> str:
         TypeError: for anything else.
 
     Example:
-        >>> fingerprint({"a": 1, "b": [2.0, None]}) == fingerprint({"b": [2.0, None], "a": 1}) != fingerprint({"a": 1})
+        >>> settings = fingerprint({"a": 1, "b": [2.0, None]})
+        >>> settings == fingerprint({"b": [2.0, None], "a": 1}) != fingerprint({"a": 1})
         True
         >>> fingerprint("digits")
         '12563194afd6a85d'
@@ -72,56 +67,78 @@ def _pieces(obj: Any) -> Iterator[bytes | bytearray | memoryview]:
     if isinstance(obj, torch.nn.Module):
         obj = obj.state_dict()
     if isinstance(obj, torch.Tensor):
-        yield f"tensor {obj.dtype} {list(obj.shape)}".encode()
-        yield memoryview(obj.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
+        yield from _tensor_pieces(obj)
     elif isinstance(obj, bytes | bytearray):
-        yield from (b"bytes", obj)
+        yield b"bytes"
+        yield obj
     elif isinstance(obj, str | int | float | None):
         yield json.dumps(obj).encode()
     elif isinstance(obj, Path):
         yield from _file_pieces(obj)
-    elif isinstance(obj, Mapping):
-        yield f"mapping {len(obj)}".encode()
-        for key in sorted(obj, key=str):
-            yield str(key).encode("utf-8", "surrogatepass")
-            yield from _pieces(obj[key])
-    elif isinstance(obj, Sequence):
-        yield f"sequence {len(obj)}".encode()
-        for item in obj:
-            yield from _pieces(item)
+    elif isinstance(obj, Mapping | Sequence):
+        yield from _collection_pieces(obj)
     elif is_dataclass(obj) and not isinstance(obj, type):
         yield type(obj).__qualname__.encode()
         yield from _pieces({name: getattr(obj, name) for name in obj.__dataclass_fields__})
     else:
         raise TypeError(
-            f"fingerprint reads bytes, strings, numbers, tensors, modules, paths and collections of them; got {obj!r}."
+            "fingerprint reads bytes, strings, numbers, tensors, modules, paths "
+            f"and collections of them; got {obj!r}."
         )
 
 
+def _tensor_pieces(tensor: Any) -> Iterator[bytes | memoryview]:
+    """Yield a tensor's dtype and shape, then its bytes."""
+    import torch
+
+    yield f"tensor {tensor.dtype} {list(tensor.shape)}".encode()
+    column = tensor.detach().cpu().contiguous().reshape(-1)
+    yield memoryview(column.view(torch.uint8).numpy())
+
+
+def _collection_pieces(
+    collection: Mapping[Any, Any] | Sequence[Any],
+) -> Iterator[bytes | bytearray | memoryview]:
+    """Yield the size of a mapping or sequence, then the pieces of its items."""
+    if isinstance(collection, Mapping):
+        yield f"mapping {len(collection)}".encode()
+        for key in sorted(collection, key=str):
+            yield str(key).encode("utf-8", "surrogatepass")
+            yield from _pieces(collection[key])
+    else:
+        yield f"sequence {len(collection)}".encode()
+        for item in collection:
+            yield from _pieces(item)
+
+
 def _file_pieces(path: Path) -> Iterator[bytes]:
+    """Yield each file's path below `path` and the digest of its bytes."""
     if not path.exists():
         raise InputError(f"{path} is not there, so it has no fingerprint. Is the path right?")
-    for file in (
-        sorted(item for item in path.rglob("*") if item.is_file()) if path.is_dir() else [path]
-    ):
-        yield f"file {file.relative_to(path).as_posix()}".encode("utf-8", "surrogatepass")
+    files = [path]
+    if path.is_dir():
+        files = sorted(item for item in path.rglob("*") if item.is_file())
+    for file in files:
+        relative = file.relative_to(path).as_posix()
+        yield f"file {relative}".encode("utf-8", "surrogatepass")
         with file.open("rb") as stream:
             yield hashlib.file_digest(stream, "sha256").digest()
 
 
 def described(thing: Any) -> Any:
-    """Return plain data that names an object by its class and its public attributes: for keys,
-    where no config says it.
+    """Return plain data that names an object by its class and its public attributes.
 
-    Factories (`functools.partial`, functions, classes) are named too; a lambda by its code and by
-    the plain data, tensors and modules that it takes from around it.
+    Stages use it as a key where no config describes the object. Factories (`functools.partial`,
+    functions, classes) are named too. A lambda is named by its code, and by the plain data, tensors
+    and modules that it captures.
 
     Example:
         >>> from functools import partial
         >>> described(partial(round, ndigits=2))
         {'class': 'builtins.round', 'args': [], 'ndigits': 2}
-        >>> one, other = (described(lambda: rate) for rate in (0.1, 0.2))
-        >>> one == other
+        >>> def constant(rate):
+        ...     return lambda: rate
+        >>> described(constant(0.1)) == described(constant(0.2))
         False
     """
     if thing is None or isinstance(thing, str | bool | int | float):
@@ -131,47 +148,60 @@ def described(thing: Any) -> Any:
     if isinstance(thing, list | tuple | set):
         return [described(item) for item in thing]
     if isinstance(thing, partial):
-        return {
-            "class": _name(thing.func),
-            "args": described(thing.args),
-            **described(thing.keywords),
-        }
+        arguments = described(thing.args)
+        return {"class": _name(thing.func), "args": arguments, **described(thing.keywords)}
     if hasattr(thing, "__qualname__"):
-        return (
-            f"{_name(thing)} {_code(thing)}" if "<lambda>" in thing.__qualname__ else _name(thing)
-        )
-    if (hasattr(thing, "state_dict") and hasattr(thing, "parameters")) or hasattr(
-        thing, "numel"
-    ):  # a module or a tensor
+        return _describe_factory(thing)
+    if _has_weights(thing):
         return {"class": _name(type(thing)), "fingerprint": fingerprint(thing)}
     public = {name: value for name, value in vars(thing).items() if not name.startswith("_")}
     return {"class": _name(type(thing)), **described(public)}
 
 
-def _code(function: Any) -> str:
-    """Return the fingerprint of what a lambda does: its code, its defaults and what it takes from
-    around it.
+def _describe_factory(function: Any) -> str:
+    """Return the name of a function or class, for a lambda with the fingerprint of what it does."""
+    if "<lambda>" in function.__qualname__:
+        return f"{_name(function)} {_lambda_fingerprint(function)}"
+    return _name(function)
+
+
+def _has_weights(thing: Any) -> bool:
+    """Tell whether an object is a module or a tensor."""
+    is_module = hasattr(thing, "state_dict") and hasattr(thing, "parameters")
+    return is_module or hasattr(thing, "numel")
+
+
+def _lambda_fingerprint(function: Any) -> str:
+    """Return the fingerprint of a lambda's code, captured variables and default arguments."""
+    captured = []
+    for cell in function.__closure__ or ():
+        if cell != CellType():  # an empty cell is a variable without a value yet
+            captured.append(_describe_captured(cell.cell_contents))
+    defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    code = _code_parts(function.__code__)
+    return fingerprint([code, captured, [_describe_captured(value) for value in defaults]])
+
+
+def _code_parts(code: CodeType) -> list[Any]:
+    """Return what a code object does, without its address in memory."""
+    constants: list[Any] = []
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            constants.append(_code_parts(constant))
+        else:
+            constants.append(repr(constant))
+    return [code.co_code, list(code.co_names), constants]
+
+
+def _describe_captured(thing: Any) -> Any:
+    """Describe data, factories, modules and tensors; name only the class of anything else.
+
+    The attributes of other objects may be without end.
     """
-    cells = [cell.cell_contents for cell in function.__closure__ or () if cell != CellType()]
-    given = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
-    return fingerprint(
-        [_words(function.__code__), list(map(_taken, cells)), list(map(_taken, given))]
-    )
-
-
-def _words(code: CodeType) -> list[Any]:
-    """Return what a code object does, without where it lies in memory."""
-    inner = [_words(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
-    return [code.co_code, list(code.co_names), inner]
-
-
-def _taken(thing: Any) -> Any:
-    """Describe data, factories, modules and tensors; of anything else say the class, as its
-    attributes may be without end.
-    """
-    plain = isinstance(thing, str | int | float | list | tuple | Mapping | partial | type(None))
-    told = plain or any(hasattr(thing, name) for name in ("__qualname__", "state_dict", "numel"))
-    return described(thing) if told else _name(type(thing))
+    is_data = isinstance(thing, str | int | float | list | tuple | Mapping | partial | type(None))
+    if is_data or any(hasattr(thing, name) for name in ("__qualname__", "state_dict", "numel")):
+        return described(thing)
+    return _name(type(thing))
 
 
 def _name(thing: Any) -> str:
@@ -179,8 +209,9 @@ def _name(thing: Any) -> str:
 
 
 def versions() -> dict[str, str | None]:
-    """Return the versions of Python, rewardlab and what it stands on, importing none; None where
-    one is not installed.
+    """Return the versions of Python, rewardlab and the packages that it needs, importing none.
+
+    A package that is not installed has the version None.
 
     Example:
         >>> sorted(versions())[:3], versions()["torch"] is None
@@ -188,18 +219,22 @@ def versions() -> dict[str, str | None]:
     """
     from rewardlab.version import __version__
 
-    found: dict[str, str | None] = {"python": platform.python_version(), "rewardlab": __version__}
+    numbers: dict[str, str | None] = {}
+    numbers["python"] = platform.python_version()
+    numbers["rewardlab"] = __version__
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            numbers[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
+            numbers[package] = None
+    return numbers
 
 
 def device_facts() -> dict[str, Any]:
-    """Return what this machine computes with: system, processors, threads of torch, and each GPU's
-    name and memory in GiB.
+    """Return what this machine computes with.
+
+    These are the system, the processors, the threads of torch, and each GPU's name and memory in
+    GiB.
 
     Example:
         >>> facts = device_facts()
@@ -208,11 +243,14 @@ def device_facts() -> dict[str, Any]:
     """
     import torch
 
-    gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    gpus = []
+    for index in range(torch.cuda.device_count()):
+        gpu = torch.cuda.get_device_properties(index)
+        gpus.append({"name": gpu.name, "memory": round(gpu.total_memory / 2**30, 1)})
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
-        "gpus": [{"name": gpu.name, "memory": round(gpu.total_memory / 2**30, 1)} for gpu in gpus],
+        "gpus": gpus,
     }

@@ -1,4 +1,4 @@
-"""Fingerprints tell contents apart, and files appear whole or not at all."""
+"""Fingerprints tell contents apart."""
 
 import subprocess
 import sys
@@ -10,7 +10,6 @@ from torch import nn
 
 from rewardlab.errors import InputError
 from rewardlab.provenance import described, device_facts, fingerprint, versions
-from rewardlab.storage.atomic import atomic_folder, write_atomically
 from rewardlab.types import Samples
 
 
@@ -64,45 +63,6 @@ def test_a_path_means_what_lies_there(tmp_path):
 def test_what_has_no_contents_has_no_fingerprint():
     with pytest.raises(TypeError, match="fingerprint reads"):
         fingerprint(object())
-
-
-def test_a_file_is_replaced_whole(tmp_path):
-    path = tmp_path / "a.txt"
-    write_atomically(path, "one\n")
-    write_atomically(path, b"two\r\n")
-    assert path.read_bytes() == b"two\r\n"
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "\ud800")
-    assert path.read_bytes() == b"two\r\n"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_folder_appears_at_the_end_or_not_at_all(tmp_path):
-    target = tmp_path / "runs" / "stage"
-    with pytest.raises(FileNotFoundError), atomic_folder(target) as folder:
-        (folder / "half").write_text((folder / "nowhere").read_text())
-    assert list(target.parent.iterdir()) == []
-    with atomic_folder(target) as folder:
-        (folder / "deep").mkdir()
-        (folder / "deep" / "file").write_text("x")
-    assert (target / "deep" / "file").read_text() == "x"
-    with pytest.raises(InputError, match="it exists"), atomic_folder(target):
-        pass
-    with pytest.raises(InputError, match="it exists"), atomic_folder(target.parent / "late"):
-        (target.parent / "late").mkdir()
-    assert sorted(path.name for path in target.parent.iterdir()) == ["late", "stage"]
-
-
-def test_a_killed_process_leaves_no_target(tmp_path):
-    block = f"with atomic_folder({str(tmp_path / 'stage')!r}): os._exit(9)"
-    code = f"import os\nfrom rewardlab.storage.atomic import atomic_folder\n{block}"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=False
-        ).returncode
-        == 9
-    )
-    assert not (tmp_path / "stage").exists()
 
 
 def test_versions_and_devices_are_found_without_imports():

@@ -2,20 +2,30 @@
 refused.
 """
 
+import ast
+from pathlib import Path
+
 import pytest
 import torch
 
+import rewardlab
+from rewardlab import types
 from rewardlab.errors import InputError
 from rewardlab.types import (
+    FACTS,
     SOURCES,
-    Labelled,
+    LabeledSamples,
     PreferencePairs,
     Rollout,
     Samples,
     Trajectory,
     balanced,
     concatenate,
+    distinct,
+    images_of,
+    kind_of,
     take,
+    texts_of,
 )
 
 
@@ -38,9 +48,9 @@ def rollout(count=4):
     return Rollout(trajectory(count), columns, columns - 1, columns[:, 0], columns[:, :1])
 
 
-def labelled(inputs, count=4):
+def labeled(inputs, count=4):
     column = torch.arange(count)
-    return Labelled(inputs, column / count, column, column.float(), column % len(SOURCES))
+    return LabeledSamples(inputs, column / count, column, column.float(), column % len(SOURCES))
 
 
 NOUNS = {
@@ -48,8 +58,8 @@ NOUNS = {
     "pairs": PreferencePairs(samples(), samples()),
     "trajectory": trajectory(),
     "rollout": rollout(),
-    "labelled": labelled(samples()),
-    "features": labelled(torch.arange(8.0).view(4, 2)),
+    "labeled": labeled(samples()),
+    "features": labeled(torch.arange(8.0).view(4, 2)),
 }
 
 
@@ -89,7 +99,7 @@ def test_moving_keeps_every_column(noun):
 
 
 def test_moving_moves_every_tensor():
-    for noun in (samples(), trajectory(), labelled(samples()), labelled(torch.ones(4, 2))):
+    for noun in (samples(), trajectory(), labeled(samples()), labeled(torch.ones(4, 2))):
         moved = noun.to("meta")
         tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
         tensors += [
@@ -157,4 +167,52 @@ def test_balanced_gives_each_class_half_of_the_mass():
 
 
 def test_sources_are_told_by_name():
-    assert labelled(samples()).of("generated").tolist() == [False, True, False, False]
+    assert labeled(samples()).of("generated").tolist() == [False, True, False, False]
+
+
+def test_the_earlier_name_of_labeled_samples_still_works():
+    assert types.Labelled is LabeledSamples
+
+
+def test_rows_are_numbered_in_order_and_anew():
+    numbered = samples()[[3, 1]].numbered(first=5)
+    assert numbered.facts["row"].tolist() == [5, 6]
+    pairs = PreferencePairs(samples(), samples()).numbered()
+    assert pairs.chosen.facts["row"].tolist() == pairs.rejected.facts["row"].tolist()
+
+
+@pytest.mark.parametrize("values", [[], ["a"], ["b", "a", "b", "c", "a"], [(1, 2), (1,), (1, 2)]])
+def test_distinct_values_and_places_give_the_rows_back(values):
+    unique = distinct(values)
+    assert [unique.values[place] for place in unique.places] == values
+    assert [values[row] for row in unique.first_rows] == unique.values
+    assert len(set(unique.values)) == len(unique.values)
+    assert unique.first_rows == sorted(unique.first_rows)
+
+
+def test_samples_of_the_other_kind_are_refused_in_the_name_of_who_asked():
+    texts = Samples(["a"], ["x"])
+    assert images_of(samples(), "Judge").shape == (4, 1, 2, 2)
+    assert texts_of(texts, "Judge") == ["x"]
+    with pytest.raises(InputError, match=r"Judge scores images \[B, 3, H, W\].*list of 1 strings"):
+        images_of(texts, "Judge", channels="3")
+    with pytest.raises(InputError, match=r"Judge scores texts.*got images \[4, 1, 2, 2\]"):
+        texts_of(samples(), "Judge")
+    assert (kind_of(texts), kind_of(samples())) == ("texts", "images [1, 2, 2]")
+
+
+def written_facts(path):
+    """Return the names of the facts that a file sets by `with_facts(name=...)`."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "with_facts":
+            names.update(keyword.arg for keyword in node.keywords if keyword.arg)
+    return names
+
+
+def test_every_fact_that_the_package_sets_is_in_the_list():
+    names = set()
+    for path in Path(rewardlab.__file__).parent.rglob("*.py"):
+        names |= written_facts(path)
+    assert {"row", "seed", "group", "attack"} <= names
+    assert names <= set(FACTS)

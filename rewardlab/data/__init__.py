@@ -1,4 +1,4 @@
-"""Data: folders of samples, prompts, pairs, and the one loader that can be stopped and resumed."""
+"""Data modules of samples, prompts and pairs, and the loader that can be stopped and resumed."""
 
 from __future__ import annotations
 
@@ -7,29 +7,34 @@ from typing import TYPE_CHECKING
 from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rewardlab.data.loader import PairsData, ResumableLoader, Rows, SamplesData
-    from rewardlab.data.preferences import Preferences, read_preferences
+    from rewardlab.data.loader import ResumableLoader, Rows
+    from rewardlab.data.preferences import Preferences
     from rewardlab.data.prompt_data import NumberedPrompts, Prompts
+    from rewardlab.data.samples import PairsData, SamplesData
+    from rewardlab.data.splits import SplitData
     from rewardlab.data.targets import TargetSamples
-    from rewardlab.storage.images import ImageFolder, find_images, read_image
+    from rewardlab.storage.image_folder import ImageFolder
+    from rewardlab.storage.images import find_images, read_image
+    from rewardlab.storage.preferences import read_preferences
     from rewardlab.storage.prompts import read_prompts
     from rewardlab.storage.samples import load_pairs, load_samples, save_pairs, save_samples
 
 _HOMES = {
-    "ImageFolder": "rewardlab.storage.images",
+    "ImageFolder": "rewardlab.storage.image_folder",
     "NumberedPrompts": "rewardlab.data.prompt_data",
-    "PairsData": "rewardlab.data.loader",
+    "PairsData": "rewardlab.data.samples",
     "Preferences": "rewardlab.data.preferences",
     "Prompts": "rewardlab.data.prompt_data",
     "ResumableLoader": "rewardlab.data.loader",
     "Rows": "rewardlab.data.loader",
-    "SamplesData": "rewardlab.data.loader",
+    "SamplesData": "rewardlab.data.samples",
+    "SplitData": "rewardlab.data.splits",
     "TargetSamples": "rewardlab.data.targets",
     "find_images": "rewardlab.storage.images",
     "load_pairs": "rewardlab.storage.samples",
     "load_samples": "rewardlab.storage.samples",
     "read_image": "rewardlab.storage.images",
-    "read_preferences": "rewardlab.data.preferences",
+    "read_preferences": "rewardlab.storage.preferences",
     "read_prompts": "rewardlab.storage.prompts",
     "save_pairs": "rewardlab.storage.samples",
     "save_samples": "rewardlab.storage.samples",
@@ -43,6 +48,7 @@ __all__ = [
     "ResumableLoader",
     "Rows",
     "SamplesData",
+    "SplitData",
     "TargetSamples",
     "find_images",
     "load_pairs",

@@ -22,15 +22,14 @@ from rewardlab.types import Samples, concatenate
 def features_of(
     reward: Reward, dataset: Dataset[Samples], cache: str | Path | None = None, batch_size: int = 64
 ) -> Tensor:
-    """Return `reward.features` of every item, [N, ...] on the CPU, from the cache where it holds
-    them.
+    """Return `reward.features` of every item, [N, ...] on the CPU, from a cache if there is one.
 
-    A row's key is its pixels (or text) and its prompt; the file's name is the reward's frozen
-    weights and preprocessing. So nothing stale is read when a sample, the tower or the
-    preprocessing changes.
+    A row's key in the cache is its pixels (or text) and its prompt. The cache file is named by the
+    reward's frozen weights and preprocessing. So nothing stale is read when a sample, the tower or
+    the preprocessing changes.
 
     Args:
-        reward: with `features`, and `frozen_fingerprint()` when there is a cache.
+        reward: has `features`, and `frozen_fingerprint()` when there is a cache.
         dataset: items are Samples of one row.
         cache: a folder; None computes anew.
         batch_size: rows that the frozen part sees at once.
@@ -40,55 +39,81 @@ def features_of(
         >>> from rewardlab import VisionReward
         >>> from rewardlab.data import Rows
         >>> from rewardlab.testing import tiny_tower
-        >>> reward, images = VisionReward(tiny_tower(), width=8), Rows(Samples([""] * 3, torch.rand(3, 3, 16, 16)))
+        >>> reward = VisionReward(tiny_tower(), width=8)
+        >>> images = Rows(Samples([""] * 3, torch.rand(3, 3, 16, 16)))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     first, again = (features_of(reward, images, folder) for _ in range(2))
-        >>> first.equal(again), len(first)
+        ...     computed = features_of(reward, images, folder)
+        ...     loaded = features_of(reward, images, folder)
+        >>> computed.equal(loaded), len(computed)
         (True, 3)
     """
     name = None if cache is None else reward.frozen_fingerprint()
-    file = None
-    if cache is not None and name is not None:
-        file = Path(cache) / f"features-{name}.safetensors"
-    known = _load(file)
-    before = len(known)
-    rows = []
     was_training = reward.training
     reward.eval()
-    starts = range(0, len(dataset), batch_size)
-    for start in tqdm(starts, "features", leave=False, disable=None if len(starts) > 10 else True):
-        samples = concatenate(
-            [dataset[i] for i in range(start, min(start + batch_size, len(dataset)))]
-        )
-        rows += _features(reward, samples, known, keyed=file is not None)
+    if cache is None or name is None:
+        rows = _computed_rows(reward, dataset, batch_size)
+    else:
+        file = Path(cache) / f"features-{name}.safetensors"
+        rows = _cached_rows(reward, dataset, batch_size, file)
     reward.train(was_training)
-    if file is not None and len(known) > before:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, save(known))
     return torch.stack(rows)
 
 
-def _features(
-    reward: Reward, samples: Samples, known: dict[str, Tensor], *, keyed: bool
+def _computed_rows(reward: Reward, dataset: Dataset[Samples], batch_size: int) -> list[Tensor]:
+    rows: list[Tensor] = []
+    for start in _batch_starts(dataset, batch_size):
+        rows.extend(_features(reward, _batch(dataset, start, batch_size)))
+    return rows
+
+
+def _cached_rows(
+    reward: Reward, dataset: Dataset[Samples], batch_size: int, file: Path
 ) -> list[Tensor]:
-    """The rows' features; those that are not known are computed and, if keyed, noted."""
-    if not keyed:
-        return list(reward.features(samples.to(_device(reward))).cpu())
-    keys = [fingerprint([samples.outputs[i], samples.prompts[i]]) for i in range(len(samples))]
-    missing = [i for i, key in enumerate(keys) if key not in known]
-    if missing:
-        computed = reward.features(samples[missing].to(_device(reward))).cpu()
-        known |= {keys[i]: row.clone() for i, row in zip(missing, computed, strict=True)}
-    return [known[key] for key in keys]
+    """Return the features from the file; those that it lacks are computed and written into it."""
+    features = _load(file)
+    loaded = len(features)
+    rows = []
+    for start in _batch_starts(dataset, batch_size):
+        samples = _batch(dataset, start, batch_size)
+        keys = [fingerprint([samples.outputs[i], samples.prompts[i]]) for i in range(len(samples))]
+        missing = [i for i, key in enumerate(keys) if key not in features]
+        if missing:
+            computed = _features(reward, samples[missing])
+            for i, row in zip(missing, computed, strict=True):
+                features[keys[i]] = row.clone()
+        rows += [features[key] for key in keys]
+    if len(features) > loaded:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, save(features))
+    return rows
 
 
-def _load(file: Path | None) -> dict[str, Tensor]:
-    """What the cache holds; a file that cannot be read is as good as none, and is written anew."""
+def _batch_starts(dataset: Dataset[Samples], batch_size: int) -> Any:
+    """Return the first row of each batch, with a progress bar if there are more than ten."""
+    starts = range(0, len(dataset), batch_size)
+    return tqdm(starts, "features", leave=False, disable=None if len(starts) > 10 else True)
+
+
+def _batch(dataset: Dataset[Samples], start: int, batch_size: int) -> Samples:
+    stop = min(start + batch_size, len(dataset))
+    return concatenate([dataset[i] for i in range(start, stop)])
+
+
+def _features(reward: Reward, samples: Samples) -> Tensor:
+    """Return the features of the samples on the CPU."""
+    parameter = next(iter(reward.parameters()), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    return reward.features(samples.to(device)).cpu()
+
+
+def _load(file: Path) -> dict[str, Tensor]:
+    """Return the features in a cache file; none where it is missing or cannot be read.
+
+    A file that cannot be read is written anew.
+    """
+    if not file.exists():
+        return {}
     try:
-        return load_file(file) if file is not None and file.exists() else {}
+        return load_file(file)
     except SafetensorError:
         return {}
-
-
-def _device(reward: Any) -> torch.device:
-    return next((parameter.device for parameter in reward.parameters()), torch.device("cpu"))

@@ -19,7 +19,7 @@ from rewardlab.types import Index, take
 
 @dataclass(frozen=True)
 class NumberedPrompts:
-    """Prompts, each with the number by which its noise is seeded.
+    """Prompts, each with the number from which its noise is seeded.
 
     Attributes:
         prompts: P strings.
@@ -41,12 +41,12 @@ class NumberedPrompts:
         return NumberedPrompts(take(self.prompts, index), take(self.rows, index))
 
     def to(self, device: torch.device | str, **kwargs: Any) -> NumberedPrompts:
-        """Return itself: nothing here belongs on a device."""
+        """Return itself, since row numbers stay on the CPU."""
         return self
 
 
 def numbered(prompts: Sequence[str]) -> NumberedPrompts:
-    """Number prompts by their order.
+    """Return prompts with their places as row numbers.
 
     Example:
         >>> numbered(["a cat", "a dog"]).rows.tolist()
@@ -93,17 +93,17 @@ class Prompts(pl.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read the file, once."""
-        if self.dataset is None:
-            given = (
-                self.prompts
-                if isinstance(self.prompts, list)
-                else read_prompts(self.prompts, self.strict)
+        if self.dataset is not None:
+            return
+        prompts = self.prompts
+        if not isinstance(prompts, list):
+            prompts = read_prompts(prompts, self.strict)
+        if not prompts:
+            raise InputError(
+                "Prompts got an empty list. "
+                'A generator that takes no prompt needs [""], once a row.'
             )
-            if not given:
-                raise InputError(
-                    'Prompts got an empty list. A generator that takes no prompt needs [""], once a row.'
-                )
-            self.dataset = Rows(numbered(given))
+        self.dataset = Rows(numbered(prompts))
 
     def train_dataloader(self) -> ResumableLoader:
         return ResumableLoader(self.dataset, self.batch_size, seed=self.seed)

@@ -3,37 +3,53 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from rewardlab.data.captions import check_prompts, mismatched
 from rewardlab.data.diagnostics import report, separators
 from rewardlab.data.features import features_of
-from rewardlab.data.loader import ResumableLoader, Rows, SamplesData
+from rewardlab.data.loader import ResumableLoader, Rows
+from rewardlab.data.samples import open_samples
+from rewardlab.data.splits import Part, Split, SplitData, held_out_count, split_groups
 from rewardlab.errors import InputError
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
-from rewardlab.rewards.probe import prompt_probe_auc
+from rewardlab.rewards.abilities import frozen_features
 from rewardlab.seeds import derive, row_seeds
-from rewardlab.types import SOURCES, Labelled, Samples, balanced, concatenate, take
+from rewardlab.storage.image_folder import ImageFolder
+from rewardlab.types import SOURCES, LabeledSamples, Samples, balanced, concatenate, kind_of
 
-PROBE_LIMIT = 0.55  # AUC of a probe that sees only the prompt
+MOST_COMPARED = 500  # samples of each class that the diagnostic looks at, about
 log = logging.getLogger("rewardlab")
 
 
-class TargetSamples(pl.LightningDataModule):
-    """Target samples (label 1) against generated ones (label 0), with some of both held out.
-    GAN-RM, section 3.1.
+class Source(NamedTuple):
+    """Samples of one kind, with their label.
 
-    Both classes are decoded, resized and cropped by one path and must come out in one shape. Before
-    the first batch, whatever trivially separates the classes is logged as a warning with its cure.
-    The trainer's reward, if it has a frozen part, sees its features, computed once.
+    Attributes:
+        name: of `SOURCES`.
+        data: N items, Samples of one row each.
+        label: one number for all, or one for each [N].
+    """
+
+    name: str
+    data: Dataset[Samples]
+    label: float | Tensor
+
+
+class TargetSamples(SplitData):
+    """Target samples (label 1) against generated ones (label 0), with some of both held out.
+
+    The method is GAN-RM's, section 3.1. Both classes are decoded, resized and cropped by one path
+    and must come out in one shape. Before the first batch, whatever trivially separates the classes
+    is logged as a warning with its cure. The trainer's reward, if it has a frozen part, sees its
+    features, computed once.
 
     Args:
         targets: a folder of what is wanted (images, or samples that `save_samples` wrote), or
@@ -49,17 +65,19 @@ class TargetSamples(pl.LightningDataModule):
         batch_size: samples a step.
         cache: folder in which features are kept between runs.
         strict: refuse a file that cannot be read, instead of skipping and counting it.
-        seed: of the split, the order and the policy's draws.
+        seed: names the split, the order and the policy's draws.
 
     Raises:
         InputError: if a source is missing or empty, the classes' shapes differ, or there are too
             few samples to hold out.
 
     Example:
-        >>> data = TargetSamples(Samples([""] * 10, torch.rand(10, 3, 8, 8)), Samples([""] * 10, torch.rand(10, 3, 8, 8)))
+        >>> targets = Samples([""] * 10, torch.rand(10, 3, 8, 8))
+        >>> negatives = Samples([""] * 10, torch.rand(10, 3, 8, 8))
+        >>> data = TargetSamples(targets, negatives)
         >>> data.setup("fit")
         >>> batch = next(iter(data.train_dataloader()))
-        >>> len(batch), batch.labels.sum().item(), [len(batch.labels) for batch in data.val_dataloader()]
+        >>> len(batch), batch.labels.sum().item(), [len(batch) for batch in data.val_dataloader()]
         (16, 8.0, [4])
     """
 
@@ -91,42 +109,52 @@ class TargetSamples(pl.LightningDataModule):
         self.seed = seed
         self.pseudo: tuple[Samples, Tensor] | None = None
         self._swap = False
-        self._opened: Dataset[Samples] | None = None
-        self._splits: dict[str, Labelled] | None = None
+        self._target_data: Dataset[Samples] | None = None
+        self._splits: dict[str, LabeledSamples] | None = None
         self._reward: Reward | None = None  # whose features the splits hold
 
     def against(
         self, negatives: Samples, pseudo: tuple[Samples, Tensor] | None = None, swap: bool = False
     ) -> TargetSamples:
-        """Return the same targets and split against other negatives, and with pseudo-labelled
-        samples to train on.
+        """Return the same targets and split against other negatives.
 
-        With `swap` the held-out part is what is trained on, and the other is held out: for a
-        classifier that knows nothing of what the reward saw.
+        Args:
+            negatives: samples of the generator.
+            pseudo: samples with labels [N] of their own, which are trained on too.
+            swap: train on the held-out part and hold out the other, for a classifier that knows
+                nothing of what the reward saw.
         """
         other = TargetSamples(
-            self.targets, negatives, self.policy, self.held_out, self.size, self.channels, self.reconstruct,
-            self.batch_size, self.cache, self.strict, self.seed,
-        )  # fmt: skip
-        other._opened = self._target_set()
+            self.targets,
+            negatives,
+            self.policy,
+            self.held_out,
+            self.size,
+            self.channels,
+            self.reconstruct,
+            self.batch_size,
+            self.cache,
+            self.strict,
+            self.seed,
+        )
+        other._target_data = self._open_targets()
         other.pseudo = pseudo
         other._swap = swap
         return other
 
     def setup(self, stage: str) -> None:
-        """Read both classes, warn of what separates them, split them and compute features; once for
-        each reward.
-        """
-        reward = getattr(getattr(self.trainer, "lightning_module", None), "reward", None)
+        """Read, compare and split both classes and compute features, once for each reward."""
+        reward = _reward_of(self.trainer)
         if self._splits is not None and reward in (None, self._reward):
             return
-        negatives = self._negatives()
-        self._check_path(self._target_set(), negatives)
-        if getattr(reward, "conditional", False):
-            check_prompts(reward, gather(self._target_set()).prompts, gather(negatives).prompts)
-        self._splits = {
-            part: self._labelled(part, negatives, reward) for part in ("train", "held_out")
-        }
+        negatives = self._open_negatives()
+        targets = self._open_targets()
+        self._check_classes(targets, negatives)
+        if reward is not None and reward.conditional:
+            check_prompts(reward, gather(targets).prompts, gather(negatives).prompts)
+        train = self._labeled("train", negatives, reward)
+        held_out = self._labeled("held_out", negatives, reward)
+        self._splits = {"train": train, "held_out": held_out}
         self._reward = reward
 
     def train_dataloader(self) -> ResumableLoader:
@@ -135,110 +163,127 @@ class TargetSamples(pl.LightningDataModule):
     def val_dataloader(self) -> ResumableLoader:
         return ResumableLoader(Rows(self.split("held_out")), self.batch_size, shuffle=False)
 
-    def target_samples(self, part: Literal["train", "held_out"]) -> Samples:
+    def target_samples(self, part: Part) -> Samples:
         """Return the targets that are trained on, or those that are held out."""
-        return gather(Subset(self._target_set(), self._rows(len(self._target_set()))[part]))
+        return gather(self._part(self._open_targets(), part))
 
-    def split(self, part: Literal["train", "held_out"]) -> Labelled:
+    def split(self, part: Part) -> LabeledSamples:
         """Return what is trained on, or held out: both classes, as the loaders' batches are."""
         if self._splits is None:
             self.setup("fit")
         return self._splits[part]
 
-    def _target_set(self) -> Dataset[Samples]:
-        if self._opened is None:
-            self._opened = self._open(self.targets)
+    def _open_targets(self) -> Dataset[Samples]:
+        if self._target_data is None:
+            self._target_data = self._open(self.targets)
             if self.reconstruct:
-                self._opened = Rows(reconstructed(self.policy, gather(self._opened), self.seed))
-        return self._opened
+                targets = gather(self._target_data)
+                self._target_data = Rows(reconstructed(self.policy, targets, self.seed))
+        return self._target_data
 
-    def _open(self, source: str | Path | Samples) -> Dataset[Samples]:
-        data = SamplesData(source, size=self.size, channels=self.channels, strict=self.strict)
-        data.setup("fit")
-        return data.dataset
-
-    def _negatives(self) -> Dataset[Samples]:
+    def _open_negatives(self) -> Dataset[Samples]:
         if self.negatives is not None:
             return self._open(self.negatives)
         if self.policy is None:
             raise InputError(
-                "TargetSamples needs what the generator makes: give `negatives` (a folder) or a `policy` to draw from."
+                "TargetSamples needs what the generator makes: "
+                "give `negatives` (a folder) or a `policy` to draw from."
             )
-        prompts = gather(self._target_set()).prompts
-        return Rows(
-            self.policy.generate(
-                prompts, seeds=row_seeds(derive(self.seed, "negatives"), len(prompts))
-            )
-        )
+        prompts = gather(self._open_targets()).prompts
+        seeds = row_seeds(derive(self.seed, "negatives"), len(prompts))
+        return Rows(self.policy.generate(prompts, seeds=seeds))
 
-    def _check_path(self, targets: Dataset[Samples], negatives: Dataset[Samples]) -> None:
+    def _open(self, samples: str | Path | Samples) -> Dataset[Samples]:
+        return open_samples(samples, self.size, self.channels, self.strict)
+
+    def _check_classes(self, targets: Dataset[Samples], negatives: Dataset[Samples]) -> None:
         """Refuse classes that differ in kind or shape; warn of what separates them otherwise."""
-        kinds = [_kind(dataset[0]) for dataset in (targets, negatives)]
-        if kinds[0] != kinds[1]:
+        target_kind = kind_of(targets[0])
+        negative_kind = kind_of(negatives[0])
+        if target_kind != negative_kind:
             raise InputError(
-                f"Targets and negatives must pass the same decode, resize and crop; targets are {kinds[0]}, negatives "
-                f"{kinds[1]}. Give `size` and `channels` (and a generator of that size)."
+                "Targets and negatives must pass the same decode, resize and crop; "
+                f"targets are {target_kind}, negatives {negative_kind}. "
+                "Give `size` and `channels` (and a generator of that size)."
             )
-        if kinds[0] != "texts" and self.pseudo is None and not self._swap:
-            (wanted, wanted_files), (own, own_files) = _some(targets), _some(negatives)
-            through = (
-                None
-                if self.policy is None
-                else lambda samples: reconstructed(self.policy, samples, self.seed)
-            )
-            found = separators(
-                wanted,
-                own,
-                target_files=wanted_files,
-                generated_files=own_files,
-                reconstruct=through,
-            )
-            log.warning(report(found))
+        if target_kind != "texts" and self.pseudo is None and not self._swap:
+            self._warn_of_separators(targets, negatives)
 
-    def _rows(self, count: int) -> dict[str, list[int]]:
-        """Row numbers to train on and to hold out."""
-        held = round(self.held_out * count) if self.held_out < 1 else int(self.held_out)
+    def _warn_of_separators(self, targets: Dataset[Samples], negatives: Dataset[Samples]) -> None:
+        """Log what trivially separates the classes, and how to mend it."""
+        reconstruct = None
+        if self.policy is not None:
+            reconstruct = partial(reconstructed, self.policy, seed=self.seed)
+        compared_targets = _evenly_spread(targets)
+        compared_negatives = _evenly_spread(negatives)
+        attributes = separators(
+            gather(compared_targets),
+            gather(compared_negatives),
+            target_files=_files_of(compared_targets),
+            generated_files=_files_of(compared_negatives),
+            reconstruct=reconstruct,
+        )
+        log.warning(report(attributes))
+
+    def _part(self, data: Dataset[Samples], part: Part) -> Dataset[Samples]:
+        """Return the rows of a class that are trained on, or held out."""
+        rows = self._split_rows(len(data))
+        return Subset(data, rows.train if part == "train" else rows.held_out)
+
+    def _split_rows(self, count: int) -> Split:
+        """Return the row numbers of a class to train on and to hold out."""
+        held = held_out_count(self.held_out, count)
         if not 1 <= held < count:
             raise InputError(
-                f"TargetSamples was asked to hold out {self.held_out:g} of {count} samples, which leaves "
-                f"{max(count - held, 0)} to train on and {held} held out. Give more samples, or another held_out."
+                f"TargetSamples was asked to hold out {self.held_out:g} of {count} samples, "
+                f"which leaves {max(count - held, 0)} to train on and {held} held out. "
+                "Give more samples, or another held_out."
             )
-        order = row_seeds(derive(self.seed, "held out"), count).argsort().tolist()
-        first = sorted(order[held:])
-        second = sorted(order[:held])
-        return (
-            {"train": second, "held_out": first}
-            if self._swap
-            else {"train": first, "held_out": second}
+        rows = split_groups(range(count), held, self.seed)
+        return Split(rows.held_out, rows.train) if self._swap else rows
+
+    def _labeled(
+        self, part: Part, negatives: Dataset[Samples], reward: Reward | None
+    ) -> LabeledSamples:
+        """Return a part of all sources, labeled and joined."""
+        inputs = []
+        labels = []
+        numbers = []
+        for source in self._sources(part, negatives, reward):
+            count = len(source.data)
+            inputs.append(self._inputs(reward, source.data))
+            labels.append(torch.ones(count) * source.label)
+            numbers.append(torch.full((count,), SOURCES.index(source.name)))
+        label = torch.cat(labels)
+        return LabeledSamples(
+            inputs=concatenate(inputs),
+            labels=label,
+            rows=torch.arange(len(label)),
+            weights=balanced(label),
+            sources=torch.cat(numbers),
         )
 
-    def _labelled(self, part: str, negatives: Dataset[Samples], reward: Reward | None) -> Labelled:
-        targets, generated = (
-            Subset(data, self._rows(len(data))[part]) for data in (self._target_set(), negatives)
-        )
-        sources: dict[str, Any] = {"target": (targets, 1.0), "generated": (generated, 0.0)}
-        if getattr(reward, "conditional", False):
-            sources["mismatched"] = (Rows(mismatched(gather(targets))), 0.0)
-        if part == "train" and self.pseudo is not None and len(self.pseudo[0]):
-            sources["pseudo-labelled"] = (Rows(self.pseudo[0]), self.pseudo[1])
-        inputs = concatenate([self._inputs(reward, dataset) for dataset, _ in sources.values()])
-        labels = torch.cat(
-            [torch.ones(len(dataset)) * label for dataset, label in sources.values()]
-        )
-        kinds = torch.cat(
-            [
-                torch.full((len(dataset),), SOURCES.index(name))
-                for name, (dataset, _) in sources.items()
-            ]
-        )
-        return Labelled(inputs, labels, torch.arange(len(labels)), balanced(labels), kinds)
+    def _sources(
+        self, part: Part, negatives: Dataset[Samples], reward: Reward | None
+    ) -> list[Source]:
+        """Return the sources of a part with their labels."""
+        targets = self._part(self._open_targets(), part)
+        sources = [
+            Source("target", targets, 1.0),
+            Source("generated", self._part(negatives, part), 0.0),
+        ]
+        if reward is not None and reward.conditional:
+            sources.append(Source("mismatched", Rows(mismatched(gather(targets))), 0.0))
+        if part == "train" and self.pseudo is not None:
+            samples, labels = self.pseudo
+            if len(samples):
+                sources.append(Source("pseudo-labelled", Rows(samples), labels))
+        return sources
 
-    def _inputs(self, reward: Reward | None, dataset: Any) -> Samples | Tensor:
-        return (
-            features_of(reward, dataset, self.cache)
-            if hasattr(reward, "features")
-            else gather(dataset)
-        )
+    def _inputs(self, reward: Reward | None, data: Dataset[Samples]) -> Samples | Tensor:
+        if reward is not None and frozen_features(reward) is not None:
+            return features_of(reward, data, self.cache)
+        return gather(data)
 
 
 def gather(dataset: Any) -> Samples:
@@ -246,78 +291,37 @@ def gather(dataset: Any) -> Samples:
     return concatenate([dataset[i] for i in range(len(dataset))])
 
 
-def check_prompts(reward: Any, targets: Sequence[str], negatives: Sequence[str]) -> None:
-    """Refuse prompts from which the class could be guessed: a conditional reward would learn the
-    prompt, not the image.
-
-    Raises:
-        InputError: if a target has no caption, or a probe that sees prompts alone tells the classes
-            apart (AUC > 0.55).
-    """
-    missing = sum(not prompt for prompt in targets)
-    if missing:
-        raise InputError(
-            f"A conditional reward needs a caption for every target; {missing} of {len(targets)} have none. "
-            "Add `prompt` to metadata.jsonl, or set conditional=false."
-        )
-    labels = torch.cat([torch.ones(len(targets)), torch.zeros(len(negatives))])
-    guessed = prompt_probe_auc(reward.prompt_features([*targets, *negatives]), labels)
-    if guessed > PROBE_LIMIT:
-        raise InputError(
-            f"The prompt alone tells targets from negatives (AUC {guessed:.2f} > {PROBE_LIMIT}), so a conditional reward would "
-            "learn it. Draw the negatives for the targets' own captions (`policy`), or set conditional=false."
-        )
-
-
-def mismatched(samples: Samples) -> Samples:
-    """Return the samples with each other's prompts: negatives that teach a conditional reward to
-    read the prompt.
-
-    Every prompt stays as frequent as it was, so that it gives nothing away. Where one is more
-    frequent than all others together, samples that would keep their own are left out.
-
-    Example:
-        >>> mismatched(Samples(["a", "b", "c"], ["A", "B", "C"])).prompts
-        ['b', 'c', 'a']
-    """
-    prompts = list(samples.prompts)
-    if len(set(prompts)) < 2:
-        raise InputError(
-            "A conditional reward needs at least two different captions among its targets; all are the same."
-        )
-    order = sorted(range(len(prompts)), key=prompts.__getitem__)
-    most = max(
-        Counter(prompts).values()
-    )  # shifted by so many places, the sorted prompts meet none of their own kind
-    given = {row: prompts[order[(place + most) % len(order)]] for place, row in enumerate(order)}
-    rows = [row for row in range(len(prompts)) if given[row] != prompts[row]]
-    return Samples([given[row] for row in rows], take(samples.outputs, rows), samples[rows].facts)
-
-
 def reconstructed(policy: Policy | None, samples: Samples, seed: int) -> Samples:
-    """Return the samples after the policy's encoder and decoder, so that both classes carry its
-    signature.
+    """Return the samples after the policy's encoder and decoder.
+
+    So both classes carry the autoencoder's signature.
     """
     if policy is None:
         raise InputError(
-            "reconstruct=True passes targets through the generator's autoencoder; give the `policy`."
+            "reconstruct=True passes targets through the generator's autoencoder; "
+            "give the `policy`."
         )
+    seeds = row_seeds(derive(seed, "reconstruct"), len(samples))
     with torch.no_grad():
-        return policy.decode(
-            policy.encode(samples, seeds=row_seeds(derive(seed, "reconstruct"), len(samples)))
-        )
+        return policy.decode(policy.encode(samples, seeds=seeds))
 
 
-def _kind(samples: Samples) -> str:
-    return (
-        f"images {list(samples.outputs.shape[1:])}"
-        if isinstance(samples.outputs, Tensor)
-        else "texts"
-    )
+def _evenly_spread(dataset: Dataset[Samples]) -> Subset[Samples]:
+    """Return about `MOST_COMPARED` items of a dataset, or all if they are fewer."""
+    step = max(1, len(dataset) // MOST_COMPARED)
+    return Subset(dataset, range(0, len(dataset), step))
 
 
-def _some(dataset: Any, most: int = 500) -> tuple[Samples, list[Path] | None]:
-    """At most about `most` samples, evenly spread, and the files that they were read from, if any."""
-    rows = range(0, len(dataset), max(1, len(dataset) // most))
-    files = [dataset.paths[row] for row in rows] if hasattr(dataset, "paths") else None
-    return gather(Subset(dataset, rows)), files
+def _files_of(subset: Subset[Samples]) -> list[Path] | None:
+    """Return the files that the items were read from, or None if they are in memory."""
+    images = subset.dataset
+    if not isinstance(images, ImageFolder):
+        return None
+    return [images.paths[row] for row in subset.indices]
+
+
+def _reward_of(trainer: Any) -> Reward | None:
+    """Return the reward of the loop that a trainer runs, if it has one."""
+    module = None if trainer is None else trainer.lightning_module
+    reward = getattr(module, "reward", None)
+    return reward if isinstance(reward, Reward) else None

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from rewardlab.data.loader import SamplesData
+from rewardlab.data.samples import SamplesData
 from rewardlab.data.targets import TargetSamples
 from rewardlab.embedded.cache import cached
 from rewardlab.policies.diffusion import DiffusionPolicy

@@ -1,4 +1,4 @@
-"""The HTTP client of remote rewards and judges: JSON posted with retries, bounds and no redirects."""
+"""The HTTP client of remote rewards and judges, with retries, time limits and no redirects."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ def post_json(
     retries: int = 4,
     wait: float = 0.5,
 ) -> Any:
-    """POST `body` as JSON and return the answer's JSON. Nothing is redirected, and loopback
-    addresses use no proxy.
+    """POST `body` as JSON and return the answer's JSON.
+
+    Redirects are refused, and loopback addresses use no proxy.
 
     Args:
         url: http or https.
         body: plain data.
-        headers: further ones.
+        headers: further headers.
         timeout: seconds that a try may wait for the server.
         retries: further tries after an error on the way or a busy server.
         wait: seconds before the first of them; doubled for each further one.
@@ -40,20 +41,17 @@ def post_json(
         InputError: if the server refuses the request, still fails after the last try, or answers no
             JSON.
     """
-    data = json.dumps(body).encode("ascii")
-    request = Request(
-        url, data, {"Content-Type": "application/json", **(headers or {})}, method="POST"
-    )
+    request = _json_request(url, body, headers or {})
     opener = _opener(url)
+    reason = ""
     for trial in range(retries + 1):
         if trial:
             time.sleep(wait * 2 ** (trial - 1))
         try:
             with opener.open(request, timeout=timeout) as response:
-                return _json_of(response.read(), url)
+                return _parse_json(response.read(), url)
         except HTTPError as error:
-            with error:
-                reason = f"{error.code} {error.reason}: {error.read(300).decode('utf-8', 'replace').strip()}"
+            reason = _read_reason(error)
             if error.code not in _BUSY:
                 raise InputError(
                     f"{url} refused the request with {reason}. Are path, key and body right?"
@@ -61,29 +59,37 @@ def post_json(
         except (OSError, HTTPException) as error:
             reason = str(error) or type(error).__name__
     raise InputError(
-        f"{url} failed {retries + 1} times, at last with {reason}. Is the server up, and can it keep up?"
+        f"{url} failed {retries + 1} times, at last with {reason}. "
+        "Is the server up, and can it keep up?"
     )
 
 
 def bearer(variable: str | None) -> dict[str, str]:
-    """Return the header with the token that an environment variable holds; none if no variable is
-    named.
+    """Return the header with the token in an environment variable; no header without a variable.
 
     Raises:
         InputError: if the variable is not set.
+
+    Example:
+        >>> bearer(None)
+        {}
     """
     if variable is None:
         return {}
     token = os.environ.get(variable, "").strip()
     if not token:
         raise InputError(
-            f"The environment variable {variable} should hold the server's key, and is not set. Export it first."
+            f"The environment variable {variable} should hold the server's key, and is not set. "
+            "Export it first."
         )
     return {"Authorization": f"Bearer {token}"}
 
 
 def checked_url(url: str, path: str) -> str:
     """Return the URL, with `path` if it has none.
+
+    Raises:
+        InputError: if it is no http or https URL with a host.
 
     Example:
         >>> checked_url("http://127.0.0.1:5000/", "/get_reward")
@@ -92,25 +98,42 @@ def checked_url(url: str, path: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InputError(f"A server's URL begins with http:// or https:// and a host; got {url!r}.")
-    return url.rstrip("/") + path if parts.path in ("", "/") and not parts.query else url
+    has_path = parts.path not in ("", "/") or parts.query
+    return url if has_path else url.rstrip("/") + path
 
 
 class _NoRedirect(HTTPRedirectHandler):
-    """A redirected POST would lose its body, and hand its key to another host."""
+    """A handler that follows no redirect.
+
+    A redirected POST would lose its body, and hand its key to another host.
+    """
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         return None
 
 
 def _opener(url: str) -> OpenerDirector:
-    loopback = urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")
-    return build_opener(_NoRedirect, *([ProxyHandler({})] if loopback else []))
+    if urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost"):
+        return build_opener(_NoRedirect, ProxyHandler({}))
+    return build_opener(_NoRedirect)
 
 
-def _json_of(content: bytes, url: str) -> Any:
+def _json_request(url: str, body: Any, headers: dict[str, str]) -> Request:
+    data = json.dumps(body).encode("ascii")
+    return Request(url, data, {"Content-Type": "application/json", **headers}, method="POST")
+
+
+def _parse_json(content: bytes, url: str) -> Any:
     try:
         return json.loads(content)
     except ValueError:
         raise InputError(
             f"{url} should answer JSON; got {content[:200]!r}. Is the path right?"
         ) from None
+
+
+def _read_reason(error: HTTPError) -> str:
+    """Return the status of a failed request with the start of the server's explanation."""
+    with error:
+        explanation = error.read(300).decode("utf-8", "replace").strip()
+    return f"{error.code} {error.reason}: {explanation}"

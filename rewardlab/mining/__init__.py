@@ -1,8 +1,9 @@
-"""From policies and rewards to training data: best and worst candidates, pseudo-labels by rank,
-adversarial pairs.
+"""Training data from policies and rewards.
+
+Best and worst candidates, pseudo-labels by rank, adversarial pairs.
 """
 
-from rewardlab.mining.adversarial import Funnel, adversarial_pairs
+from rewardlab.mining.adversarial import adversarial_pairs
 from rewardlab.mining.augmentation import non_contextual
 from rewardlab.mining.bootstrap import RankBootstrap
 from rewardlab.mining.candidates import (
@@ -12,6 +13,7 @@ from rewardlab.mining.candidates import (
     check_candidates,
     extremes,
 )
+from rewardlab.mining.funnel import Funnel
 
 __all__ = [
     "BestOf",

@@ -1,61 +1,42 @@
-"""Adversarial pairs: what an attack has found, filtered until the reference is likely the better
-answer.
-"""
+"""Adversarial pairs: references against attacks, filtered until the reference is likely better."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.mining.funnel import Funnel
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards.relative import places_of, spread_within
-from rewardlab.types import PreferencePairs, Samples
-
-STEPS = ("generated", "unique", "gated", "disagreeing", "per_prompt", "kept")
+from rewardlab.types import PreferencePairs, Samples, distinct
 
 
-@dataclass(frozen=True)
-class Funnel:
-    """How many samples of an attack were left after each step of the filter, and how many of those
-    a judge agrees with.
+class _Side(NamedTuple):
+    """Attacks or references, with what is measured of them.
 
     Attributes:
-        counts: of "generated", "unique" (no two alike, none a reference), "gated" (above the
-            references' mean), "disagreeing", "per_prompt" (at most q a prompt) and "kept" (the
-            cap).
-        precision: the share of samples whose chosen side the judge prefers to them, a tie counting
-            one half, at each step; None for a step that left none. Nothing at all without a judge.
-
-    Example:
-        >>> print(Funnel({"generated": 8, "kept": 2}, {"generated": 0.5, "kept": 1.0}))
-        step         left  share  precision
-        generated       8  1.000      0.500
-        kept            2  0.250      1.000
+        samples: B samples.
+        scores: float64 [B, 2], by the target and by the witness.
+        places: int64 [B], the position of each prompt among the references' distinct prompts.
     """
 
-    counts: Mapping[str, int]
-    precision: Mapping[str, float | None] | None = None
+    samples: Samples
+    scores: Tensor
+    places: Tensor
 
-    def as_dict(self) -> dict[str, Any]:
-        """Return plain data for results.json."""
-        return {"counts": dict(self.counts)} | (
-            {} if self.precision is None else {"precision": dict(self.precision)}
-        )
 
-    def __str__(self) -> str:
-        lines = [
-            f"{'step':12}{'left':>5}  share" + ("" if self.precision is None else "  precision")
-        ]
-        start = max(next(iter(self.counts.values())), 1)
-        for step, count in self.counts.items():
-            right = "" if self.precision is None else _figure(self.precision[step])
-            lines.append(f"{step:12}{count:5}  {count / start:.3f}" + right)
-        return "\n".join(lines)
+class _Disagreement(NamedTuple):
+    """How much target and witness disagree about each attack [B], and what it has to exceed.
+
+    Both are in standard deviations of the references' disagreement.
+    """
+
+    values: Tensor
+    limit: float
 
 
 def adversarial_pairs(
@@ -76,12 +57,11 @@ def adversarial_pairs(
     judge_scores: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[PreferencePairs, Funnel]:
     """Pair references, as chosen, with attacks that the target overrates and the witness doubts.
-    Adv-RM, section 3.
 
-    An attack stays if the target scores it above the mean of its prompt's references, and the
-    disagreement of target and witness is larger than z standard deviations of the references'
-    disagreement. Of a prompt's attacks, and beyond the cap, the ones with the largest disagreement
-    stay, of equals the earlier.
+    The method is Adv-RM's, section 3. An attack stays if the target scores it above the mean of its
+    prompt's references, and the disagreement of target and witness is larger than z standard
+    deviations of the references' disagreement. Of a prompt's attacks, and beyond the cap, the ones
+    with the largest disagreement stay, of equals the earlier.
 
     Args:
         attacks: B samples of adversaries.
@@ -92,7 +72,7 @@ def adversarial_pairs(
         reference_witness: [N], of the witness.
         kind: disagreement is target - witness ("signed"), or its absolute value (the paper's).
         z: how large it has to be, above the references' mean in their standard deviations.
-        quantile: instead of z: above this quantile of the references' own disagreement.
+        quantile: replaces z: above this quantile of the references' own disagreement.
         chosen: the prompt's "first" reference, or the "best" of them by the target.
         per_prompt: q, most pairs of one prompt.
         cap: most pairs.
@@ -119,156 +99,199 @@ def adversarial_pairs(
         >>> pairs.chosen.outputs, pairs.rejected.outputs, list(funnel.counts.values())
         (['hello'], ['of of of'], [3, 3, 2, 1, 1, 1])
     """
-    own = _columns(attacks, "target_scores and witness_scores", target_scores, witness_scores)
-    known = _columns(
-        references, "reference_target and reference_witness", reference_target, reference_witness
-    )
-    names = list(dict.fromkeys(references.prompts))
-    places = {name: place for place, name in enumerate(names)}
-    place, known_place = (
-        places_of(half.prompts, places, "adversarial_pairs") for half in (attacks, references)
-    )
-    lead = own[:, 0] - _means(known[:, 0], known_place)[place]
-    disagreement, limit = _disagreement(
-        own, known, place, references.prompts, kind, z, quantile, relative
-    )
-    best = known[:, 0] if chosen == "best" else torch.zeros(len(known))
-    partner = _largest_of_each(best, known_place)[place]
-
-    steps = [range(len(attacks)), _unique(attacks, references)]
-    steps.append([row for row in steps[-1] if lead[row] > 0])
-    steps.append([row for row in steps[-1] if disagreement[row] > limit])
-    ranked = sorted(steps[-1], key=lambda row: (-disagreement[row].item(), row))
-    ranked = _at_most(per_prompt, ranked, attacks.prompts.__getitem__)
-    steps += [ranked, sorted(ranked[:cap])]
-    funnel = Funnel(
-        dict(zip(STEPS, map(len, steps), strict=True)),
-        _precision(steps, partner, judge_scores, attacks, references),
-    )
-
-    rows = torch.tensor(steps[-1], dtype=torch.long)
+    prompts = distinct(references.prompts).values
+    names = "target_scores and witness_scores"
+    attack = _side(attacks, prompts, names, target_scores, witness_scores)
+    names = "reference_target and reference_witness"
+    reference = _side(references, prompts, names, reference_target, reference_witness)
+    disagreement = _disagreement(attack, reference, kind, z, quantile, relative)
+    steps = _filter(attack, reference, disagreement, per_prompt, cap)
+    counts = {step: len(rows) for step, rows in steps.items()}
+    partners = _partners(reference, chosen)[attack.places]
+    precision = None
+    if judge_scores is not None:
+        precision = _precision(steps, partners, attacks, references, judge_scores)
+    rows = torch.tensor(steps["kept"], dtype=torch.long)
     rejected = attacks[rows].with_facts(
-        disagreement=disagreement[rows].float(), **_facts(own[rows])
+        disagreement=disagreement.values[rows].float(), **_score_facts(attack.scores[rows])
     )
-    return PreferencePairs(
-        references[partner[rows]].with_facts(**_facts(known[partner[rows]])), rejected
-    ), funnel
+    partners = partners[rows]
+    preferred = references[partners].with_facts(**_score_facts(reference.scores[partners]))
+    return PreferencePairs(preferred, rejected), Funnel(counts, precision)
+
+
+def _side(samples: Samples, prompts: Sequence[str], names: str, *scores: Tensor) -> _Side:
+    """Return samples with their checked scores, which errors call `names`.
+
+    The places are positions in `prompts`.
+    """
+    columns = _columns(samples, names, *scores)
+    places = {prompt: place for place, prompt in enumerate(prompts)}
+    return _Side(samples, columns, places_of(samples.prompts, places, "adversarial_pairs"))
+
+
+def _columns(samples: Samples, names: str, *scores: Tensor) -> Tensor:
+    """Return scores as float64 columns [B, M]."""
+    columns = []
+    for column in scores:
+        if column.shape != (len(samples),) or not column.isfinite().all():
+            shapes = [list(column.shape) for column in scores]
+            raise InputError(
+                f"{names} need one finite score for each of {len(samples)} samples; got {shapes}."
+            )
+        columns.append(column.detach().double().cpu())
+    return torch.stack(columns, 1)
 
 
 def _disagreement(
-    own: Tensor,
-    known: Tensor,
-    place: Tensor,
-    prompts: Sequence[str],
+    attack: _Side,
+    reference: _Side,
     kind: str,
     z: float,
     quantile: float | None,
     relative: bool,
-) -> tuple[Tensor, float]:
-    """Return the attacks' disagreement [B] in the references' standard deviations, and what it has
-    to exceed.
-
-    With `relative`, references are measured against a mean that they are part of, so each of K
-    differs from it by less than an attack, which is not: by √((K - 1)/K) against √((K + 1)/K)
-    deviations. The references' residuals are widened by the ratio, or z = 1.96 would let through 13
-    % of fresh samples instead of 2.5 % at K = 2.
-    """
+) -> _Disagreement:
+    """Return the attacks' disagreement, in the references' standard deviations, and its limit."""
+    scores = attack.scores
+    reference_scores = reference.scores
     if relative:
-        names, means, deviations = spread_within(prompts, known)
-        known_place = places_of(
-            prompts, {name: i for i, name in enumerate(names)}, "adversarial_pairs"
-        )
-        count = torch.bincount(known_place)[known_place].double()
-        own = (own - means[place]) / deviations
-        several = count > 1
-        widened = ((count + 1) / (count - 1)).sqrt()[several, None]
-        known = ((known - means[known_place]) / deviations)[several] * widened
-    gaps, known_gaps = (scores[:, 0] - scores[:, 1] for scores in (own, known))
-    if kind == "absolute":
-        gaps = gaps.abs()
-        known_gaps = known_gaps.abs()
-    spread, mean = torch.std_mean(known_gaps)
-    if not spread > 1e-6 * (known.abs().mean() + known_gaps.abs().mean()):
+        scores, reference_scores = _relative_scores(attack, reference)
+    gaps = _gaps(scores, kind)
+    reference_gaps = _gaps(reference_scores, kind)
+    deviation, mean = torch.std_mean(reference_gaps)
+    scale = reference_scores.abs().mean() + reference_gaps.abs().mean()
+    if not deviation > 1e-6 * scale:
         raise InputError(
-            f"Target and witness disagree equally on all {len(known_gaps)} references, so their disagreement has no scale. Are "
-            "they one reward, or is there one reference only?"
+            f"Target and witness disagree equally on all {len(reference_gaps)} references, "
+            "so their disagreement has no scale. "
+            "Are they one reward, or is there one reference only?"
         )
-    limit = z if quantile is None else ((known_gaps.quantile(quantile) - mean) / spread).item()
-    return (gaps - mean) / spread, limit
+    limit = z
+    if quantile is not None:
+        highest = reference_gaps.quantile(quantile)
+        limit = ((highest - mean) / deviation).item()
+    return _Disagreement((gaps - mean) / deviation, limit)
 
 
-def _columns(samples: Samples, what: str, *scores: Tensor) -> Tensor:
-    """Return scores as float64 columns [B, 2]."""
-    shapes = [list(column.shape) for column in scores]
-    if shapes != [[len(samples)]] * len(scores) or not all(
-        column.isfinite().all() for column in scores
-    ):
-        raise InputError(
-            f"{what} need one finite score for each of {len(samples)} samples; got {shapes}."
-        )
-    return torch.stack([column.detach().double().cpu() for column in scores], 1)
+def _gaps(scores: Tensor, kind: str) -> Tensor:
+    """Return target minus witness of each row, or its absolute value."""
+    gaps = scores[:, 0] - scores[:, 1]
+    return gaps.abs() if kind == "absolute" else gaps
 
 
-def _means(values: Tensor, place: Tensor) -> Tensor:
+def _relative_scores(attack: _Side, reference: _Side) -> tuple[Tensor, Tensor]:
+    """Return both sides' scores in deviations from the mean of each prompt's references.
+
+    References are measured against a mean that they are part of, so each of K differs from it by
+    less than an attack, which is not: by √((K - 1)/K) against √((K + 1)/K) deviations. The
+    references' residuals are widened by the ratio, or z = 1.96 would let through 13 % of fresh
+    samples instead of 2.5 % at K = 2. Prompts with one reference have no residual and are left out.
+    """
+    _, means, deviations = spread_within(reference.samples.prompts, reference.scores)
+    scores = (attack.scores - means[attack.places]) / deviations
+    residuals = (reference.scores - means[reference.places]) / deviations
+    counts = torch.bincount(reference.places)[reference.places].double()
+    several = counts > 1
+    widening = ((counts + 1) / (counts - 1)).sqrt()
+    widened = residuals[several] * widening[several, None]
+    return scores, widened
+
+
+def _filter(
+    attack: _Side, reference: _Side, disagreement: _Disagreement, per_prompt: int, cap: int
+) -> dict[str, list[int]]:
+    """Return the attacks' rows that are left after each step of the filter."""
+    target = attack.scores[:, 0]
+    reference_means = _means(reference.scores[:, 0], reference.places)
+    lead = target - reference_means[attack.places]
+    values = disagreement.values
+    unique = _unique(attack.samples, reference.samples)
+    gated = [row for row in unique if lead[row] > 0]
+    disagreeing = [row for row in gated if values[row] > disagreement.limit]
+    ranked = sorted(disagreeing, key=lambda row: (-values[row].item(), row))
+    of_prompts = _at_most(per_prompt, ranked, attack.samples.prompts)
+    return {
+        "generated": list(range(len(attack.samples))),
+        "unique": unique,
+        "gated": gated,
+        "disagreeing": disagreeing,
+        "per_prompt": of_prompts,
+        "kept": sorted(of_prompts[:cap]),
+    }
+
+
+def _means(values: Tensor, places: Tensor) -> Tensor:
     """Return the mean [P] of values [N] over each place."""
-    counts = torch.bincount(place)
-    return torch.zeros(len(counts), dtype=values.dtype).index_add_(0, place, values) / counts
-
-
-def _largest_of_each(values: Tensor, place: Tensor) -> Tensor:
-    """Return the first row [P] that holds the largest value of each place."""
-    rows: dict[int, int] = {}
-    for row, (where, value) in enumerate(zip(place.tolist(), values.tolist(), strict=True)):
-        if where not in rows or value > values[rows[where]]:
-            rows[where] = row
-    return torch.tensor([rows[where] for where in range(len(rows))], dtype=torch.long)
+    counts = torch.bincount(places)
+    sums = torch.zeros(len(counts), dtype=values.dtype)
+    sums.index_add_(0, places, values)
+    return sums / counts
 
 
 def _unique(attacks: Samples, references: Samples) -> list[int]:
-    """The rows whose output, text or pixels, is neither a reference of its prompt nor one that
-    stood before.
+    """Return the rows whose output is neither a reference of its prompt nor an earlier attack's.
+
+    Outputs are compared as text, or as pixels.
     """
     seen = set(_keys(references))
-    return [row for row, key in enumerate(_keys(attacks)) if not (key in seen or seen.add(key))]
+    rows = []
+    for row, key in enumerate(_keys(attacks)):
+        if key not in seen:
+            seen.add(key)
+            rows.append(row)
+    return rows
 
 
 def _keys(samples: Samples) -> list[tuple[str, str]]:
+    """Return what tells each sample from others: its prompt, and its text or its pixels' digits."""
     outputs = samples.outputs
-    marks = map(fingerprint, outputs) if isinstance(outputs, Tensor) else outputs
-    return list(zip(samples.prompts, marks, strict=True))
+    if isinstance(outputs, Tensor):
+        outputs = [fingerprint(output) for output in outputs]
+    return list(zip(samples.prompts, outputs, strict=True))
 
 
-def _at_most(limit: int, rows: Sequence[int], group: Callable[[int], str]) -> list[int]:
-    """The first `limit` rows of each group."""
+def _at_most(limit: int, rows: Sequence[int], prompts: Sequence[str]) -> list[int]:
+    """Return the first `limit` rows of each prompt."""
     counts: dict[str, int] = {}
-    kept = []
+    first_rows = []
     for row in rows:
-        counts[group(row)] = counts.get(group(row), 0) + 1
-        if counts[group(row)] <= limit:
-            kept.append(row)
-    return kept
+        prompt = prompts[row]
+        counts[prompt] = counts.get(prompt, 0) + 1
+        if counts[prompt] <= limit:
+            first_rows.append(row)
+    return first_rows
+
+
+def _partners(reference: _Side, chosen: str) -> Tensor:
+    """Return the row [P] of each prompt's first reference, or of its best by the target."""
+    rows: dict[int, int] = {}
+    target = reference.scores[:, 0].tolist()
+    for row, place in enumerate(reference.places.tolist()):
+        earlier = rows.setdefault(place, row)
+        if chosen == "best" and target[row] > target[earlier]:
+            rows[place] = row
+    return torch.tensor([rows[place] for place in range(len(rows))], dtype=torch.long)
 
 
 def _precision(
-    steps: Sequence[Sequence[int]],
-    partner: Tensor,
-    judge_scores: tuple[Tensor, Tensor] | None,
+    steps: dict[str, list[int]],
+    partners: Tensor,
     attacks: Samples,
     references: Samples,
-) -> dict[str, float | None] | None:
-    """The share of each step's rows whose partner the judge prefers."""
-    if judge_scores is None:
-        return None
-    own = _columns(attacks, "judge_scores of the attacks", judge_scores[0])[:, 0]
-    known = _columns(references, "judge_scores of the references", judge_scores[1])[:, 0]
-    right = (1 + (known[partner] - own).sign()) / 2
-    means = [right[list(rows)].mean().item() if len(rows) else None for rows in steps]
-    return dict(zip(STEPS, means, strict=True))
+    judge_scores: tuple[Tensor, Tensor],
+) -> dict[str, float | None]:
+    """Return the share of each step's rows whose partner the judge prefers."""
+    of_attacks, of_references = judge_scores
+    attack_columns = _columns(attacks, "judge_scores of the attacks", of_attacks)
+    reference_columns = _columns(references, "judge_scores of the references", of_references)
+    lead = reference_columns[partners] - attack_columns
+    preferred = (1 + lead[:, 0].sign()) / 2
+    precision = {}
+    for step, rows in steps.items():
+        precision[step] = preferred[rows].mean().item() if rows else None
+    return precision
 
 
-def _facts(scores: Tensor) -> dict[str, Tensor]:
-    return dict(zip(("target", "witness"), scores.float().unbind(1), strict=True))
-
-
-def _figure(share: float | None) -> str:
-    return f"{'-' if share is None else format(share, '.3f'):>11}"
+def _score_facts(scores: Tensor) -> dict[str, Tensor]:
+    target, witness = scores.float().unbind(1)
+    return {"target": target, "witness": witness}

@@ -12,10 +12,12 @@ from torch import Tensor
 from rewardlab.errors import InputError
 from rewardlab.types import Samples, concatenate
 
+_ENDS = {"none": (), "top": ("top",), "bottom": ("bottom",), "both": ("top", "bottom")}
+
 
 @dataclass(frozen=True)
 class RankBootstrap:
-    """Pseudo-labels from the reward's own ranking of fresh samples. GAN-RM, section 3.1.
+    """Pseudo-labels from the reward's own ranking of fresh samples: GAN-RM, section 3.1.
 
     The r-th best gets the label exp(-αr), the r-th worst 1 - exp(-αr), r from 0. At r = ln 2/α a
     label crosses one half, and "positives" would count as negatives from there on.
@@ -25,9 +27,12 @@ class RankBootstrap:
             extremes.
         count: M, how many are labelled at each end.
         alpha: α, how fast trust falls with rank.
-        sides: which ends are labelled. "top" is self-training: it may sharpen an under-determined
-            reward, mislead a good one.
+        sides: ends that are labelled. "top" is self-training: it may sharpen an under-determined
+            reward, and mislead a good one.
         allow_flipped: permit M > ln 2/α.
+
+    Raises:
+        InputError: if alpha or count is too small, a label would flip, or the pool is too small.
 
     Example:
         >>> RankBootstrap(count=3, alpha=0.1).labels("top")
@@ -43,18 +48,21 @@ class RankBootstrap:
     def __post_init__(self) -> None:
         if self.alpha <= 0 or self.count < 1:
             raise InputError(
-                f"RankBootstrap needs alpha > 0 and count >= 1; got {self.alpha:g} and {self.count}."
+                "RankBootstrap needs alpha > 0 and count >= 1; "
+                f"got {self.alpha:g} and {self.count}."
             )
         limit = math.floor(math.log(2) / self.alpha)
         if self.count > limit and not self.allow_flipped:
             raise InputError(
-                f"RankBootstrap with alpha={self.alpha:g} gives rank r the label exp(-alpha·r), which falls below one half "
-                f"beyond rank ln 2/alpha = {limit}; count={self.count} would label some of the best samples as bad. "
+                f"RankBootstrap with alpha={self.alpha:g} gives rank r the label exp(-alpha·r), "
+                f"which falls below one half beyond rank ln 2/alpha = {limit}; "
+                f"count={self.count} would label some of the best samples as bad. "
                 f"Take count <= {limit}, a smaller alpha, or allow_flipped=true."
             )
         if 2 * self.count > self.pool:
             raise InputError(
-                f"RankBootstrap labels {self.count} at each end of a pool of {self.pool}; make the pool larger."
+                f"RankBootstrap labels {self.count} at each end of a pool of {self.pool}; "
+                "make the pool larger."
             )
 
     def labels(self, side: Literal["top", "bottom"]) -> Tensor:
@@ -63,28 +71,36 @@ class RankBootstrap:
         return decay if side == "top" else 1 - decay
 
     def __call__(self, pool: Samples, scores: Tensor, negatives: Samples) -> tuple[Samples, Tensor]:
-        """Return the labelled samples and their labels.
+        """Return the pseudo-labelled samples and their labels.
 
         Args:
             pool: fresh samples.
             scores: [pool], by the reward that was trained without them.
-            negatives: what that reward was trained on; none of it may be in the pool, whose scores
-                would be biased.
+            negatives: samples that this reward was trained on; none of them may be in the pool,
+                whose scores would be biased.
 
         Raises:
             InputError: if a sample of the pool is among the negatives (they share a "seed" fact).
         """
-        reused = set(pool.facts["seed"].tolist()) & set(negatives.facts["seed"].tolist())
-        if reused:
-            raise InputError(
-                f"RankBootstrap ranks samples that the reward has not seen; {len(reused)} of the pool were its negatives. "
-                "Draw the pool with fresh seeds."
-            )
-        order = scores.argsort(descending=True, stable=True)
-        ends = {"top": order[: self.count], "bottom": order.flip(0)[: self.count]}
-        sides = {"none": (), "both": ("top", "bottom")}.get(self.sides, (self.sides,))
-        if not sides:
+        _check_fresh(pool, negatives)
+        best_first = scores.argsort(descending=True, stable=True)
+        samples = []
+        labels = []
+        for side in _ENDS[self.sides]:
+            order = best_first if side == "top" else best_first.flip(0)
+            samples.append(pool[order[: self.count]])
+            labels.append(self.labels(side))
+        if not samples:
             return pool[:0], torch.zeros(0)
-        return concatenate([pool[ends[side]] for side in sides]), torch.cat(
-            [self.labels(side) for side in sides]
+        return concatenate(samples), torch.cat(labels)
+
+
+def _check_fresh(pool: Samples, negatives: Samples) -> None:
+    """Refuse a pool that shares samples with the negatives."""
+    pool_seeds = set(pool.facts["seed"].tolist())
+    reused = pool_seeds.intersection(negatives.facts["seed"].tolist())
+    if reused:
+        raise InputError(
+            "RankBootstrap ranks samples that the reward has not seen; "
+            f"{len(reused)} of the pool were its negatives. Draw the pool with fresh seeds."
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
+from rewardlab import types
+
 # of a pass's tokens have to be saved by running prompts once, or two passes cost more than one
 WORTH_SHARING = 0.2
 
@@ -36,8 +38,5 @@ def distinct(things: Sequence[Hashable]) -> tuple[list[int], list[int]]:
         >>> distinct(["a", "b", "a"])
         ([0, 1], [0, 1, 0])
     """
-    first: dict[Hashable, int] = {}
-    for row, thing in enumerate(things):
-        first.setdefault(thing, row)
-    numbers = {thing: number for number, thing in enumerate(first)}
-    return list(first.values()), [numbers[thing] for thing in things]
+    unique = types.distinct(things)
+    return unique.first_rows, unique.places

@@ -8,19 +8,22 @@ from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.storage.atomic import atomic_folder, new_folder, write_atomically, write_json
-    from rewardlab.storage.images import ImageFolder, find_images, read_image
+    from rewardlab.storage.image_folder import ImageFolder
+    from rewardlab.storage.images import find_images, read_image
     from rewardlab.storage.metadata import read_text
+    from rewardlab.storage.preferences import read_preferences
     from rewardlab.storage.prompts import read_prompts
     from rewardlab.storage.samples import load_pairs, load_samples, save_pairs, save_samples
 
 _HOMES = {
-    "ImageFolder": "rewardlab.storage.images",
+    "ImageFolder": "rewardlab.storage.image_folder",
     "atomic_folder": "rewardlab.storage.atomic",
     "find_images": "rewardlab.storage.images",
     "load_pairs": "rewardlab.storage.samples",
     "load_samples": "rewardlab.storage.samples",
     "new_folder": "rewardlab.storage.atomic",
     "read_image": "rewardlab.storage.images",
+    "read_preferences": "rewardlab.storage.preferences",
     "read_prompts": "rewardlab.storage.prompts",
     "read_text": "rewardlab.storage.metadata",
     "save_pairs": "rewardlab.storage.samples",
@@ -36,6 +39,7 @@ __all__ = [
     "load_samples",
     "new_folder",
     "read_image",
+    "read_preferences",
     "read_prompts",
     "read_text",
     "save_pairs",

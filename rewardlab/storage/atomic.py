@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from rewardlab.errors import InputError
 def write_atomically(path: str | Path, content: str | bytes) -> None:
     """Write a file so that a reader, or a crash, sees the old contents or the new, never a part.
 
-    Text is written as UTF-8 with the newlines that it has. An existing file is replaced.
+    Text is written as UTF-8 with its own newlines. An existing file is replaced.
 
     Example:
         >>> folder = getfixture("tmp_path")
@@ -38,17 +37,16 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write indented JSON in UTF-8, with a last newline."""
+    """Write indented JSON in UTF-8, with a newline at the end."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Give a new folder to fill, which becomes `path` when the block ends well and vanishes when it
-    fails.
+    """Give a new folder to fill, which becomes `path` when the block ends well.
 
-    A process killed inside the block leaves a hidden `.<name>.<digits>.partial` beside `path`, and
-    no `path`.
+    It vanishes when the block fails. A process killed inside the block leaves a hidden
+    `.<name>.<digits>.partial` beside `path`, and no `path`.
 
     Raises:
         InputError: if `path` exists.
@@ -64,62 +62,58 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     _refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _beside(path)
-    partial.mkdir()
-    try:
+    with _partial_folder(path) as partial:
         yield partial
-        for item in [*partial.rglob("*"), partial]:
-            _flush(item)
+        _flush_tree(partial)
         _refuse_existing(path)
         os.rename(partial, path)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
     _flush(path.parent)
 
 
 @contextmanager
 def new_folder(folder: str | Path, marker: str = "config.json") -> Iterator[Path]:
-    """Give an empty folder to write into, which takes the place of `folder` once the block has
-    ended without an error.
+    """Give an empty folder to fill, which takes the place of `folder` when the block ends well.
 
-    Like `atomic_folder`, but an earlier result of the same kind is replaced.
+    It works as `atomic_folder` does, but replaces an earlier result of the same kind.
 
     Args:
-        folder: where the result is to stand.
-        marker: a file that an earlier result has; only a folder with it, or an empty one, is
-            replaced.
+        folder: path of the result.
+        marker: name of a file that an earlier result has. Only a folder with it, or an empty one,
+            is replaced.
 
     Raises:
-        InputError: if `folder` stands and is something else.
+        InputError: if `folder` exists and is something else.
 
     Example:
-        >>> with tempfile.TemporaryDirectory() as place:
-        ...     with new_folder(f"{place}/reward") as folder:
-        ...         write_json(folder / "config.json", {})
-        ...     os.listdir(place)
+        >>> parent = getfixture("tmp_path")
+        >>> with new_folder(parent / "reward") as folder:
+        ...     write_json(folder / "config.json", {})
+        >>> os.listdir(parent)
         ['reward']
     """
-    folder = Path(folder)
-    if (
-        folder.exists()
-        and not (folder / marker).is_file()
-        and (not folder.is_dir() or any(folder.iterdir()))
-    ):
-        raise InputError(
-            f"{folder} stands already and holds no {marker}, so it is not replaced. Give another folder."
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    path = Path(folder)
+    _refuse_other(path, marker)
+    with _partial_folder(path) as partial:
+        fresh = partial / "new"
+        fresh.mkdir()
+        yield fresh
+        _flush_tree(fresh)
+        if path.exists():
+            os.replace(path, partial / "earlier")
+        os.replace(fresh, path)
+    _flush(path.parent)
+
+
+@contextmanager
+def _partial_folder(path: Path) -> Iterator[Path]:
+    """Make a hidden folder beside `path`, and remove it at the end if it is still there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = _beside(path)
+    partial.mkdir()
     try:
-        with atomic_folder(work / "new") as fresh:
-            yield fresh
-        if folder.exists():
-            os.replace(folder, work / "old")
-        os.replace(work / "new", folder)
+        yield partial
     finally:
-        shutil.rmtree(work, ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _refuse_existing(path: Path) -> None:
@@ -129,8 +123,24 @@ def _refuse_existing(path: Path) -> None:
         )
 
 
+def _refuse_other(path: Path, marker: str) -> None:
+    """Refuse a path that is neither an earlier result, with `marker` in it, nor an empty folder."""
+    if not path.exists() or (path / marker).is_file():
+        return
+    if not path.is_dir() or any(path.iterdir()):
+        raise InputError(
+            f"{path} stands already and holds no {marker}, so it is not replaced. "
+            "Give another folder."
+        )
+
+
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+
+
+def _flush_tree(folder: Path) -> None:
+    for path in [*folder.rglob("*"), folder]:
+        _flush(path)
 
 
 def _flush(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Classes that a saved folder names: imported only if they are rewardlab's, or trusted."""
+"""Classes that a saved folder names, imported only if they are rewardlab's, or trusted."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from rewardlab.errors import InputError
 
-# Paths that folders of earlier versions name, and the public path of the same class. Folders are
-# read for ever, so a line is never taken out.
+# Class paths in folders of earlier versions, each with the public path of the same class. Such
+# folders stay readable, so a line is never removed.
 EARLIER_PATHS = {
     "rewardlab.rewards.classifier.ClassifierReward": "rewardlab.rewards.ClassifierReward",
     "rewardlab.rewards.combine.Standardized": "rewardlab.rewards.Standardized",
@@ -21,7 +21,7 @@ EARLIER_PATHS = {
 
 
 def public_path(class_path: str) -> str:
-    """Return the public path of a class that a folder names by its file, as earlier versions did.
+    """Return the public path of a class, also for the path by file that earlier versions wrote.
 
     Example:
         >>> public_path("rewardlab.rewards.novelty.Novelty")
@@ -31,35 +31,43 @@ def public_path(class_path: str) -> str:
 
 
 def named_class(folder: str | Path, class_path: str, base: type, *, trust: bool, mend: str) -> Any:
-    """Return the class that a folder's config names, of kind `base`, with a `from_pretrained`.
+    """Return the class that a folder's config names, a subclass of `base` with `from_pretrained`.
 
     Args:
-        folder: what named it, for the errors.
-        class_path: module and name.
-        base: what it has to be a subclass of.
+        folder: names the folder in the errors.
+        class_path: module and name of the class.
+        base: class that it has to derive from.
         trust: import classes from outside rewardlab too, which runs their code.
-        mend: how to say that one trusts it.
+        mend: says in the error how to trust it.
 
     Raises:
         InputError: if it is not trusted, cannot be imported, or is of another kind.
     """
     if not (trust or class_path.startswith("rewardlab.")):
         raise InputError(
-            f"{folder} names the class {class_path}, which is not part of rewardlab; loading it would run its code. If you "
-            f"trust it, {mend}."
+            f"{folder} names the class {class_path}, which is not part of rewardlab; "
+            f"loading it would run its code. If you trust it, {mend}."
         )
-    module, _, name = public_path(class_path).rpartition(".")
     try:
-        found = getattr(import_module(module), name)
+        named = _import(public_path(class_path))
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
             f"{folder} names the class {class_path}, which cannot be imported: {error}. "
             "Was the folder written by another version?"
         ) from error
-    if not (
-        isinstance(found, type) and issubclass(found, base) and hasattr(found, "from_pretrained")
-    ):
+    if not _loads_as(named, base):
         raise InputError(
             f"{folder} names {class_path}, which is not a {base.__name__} that loads from a folder."
         )
-    return found
+    return named
+
+
+def _import(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _loads_as(named: Any, base: type) -> bool:
+    """Tell whether `named` is a subclass of `base` that can be loaded from a folder."""
+    is_subclass = isinstance(named, type) and issubclass(named, base)
+    return is_subclass and hasattr(named, "from_pretrained")

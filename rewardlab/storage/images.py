@@ -1,37 +1,31 @@
-"""Images from files: one path of reading, resizing and cropping for targets and generated samples
-alike.
-"""
+"""Images from files, read, resized and cropped by one path for targets and generated samples."""
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from rewardlab.errors import InputError
-from rewardlab.storage.metadata import fact_columns, read_metadata
-from rewardlab.types import Samples
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 _MOST_SIDE = 20_000
 _MOST_PIXELS = 178_000_000
-_log = logging.getLogger("rewardlab")
 
 
 def find_images(folder: str | Path) -> list[Path]:
-    """Return the image files under `folder`, at any depth, sorted: .png, .jpg, .webp, .bmp, .tiff
-    and .gif.
+    """Return the image files under `folder`, at any depth, sorted.
+
+    They end in .png, .jpg, .webp, .bmp, .tiff or .gif.
 
     Raises:
         InputError: if the folder is missing or holds none.
@@ -46,19 +40,19 @@ def find_images(folder: str | Path) -> list[Path]:
     images = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
     if not images:
         raise InputError(
-            f"{folder} holds no images, only {len(files)} other files. Give a folder of PNG, JPEG or WebP files."
+            f"{folder} holds no images, only {len(files)} other files. "
+            "Give a folder of PNG, JPEG or WebP files."
         )
     return images
 
 
 def read_image(path: str | Path, size: int | None = None, channels: Literal[1, 3] = 3) -> Tensor:
-    """Return one image as uint8 [C, H, W], turned upright as its EXIF data say, with transparency
-    on white.
+    """Return one image as uint8 [C, H, W], upright by its EXIF data, with transparency on white.
 
     Args:
         path: the file.
         size: H = W = size: the shorter side is resized to it (bicubic, antialiased), the longer one
-            cropped about the centre. Left as it is if None.
+            cropped about the centre. None keeps the image's size.
         channels: 3 for RGB, 1 for grey.
 
     Raises:
@@ -73,23 +67,56 @@ def read_image(path: str | Path, size: int | None = None, channels: Literal[1, 3
         (torch.Size([3, 8, 8]), torch.Size([1, 20, 30]))
     """
     with _opened(Path(path)) as image:
-        upright = ImageOps.exif_transpose(image)
-        if "A" in upright.getbands() or "transparency" in upright.info:
-            upright = upright.convert("RGBA")
-            upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
-        pixels = upright.convert("RGB" if channels == 3 else "L")
-        array = np.array(_resized(pixels, size) if size else pixels)
-    return torch.from_numpy(array).reshape(*array.shape[:2], channels).permute(2, 0, 1).contiguous()
+        opaque = _on_white(ImageOps.exif_transpose(image))
+        picture = opaque.convert("RGB" if channels == 3 else "L")
+        if size:
+            picture = _resized(picture, size)
+        array = np.array(picture)
+    height, width = array.shape[:2]
+    pixels = torch.from_numpy(array).reshape(height, width, channels)
+    return pixels.permute(2, 0, 1).contiguous()
+
+
+def to_uint8(outputs: Tensor) -> Tensor:
+    """Return images in [0, 1] as levels from 0 to 255, uint8 on the CPU; outliers are clamped.
+
+    Example:
+        >>> to_uint8(torch.tensor([0.0, 0.5, 2.0])).tolist()
+        [0, 128, 255]
+    """
+    levels = outputs.detach().float().clamp(0, 1) * 255
+    return levels.round().to(torch.uint8).cpu()
+
+
+def pil_image(pixels: Tensor) -> Image.Image:
+    """Return uint8 pixels [C, H, W] of 1 or 3 channels as Pillow's image.
+
+    Example:
+        >>> pil_image(torch.zeros(1, 4, 6, dtype=torch.uint8)).size
+        (6, 4)
+    """
+    array = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
+    return Image.fromarray(array.contiguous().numpy())
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Return the image, a transparent one laid over white."""
+    if "A" not in image.getbands() and "transparency" not in image.info:
+        return image
+    transparent = image.convert("RGBA")
+    white = Image.new("RGBA", transparent.size, "white")
+    return Image.alpha_composite(white, transparent)
 
 
 def _resized(image: Image.Image, size: int) -> Image.Image:
+    """Return the image with its shorter side resized to `size`, and the middle of the longer."""
     scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
+    width = max(size, round(image.width * scale))
+    height = max(size, round(image.height * scale))
     left = (width - size) // 2
     top = (height - size) // 2
-    return image.resize((width, height), Image.Resampling.BICUBIC).crop(
-        (left, top, left + size, top + size)
-    )
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    return resized.crop((left, top, left + size, top + size))
 
 
 @contextmanager
@@ -97,9 +124,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """Open and decode `path`; whatever is wrong with it becomes an InputError."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # Pillow warns of odd EXIF data and of sizes that are judged below
+            # Pillow warns of odd EXIF data, and of sizes that `_unusable` judges.
+            warnings.simplefilter("ignore")
             with Image.open(path, formats=_FORMATS) as image:
                 reason = _unusable(image)
                 if reason is None:
@@ -108,12 +134,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
                     return
     except InputError:
         raise
-    except FileNotFoundError:
-        reason = "it does not exist. Is the path right?"
-    except Image.DecompressionBombError:
-        reason = "it claims to hold more than 178 million pixels. Scale it down, or remove it if it is broken"
     except Exception as error:  # a broken file makes Pillow's decoders raise nearly anything
-        reason = f"it is {_state(path, error)}. Copy it again or remove it"
+        reason = _failure(path, error)
     raise InputError(f"{path} cannot be used: {reason.rstrip('.')}.")
 
 
@@ -121,137 +143,43 @@ def _unusable(image: Image.Image) -> str | None:
     """Return why an opened, not yet decoded image cannot be used, and the mend; None if it can."""
     width, height = image.size
     if max(width, height) > _MOST_SIDE or width * height > _MOST_PIXELS:
-        return f"it claims {width}×{height} pixels, the most is 20,000 a side. Scale it down, or remove it if it is broken"
-    if (
-        image.format != "MPO" and getattr(image, "n_frames", 1) > 1
-    ):  # MPO: a photograph with a preview behind it
-        return f"it is animated or has pages ({image.n_frames} frames). Extract the frame that is meant"
-    sixteen = image.format in ("PNG", "TIFF") and ";16" in str(
-        image.tile
-    )  # Pillow calls 16-bit RGB "RGB" and drops bits
-    if sixteen or image.mode.startswith(("I", "F")):
+        return (
+            f"it claims {width}×{height} pixels, the most is 20,000 a side. "
+            "Scale it down, or remove it if it is broken"
+        )
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # MPO: a photograph with a preview behind it
+        return f"it is animated or has pages ({frames} frames). Extract the frame that is meant"
+    if _is_deep(image):
         return f"it has 16 or more bits a channel (mode {image.mode}). Convert it to 8 bits"
     if image.mode not in _MODES:
         return f"its colours are {image.mode}. Convert it to RGB"
     return None
 
 
-def _state(path: Path, error: Exception) -> str:
+def _is_deep(image: Image.Image) -> bool:
+    """Tell whether an image has more than 8 bits a channel."""
+    # Pillow calls 16-bit RGB "RGB" and drops bits; only the name of the decoder tells.
+    is_sixteen = image.format in ("PNG", "TIFF") and ";16" in str(image.tile)
+    return is_sixteen or image.mode.startswith(("I", "F"))
+
+
+def _failure(path: Path, error: Exception) -> str:
+    """Return why opening or decoding failed, and the mend."""
+    if isinstance(error, FileNotFoundError):
+        return "it does not exist. Is the path right?"
+    if isinstance(error, Image.DecompressionBombError):
+        return (
+            "it claims to hold more than 178 million pixels. "
+            "Scale it down, or remove it if it is broken"
+        )
+    return f"it is {_damage(path, error)}. Copy it again or remove it"
+
+
+def _damage(path: Path, error: Exception) -> str:
     if path.is_file() and path.stat().st_size == 0:
         return "empty"
     if isinstance(error, UnidentifiedImageError):
         return "no image of a known kind"
-    return f"corrupt or truncated ({(str(error).splitlines() or [type(error).__name__])[0][:80]})"
-
-
-class ImageFolder(Dataset[Samples]):
-    """A folder of images, each item one row of Samples: float32 [1, C, H, W] in [0, 1], with its
-    prompt and row number.
-
-    Every file is decoded once at the start, so that none fails in the middle of training. Prompts
-    come from `metadata.jsonl` in the folder, if there is one (lines with "file_name" and "prompt"
-    or "text"); its other numeric keys become facts. Without it prompts are empty.
-
-    Args:
-        folder: where the images lie, at any depth.
-        size: resize and crop to size × size pixels; see `read_image`. None needs files of one size.
-        channels: 3 for RGB, 1 for grey.
-        strict: refuse the first file that cannot be used, instead of skipping it with a warning.
-
-    Attributes:
-        paths: the N files that are used, sorted.
-        prompts: N strings.
-        skipped: the files that are not used, each with the reason.
-
-    Raises:
-        InputError: if nothing usable is there, or sizes differ and none was given.
-
-    Example:
-        >>> folder = getfixture("tmp_path")
-        >>> Image.new("RGB", (12, 8), "white").save(folder / "a.png")
-        >>> images = ImageFolder(folder, size=8)
-        >>> len(images), images[0].outputs.shape, images[0].facts["row"]
-        (1, torch.Size([1, 3, 8, 8]), tensor([0]))
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        size: int | None = None,
-        channels: Literal[1, 3] = 3,
-        strict: bool = False,
-    ) -> None:
-        self.folder = Path(folder)
-        self.size = size
-        self.channels = channels
-        self.skipped: list[tuple[Path, str]] = []
-        self.paths = self._usable(find_images(folder), strict)
-        self.prompts, self._facts = self._describe(strict)
-        self._report()
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Samples:
-        image = read_image(self.paths[index], self.size, self.channels)
-        facts = {name: column[index].unsqueeze(0) for name, column in self._facts.items()}
-        return Samples([self.prompts[index]], image[None].float() / 255, facts)
-
-    def _usable(self, paths: list[Path], strict: bool) -> list[Path]:
-        shapes: dict[Path, tuple[int, int]] = {}
-        for path in _progress(paths):
-            try:
-                shapes[path] = tuple(read_image(path, channels=1).shape[1:])
-            except InputError as error:
-                if strict:
-                    raise
-                self.skipped.append((path, str(error).removeprefix(f"{path} cannot be used: ")))
-        if not shapes:
-            raise InputError(
-                f"{self.folder} holds {len(paths)} image files and none can be used; the first: {self.skipped[0][1]}"
-            )
-        first = paths[[path in shapes for path in paths].index(True)]
-        other = next((path for path in shapes if shapes[path] != shapes[first]), None)
-        if other and self.size is None:
-            (h, w), (h2, w2) = shapes[first], shapes[other]
-            raise InputError(
-                f"{self.folder} holds images of several sizes ({first.name} is {w}×{h}, {other.name} {w2}×{h2}). Give `size`."
-            )
-        return list(shapes)
-
-    def _describe(self, strict: bool) -> tuple[list[str], dict[str, Tensor]]:
-        file = self.folder / "metadata.jsonl"
-        lines = read_metadata(file) if file.is_file() else {}
-        broken = {path for path, _ in self.skipped}
-        for name in lines:
-            if (self.folder / name) not in broken and not (self.folder / name).is_file():
-                if strict:
-                    raise InputError(
-                        f"{file} lists {name}, which is not there. Remove the line, or copy the image again."
-                    )
-                self.skipped.append(
-                    (self.folder / name, "it is listed in metadata.jsonl, but is not there.")
-                )
-        rows = [lines.get(path.relative_to(self.folder).as_posix(), {}) for path in self.paths]
-        facts = {"row": torch.arange(len(rows)), **fact_columns(rows, self.folder)}
-        return [str(row.get("prompt", row.get("text", ""))) for row in rows], facts
-
-    def _report(self) -> None:
-        if self.skipped:
-            total = len(self.paths) + len(self.skipped)
-            named = "; ".join(
-                f"{path.name}: {reason.rstrip('.')}" for path, reason in self.skipped[:3]
-            )
-            _log.warning(
-                "Skipped %d of %d images in %s (%s)", len(self.skipped), total, self.folder, named
-            )
-
-
-def _progress(paths: list[Path]) -> Any:
-    """Show a bar on the error stream while many files are checked."""
-    if len(paths) <= 500:
-        return paths
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(paths, description="Checking images", console=Console(stderr=True))
+    lines = str(error).splitlines() or [type(error).__name__]
+    return f"corrupt or truncated ({lines[0][:80]})"

@@ -1,4 +1,4 @@
-"""metadata.jsonl: what is known about each sample of a folder, one line of JSON a sample."""
+"""metadata.jsonl of a folder: one line of JSON for each sample, with its prompt and facts."""
 
 from __future__ import annotations
 
@@ -28,33 +28,39 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path} cannot be read: {error.strerror}. Is the path right?") from None
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
+        byte = content[error.start]
         raise InputError(
-            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8. Save the file as UTF-8."
+            f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8."
         ) from None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the objects of a JSON-lines file; blank lines are passed over.
+    """Return the objects of a JSON-lines file, skipping blank lines.
 
     Raises:
         InputError: if a line holds anything but a JSON object; file and line are named.
     """
     rows = []
     for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{path}, line {number} is not JSON ({error.msg} at column {error.colno}). Mend or remove it."
-            ) from None
-        if not isinstance(row, dict):
-            raise InputError(
-                f'{path}, line {number} should be an object such as {{"prompt": "a cat"}}; got {line.strip()[:60]}.'
-            )
-        rows.append(row)
+        if line.strip():
+            rows.append(_parse_object(line, path, number))
     return rows
+
+
+def _parse_object(line: str, path: Path, number: int) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}, line {number} is not JSON ({error.msg} at column {error.colno}). "
+            "Mend or remove it."
+        ) from None
+    if not isinstance(row, dict):
+        raise InputError(
+            f'{path}, line {number} should be an object such as {{"prompt": "a cat"}}; '
+            f"got {line.strip()[:60]}."
+        )
+    return row
 
 
 def read_metadata(path: Path) -> dict[str, dict[str, Any]]:
@@ -64,12 +70,18 @@ def read_metadata(path: Path) -> dict[str, dict[str, Any]]:
         InputError: if a line is broken or has no file_name.
     """
     rows = read_lines(path)
-    nameless = next((row for row in rows if not isinstance(row.get("file_name"), str)), None)
-    if nameless is not None:
-        raise InputError(
-            f'{path} has a line without "file_name": {json.dumps(nameless)[:80]}. Name the image that it describes.'
-        )
+    for row in rows:
+        if not isinstance(row.get("file_name"), str):
+            raise InputError(
+                f'{path} has a line without "file_name": {json.dumps(row)[:80]}. '
+                "Name the image that it describes."
+            )
     return {row["file_name"]: row for row in rows}
+
+
+def prompt_of(row: dict[str, Any]) -> str:
+    """Return the "prompt" of a line, else its "text", else the empty string."""
+    return str(row.get("prompt", row.get("text", "")))
 
 
 def fact_columns(rows: Sequence[dict[str, Any]], folder: Path) -> dict[str, Tensor]:
@@ -78,18 +90,21 @@ def fact_columns(rows: Sequence[dict[str, Any]], folder: Path) -> dict[str, Tens
     Their dtypes are those in the folder's `samples.json`, else bool, int64 or float32.
     """
     dtypes = read_kind(folder).get("facts", {})
-    names = [
-        name
-        for name in (rows[0] if rows else {})
-        if name not in _NOT_FACTS and all(_numeric(row.get(name)) for row in rows)
-    ]
-    return {name: _column([row[name] for row in rows], dtypes.get(name)) for name in names}
+    columns = {}
+    for name in rows[0] if rows else {}:
+        values = [row.get(name) for row in rows]
+        if name not in _NOT_FACTS and all(map(_is_numeric, values)):
+            columns[name] = _column(values, dtypes.get(name))
+    return columns
 
 
-def _numeric(value: Any) -> bool:
+def _is_numeric(value: Any) -> bool:
+    """Tell whether a value, or each item of a list, fits into a tensor."""
     if isinstance(value, list):
-        return all(map(_numeric, value))
-    return isinstance(value, float) or (isinstance(value, bool | int) and -(2**63) <= value < 2**63)
+        return all(map(_is_numeric, value))
+    if isinstance(value, bool | int):
+        return -(2**63) <= value < 2**63
+    return isinstance(value, float)
 
 
 def _column(values: list[Any], dtype: str | None) -> Tensor:
@@ -100,8 +115,12 @@ def _column(values: list[Any], dtype: str | None) -> Tensor:
 
 
 def read_kind(folder: Path) -> dict[str, Any]:
-    """Return what `save_samples` noted in samples.json: kind, channels and the facts' dtypes; empty
-    if it is not there.
+    """Return what `save_samples` noted in samples.json: rows, channels and the facts' dtypes.
+
+    A folder without the file gives an empty dictionary.
+
+    Raises:
+        InputError: if the file holds anything but a JSON object.
     """
     file = folder / "samples.json"
     if not file.is_file():
@@ -112,6 +131,7 @@ def read_kind(folder: Path) -> dict[str, Any]:
         kind = None
     if not isinstance(kind, dict):
         raise InputError(
-            f"{file} is not the JSON object that was saved. Save the samples again, or remove the file."
+            f"{file} is not the JSON object that was saved. "
+            "Save the samples again, or remove the file."
         )
     return kind

@@ -12,11 +12,10 @@ _log = logging.getLogger("rewardlab")
 
 
 def read_prompts(path: str | Path, strict: bool = False) -> list[str]:
-    r"""Return the prompts of a UTF-8 text file, one a line, or of a .jsonl file, the "prompt" of
-    each line.
+    r"""Return the prompts of a UTF-8 text file, one a line, or of a .jsonl file.
 
-    A byte order mark and Windows' line ends are taken off. A prompt that holds line breaks needs
-    the .jsonl form.
+    A line of a .jsonl file has the key "prompt". A byte order mark and Windows' line ends are
+    removed. A prompt that holds line breaks needs the .jsonl form.
 
     Args:
         path: the file.
@@ -34,22 +33,26 @@ def read_prompts(path: str | Path, strict: bool = False) -> list[str]:
     """
     path = Path(path)
     lines = _from_objects(path) if path.suffix == ".jsonl" else _from_lines(path)
-    blank = [number for number, line in enumerate(lines, 1) if not line.strip()]
-    if len(blank) == len(lines):
+    blank_lines = [number for number, line in enumerate(lines, 1) if not line.strip()]
+    if len(blank_lines) == len(lines):
         raise InputError(f"{path} holds no prompts. Write one a line.")
-    if blank and strict:
-        raise InputError(
-            f"{path}, line {blank[0]} is blank, and {len(blank)} lines in all. Remove them, or leave `strict` off."
-        )
-    if blank:
-        _log.warning(
-            "Skipped %d blank lines of %d in %s (the first: line %d)",
-            len(blank),
-            len(lines),
-            path,
-            blank[0],
-        )
+    if blank_lines:
+        _report_blank(path, blank_lines, len(lines), strict)
     return [line for line in lines if line.strip()]
+
+
+def _report_blank(path: Path, blank_lines: list[int], total: int, strict: bool) -> None:
+    """Log how many lines are blank, or refuse them if `strict`."""
+    first = blank_lines[0]
+    count = len(blank_lines)
+    if strict:
+        raise InputError(
+            f"{path}, line {first} is blank, and {count} lines in all. "
+            "Remove them, or leave `strict` off."
+        )
+    _log.warning(
+        "Skipped %d blank lines of %d in %s (the first: line %d)", count, total, path, first
+    )
 
 
 def _from_lines(path: Path) -> list[str]:
@@ -58,13 +61,13 @@ def _from_lines(path: Path) -> list[str]:
 
 
 def _from_objects(path: Path) -> list[str]:
-    rows = read_lines(path)
-    wrong = next(
-        (number for number, row in enumerate(rows, 1) if not isinstance(row.get("prompt"), str)),
-        None,
-    )
-    if wrong is not None:
-        raise InputError(
-            f'{path}, object {wrong} has no string "prompt"; it has {sorted(rows[wrong - 1])}. Rename its key.'
-        )
-    return [row["prompt"] for row in rows]
+    prompts = []
+    for number, row in enumerate(read_lines(path), 1):
+        prompt = row.get("prompt")
+        if not isinstance(prompt, str):
+            raise InputError(
+                f'{path}, object {number} has no string "prompt"; it has {sorted(row)}. '
+                "Rename its key."
+            )
+        prompts.append(prompt)
+    return prompts

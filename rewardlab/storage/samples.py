@@ -1,22 +1,25 @@
-"""Samples and pairs as folders: images as PNG, videos as folders of PNG frames, text and facts as
-JSON lines.
+"""Samples and pairs as folders.
+
+Images are PNG files, videos are folders of PNG frames, text and facts are JSON lines.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.storage.atomic import atomic_folder
-from rewardlab.storage.images import find_images, read_image
-from rewardlab.storage.metadata import fact_columns, read_kind, read_lines
+from rewardlab.storage.images import find_images, pil_image, read_image, to_uint8
+from rewardlab.storage.metadata import fact_columns, prompt_of, read_kind, read_lines
 from rewardlab.types import PreferencePairs, Samples
+
+_HALVES = ("chosen", "rejected")
 
 
 def save_samples(folder: str | Path, samples: Samples) -> None:
@@ -24,7 +27,7 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
 
     Images become `000000.png` and so on, videos a folder of frames a row, rounded to 8 bits.
     `metadata.jsonl` holds the prompts, facts and strings, in the form that Hugging Face's
-    imagefolder reads; `samples.json` the facts' dtypes.
+    imagefolder reads. `samples.json` holds the facts' dtypes.
 
     Raises:
         InputError: if the folder exists, or images are not finite or have other than 1 or 3
@@ -41,8 +44,9 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
 
 
 def load_samples(folder: str | Path) -> Samples:
-    """Read a folder that `save_samples` wrote, or one of the same form. Images and videos come as
-    float32 in [0, 1].
+    """Return the samples of a folder that `save_samples` wrote, or of one of the same form.
+
+    Images and videos come as float32 in [0, 1].
 
     Raises:
         InputError: if the folder or a file of it is missing or broken; file and line are named.
@@ -55,142 +59,163 @@ def load_samples(folder: str | Path) -> Samples:
         )
     rows = read_lines(file)
     kind = read_kind(folder)
-    if kind.get("rows", len(rows)) != len(rows):
-        raise InputError(
-            f"{file} has {len(rows)} lines, but {kind['rows']} samples were saved. Copy the folder again."
-        )
-    missing = [
-        number
-        for number, row in enumerate(rows, 1)
-        if "output" not in row and not isinstance(row.get("file_name"), str)
-    ]
-    if missing or not rows:
-        what = (
-            f'sample {missing[0]} has neither "output" nor "file_name"'
-            if missing
-            else "it has no lines"
-        )
-        raise InputError(f"{file} cannot be read: {what}. Was it written by save_samples?")
-    prompts = [str(row.get("prompt", row.get("text", ""))) for row in rows]
-    return Samples(
-        prompts, _read_outputs(folder, rows, kind.get("channels", 3)), fact_columns(rows, folder)
-    )
+    _check_rows(file, rows, kind)
+    prompts = [prompt_of(row) for row in rows]
+    outputs = _read_outputs(folder, rows, kind.get("channels", 3))
+    return Samples(prompts, outputs, fact_columns(rows, folder))
 
 
 def save_pairs(folder: str | Path, pairs: PreferencePairs) -> None:
-    """Write pairs as a new folder with the samples `chosen` and `rejected` in it, whole or not at
-    all.
+    """Write pairs as a new folder with the samples `chosen` and `rejected`, whole or not at all.
 
     Example:
+        >>> pairs = PreferencePairs(Samples(["hi"], ["hello"]), Samples(["hi"], ["go away"]))
         >>> folder = getfixture("tmp_path") / "pairs"
-        >>> save_pairs(folder, PreferencePairs(Samples(["hi"], ["hello"]), Samples(["hi"], ["go away"])))
+        >>> save_pairs(folder, pairs)
         >>> load_pairs(folder).rejected.outputs
         ['go away']
     """
     with atomic_folder(folder) as partial:
-        for name, half in (("chosen", pairs.chosen), ("rejected", pairs.rejected)):
+        for name in _HALVES:
             (partial / name).mkdir()
-            _write(partial / name, half)
+            _write(partial / name, getattr(pairs, name))
 
 
 def load_pairs(folder: str | Path) -> PreferencePairs:
-    """Read a folder of pairs.
+    """Return the pairs of a folder that `save_pairs` wrote.
 
     Raises:
         InputError: if a half is missing or broken, or the halves differ in their prompts.
     """
-    absent = [name for name in ("chosen", "rejected") if not (Path(folder) / name).is_dir()]
-    if absent:
-        if Path(folder).is_file():
-            raise InputError(
-                f"{folder} is a file; a folder of pairs is read here. Preferences reads pairs from JSONL files."
-            )
-        raise InputError(
-            f"{folder} should hold the folders chosen and rejected; {' and '.join(absent)} is missing. Are these pairs? "
-            "Preferences reads them from JSONL files."
-        )
-    chosen, rejected = (load_samples(Path(folder) / name) for name in ("chosen", "rejected"))
+    folder = Path(folder)
+    _check_halves(folder)
+    chosen = load_samples(folder / "chosen")
+    rejected = load_samples(folder / "rejected")
     try:
         return PreferencePairs(chosen, rejected)
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
 
 
+def _check_rows(file: Path, rows: list[dict[str, Any]], kind: dict[str, Any]) -> None:
+    """Refuse lines that are fewer or more than were saved, or that name no output."""
+    if kind.get("rows", len(rows)) != len(rows):
+        raise InputError(
+            f"{file} has {len(rows)} lines, but {kind['rows']} samples were saved. "
+            "Copy the folder again."
+        )
+    problem = None if rows else "it has no lines"
+    for number, row in enumerate(rows, 1):
+        if "output" not in row and not isinstance(row.get("file_name"), str):
+            problem = f'sample {number} has neither "output" nor "file_name"'
+            break
+    if problem:
+        raise InputError(f"{file} cannot be read: {problem}. Was it written by save_samples?")
+
+
+def _check_halves(folder: Path) -> None:
+    """Refuse a file, and a folder without the folders chosen and rejected."""
+    absent = [name for name in _HALVES if not (folder / name).is_dir()]
+    if absent and folder.is_file():
+        raise InputError(
+            f"{folder} is a file; a folder of pairs is read here. "
+            "Preferences reads pairs from JSONL files."
+        )
+    if absent:
+        raise InputError(
+            f"{folder} should hold the folders chosen and rejected; "
+            f"{' and '.join(absent)} is missing. Are these pairs? "
+            "Preferences reads them from JSONL files."
+        )
+
+
 def _write(folder: Path, samples: Samples) -> None:
-    facts = {name: column.tolist() for name, column in samples.facts.items()}
-    kind = {
-        "rows": len(samples),
-        "facts": {name: str(column.dtype)[6:] for name, column in samples.facts.items()},
-    }
+    """Write the outputs, metadata.jsonl and samples.json into an empty folder."""
+    dtypes = {name: str(column.dtype)[6:] for name, column in samples.facts.items()}
+    kind: dict[str, Any] = {"rows": len(samples), "facts": dtypes}
+    metadata = folder / "metadata.jsonl"
     if isinstance(samples.outputs, Tensor):
         kind["channels"] = samples.outputs.shape[-3]
-        names = _write_images(folder, samples.outputs)
-        outputs = [{"file_name": name} for name in names]
+        _write_metadata(metadata, samples, "file_name", _write_images(folder, samples.outputs))
     else:
-        outputs = [{"output": text} for text in samples.outputs]
-    with (folder / "metadata.jsonl").open(
-        "w", encoding="ascii", newline="\n"
-    ) as file:  # escapes keep any string exact
-        for i, output in enumerate(outputs):
-            row = (
-                output
-                | {"prompt": samples.prompts[i]}
-                | {name: column[i] for name, column in facts.items()}
-            )
-            file.write(json.dumps(row) + "\n")
+        _write_metadata(metadata, samples, "output", samples.outputs)
     (folder / "samples.json").write_text(json.dumps(kind, indent=1) + "\n")
 
 
+def _write_metadata(path: Path, samples: Samples, key: str, outputs: Sequence[str]) -> None:
+    """Write a line for each sample: its output under `key`, its prompt and its facts."""
+    facts = {name: column.tolist() for name, column in samples.facts.items()}
+    # JSON's escapes keep any string exact in ASCII.
+    with path.open("w", encoding="ascii", newline="\n") as file:
+        for i, output in enumerate(outputs):
+            row = {key: output, "prompt": samples.prompts[i]}
+            for name, values in facts.items():
+                row[name] = values[i]
+            file.write(json.dumps(row) + "\n")
+
+
 def _write_images(folder: Path, outputs: Tensor) -> list[str]:
-    """Write images [B, C, H, W] or videos [B, F, C, H, W] and return the B names of their files or
-    folders.
+    """Write images [B, C, H, W] or videos [B, F, C, H, W], and return their B names.
+
+    The name is that of an image's file, or of a video's folder.
     """
+    _check_pixels(outputs)
+    names = []
+    for i, pixels in enumerate(to_uint8(outputs)):
+        if pixels.dim() == 3:
+            name = f"{i:06}.png"
+            pil_image(pixels).save(folder / name)
+        else:
+            name = f"{i:06}"
+            _write_frames(folder / name, pixels)
+        names.append(name)
+    return names
+
+
+def _check_pixels(outputs: Tensor) -> None:
     broken = (~outputs.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
     if broken:
         raise InputError(
-            f"Sample {broken[0]} has pixels that are NaN or infinite, and {len(broken)} samples in all. Did training diverge?"
+            f"Sample {broken[0]} has pixels that are NaN or infinite, "
+            f"and {len(broken)} samples in all. Did training diverge?"
         )
     if outputs.shape[-3] not in (1, 3):
         raise InputError(
             f"PNG files hold images of 1 or 3 channels; got outputs {list(outputs.shape)}."
         )
-    pixels = (outputs.detach().float().clamp(0, 1) * 255).round().to(torch.uint8).cpu()
-    names = []
-    for i, output in enumerate(pixels):
-        if output.dim() == 3:
-            names.append(f"{i:06}.png")
-            _write_png(folder / names[-1], output)
-            continue
-        names.append(f"{i:06}")
-        (folder / names[-1]).mkdir()
-        for number, frame in enumerate(output):
-            _write_png(folder / names[-1] / f"{number:04}.png", frame)
-    return names
 
 
-def _write_png(path: Path, pixels: Tensor) -> None:
-    array = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
-    Image.fromarray(array.contiguous().numpy()).save(path)
+def _write_frames(folder: Path, frames: Tensor) -> None:
+    folder.mkdir()
+    for number, pixels in enumerate(frames):
+        pil_image(pixels).save(folder / f"{number:04}.png")
 
 
 def _read_outputs(folder: Path, rows: list[dict[str, Any]], channels: Any) -> Tensor | list[str]:
+    """Return the texts of the lines, or the images or videos that they name, stacked."""
     if all("output" in row for row in rows):
         return [str(row["output"]) for row in rows]
-    unnamed = next((number for number, row in enumerate(rows, 1) if "file_name" not in row), None)
-    if unnamed:
-        raise InputError(
-            f'{folder}/metadata.jsonl mixes text and images: sample {unnamed} has no "file_name".'
-        )
-    outputs = [_read_output(folder / row["file_name"], channels) for row in rows]
-    odd = next((i for i, output in enumerate(outputs) if output.shape != outputs[0].shape), None)
-    if odd is not None:
-        a, b = (list(outputs[i].shape) for i in (0, odd))
-        first = rows[0]["file_name"]
-        other = rows[odd]["file_name"]
-        raise InputError(
-            f"{folder} holds outputs of several shapes: {first} {a}, {other} {b}. Read it as an ImageFolder with a `size`."
-        )
+    for number, row in enumerate(rows, 1):
+        if "file_name" not in row:
+            raise InputError(
+                f"{folder}/metadata.jsonl mixes text and images: "
+                f'sample {number} has no "file_name".'
+            )
+    names = [row["file_name"] for row in rows]
+    outputs = [_read_output(folder / name, channels) for name in names]
+    _check_shapes(folder, names, outputs)
     return torch.stack(outputs).float() / 255
+
+
+def _check_shapes(folder: Path, names: list[str], outputs: list[Tensor]) -> None:
+    first = list(outputs[0].shape)
+    for name, output in zip(names, outputs, strict=True):
+        other = list(output.shape)
+        if other != first:
+            raise InputError(
+                f"{folder} holds outputs of several shapes: {names[0]} {first}, {name} {other}. "
+                "Read it as an ImageFolder with a `size`."
+            )
 
 
 def _read_output(path: Path, channels: Any) -> Tensor:

@@ -2,13 +2,10 @@
 
 import pytest
 import torch
-from jsonargparse import ArgumentParser
-from PIL import Image
 
-from rewardlab.data import PairsData, ResumableLoader, Rows, SamplesData, save_pairs, save_samples
-from rewardlab.data.loader import _batches, _count
+from rewardlab.data import ResumableLoader, Rows
+from rewardlab.data.loader import _batch_count, _rank_batches
 from rewardlab.errors import InputError
-from rewardlab.types import PreferencePairs, Samples
 
 ITEMS = Rows(torch.arange(11))
 
@@ -79,8 +76,8 @@ def test_the_state_of_a_finished_pass_is_the_next_pass():
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_ranks_share_the_rows_in_equally_many_batches(rows, ranks, drop_last):
     order = torch.randperm(rows, generator=torch.Generator().manual_seed(0))
-    shares = [_batches(order, 2, rank, ranks, drop_last) for rank in range(ranks)]
-    assert {len(share) for share in shares} == {_count(rows, 2, ranks, drop_last)}
+    shares = [_rank_batches(order, 2, rank, ranks, drop_last) for rank in range(ranks)]
+    assert {len(share) for share in shares} == {_batch_count(rows, 2, ranks, drop_last)}
     assert len({tuple(map(len, share)) for share in shares}) == 1
     seen = [row for share in shares for batch in share for row in batch]
     if drop_last:
@@ -109,62 +106,3 @@ def test_a_position_among_other_batches_is_refused(other):
     state = ResumableLoader(ITEMS, 3).state_dict()
     with pytest.raises(InputError, match="Resume with the same data and settings"):
         ResumableLoader(**({"dataset": ITEMS, "batch_size": 3} | other)).load_state_dict(state)
-
-
-def train_batches(data):
-    data.setup("fit")
-    return list(data.train_dataloader())
-
-
-def test_samples_data_reads_images_texts_videos_and_memory(tmp_path):
-    texts, videos = (
-        Samples(["a"] * 3, ["x", "y", "z"]),
-        Samples(["a"] * 3, torch.rand(3, 2, 1, 4, 4)),
-    )
-    (tmp_path / "plain").mkdir()
-    for name in "abc":
-        Image.new("L", (6, 4)).save(tmp_path / "plain" / f"{name}.png")
-    save_samples(tmp_path / "texts", texts)
-    save_samples(tmp_path / "videos", videos)
-    save_samples(tmp_path / "images", Samples(["a"] * 3, torch.rand(3, 3, 4, 4)))
-    shapes = {
-        name: [
-            tuple(getattr(batch.outputs, "shape", batch.outputs))
-            for batch in train_batches(SamplesData(tmp_path / name, 2, size))
-        ]
-        for name, size in (("plain", 4), ("images", None), ("videos", None))
-    }
-    assert shapes == {
-        "plain": [(2, 3, 4, 4), (1, 3, 4, 4)],
-        "images": [(2, 3, 4, 4), (1, 3, 4, 4)],
-        "videos": [(2, 2, 1, 4, 4), (1, 2, 1, 4, 4)],
-    }
-    for source in (texts, tmp_path / "texts"):
-        batches = train_batches(SamplesData(source, 2))
-        assert sorted(text for batch in batches for text in batch.outputs) == ["x", "y", "z"]
-        assert sorted(torch.cat([batch.facts["row"] for batch in batches]).tolist()) == [0, 1, 2]
-
-
-def test_pairs_data_reads_a_folder_or_memory(tmp_path):
-    pairs = PreferencePairs(Samples(["a", "b"], ["x", "y"]), Samples(["a", "b"], ["p", "q"]))
-    save_pairs(tmp_path / "pairs", pairs)
-    for source in (pairs, tmp_path / "pairs"):
-        (batch,) = train_batches(PairsData(source))
-        assert sorted(zip(batch.chosen.outputs, batch.rejected.outputs, strict=True)) == [
-            ("x", "p"),
-            ("y", "q"),
-        ]
-        assert torch.equal(batch.chosen.facts["row"], batch.rejected.facts["row"])
-
-
-def test_a_config_gives_the_folder_as_a_string(tmp_path):
-    save_samples(tmp_path / "texts", Samples(["a"], ["x"]))
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(SamplesData, "samples")
-    parser.add_class_arguments(PairsData, "pairs")
-    config = parser.parse_object(
-        {"samples": {"samples": str(tmp_path / "texts")}, "pairs": {"pairs": "somewhere"}}
-    )
-    built = parser.instantiate(config)
-    assert train_batches(built.samples)[0].outputs == ["x"]
-    assert built.pairs.pairs == "somewhere"

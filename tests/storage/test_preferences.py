@@ -1,0 +1,156 @@
+"""Preference pairs are read from files; what is no pair is skipped, counted and named."""
+
+import json
+
+import pytest
+import torch
+
+from rewardlab import data, storage
+from rewardlab.errors import InputError
+from rewardlab.storage import read_preferences, save_pairs
+from rewardlab.types import PreferencePairs, Samples
+
+
+def write(path, *rows):
+    path.write_text(
+        "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows),
+        encoding="utf-8",
+    )
+    return path
+
+
+def pair(number=0, **more):
+    return {"prompt": f"p{number}", "chosen": f"good {number}", "rejected": f"bad {number}", **more}
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def says(text):
+    return {"role": "assistant", "content": text}
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"prompt": "hi", "chosen": "a", "rejected": "b"}, "hi"),
+        ({"prompt": [user("hi")], "chosen": [says("a")], "rejected": [says("b")]}, "hi"),
+        ({"chosen": [user("hi"), says("a")], "rejected": [user("hi"), says("b")]}, "hi"),
+        ({"prompt": "hi", "chosen": [says("a")], "rejected": [says("b")]}, "hi"),
+        ({"prompt": [user("hi")], "chosen": "a", "rejected": "b"}, "hi"),
+        ({"prompt": "", "chosen": "a", "rejected": "b"}, ""),
+        (
+            {
+                "prompt": [{"role": "system", "content": "Be kind."}, user("hi")],
+                "chosen": [says("a")],
+                "rejected": [says("b")],
+            },
+            "system: Be kind.\n\nuser: hi",
+        ),
+        (
+            {
+                "chosen": [user("1"), says("2"), user("3"), says("a")],
+                "rejected": [user("1"), says("2"), user("3"), says("b")],
+            },
+            "user: 1\n\nassistant: 2\n\nuser: 3",
+        ),
+    ],
+)
+def test_strings_and_messages_are_read(tmp_path, row, prompt):
+    found = read_preferences(write(tmp_path / "pairs.jsonl", row))
+    assert (list(found.chosen.prompts), found.chosen.outputs, found.rejected.outputs) == (
+        [prompt],
+        ["a"],
+        ["b"],
+    )
+
+
+def test_margin_and_label_become_facts_where_a_line_has_them(tmp_path):
+    found = read_preferences(
+        write(
+            tmp_path / "a.jsonl",
+            pair(0),
+            pair(1, margin=2),
+            pair(2, label=0.5),
+            pair(3, margin=None),
+        )
+    )
+    assert found.chosen.facts["margin"].tolist() == [0, 2, 0, 0]
+    assert found.chosen.facts["label"].tolist() == [1, 1, 0.5, 1]
+    assert not read_preferences(write(tmp_path / "b.jsonl", pair())).chosen.facts
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"prompt": "a", ', "not JSON"),
+        ("[1]", "not an object"),
+        ({"prompt": "a", "chosen": "b"}, 'without "rejected"'),
+        ({"chosen": "b", "rejected": "c"}, 'without "prompt"'),
+        ({}, 'without "prompt" and "chosen" and "rejected"'),
+        (pair(rejected="good 0"), "identical chosen and rejected"),
+        (pair(chosen=5), "neither a string nor a list"),
+        (pair(margin="much"), '"margin" is not a number'),
+        (pair(margin=float("nan")), '"margin" is not a number'),
+        (pair(label=1.5), '"label" is not a number from 0 to 1'),
+        ('{"prompt": "a", "chosen": "\\ud800", "rejected": "b"}', "surrogate"),
+        ({"chosen": [user("a"), says("b")], "rejected": [user("c"), says("d")]}, "another prompt"),
+        (
+            {"prompt": "a", "chosen": [user("b")], "rejected": [says("c")]},
+            "do not end with the assistant's",
+        ),
+        (
+            {"prompt": "a", "chosen": [{"role": "assistant"}], "rejected": [says("c")]},
+            "messages that are not",
+        ),
+        ({"prompt": "a", "chosen": [], "rejected": []}, "do not end with the assistant's"),
+    ],
+)
+def test_unusable_lines_are_skipped_counted_and_refused_if_strict(tmp_path, caplog, line, words):
+    path = write(tmp_path / "pairs.jsonl", pair(0), "", line, pair(1))
+    assert list(read_preferences(path).chosen.prompts) == ["p0", "p1"]
+    assert "Skipped 1 of 3 lines" in caplog.text
+    assert words in caplog.text
+    assert "line 3" in caplog.text
+    with pytest.raises(InputError, match=f"line 3 .*{words}"):
+        read_preferences(path, strict=True)
+    with pytest.raises(InputError, match=f"no preference pairs.*{words}"):
+        read_preferences(write(tmp_path / "none.jsonl", line))
+
+
+def test_equal_reasons_are_counted_together(tmp_path, caplog):
+    read_preferences(
+        write(tmp_path / "pairs.jsonl", "{", pair(0), "{", pair(1, rejected="good 1"), pair(2))
+    )
+    assert "Skipped 3 of 5 lines" in caplog.text
+    assert "2 not JSON (the first: line 1), 1 with identical" in caplog.text
+
+
+def test_empty_responses_are_kept_and_counted(tmp_path, caplog):
+    path = write(tmp_path / "pairs.jsonl", pair(0, rejected=""), pair(1))
+    assert read_preferences(path, strict=True).rejected.outputs == ["", "bad 1"]
+    assert "1 of 2 pairs" in caplog.text
+
+
+def test_files_that_cannot_be_read_are_refused(tmp_path):
+    (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "a"}\n{"prompt": "\xe9"}')
+    for path, words in (
+        ("latin.jsonl", "line 2: byte 0xe9 is not UTF-8"),
+        ("missing.jsonl", "cannot be read"),
+    ):
+        with pytest.raises(InputError, match=words):
+            read_preferences(tmp_path / path)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    with pytest.raises(InputError, match="no line at all"):
+        read_preferences(tmp_path / "empty.jsonl")
+
+
+def test_a_saved_folder_is_read(tmp_path):
+    chosen = Samples(["p"] * 3, ["a", "b", "c"], {"margin": torch.tensor([0.0, 1.0, 2.0])})
+    save_pairs(tmp_path / "pairs", PreferencePairs(chosen, Samples(["p"] * 3, ["x", "y", "z"])))
+    assert read_preferences(tmp_path / "pairs").chosen.facts["margin"].tolist() == [0, 1, 2]
+
+
+def test_data_hands_the_reader_on():
+    assert data.read_preferences is storage.read_preferences
