@@ -41,6 +41,7 @@ MATRIX = {  # test_modalities.py composes and runs each of them
     ),
 }
 TEXT = {"adv_rm/topics.yaml", "adv_rm/topics_novelty.yaml"}
+STUDY = {"adv_rm/study.yaml", "adv_rm/study_paper.yaml", "adv_rm/study_pairs.yaml"}
 FITS = [("gan_rm/fit.yaml", f"trainer/{where}.yaml") for where in ("cpu", "gpu_bf16", "multi_node")]
 OWN = {"gan_rm/own.yaml", "adv_rm/own.yaml", "adv_rm/fit_reward.yaml", "adv_rm/fit_dpo.yaml"}
 HERE = [
@@ -77,8 +78,9 @@ def built(files, out, *flags):
 
 
 def test_no_config_is_missed():
-    assert {file for files in [*COMPOSED, *FITS] for file in files} | MATRIX | TEXT | OWN == FILES
-    assert len(FILES) == 28
+    composed = {file for files in [*COMPOSED, *FITS] for file in files}
+    assert composed | MATRIX | TEXT | OWN | STUDY == FILES  # STUDY: test_hardening_study.py
+    assert len(FILES) == 31
 
 
 @pytest.mark.parametrize(

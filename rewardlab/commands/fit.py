@@ -24,7 +24,7 @@ from rewardlab.commands.parsing import (
     resolved,
 )
 from rewardlab.errors import InputError
-from rewardlab.runs.export import export
+from rewardlab.runs.exporting import export
 from rewardlab.runs.folder import RunFolder
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.trainers import make_trainer

@@ -20,7 +20,7 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.stages import FitReward, load_stage
-from rewardlab.runs.export import export
+from rewardlab.runs.exporting import export
 from rewardlab.runs.folder import RunFolder
 from rewardlab.runs.layout import (
     POLICY_FOLDER,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rewardlab.runs.export import export
+    from rewardlab.runs.exporting import export
     from rewardlab.runs.folder import RunFolder
     from rewardlab.runs.read import Run, read_runs
     from rewardlab.runs.stage import Stage
@@ -16,7 +16,7 @@ _HOMES = {
     "Run": "rewardlab.runs.read",
     "RunFolder": "rewardlab.runs.folder",
     "Stage": "rewardlab.runs.stage",
-    "export": "rewardlab.runs.export",
+    "export": "rewardlab.runs.exporting",
     "read_runs": "rewardlab.runs.read",
 }
 __all__ = ["Run", "RunFolder", "Stage", "export", "read_runs"]
