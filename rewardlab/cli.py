@@ -1,5 +1,6 @@
-"""The command `rewardlab`: dispatch on the first word. A command's module is imported only when
-that command runs.
+"""The command `rewardlab`: dispatch on the first word.
+
+A command's module is imported only when that command runs.
 """
 
 from __future__ import annotations
@@ -14,45 +15,63 @@ from rewardlab.commands import PAGES
 from rewardlab.errors import InputError
 from rewardlab.version import __version__
 
-_HOME = dict.fromkeys(("fit", "validate", "test", "predict"), "fit") | {
-    name: name for name in ("rounds", "attack", "curve", "report", "doctor")
+# The module of each command in rewardlab.commands.
+_HOMES = {
+    "fit": "fit",
+    "validate": "fit",
+    "test": "fit",
+    "predict": "fit",
+    "rounds": "rounds",
+    "attack": "attack",
+    "curve": "curve",
+    "report": "report",
+    "doctor": "doctor",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 a bug of ours, 2 an input to mend, 130
-    interrupted, 143 ended.
+    """Run one command and return its exit code.
 
     Args:
         argv: the words after `rewardlab`; those of this process if None.
+
+    Returns:
+        0 if it is done, 1 for a bug of ours, 2 for an input to mend, 130 if it was interrupted, 143
+        if it was ended.
 
     Example:
         >>> main(["--version"])
         rewardlab 0.1.0
         0
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
+        return _dispatch(argv)
     except InputError as error:
         print(f"rewardlab: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return _interrupted()
-    except SystemExit as done:  # argparse's --help and errors, Lightning's exits
-        if isinstance(
-            done.__context__, KeyboardInterrupt
-        ):  # Lightning's Trainer makes an exit of it
-            return _interrupted()
-        if type(done).__name__ == "SIGTERMException":
-            return 143
-        return done.code if isinstance(done.code, int) else int(done.code is not None)
+    except SystemExit as exit_:
+        return _exit_code(exit_)
     except Exception:
         traceback.print_exc()
         return 1
 
 
+def _exit_code(exit_: SystemExit) -> int:
+    """Return the exit code of argparse's --help and errors, and of Lightning's exits."""
+    if isinstance(exit_.__context__, KeyboardInterrupt):  # Lightning's Trainer makes an exit of it
+        return _interrupted()
+    if type(exit_).__name__ == "SIGTERMException":
+        return 143
+    if isinstance(exit_.code, int):
+        return exit_.code
+    return 0 if exit_.code is None else 1
+
+
 def _interrupted() -> int:
+    """Say how to go on, and return the exit code of an interrupted command."""
     print(
         "rewardlab: interrupted; the same command with --resume goes on from what stands.",
         file=sys.stderr,
@@ -60,21 +79,29 @@ def _interrupted() -> int:
     return 130
 
 
-def _dispatch(words: list[str]) -> int:
-    command, rest = (words[0], words[1:]) if words else ("--help", [])
+def _dispatch(argv: Sequence[str]) -> int:
+    """Print a page, or run the command that the first word names."""
+    command = argv[0] if argv else "--help"
+    options = argv[1:]
     if command == "--version":
         print(f"rewardlab {__version__}")
         return 0
     if command in ("-h", "--help", "help"):
         print(PAGES["rewardlab"])
         return 0
-    if command not in _HOME:
-        near = get_close_matches(command, _HOME, 1)
-        hint = f"Did you mean {near[0]!r}?" if near else f"The commands are {', '.join(_HOME)}."
-        raise InputError(f"There is no command {command!r}. {hint}")
-    if "-h" in rest or "--help" in rest:
+    if command not in _HOMES:
+        raise _unknown(command)
+    if "-h" in options or "--help" in options:
         print(PAGES[command])
         return 0
-    rest = ["--help" if word == "--help-all" else word for word in rest]
-    code: int = import_module(f"rewardlab.commands.{_HOME[command]}").run(command, rest)
-    return code
+    options = ["--help" if word == "--help-all" else word for word in options]
+    module = import_module(f"rewardlab.commands.{_HOMES[command]}")
+    exit_code: int = module.run(command, options)
+    return exit_code
+
+
+def _unknown(command: str) -> InputError:
+    """Return the error for a word that is no command, with the nearest that is."""
+    near = get_close_matches(command, _HOMES, 1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"The commands are {', '.join(_HOMES)}."
+    return InputError(f"There is no command {command!r}. {hint}")

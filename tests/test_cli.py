@@ -175,7 +175,7 @@ def test_neither_the_package_nor_its_help_imports_torch_or_lightning():
 
 
 def test_every_command_has_a_page_and_a_home():
-    assert set(PAGES) == set(cli._HOME) | {"rewardlab"}
+    assert set(PAGES) == set(cli._HOMES) | {"rewardlab"}
 
 
 def test_rounds_build_from_factories_and_take_overrides(place):

@@ -9,19 +9,15 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
 import pytest
-import torch
 
 from rewardlab import DiffusionPolicy, Sampler, VisionReward, cli
-from rewardlab.commands import verdict
 from rewardlab.data import load_samples
 from rewardlab.errors import InputError
-from rewardlab.evaluation.intervals import difference, wilson
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.policies.folders import load_policy
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.seeds import row_seeds
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower
-from rewardlab.types import Samples
 
 TOYS = """
 import json
@@ -175,24 +171,6 @@ def test_choosing_among_fresh_samples_is_no_attack(place, capsys):
     assert figures["attack"]["value"] > figures["fresh"]["value"]
     assert figures["over_best_of_n"]["low"] < 0 < figures["over_best_of_n"]["high"]
     assert capsys.readouterr().out.startswith("Undecided: too few prompts to tell")
-
-
-def test_what_few_prompts_cannot_rule_out_is_not_called_held():
-    def measured(attack, floor, count):
-        own, other = wilson(attack, count), wilson(floor, count)
-        over = difference(own, other)
-        floors = {"fresh": other, "best_of_n": other, "over_fresh": over, "over_best_of_n": over}
-        return {"disagreeing": {"attack": own, **floors}}
-
-    said = {
-        count: verdict.verdict(
-            measured(0.12, 0.1, count), best_of=4, judged=False, attacker="random_edits"
-        )
-        for count in (12, 600, 10**6)
-    }
-    assert [each["word"] for each in said.values()] == ["undecided", "held", "broken"]
-    assert "12 prompts cannot rule out an excess of up to" in said[12]["sentence"]
-    assert "cannot rule out" not in said[600]["sentence"]
 
 
 def test_a_trained_adversary_and_several_witnesses(place):
@@ -419,35 +397,6 @@ def test_the_curve_finds_a_peak_inside_the_range(place, capsys):
     assert results(place / "run") == found
 
 
-@pytest.mark.parametrize(
-    ("gold", "word"),
-    [
-        (lambda d: d * (1 - d), "peaks"),
-        (lambda d: d * (3 - 0.1 * d), "rises"),
-        (lambda d: -d - d * d, "falls"),
-        (lambda d: 0 * d, "unclear"),
-    ],
-)
-def test_what_a_curve_is_said_to_do(gold, word):
-    """Gold known at each n, with a little noise of prompts, gives the word that its shape deserves."""
-    from rewardlab.commands.curve import verdict as said
-    from rewardlab.evaluation.overoptimization import fit_overoptimization
-    from rewardlab.metrics import best_of_n_kl, mean_interval
-
-    ns = [1, 2, 4, 8, 16, 32]
-    distance = torch.tensor([best_of_n_kl(n) ** 0.5 for n in ns])
-    noise = torch.randn(1, 40, generator=torch.Generator().manual_seed(0))
-    columns = gold(distance)[:, None] + 0.1 * distance[:, None] * noise
-    rows = []
-    for n, column in zip(ns, columns, strict=True):
-        low, high = mean_interval(column)
-        rows.append(
-            {"n": n, "gold": column.mean().item(), "gold_low": low, "gold_high": high, "proxy": 1.0}
-        )
-    found = said(rows, fit_overoptimization(distance, columns, "best_of_n"), 40)
-    assert found["word"] == word
-
-
 def test_policies_load_from_what_transformers_and_diffusers_save(models, tmp_path):
     plain = load_policy(models / "plain")
     assert isinstance(plain, CausalLMPolicy)
@@ -463,17 +412,3 @@ def test_policies_load_from_what_transformers_and_diffusers_save(models, tmp_pat
             load_policy(tmp_path / folder)
     with pytest.raises(InputError, match="not a Generator"):
         load_policy(tmp_path / "foreign", trust=True)
-
-
-def seen(outputs, reward, witness, prompts):
-    columns = {"reward": torch.tensor(reward), "witness": torch.tensor(witness)}
-    return verdict.Seen(Samples(prompts, outputs), columns, columns)
-
-
-def test_disagreement_is_looked_at_output_by_output():
-    """Equal outputs count each; references, and what the reward does not like, are no exploits."""
-    references = seen(list("abcd"), [-1.0, 1.0, -1.0, 1.0], [1.0, -1.0, -1.0, 1.0], ["p"] * 4)
-    found = seen(["x", "x", "a", "y"], [9.0, 9.0, 9.0, -9.0], [-9.0, -9.0, -9.0, 9.0], ["p"] * 4)
-    apart = verdict.disagreements(found, references)
-    assert apart[0] == apart[1] > verdict.Z
-    assert apart[2:].isnan().all()

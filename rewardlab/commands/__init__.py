@@ -1,5 +1,6 @@
-"""The commands, one module each with `run(command, words) -> exit code`, and the pages that
-`--help` prints.
+"""The commands and their pages.
+
+Each command is a module with `run(command, argv) -> exit code`. The pages are what `--help` prints.
 """
 
 _TRAINING = """\
@@ -7,30 +8,54 @@ rewardlab {verb}: {what}
 
   rewardlab {verb} --config run.yaml [--config more.yaml] [--out RUN] [--resume] [--KEY=VALUE ...]
 
-  --config FILE       YAML with model:, data:, trainer: and experiment:; later files and flags override earlier ones
+  --config FILE       YAML with model:, data:, trainer: and experiment:; later files and flags
+                      override earlier ones
   --out RUN           {out}
   --resume            go on in a RUN that the same config made
   --ckpt_path FILE    checkpoint to start from
-  --experiment.KEY=V  a value that other keys take as ${{experiment.KEY}}: policy_path, reward_path, tower_path, data_path,
-                      prompts_path, out, seed
+  --experiment.KEY=V  a value that other keys take as ${{experiment.KEY}}: policy_path, reward_path,
+                      tower_path, data_path, prompts_path, out, seed
   --model.help CLASS  what a class takes; --help-all lists every flag
 
 Examples:
   {examples}"""
 
 _OUT = """\
-run folder: config.yaml, run.json, metrics.csv, checkpoints/, and what was trained as policy/ or reward/.
-                      Default: runs/ and the last config's name"""
+run folder: config.yaml, run.json, metrics.csv, checkpoints/, and what was
+                      trained as policy/ or reward/. Default: runs/ and the last config's name"""
 _NO_OUT = "run folder: config.yaml, run.json, metrics.csv. Without it nothing is written"
+
+_FIT_EXAMPLES = """\
+rewardlab fit --config configs/gan_rm/fit.yaml --experiment.tower_path local-dir:tower \\
+    --experiment.data_path targets --data.negatives generated --out runs/reward
+  rewardlab fit --config configs/adv_rm/fit_reward.yaml --config configs/trainer/cpu.yaml \\
+    --experiment.reward_path model --experiment.data_path pairs.jsonl --out runs/rm \\
+    --model.init_args.optimizer.init_args.lr=1e-4 --trainer.max_steps=200
+  rewardlab fit --model.help rewardlab.training.GANRM"""
+
+_VALIDATE_EXAMPLES = """\
+rewardlab validate --config runs/reward/config.yaml \\
+    --ckpt_path=runs/reward/checkpoints/last.ckpt
+  rewardlab validate --config runs/reward/config.yaml \\
+    --ckpt_path=runs/reward/checkpoints/last.ckpt --out runs/again"""
+
+_TEST_EXAMPLES = """\
+rewardlab test --config yours.yaml --ckpt_path=runs/yours/checkpoints/last.ckpt"""
+
+_PREDICT_EXAMPLES = """\
+rewardlab predict --config yours.yaml --ckpt_path=runs/yours/checkpoints/last.ckpt"""
 
 PAGES = {
     "rewardlab": """\
-rewardlab: train reward models, attack them, harden them, and measure how long they survive an optimiser.
+rewardlab: train reward models, attack them, harden them, and measure how long they survive an
+optimiser.
 
   rewardlab COMMAND [...]          rewardlab COMMAND --help
 
   fit        train one module: a reward, or a policy by SFT, DPO ...
-  validate   run a module's validation loop        test      run its test loop        predict   run its prediction loop
+  validate   run a module's validation loop
+  test       run its test loop
+  predict    run its prediction loop
   rounds     sample, fit the reward, post-train the policy, repeat
   attack     attack any reward model and say whether it was broken
   curve      draw how a judge fares while best-of-n climbs a reward
@@ -45,89 +70,99 @@ Examples:
         verb="fit",
         what="train one module.",
         out=_OUT,
-        examples="""\
-rewardlab fit --config configs/gan_rm/fit.yaml --experiment.tower_path local-dir:tower \\
-    --experiment.data_path targets --data.negatives generated --out runs/reward
-  rewardlab fit --config configs/adv_rm/fit_reward.yaml --config configs/trainer/cpu.yaml --experiment.reward_path model \\
-    --experiment.data_path pairs.jsonl --out runs/rm --model.init_args.optimizer.init_args.lr=1e-4 --trainer.max_steps=200
-  rewardlab fit --model.help rewardlab.training.GANRM""",
+        examples=_FIT_EXAMPLES,
     ),
     "validate": _TRAINING.format(
         verb="validate",
         what="run a module's validation loop and print its metrics.",
         out=_NO_OUT,
-        examples="""\
-rewardlab validate --config runs/reward/config.yaml --ckpt_path=runs/reward/checkpoints/last.ckpt
-  rewardlab validate --config runs/reward/config.yaml --ckpt_path=runs/reward/checkpoints/last.ckpt --out runs/again""",
+        examples=_VALIDATE_EXAMPLES,
     ),
     "test": _TRAINING.format(
         verb="test",
-        what="run a module's test loop and print its metrics. rewardlab's own modules have none; yours may.",
+        what=(
+            "run a module's test loop and print its metrics.\n"
+            "rewardlab's own modules have none; yours may."
+        ),
         out=_NO_OUT,
-        examples="rewardlab test --config yours.yaml --ckpt_path=runs/yours/checkpoints/last.ckpt",
+        examples=_TEST_EXAMPLES,
     ),
     "predict": _TRAINING.format(
         verb="predict",
         what="run a module's prediction loop. rewardlab's own modules have none; yours may.",
         out=_NO_OUT,
-        examples="rewardlab predict --config yours.yaml --ckpt_path=runs/yours/checkpoints/last.ckpt",
+        examples=_PREDICT_EXAMPLES,
     ),
     "rounds": """\
 rewardlab rounds: the outer loop. Sample, fit the reward, select, post-train the policy, repeat.
 
-  rewardlab rounds --config rounds.yaml [--config more.yaml] [--out RUN] [--stages DIR] [--resume] [--KEY=VALUE ...]
+  rewardlab rounds --config rounds.yaml [--config more.yaml] [--out RUN] [--stages DIR] [--resume]
+                   [--KEY=VALUE ...]
 
-  --config FILE       YAML with rounds: (class_path, init_args) and experiment:; later files and flags override earlier ones
-  --out RUN           run folder: config.yaml, run.json, stages/, results.json, timing.json, policy/, reward/. Default:
-                      runs/ and the last config's name
+  --config FILE       YAML with rounds: (class_path, init_args) and experiment:; later files and
+                      flags override earlier ones
+  --out RUN           run folder: config.yaml, run.json, stages/, results.json, timing.json,
+                      policy/, reward/. Default: runs/ and the last config's name
   --stages DIR        share finished stages between runs; default RUN/stages
   --resume            go on from the last finished stage of a RUN that the same config made
-  --experiment.KEY=V  a value that other keys take as ${experiment.KEY}: policy_path, reward_path, tower_path, data_path,
-                      prompts_path, out, seed
+  --experiment.KEY=V  a value that other keys take as ${experiment.KEY}: policy_path, reward_path,
+                      tower_path, data_path, prompts_path, out, seed
   --rounds.help CLASS what a class takes; --help-all lists every flag
 
 Examples:
   rewardlab rounds --config configs/gan_rm/digits.yaml --out runs/digits
   rewardlab rounds --config configs/gan_rm/digits.yaml --out runs/digits --resume
-  rewardlab rounds --config configs/gan_rm/digits.yaml --config configs/gan_rm/digits_dpo.yaml --out runs/beta500 \\
-    --rounds.init_args.post_train.loop.init_args.beta=500
-  rewardlab rounds --config configs/adv_rm/own.yaml --experiment.policy_path model --experiment.data_path pairs.jsonl \\
-    --experiment.prompts_path prompts.txt --out runs/own""",
+  rewardlab rounds --config configs/gan_rm/digits.yaml --config configs/gan_rm/digits_dpo.yaml \\
+    --out runs/beta500 --rounds.init_args.post_train.loop.init_args.beta=500
+  rewardlab rounds --config configs/adv_rm/own.yaml --experiment.policy_path model \\
+    --experiment.data_path pairs.jsonl --experiment.prompts_path prompts.txt --out runs/own""",
     "attack": """\
-rewardlab attack: search for outputs that a reward overrates, and say whether it was broken. Exit code 0 either way.
+rewardlab attack: search for outputs that a reward overrates, and say whether it was broken.
 
-  rewardlab attack --reward PATH|URL --witness PATH|URL --policy PATH --prompts FILE [--judge PATH|URL] --out RUN [--resume]
+  rewardlab attack --reward PATH|URL --witness PATH|URL --policy PATH --prompts FILE
+                   [--judge PATH|URL] --out RUN [--resume]
 
-  --reward, --witness  the reward under attack, and one that should object (may be repeated: their mean); folders of rewards or
-                       of published sequence classifiers, or http(s):// servers in OpenRLHF's form (--query, --key-variable)
-  --judge PATH|URL     decides who is right; without it the verdict says only that reward and witness part
-  --policy PATH        folder of a policy, a transformers causal language model or a diffusers pipeline
-  --prompts FILE       one a line, or .jsonl; none may be in --held-out FILE, unless --allow-leak
-  --attacker NAME      best_of_n (default), high_temperature, random_edits, guided, rl (--steps 200, --lr 1e-5)
-  --n 16               samples a prompt that the attack chooses from; as many fresh ones are its floor
-  --references 8       responses a prompt that everything is measured against
-  --weight 1           how much the witness counts    --max-length N  most tokens of a response    --seed 0
-  --out RUN            run folder: attack.html, exploits.jsonl, results.json, stages/. --help-all lists every flag
+  --reward,         the reward under attack, and one that should object (may be repeated: their
+  --witness         mean); folders of rewards or of published sequence classifiers, or http(s)://
+                    servers in OpenRLHF's form (--query, --key-variable)
+  --judge PATH|URL  decides who is right; without it the verdict says only that reward and witness
+                    part. Exit code 0 either way
+  --policy PATH     folder of a policy, a transformers causal language model or a diffusers pipeline
+  --prompts FILE    one a line, or .jsonl; none may be in --held-out FILE, unless --allow-leak
+  --attacker NAME   best_of_n (default), high_temperature, random_edits, guided, rl (--steps 200,
+                    --lr 1e-5). --help-all lists every flag
+  --n 16            samples a prompt that the attack chooses from; as many fresh ones are its floor
+  --references 8    responses a prompt that everything is measured against    --seed 0
+  --weight 1        how much the witness counts    --max-length N  most tokens of a response
+  --out RUN         run folder: attack.html, exploits.jsonl, results.json, stages/
 
 Examples:
-  rewardlab attack --reward rm --witness rm-seed-1 --judge gold --policy sft --prompts prompts.txt --out runs/attack
-  rewardlab attack --reward http://127.0.0.1:5000 --witness rm --policy sft --prompts prompts.txt --attacker rl --out runs/a""",
+  rewardlab attack --reward rm --witness rm-seed-1 --judge gold --policy sft \\
+    --prompts prompts.txt --out runs/attack
+  rewardlab attack --reward http://127.0.0.1:5000 --witness rm --policy sft \\
+    --prompts prompts.txt --attacker rl --out runs/a""",
     "curve": """\
-rewardlab curve: draw proxy and gold against √KL while best-of-n climbs the proxy, and say whether gold peaks inside the range.
+rewardlab curve: draw proxy and gold against √KL while best-of-n climbs the proxy, and say whether
+gold peaks inside the range.
 
-  rewardlab curve --policy PATH --proxy PATH|URL --gold PATH|URL --prompts FILE [--n-max 64] [--samples N] --out RUN [--resume]
+  rewardlab curve --policy PATH --proxy PATH|URL --gold PATH|URL --prompts FILE [--n-max 64]
+                  [--samples N] --out RUN [--resume]
 
   --policy PATH    folder of a policy, a transformers causal language model or a diffusers pipeline
-  --proxy, --gold  the reward that is climbed, and the one that judges: folders, or http(s):// servers (see `attack --help`)
+  --proxy, --gold  the reward that is climbed, and the one that judges: folders, or http(s)://
+                   servers (see `attack --help`)
   --prompts FILE   one a line, or .jsonl; intervals are over prompts
   --n-max 64       the largest n
-  --samples N      outputs of each prompt, from which all n are estimated without bias; default twice --n-max
+  --samples N      outputs of each prompt, from which all n are estimated without bias; default
+                   twice --n-max
   --max-length N   most tokens of a response    --seed 0
-  --out RUN        run folder: curve.html, curve.png, curve.csv, results.json, stages/. --help-all lists every flag
+  --out RUN        run folder: curve.html, curve.png, curve.csv, results.json, stages/.
+                   --help-all lists every flag
 
 Examples:
   rewardlab curve --policy sft --proxy rm --gold gold --prompts prompts.txt --out runs/curve
-  rewardlab curve --policy sft --proxy rm --gold gold --prompts prompts.txt --n-max 16 --samples 64 --out runs/small""",
+  rewardlab curve --policy sft --proxy rm --gold gold --prompts prompts.txt --n-max 16 \\
+    --samples 64 --out runs/small""",
     "report": """\
 rewardlab report: write one self-contained HTML page from run folders alone.
 
@@ -140,8 +175,8 @@ Examples:
   rewardlab report runs/digits
   rewardlab report runs/digits runs/beta500 --out compare.html""",
     "doctor": """\
-rewardlab doctor: show versions, devices, which extras and kernels work, and the command that mends what does not.
-Exit code 0 if everything that rewardlab needs is there, else 1.
+rewardlab doctor: show versions, devices, which extras and kernels work, and the command that mends
+what does not. Exit code 0 if everything that rewardlab needs is there, else 1.
 
   rewardlab doctor
 

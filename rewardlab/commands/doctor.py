@@ -7,7 +7,7 @@ import platform
 import shutil
 from collections.abc import Iterator, Sequence
 from importlib import import_module, metadata, util
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from packaging.requirements import Requirement
 from rich.console import Console
@@ -41,11 +41,18 @@ EXTRAS = {
     "docs": ("mkdocs", "mkdocstrings"),
     "wandb": ("wandb",),
 }
+MARKS = {True: "[green]ok", False: "[red]broken", None: "[yellow]absent"}
+UPGRADE_TORCH = "pip install --upgrade torch torchvision"
 
 
 class Finding(NamedTuple):
-    """One row: what, what was found, whether it is as it should be (None: optional and absent), and
-    the mend.
+    """One row of the table.
+
+    Attributes:
+        what: the package, device or extra.
+        found: what was found of it.
+        good: whether it is as it should be; None if it is optional and absent.
+        mend: the command that mends it.
     """
 
     what: str
@@ -54,7 +61,7 @@ class Finding(NamedTuple):
     mend: str = ""
 
 
-def run(command: str, words: Sequence[str]) -> int:
+def run(command: str, argv: Sequence[str]) -> int:
     """Print the table; return 1 if anything that is needed is missing or broken."""
     console = Console(width=None if os.isatty(1) else 120)
     findings = [
@@ -65,13 +72,14 @@ def run(command: str, words: Sequence[str]) -> int:
         findings += [*packages(), *devices(), *kernels(), *extras()]
     table = Table("", "found", "", "mend")
     for finding in findings:
-        mark = {True: "[green]ok", False: "[red]broken", None: "[yellow]absent"}[finding.good]
+        mark = MARKS[finding.good]
         table.add_row(finding.what, escape(finding.found), mark, escape(finding.mend))
     console.print(table)
     broken = [finding.what for finding in findings if finding.good is False]
-    console.print(
-        f"Broken: {', '.join(broken)}." if broken else "All that rewardlab needs is here."
-    )
+    if broken:
+        console.print(f"Broken: {', '.join(broken)}.")
+    else:
+        console.print("All that rewardlab needs is here.")
     return int(bool(broken))
 
 
@@ -79,39 +87,40 @@ def packages() -> Iterator[Finding]:
     """Import each package that rewardlab needs, and compare its version with the bounds."""
     bounds = _bounds()
     for name, module in CORE.items():
-        wanted = f"{name}{bounds.get(name.lower().replace('_', '-'), '')}"
-        mend = (
-            f"pip install --upgrade '{wanted}'"
-            if name not in ("torch", "torchvision")
-            else "pip install --upgrade torch torchvision"
-        )
-        try:
-            version = metadata.version(name)
-            import_module(module)
-        except metadata.PackageNotFoundError:
-            yield Finding(name, "not installed", False, mend)
-        except Exception as error:
-            yield Finding(
-                name,
-                f"{version}, import fails: {str(error).splitlines()[0] if str(error) else error!r}",
-                False,
-                mend,
-            )
-        else:
-            fits = Requirement(wanted).specifier.contains(version, prereleases=True)
-            yield Finding(
-                name, version if fits else f"{version}, needs {wanted}", fits, "" if fits else mend
-            )
+        requirement = f"{name}{bounds.get(_normalized(name), '')}"
+        yield _package(name, module, requirement)
+
+
+def _package(name: str, module: str, requirement: str) -> Finding:
+    """Import a package and compare its version with a requirement."""
+    mend = f"pip install --upgrade '{requirement}'"
+    if name in ("torch", "torchvision"):
+        mend = UPGRADE_TORCH
+    try:
+        version = metadata.version(name)
+        import_module(module)
+    except metadata.PackageNotFoundError:
+        return Finding(name, "not installed", False, mend)
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        return Finding(name, f"{version}, import fails: {reason}", False, mend)
+    if Requirement(requirement).specifier.contains(version, prereleases=True):
+        return Finding(name, version, True)
+    return Finding(name, f"{version}, needs {requirement}", False, mend)
 
 
 def _bounds() -> dict[str, str]:
     """Return each requirement's version bounds, as the installed rewardlab states them."""
     try:
-        stated = metadata.requires("rewardlab") or []
+        lines = metadata.requires("rewardlab") or []
     except metadata.PackageNotFoundError:  # run from a checkout that was not installed
         return {}
-    needed = [Requirement(line) for line in stated if "extra ==" not in line]
-    return {item.name.lower().replace("_", "-"): str(item.specifier) for item in needed}
+    requirements = [Requirement(line) for line in lines if "extra ==" not in line]
+    return {_normalized(item.name): str(item.specifier) for item in requirements}
+
+
+def _normalized(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def devices() -> Iterator[Finding]:
@@ -122,21 +131,14 @@ def devices() -> Iterator[Finding]:
         return
     threads = f"{os.cpu_count()} processors, {torch.get_num_threads()} threads of torch"
     yield Finding("cpu", threads, True, "OMP_NUM_THREADS=N sets the threads")
-    build = (
-        f"CUDA {torch.version.cuda}"
-        if torch.version.cuda
-        else f"ROCm {torch.version.hip}"
-        if torch.version.hip
-        else "CPU only"
-    )
+    build = _build(torch)
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(index)
-            yield Finding(
-                f"gpu {index}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB, {build}", True
-            )
+            memory = f"{gpu.total_memory / 2**30:.0f} GiB"
+            yield Finding(f"gpu {index}", f"{gpu.name}, {memory}, {build}", True)
     elif shutil.which("nvidia-smi"):
-        mend = "update the driver, or pip install --upgrade torch torchvision"
+        mend = f"update the driver, or {UPGRADE_TORCH}"
         yield Finding("gpu", f"a driver is here, but torch ({build}) finds no GPU", None, mend)
     elif torch.backends.mps.is_available():
         yield Finding("gpu", "Apple MPS", True)
@@ -144,15 +146,20 @@ def devices() -> Iterator[Finding]:
         yield Finding("gpu", f"none; torch is a build for {build}", None)
 
 
+def _build(torch: Any) -> str:
+    """Return what torch was built for."""
+    if torch.version.cuda:
+        return f"CUDA {torch.version.cuda}"
+    if torch.version.hip:
+        return f"ROCm {torch.version.hip}"
+    return "CPU only"
+
+
 def kernels() -> Iterator[Finding]:
-    """Say whether the Triton kernels can be compiled here; without them the plain torch forms run."""
+    """Say whether the Triton kernels can be compiled; without them the plain torch forms run."""
     if util.find_spec("triton") is None:
-        yield Finding(
-            "triton",
-            "not installed: plain torch forms are used",
-            None,
-            "pip install triton (Linux)",
-        )
+        absent = "not installed: plain torch forms are used"
+        yield Finding("triton", absent, None, "pip install triton (Linux)")
         return
     try:
         import torch
@@ -160,24 +167,19 @@ def kernels() -> Iterator[Finding]:
     except Exception as error:
         yield Finding("triton", f"import fails: {error}", None, "pip install --upgrade torch")
         return
-    where = (
-        "compiles for the GPU"
-        if torch.cuda.is_available()
-        else "no GPU to compile for: plain torch forms are used"
-    )
-    yield Finding(
-        "triton", f"{triton.__version__}, {where}", True if torch.cuda.is_available() else None
-    )
+    if torch.cuda.is_available():
+        yield Finding("triton", f"{triton.__version__}, compiles for the GPU", True)
+    else:
+        state = "no GPU to compile for: plain torch forms are used"
+        yield Finding("triton", f"{triton.__version__}, {state}", None)
 
 
 def extras() -> Iterator[Finding]:
     """Say which optional extras are installed."""
     for extra, modules in EXTRAS.items():
         absent = [module for module in modules if util.find_spec(module) is None]
-        found = f"lacks {', '.join(absent)}" if absent else "installed"
-        yield Finding(
-            f"extra {extra}",
-            found,
-            None if absent else True,
-            f"in the checkout: pip install -e '.[{extra}]'" if absent else "",
-        )
+        if absent:
+            mend = f"in the checkout: pip install -e '.[{extra}]'"
+            yield Finding(f"extra {extra}", f"lacks {', '.join(absent)}", None, mend)
+        else:
+            yield Finding(f"extra {extra}", "installed", True)

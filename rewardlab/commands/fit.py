@@ -1,4 +1,4 @@
-"""`rewardlab fit|validate|test|predict`: LightningCLI in subclass mode, writing into a run folder."""
+"""`rewardlab fit|validate|test|predict`: LightningCLI in subclass mode, in a run folder."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ from rewardlab.commands.parsing import (
 from rewardlab.errors import InputError
 from rewardlab.runs.exporting import export
 from rewardlab.runs.folder import RunFolder
+from rewardlab.runs.layout import POLICY_FOLDER, REWARD_FOLDER
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.trainers import make_trainer
 
 log = logging.getLogger("rewardlab")
+# The hooks of a module, one of which a verb runs; and what else a user may have meant.
 _HOOKS = {
     "validate": ["validation_step"],
     "test": ["test_step"],
@@ -37,39 +39,58 @@ _HOOKS = {
 }
 _INSTEAD = {
     "validate": "A policy's outputs are judged by `rewardlab rounds` and `rewardlab curve`",
-    "test": "For its figures on held-out data use `rewardlab validate`, for how a reward fails `rewardlab attack`, to judge "
-    "what a policy draws `rewardlab rounds`",
-    "predict": "To score samples or draw them use load_reward and load_policy in Python, to judge them `rewardlab attack` or "
-    "`rewardlab rounds`",
+    "test": (
+        "For its figures on held-out data use `rewardlab validate`, for how a reward fails "
+        "`rewardlab attack`, to judge what a policy draws `rewardlab rounds`"
+    ),
+    "predict": (
+        "To score samples or draw them use load_reward and load_policy in Python, to judge them "
+        "`rewardlab attack` or `rewardlab rounds`"
+    ),
 }
-_GIVEN = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}
+# Parts of a module that are exported once they were trained, and their folders.
+EXPORTED = {"policy": POLICY_FOLDER, "reward": REWARD_FOLDER}
+# Arguments of the Trainer's verbs that other flags give.
+_OBJECTS = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}
 
 
-def run(verb: str, words: Sequence[str]) -> int:
+def run(verb: str, argv: Sequence[str]) -> int:
     """Parse, build everything, and only then touch the run folder and start."""
-    cli = TrainingCLI(verb, words)
+    cli = TrainingCLI(verb, argv)
     _check_hook(verb, cli.model)
-    chosen = {key: cli.config.get(key) for key in cli.verb_keys}
-    folder = None
-    if cli.out and first_process():  # the others are launched by it with the same words
-        folder = RunFolder.open(cli.out, resolved(cli.parser, cli.config), cli.config.resume)
-        folder.path.joinpath("checkpoints").mkdir(exist_ok=True)
-    if cli.config.resume and not chosen["ckpt_path"] and cli.out:
-        chosen["ckpt_path"] = newest(cli.out / "checkpoints")
+    options = {key: cli.config.get(key) for key in cli.verb_keys}
+    writes = bool(cli.out) and first_process()  # other processes are launched with the same argv
+    folder = _open_folder(cli) if writes else None
+    if cli.config.resume and not options["ckpt_path"] and cli.out:
+        options["ckpt_path"] = newest(cli.out / "checkpoints")
     try:
-        getattr(cli.trainer, verb)(cli.model, datamodule=cli.datamodule, **chosen)
+        getattr(cli.trainer, verb)(cli.model, datamodule=cli.datamodule, **options)
     except InputError:
         if folder is not None:
             folder.abandon()
         raise
     if cli.out and first_process():
         print(cli.out)
-        for made in export_trained(cli.trainer, cli.model, cli.out) if verb == "fit" else []:
-            print(f"The trained {made.name}, as the other commands take it: {made}")
+        if verb == "fit":
+            _export_and_print(cli, cli.out)
     return 0
 
 
+def _open_folder(cli: TrainingCLI) -> RunFolder:
+    """Make the run folder, or go on in it."""
+    assert cli.out is not None
+    folder = RunFolder.open(cli.out, resolved(cli.parser, cli.config), cli.config.resume)
+    folder.path.joinpath("checkpoints").mkdir(exist_ok=True)
+    return folder
+
+
+def _export_and_print(cli: TrainingCLI, out: Path) -> None:
+    for folder in export_trained(cli.trainer, cli.model, out):
+        print(f"The trained {folder.name}, as the other commands take it: {folder}")
+
+
 def _check_hook(verb: str, module: LightningModule) -> None:
+    """Refuse a module that has nothing for this verb to run."""
     hooks = _HOOKS.get(verb, [])
     if hooks and not any(is_overridden(hook, module) for hook in hooks):
         name = type(module).__name__
@@ -78,58 +99,68 @@ def _check_hook(verb: str, module: LightningModule) -> None:
         )
 
 
-def _check_checkpoint(place: Any) -> None:
-    elsewhere = str(place).startswith("registry") or "://" in str(place)
-    if (
-        place
-        and place not in ("best", "last", "hpc")
-        and not elsewhere
-        and not Path(place).exists()
-    ):
+def _check_checkpoint(location: Any) -> None:
+    """Refuse a checkpoint file that does not exist."""
+    if not location or location in ("best", "last", "hpc"):
+        return
+    is_remote = str(location).startswith("registry") or "://" in str(location)
+    if not is_remote and not Path(location).exists():
         raise InputError(
-            f"--ckpt_path {place} does not exist. Give a file such as RUN/checkpoints/last.ckpt of a fit."
+            f"--ckpt_path {location} does not exist. Give a file such as "
+            "RUN/checkpoints/last.ckpt of a fit."
         )
 
 
 def export_trained(trainer: Trainer, module: LightningModule, out: Path) -> list[Path]:
-    """Write the trained policy and reward of a module, if it has such, where other commands take
-    them; return the folders.
+    """Write a module's trained policy and reward where other commands take them.
+
+    Returns:
+        The folders, `out`/policy and `out`/reward, of the parts that were trained and can be saved.
     """
-    parts = {name: part for name, part in module.named_children() if name in ("policy", "reward")}
-    trained = {
-        out / name: part
-        for name, part in parts.items()
-        if any(each.requires_grad for each in part.parameters())
-    }
+    trained = {}
+    for name, part in module.named_children():
+        if name in EXPORTED and _is_trained(part):
+            trained[out / EXPORTED[name]] = part
     if trained and trainer.strategy.restore_checkpoint_after_setup:
         log.warning(
-            "Its weights are spread over processes, so nothing is exported; the checkpoints hold them."
+            "Its weights are spread over processes, so nothing is exported; the checkpoints hold "
+            "them."
         )
         return []
-    for target in trained:
-        shutil.rmtree(target, ignore_errors=True)  # of a fit that was resumed once it had ended
-    return [target for target, part in trained.items() if export(part.eval(), target)]
+    for folder in trained:
+        shutil.rmtree(folder, ignore_errors=True)  # of a fit that was resumed once it had ended
+    return [folder for folder, part in trained.items() if export(part.eval(), folder)]
+
+
+def _is_trained(part: Any) -> bool:
+    return any(parameter.requires_grad for parameter in part.parameters())
 
 
 def first_process() -> bool:
-    """Return whether this is the process that writes; alone, or rank 0 of several."""
+    """Return whether this is the process that writes: alone, or rank 0 of several."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def newest(folder: Path) -> str | None:
     """Return the checkpoint that was written last, or None."""
-    found = sorted(folder.glob("*.ckpt"), key=lambda file: file.stat().st_mtime_ns)
-    return str(found[-1]) if found else None
+    checkpoints = sorted(folder.glob("*.ckpt"), key=_written)
+    return str(checkpoints[-1]) if checkpoints else None
+
+
+def _written(file: Path) -> int:
+    """Return when a file was written, in nanoseconds."""
+    return file.stat().st_mtime_ns
 
 
 class TrainingCLI(LightningCLI):
-    """One verb of the Trainer with its own flags; `experiment.seed` seeds, `experiment.out` is the
-    run folder.
+    """One verb of the Trainer with its own flags.
+
+    `experiment.seed` seeds everything, and `experiment.out` is the run folder.
     """
 
-    def __init__(self, verb: str, words: Sequence[str]) -> None:
+    def __init__(self, verb: str, argv: Sequence[str]) -> None:
         self.verb = verb
-        self.words = words
+        self.argv = argv
         super().__init__(
             save_config_callback=None,
             seed_everything_default=False,
@@ -137,7 +168,7 @@ class TrainingCLI(LightningCLI):
             subclass_mode_data=True,
             auto_configure_optimizers=False,
             run=False,
-            args=list(words),
+            args=list(argv),
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
@@ -146,7 +177,7 @@ class TrainingCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         prepare(parser)
         parser.link_arguments("experiment.seed", "seed_everything")
-        self.verb_keys = parser.add_method_arguments(Trainer, self.verb, skip=_GIVEN)
+        self.verb_keys = parser.add_method_arguments(Trainer, self.verb, skip=_OBJECTS)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         assert isinstance(args, list)
@@ -154,8 +185,8 @@ class TrainingCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         _check_checkpoint(self.config.get("ckpt_path"))
-        wanted = self.verb == "fit" or self.config.experiment.out
-        self.out = out_folder(self.config, self.words) if wanted else None
+        needs_folder = self.verb == "fit" or self.config.experiment.out
+        self.out = out_folder(self.config, self.argv) if needs_folder else None
         if self.out and first_process():
             RunFolder.check(self.out, resolved(self.parser, self.config), self.config.resume)
 
@@ -166,25 +197,28 @@ class TrainingCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Return the config's Trainer, with a run's logger and callbacks added."""
         config = {**self._get(self.config_init, "trainer"), **kwargs}
-        loggers = config["logger"] if isinstance(config["logger"], list) else [config["logger"]]
-        loggers = [logger for logger in loggers if isinstance(logger, Logger)]
+        loggers = [logger for logger in _as_list(config["logger"]) if isinstance(logger, Logger)]
         if self.out:
             loggers.insert(0, CSVLogger(str(self.out), name="", version=""))
-        callbacks = (
-            config["callbacks"] if isinstance(config["callbacks"], list) else [config["callbacks"]]
-        )
-        callbacks = [callback for callback in callbacks if callback]
+        config["logger"] = loggers or False
+        callbacks = [callback for callback in _as_list(config["callbacks"]) if callback]
         if self.verb == "fit":
-            callbacks.append(Resumable())
-            if config["enable_checkpointing"] is not False and not any(
-                isinstance(c, Checkpoint) for c in callbacks
-            ):
-                callbacks.append(
-                    ModelCheckpoint(self.out and self.out / "checkpoints", save_last=True)
-                )
+            callbacks += self._callbacks_of_a_fit(config["enable_checkpointing"], callbacks)
         else:
             config["enable_checkpointing"] = config["enable_checkpointing"] or False
-        return make_trainer(
-            Trainer, **{**config, "logger": loggers or False, "callbacks": callbacks}
-        )
+        config["callbacks"] = callbacks
+        return make_trainer(Trainer, **config)
+
+    def _callbacks_of_a_fit(self, enable_checkpointing: Any, callbacks: list[Any]) -> list[Any]:
+        """Return what makes a fit resumable, and its checkpoints unless the config has its own."""
+        added: list[Any] = [Resumable()]
+        has_own = any(isinstance(callback, Checkpoint) for callback in callbacks)
+        if enable_checkpointing is not False and not has_own:
+            added.append(ModelCheckpoint(self.out and self.out / "checkpoints", save_last=True))
+        return added
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -1,24 +1,33 @@
-"""What `fit` and `rounds` share: the parser, the group `experiment`, quiet logs."""
+"""What `fit` and `rounds` share: the parser of configs, and the passes over the command line."""
 
 from __future__ import annotations
 
 import argparse
-import logging
 import re
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace, set_parsing_settings  # type: ignore[attr-defined]
+from jsonargparse import (  # type: ignore[attr-defined]
+    ActionConfigFile,
+    ArgumentParser,
+    Namespace,
+    set_parsing_settings,
+)
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser
 
+from rewardlab.commands.earlier_names import current_names
+from rewardlab.commands.logs import set_up_logs
 from rewardlab.commands.mistakes import shorten, unknown_flags, unknown_key
 from rewardlab.errors import InputError
+
+CONFIG_FLAGS = ("-c", "--config")
+NULLS = ("null", "~")
+# Keys that say only where and how to run, so that a run is not known by them.
+NOT_IN_CONFIG = ("config", "resume", "stages")
 
 
 @dataclass
@@ -45,9 +54,6 @@ class Experiment:
     seed: int = 0
 
 
-NULLS = ("null", "~")
-
-
 class Parser(LightningArgumentParser):
     """Lightning's parser that names a misspelt key, its class and the nearest valid name."""
 
@@ -56,21 +62,37 @@ class Parser(LightningArgumentParser):
     def add_class_arguments(
         self, theclass: Any, nested_key: str | None = None, *args: Any, **kwargs: Any
     ) -> list[str]:
-        self.subject = theclass if nested_key is None else self.subject
+        if nested_key is None:
+            self.subject = theclass
         added: list[str] = super().add_class_arguments(theclass, nested_key, *args, **kwargs)
         return added
 
     def add_function_arguments(
         self, function: Any, nested_key: str | None = None, *args: Any, **kwargs: Any
     ) -> list[str]:
-        self.subject = function if nested_key is None else self.subject
+        if nested_key is None:
+            self.subject = function
         added: list[str] = super().add_function_arguments(function, nested_key, *args, **kwargs)
         return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        better = unknown_key(message, self.subject, [action.dest for action in self._actions])
-        better = better or unknown_flags(message, self._option_string_actions)
-        raise argparse.ArgumentError(None, better or message) from ex
+        keys = [action.dest for action in self._actions]
+        sentence = unknown_key(message, self.subject, keys)
+        sentence = sentence or unknown_flags(message, self._option_string_actions)
+        raise argparse.ArgumentError(None, sentence or message) from ex
+
+
+def make_parser() -> Parser:
+    """Return a parser with `--config`, and set up the logs.
+
+    Its mode lets interpolations follow overrides.
+    """
+    set_up_logs()
+    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
+    parser = Parser(prog="rewardlab", description="", parser_mode="omegaconf+", exit_on_error=False)
+    help_text = "YAML file; may be repeated."
+    parser.add_argument(*CONFIG_FLAGS, action=ActionConfigFile, help=help_text)
+    return parser
 
 
 def prepare(parser: ArgumentParser) -> None:
@@ -81,45 +103,168 @@ def prepare(parser: ArgumentParser) -> None:
     )
 
 
-def make_parser() -> Parser:
-    """Return a parser with `--config`, in the mode whose interpolations follow overrides; and quiet
-    the libraries.
-    """
-    quiet()
-    set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
-    parser = Parser(prog="rewardlab", description="", parser_mode="omegaconf+", exit_on_error=False)
-    parser.add_argument(
-        "-c", "--config", action=ActionConfigFile, help="YAML file; may be repeated."
-    )
-    return parser
-
-
-def parse(parser: ArgumentParser, words: Sequence[str]) -> Namespace:
-    """Return the config that the words and their files give.
+def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
+    """Return the config that a command line and its files give.
 
     Raises:
         InputError: for whatever is wrong with them, in one sentence.
     """
-    flags = [
-        word.replace("--out", "--experiment.out", 1) if word.split("=")[0] == "--out" else word
-        for word in words
-    ]
-    _check_files(flags)
-    _check_paths(flags)
+    argv = prepared(argv)
     try:
-        config: Namespace = parser.parse_args(_nulls(flags))
+        config: Namespace = parser.parse_args(argv)
     except argparse.ArgumentError as error:
         raise InputError(shorten(str(error))) from None
     except OmegaConfBaseException as error:
-        raise InputError(
-            f"A ${{…}} in the config leads nowhere: {str(error).splitlines()[0]}."
-        ) from None
+        reason = str(error).splitlines()[0]
+        raise InputError(f"A ${{…}} in the config leads nowhere: {reason}.") from None
     return config
 
 
+def prepared(argv: Sequence[str]) -> list[str]:
+    """Return a command line as the parser takes it, after each of PASSES in turn.
+
+    Raises:
+        InputError: if a config file cannot be read, or a path is given that no config takes.
+
+    Example:
+        >>> prepared(["--out", "runs/a", "--rounds.init_args.seed", "null"])
+        ['--experiment.out', 'runs/a', '--config={"rounds": {"init_args": {"seed": null}}}']
+    """
+    argv = list(argv)
+    for step in PASSES:
+        argv = step(argv)
+    return argv
+
+
+def out_in_experiment(argv: Sequence[str]) -> list[str]:
+    """Spell `--out` as `--experiment.out`, where the config keeps it."""
+    renamed = []
+    for word in argv:
+        if word.split("=")[0] == "--out":
+            word = word.replace("--out", "--experiment.out", 1)
+        renamed.append(word)
+    return renamed
+
+
+def joined_configs(argv: Sequence[str]) -> list[str]:
+    """Make each config one word.
+
+    Example:
+        >>> joined_configs(["--config", "a.yaml", "--seed", "1", "-c=b.yaml"])
+        ['--config=a.yaml', '--seed', '1', '--config=b.yaml']
+    """
+    joined = []
+    words = iter(argv)
+    for word in words:
+        flag, equals, file = word.partition("=")
+        if flag not in CONFIG_FLAGS:
+            joined.append(word)
+        elif equals:
+            joined.append(f"--config={file}")
+        else:
+            joined.append(f"--config={next(words, '')}")
+    return joined
+
+
+def readable_configs(argv: Sequence[str]) -> list[str]:
+    """Refuse config files that cannot be read, since the parser's complaints do not name them."""
+    for file in config_files(argv):
+        _check_file(file)
+    return list(argv)
+
+
+def _check_file(file: str) -> None:
+    """Refuse a file that is no YAML mapping."""
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"The config {file!r} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        sentence = f"The config {file!r} is not YAML: {reason}."
+        raise InputError(sentence.replace('"<unicode string>", ', "")) from None
+    if not isinstance(content, dict):
+        raise InputError(
+            f"The config {file!r} holds no keys; expected a mapping such as `model: ...`, got "
+            f"{content!r:.60}."
+        )
+
+
+def used_paths(argv: Sequence[str]) -> list[str]:
+    """Refuse a path of `experiment` that no config takes: it would be left out in silence."""
+    files = [Path(file).read_text(encoding="utf-8") for file in config_files(argv)]
+    texts = [*argv, *files]
+    for name in re.findall(r"^--experiment\.(\w+_path)\b", "\n".join(argv), re.MULTILINE):
+        if not any(f"${{experiment.{name}}}" in text for text in texts):
+            raise InputError(
+                f"--experiment.{name} is given and no config takes it: none has "
+                f"${{experiment.{name}}}. Give the key that is meant itself, or a config that "
+                "takes the path from there, such as those named own.yaml."
+            )
+    return list(argv)
+
+
+def null_configs(argv: Sequence[str]) -> list[str]:
+    """Make `--a.b=null` or `--a.b null` a config of its own.
+
+    As a flag jsonargparse (4.53) reads the text "None" there.
+
+    Example:
+        >>> null_configs(["--rounds.init_args.seed", "null", "--seed=0"])
+        ['--config={"rounds": {"init_args": {"seed": null}}}', '--seed=0']
+    """
+    flags: list[str] = []
+    for word in argv:
+        if word in NULLS and flags and _takes_a_value(flags[-1]):
+            word = f"{flags.pop()}={word}"
+        key, _, value = word.partition("=")
+        if value in NULLS and _is_dotted(key):
+            word = f"--config={_null_at(key)}"
+        flags.append(word)
+    return flags
+
+
+def _is_dotted(key: str) -> bool:
+    return key.startswith("--") and "." in key
+
+
+def _takes_a_value(flag: str) -> bool:
+    return _is_dotted(flag) and "=" not in flag
+
+
+def _null_at(key: str) -> str:
+    """Return the JSON of a config in which a flag's dotted key is null."""
+    text = "null"
+    for name in reversed(key.removeprefix("--").split(".")):
+        text = f'{{"{name}": {text}}}'
+    return text
+
+
+PASSES: tuple[Callable[[Sequence[str]], list[str]], ...] = (
+    out_in_experiment,
+    joined_configs,
+    readable_configs,
+    used_paths,
+    current_names,
+    null_configs,
+)
+
+
+def config_files(argv: Sequence[str]) -> list[str]:
+    """Return the files that `--config` names.
+
+    Example:
+        >>> config_files(["--config", "a.yaml", "--seed=1", "--config=b.yaml"])
+        ['a.yaml', 'b.yaml']
+    """
+    configs = [word for word in joined_configs(argv) if word.startswith("--config=")]
+    return [word.removeprefix("--config=") for word in configs]
+
+
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
-    """Return the config's objects. jsonargparse wraps what a constructor raises; an InputError
-    comes out as it was.
+    """Return the config's objects.
+
+    jsonargparse wraps what a constructor raises; an InputError comes out as it was.
     """
     try:
         objects: Namespace = parser.instantiate(config)
@@ -132,122 +277,25 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what caused it, back to the first."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def _nulls(flags: Sequence[str]) -> list[str]:
-    """Make `--a.b=null` or `--a.b null` a config of its own; as a flag jsonargparse (4.53) reads
-    the text "None" there.
-
-    Example:
-        >>> _nulls(["--rounds.init_args.seed", "null", "--seed=0"])
-        ['--config={"rounds": {"init_args": {"seed": null}}}', '--seed=0']
-    """
-    found: list[str] = []
-    for flag in flags:
-        if (
-            flag in NULLS
-            and found
-            and found[-1].startswith("--")
-            and "." in found[-1]
-            and "=" not in found[-1]
-        ):
-            flag = f"{found.pop()}={flag}"
-        key, _, value = flag.partition("=")
-        if value in NULLS and key.startswith("--") and "." in key:
-            flag = "--config=" + reduce(
-                lambda inner, name: f'{{"{name}": {inner}}}', reversed(key[2:].split(".")), "null"
-            )
-        found.append(flag)
-    return found
-
-
-def config_files(words: Sequence[str]) -> list[str]:
-    """Return the files that `--config` names.
-
-    Example:
-        >>> config_files(["--config", "a.yaml", "--seed=1", "--config=b.yaml"])
-        ['a.yaml', 'b.yaml']
-    """
-    pairs = zip(words, [*words, ""][1:], strict=True)
-    return [
-        word.partition("=")[2] or following
-        for word, following in pairs
-        if word.split("=")[0] in ("-c", "--config")
-    ]
-
-
-def _check_files(flags: Sequence[str]) -> None:
-    """Read the files once, since the parser's complaints do not name the file."""
-    for file in config_files(flags):
-        try:
-            content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"The config {file!r} cannot be read: {error}.") from None
-        except yaml.YAMLError as error:
-            raise InputError(
-                f"The config {file!r} is not YAML: {' '.join(str(error).split())}.".replace(
-                    '"<unicode string>", ', ""
-                )
-            ) from None
-        if not isinstance(content, dict):
-            raise InputError(
-                f"The config {file!r} holds no keys; expected a mapping such as `model: ...`, got {content!r:.60}."
-            )
-
-
-def _check_paths(flags: Sequence[str]) -> None:
-    """Refuse a path for all parts that no part takes: it would be left out in silence."""
-    words = [*flags, *(Path(file).read_text(encoding="utf-8") for file in config_files(flags))]
-    for name in re.findall(r"^--experiment\.(\w+_path)\b", "\n".join(flags), re.MULTILINE):
-        if not any(f"${{experiment.{name}}}" in word for word in words):
-            raise InputError(
-                f"--experiment.{name} is given and no config takes it: none has ${{experiment.{name}}}. Give the key that is "
-                "meant itself, or a config that takes the path from there, such as those named own.yaml."
-            )
-
-
 def resolved(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
-    """Return the config as plain data, interpolations resolved, without what says only where and
-    how to run it.
+    """Return the config as plain data, interpolations resolved.
+
+    What says only where and how to run it is left out.
     """
     tree: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
-    for key in ("config", "resume", "stages"):
+    for key in NOT_IN_CONFIG:
         tree.pop(key, None)
     tree["experiment"].pop("out", None)
     return tree
 
 
-def out_folder(config: Namespace, words: Sequence[str]) -> Path:
+def out_folder(config: Namespace, argv: Sequence[str]) -> Path:
     """Return `--out`, or a folder in runs/ named after the last config file."""
-    files = config_files(words) or ["unnamed"]
+    files = config_files(argv) or ["unnamed"]
     return Path(config.experiment.out or Path("runs", Path(files[-1]).stem))
-
-
-def quiet() -> None:
-    """Leave one progress bar and what concerns the user; drop tips, device lists and the libraries'
-    own business.
-    """
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    own = logging.getLogger("rewardlab")
-    own.setLevel(logging.INFO)
-    if not own.handlers:
-        own.addHandler(logging.StreamHandler())
-        own.propagate = False
-    for message in (
-        ".isinstance.treespec, LeafSpec.",  # pytorch-lightning 2.6.6 on torch >= 2.13
-        "The '.*' does not have many workers",
-        "Experiment logs directory .* exists and is not empty",  # RunFolder has checked whose it is
-        # 4.53, by Lightning 2.6.6
-        r"\s*(By default only one Jsonargparse|``.*`` was deprecated in v4|.* parameter was)",
-        "Checkpoint directory .* exists and is not empty",
-        "Found .* module.s. in eval mode at the start of training",  # frozen parts are meant to be
-        "Using ModelCheckpoint with manual optimization",
-        # post-training's examples are all trained on
-        "You defined a `validation_step` but have no `val_dataloader`",
-        "The number of training batches .* is smaller than the logging interval",
-    ):
-        warnings.filterwarnings("ignore", message=message)

@@ -7,20 +7,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rewardlab.errors import InputError
+from rewardlab.runs.layout import CONFIG_FILE
 
 
-def run(command: str, words: Sequence[str]) -> int:
+def run(command: str, argv: Sequence[str]) -> int:
     """Check the folders, write the page, print its path."""
     parser = argparse.ArgumentParser(prog="rewardlab report")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--out", type=Path, metavar="FILE")
-    given = parser.parse_args(words)
-    for run in given.runs:
-        if not (run / "config.yaml").is_file():
-            raise InputError(
-                f"{run} is not a run folder: it has no config.yaml. Give one that `rewardlab rounds` or `fit` wrote."
-            )
+    flags = parser.parse_args(argv)
+    for folder in flags.runs:
+        _check_run(folder)
     from rewardlab.report import write_report
 
-    print(write_report(given.runs, given.out))
+    print(write_report(flags.runs, flags.out))
     return 0
+
+
+def _check_run(folder: Path) -> None:
+    """Refuse a folder that is not a run's."""
+    if not (folder / CONFIG_FILE).is_file():
+        raise InputError(
+            f"{folder} is not a run folder: it has no {CONFIG_FILE}. Give one that "
+            "`rewardlab rounds` or `fit` wrote."
+        )

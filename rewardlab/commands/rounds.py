@@ -20,7 +20,15 @@ from rewardlab.runs.folder import RunFolder
 
 
 class Built(NamedTuple):
-    """What a config gives: the loop, where it runs, and the resolved config."""
+    """What a command line gives.
+
+    Attributes:
+        rounds: the outer loop.
+        out: the run folder.
+        config: the resolved config.
+        resume: whether the run may stand already.
+        stages: the folder of stages, if several runs share one.
+    """
 
     rounds: Rounds
     out: Path
@@ -29,9 +37,9 @@ class Built(NamedTuple):
     stages: str | None
 
 
-def run(command: str, words: Sequence[str]) -> int:
+def run(command: str, argv: Sequence[str]) -> int:
     """Build everything, and only then touch the run folder and start."""
-    built = build(words)
+    built = build(argv)
     folder = RunFolder.open(built.out, built.config, built.resume, built.stages)
     try:
         built.rounds.run(folder)
@@ -42,21 +50,16 @@ def run(command: str, words: Sequence[str]) -> int:
     return 0
 
 
-def build(words: Sequence[str]) -> Built:
-    """Parse the words of `rewardlab rounds` and construct the loop, unless its run folder refuses;
-    write nothing.
-    """
+def build(argv: Sequence[str]) -> Built:
+    """Construct the loop of a command line, unless its run folder refuses; write nothing."""
     parser = make_parser()
     prepare(parser)
-    parser.add_argument(
-        "--stages",
-        type=str,
-        default=None,
-        help="Folder of finished stages that several runs share.",
-    )
+    stages_help = "Folder of finished stages that several runs share."
+    parser.add_argument("--stages", type=str, default=None, help=stages_help)
     parser.add_subclass_arguments(Rounds, "rounds", required=True)
-    config = parse(parser, words)
-    out = out_folder(config, words)
+    config = parse(parser, argv)
+    out = out_folder(config, argv)
     tree = resolved(parser, config)
     RunFolder.check(out, tree, config.resume)
-    return Built(instantiate(parser, config).rounds, out, tree, config.resume, config.stages)
+    rounds = instantiate(parser, config).rounds
+    return Built(rounds, out, tree, config.resume, config.stages)

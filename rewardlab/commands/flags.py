@@ -1,0 +1,89 @@
+"""The flags of `attack` and `curve`, which need no config file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from rewardlab.commands.mistakes import unknown_flags
+from rewardlab.errors import InputError
+
+# Flags that say only where and how to run, so that a run is not known by them.
+NOT_IN_CONFIG = ("out", "resume", "device", "batch_size", "trust", "key_variable", "allow_leak")
+
+
+class FlagParser(argparse.ArgumentParser):
+    """argparse with mistakes as one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        sentence = unknown_flags(message, self._option_string_actions)
+        if sentence is None:
+            capitalized = f"{message[0].upper()}{message[1:]}"
+            sentence = f"{capitalized}. `{self.prog} --help` shows the flags."
+        raise InputError(sentence)
+
+
+def audit_parser(command: str) -> FlagParser:
+    """Return a parser with the flags that every audit has."""
+    parser = FlagParser(prog=f"rewardlab {command}", allow_abbrev=False)
+    add = parser.add_argument
+    add("--policy", required=True, help=_POLICY)
+    add("--prompts", required=True, help='text file, one prompt a line, or .jsonl with "prompt"')
+    add("--out", required=True, help="run folder; never overwritten")
+    add("--resume", action="store_true", help="go on in a run folder that the same flags made")
+    add("--max-length", type=int, help=_MAX_LENGTH)
+    add("--seed", type=int, default=0)
+    add("--batch-size", type=int, default=64, help="outputs drawn at once")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--query", default="{prompt}{response}", help="what a reward behind a URL is sent")
+    add("--key-variable", help="environment variable with the key of a reward behind a URL")
+    add("--trust", action="store_true", help=_TRUST)
+    return parser
+
+
+_POLICY = "folder of a policy, a transformers causal language model or a diffusers pipeline"
+_MAX_LENGTH = "most tokens of a response; the policy's own limit by default"
+_TRUST = "load folders that name classes from outside rewardlab, and so run their code"
+
+
+def check_numbers(flags: argparse.Namespace, **least: int) -> None:
+    """Refuse numbers below their least.
+
+    Raises:
+        InputError: naming the flag.
+
+    Example:
+        >>> check_numbers(argparse.Namespace(batch_size=64, max_length=None, n=0), n=1)
+        Traceback (most recent call last):
+        rewardlab.errors.InputError: --n is at least 1; got 0.
+    """
+    for name, limit in {"batch_size": 1, "max_length": 1, **least}.items():
+        value = getattr(flags, name)
+        if value is not None and value < limit:
+            raise InputError(f"--{name.replace('_', '-')} is at least {limit}; got {value}.")
+
+
+def config_of(flags: argparse.Namespace) -> dict[str, object]:
+    """Return what a run is known by: the flags that its figures depend on, paths absolute."""
+    config = {}
+    for name, value in vars(flags).items():
+        if name not in NOT_IN_CONFIG:
+            config[name] = _absolute(value)
+    return config
+
+
+def _absolute(value: object) -> object:
+    """Return a flag's value with paths that exist made absolute."""
+    if isinstance(value, list):
+        return [_absolute(item) for item in value]
+    if isinstance(value, str) and not is_url(value) and Path(value).exists():
+        return str(Path(value).absolute())
+    return value
+
+
+def is_url(location: str) -> bool:
+    """Tell whether a flag names a server instead of a folder."""
+    return location.startswith(("http://", "https://"))
