@@ -29,6 +29,16 @@ _GIVEN_VALUE = re.compile(
 )
 
 
+# Keys of earlier versions, below the group that had them, and where they are since 0.2.
+MOVED_KEYS = {
+    "attack": dict.fromkeys(("kind", "z", "chosen", "per_prompt", "cap"), "attack.mining"),
+    "rewardlab.rounds.adv_rm.AdvRMRounds": {
+        "novelty": "tether.novelty",
+        "novelty_weight": "tether.weight",
+    },
+}
+
+
 def unknown_key(message: str, subject: Any, names: Iterable[str]) -> str | None:
     """Return the sentence for a key that a parser refused, or None if that is not what it says.
 
@@ -49,8 +59,12 @@ def unknown_key(message: str, subject: Any, names: Iterable[str]) -> str | None:
     prefix = f"{group}." if group else ""
     below = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
     valid = {_root(name) for name in below}
+    owner = group or _owner(subject)
+    moved = MOVED_KEYS.get(owner, {}).get(key)
+    if moved is not None:
+        return f"{owner} has no key {key!r} since version 0.2: it is in {moved} now"
     hint = nearest(key, valid, structural=subject is not None)
-    return f"{group or _owner(subject)} has no key {key!r}; {hint}"
+    return f"{owner} has no key {key!r}; {hint}"
 
 
 def _owner(subject: Any) -> str:

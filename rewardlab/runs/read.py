@@ -155,9 +155,7 @@ class Step:
         )
         scores = load_file(path) if path else {}
         return {
-            side: scores[side].float().flatten(1).mean(1)
-            for side in ("targets", "before", "after")
-            if side in scores
+            side: _scores(scores[side]) for side in ("targets", "before", "after") if side in scores
         }
 
     def curves(self, prefix: str = "guard/") -> dict[str, list[tuple[float, float]]]:
@@ -310,3 +308,8 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
         return {prefix: tree}
     parts = (_flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in tree.items())
     return {key: value for part in parts for key, value in part.items()}
+
+
+def _scores(column: Any) -> Any:
+    """Return scores [B]; runs of version 0.1 kept the members' [B, M], of which the mean counts."""
+    return column.float() if column.dim() == 1 else column.float().flatten(1).mean(1)

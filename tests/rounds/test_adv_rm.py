@@ -21,6 +21,7 @@ from rewardlab.attackers import BestOfN, RLAttacker
 from rewardlab.data import Preferences, load_samples
 from rewardlab.evaluation import Evaluation, Readings
 from rewardlab.provenance import fingerprint
+from rewardlab.report import write_report
 from rewardlab.rewards import Function
 from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.novelty import Novelty
@@ -125,6 +126,13 @@ def test_a_round_fits_attacks_mines_and_post_trains(tmp_path):
     assert {"judged", "separation", "post_train"} <= set(last)
     assert (tmp_path / "run" / "policy" / "policy.json").exists()
     assert (tmp_path / "run" / "reward" / "config.json").exists()
+
+
+def test_a_page_is_written_from_the_folder_of_a_real_run(tmp_path):
+    run(tmp_path / "run")
+    page = write_report([tmp_path / "run"], tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "How the reward sees them" in page
+    assert "candidates" not in page, "PPO draws none, so none are missing"
 
 
 def test_a_game_without_prompts_or_with_fewer_than_no_rounds_is_refused():
