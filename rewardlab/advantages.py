@@ -10,10 +10,10 @@ from rewardlab.kernels.advantages import generalized_advantages
 
 
 def leave_one_out(scores: Tensor) -> Tensor:
-    """Each score less the mean of its prompt's other scores. RLOO, arXiv 2402.14740.
+    """Return each score less the mean of its prompt's other scores (RLOO, arXiv 2402.14740).
 
     The baseline does not depend on the sample it is taken from, so the policy gradient stays
-    unbiased; the scores keep their scale, and an offset that a reward adds to a prompt cancels.
+    unbiased. The scores keep their scale. An offset that a reward adds to a prompt cancels.
 
     Args:
         scores: [P, K], the K ≥ 2 samples of each of P prompts.
@@ -28,17 +28,17 @@ def leave_one_out(scores: Tensor) -> Tensor:
         >>> leave_one_out(torch.tensor([[1.0, 2.0, 6.0]])).tolist()
         [[-3.0, -1.5, 4.5]]
     """
+    deviations = _deviations(scores, "leave_one_out")
     k = scores.shape[1]
-    return (_centred(scores, "leave_one_out") * (k / (k - 1))).float()
+    return (deviations * (k / (k - 1))).float()
 
 
 def group_normalized(scores: Tensor) -> Tensor:
-    """Each score less its prompt's mean, over the prompt's standard deviation. GRPO, arXiv
-    2402.03300, section 4.1.2.
+    """Return each score less its prompt's mean, over the prompt's standard deviation.
 
-    Prompts on which all samples do nearly alike count as much as those that tell good from bad, so
-    small differences are blown up; a prompt whose samples tie gets zeros. The deviation is the
-    unbiased one.
+    GRPO, arXiv 2402.03300, section 4.1.2. The standard deviation is the unbiased one. Prompts on
+    which all samples do nearly alike count as much as those that tell good from bad, so small
+    differences are blown up. A prompt whose samples tie gets zeros.
 
     Args:
         scores: [P, K], the K ≥ 2 samples of each of P prompts.
@@ -53,22 +53,22 @@ def group_normalized(scores: Tensor) -> Tensor:
         >>> group_normalized(torch.tensor([[1.0, 2.0, 3.0], [5.0, 5.0, 5.0]])).tolist()
         [[-1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
     """
-    centred = _centred(scores, "group_normalized")
-    deviation = scores.double().std(1, keepdim=True)
-    tied = deviation <= 1e-6 * scores.double().abs().amax(
-        1, keepdim=True
-    )  # what is left is float32's rounding
-    return torch.where(tied, 0, centred / deviation.clamp_min(1e-30)).float()
+    deviations = _deviations(scores, "group_normalized")
+    std = scores.double().std(1, keepdim=True)
+    largest = scores.double().abs().amax(1, keepdim=True)
+    tied = std <= 1e-6 * largest  # the rest is float32's rounding
+    return torch.where(tied, 0, deviations / std.clamp_min(1e-30)).float()
 
 
 def generalized(
     rewards: Tensor, values: Tensor, mask: Tensor, *, discount: float, lam: float
 ) -> tuple[Tensor, Tensor]:
-    """Σ_k (γλ)^k · δ_(t+k), where δ_t = r_t + γ·V_(t+1) - V_t. GAE, arXiv 1506.02438, equation 16.
+    """Return Σ_k (γλ)^k · δ_(t+k), δ_t = r_t + γ·V_(t+1) - V_t, of each step, and its return.
 
-    λ = 1 is the discounted sum of later rewards less V_t: unbiased, of high variance. λ = 0 is δ_t:
-    biased by the critic's error. Nothing follows the last step. Steps that do not count are passed
-    over, as if they were not there.
+    Generalized advantage estimation, arXiv 1506.02438, equation 16. λ = 1 is the discounted sum of
+    later rewards less V_t: unbiased, of high variance. λ = 0 is δ_t: biased by the critic's error.
+    Nothing follows the last step. Steps that do not count are passed over, as if they were not
+    there.
 
     Args:
         rewards: [B, T], r: what each step earned.
@@ -82,18 +82,20 @@ def generalized(
         mask is false.
 
     Example:
-        >>> rewards, values, mask = torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
-        >>> generalized(rewards, values, mask, discount=1.0, lam=0.5)[0].tolist()
+        >>> rewards = torch.tensor([[0.0, 1.0]])
+        >>> mask = torch.ones(1, 2, dtype=torch.bool)
+        >>> generalized(rewards, torch.zeros(1, 2), mask, discount=1.0, lam=0.5)[0].tolist()
         [[0.5, 1.0]]
     """
     return generalized_advantages(rewards.float(), values.float(), mask, discount=discount, lam=lam)
 
 
-def _centred(scores: Tensor, name: str) -> Tensor:
-    """Scores [P, K] less their row's mean, in float64, so that equal scores come out as zeros."""
+def _deviations(scores: Tensor, name: str) -> Tensor:
+    """Return scores [P, K] less their row's mean, in float64, so that equal scores become zeros."""
     if scores.dim() != 2 or scores.shape[1] < 2:
         raise InputError(
-            f"{name} compares the K >= 2 samples of each prompt, scores [P, K]; got {list(scores.shape)}. "
-            "Draw at least 2 samples a prompt (4 is usual)."
+            f"{name} compares the K >= 2 samples of each prompt, scores [P, K]; "
+            f"got {list(scores.shape)}. Draw at least 2 samples a prompt (4 is usual)."
         )
-    return scores.double() - scores.double().mean(1, keepdim=True)
+    wide = scores.double()
+    return wide - wide.mean(1, keepdim=True)

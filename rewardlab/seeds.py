@@ -1,4 +1,4 @@
-"""Randomness as an argument: every row of every batch has a seed of its own.
+"""Randomness as an argument: every row of every batch has its own seed.
 
 A seed is derived from names (run seed, stage, round, epoch) and numbers (row, sample index), never
 from a rank or a batch's shape. So a row's noise is the same bits in whatever batch and process it
@@ -8,13 +8,15 @@ is drawn.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 Rows = Sequence[int] | Tensor
+_Numbers = np.ndarray[Any, Any]
 
 
 def derive(seed: int, *parts: int | str) -> int:
@@ -24,13 +26,13 @@ def derive(seed: int, *parts: int | str) -> int:
         >>> derive(0, "round", 1) == derive(0, "round", 1) != derive(0, "round", 2)
         True
     """
-    words = repr((int(seed), *parts)).encode()
-    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little") >> 2
+    key = repr((int(seed), *parts)).encode()
+    digest = hashlib.blake2b(key, digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 2
 
 
 def row_seeds(seed: int, rows: int | Rows) -> Tensor:
-    """Return int64 seeds [B], one a row: the finaliser of splitmix64 over `seed` and each row's own
-    number.
+    """Return int64 seeds [B], the finalizer of splitmix64 over `seed` and each row's number.
 
     Args:
         seed: from `derive`; names the use, so that two uses of one row draw different noise.
@@ -40,21 +42,38 @@ def row_seeds(seed: int, rows: int | Rows) -> Tensor:
         >>> torch.equal(row_seeds(7, 4)[2:], row_seeds(7, [2, 3]))
         True
     """
-    numbers = (
-        np.arange(rows)
-        if isinstance(rows, int)
-        else np.asarray(torch.as_tensor(rows).cpu(), dtype=np.int64)
-    )
-    with np.errstate(over="ignore"):  # arithmetic modulo 2**64 is meant
-        mixed = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(seed)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed = mixed ^ (mixed >> np.uint64(31))
-    return torch.from_numpy((mixed >> np.uint64(2)).astype(np.int64))
+    hashes = _splitmix64(seed, _row_numbers(rows))
+    seeds = hashes >> np.uint64(2)
+    return torch.from_numpy(seeds.astype(np.int64))
+
+
+def _row_numbers(rows: int | Rows) -> _Numbers:
+    if isinstance(rows, int):
+        return np.arange(rows)
+    numbers = torch.as_tensor(rows).cpu()
+    return np.asarray(numbers, dtype=np.int64)
+
+
+def _splitmix64(seed: int, numbers: _Numbers) -> _Numbers:
+    """Return the uint64 hash of each number; all arithmetic is modulo 2**64."""
+    with np.errstate(over="ignore"):
+        mixed = numbers.astype(np.uint64)
+        mixed = mixed * np.uint64(0x9E3779B97F4A7C15)
+        mixed = mixed + np.uint64(seed)
+        mixed = _xor_shift(mixed, 30)
+        mixed = mixed * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = _xor_shift(mixed, 27)
+        mixed = mixed * np.uint64(0x94D049BB133111EB)
+        return _xor_shift(mixed, 31)
+
+
+def _xor_shift(numbers: _Numbers, bits: int) -> _Numbers:
+    shifted: _Numbers = numbers >> np.uint64(bits)
+    return numbers ^ shifted
 
 
 def generators(seeds: Tensor) -> list[torch.Generator]:
-    """Return one CPU generator a row. CPU, so that a row's noise is the same on every device.
+    """Return one CPU generator a row, so that a row's noise is the same on every device.
 
     Example:
         >>> a, b = generators(row_seeds(0, 2)), generators(row_seeds(0, 1))
@@ -73,23 +92,29 @@ def normal(
         >>> normal((2, 3), generators(row_seeds(0, 4))).shape
         torch.Size([4, 2, 3])
     """
-    noise = torch.empty(len(rows), *shape)
-    for row, generator in zip(noise, rows, strict=True):
-        torch.randn(row.shape, generator=generator, out=row)
-    return noise.to(device, non_blocking=True)
+    return _row_noise(torch.randn, shape, rows, device)
 
 
 def uniform(
     shape: Sequence[int], rows: list[torch.Generator], device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Return uniform noise in [0, 1) of shape [B, *shape] in float32, each row drawn from its own
-    generator.
+    """Return uniform noise in [0, 1), [B, *shape] in float32, each row from its own generator.
 
     Example:
         >>> uniform((), generators(row_seeds(0, 4))).shape
         torch.Size([4])
     """
-    noise = torch.empty(len(rows), *shape)
-    for i, generator in enumerate(rows):
-        torch.rand(noise[i].shape, generator=generator, out=noise[i])
+    return _row_noise(torch.rand, shape, rows, device)
+
+
+def _row_noise(
+    draw: Callable[..., Tensor],
+    shape: Sequence[int],
+    row_generators: list[torch.Generator],
+    device: torch.device | str,
+) -> Tensor:
+    """Fill noise [B, *shape] with one call of `draw` a row, then move it to the device."""
+    noise = torch.empty(len(row_generators), *shape)
+    for row, generator in zip(noise, row_generators, strict=True):
+        draw(row.shape, generator=generator, out=row)
     return noise.to(device, non_blocking=True)

@@ -1,5 +1,6 @@
-"""The kernels on a GPU: times over those of the same-shape matrix product and of others, errors and
-memory, from one run.
+"""The kernels on a GPU: time, memory and errors of ours and of others, from one run.
+
+Times are also given over that of the matrix product of the same shape.
 
     PYTHONPATH=. python experiments/benchmarks/kernels.py --out runs/kernels
 
@@ -18,42 +19,53 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from kernel_cases.advantages import advantages
 from kernel_cases.diffusion import diffusion
-from kernel_cases.heads import backward, cross_entropy, forward, policy
+from kernel_cases.forward import forward
+from kernel_cases.gradients import backward, cross_entropy
 from kernel_cases.images import pixels
 from kernel_cases.measuring import Run, failure, swept
+from kernel_cases.policy import policy
 from kernel_cases.writing import SMOKE, row, write
 
-Case = Callable[[Run, str, float], None]
+STARTING = 15  # seconds that a case takes to start
+
+
+class Measured(NamedTuple):
+    """A case at a shape: the targets that it is about, and its seconds of timing."""
+
+    targets: str
+    case: Callable[[Run, str, float], None]
+    shape: str
+    seconds: float
 
 
 def prefix(run: Run, *_: Any) -> None:
-    """T12 is of a whole step, not of a kernel."""
+    """Write a row for T12, which is about a whole step, not about a kernel."""
     note = 'see experiments/benchmarks/end_to_end.py, the job "8 samples a prompt"'
     row(run, "T12", "prefix sharing, whole step", "ours", "target", math.nan, note=note)
     print(f"  T12 prefix sharing, whole step: {note}", flush=True)
 
 
-CASES: list[tuple[str, Case, str, float]] = [  # in order of weight, with seconds of timing
-    ("T1 T2 T5 T8 T9", forward, "S1", 30),
-    ("T3 T4 T5 T8", policy, "S1", 60),
-    ("T6", backward, "S1", 25),
-    ("T7", cross_entropy, "S1", 25),
-    ("T10", diffusion, "latents", 4),
-    ("T10", diffusion, "video latents", 4),
-    ("T11", advantages, "", 6),
-    ("T12", prefix, "", 0),
-    ("T13", pixels, "", 6),
-    ("T3", policy, "S3", 20),
-    ("T7", cross_entropy, "S3", 15),
-    ("T1", forward, "S3", 12),
-    ("T3", policy, "S2", 25),
-    ("T1", forward, "S2", 15),
-    ("T1", forward, "S4", 20),
+CASES = [  # in order of weight
+    Measured("T1 T2 T5 T8 T9", forward, "S1", 30),
+    Measured("T3 T4 T5 T8", policy, "S1", 60),
+    Measured("T6", backward, "S1", 25),
+    Measured("T7", cross_entropy, "S1", 25),
+    Measured("T10", diffusion, "latents", 4),
+    Measured("T10", diffusion, "video latents", 4),
+    Measured("T11", advantages, "", 6),
+    Measured("T12", prefix, "", 0),
+    Measured("T13", pixels, "", 6),
+    Measured("T3", policy, "S3", 20),
+    Measured("T7", cross_entropy, "S3", 15),
+    Measured("T1", forward, "S3", 12),
+    Measured("T3", policy, "S2", 25),
+    Measured("T1", forward, "S2", 15),
+    Measured("T1", forward, "S4", 20),
 ]
 
 
@@ -64,16 +76,30 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     if run.quick:
         print(SMOKE)
-    for targets, case, shape, seconds in CASES:
-        if not options.cases or set(options.cases) & set(targets.split()):
-            _measured(run, targets, case, shape, seconds, options.out)
+    for measured in CASES:
+        targets = measured.targets.split()
+        if not options.cases or set(options.cases) & set(targets):
+            _measure(run, measured, options.out)
     write(run, options.out)
-    print(
-        f"Wrote {options.out}/figures.csv and table.md after {time.perf_counter() - run.started:.0f} s."
-    )
+    taken = time.perf_counter() - run.started
+    print(f"Wrote {options.out}/figures.csv and table.md after {taken:.0f} s.")
 
 
 def _options() -> argparse.Namespace:
+    parser = _parser()
+    options = parser.parse_args()
+    if options.device == "cpu" and not options.quick:
+        parser.error(
+            "on a CPU there is nothing to measure here: add --quick to try the program out"
+        )
+    if options.device != "cpu" and not torch.cuda.is_available():
+        parser.error(
+            "there is no CUDA device; --device cpu --quick tries the program out without one"
+        )
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -94,45 +120,36 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--without", nargs="+", metavar="NAME", default=[], help="providers to leave out"
     )
-    options = parser.parse_args()
-    if options.device == "cpu" and not options.quick:
-        parser.error(
-            "on a CPU there is nothing to measure here: add --quick to try the program out"
-        )
-    if options.device != "cpu" and not torch.cuda.is_available():
-        parser.error(
-            "there is no CUDA device; --device cpu --quick tries the program out without one"
-        )
-    return options
+    return parser
 
 
-def _measured(run: Run, targets: str, case: Case, shape: str, seconds: float, folder: Path) -> None:
+def _measure(run: Run, measured: Measured, folder: Path) -> None:
     """Run a case, if there is time; what fails is a row."""
-
-    def missed(note: str) -> None:
-        row(
-            run, targets.split()[0], case.__name__, "ours", "case", math.nan, shape=shape, note=note
-        )
-
-    if run.left() < seconds + 15:  # and the time it takes to start
-        missed("left out: no time was left")
-        print(f"-- {targets} {shape}: left out, no time was left", flush=True)
+    label = f"{measured.targets} {measured.shape}"
+    if run.left() < measured.seconds + STARTING:
+        _add_missing(run, measured, "left out: no time was left")
+        print(f"-- {label}: left out, no time was left", flush=True)
         return
     start = time.perf_counter()
-    print(
-        f"-- {targets} {shape}: {seconds} s of timing at most, {run.left():.0f} s left of {run.seconds:.0f}",
-        flush=True,
-    )
+    left = f"{run.left():.0f} s left of {run.seconds:.0f}"
+    print(f"-- {label}: {measured.seconds} s of timing at most, {left}", flush=True)
     try:
-        case(run, shape, seconds)
+        measured.case(run, measured.shape, measured.seconds)
     except Exception as error:
         note = f"the case failed: {failure(run, error)}"
-        missed(note)
+        _add_missing(run, measured, note)
         print(f"  {note}", flush=True)
     finally:
         write(run, folder)
         swept(run)
     print(f"-- took {time.perf_counter() - start:.1f} s", flush=True)
+
+
+def _add_missing(run: Run, measured: Measured, note: str) -> None:
+    """Add a row that says why a case has no figures."""
+    target = measured.targets.split()[0]
+    name = measured.case.__name__
+    row(run, target, name, "ours", "case", math.nan, shape=measured.shape, note=note)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
-"""Kernels: operations that are too large or too exact to be written where they are used. Triton is
-imported when it runs.
+"""Kernels: operations that are too large or too exact to be written where they are used.
+
+Triton is imported when it runs.
 """
 
 from __future__ import annotations
@@ -49,8 +50,9 @@ _HINDRANCES: dict[Callable[..., Any], Callable[..., dict[str, str]]] = {
 def explain(
     op: Callable[..., Any], *arguments: Any, backend: Backend | None = None, **options: Any
 ) -> Explanation:
-    """Say what `op(*arguments, backend=backend, **options)` would run, and what keeps the other
-    backends from it.
+    """Return what `op(*arguments, backend=backend, **options)` would run.
+
+    The explanation also says what keeps the other backends from running.
 
     Raises:
         InputError: if `op` is no kernel.
@@ -59,15 +61,16 @@ def explain(
         >>> import torch
         >>> explain(discounted_sum, torch.ones(2, 3), 0.9, backend="reference").backend
         'reference'
-        >>> print(explain(linear_log_prob, torch.ones(2, 3), torch.ones(5, 3), torch.tensor([0, 1])))
+        >>> hidden, weight, targets = torch.ones(2, 3), torch.ones(5, 3), torch.tensor([0, 1])
+        >>> print(explain(linear_log_prob, hidden, weight, targets))
         linear_log_prob: torch (the first that can run)
           triton: ...
           torch: can run
           reference: can run
     """
     if op not in _HINDRANCES:
-        known = ", ".join(sorted(each.__name__ for each in _HINDRANCES))
-        raise InputError(
-            f"explain takes one of the kernels {known}; got {getattr(op, '__name__', op)!r}."
-        )
-    return explained(op.__name__, _HINDRANCES[op](*arguments, **options), backend)
+        kernels = ", ".join(sorted(kernel.__name__ for kernel in _HINDRANCES))
+        name = getattr(op, "__name__", op)
+        raise InputError(f"explain takes one of the kernels {kernels}; got {name!r}.")
+    hindrances = _HINDRANCES[op](*arguments, **options)
+    return explained(op.__name__, hindrances, backend)

@@ -1,8 +1,8 @@
-"""Which implementation of an operation runs, and why: an ordered table for each, no search and no
-silent fallback.
+"""Which implementation of an operation runs, and why.
 
+Each operation has an ordered table of backends; there is no search and no silent fallback.
 `REWARDLAB_KERNELS` names a backend for all operations of a process that have one of that name
-("torch", which all have, turns every kernel off); an operation's own argument `backend` goes before
+("torch", which all have, turns every kernel off). An operation's own argument `backend` goes before
 it.
 """
 
@@ -41,9 +41,9 @@ class Explanation(NamedTuple):
 
     def __str__(self) -> str:
         lines = [f"{self.op}: {self.backend or 'nothing'} ({self.why})"]
-        return "\n".join(
-            lines + [f"  {name}: {reason or 'can run'}" for name, reason in self.hindrances.items()]
-        )
+        for name, reason in self.hindrances.items():
+            lines.append(f"  {name}: {reason or 'can run'}")
+        return "\n".join(lines)
 
 
 def explained(op: str, hindrances: Mapping[str, str], requested: str | None) -> Explanation:
@@ -53,23 +53,26 @@ def explained(op: str, hindrances: Mapping[str, str], requested: str | None) -> 
         >>> explained("scan", {"triton": "no GPU", "torch": ""}, None).backend
         'torch'
     """
-    source = "the argument backend" if requested is not None else VARIABLE
-    asked = requested or os.environ.get(VARIABLE) or "auto"
-    if requested is None and asked in NAMES and asked not in hindrances:
-        source = f"{op} has no {asked}"
-        asked = "auto"
-    if asked == "auto":
-        found = next((name for name, reason in hindrances.items() if not reason), None)
-        why = "the first that can run" if found else "none can run"
-        return Explanation(
-            op,
-            found,
-            why if source == VARIABLE or requested else f"{source}: {why}",
-            dict(hindrances),
-        )
-    reason = hindrances.get(asked, f"{op} has no such backend, only {', '.join(hindrances)}")
-    why = f"{source} asks for {asked}" + f": {reason}" * bool(reason)
-    return Explanation(op, None if reason else asked, why, dict(hindrances))
+    source = VARIABLE if requested is None else "the argument backend"
+    backend = requested or os.environ.get(VARIABLE) or "auto"
+    if requested is None and backend in NAMES and backend not in hindrances:
+        why = f"{op} has no {backend}: "
+        return _first_that_can_run(op, hindrances, why)
+    if backend == "auto":
+        return _first_that_can_run(op, hindrances, "")
+    names = ", ".join(hindrances)
+    hindrance = hindrances.get(backend, f"{op} has no such backend, only {names}")
+    why = f"{source} asks for {backend}"
+    if hindrance:
+        return Explanation(op, None, f"{why}: {hindrance}", dict(hindrances))
+    return Explanation(op, backend, why, dict(hindrances))
+
+
+def _first_that_can_run(op: str, hindrances: Mapping[str, str], why: str) -> Explanation:
+    for name, hindrance in hindrances.items():
+        if not hindrance:
+            return Explanation(op, name, f"{why}the first that can run", dict(hindrances))
+    return Explanation(op, None, f"{why}none can run", dict(hindrances))
 
 
 def chosen(op: str, hindrances: Mapping[str, str], requested: str | None) -> str:
@@ -81,32 +84,36 @@ def chosen(op: str, hindrances: Mapping[str, str], requested: str | None) -> str
     explanation = explained(op, hindrances, requested)
     if explanation.backend is None:
         raise InputError(
-            f"{explanation}\nAsk for one that can run, or for none: backend=None and {VARIABLE}=auto."
+            f"{explanation}\n"
+            f"Ask for one that can run, or for none: backend=None and {VARIABLE}=auto."
         )
     return explanation.backend
 
 
 @cache
 def triton_hindrance(device: torch.device) -> str:
-    """Why Triton kernels cannot run on tensors of `device`; empty if they can. Does not import
-    Triton.
+    """Return why Triton kernels cannot run on tensors of `device`, empty if they can.
+
+    It does not import Triton.
     """
     if find_spec("triton") is None:
         return "Triton is not installed"
     if os.environ.get("TRITON_INTERPRET") == "1":
         return ""
     if device.type != "cuda":
-        return f"the tensors are on {device.type}; Triton needs a CUDA device, or TRITON_INTERPRET=1 set before it is imported"
+        return (
+            f"the tensors are on {device.type}; Triton needs a CUDA device, "
+            "or TRITON_INTERPRET=1 set before it is imported"
+        )
     major, minor = torch.cuda.get_device_capability(device)
-    return (
-        ""
-        if major >= 8
-        else f"the device's compute capability is {major}.{minor}; the kernels are for 8.0 and above"
-    )
+    if major >= 8:
+        return ""
+    return f"the device's compute capability is {major}.{minor}; the kernels are for 8.0 and above"
 
 
 def on(device: torch.device) -> AbstractContextManager[object]:
-    """Make a CUDA device the current one, which is where Triton launches; nothing for any other
-    device.
+    """Make a CUDA device the current one, which is where Triton launches.
+
+    For any other device the context does nothing.
     """
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

@@ -1,5 +1,6 @@
-"""How the kernels become operators of torch: opaque to the compiler, with fakes, autograd and
-autocast of their own.
+"""How the kernels become operators of torch.
+
+An operator is opaque to the compiler, and has fakes, autograd and autocast of its own.
 """
 
 from __future__ import annotations
@@ -11,22 +12,22 @@ import torch
 
 
 def operator(name: str, schema: str) -> Callable[[Callable[..., Any]], Any]:
-    """Make a function the body of the operator `rewardlab::<name>` on every device, and return the
-    operator.
+    """Return a decorator that makes a function the body of the operator `rewardlab::<name>`.
 
-    This is `torch.library.custom_op` without its wrapper, whose first call imports torch._dynamo,
-    for those too who never compile. Results may share no memory with operands, which
-    `torch.library.opcheck` looks after.
+    The body runs on every device; the decorated name is the operator. This is
+    `torch.library.custom_op` without its wrapper, whose first call imports torch._dynamo, for those
+    too who never compile. Results may share no memory with operands; `torch.library.opcheck`
+    verifies that.
 
     Args:
-        name: of the operator.
+        name: name of the operator.
         schema: its arguments and results, as in "(Tensor x, float y) -> Tensor".
     """
 
     def define(body: Callable[..., Any]) -> Any:
-        full = f"rewardlab::{name}"
-        torch.library.define(full, schema, tags=(torch.Tag.pt2_compliant_tag,))
-        torch.library.impl(full, "default", body)
+        full_name = f"rewardlab::{name}"
+        torch.library.define(full_name, schema, tags=(torch.Tag.pt2_compliant_tag,))
+        torch.library.impl(full_name, "default", body)
         return getattr(torch.ops.rewardlab, name).default
 
     return define

@@ -5,14 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from rewardlab.losses.likelihood import check_shapes
+from rewardlab.losses.likelihood import weighted_mean
 
 
 def discrimination_loss(
     logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, label_smoothing: float = 0.0
 ) -> Tensor:
-    """-y·log σ(R) - (1 - y)·log(1 - σ(R)), averaged over samples and heads. GAN-RM, arXiv
-    2506.13846, section 3.2.
+    """Return -y·log σ(R) - (1 - y)·log(1 - σ(R)), averaged over samples and heads.
+
+    GAN-RM, arXiv 2506.13846, section 3.2.
 
     Args:
         logits: [B, M], one column a head.
@@ -32,7 +33,4 @@ def discrimination_loss(
     smoothed = labels.float() * (1 - label_smoothing) + label_smoothing / 2
     targets = smoothed[:, None].expand_as(logits)
     losses = binary_cross_entropy_with_logits(logits.float(), targets, reduction="none")
-    if weights is None:
-        return losses.mean()
-    check_shapes(logits, weights)
-    return (losses * weights).sum() / weights.sum().clamp_min(1e-8)
+    return weighted_mean(losses, weights)

@@ -1,9 +1,9 @@
 """Estimates of KL(π ‖ π_ref) from the policy's own samples, each with the gradient that it has.
 
-All are functions of the log-ratio x = log π(step) - log π_ref(step) of steps drawn from π,
-elementwise. Two questions decide which to use: is the mean right, and is the gradient? They are not
-the same question: a sample was drawn from π, so differentiating the estimate leaves out how π
-changes what is drawn. docs/mathematics/kl.md derives what stands here.
+All are elementwise functions of the log-ratio x = log π(step) - log π_ref(step), where the steps
+are drawn from π. Two questions decide which to use: is the mean right, and is the gradient? They
+are not the same question. A sample was drawn from π, so differentiating the estimate leaves out how
+π changes what is drawn. docs/mathematics/kl.md has the derivations.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 def k1(log_ratio: Tensor) -> Tensor:
-    """x: unbiased, may be negative.
+    """Return x, an estimate that is unbiased and may be negative.
 
-    Detached and subtracted from the reward, E[x·∇log π] is the gradient of the KL exactly: the
-    default of PPO here. As a loss it has the gradient E[∇log π] = 0: pure noise.
+    Detached and subtracted from the reward, E[x·∇log π] is the gradient of the KL exactly. That is
+    the default of PPO here. As a loss it has the gradient E[∇log π] = 0: pure noise.
 
     Example:
         >>> import torch
@@ -26,7 +26,7 @@ def k1(log_ratio: Tensor) -> Tensor:
 
 
 def k2(log_ratio: Tensor) -> Tensor:
-    """½·x²: a biased estimate, never negative, right to second order near π = π_ref.
+    """Return ½·x², a biased estimate, never negative, right to second order near π = π_ref.
 
     As a loss its gradient E[x·∇log π] is that of the KL exactly, while the samples are the policy's
     own. Taken step by step it holds the visited states fixed: it lacks what an early step does to
@@ -41,13 +41,12 @@ def k2(log_ratio: Tensor) -> Tensor:
 
 
 def k3(log_ratio: Tensor) -> Tensor:
-    """e^(-x) - 1 + x: unbiased, never negative, of low variance. Schulman, "Approximating KL
-    divergence", 2020.
+    """Return e^(-x) - 1 + x, an estimate that is unbiased, never negative, of low variance.
 
-    As a loss (GRPO, arXiv 2402.03300, equation 4) its gradient E[(1 - π_ref/π)·∇log π] is that of
-    the *other* divergence, KL(π_ref ‖ π): the policy is pulled to cover the reference, not to stay
-    within it. Where π has left the reference's support behind, e^(-x) is large; where π_ref is
-    nearly 0, the pull is at most 1.
+    Schulman, "Approximating KL divergence", 2020. As a loss (GRPO, arXiv 2402.03300, equation 4)
+    its gradient E[(1 - π_ref/π)·∇log π] is that of the *other* divergence, KL(π_ref ‖ π): the
+    policy is pulled to cover the reference, not to stay within it. Where π has left the reference's
+    support behind, e^(-x) is large. Where π_ref is nearly 0, the pull is at most 1.
 
     Example:
         >>> import torch
@@ -58,11 +57,11 @@ def k3(log_ratio: Tensor) -> Tensor:
 
 
 def absolute(log_ratio: Tensor) -> Tensor:
-    """|x|: not below the KL on average; the penalty in the reward of Adv-RM's first author, as a
-    mean over tokens.
+    """Return |x|, which is not below the KL on average.
 
-    In the reward its gradient is E[|x|·∇log π], which belongs to no divergence: a step less likely
-    than under the reference is punished too, and so becomes less likely still.
+    It is the penalty in the reward of Adv-RM's first author, as a mean over tokens. In the reward
+    its gradient is E[|x|·∇log π], which belongs to no divergence: a step less likely than under the
+    reference is punished too, and so becomes less likely still.
 
     Example:
         >>> import torch
@@ -75,18 +74,23 @@ def absolute(log_ratio: Tensor) -> Tensor:
 def adapted_weight(
     weight: float, kl: float, target: float, *, rate: float = 0.1, limit: float = 0.2
 ) -> float:
-    """β·(1 + rate·clip(KL/target - 1, ±limit)): the weight that steers towards a target. Ziegler et
-    al., arXiv 1909.08593.
+    """Return β·(1 + rate·clip(KL/target - 1, ±limit)), the weight that steers towards a target.
+
+    Ziegler et al., arXiv 1909.08593.
 
     Args:
         weight: β, of the KL.
-        kl: what was measured, in the units of the target (nats).
+        kl: the measured KL, in the units of the target (nats).
         target: above 0.
         rate: how fast the weight follows; one step changes it by at most rate · limit.
         limit: where the relative error is clipped.
 
     Example:
-        >>> round(adapted_weight(0.1, kl=12.0, target=6.0), 6), round(adapted_weight(0.1, kl=5.7, target=6.0), 6)
-        (0.102, 0.0995)
+        >>> round(adapted_weight(0.1, kl=12.0, target=6.0), 6)
+        0.102
+        >>> round(adapted_weight(0.1, kl=5.7, target=6.0), 6)
+        0.0995
     """
-    return weight * (1 + rate * min(max(kl / target - 1, -limit), limit))
+    error = kl / target - 1
+    clipped = min(max(error, -limit), limit)
+    return weight * (1 + rate * clipped)

@@ -1,5 +1,4 @@
-"""Losses of policy gradients: each is stated for one step, and `step_weights` says how much a step
-counts.
+"""Losses of policy gradients, each of one step; `step_weights` says how much a step counts.
 
 A sum of weights times steps can be cut anywhere, into micro-batches, processes or a policy's own
 chunks, and stays the same sum. So the weights come from the whole batch, and everything else is
@@ -21,54 +20,62 @@ MAX_LOG_RATIO = 10.0
 
 
 def log_ratio(log_prob: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    """log_prob - other, clamped to ±10; 0 where a step does not count, whatever stands there. [B,
-    T] in float32.
+    """Return log_prob - other, clamped to ±10, 0 where a step does not count. [B, T] in float32.
+
+    Where a step does not count, any value is ignored, NaN too.
 
     Example:
-        >>> log_prob, mask = torch.tensor([[-1.0, 50.0, float("nan")]]), torch.tensor([[True, True, False]])
+        >>> log_prob = torch.tensor([[-1.0, 50.0, float("nan")]])
+        >>> mask = torch.tensor([[True, True, False]])
         >>> log_ratio(log_prob, torch.zeros(1, 3), mask).tolist()
         [[-1.0, 10.0, 0.0]]
     """
     check_shapes(log_prob, other, mask)
-    return (log_prob.float() - other.float()).where(mask, 0).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    difference = log_prob.float() - other.float()
+    counted = difference.where(mask, 0)
+    return counted.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
 def step_weights(
     mask: Tensor, normalisation: Normalisation, constant: float | None = None
 ) -> Tensor:
-    """How much each step counts in a mean over the batch. float32 [B, T], 0 where the mask is
-    false.
+    """Return how much each step counts in a mean over the batch, float32 [B, T].
+
+    The weight is 0 where the mask is false.
 
     Args:
         mask: bool [B, T], true where a step counts.
         normalisation: "token" gives every step one weight, so long rows count more (DAPO, arXiv
-            2503.14476); "sequence" gives every row one weight, so the steps of long rows count less
-            (GRPO, arXiv 2402.03300); "constant" divides by rows times a constant, so neither (Dr.
+            2503.14476). "sequence" gives every row one weight, so the steps of long rows count less
+            (GRPO, arXiv 2402.03300). "constant" divides by rows times a constant, so neither (Dr.
             GRPO, arXiv 2503.20783): REINFORCE up to that scale.
         constant: T of "constant"; the number of columns by default.
 
     Example:
         >>> mask = torch.tensor([[True, True], [True, False]])
-        >>> step_weights(mask, "sequence").tolist(), step_weights(mask, "constant").tolist()
-        ([[0.25, 0.25], [0.5, 0.0]], [[0.25, 0.25], [0.25, 0.0]])
+        >>> step_weights(mask, "sequence").tolist()
+        [[0.25, 0.25], [0.5, 0.0]]
+        >>> step_weights(mask, "constant").tolist()
+        [[0.25, 0.25], [0.25, 0.0]]
     """
     rows, columns = mask.shape
     if normalisation == "token":
         return mask / mask.sum().clamp_min(1)
     if normalisation == "sequence":
-        return mask / (mask.sum(1, keepdim=True).clamp_min(1) * rows)
-    return mask / (rows * (columns if constant is None else constant))
+        lengths = mask.sum(1, keepdim=True)
+        return mask / (lengths.clamp_min(1) * rows)
+    length = columns if constant is None else constant
+    return mask / (rows * length)
 
 
 def surrogate(
     log_prob: Tensor, old_log_prob: Tensor, advantages: Tensor, mask: Tensor, *, clip: float
 ) -> tuple[Tensor, Tensor]:
-    """-min(ρ·A, clip(ρ, 1 - ε, 1 + ε)·A) of each step, where ρ = π/π_old. PPO, arXiv 1707.06347,
-    equation 7.
+    """Return -min(ρ·A, clip(ρ, 1 - ε, 1 + ε)·A) of each step, where ρ = π/π_old.
 
-    At ρ = 1 the gradient is REINFORCE's, -A·∇log π. A step that has moved past the clip in the
-    direction that its advantage wanted has none. With an image policy this is DDPO's loss (arXiv
-    2305.13301, with importance sampling).
+    PPO, arXiv 1707.06347, equation 7. At ρ = 1 the gradient is REINFORCE's, -A·∇log π. A step that
+    has moved past the clip in the direction that its advantage wanted has none. With an image
+    policy this is DDPO's loss (arXiv 2305.13301, with importance sampling).
 
     Args:
         log_prob: [B, T], under the policy as it is.
@@ -98,7 +105,7 @@ def ppo_loss(
     normalisation: Normalisation = "token",
     constant: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The weighted mean of `surrogate` over a batch. PPO, arXiv 1707.06347, equation 7.
+    """Return the weighted mean of `surrogate` over a batch (PPO, arXiv 1707.06347, equation 7).
 
     Arguments are those of `surrogate` and `step_weights`.
 
@@ -113,37 +120,42 @@ def ppo_loss(
         (-1.1, 0.5)
     """
     losses, clipped = surrogate(log_prob, old_log_prob, advantages, mask, clip=clip)
-    return (step_weights(mask, normalisation, constant) * losses).sum(), masked_mean(
-        clipped.float(), mask
-    )
+    weights = step_weights(mask, normalisation, constant)
+    loss = (weights * losses).sum()
+    clip_fraction = masked_mean(clipped.float(), mask)
+    return loss, clip_fraction
 
 
 def value_error(
     values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float
 ) -> Tensor:
-    """½·max((V - R)², (V_old + clip(V - V_old, ±ε) - R)²) of each step: the critic may not move far
-    in one batch.
+    """Return ½·max((V - R)², (V_old + clip(V - V_old, ±ε) - R)²) of each step.
 
-    The form of the PPO papers' code (Engstrom et al., arXiv 2005.12729). All [B, T]; returns
-    float32 [B, T].
+    So the critic may not move far in one batch. The form is that of the PPO papers' code (Engstrom
+    et al., arXiv 2005.12729). All arguments are [B, T]; returns float32 [B, T].
     """
     check_shapes(values, old_values, returns, mask)
-    values, old_values, returns = (
-        column.float().where(mask, 0) for column in (values, old_values, returns)
-    )
+    values = values.float().where(mask, 0)
+    old_values = old_values.float().where(mask, 0)
+    returns = returns.float().where(mask, 0)
     held = old_values + (values - old_values).clamp(-clip, clip)
-    return 0.5 * torch.maximum((values - returns).square(), (held - returns).square())
+    free_error = (values - returns).square()
+    held_error = (held - returns).square()
+    return 0.5 * torch.maximum(free_error, held_error)
 
 
 def value_loss(
     values: Tensor, old_values: Tensor, returns: Tensor, mask: Tensor, *, clip: float
 ) -> Tensor:
-    """The mean over steps of `value_error`: a critic's clipped squared error. All [B, T]; returns a
-    float32 scalar.
+    """Return the mean over steps of `value_error`, a critic's clipped squared error.
+
+    All arguments are [B, T]; returns a float32 scalar.
 
     Example:
         >>> one = torch.ones(1, 1)
-        >>> round(value_loss(1.5 * one, one, 2 * one, one.bool(), clip=0.2).item(), 4)  # ½·(1.2 - 2)², the worse of the two
+        >>> loss = value_loss(1.5 * one, one, 2 * one, one.bool(), clip=0.2)
+        >>> round(loss.item(), 4)  # ½·(1.2 - 2)², the worse of the two
         0.32
     """
-    return masked_mean(value_error(values, old_values, returns, mask, clip=clip), mask)
+    errors = value_error(values, old_values, returns, mask, clip=clip)
+    return masked_mean(errors, mask)

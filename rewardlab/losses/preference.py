@@ -16,11 +16,11 @@ def dpo_loss(
     *,
     beta: float,
 ) -> Tensor:
-    """-log σ(β · (log-ratio of chosen - log-ratio of rejected)). DPO, arXiv 2305.18290, equation 7.
+    """Return -log σ(β · (log-ratio of chosen - log-ratio of rejected)) of each pair.
 
-    With the log-probabilities of an image policy it is Diffusion-DPO, arXiv 2311.12908, equation
-    14, whose public code takes the mean over dimensions too; hence β of thousands there (5000
-    belongs to 4x64x64 latents).
+    DPO, arXiv 2305.18290, equation 7. With the log-probabilities of an image policy it is
+    Diffusion-DPO, arXiv 2311.12908, equation 14, whose public code takes the mean over dimensions
+    too; hence β of thousands there (5000 belongs to 4x64x64 latents).
 
     Args:
         chosen, rejected: log-probabilities [B] of whole outputs under the policy.
@@ -36,14 +36,16 @@ def dpo_loss(
         >>> round(dpo_loss(one, one, one, one, beta=0.1).item(), 4)
         0.6931
     """
-    return -logsigmoid(beta * dpo_margin(chosen, rejected, reference_chosen, reference_rejected))
+    margin = dpo_margin(chosen, rejected, reference_chosen, reference_rejected)
+    return -logsigmoid(beta * margin)
 
 
 def dpo_margin(
     chosen: Tensor, rejected: Tensor, reference_chosen: Tensor, reference_rejected: Tensor
 ) -> Tensor:
-    """(chosen - reference) - (rejected - reference): the implicit reward's margin over β, [B] in
-    float32.
+    """Return (chosen - reference) - (rejected - reference), the implicit reward's margin over β.
+
+    It is [B] in float32.
 
     Example:
         >>> import torch
@@ -51,6 +53,6 @@ def dpo_margin(
         2.0
     """
     check_shapes(chosen, rejected, reference_chosen, reference_rejected)
-    return (chosen.float() - reference_chosen.float()) - (
-        rejected.float() - reference_rejected.float()
-    )
+    of_chosen = chosen.float() - reference_chosen.float()
+    of_rejected = rejected.float() - reference_rejected.float()
+    return of_chosen - of_rejected

@@ -17,19 +17,27 @@ from rewardlab.seeds import derive
 def add(
     network: nn.Module, rank: int, layers: list[str] | str, dtype: torch.dtype, seed: int = 0
 ) -> None:
-    """Freeze `network` in `dtype` and add a trainable float32 adapter to `layers` (LoRA, arXiv
-    2106.09685), alpha = rank.
+    """Freeze `network` in `dtype` and add a trainable float32 low-rank adapter to `layers`.
 
-    The adapter starts as the identity; its random half comes from `seed`.
+    LoRA, arXiv 2106.09685, with alpha = rank. The adapter starts as the identity; its random half
+    comes from `seed`.
 
     Raises:
         InputError: if no layer of the network has such a name.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
     for parameter in network.parameters():
         parameter.requires_grad_(False)
         parameter.data = parameter.data.to(dtype)
+    _inject(network, rank, layers, seed)
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def _inject(network: nn.Module, rank: int, layers: list[str] | str, seed: int) -> None:
+    """Put an adapter on each of the layers, with weights drawn from `seed`."""
+    from peft import LoraConfig, inject_adapter_in_model
+
     config = LoraConfig(
         r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=layers
     )
@@ -39,18 +47,15 @@ def add(
             inject_adapter_in_model(config, network)
         except ValueError as error:
             raise InputError(
-                f"lora_rank={rank} needs layers called {layers}; {type(network).__name__} has none. "
-                "Train it whole: lora_rank=null."
+                f"lora_rank={rank} needs layers called {layers}; "
+                f"{type(network).__name__} has none. Train it whole: lora_rank=null."
             ) from error
-    for parameter in network.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
 
 
 @contextmanager
 def off(network: nn.Module) -> Iterator[None]:
-    """Run `network` without its adapter for a while."""
-    layers = _layers(network)
+    """Run `network` without its adapter inside the `with` block."""
+    layers = _adapted_layers(network)
     for layer in layers:
         layer.enable_adapters(enabled=False)
     try:
@@ -61,19 +66,19 @@ def off(network: nn.Module) -> Iterator[None]:
 
 
 def merged(network: nn.Module) -> nn.Module:
-    """Return a copy of `network` with its adapter added into the weights, or itself if it has none."""
-    if not _layers(network):
+    """Return a copy whose weights contain the adapter, or `network` itself if it has none."""
+    if not _adapted_layers(network):
         return network
     copy = deepcopy(network)
-    for name, layer in [
-        (name, layer) for name, layer in copy.named_modules() if layer in set(_layers(copy))
-    ]:
-        layer.merge()
-        copy.set_submodule(name, layer.get_base_layer())
+    adapted = set(_adapted_layers(copy))
+    for name, module in list(copy.named_modules()):
+        if module in adapted:
+            module.merge()
+            copy.set_submodule(name, module.get_base_layer())
     return copy
 
 
-def _layers(network: nn.Module) -> list[Any]:
+def _adapted_layers(network: nn.Module) -> list[Any]:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]

@@ -1,4 +1,4 @@
-"""Prompts that several rows have, run once: whether a network allows it, and which rows they are."""
+"""Prompts that several rows have, run once: whether a network allows it, and which rows share."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from typing import Any
 
 from rewardlab import types
 
-# of a pass's tokens have to be saved by running prompts once, or two passes cost more than one
+# share of a pass's tokens that must be saved by running prompts once; below it two passes cost more
 WORTH_SHARING = 0.2
 
 
 def keeps_only_keys_and_values(network: Any) -> bool:
-    """Whether all that a network's layers keep of a text is keys and values of every token: no
-    window, no recurrent state.
+    """Return whether a network's cache holds only the keys and values of every token.
+
+    Then it has no window and no recurrent state.
     """
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -25,10 +26,11 @@ def keeps_only_keys_and_values(network: Any) -> bool:
 
 
 def recomputes(network: Any) -> bool:
-    """Whether a layer forgets its activations and computes them anew in the backward pass; it keeps
-    no cache then.
+    """Return whether a layer forgets its activations and recomputes them in the backward pass.
+
+    Such a layer keeps no cache.
     """
-    return any(getattr(part, "gradient_checkpointing", False) for part in network.modules())
+    return any(getattr(module, "gradient_checkpointing", False) for module in network.modules())
 
 
 def distinct(things: Sequence[Hashable]) -> tuple[list[int], list[int]]:

@@ -17,7 +17,7 @@ SHAPES = [(1, 1), (33, 16), (3, 17), (300, 255), (7, 1024), (512, 2048), (0, 5),
 
 @pytest.fixture(autouse=True)
 def poisoned():
-    """What the allocator hands out next is full of NaN, so what a kernel forgets to write is seen."""
+    """Fill memory that comes next with NaN, so that what a kernel forgets to write is seen."""
     torch.cuda.empty_cache()
     torch.full((2**26,), torch.nan, device="cuda")
     torch.cuda.synchronize()

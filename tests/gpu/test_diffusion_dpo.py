@@ -1,4 +1,4 @@
-"""squared_error and the Diffusion-DPO loss on a CUDA device, against their definitions in float64."""
+"""squared_error and the Diffusion-DPO loss on a CUDA device, against float64 definitions."""
 
 from __future__ import annotations
 

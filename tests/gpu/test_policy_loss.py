@@ -16,7 +16,7 @@ OPTIONS = {"plain": {}, "curved": {"temperature": 0.7, "softcap": 30.0, "bias": 
 
 @pytest.fixture(autouse=True)
 def poisoned():
-    """What the allocator hands out next is full of NaN, so what a kernel forgets to write is seen."""
+    """Fill memory that comes next with NaN, so that what a kernel forgets to write is seen."""
     torch.cuda.empty_cache()
     torch.full((2**28,), torch.nan, device="cuda")
     torch.cuda.synchronize()

@@ -116,7 +116,8 @@ def test_errors_of_ours_are_small_and_of_the_naive_form_are_seen(rows, metric, b
 
 
 def test_exact_values_are_those_of_autograd(benchmark):
-    data, errors, found_of = part("head_data"), part("head_errors"), part("measuring").Found
+    data, errors = part("head_data"), part("head_errors")
+    measurement = part("measuring").Measurement
     run = benchmark.Run(torch.device("cpu"), True, 60.0)
     head = data.heads(run, "S3")[0]
     hidden, weight = head.hidden.double().requires_grad_(), head.weight.double().requires_grad_()
@@ -134,8 +135,11 @@ def test_exact_values_are_those_of_autograd(benchmark):
         zip(("hidden", "weight"), torch.autograd.grad(value, [hidden, weight]), strict=True)
     )
     wrong = {name: 1.1 * gradient for name, gradient in gradients.items()}
-    found = {"exact": found_of(result=gradients), "ten per cent off": found_of(result=wrong)}
-    relative = errors.gradient_errors(head, truth, *errors.upstream(head, truth), found)
+    found = {
+        "exact": measurement(result=gradients),
+        "ten per cent off": measurement(result=wrong),
+    }
+    relative = errors.gradient_errors(head, truth, errors.policy_upstream(head, truth), found)
     assert max(relative["exact"].values()) < 1e-12
     assert list(relative["ten per cent off"].values()) == pytest.approx([0.1, 0.1])
 
@@ -143,8 +147,8 @@ def test_exact_values_are_those_of_autograd(benchmark):
 def test_exact_values_take_the_vocabulary_in_slices(benchmark, monkeypatch):
     errors = part("head_errors")
     head = part("head_data").heads(benchmark.Run(torch.device("cpu"), True, 60.0), "S4")[0]
-    whole, words = errors.exact(head, 64), errors._words
-    monkeypatch.setattr(errors, "_words", lambda weight: words(weight, 300))
+    whole, words = errors.exact(head, 64), errors._vocabulary
+    monkeypatch.setattr(errors, "_vocabulary", lambda weight: words(weight, 300))
     for one, other in zip(whole, errors.exact(head, 64), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 

@@ -72,7 +72,7 @@ CALLS = {
 
 @pytest.mark.parametrize("op", CALLS, ids=lambda op: op.__name__)
 def test_every_kernel_can_be_turned_off(op, monkeypatch):
-    """With REWARDLAB_KERNELS=torch every operation runs its torch form, wherever its tensors are."""
+    """With REWARDLAB_KERNELS=torch every operation runs its torch form, on any device."""
     monkeypatch.setenv(VARIABLE, "torch")
     explanation = kernels.explain(op, *CALLS[op])
     assert (explanation.backend, explanation.why) == ("torch", f"{VARIABLE} asks for torch")
@@ -106,7 +106,10 @@ import sys, torch
 from rewardlab.kernels import discounted_sum, linear_log_prob, resize, squared_error
 x = torch.ones(2, 3, requires_grad=True)
 linear_log_prob(x, torch.ones(5, 3), torch.tensor([0, 1])).log_prob.sum().backward()
-(discounted_sum(x, 0.9).sum() + squared_error(x, torch.zeros(2, 3)).sum() + resize(x[None, None], (2, 2)).sum()).backward()
+total = discounted_sum(x, 0.9).sum()
+total += squared_error(x, torch.zeros(2, 3)).sum()
+total += resize(x[None, None], (2, 2)).sum()
+total.backward()
 print("torch._dynamo" in sys.modules)
 """
     assert (

@@ -10,8 +10,8 @@ from torch.utils._pytree import tree_leaves
 
 from rewardlab.errors import InputError
 from rewardlab.kernels import linear_log_prob, linear_logits
-from rewardlab.kernels.linear_log_prob import chunked
-from rewardlab.kernels.linear_log_prob.chunked import ROWS
+from rewardlab.kernels.linear_log_prob import chunked, matmul
+from rewardlab.kernels.linear_log_prob.chunked import ROWS, Wanted
 from rewardlab.kernels.linear_log_prob.eager import Curve, Upstream
 from rewardlab.kernels.linear_log_prob.reference import reference
 
@@ -320,7 +320,7 @@ def test_no_tensor_grows_with_rows_times_vocabulary(dtype):
             curve,
             known,
             Upstream(*values),
-            (True, True, False),
+            Wanted(True, True, False),
             budget,
             "torch",
         )
@@ -431,7 +431,7 @@ def test_the_types_on_a_gpu_fit(cuda_fakes, dtype, biased):
         curve,
         known,
         Upstream(*values),
-        (True, True, biased),
+        Wanted(True, True, biased),
         2**18,
         "torch",
     )
@@ -442,7 +442,7 @@ def test_the_types_on_a_gpu_fit(cuda_fakes, dtype, biased):
         dtype,
         torch.float32 if biased else None,
     ]
-    assert chunked.operand_type(hidden, weight) == dtype, "the tensor cores' own type"
+    assert matmul.product_type(hidden, weight) == dtype, "the tensor cores' own type"
     assert linear_logits(hidden, weight).dtype == torch.float32
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from rewardlab.kernels.linear_log_prob import fused
 from rewardlab.kernels.linear_log_prob import triton as kernels
+from rewardlab.kernels.linear_log_prob import triton_fused as fused
 
 spec = importlib.util.spec_from_file_location("offline", Path(__file__).parent / "offline.py")
 offline = importlib.util.module_from_spec(spec)
@@ -31,7 +31,7 @@ def compiled_flash(kind, depth, arch, curve, entropy=True):
         for rows in (shape.BM, shape.BN)
     )
     pointers = dict.fromkeys(("BIAS_OF", "SCORE", "PEAK", "MASS", "MOMENT"), NUMBERS)
-    counts = dict.fromkeys(("x_stride", "w_stride", "count", "words", "depth"), "i32")
+    counts = dict.fromkeys(("x_stride", "w_stride", "count", "vocabulary", "depth"), "i32")
     signature = (
         {"X": x, "W": w, "TARGETS": "*i64", "cold": "fp32", "softcap": "fp32"} | pointers | counts
     )

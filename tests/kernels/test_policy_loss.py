@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from rewardlab.errors import InputError
 from rewardlab.kernels import linear_log_prob
-from rewardlab.kernels.linear_log_prob import chunked, eager
+from rewardlab.kernels.linear_log_prob import chunked, eager, matmul
 from rewardlab.kernels.linear_log_prob.reference import reference
 from rewardlab.kernels.policy_loss import linear_loss
 from rewardlab.kernels.policy_loss.walk import LinearLoss, chunks
@@ -182,14 +182,17 @@ def test_groups_that_do_not_fit_are_taken_together_and_the_others_in_chunks(chun
 def test_chunks_hold_whole_groups_and_every_row_once():
     groups = torch.randint(9, (100,), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(100) % 4 > 0
-    parts = chunks(100, mask, groups, 20, mask.device)
-    assert torch.equal(torch.cat(parts).sort().values, mask.nonzero()[:, 0])
+    live = mask.nonzero()[:, 0]
+    parts = chunks(live, groups, 20)
+    assert torch.equal(torch.cat(parts).sort().values, live)
     owners = [set(groups[rows].tolist()) for rows in parts]
     assert sum(map(len, owners)) == len(set().union(*owners)), "a group in two chunks"
     assert len(parts) > 3
     assert all(len(rows) <= 20 for rows in parts)
-    assert [len(rows) for rows in chunks(10, None, None, 4, mask.device)] == [4, 4, 2]
-    assert [len(rows) for rows in chunks(10, None, torch.zeros(10).long(), 4, mask.device)] == [10]
+    ten = torch.arange(10)
+    assert [len(rows) for rows in chunks(ten, None, 4)] == [4, 4, 2]
+    assert [len(rows) for rows in chunks(ten, torch.zeros(10).long(), 4)] == [10]
+    assert chunks(ten[:0], None, 4) == []
 
 
 def test_bfloat16_gradients_are_rounded_once():
@@ -247,7 +250,15 @@ def test_three_products_and_two_with_a_frozen_head():
         *_, known = chunked.forward(hidden, weight, targets, PLAIN, False, 2**26, "torch")
         upstream = eager.Upstream(torch.ones(ROWS))
         chunked.backward(
-            hidden, weight, targets, PLAIN, known, upstream, (True, True, False), 2**26, "torch"
+            hidden,
+            weight,
+            targets,
+            PLAIN,
+            known,
+            upstream,
+            chunked.Wanted(True, True, False),
+            2**26,
+            "torch",
         )
     assert four.multiplications == 4 * ROWS * WIDTH * WORDS
     assert counted(sft) == 3
@@ -374,16 +385,18 @@ def test_the_types_on_a_gpu_fit(cuda_fakes, dtype, biased):
     part, slope = hidden.detach()[:40], torch.empty(40, 1000, device="cuda")
     from rewardlab.kernels.policy_loss.walk import _Gradients
 
-    gradients = _Gradients(hidden.detach(), weight.detach(), bias, [True, True, biased])
-    gradients.add(slope.to(gradients.kind), part, torch.arange(40, device="cuda"))
+    gradients = _Gradients(
+        hidden.detach(), weight.detach(), bias, chunked.Wanted(True, True, biased)
+    )
+    gradients.add(slope.to(gradients.slope_type), part, torch.arange(40, device="cuda"))
     kept = torch.float32 if dtype == torch.float16 else dtype
-    assert [x if x is None else x.dtype for x in gradients.found()] == [
+    assert [x if x is None else x.dtype for x in gradients.results()] == [
         kept,
         kept,
         torch.float32 if biased else None,
     ]
     products = torch.empty(40, 1000, device="cuda")
-    chunked.products(part, weight.detach(), products)
+    matmul.write_products(part, weight.detach(), products)
     assert eager.finished(products, eager.Curve(bias, 0.7, 5.0)).dtype == torch.float32
 
 

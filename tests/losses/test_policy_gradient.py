@@ -119,7 +119,7 @@ def test_the_critic_may_not_move_far_in_one_batch():
 
 
 class TestKL:
-    """KL(π ‖ π_ref) of a categorical with five outcomes, in float64; expectations over π are sums.
+    """KL(π ‖ π_ref) of a categorical with five outcomes, in float64; expectations are sums.
 
     A loss is differentiated with the samples held fixed; a penalty in the reward is detached, and
     multiplies ∇log π.

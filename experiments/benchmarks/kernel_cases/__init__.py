@@ -1,7 +1,7 @@
 """The parts of `experiments/benchmarks/kernels.py`.
 
-`measuring` times providers, `writing` makes rows and files of what was found, `others` are what
-ours are compared with. The cases are `heads` (T1 to T9), with its operands in `head_data`, what is
-timed in `head_calls` and exact values in `head_errors`; `diffusion` (T10); `advantages` (T11); and
-`images` (T13).
+`measuring` times providers, and `writing` makes rows and files of their figures. `others` are what
+ours are compared with. The cases of a head (T1 to T9) are `forward`, `policy` and `gradients`, with
+its operands in `head_data`, what is timed in `head_calls` and exact values in `head_errors`. The
+other cases are `diffusion` (T10), `advantages` (T11) and `images` (T13).
 """

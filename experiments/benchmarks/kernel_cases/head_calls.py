@@ -2,108 +2,137 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from kernel_cases.head_data import Head, Score, Value, policy_loss
-from kernel_cases.measuring import Call
+from kernel_cases.head_data import Head, Mean, Score, Scores, Value, policy_loss
+from kernel_cases.measuring import Call, Result, in_turn
 from rewardlab.kernels import linear_log_prob, linear_loss
 
 
-def matrix_product(made: list[Head], kind: torch.dtype | None = None) -> Call:
-    """The floor: hidden · weightᵀ by the library, with a bfloat16 or a float32 result."""
-    options = {} if kind is None else {"out_dtype": kind}
+class _Leaves(NamedTuple):
+    """A head's hidden and weight, which need a gradient."""
 
-    def call(turn: int) -> dict[str, Tensor]:
-        head = made[turn % len(made)]
+    hidden: Tensor
+    weight: Tensor
+
+
+class _Graph(NamedTuple):
+    """Log-probabilities, and the leaves that they depend on."""
+
+    leaves: _Leaves
+    log_prob: Tensor
+
+
+def matrix_product(batches: list[Head], dtype: torch.dtype | None = None) -> Call:
+    """Return the floor: hidden · weightᵀ by the library, with a bfloat16 or a float32 result."""
+    options = {} if dtype is None else {"out_dtype": dtype}
+
+    def multiply(head: Head) -> Result:
         torch.mm(head.hidden, head.weight.T, **options)
         return {}
 
-    return call
+    return in_turn(batches, multiply)
 
 
-def scored(made: list[Head], score: Score) -> Call:
-    """Log-probabilities alone."""
+def scored(batches: list[Head], score: Score) -> Call:
+    """Return a call for the log-probabilities alone."""
 
     @torch.no_grad()
-    def call(turn: int) -> dict[str, Tensor]:
-        head = made[turn % len(made)]
+    def log_prob_of(head: Head) -> Result:
         return {"log_prob": score(head.hidden, head.weight, head.targets)[0]}
 
-    return call
+    return in_turn(batches, log_prob_of)
 
 
-def gradients(made: list[Head], value: Value) -> Call:
-    """A loss, forward and backward."""
+def gradients(batches: list[Head], value: Value) -> Call:
+    """Return a call of a loss, forward and backward."""
 
-    def call(turn: int) -> dict[str, Tensor]:
-        head = made[turn % len(made)]
-        both = _leaves(head)
-        return dict(
-            zip(("hidden", "weight"), torch.autograd.grad(value(head, *both), both), strict=True)
-        )
+    def gradients_of(head: Head) -> Result:
+        leaves = _leaves(head)
+        loss = value(head, leaves.hidden, leaves.weight)
+        results = torch.autograd.grad(loss, leaves)
+        return {"hidden": results[0], "weight": results[1]}
 
-    return call
+    return in_turn(batches, gradients_of)
 
 
-def backwards(made: list[Head], score: Score, a: Tensor) -> Call:
-    """The backward pass of log-probabilities alone, from a gradient of each."""
+def backwards(batches: list[Head], score: Score, a: Tensor) -> Call:
+    """Return a call of the backward pass of log-probabilities alone, from a gradient of each."""
     graphs = []
-    for head in made:
-        both = _leaves(head)
-        graphs.append((both, score(*both, head.targets)[0]))
+    for head in batches:
+        leaves = _leaves(head)
+        log_prob = score(leaves.hidden, leaves.weight, head.targets)[0]
+        graphs.append(_Graph(leaves, log_prob))
 
-    def call(turn: int) -> dict[str, Tensor]:
-        both, log_prob = graphs[turn % len(graphs)]
-        found = torch.autograd.grad(log_prob, both, a.to(log_prob.dtype), retain_graph=True)
-        return dict(zip(("hidden", "weight"), found, strict=True))
+    def gradients_of(graph: _Graph) -> Result:
+        upstream = a.to(graph.log_prob.dtype)
+        results = torch.autograd.grad(graph.log_prob, graph.leaves, upstream, retain_graph=True)
+        return {"hidden": results[0], "weight": results[1]}
 
-    return call
+    return in_turn(graphs, gradients_of)
 
 
-def _leaves(head: Head) -> list[Tensor]:
-    return [head.hidden.detach().requires_grad_(), head.weight.detach().requires_grad_()]
+def _leaves(head: Head) -> _Leaves:
+    hidden = head.hidden.detach().requires_grad_()
+    weight = head.weight.detach().requires_grad_()
+    return _Leaves(hidden, weight)
 
 
 def ours(entropy: bool, **options: Any) -> Score:
-    def score(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor | None]:
-        found = linear_log_prob(hidden, weight, targets, entropy=entropy, **options)
-        return found.log_prob, found.entropy
+    """Return our score."""
+
+    def score(hidden: Tensor, weight: Tensor, targets: Tensor) -> Scores:
+        results = linear_log_prob(hidden, weight, targets, entropy=entropy, **options)
+        return results.log_prob, results.entropy
 
     return score
 
 
-def our_mean(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
-    """Our cross-entropy, with its gradient taken in the forward pass."""
-    return linear_loss(
-        hidden, weight, targets, lambda log_prob, *_: -log_prob.sum() / len(targets)
-    )[0]
+def our_mean() -> Mean:
+    """Return our cross-entropy, with its gradient taken in the forward pass."""
+
+    def mean(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+        def loss(log_prob: Tensor, entropy: Tensor | None, rows: Tensor) -> Tensor:
+            return -log_prob.sum() / len(targets)
+
+        return linear_loss(hidden, weight, targets, loss)[0]
+
+    return mean
 
 
 def our_policy(bonus: float, masked: bool = False) -> Value:
-    """Our policy loss, with its gradient taken in the forward pass."""
+    """Return our policy loss, with its gradient taken in the forward pass."""
 
     def value(head: Head, hidden: Tensor, weight: Tensor) -> Tensor:
-        mask = head.live if masked else None
-        loss = policy_loss(head, bonus, head.live.nonzero()[:, 0] if masked else None)
+        mask = None
+        rows = None
+        if masked:
+            mask = head.live
+            rows = head.live.nonzero()[:, 0]
+        loss = policy_loss(head, bonus, rows)
         return linear_loss(hidden, weight, head.targets, loss, mask=mask, entropy=bonus > 0)[0]
 
     return value
 
 
+def _rows(head: Head, masked: bool) -> Tensor:
+    if masked:
+        return head.live.nonzero()[:, 0]
+    return torch.arange(len(head.targets), device=head.targets.device)
+
+
 def policy_of(score: Score, bonus: float, masked: bool = False) -> Value:
-    """The policy loss of a score's log-probabilities and entropies."""
+    """Return the policy loss of a score's log-probabilities and entropies."""
 
     def value(head: Head, hidden: Tensor, weight: Tensor) -> Tensor:
         log_prob, entropy = score(hidden, weight, head.targets)
-        rows = (
-            head.live.nonzero()[:, 0]
-            if masked
-            else torch.arange(len(log_prob), device=log_prob.device)
-        )
-        of_rows = entropy[rows] if entropy is not None and bonus else None
+        rows = _rows(head, masked)
+        of_rows = None
+        if entropy is not None and bonus:
+            of_rows = entropy[rows]
         return policy_loss(head, bonus, rows)(log_prob[rows], of_rows, rows)
 
     return value

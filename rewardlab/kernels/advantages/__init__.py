@@ -1,4 +1,4 @@
-"""Generalised advantages over steps of which some do not count."""
+"""Generalized advantages over steps of which some do not count."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def generalized_advantages(
     ends: Tensor | None = None,
     backend: dispatch.Backend | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """A_t = Σ_k (γλ)^k · δ_(t+k), δ_t = r_t + γ·V_(t+1) - V_t, over the steps that count. GAE,
-    arXiv 1506.02438, equation 16.
+    """Return A_t = Σ_k (γλ)^k · δ_(t+k), δ_t = r_t + γ·V_(t+1) - V_t, and the returns A_t + V_t.
 
-    One sum over time is enough. The return R = A + V is R_t = r_t + C_(t+1), where C_t, what the
-    step before is owed, is γ(1-λ)·V_t + γλ·(r_t + C_(t+1)); at a step that does not count C_t =
-    C_(t+1). So no step has to look for the next one that counts. Differentiable, as often as is
-    wanted: the gradient is the same sum forwards.
+    Generalized advantage estimation, arXiv 1506.02438, equation 16, over the steps that count. One
+    sum over time is enough. The return R = A + V is R_t = r_t + C_(t+1), where C_t, what the step
+    before is owed, is γ(1-λ)·V_t + γλ·(r_t + C_(t+1)). At a step that does not count C_t = C_(t+1).
+    So no step has to look for the next one that counts. It is differentiable any number of times;
+    the gradient is the same sum forwards.
 
     Args:
         rewards: r [B, T]; half precision is summed in float32.
@@ -53,33 +53,42 @@ def generalized_advantages(
         InputError: if shapes, types or devices disagree, or the backend cannot run.
 
     Example:
-        >>> rewards, values, mask = torch.tensor([[0.0, 9.0, 1.0]]), torch.zeros(1, 3), torch.tensor([[True, False, True]])
+        >>> rewards, values = torch.tensor([[0.0, 9.0, 1.0]]), torch.zeros(1, 3)
+        >>> mask = torch.tensor([[True, False, True]])
         >>> generalized_advantages(rewards, values, mask, discount=1.0, lam=0.5)[0].tolist()
         [[0.5, 0.0, 1.0]]
     """
     _check(rewards, values, mask, ends)
-    kind = torch.promote_types(torch.promote_types(rewards.dtype, values.dtype), torch.float32)
-    found = torch.ops.rewardlab.generalized_advantages(
-        rewards.to(kind), values.to(kind), mask, ends, float(discount), float(lam), backend or ""
+    operand_type = torch.promote_types(rewards.dtype, values.dtype)
+    sum_type = torch.promote_types(operand_type, torch.float32)
+    advantages, returns = torch.ops.rewardlab.generalized_advantages(
+        rewards.to(sum_type),
+        values.to(sum_type),
+        mask,
+        ends,
+        float(discount),
+        float(lam),
+        backend or "",
     )
-    return found[0], found[1]
+    return advantages, returns
 
 
 def hindrances(rewards: Tensor, values: Tensor, *_: object, **__: object) -> dict[str, str]:
-    """Why each backend cannot run; an empty string for one that can. In order of preference."""
-    double = torch.float64 in (rewards.dtype, values.dtype)
-    why = "the operands are float64, and the kernel's sums are float32" if double else ""
-    return {
-        "triton": dispatch.triton_hindrance(rewards.device) or why,
-        "torch": "",
-        "reference": "",
-    }
+    """Return why each backend cannot run, an empty string for one that can.
+
+    The backends are in order of preference.
+    """
+    triton = dispatch.triton_hindrance(rewards.device)
+    if not triton and torch.float64 in (rewards.dtype, values.dtype):
+        triton = "the operands are float64, and the kernel's sums are float32"
+    return {"triton": triton, "torch": "", "reference": ""}
 
 
-_OPERANDS = "Tensor rewards, Tensor values, Tensor mask, Tensor? ends, float discount, float lam, str backend"
+_OPERANDS = "Tensor rewards, Tensor values, Tensor mask, Tensor? ends"
+_SETTINGS = "float discount, float lam, str backend"
 
 
-@operator("generalized_advantages", f"({_OPERANDS}) -> (Tensor, Tensor)")
+@operator("generalized_advantages", f"({_OPERANDS}, {_SETTINGS}) -> (Tensor, Tensor)")
 def _op(
     rewards: Tensor,
     values: Tensor,
@@ -89,34 +98,46 @@ def _op(
     lam: float,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
-    chosen = dispatch.chosen("generalized_advantages", hindrances(rewards, values), backend or None)  # type: ignore[arg-type]
+    reasons = hindrances(rewards, values)
+    name = dispatch.chosen("generalized_advantages", reasons, backend or None)
     if not rewards.numel():
         return rewards.new_empty(rewards.shape), rewards.new_empty(rewards.shape)
-    if chosen == "triton":
+    if name == "triton":
         from rewardlab.kernels.advantages import triton
 
         return triton.generalized_advantages(rewards, values, mask, ends, discount, lam)
-    if chosen == "reference":
+    if name == "reference":
         return reference(rewards, values, mask, discount, lam, ends)
+    return _by_scan(rewards, values, mask, ends, discount, lam)
+
+
+def _by_scan(
+    rewards: Tensor, values: Tensor, mask: Tensor, ends: Tensor | None, discount: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Return (advantages, returns) by one `discounted_sum` of what each step before is owed."""
     rewards = rewards.where(mask, 0)
     values = values.where(mask, 0)
-    owed = (discount * (1 - lam)) * values + (discount * lam) * rewards
-    following = pad(
-        discounted_sum(owed, _decays(mask, ends, discount * lam, rewards.dtype), backend="torch")[
-            :, 1:
-        ],
-        (0, 1),
-    )
-    returns = (rewards + _unended(following, ends)).where(mask, 0)
+    decay = discount * lam
+    share = discount * (1 - lam)
+    owed = share * values + decay * rewards
+    decays = _decays(mask, ends, decay, rewards.dtype)
+    sums = discounted_sum(owed, decays, backend="torch")
+    following = pad(sums[:, 1:], (0, 1))
+    returns = rewards + _unended(following, ends)
+    returns = returns.where(mask, 0)
     return returns - values, returns
 
 
-def _decays(mask: Tensor, ends: Tensor | None, decay: float, kind: torch.dtype) -> Tensor:
-    """What each step keeps of what comes after it: all where it does not count, nothing at the end
-    of an episode.
+def _decays(mask: Tensor, ends: Tensor | None, decay: float, dtype: torch.dtype) -> Tensor:
+    """Return the share of what comes after it that each step keeps.
+
+    It is 1 at a step that does not count, and 0 at the end of an episode.
     """
-    kept = torch.ones(mask.shape, dtype=kind, device=mask.device).masked_fill_(mask, decay)
-    return kept if ends is None else kept.masked_fill_(mask & ends, 0)
+    decays = torch.ones(mask.shape, dtype=dtype, device=mask.device)
+    decays.masked_fill_(mask, decay)
+    if ends is not None:
+        decays.masked_fill_(mask & ends, 0)
+    return decays
 
 
 def _unended(following: Tensor, ends: Tensor | None) -> Tensor:
@@ -142,17 +163,26 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
 
 
 def _backward(ctx: Any, of_advantages: Tensor, of_returns: Tensor) -> tuple[Tensor | None, ...]:
-    """With g = ∂R + ∂A, what is owed at t + 1 gets g_t; each x_t the sum of that from the first
+    """Return the gradients of rewards and values.
+
+    With g = ∂R + ∂A, what is owed at t + 1 gets g_t. Each x_t gets the sum of that from the first
     step on.
     """
-    (mask, ends), (discount, lam, backend) = ctx.saved_tensors, ctx.options
-    of_return = (of_advantages + of_returns).where(mask, 0)
-    later = pad(_unended(of_return, ends)[:, :-1], (1, 0))
-    decays = _decays(mask, ends, discount * lam, of_return.dtype)
-    scan = "" if backend == "triton" else backend
-    owed = torch.ops.rewardlab.discounted_sum(later, decays, 0.0, True, scan).where(mask, 0)
-    of_values = (discount * (1 - lam)) * owed - of_advantages.where(mask, 0)
-    return of_return + (discount * lam) * owed, of_values, None, None, None, None, None
+    mask, ends = ctx.saved_tensors
+    discount, lam, backend = ctx.options
+    decay = discount * lam
+    share = discount * (1 - lam)
+    of_return = of_advantages + of_returns
+    of_return = of_return.where(mask, 0)
+    unended = _unended(of_return, ends)
+    later = pad(unended[:, :-1], (1, 0))
+    decays = _decays(mask, ends, decay, of_return.dtype)
+    scan_backend = "" if backend == "triton" else backend
+    sums = torch.ops.rewardlab.discounted_sum(later, decays, 0.0, True, scan_backend)
+    owed = sums.where(mask, 0)
+    of_rewards = of_return + decay * owed
+    of_values = share * owed - of_advantages.where(mask, 0)
+    return of_rewards, of_values, None, None, None, None, None
 
 
 torch.library.register_autograd(
@@ -163,17 +193,21 @@ for _device in ("cpu", "cuda"):
 
 
 def _check(rewards: Tensor, values: Tensor, mask: Tensor, ends: Tensor | None) -> None:
-    given = [rewards, values, mask, *([] if ends is None else [ends])]
-    flags = [mask, *([] if ends is None else [ends])]
-    typed = (
-        rewards.is_floating_point()
-        and values.is_floating_point()
-        and all(each.dtype == torch.bool for each in flags)
+    operands = [rewards, values, mask]
+    if ends is not None:
+        operands.append(ends)
+    fits = rewards.dim() == 2 and rewards.is_floating_point() and values.is_floating_point()
+    descriptions = []
+    for operand in operands:
+        fits = fits and operand.shape == rewards.shape and operand.device == rewards.device
+        descriptions.append(f"{operand.dtype} {list(operand.shape)} on {operand.device}")
+    for flag in operands[2:]:
+        fits = fits and flag.dtype == torch.bool
+    if fits:
+        return
+    raise InputError(
+        "generalized_advantages takes floating-point rewards and values [B, T] "
+        "and a bool mask and ends [B, T] on one device; "
+        f"got {', '.join(descriptions)}. "
+        "A reward of a whole output stands at its last step that counts."
     )
-    same = all(each.shape == rewards.shape and each.device == rewards.device for each in given)
-    if rewards.dim() != 2 or not typed or not same:
-        said = ", ".join(f"{each.dtype} {list(each.shape)} on {each.device}" for each in given)
-        raise InputError(
-            "generalized_advantages takes floating-point rewards and values [B, T] and a bool mask and ends [B, T] on one "
-            f"device; got {said}. A reward of a whole output stands at its last step that counts."
-        )

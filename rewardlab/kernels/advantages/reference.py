@@ -1,4 +1,4 @@
-"""The definition of generalised advantages: one step after the other, from the last."""
+"""The definition of generalized advantages: one step after the other, from the last."""
 
 from __future__ import annotations
 
@@ -14,25 +14,30 @@ def reference(
     lam: float,
     ends: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return (advantages, returns) [B, T] of rewards and values [B, T]; steps out of the mask are
-    passed over.
+    """Return (advantages, returns) [B, T]; steps where the mask is false are passed over.
 
     Example:
-        >>> reference(torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), 1.0, 0.5)[0].tolist()
+        >>> mask = torch.ones(1, 2, dtype=torch.bool)
+        >>> reference(torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2), mask, 1.0, 0.5)[0].tolist()
         [[0.5, 1.0]]
     """
-    following = later = rewards.new_zeros(len(rewards))  # V and A of the next step that counts
+    next_value = rewards.new_zeros(len(rewards))  # of the next step that counts
+    next_advantage = next_value
     columns: list[Tensor] = []
     for step in reversed(range(rewards.shape[1])):
         counts = mask[:, step]
         if ends is not None:
-            following, later = (
-                each.where(~(counts & ends[:, step]), 0) for each in (following, later)
-            )
-        reward, value = (each[:, step].where(counts, 0) for each in (rewards, values))
-        advantage = reward + discount * following - value + discount * lam * later
+            goes_on = ~(counts & ends[:, step])
+            next_value = next_value.where(goes_on, 0)
+            next_advantage = next_advantage.where(goes_on, 0)
+        reward = rewards[:, step].where(counts, 0)
+        value = values[:, step].where(counts, 0)
+        one_step_error = reward + discount * next_value - value
+        advantage = one_step_error + discount * lam * next_advantage
         columns.append(advantage.where(counts, 0))
-        following = value.where(counts, following)
-        later = advantage.where(counts, later)
-    advantages = torch.stack(columns[::-1], 1)
-    return advantages, advantages + values.where(mask, 0)
+        next_value = value.where(counts, next_value)
+        next_advantage = advantage.where(counts, next_advantage)
+    columns.reverse()
+    advantages = torch.stack(columns, 1)
+    returns = advantages + values.where(mask, 0)
+    return advantages, returns

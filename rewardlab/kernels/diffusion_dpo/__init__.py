@@ -20,12 +20,11 @@ __all__ = ["diffusion_dpo_loss", "hindrances", "squared_error"]
 def squared_error(
     prediction: Tensor, target: Tensor, *, backend: dispatch.Backend | None = None
 ) -> Tensor:
-    """mean((prediction - target)²) of each row: the denoising error S, and minus twice a Gaussian
-    step's log-probability.
+    """Return mean((prediction - target)²) of each row, the denoising error S.
 
-    Both operands are read once forwards and once backwards in their own type; differences and sums
-    are in float32, and no float32 copy of an operand is made. The gradient 2(prediction - target)/n
-    reaches prediction and target.
+    It is minus twice a Gaussian step's log-probability. Both operands are read once forwards and
+    once backwards in their own type. Differences and sums are in float32, and no float32 copy of an
+    operand is made. The gradient 2(prediction - target)/n reaches prediction and target.
 
     Args:
         prediction: [B, ...], any floating-point type.
@@ -59,16 +58,16 @@ def diffusion_dpo_loss(
     beta: float,
     backend: dispatch.Backend | None = None,
 ) -> Tensor:
-    """-log σ(-β/2 · [(S_w - S_l) - (S_w^ref - S_l^ref)]), S = mean((ε̂ - ε)²). Diffusion-DPO,
-    2311.12908, equation 14.
+    """Return -log σ(-β/2 · [(S_w - S_l) - (S_w^ref - S_l^ref)]), where S = mean((ε̂ - ε)²).
 
-    It is `rewardlab.losses.dpo_loss` of log-probabilities -S/2, for those who hold the networks'
-    outputs. Each operand is read once forwards; backwards, those of the policy and the targets once
-    more. References and targets are constants: no gradient reaches them.
+    Diffusion-DPO, arXiv 2311.12908, equation 14. It is `rewardlab.losses.dpo_loss` of
+    log-probabilities -S/2, for those who hold the networks' outputs. Each operand is read once
+    forwards; backwards, those of the policy and the targets once more. References and targets are
+    constants: no gradient reaches them.
 
     Args:
         chosen, rejected: the policy's predictions ε̂ [B, ...] for both images of each pair.
-        reference_chosen, reference_rejected: the reference's.
+        reference_chosen, reference_rejected: the reference's predictions.
         chosen_target, rejected_target: the targets ε; one tensor twice where both images have equal
             noise.
         beta: strength of the pull towards the reference; thousands, since S is a mean (5000 for
@@ -83,7 +82,8 @@ def diffusion_dpo_loss(
 
     Example:
         >>> one, zero = torch.ones(1, 4), torch.zeros(1, 4)
-        >>> round(diffusion_dpo_loss(zero, one, one, one, zero, zero, beta=2.0).item(), 4)  # -log σ(1)
+        >>> loss = diffusion_dpo_loss(zero, one, one, one, zero, zero, beta=2.0)
+        >>> round(loss.item(), 4)  # -log σ(1)
         0.3133
     """
     _check(chosen=chosen, reference_chosen=reference_chosen, chosen_target=chosen_target)
@@ -92,37 +92,38 @@ def diffusion_dpo_loss(
     )
     if len(chosen) != len(rejected):
         raise InputError(
-            f"diffusion_dpo_loss takes pairs; got {len(chosen)} chosen and {len(rejected)} rejected rows."
+            "diffusion_dpo_loss takes pairs; "
+            f"got {len(chosen)} chosen and {len(rejected)} rejected rows."
         )
-    operands = (
-        (chosen, chosen_target, reference_chosen),
-        (rejected, rejected_target, reference_rejected),
+    of_chosen = _error_over_reference(chosen, chosen_target, reference_chosen, backend)
+    of_rejected = _error_over_reference(rejected, rejected_target, reference_rejected, backend)
+    return softplus(beta / 2 * (of_chosen - of_rejected))
+
+
+def _error_over_reference(
+    prediction: Tensor,
+    target: Tensor,
+    reference_prediction: Tensor,
+    backend: dispatch.Backend | None,
+) -> Tensor:
+    """Return S - S^ref [B], the error of the prediction less that of the reference's prediction."""
+    errors = torch.ops.rewardlab.squared_error(
+        prediction, target.detach(), reference_prediction.detach(), backend or ""
     )
-    losses = [
-        torch.ops.rewardlab.squared_error(
-            prediction, target.detach(), of_reference.detach(), backend or ""
-        )
-        for prediction, target, of_reference in operands
-    ]
-    (chosen_error, chosen_reference), (rejected_error, rejected_reference) = (
-        error.unbind() for error in losses
-    )
-    return softplus(
-        beta / 2 * ((chosen_error - chosen_reference) - (rejected_error - rejected_reference))
-    )
+    error, reference_error = errors.unbind()
+    difference: Tensor = error - reference_error
+    return difference
 
 
 def hindrances(*operands: Tensor, **options: Any) -> dict[str, str]:
-    """Why each backend cannot run on these operands; an empty string for one that can. In order of
-    preference.
+    """Return why each backend cannot run on these operands, an empty string for one that can.
+
+    The backends are in order of preference.
     """
-    double = _kind(*operands) == torch.float64
-    reason = "an operand is float64, and the kernel's sums are float32" if double else ""
-    return {
-        "triton": dispatch.triton_hindrance(operands[0].device) or reason,
-        "torch": "",
-        "reference": "",
-    }
+    triton = dispatch.triton_hindrance(operands[0].device)
+    if not triton and _error_type(*operands) == torch.float64:
+        triton = "an operand is float64, and the kernel's sums are float32"
+    return {"triton": triton, "torch": "", "reference": ""}
 
 
 _SCHEMA = "(Tensor prediction, Tensor target, Tensor? reference_prediction, str backend) -> Tensor"
@@ -133,42 +134,45 @@ _GRADIENT_SCHEMA = "(Tensor prediction, Tensor target, Tensor upstream, str back
 def _op(
     prediction: Tensor, target: Tensor, reference_prediction: Tensor | None, backend: str
 ) -> Tensor:
-    """The errors [1, B] of the prediction; [2, B] with those of the reference's prediction, the
-    target being read once.
-    """
-    predictions = (
-        [prediction] if reference_prediction is None else [prediction, reference_prediction]
-    )
-    chosen = dispatch.chosen("squared_error", hindrances(*predictions, target), backend or None)
-    if chosen == "reference":
-        return torch.stack([reference(each, target) for each in predictions]).to(
-            _kind(*predictions, target)
-        )
-    if chosen == "torch":
-        return chunked.squared_errors(predictions, target, _kind(*predictions, target))
-    from rewardlab.kernels.diffusion_dpo import triton
+    """Return the errors [1, B] of the prediction.
 
-    return triton.squared_errors(predictions, target)
+    With a reference's prediction they are [2, B], and the target is read once for both.
+    """
+    predictions = _listed(prediction, reference_prediction)
+    error_type = _error_type(*predictions, target)
+    name = dispatch.chosen("squared_error", hindrances(*predictions, target), backend or None)
+    if name == "triton":
+        from rewardlab.kernels.diffusion_dpo import triton
+
+        return triton.squared_errors(predictions, target)
+    if name == "torch":
+        return chunked.squared_errors(predictions, target, error_type)
+    errors = [reference(prediction, target) for prediction in predictions]
+    return torch.stack(errors).to(error_type)
 
 
 @torch.library.register_fake("rewardlab::squared_error")
 def _(
     prediction: Tensor, target: Tensor, reference_prediction: Tensor | None, backend: str
 ) -> Tensor:
-    predictions = (
-        [prediction] if reference_prediction is None else [prediction, reference_prediction]
-    )
-    return prediction.new_empty(
-        (len(predictions), len(prediction)), dtype=_kind(*predictions, target)
-    )
+    predictions = _listed(prediction, reference_prediction)
+    shape = (len(predictions), len(prediction))
+    return prediction.new_empty(shape, dtype=_error_type(*predictions, target))
+
+
+def _listed(prediction: Tensor, reference_prediction: Tensor | None) -> list[Tensor]:
+    if reference_prediction is None:
+        return [prediction]
+    return [prediction, reference_prediction]
 
 
 @operator("squared_error_gradient", _GRADIENT_SCHEMA)
 def _gradient(prediction: Tensor, target: Tensor, upstream: Tensor, backend: str) -> Tensor:
-    """2 · upstream · (prediction - target)/n in the prediction's type, contiguous."""
-    chosen = dispatch.chosen("squared_error", hindrances(prediction, target), backend or None)
-    coefficients = upstream * (2 / max(1, prediction[:1].numel()))
-    if chosen == "triton":
+    """Return 2 · upstream · (prediction - target)/n in the prediction's type, contiguous."""
+    name = dispatch.chosen("squared_error", hindrances(prediction, target), backend or None)
+    width = prediction[:1].numel()
+    coefficients = upstream * (2 / max(1, width))
+    if name == "triton":
         from rewardlab.kernels.diffusion_dpo import triton
 
         return triton.scaled_difference(prediction, target, coefficients)
@@ -182,52 +186,56 @@ def _(prediction: Tensor, target: Tensor, upstream: Tensor, backend: str) -> Ten
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     prediction, target, reference_prediction, ctx.backend = inputs
-    of_reference = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
-    ctx.save_for_backward(prediction, target, reference_prediction if of_reference else None)
+    reads_reference = ctx.needs_input_grad[1] or ctx.needs_input_grad[2]
+    ctx.save_for_backward(prediction, target, reference_prediction if reads_reference else None)
 
 
 def _backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
     prediction, target, reference_prediction = ctx.saved_tensors
-    wants_prediction, wants_target, wants_reference, _ = ctx.needs_input_grad
-    op = torch.ops.rewardlab.squared_error_gradient
-    gradients: list[Tensor | None] = [None, None, None, None]
-    if wants_prediction:
-        gradients[0] = op(prediction, target, upstream[0], ctx.backend)
-    if wants_reference:
-        gradients[2] = op(reference_prediction, target, upstream[1], ctx.backend)
-    if wants_target:
-        gradients[1] = op(target, prediction, upstream[0], ctx.backend)
+    needs_prediction, needs_target, needs_reference, _ = ctx.needs_input_grad
+    gradient = torch.ops.rewardlab.squared_error_gradient
+    of_prediction = None
+    of_target = None
+    of_reference = None
+    if needs_prediction:
+        of_prediction = gradient(prediction, target, upstream[0], ctx.backend)
+    if needs_reference:
+        of_reference = gradient(reference_prediction, target, upstream[1], ctx.backend)
+    if needs_target:
+        of_target = gradient(target, prediction, upstream[0], ctx.backend)
         if reference_prediction is not None:
-            gradients[1] = gradients[1] + op(target, reference_prediction, upstream[1], ctx.backend)
-    return tuple(gradients)
+            other = gradient(target, reference_prediction, upstream[1], ctx.backend)
+            of_target = of_target + other
+    return of_prediction, of_target, of_reference, None
 
 
 torch.library.register_autograd("rewardlab::squared_error", _backward, setup_context=_setup_context)
 
 
-def _kind(*operands: Tensor) -> torch.dtype:
-    return (
-        torch.float64
-        if any(operand.dtype == torch.float64 for operand in operands)
-        else torch.float32
-    )
+def _error_type(*operands: Tensor) -> torch.dtype:
+    """Return float64 if an operand is, else float32."""
+    if torch.float64 in [operand.dtype for operand in operands]:
+        return torch.float64
+    return torch.float32
 
 
 def _check(**operands: Tensor) -> None:
     first = next(iter(operands.values()))
-    fits = all(
-        each.shape == first.shape and each.device == first.device and each.is_floating_point()
-        for each in operands.values()
-    )
-    if not fits or first.dim() < 2:
-        given = ", ".join(
-            f"{name} {each.dtype} {list(each.shape)} on {each.device}"
-            for name, each in operands.items()
-        )
+    fits = first.dim() >= 2
+    for operand in operands.values():
+        fits = fits and operand.shape == first.shape and operand.device == first.device
+        fits = fits and operand.is_floating_point()
+    if not fits:
+        descriptions = []
+        for name, operand in operands.items():
+            shape = list(operand.shape)
+            descriptions.append(f"{name} {operand.dtype} {shape} on {operand.device}")
         raise InputError(
-            f"Squared errors take floating-point tensors [B, ...] of one shape on one device; got {given}."
+            "Squared errors take floating-point tensors [B, ...] of one shape on one device; "
+            f"got {', '.join(descriptions)}."
         )
     if not first[:1].numel() and len(first):
         raise InputError(
-            f"Squared errors are means over each row, and these rows are empty: {list(first.shape)}."
+            "Squared errors are means over each row, and these rows are empty: "
+            f"{list(first.shape)}."
         )

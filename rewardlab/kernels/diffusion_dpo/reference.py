@@ -13,5 +13,7 @@ def reference(prediction: Tensor, target: Tensor) -> Tensor:
         >>> reference(torch.ones(1, 3), torch.zeros(1, 3)).tolist()
         [1.0]
     """
-    kind = torch.promote_types(torch.promote_types(prediction.dtype, target.dtype), torch.float32)
-    return (prediction.to(kind) - target.to(kind)).square().flatten(1).mean(1)
+    operand_type = torch.promote_types(prediction.dtype, target.dtype)
+    error_type = torch.promote_types(operand_type, torch.float32)
+    difference = prediction.to(error_type) - target.to(error_type)
+    return difference.square().flatten(1).mean(1)

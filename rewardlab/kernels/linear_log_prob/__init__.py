@@ -9,12 +9,13 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.kernels.dispatch import Backend, chosen
-from rewardlab.kernels.linear_log_prob.chunked import autocast_operands, linear_logits
+from rewardlab.kernels.linear_log_prob.chunked import linear_logits
+from rewardlab.kernels.linear_log_prob.matmul import autocast_operands
 from rewardlab.kernels.linear_log_prob.op import (
     check_targets,
-    compacted,
     hindrances,
     linear_log_prob_op,
+    select_live,
 )
 from rewardlab.kernels.linear_log_prob.reference import reference
 
@@ -52,14 +53,15 @@ def linear_log_prob(
     batch_invariant: bool = False,
     backend: Backend | None = None,
 ) -> LinearLogProb:
-    """Log softmax(z)[target] of each row, z = cap(hidden · weightᵀ + bias) / temperature, cap(x) =
-    softcap · tanh(x/softcap).
+    """Return log softmax(z)[target] of each row, z = cap(hidden · weightᵀ + bias) / temperature.
 
-    All three results are differentiable. Products, sums and statistics are in float32 whatever the
-    operands' type: no logit is ever rounded to bfloat16 or float16. The backward pass computes the
-    logits anew, tile by tile: ∂/∂z_j = a(1[j = target] - p_j) + b·p_j - h·p_j(z_j - Σ p z) for the
-    upstream gradients a, b, h of the three results. The running maximum and sum are those of the
-    online softmax (Milakov and Gimelshein, arXiv 1805.02867).
+    Here cap(x) = softcap · tanh(x/softcap). All three results are differentiable. Products, sums
+    and statistics are in float32 whatever the operands' type: no logit is ever rounded to bfloat16
+    or float16.
+
+    The backward pass recomputes the logits, tile by tile: ∂/∂z_j = a(1[j = target] - p_j) + b·p_j -
+    h·p_j(z_j - Σ p z) for the upstream gradients a, b, h of the three results. The running maximum
+    and sum are those of the online softmax (Milakov and Gimelshein, arXiv 1805.02867).
 
     Args:
         hidden: [N, D]. Under autocast float32 operands become its type first, as a linear layer's
@@ -75,9 +77,9 @@ def linear_log_prob(
             if they hold NaN.
         budget: bytes that the workspace may take, beside inputs, results and gradients: 16 MiB on a
             CPU, 64 MiB elsewhere.
-        batch_invariant: a row's three results are the same to the bit whatever rows stand beside
-            it. Libraries choose the order of a sum by the shape of the whole product, so only the
-            fused Triton kernel can promise it. It costs speed, and more than
+        batch_invariant: whether a row's three results must be the same to the bit whatever rows
+            stand beside it. Libraries choose the order of a sum by the shape of the whole product,
+            so only the fused Triton kernel can promise it. It costs speed, and more than
             `torch.use_deterministic_algorithms` asks for: every backend repeats itself on equal
             inputs.
         backend: "torch" is the tiled form, on any device; "triton" the same on CUDA, with each step
@@ -97,17 +99,26 @@ def linear_log_prob(
     check(hidden, weight, targets, bias, mask, temperature)
     name: str = backend or "auto"
     if not torch.compiler.is_compiling():  # then it is the operator that chooses, when it runs
-        name = chosen(
-            "linear_log_prob", hindrances(hidden, weight, batch_invariant=batch_invariant), backend
-        )
+        reasons = hindrances(hidden, weight, batch_invariant=batch_invariant)
+        name = chosen("linear_log_prob", reasons, backend)
     if name == "reference":
-        return _referred(hidden, weight, targets, bias, mask, temperature, softcap, entropy)
-    room = budget or (BUDGET if hidden.device.type == "cpu" else CUDA_BUDGET)
-    settings = entropy, float(temperature), softcap, room, name, batch_invariant
-    log_prob, log_sum_exp, spread, _ = linear_log_prob_op(
-        hidden, weight, targets, bias, mask, *settings
+        return _of_reference(hidden, weight, targets, bias, mask, temperature, softcap, entropy)
+    if not budget:
+        budget = BUDGET if hidden.device.type == "cpu" else CUDA_BUDGET
+    log_prob, log_sum_exp, entropies, _ = linear_log_prob_op(
+        hidden,
+        weight,
+        targets,
+        bias,
+        mask,
+        entropy,
+        float(temperature),
+        softcap,
+        budget,
+        name,
+        batch_invariant,
     )
-    return LinearLogProb(log_prob, log_sum_exp, spread if entropy else None)
+    return LinearLogProb(log_prob, log_sum_exp, entropies if entropy else None)
 
 
 def check(
@@ -118,28 +129,23 @@ def check(
     mask: Tensor | None,
     temperature: float,
 ) -> None:
-    """Make sure that the operands fit together.
+    """Check that the operands fit together.
 
     Raises:
         InputError: if they do not.
     """
-    fits = (
-        hidden.dim() == weight.dim() == 2
-        and hidden.shape[1] == weight.shape[1]
-        and targets.shape == hidden.shape[:1]
-    )
-    fits = (
-        fits
-        and (bias is None or bias.shape == weight.shape[:1])
-        and (mask is None or mask.shape == targets.shape)
-    )
+    fits = hidden.dim() == weight.dim() == 2
+    fits = fits and hidden.shape[1] == weight.shape[1]
+    fits = fits and targets.shape == hidden.shape[:1]
+    if bias is not None:
+        fits = fits and bias.shape == weight.shape[:1]
+    if mask is not None:
+        fits = fits and mask.shape == targets.shape
     if not fits:
-        given = {"hidden": hidden, "weight": weight, "targets": targets, "bias": bias, "mask": mask}
-        shapes = ", ".join(
-            f"{name} {list(tensor.shape)}" for name, tensor in given.items() if tensor is not None
-        )
+        shapes = _shapes(hidden=hidden, weight=weight, targets=targets, bias=bias, mask=mask)
         raise InputError(
-            f"linear_log_prob takes hidden [N, D], weight [V, D], targets [N], bias [V], mask [N]; got {shapes}."
+            "linear_log_prob takes hidden [N, D], weight [V, D], targets [N], bias [V], mask [N]; "
+            f"got {shapes}."
         )
     if mask is not None and mask.dtype != torch.bool:
         raise InputError(f"linear_log_prob takes a bool mask; got {mask.dtype}.")
@@ -147,7 +153,15 @@ def check(
         raise InputError(f"linear_log_prob needs a temperature above 0; got {temperature}.")
 
 
-def _referred(
+def _shapes(**operands: Tensor | None) -> str:
+    shapes = []
+    for name, operand in operands.items():
+        if operand is not None:
+            shapes.append(f"{name} {list(operand.shape)}")
+    return ", ".join(shapes)
+
+
+def _of_reference(
     hidden: Tensor,
     weight: Tensor,
     targets: Tensor,
@@ -157,12 +171,23 @@ def _referred(
     softcap: float | None,
     entropy: bool,
 ) -> LinearLogProb:
+    """Return the results of the definition, 0 where the mask is false."""
     hidden, weight, bias = autocast_operands(hidden, weight, bias)
     with torch.autocast(hidden.device.type, enabled=False):
-        live, targets, rows = compacted(hidden, targets, mask)
-        check_targets(targets, len(weight))
-        values = reference(live, weight, targets, bias, temperature, softcap, entropy)
-    if rows is None:
-        return LinearLogProb(*values)
-    whole = [x if x is None else x.new_zeros(len(hidden)).index_put((rows,), x) for x in values]
-    return LinearLogProb(*whole)  # type: ignore[arg-type]
+        live = select_live(hidden, targets, mask)
+        check_targets(live.targets, len(weight))
+        log_prob, log_sum_exp, entropies = reference(
+            live.hidden, weight, live.targets, bias, temperature, softcap, entropy
+        )
+    if live.rows is not None:
+        count = len(hidden)
+        log_prob = _scattered(log_prob, live.rows, count)
+        log_sum_exp = _scattered(log_sum_exp, live.rows, count)
+        if entropies is not None:
+            entropies = _scattered(entropies, live.rows, count)
+    return LinearLogProb(log_prob, log_sum_exp, entropies)
+
+
+def _scattered(values: Tensor, rows: Tensor, count: int) -> Tensor:
+    """Return [count] with the values in their rows, 0 elsewhere."""
+    return values.new_zeros(count).index_put((rows,), values)

@@ -1,8 +1,8 @@
 """linear_log_prob tile by tile: rows times a slice of the vocabulary, under a budget of bytes.
 
 The outer loop is over the vocabulary, so each slice of the weight is read, and if need be
-converted, once a pass, and each slice of its gradient is written once. What is done to a tile is
-another module's: `eager` in plain torch, `triton` in one pass.
+converted, once a pass, and each slice of its gradient is written once. What is done to a tile is in
+another module: `eager` in plain torch, `triton` in one pass.
 """
 
 from __future__ import annotations
@@ -10,20 +10,77 @@ from __future__ import annotations
 from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rewardlab.kernels.linear_log_prob import eager
-from rewardlab.kernels.linear_log_prob.eager import LOW, Curve, Running, Statistics, Upstream, at
+from rewardlab.kernels.linear_log_prob.eager import (
+    LOW,
+    Curve,
+    Running,
+    Statistics,
+    Upstream,
+    select_rows,
+)
+from rewardlab.kernels.linear_log_prob.matmul import (
+    add_product,
+    autocast_operands,
+    product,
+    product_type,
+    slices,
+    statistics_type,
+    write_products,
+)
 
 ROWS = 1024  # of a tile on a CPU: enough to keep a matrix product busy
 CUDA_ROWS = 8192  # and on a GPU
 ALIGNED = 128  # columns: slices are a multiple of it where there is room
 
 
+class Results(NamedTuple):
+    """What the forward pass gives for each row, [N] each; the entropy may be None."""
+
+    log_prob: Tensor
+    log_sum_exp: Tensor
+    entropy: Tensor | None
+    statistics: Statistics
+
+
+class Wanted(NamedTuple):
+    """Which gradients are wanted."""
+
+    hidden: bool
+    weight: bool
+    bias: bool
+
+
+class _TileSize(NamedTuple):
+    rows: int
+    columns: int
+
+
+class _Part(NamedTuple):
+    """A slice of the vocabulary: its columns, its weights in the product's type, its curve."""
+
+    columns: slice
+    weight: Tensor
+    curve: Curve
+
+
+class _RowTile(NamedTuple):
+    """A slice of rows, with what the gradient needs of them."""
+
+    rows: slice
+    hidden: Tensor
+    targets: Tensor
+    statistics: Statistics
+    upstream: Upstream
+
+
 def steps(name: str) -> ModuleType:
-    """The module of the two steps on a tile: "torch" or "triton"."""
+    """Return the module of the two steps on a tile, of "torch" or "triton"."""
     return eager if name == "torch" else import_module("rewardlab.kernels.linear_log_prob.triton")
 
 
@@ -35,8 +92,9 @@ def linear_logits(
     temperature: float = 1.0,
     softcap: float | None = None,
 ) -> Tensor:
-    """The logits [N, V] that `linear_log_prob` scores by, in float32 and without a gradient: to
-    sample few rows from.
+    """Return the logits [N, V] that `linear_log_prob` scores by, in float32, without a gradient.
+
+    They are for sampling from few rows.
 
     Example:
         >>> linear_logits(torch.ones(1, 2), torch.eye(2), temperature=0.5)
@@ -45,7 +103,7 @@ def linear_logits(
     hidden, weight, bias = autocast_operands(hidden, weight, bias)
     logits = hidden.new_empty(len(hidden), len(weight), dtype=statistics_type(hidden, weight))
     with torch.autocast(hidden.device.type, enabled=False):
-        products(hidden, weight, logits)
+        write_products(hidden, weight, logits)
         return eager.finished(logits, Curve(bias, temperature, softcap))
 
 
@@ -57,25 +115,25 @@ def forward(
     entropy: bool,
     budget: int,
     backend: str,
-) -> tuple[Tensor, Tensor, Tensor | None, Statistics]:
-    """Return (log_prob, log_sum_exp, entropy or None, statistics), [N] each. `backend` is "torch",
-    "triton" or "fused".
-    """
+) -> Results:
+    """Return the results of all rows. `backend` is "torch", "triton" or "fused"."""
     targets = targets.contiguous()  # kernels read one beside the other
     running = start(hidden, weight, targets, entropy)
     if backend == "fused":
-        import_module("rewardlab.kernels.linear_log_prob.fused").fused(
-            hidden, weight, targets, curve, running
-        )
+        module = import_module("rewardlab.kernels.linear_log_prob.triton_fused")
+        module.fused(hidden, weight, targets, curve, running)
         return finish(running)
     step = steps(backend)
-    row_slices, walk = _walk(hidden, weight, curve, budget, step.blocks(hidden.device, False))
-    sliced = [(hidden[rows], targets[rows], Running(*at(running, rows))) for rows in row_slices]  # type: ignore[arg-type]
-    for columns, part, part_curve in walk:
-        for rows, its_targets, its_running in sliced:
-            logits = step.finished(product(rows, part.T), part_curve)
-            step.add(logits, part_curve, its_targets, columns.start, its_running)
-            del logits  # or it is there beside the next
+    dtype = product_type(hidden, weight)
+    size = _tile_size(hidden, weight, dtype, budget, step.blocks(hidden.device, False))
+    row_slices = list(slices(len(hidden), size.rows))
+    with torch.autocast(hidden.device.type, enabled=False):
+        for part in _vocabulary(weight, curve, dtype, size.columns):
+            for rows in row_slices:
+                logits = step.finished(product(hidden[rows], part.weight.T), part.curve)
+                sums = select_rows(running, rows)
+                step.add(logits, part.curve, targets[rows], part.columns.start, sums)
+                del logits  # or it is there beside the next
     return finish(running)
 
 
@@ -84,201 +142,174 @@ def backward(
     weight: Tensor,
     targets: Tensor,
     curve: Curve,
-    known: Statistics,
+    statistics: Statistics,
     upstream: Upstream,
-    wanted: tuple[bool, bool, bool],
+    wanted: Wanted,
     budget: int,
     backend: str,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of hidden, weight and bias, those that are wanted, each in its operand's
-    type.
-    """
-    kind = statistics_type(hidden, weight)
+    """Return the wanted gradients of hidden, weight and bias, each in its operand's type."""
     step = steps(backend)
-    targets = targets.contiguous()
-    d_hidden = torch.zeros(hidden.shape, dtype=kind, device=hidden.device) if wanted[0] else None
-    d_weight = (
-        torch.empty_like(weight, memory_format=torch.contiguous_format) if wanted[1] else None
+    dtype = product_type(hidden, weight, half=False)
+    blocks = step.blocks(hidden.device, True)
+    size = _tile_size(hidden, weight, dtype, budget, blocks, gradient=wanted.weight)
+    tiles = _row_tiles(hidden, targets.contiguous(), statistics, upstream, size.rows)
+    gradients = _Gradients(hidden, weight, wanted)
+    # a bias's gradient is summed before it is rounded
+    slope_type = gradients.dtype if wanted.bias else dtype
+    with torch.autocast(hidden.device.type, enabled=False):
+        for part in _vocabulary(weight, curve, dtype, size.columns):
+            gradients.begin(part)
+            for tile in tiles:
+                slope = _slope(step, part, tile, slope_type)
+                gradients.add(part, tile, slope)
+                del slope  # or it is there beside the next
+            gradients.end(part)
+    return gradients.results(hidden, curve.bias)
+
+
+class _Gradients:
+    """The wanted gradients, summed in the statistics' type; the weight's slice by slice."""
+
+    def __init__(self, hidden: Tensor, weight: Tensor, wanted: Wanted) -> None:
+        self.dtype = statistics_type(hidden, weight)
+        self.of_hidden: Tensor | None = None
+        self.of_weight: Tensor | None = None
+        self.of_part: Tensor | None = None
+        self.of_bias: Tensor | None = None
+        if wanted.hidden:
+            self.of_hidden = torch.zeros(hidden.shape, dtype=self.dtype, device=hidden.device)
+        if wanted.weight:
+            self.of_weight = torch.empty_like(weight, memory_format=torch.contiguous_format)
+        if wanted.bias:
+            self.of_bias = torch.zeros(len(weight), dtype=self.dtype, device=hidden.device)
+
+    def begin(self, part: _Part) -> None:
+        """Begin a slice of the vocabulary: the sum of its weights' gradient is 0."""
+        self.of_part = None
+        if self.of_weight is None:
+            return
+        if self.of_weight.dtype == self.dtype:
+            self.of_part = self.of_weight[part.columns].zero_()
+        else:
+            self.of_part = torch.zeros_like(part.weight, dtype=self.dtype)
+
+    def add(self, part: _Part, tile: _RowTile, slope: Tensor) -> None:
+        """Add what the gradient by a tile's products makes of them."""
+        if self.of_bias is not None:
+            self.of_bias[part.columns] += slope.sum(0)
+        dtype = part.weight.dtype
+        slope = slope.to(dtype)
+        if self.of_hidden is not None:
+            add_product(self.of_hidden[tile.rows], slope, part.weight)
+        if self.of_part is not None:
+            add_product(self.of_part, slope.T, tile.hidden.to(dtype))
+
+    def end(self, part: _Part) -> None:
+        """End a slice of the vocabulary: round its sum, if the weight is of another type."""
+        if self.of_weight is None or self.of_part is None:
+            return
+        if self.of_weight.dtype != self.dtype:
+            self.of_weight[part.columns] = self.of_part
+
+    def results(
+        self, hidden: Tensor, bias: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the gradients of hidden, weight and bias, each in its operand's type."""
+        of_hidden = self.of_hidden
+        if of_hidden is not None:
+            of_hidden = of_hidden.to(hidden.dtype)
+        of_bias = None
+        if self.of_bias is not None and bias is not None:
+            of_bias = self.of_bias.to(bias.dtype)
+        return of_hidden, self.of_weight, of_bias
+
+
+def _slope(step: ModuleType, part: _Part, tile: _RowTile, dtype: torch.dtype) -> Tensor:
+    """Return the loss's gradient by the products of a tile."""
+    logits = step.finished(product(tile.hidden, part.weight.T), part.curve)
+    slope: Tensor = step.gradient(
+        logits,
+        part.curve,
+        tile.targets,
+        part.columns.start,
+        tile.statistics,
+        tile.upstream,
+        None,
+        dtype,
     )
-    d_bias = torch.zeros(len(weight), dtype=kind, device=hidden.device) if wanted[2] else None
-    row_slices, walk = _walk(
-        hidden, weight, curve, budget, step.blocks(hidden.device, True), wanted[1], half=False
-    )
-    for columns, part, part_curve in walk:
-        d_part = None
-        if d_weight is not None:
-            d_part = (
-                d_weight[columns].zero_()
-                if d_weight.dtype == kind
-                else torch.zeros_like(part, dtype=kind)
-            )
-        for rows in row_slices:
-            logits = step.finished(product(hidden[rows], part.T), part_curve)
-            of_rows = Statistics(*at(known, rows)), Upstream(*at(upstream, rows))  # type: ignore[arg-type]
-            result = (
-                kind if d_bias is not None else part.dtype
-            )  # a bias's gradient is summed before it is rounded
-            slope = step.gradient(
-                logits, part_curve, targets[rows], columns.start, *of_rows, None, result
-            )
-            if d_bias is not None:
-                d_bias[columns] += slope.sum(0)
-            slope = slope.to(part.dtype)
-            if d_hidden is not None:
-                add_product(d_hidden[rows], slope, part)
-            if d_part is not None:
-                add_product(d_part, slope.T, hidden[rows].to(part.dtype))
-            del logits, slope
-        if d_weight is not None and d_part is not None and d_weight.dtype != kind:
-            d_weight[columns] = d_part
-    bias = curve.bias
-    return (
-        None if d_hidden is None else d_hidden.to(hidden.dtype),
-        d_weight,
-        None if d_bias is None or bias is None else d_bias.to(bias.dtype),
-    )
+    return slope
 
 
 def start(hidden: Tensor, weight: Tensor, targets: Tensor, entropy: bool) -> Running:
-    """What is known of rows before the first tile; a target that there is not makes the row's score
-    NaN.
+    """Return the sums of rows before the first tile.
+
+    A target out of range makes the row's score NaN.
     """
     valid = (targets >= 0) & (targets < len(weight))
-    score = torch.zeros(
-        len(hidden), dtype=statistics_type(hidden, weight), device=hidden.device
-    ).masked_fill_(~valid, torch.nan)
-    return Running(
-        score,
-        torch.full_like(score, LOW),
-        torch.zeros_like(score),
-        torch.zeros_like(score) if entropy else None,
-    )
+    score = torch.zeros(len(hidden), dtype=statistics_type(hidden, weight), device=hidden.device)
+    score.masked_fill_(~valid, torch.nan)
+    peak = torch.full_like(score, LOW)
+    mass = torch.zeros_like(score)
+    moment = torch.zeros_like(score) if entropy else None
+    return Running(score, peak, mass, moment)
 
 
-def finish(running: Running) -> tuple[Tensor, Tensor, Tensor | None, Statistics]:
-    """Make (log_prob, log_sum_exp, entropy or None, statistics) of what is known after the last
-    tile.
-    """
+def finish(running: Running) -> Results:
+    """Return the results of rows, of their sums after the last tile."""
     score, peak, mass, moment = running
     log_mass = mass.log()
-    known = Statistics(peak, log_mass, torch.zeros_like(mass) if moment is None else moment / mass)
-    return (
-        score - peak - log_mass,
-        peak + log_mass,
-        None if moment is None else log_mass - known.mean,
-        known,
-    )
+    mean = torch.zeros_like(mass)
+    entropy = None
+    if moment is not None:
+        mean = moment / mass
+        entropy = log_mass - mean
+    log_prob = score - peak - log_mass
+    log_sum_exp = peak + log_mass
+    return Results(log_prob, log_sum_exp, entropy, Statistics(peak, log_mass, mean))
 
 
-def statistics_type(hidden: Tensor, weight: Tensor) -> torch.dtype:
-    """float64 for float64 operands, else float32."""
-    return torch.promote_types(torch.promote_types(hidden.dtype, weight.dtype), torch.float32)
-
-
-def operand_type(hidden: Tensor, weight: Tensor, *, half: bool = True) -> torch.dtype:
-    """The type that products are taken in: the operands' own where the device keeps a float32
-    accumulator of them.
-
-    Elsewhere it is float32. Gradients never are float16 (`half=False`): what is small in them would
-    vanish.
-    """
-    native = (torch.bfloat16, torch.float16) if half else (torch.bfloat16,)
-    if hidden.is_cuda and hidden.dtype == weight.dtype and hidden.dtype in native:
-        return hidden.dtype
-    return statistics_type(hidden, weight)
-
-
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """The product a · b from a float32 accumulator that is never rounded, in a fresh tensor and in
-    b's type of arithmetic.
-    """
-    a = a.to(b.dtype)
-    return torch.mm(a, b, out_dtype=torch.float32) if b.dtype.itemsize == 2 else a @ b
-
-
-def add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a · b to `total` in float32, in place.
-
-    Example:
-        >>> add_product(total := torch.ones(1, 1), torch.ones(1, 2), torch.ones(2, 1))
-        >>> total
-        tensor([[3.]])
-    """
-    if b.dtype.itemsize == 2:
-        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
-    else:
-        total.addmm_(a, b)
-
-
-def products(hidden: Tensor, weight: Tensor, out: Tensor) -> None:
-    """Write hidden · weightᵀ [N, V] into `out`; a weight that has to be converted is so slice by
-    slice.
-    """
-    kind = operand_type(hidden, weight)
-    hidden = hidden.to(kind)
-    if kind.itemsize == 2:
-        torch.mm(hidden, weight.T, out_dtype=torch.float32, out=out)
-        return
-    size = len(weight) if weight.dtype == kind else max(1, 2**22 // max(1, weight.shape[1]))
-    for columns in _slices(len(weight), size):
-        torch.mm(hidden, weight[columns].to(kind).T, out=out[:, columns])
-
-
-def autocast_operands(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Under autocast, float32 and half operands become its type, as torch's linear layers' do;
-    float64 ones stay.
-    """
-    device = hidden.device.type
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
-        return hidden, weight, bias
-    kind = torch.get_autocast_dtype(device)
-    cast = [
-        x if x is None or x.dtype == torch.float64 else x.to(kind) for x in (hidden, weight, bias)
-    ]
-    return cast[0], cast[1], cast[2]  # type: ignore[return-value]
-
-
-def _walk(
+def _tile_size(
     hidden: Tensor,
     weight: Tensor,
-    curve: Curve,
+    dtype: torch.dtype,
     budget: int,
     blocks: int,
     gradient: bool = False,
-    half: bool = True,
-) -> tuple[list[slice], Iterator[tuple[slice, Tensor, Curve]]]:
-    """Return the slices of rows, and a walk over the vocabulary: each slice, its weights in the
-    product's type, its curve.
+) -> _TileSize:
+    """Return how many rows and columns a tile has under a budget of bytes.
 
-    The workspace is `blocks` tiles, and beside them the slice's weights if they are converted, and
-    their gradient. Autocast, which would round the products, is off during the walk.
+    The workspace is `blocks` tiles. Beside them are the slice's weights, if they are converted to
+    `dtype`, and their gradient.
     """
-    kind = operand_type(hidden, weight, half=half)
     item = statistics_type(hidden, weight).itemsize
-    row_count = max(
-        1,
-        min(
-            len(hidden), CUDA_ROWS if hidden.is_cuda else ROWS, budget // (blocks * ALIGNED * item)
-        ),
-    )
-    beside = hidden.shape[1] * ((weight.dtype != kind) + gradient)
-    column_count = max(1, budget // (item * (blocks * row_count + beside)))
-    column_count -= column_count % ALIGNED if column_count > ALIGNED else 0
-    return list(_slices(len(hidden), row_count)), _columns(
-        weight, curve, kind, column_count, hidden.device
-    )
+    most_rows = CUDA_ROWS if hidden.is_cuda else ROWS
+    narrow_row = blocks * ALIGNED * item
+    rows = max(1, min(len(hidden), most_rows, budget // narrow_row))
+    weight_copies = (weight.dtype != dtype) + gradient
+    column_bytes = item * (blocks * rows + weight_copies * hidden.shape[1])
+    columns = max(1, budget // column_bytes)
+    if columns > ALIGNED:
+        columns -= columns % ALIGNED
+    return _TileSize(rows, columns)
 
 
-def _columns(
-    weight: Tensor, curve: Curve, kind: torch.dtype, count: int, device: torch.device
-) -> Iterator[tuple[slice, Tensor, Curve]]:
-    with torch.autocast(device.type, enabled=False):
-        for columns in _slices(len(weight), count):
-            part_curve = curve if curve.bias is None else curve._replace(bias=curve.bias[columns])
-            yield columns, weight[columns].to(kind), part_curve
+def _vocabulary(weight: Tensor, curve: Curve, dtype: torch.dtype, columns: int) -> Iterator[_Part]:
+    """Yield the slices of the vocabulary, of so many columns each."""
+    for part in slices(len(weight), columns):
+        part_curve = curve
+        if curve.bias is not None:
+            part_curve = curve._replace(bias=curve.bias[part])
+        yield _Part(part, weight[part].to(dtype), part_curve)
 
 
-def _slices(count: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+def _row_tiles(
+    hidden: Tensor, targets: Tensor, statistics: Statistics, upstream: Upstream, size: int
+) -> list[_RowTile]:
+    """Return the slices of `size` rows, with what the gradient needs of them."""
+    tiles = []
+    for rows in slices(len(hidden), size):
+        tile_statistics = select_rows(statistics, rows)
+        tile_upstream = select_rows(upstream, rows)
+        tiles.append(_RowTile(rows, hidden[rows], targets[rows], tile_statistics, tile_upstream))
+    return tiles

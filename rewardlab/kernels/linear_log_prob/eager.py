@@ -1,14 +1,13 @@
-"""The two steps on a tile of logits, in plain torch; `triton` has the same two for CUDA, under the
-same names.
+"""The two steps on a tile of logits, in plain torch.
 
-On a CPU they walk over few rows at a time, so that what they pass over several times stays in the
-cache.
+`triton` has the same two for CUDA, under the same names. On a CPU they walk over few rows at a
+time, so that what they pass over several times stays in the cache.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,8 +25,13 @@ class Curve(NamedTuple):
 
 
 class Running(NamedTuple):
-    """What is known of rows from the tiles so far, [rows] each: the target's logit if it was among
-    them, m = max z, s = Σ e^(z - m) and q = Σ e^(z - m)(z - m); None if the entropy is not wanted.
+    """Sums over the tiles so far, one number a row.
+
+    Attributes:
+        score: the target's logit, if it was among them.
+        peak: m = max z.
+        mass: s = Σ e^(z - m).
+        moment: q = Σ e^(z - m)(z - m); None if the entropy is not wanted.
     """
 
     score: Tensor
@@ -37,7 +41,7 @@ class Running(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What the gradient needs of each row, [rows] each: m = max z, log Σ e^(z - m) and Σ p (z - m)."""
+    """What the gradient needs of each row: m = max z, log Σ e^(z - m) and Σ p (z - m)."""
 
     peak: Tensor
     log_mass: Tensor
@@ -45,32 +49,47 @@ class Statistics(NamedTuple):
 
 
 class Upstream(NamedTuple):
-    """Gradients of the loss by a row's log-probability, log-sum-exp and entropy, [rows] each; None
-    where there is none.
-    """
+    """Gradients of the loss by a row's log-probability, log-sum-exp and entropy, or None."""
 
     log_prob: Tensor
     log_sum_exp: Tensor | None = None
     entropy: Tensor | None = None
 
 
-def at(columns: tuple[Tensor | None, ...], rows: slice | Tensor) -> list[Tensor | None]:
-    """The given rows of each column.
+class _Targets(NamedTuple):
+    """The column of each row's target in a tile, clamped to it, and whether it is in the tile."""
+
+    columns: Tensor
+    inside: Tensor
+
+
+Record = TypeVar("Record", Running, Statistics, Upstream, _Targets)
+
+
+def select_rows(record: Record, rows: slice | Tensor) -> Record:
+    """Return a record with the given rows of each column.
 
     Example:
-        >>> at((torch.arange(3), None), slice(1, 3))
-        [tensor([1, 2]), None]
+        >>> select_rows(Upstream(torch.arange(3)), slice(1, 3))
+        Upstream(log_prob=tensor([1, 2]), log_sum_exp=None, entropy=None)
     """
-    return [None if column is None else column[rows] for column in columns]
+    columns = [None if column is None else column[rows] for column in record]
+    return type(record)._make(columns)
+
+
+def _as_columns(record: Record) -> Record:
+    """Return a record whose columns are [rows, 1]."""
+    columns = [None if column is None else column[:, None] for column in record]
+    return type(record)._make(columns)
 
 
 def blocks(device: torch.device, gradient: bool) -> int:
-    """How many times the tile's size these steps take at most, the tile itself among it."""
+    """Return how many times the tile's size these steps take at most, the tile itself included."""
     return 1 if device.type == "cpu" else 3
 
 
 def finished(products: Tensor, curve: Curve) -> Tensor:
-    """Make logits of products [rows, columns], in place.
+    """Return the logits of products [rows, columns], made in place.
 
     Example:
         >>> finished(torch.ones(1, 2), Curve(torch.tensor([0.0, 1.0]), 2.0, None))
@@ -80,107 +99,146 @@ def finished(products: Tensor, curve: Curve) -> Tensor:
         products += curve.bias
     if curve.softcap is not None:
         products.div_(curve.softcap).tanh_().mul_(curve.softcap)
-    return products if curve.temperature == 1 else products.div_(curve.temperature)
+    if curve.temperature != 1:
+        products.div_(curve.temperature)
+    return products
 
 
-def add(logits: Tensor, curve: Curve, targets: Tensor, first: int, running: Running) -> None:
-    """Add a tile to what is known of its rows, in place; the tile stays as it is.
+def add(logits: Tensor, curve: Curve, targets: Tensor, first_token: int, running: Running) -> None:
+    """Add a tile to the sums of its rows, in place; the tile stays as it is.
 
     Args:
         logits: [rows, columns], `finished`.
         curve: how they were made.
-        targets: int64 [rows], words.
-        first: the word of the tile's first column.
-        running: of these rows.
+        targets: int64 [rows], tokens.
+        first_token: the token of the tile's first column.
+        running: sums of these rows.
     """
-    place = targets - first
-    here = (place >= 0) & (place < logits.shape[1])
-    index = place.clamp(0, logits.shape[1] - 1)[:, None]
-    running.score.add_(logits.gather(1, index)[:, 0].where(here, 0))
-    for rows in _pieces(logits.shape[1], len(logits), logits.device):
-        part, (_, peak, mass, moment) = logits[rows], Running(*at(running, rows))  # type: ignore[arg-type]
-        top = torch.maximum(peak, part.amax(1))
-        part = part - top[:, None]
-        shift = peak - top
-        fall = shift.exp()
-        if moment is None:
-            mass.mul_(fall).add_(part.exp_().sum(1))
-        else:
-            share = part.exp()
-            products = (part if curve.bias is None else part.clamp_(min=LOW)).mul_(share)
-            moment.copy_(fall * (moment + mass * shift) + products.sum(1))
-            mass.mul_(fall).add_(share.sum(1))
-        peak.copy_(top)
+    width = logits.shape[1]
+    in_tile = _as_columns(_targets_in_tile(targets, first_token, width))
+    target_logits = logits.gather(1, in_tile.columns)
+    scores = target_logits.where(in_tile.inside, 0)
+    running.score.add_(scores[:, 0])
+    for rows in _pieces(width, len(logits), logits.device):
+        _add_piece(logits[rows], curve, select_rows(running, rows))
+
+
+def _add_piece(logits: Tensor, curve: Curve, running: Running) -> None:
+    """Add logits to the peaks, masses and moments of their rows, in place."""
+    peak = torch.maximum(running.peak, logits.amax(1))
+    shifted = logits - peak[:, None]
+    shift = running.peak - peak
+    shrinkage = shift.exp()
+    if running.moment is None:
+        running.mass.mul_(shrinkage).add_(shifted.exp_().sum(1))
+    else:
+        exponentials = shifted.exp()
+        if curve.bias is not None:  # it may be -inf, and 0 · -inf is NaN
+            shifted.clamp_(min=LOW)
+        moments = shifted.mul_(exponentials).sum(1)
+        moved = running.moment + running.mass * shift
+        running.moment.copy_(shrinkage * moved + moments)
+        running.mass.mul_(shrinkage).add_(exponentials.sum(1))
+    running.peak.copy_(peak)
 
 
 def gradient(
     logits: Tensor,
     curve: Curve,
     targets: Tensor,
-    first: int,
-    known: Statistics,
+    first_token: int,
+    statistics: Statistics,
     upstream: Upstream,
     rows: Tensor | None,
-    kind: torch.dtype,
+    dtype: torch.dtype,
 ) -> Tensor:
-    """The loss's gradient by the products, in the tile's own memory: a(1[target] - p) + b·p - h·p(z
-    - Σ p z), and the curve's.
+    """Return the loss's gradient by the products, in the tile's own memory.
+
+    It is a(1[target] - p) + b·p - h·p(z - Σ p z), times the curve's slope.
 
     Args:
-        logits: [rows, columns], `finished`; ruined.
+        logits: [rows, columns], `finished`; overwritten.
         curve: how they were made.
-        targets: int64 [rows], words.
-        first: the word of the tile's first column.
-        known: of these rows.
+        targets: int64 [rows], tokens.
+        first_token: the token of the tile's first column.
+        statistics: statistics of these rows.
         upstream: a, b and h of these rows.
         rows: int64, ascending: the only ones that are wanted; all by default.
-        kind: type of the result.
+        dtype: type of the result.
 
     Returns:
         [rows, columns], or [len(rows), columns].
     """
-    place = targets - first
+    width = logits.shape[1]
+    in_tile = _as_columns(_targets_in_tile(targets, first_token, width))
+    statistics = _as_columns(statistics)
+    upstream = _as_columns(upstream)
     if rows is not None:
-        # type: ignore[arg-type]
-        place = place[rows]
-        known = Statistics(*at(known, rows))
-        upstream = Upstream(*at(upstream, rows))
-    result = logits[: len(place)]
-    here = (place >= 0) & (place < logits.shape[1])
-    index = place.clamp(0, logits.shape[1] - 1)[:, None]
-    a, b, h = upstream
-    slope = -a if b is None else b - a
-    for some in _pieces(logits.shape[1], len(place), logits.device):
-        part = (
-            logits[some] if rows is None else logits[rows[some]]
-        )  # a copy; those before were read, so they may be written
-        bend = (
-            None
-            if curve.softcap is None
-            else 1 - (part * (curve.temperature / curve.softcap)).square_()
+        in_tile = select_rows(in_tile, rows)
+        statistics = select_rows(statistics, rows)
+        upstream = select_rows(upstream, rows)
+    count = len(in_tile.columns)
+    result = logits[:count]
+    for piece in _pieces(width, count, logits.device):
+        # with rows it is a copy; rows that were read before may be written
+        part = logits[piece] if rows is None else logits[rows[piece]]
+        _differentiate(
+            part,
+            curve,
+            select_rows(in_tile, piece),
+            select_rows(statistics, piece),
+            select_rows(upstream, piece),
         )
-        part.sub_(known.peak[some, None])
-        if h is None:
-            part.sub_(known.log_mass[some, None]).exp_().mul_(slope[some, None])
-        else:
-            share = (part - known.log_mass[some, None]).exp_()
-            part = (
-                part.clamp_(min=LOW)
-                .sub_(known.mean[some, None])
-                .mul_(-h[some, None])
-                .add_(slope[some, None])
-                .mul_(share)
-            )
-        part.scatter_add_(1, index[some], a[some].where(here[some], 0)[:, None])
-        if curve.temperature != 1:
-            part.div_(curve.temperature)
-        if bend is not None:
-            part.mul_(bend)
         if rows is not None:
-            result[some] = part
-    return result.to(kind)
+            result[piece] = part
+    return result.to(dtype)
+
+
+def _differentiate(
+    logits: Tensor, curve: Curve, targets: _Targets, statistics: Statistics, upstream: Upstream
+) -> None:
+    """Turn logits into the gradient by their products, in place; the records hold [rows, 1]."""
+    cap_slope = None
+    if curve.softcap is not None:
+        capped = logits * (curve.temperature / curve.softcap)
+        cap_slope = 1 - capped.square_()
+    _differentiate_softmax(logits, statistics, upstream)
+    of_targets = upstream.log_prob.where(targets.inside, 0)
+    logits.scatter_add_(1, targets.columns, of_targets)
+    if curve.temperature != 1:
+        logits.div_(curve.temperature)
+    if cap_slope is not None:
+        logits.mul_(cap_slope)
+
+
+def _differentiate_softmax(logits: Tensor, statistics: Statistics, upstream: Upstream) -> None:
+    """Turn logits into (b - a)·p - h·p(z - Σ p z), in place."""
+    slope = -upstream.log_prob
+    if upstream.log_sum_exp is not None:
+        slope = upstream.log_sum_exp - upstream.log_prob
+    logits.sub_(statistics.peak)
+    if upstream.entropy is None:
+        logits.sub_(statistics.log_mass).exp_().mul_(slope)
+        return
+    shifted = logits - statistics.log_mass
+    probabilities = shifted.exp_()
+    logits.clamp_(min=LOW)
+    logits.sub_(statistics.mean)
+    logits.mul_(-upstream.entropy)
+    logits.add_(slope)
+    logits.mul_(probabilities)
+
+
+def _targets_in_tile(targets: Tensor, first_token: int, width: int) -> _Targets:
+    columns = targets - first_token
+    inside = (columns >= 0) & (columns < width)
+    return _Targets(columns.clamp(0, width - 1), inside)
 
 
 def _pieces(columns: int, count: int, device: torch.device) -> Iterator[slice]:
-    size = max(1, PIECE // max(1, columns)) if device.type == "cpu" else max(1, count)
-    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+    """Yield slices of `count` rows: all at once but for a CPU."""
+    size = max(1, count)
+    if device.type == "cpu":
+        size = max(1, PIECE // max(1, columns))
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))

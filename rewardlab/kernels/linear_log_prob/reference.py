@@ -15,25 +15,27 @@ def reference(
     softcap: float | None = None,
     entropy: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Return (log_prob, log_sum_exp, entropy or None) [N], in float64 for float64 operands, else in
-    float32.
+    """Return (log_prob, log_sum_exp, entropy or None) [N], in float32 (float64 for float64).
 
     Example:
-        >>> log_prob, log_sum_exp, _ = reference(torch.ones(1, 2), torch.zeros(2, 2), torch.tensor([1]))
+        >>> targets = torch.tensor([1])
+        >>> log_prob, log_sum_exp, _ = reference(torch.ones(1, 2), torch.zeros(2, 2), targets)
         >>> bool(torch.equal(log_prob, -log_sum_exp))
         True
     """
-    kind = torch.promote_types(torch.promote_types(hidden.dtype, weight.dtype), torch.float32)
-    logits = hidden.to(kind) @ weight.to(kind).T
+    operand_type = torch.promote_types(hidden.dtype, weight.dtype)
+    dtype = torch.promote_types(operand_type, torch.float32)
+    logits = hidden.to(dtype) @ weight.to(dtype).T
     if bias is not None:
-        logits = logits + bias.to(kind)
+        logits = logits + bias.to(dtype)
     if softcap is not None:
         logits = softcap * torch.tanh(logits / softcap)
     logits = logits / temperature
-    log_prob = logits.log_softmax(1)
-    spread = (
-        -(log_prob.exp() * log_prob.masked_fill(log_prob == -torch.inf, 0)).sum(1)
-        if entropy
-        else None
-    )
-    return log_prob.gather(1, targets[:, None])[:, 0], logits.logsumexp(1), spread
+    log_probs = logits.log_softmax(1)
+    entropies = None
+    if entropy:
+        probabilities = log_probs.exp()
+        finite = log_probs.masked_fill(log_probs == -torch.inf, 0)
+        entropies = -(probabilities * finite).sum(1)
+    log_prob = log_probs.gather(1, targets[:, None])[:, 0]
+    return log_prob, logits.logsumexp(1), entropies

@@ -1,4 +1,4 @@
-"""Discounted sums over time: returns, advantages, and whatever else is y_t = x_t + a_t · y_(t+1)."""
+"""Discounted sums over time: returns, advantages, and any other y_t = x_t + a_t · y_(t+1)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ __all__ = ["discounted_sum", "hindrances"]
 def discounted_sum(
     values: Tensor, decay: Tensor | float, *, backend: dispatch.Backend | None = None
 ) -> Tensor:
-    """y_t = x_t + a_t · y_(t+1), y_T = 0: what is still to come after each step, discounted.
+    """Return y_t = x_t + a_t · y_(t+1), y_T = 0, what is still to come after each step, discounted.
 
-    A constant a is a discount, and y are returns; a decay of 0 ends an episode; with x = δ and a =
-    γλ it is generalised advantage estimation (arXiv 1506.02438, equation 16). The pairs (a, x)∘(a',
-    x') = (a·a', x + a·x') are associative, so the steps need not be taken one by one.
-    Differentiable, as often as is wanted: the gradient g of y becomes the sum h_t = g_t + a_(t-1) ·
-    h_(t-1) for x, and h_t · y_(t+1) for a_t.
+    With a constant a, which is a discount, y are returns. A decay of 0 ends an episode. With x = δ
+    and a = γλ it is generalized advantage estimation (arXiv 1506.02438, equation 16). The pairs
+    (a, x)∘(a', x') = (a·a', x + a·x') are associative, so the steps need not be taken one by one.
+
+    It is differentiable any number of times. The gradient g of y becomes the sum h_t = g_t +
+    a_(t-1) · h_(t-1) for x, and h_t · y_(t+1) for a_t.
 
     Args:
         values: x [B, T]; half precision is summed in float32.
@@ -48,27 +49,28 @@ def discounted_sum(
         [[1.5, 1.0, 1.5, 1.0]]
     """
     _check(values, decay)
-    kind = torch.promote_types(values.dtype, torch.float32)
-    per_step = decay.to(kind) if isinstance(decay, Tensor) else None
-    constant = 0.0 if isinstance(decay, Tensor) else float(decay)
+    sum_type = torch.promote_types(values.dtype, torch.float32)
+    decays = None
+    constant = 0.0
+    if isinstance(decay, Tensor):
+        decays = decay.to(sum_type)
+    else:
+        constant = float(decay)
     sums: Tensor = torch.ops.rewardlab.discounted_sum(
-        values.to(kind), per_step, constant, False, backend or ""
+        values.to(sum_type), decays, constant, False, backend or ""
     )
     return sums
 
 
 def hindrances(values: Tensor, decay: Tensor | float = 1.0) -> dict[str, str]:
-    """Why each backend cannot run; an empty string for one that can. In order of preference."""
-    double = (
-        "the values are float64, and the kernel's sums are float32"
-        if values.dtype == torch.float64
-        else ""
-    )
-    return {
-        "triton": dispatch.triton_hindrance(values.device) or double,
-        "torch": "",
-        "reference": "",
-    }
+    """Return why each backend cannot run, an empty string for one that can.
+
+    The backends are in order of preference.
+    """
+    triton = dispatch.triton_hindrance(values.device)
+    if not triton and values.dtype == torch.float64:
+        triton = "the values are float64, and the kernel's sums are float32"
+    return {"triton": triton, "torch": "", "reference": ""}
 
 
 _SCHEMA = "(Tensor values, Tensor? decay, float constant, bool transposed, str backend) -> Tensor"
@@ -78,22 +80,27 @@ _SCHEMA = "(Tensor values, Tensor? decay, float constant, bool transposed, str b
 def _op(
     values: Tensor, decay: Tensor | None, constant: float, transposed: bool, backend: str
 ) -> Tensor:
-    """The sums as a linear map of the values; `transposed` is that map's transpose, y_t = x_t +
-    a_(t-1) · y_(t-1).
+    """Return the sums as a linear map of the values.
+
+    The map's transpose, `transposed`, is y_t = x_t + a_(t-1) · y_(t-1).
     """
-    chosen = dispatch.chosen("discounted_sum", hindrances(values), backend or None)
+    name = dispatch.chosen("discounted_sum", hindrances(values), backend or None)
     if not values.numel():
         return values.new_empty(values.shape)
-    if chosen == "triton":
+    if name == "triton":
         from rewardlab.kernels.scan import triton
 
         return triton.discounted_sum(values, decay, constant, transposed)
-    run = blocked.discounted_sum if chosen == "torch" else reference
+    run = blocked.discounted_sum if name == "torch" else reference
+    decays = constant if decay is None else decay
     if not transposed:
-        return run(values, constant if decay is None else decay)
-    # turned round in time it is the same sum, whose decays are one step earlier
-    turned = constant if decay is None else decay.roll(1, 1).flip(1)
-    return run(values.flip(1), turned).flip(1)
+        return run(values, decays)
+    # reversed in time it is the same sum, whose decays are one step earlier
+    if decay is not None:
+        earlier = decay.roll(1, 1)
+        decays = earlier.flip(1)
+    sums = run(values.flip(1), decays)
+    return sums.flip(1)
 
 
 @torch.library.register_fake("rewardlab::discounted_sum")
@@ -105,8 +112,8 @@ def _(
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     _, decay, *ctx.options = inputs
-    wanted = decay is not None and ctx.needs_input_grad[1]
-    ctx.save_for_backward(decay, output if wanted else None)
+    needed = decay is not None and ctx.needs_input_grad[1]
+    ctx.save_for_backward(decay, output if needed else None)
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
@@ -116,11 +123,18 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         gradient, decay, constant, not transposed, backend
     )
     of_decay = None
-    if output is not None:
-        of_decay = torch.zeros_like(decay)
-        earlier, later = (output, of_values) if transposed else (of_values, output)
-        of_decay = torch.cat([earlier[:, :-1] * later[:, 1:], of_decay[:, :1]], 1)
+    if output is not None and transposed:
+        of_decay = _decay_gradient(output, of_values)
+    elif output is not None:
+        of_decay = _decay_gradient(of_values, output)
     return of_values, of_decay, None, None, None
+
+
+def _decay_gradient(earlier: Tensor, later: Tensor) -> Tensor:
+    """Return earlier_t · later_(t+1) [B, T], 0 for the last step."""
+    products = earlier[:, :-1] * later[:, 1:]
+    last = torch.zeros_like(earlier[:, :1])
+    return torch.cat([products, last], 1)
 
 
 torch.library.register_autograd(
@@ -133,17 +147,16 @@ for _device in ("cpu", "cuda"):
 def _check(values: Tensor, decay: Tensor | float) -> None:
     if values.dim() != 2 or not values.is_floating_point():
         raise InputError(
-            f"discounted_sum takes floating-point values [B, T]; got {values.dtype} {list(values.shape)}. "
-            "One row of T steps is values[None]."
+            "discounted_sum takes floating-point values [B, T]; "
+            f"got {values.dtype} {list(values.shape)}. One row of T steps is values[None]."
         )
     if not isinstance(decay, Tensor):
         return
-    if (
-        decay.shape != values.shape
-        or decay.device != values.device
-        or not decay.is_floating_point()
-    ):
+    fits = decay.shape == values.shape and decay.device == values.device
+    if not fits or not decay.is_floating_point():
         raise InputError(
-            f"discounted_sum takes a decay for each value: [B, T] = {list(values.shape)}, floating-point, on {values.device}; "
-            f"got {decay.dtype} {list(decay.shape)} on {decay.device}. Give a number if it is the same for all steps."
+            "discounted_sum takes a decay for each value: "
+            f"[B, T] = {list(values.shape)}, floating-point, on {values.device}; "
+            f"got {decay.dtype} {list(decay.shape)} on {decay.device}. "
+            "Give a number if it is the same for all steps."
         )

@@ -1,85 +1,131 @@
-"""discounted_sum in plain torch, on any device: about √T blocks of √T steps, so that 3·√T
-operations do instead of T.
+"""discounted_sum in plain torch, on any device: 3·√T operations do instead of T.
 
-All blocks walk back through their own steps together, first from nothing, then from what follows
-them. Between these walks the blocks' sums are joined one by one, by the product of each block's
-decays. No product is longer than a block, and it is taken in float64, so decays above 1 do not
-overflow where the sums themselves do not.
+The steps are cut into about √T blocks of √T steps. All blocks walk back through their own steps
+together, first from nothing, then from what follows them. Between these walks the blocks' sums are
+joined one by one, by the product of each block's decays. No product is longer than a block, and it
+is taken in float64, so decays above 1 do not overflow where the sums themselves do not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import repeat
+from collections.abc import Sequence
 from math import isqrt
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 LARGEST = 1e300
-CACHED = (
-    2**16
-)  # numbers that are summed at once on the CPU, so that each walk finds them in its cache
+# numbers that are summed at once on the CPU, so that each walk finds them in its cache
+CACHED = 2**16
+
+
+class _Layout(NamedTuple):
+    """How the steps of B rows are cut: blocks of `size` steps, with zeros behind the last step."""
+
+    rows: int
+    steps: int
+    size: int
+    blocks: int
+
+
+class _Decays(NamedTuple):
+    """The decays of the blocks' steps, [size, B · blocks] or a number, and each block's product."""
+
+    steps: Tensor | float
+    products: Tensor
 
 
 def discounted_sum(values: Tensor, decay: Tensor | float) -> Tensor:
-    """Return y_t = x_t + a_t · y_(t+1) of values x [B, T], T > 0, and a decay a, [B, T] or a
-    number.
+    """Return y_t = x_t + a_t · y_(t+1) of values x [B, T], T > 0, decay a [B, T] or a number.
 
     Example:
         >>> discounted_sum(torch.ones(1, 5), 0.5)[0, 0].item()
         1.9375
     """
     rows, steps = values.shape
-    part = rows if values.is_cuda else max(1, CACHED // steps)
-    if rows > part:
-        decays: Iterable[Tensor | float] = (
-            torch.split(decay, part) if isinstance(decay, Tensor) else repeat(decay)
-        )
-        return torch.cat(
-            [discounted_sum(*pair) for pair in zip(torch.split(values, part), decays, strict=False)]
-        )
+    part_rows = max(1, CACHED // steps)
+    if values.is_cuda or rows <= part_rows:
+        return _sum_by_blocks(values, decay)
+    sums = []
+    part_decay = decay
+    for start in range(0, rows, part_rows):
+        part = slice(start, start + part_rows)
+        if isinstance(decay, Tensor):
+            part_decay = decay[part]
+        part_sums = _sum_by_blocks(values[part], part_decay)
+        sums.append(part_sums)
+    return torch.cat(sums)
+
+
+def _sum_by_blocks(values: Tensor, decay: Tensor | float) -> Tensor:
+    layout = _layout(values)
+    blocks = _blocks(values, layout)
+    decays = _block_decays(values, decay, layout)
+    nothing = torch.zeros_like(blocks[0])
+    from_nothing = _walk(blocks, decays.steps, nothing)
+    following = _sums_behind_blocks(from_nothing[0], decays.products, layout)
+    sums = _walk(blocks, decays.steps, following)
+    padded = sums.T.reshape(layout.rows, -1)
+    return padded[:, : layout.steps].contiguous()
+
+
+def _layout(values: Tensor) -> _Layout:
+    rows, steps = values.shape
     size = isqrt(steps - 1) + 1
-    count = -(-steps // size)
-    x = _blocks(values, size, count)
-    a = decay
+    blocks = -(-steps // size)
+    return _Layout(rows, steps, size, blocks)
+
+
+def _sums_behind_blocks(block_sums: Tensor, products: Tensor, layout: _Layout) -> Tensor:
+    """Return the sum at the step behind each block, of each block's own sum, both [B · blocks]."""
+    shape = (layout.rows, layout.blocks)
+    alone = block_sums.double().view(shape)
+    factors = products.view(shape)
+    nothing = products.new_zeros(layout.rows)
+    sums = _walk(alone.T, factors.T, nothing)
+    behind = pad(sums[1:].T, (0, 1))
+    return behind.to(block_sums.dtype).flatten()
+
+
+def _blocks(columns: Tensor, layout: _Layout) -> Tensor:
+    """Return [B, T] as [size, B · blocks], a column for each block, zeros behind the last step."""
+    missing = layout.size * layout.blocks - layout.steps
+    padded = pad(columns, (0, missing))
+    return padded.reshape(-1, layout.size).T.contiguous()
+
+
+def _block_decays(values: Tensor, decay: Tensor | float, layout: _Layout) -> _Decays:
+    steps = decay
     if isinstance(decay, Tensor):
-        a = _blocks(
-            pad(decay[:, :-1], (0, 1)), size, count
-        )  # nothing follows the last step, so its decay is not read
-        product = a.prod(0, dtype=torch.float64)
+        # nothing follows the last step, so its decay is not read
+        read = pad(decay[:, :-1], (0, 1))
+        steps = _blocks(read, layout)
+        products = steps.prod(0, dtype=torch.float64)
     else:
-        product = torch.full((rows * count,), decay, dtype=torch.float64, device=values.device).pow(
-            size
-        )
-    product = product.clamp(-LARGEST, LARGEST).view(rows, count).T
-    whole = _walk(
-        _walk(x, a, torch.zeros_like(x[0]))[0].double().view(rows, count).T,
-        product,
-        product.new_zeros(rows),
-    )
-    following = pad(whole[1:].T, (0, 1)).to(values.dtype)
-    return _walk(x, a, following.flatten()).T.reshape(rows, -1)[:, :steps].contiguous()
+        blocks = layout.rows * layout.blocks
+        factors = values.new_full((blocks,), decay, dtype=torch.float64)
+        products = factors.pow(layout.size)
+    bounded = products.clamp(-LARGEST, LARGEST)
+    return _Decays(steps, bounded)
 
 
-def _blocks(columns: Tensor, size: int, count: int) -> Tensor:
-    """[B, T] as [size, B · count], a column for each block; zeros stand behind the last step."""
-    return pad(columns, (0, size * count - columns.shape[1])).reshape(-1, size).T.contiguous()
+def _walk(values: Tensor, decays: Tensor | float, following: Tensor) -> Tensor:
+    """Return the sums [N, ...] of values [N, ...], from the last step back.
 
-
-def _walk(x: Tensor, a: Tensor | float, following: Tensor) -> Tensor:
-    """The sums [N, ...] of x [N, ...], from its last step back, if `following` [...] is the sum at
-    the step behind it.
+    `following` [...] is the sum at the step behind the last one.
     """
-    sums = torch.empty_like(x)
-    factors: Iterable[Tensor | float] = reversed(a.unbind()) if isinstance(a, Tensor) else repeat(a)
-    for value, factor, out in zip(
-        reversed(x.unbind()), factors, reversed(sums.unbind()), strict=False
-    ):
+    sums = torch.empty_like(values)
+    factors: Sequence[Tensor | float] = [decays] * len(values)
+    if isinstance(decays, Tensor):
+        factors = decays.unbind()
+    steps = list(zip(values.unbind(), factors, sums.unbind(), strict=True))
+    steps.reverse()
+    for value, factor, total in steps:
         if isinstance(factor, Tensor):
-            torch.addcmul(value, factor, following, out=out)
+            torch.addcmul(value, factor, following, out=total)
         else:
-            torch.add(value, following, alpha=factor, out=out)
-        following = out
+            torch.add(value, following, alpha=factor, out=total)
+        following = total
     return sums

@@ -14,9 +14,11 @@ def reference(values: Tensor, decay: Tensor | float) -> Tensor:
         [[3.0, 2.0, 1.0]]
     """
     columns: list[Tensor] = []
-    following = torch.zeros_like(values[:, 0])
     for step in reversed(range(values.shape[1])):
-        factor = decay[:, step] if isinstance(decay, Tensor) else decay
-        following = values[:, step] + factor * following if columns else values[:, step]
-        columns.append(following)
-    return torch.stack(columns[::-1], 1)
+        total = values[:, step]
+        if columns:
+            factor = decay[:, step] if isinstance(decay, Tensor) else decay
+            total = total + factor * columns[-1]
+        columns.append(total)
+    columns.reverse()
+    return torch.stack(columns, 1)

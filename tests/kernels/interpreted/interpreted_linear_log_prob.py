@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from rewardlab.kernels import linear_log_prob
 from rewardlab.kernels.linear_log_prob import chunked, hindrances, triton
 from rewardlab.kernels.linear_log_prob.eager import Curve, Statistics, Upstream
-from rewardlab.kernels.linear_log_prob.fused import Shape, _dense, fused
 from rewardlab.kernels.linear_log_prob.reference import reference
+from rewardlab.kernels.linear_log_prob.triton_fused import Shape, _dense, fused
 
 SHAPES = {"ragged": (70, 40, 601), "one": (1, 1, 1), "none": (0, 5, 7), "word": (3, 16, 300)}
 OPTIONS = {

@@ -1,0 +1,85 @@
+"""The jobs, each by several providers, and what is aimed at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from end_to_end_cases.head import (
+    forward_naive,
+    forward_ours,
+    policy_loss_naive,
+    policy_loss_ours,
+)
+from end_to_end_cases.loops import (
+    dpo_ours,
+    dpo_trl,
+    reward_ours,
+    reward_trl,
+    rloo_ours,
+    rloo_trl,
+)
+from end_to_end_cases.measuring import Figures
+from end_to_end_cases.parts import (
+    command,
+    gae_loop,
+    gae_ours,
+    gan_rm_epoch,
+    heads,
+    imported,
+    sharing,
+)
+
+
+class Aim(NamedTuple):
+    """What the other's figures over ours should be at least; None if nothing is aimed at."""
+
+    seconds: float | None = None
+    mib: float | None = None
+
+
+# ours, the one that it is compared with first, then others
+CASES: dict[str, dict[str, Callable[[], Figures]]] = {
+    "reward-model step": {"ours": reward_ours, "TRL": reward_trl},
+    "DPO step": {"ours": dpo_ours, "TRL": dpo_trl},
+    "RLOO step": {"ours": rloo_ours, "TRL": rloo_trl},
+    "policy loss, 40 % live": {
+        "ours": partial(policy_loss_ours, 0.4),
+        "naive": partial(policy_loss_naive, 0.4),
+    },
+    "policy loss, all live": {
+        "ours": partial(policy_loss_ours, 1.0),
+        "naive": partial(policy_loss_naive, 1.0),
+    },
+    "log-prob forward": {
+        "ours": forward_ours,
+        "naive float32": forward_naive,
+        "naive bfloat16": partial(forward_naive, "bfloat16"),
+        "ours, bfloat16 operands": partial(forward_ours, "bfloat16"),
+    },
+    "GAE, 64 x 1024": {"ours": gae_ours, "Python loop": gae_loop},
+    "reward with 16 heads": {"ours": partial(heads, 16), "1 head": partial(heads, 1)},
+    "GAN-RM epoch": {
+        "ours": partial(gan_rm_epoch, True),
+        "re-encoding": partial(gan_rm_epoch, False),
+    },
+    "8 samples a prompt": {"ours": partial(sharing, True), "unshared": partial(sharing, False)},
+    "import": {"ours": partial(imported, "rewardlab"), "torch alone": partial(imported, "torch")},
+    "rewardlab --help": {
+        "ours": partial(command, "rewardlab", "--help"),
+        "torch alone": partial(imported, "torch"),
+    },
+}
+AIMS = {
+    "reward-model step": Aim(1.0, 1 / 0.7),
+    "DPO step": Aim(1.0, 1 / 0.7),
+    "RLOO step": Aim(1.0, 1 / 0.7),
+    "policy loss, 40 % live": Aim(2.0, 4.0),
+    "log-prob forward": Aim(1.0, 5.0),
+    "GAE, 64 x 1024": Aim(10.0),
+    "reward with 16 heads": Aim(1 / 1.1),
+    "GAN-RM epoch": Aim(20.0),
+}
+# the providers that an aim is about
+AIMED_AT = {"TRL"} | {list(providers)[1] for providers in CASES.values()}

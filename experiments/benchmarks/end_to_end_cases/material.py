@@ -1,0 +1,79 @@
+"""The same model, data and batch for TRL's trainers and ours."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+ROWS = 16
+PROMPT = 32
+RESPONSE = 32
+VOCABULARY = 8192
+WIDTH = 128
+LAYERS = 4
+SAMPLES = 4  # of a prompt, in RLOO
+
+
+def tokenizer() -> Any:
+    """Return a tokenizer with a word a token, so that lengths are what they are said to be."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {"<end>": 0, "<pad>": 1}
+    for token in range(2, VOCABULARY):
+        vocabulary[f"w{token}"] = token
+    inner = Tokenizer(WordLevel(vocabulary, unk_token="<pad>"))
+    inner.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", pad_token="<pad>")
+
+
+def network(kind: str = "LlamaForCausalLM", **options: Any) -> Any:
+    """Return a small language model with the same weights every time."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        eos_token_id=0,
+        pad_token_id=1,
+        bos_token_id=None,
+        **options,
+    )
+    return getattr(transformers, kind)(config)
+
+
+def texts(count: int, length: int, seed: int) -> list[str]:
+    """Return texts of `length` random words."""
+    import random
+
+    generator = random.Random(seed)
+    lines = []
+    for _ in range(count):
+        tokens = [f"w{generator.randrange(2, VOCABULARY)}" for _ in range(length)]
+        lines.append(" ".join(tokens))
+    return lines
+
+
+def pairs(count: int) -> Any:
+    """Return preference pairs of random texts."""
+    from rewardlab import PreferencePairs, Samples
+
+    prompts = texts(count, PROMPT, 0)
+    chosen = Samples(prompts, texts(count, RESPONSE, 1))
+    rejected = Samples(prompts, texts(count, RESPONSE, 2))
+    return PreferencePairs(chosen, rejected)
+
+
+def adamw() -> Any:
+    """Return a factory of the optimiser."""
+    import torch
+
+    return partial(torch.optim.AdamW, lr=1e-4)

@@ -1,0 +1,31 @@
+"""Statistics of scores [N] and of features [N, D]: tensors in, Python floats out.
+
+Tensors may be of any float type; everything is computed in float64.
+"""
+
+from rewardlab.metrics.best_of_n import best_of_n_expected, best_of_n_kl
+from rewardlab.metrics.bootstrap import mean_interval
+from rewardlab.metrics.calibration import calibration_error
+from rewardlab.metrics.distances import (
+    diversity,
+    frechet_distance,
+    kernel_distance,
+    kernel_distance_interval,
+    precision_recall,
+)
+from rewardlab.metrics.ranking import auc, auc_interval, rank_correlation
+
+__all__ = [
+    "auc",
+    "auc_interval",
+    "best_of_n_expected",
+    "best_of_n_kl",
+    "calibration_error",
+    "diversity",
+    "frechet_distance",
+    "kernel_distance",
+    "kernel_distance_interval",
+    "mean_interval",
+    "precision_recall",
+    "rank_correlation",
+]
