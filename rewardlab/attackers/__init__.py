@@ -1,4 +1,4 @@
-"""Attackers: searches for outputs that an attack reward likes, dear and cheap ones behind one call."""
+"""Attackers: searches for outputs that an attack reward likes, all behind one call."""
 
 from __future__ import annotations
 

@@ -7,78 +7,89 @@ class whose instances are such callables.
 
 from __future__ import annotations
 
-from abc import ABC
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.policies import Policy
+from rewardlab.policies import Generator
 from rewardlab.rewards import Reward
 from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.base import checked_scores
-from rewardlab.rewards.scoring import in_batches
+from rewardlab.rewards.scoring import in_batches, scores_of
 from rewardlab.types import Samples
 
-Attacker = Callable[[Policy, Reward, Sequence[str], int], Samples]
+Attacker = Callable[[Generator, Reward, Sequence[str], int], Samples]
+StopRule = Callable[[Samples], bool]
 
 
 class TrainedAttacker(ABC):
-    """An attacker that trains an adversary, keeps checkpoints and can end early.
+    """An attacker that trains an adversary, so that it can be stopped and resumed.
+
+    Whoever runs one may copy it and set these attributes.
 
     Attributes:
-        folder: where metrics and checkpoints go, so that a killed attack goes on from the last.
-        until: called with all samples so far; training ends when it returns True.
+        folder: folder of metrics and checkpoints, from which a killed attack resumes; None writes
+            nothing.
+        until: early stopping: called with the samples so far; training stops when it returns True.
     """
 
     folder: str | Path | None
-    until: Callable[[Samples], bool] | None
+    until: StopRule | None
+
+    @abstractmethod
+    def __call__(
+        self, policy: Generator, reward: Reward, prompts: Sequence[str], seed: int
+    ) -> Samples:
+        """Return the samples of an adversary that is trained on `reward`."""
 
 
 def with_scores(reward: Reward, samples: Samples) -> Samples:
-    """Return the samples with their score as the fact "attack", and what an Attack is made of as
-    "target" and "witness".
+    """Return the samples with their score as the fact "attack".
+
+    The parts of an `Attack` become the facts "target" and "witness".
 
     Example:
         >>> from rewardlab.rewards.rules import Length, Repetition
-        >>> samples = with_scores(Attack(Length(), Repetition(n=1), threshold=1), Samples(["hi"], ["of of"]))
+        >>> attack = Attack(Length(), Repetition(n=1), threshold=1)
+        >>> samples = with_scores(attack, Samples(["hi"], ["of of"]))
         >>> {name: column.tolist() for name, column in samples.facts.items()}
         {'attack': [2.5], 'target': [2.0], 'witness': [-0.5]}
     """
     if isinstance(reward, Attack):
         return with_parts(reward, samples, in_batches(reward, reward.parts, samples))
-    return samples.with_facts(
-        attack=checked_scores(in_batches(reward, reward, samples), samples, type(reward).__name__)
-    )
+    return samples.with_facts(attack=scores_of(reward, samples))
 
 
 def with_parts(attack: Attack, samples: Samples, parts: Tensor) -> Samples:
-    """Return the samples with the facts that `with_scores` gives, from what `attack.parts` returned."""
+    """Return the samples with the facts of `with_scores`, from the parts [B, 2] of the attack."""
     parts = checked_scores(parts, samples, "Attack")
     target, witness = parts.unbind(1)
-    return samples.with_facts(
-        attack=attack.combine(parts, samples.facts), target=target, witness=witness
-    )
+    scores = attack.combine(parts, samples.facts)
+    return samples.with_facts(attack=scores, target=target, witness=witness)
 
 
 def highest(samples: Samples, k: int, keep: int | None) -> Samples:
-    """Return the `keep` highest of each prompt's K scored samples, which lie together, the highest
-    first; all if None.
+    """Return the `keep` highest of each prompt's K scored samples, the highest first.
+
+    None keeps all, in their order. A prompt's samples lie together.
 
     Example:
         >>> import torch
-        >>> samples = Samples(["hi"] * 3, ["a", "b", "c"], {"attack": torch.tensor([1.0, 3.0, 2.0])})
+        >>> scores = torch.tensor([1.0, 3.0, 2.0])
+        >>> samples = Samples(["hi"] * 3, ["a", "b", "c"], {"attack": scores})
         >>> highest(samples, k=3, keep=2).outputs
         ['b', 'c']
     """
     if keep is None:
         return samples
-    order = (
-        samples.facts["attack"].view(-1, k).argsort(dim=1, descending=True, stable=True)[:, :keep]
-    )
-    first = order.new_tensor(range(len(order)))[:, None] * k
-    return samples[(first + order).flatten()]
+    groups = samples.facts["attack"].view(-1, k)
+    order = groups.argsort(dim=1, descending=True, stable=True)
+    first_rows = torch.arange(len(groups), device=order.device)[:, None] * k
+    return samples[(first_rows + order[:, :keep]).flatten()]
 
 
 def check_counts(who: str, n: int, keep: int | None) -> None:
@@ -87,7 +98,9 @@ def check_counts(who: str, n: int, keep: int | None) -> None:
     Raises:
         InputError: unless 1 <= keep <= n.
     """
-    if n < 1 or not 1 <= (n if keep is None else keep) <= n:
+    returned = n if keep is None else keep
+    if n < 1 or not 1 <= returned <= n:
         raise InputError(
-            f"{who} draws n >= 1 samples a prompt and keeps from 1 to n of them; got n={n} and keep={keep}."
+            f"{who} draws n >= 1 samples a prompt and keeps from 1 to n of them; "
+            f"got n={n} and keep={keep}."
         )

@@ -12,7 +12,7 @@ from torch import Tensor
 from rewardlab.attackers.base import check_counts, highest, with_scores
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
-from rewardlab.policies import Policy
+from rewardlab.policies import Generator, Policy
 from rewardlab.rewards import Reward
 from rewardlab.seeds import derive, generators, row_seeds
 from rewardlab.types import Samples
@@ -24,23 +24,22 @@ PIXELS = ("noise", "patch")
 
 @dataclass(frozen=True)
 class RandomEdits:
-    """The policy's own samples with random edits; with n above 1 the best of them by the attack
-    reward.
+    """Edit the policy's own samples at random, and keep the best of n by the attack reward.
 
     Of a text each word is edited with probability `rate`: dropped, said twice, or swapped with the
     next. An image gets noise of that standard deviation, or a patch of noise of that share of its
-    area. Where samples know their length, it is measured anew.
+    area. Where samples have the fact "length", the policy measures it anew.
 
     Args:
-        rate: from 0 to 1.
-        kinds: which edits; all that suit the outputs by default. Each word, or each image, gets one
-            of them.
+        rate: probability or size of an edit, from 0 to 1.
+        kinds: kinds of edits; by default all that suit the outputs. Each word, or each image, gets
+            one of them.
         n: samples drawn and edited of each prompt.
-        keep: how many of them are returned, the best first; all if None.
+        keep: samples returned of each prompt, the best first; all if None.
 
     Raises:
         InputError: if a rate or count is out of range, or (on use) a kind does not suit the
-            outputs.
+            outputs, or a length has to be measured and the policy cannot encode outputs.
     """
 
     rate: float = 0.2
@@ -54,84 +53,135 @@ class RandomEdits:
             raise InputError(f"RandomEdits takes a rate from 0 to 1; got {self.rate:g}.")
 
     def __call__(
-        self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int
+        self, policy: Generator, reward: Reward, prompts: Sequence[str], seed: int
     ) -> Samples:
-        drawn = candidates(policy, prompts, self.n, seed)
-        return highest(
-            with_scores(reward, _measured(policy, self.edit(drawn, seed))), self.n, self.keep
-        )
+        samples = candidates(policy, prompts, self.n, seed)
+        edited = _with_length(policy, self.edit(samples, seed))
+        return highest(with_scores(reward, edited), self.n, self.keep)
 
     def edit(self, samples: Samples, seed: int) -> Samples:
         """Return the samples edited, each row by a generator of its own."""
-        rows = generators(row_seeds(derive(seed, "edits"), len(samples)))
-        images = isinstance(samples.outputs, Tensor)
-        kinds = _suiting(self.kinds, PIXELS if images else WORDS)
-        change = edited_image if images else edited_text
-        outputs = [
-            change(output, self.rate, kinds, row)
-            for output, row in zip(samples.outputs, rows, strict=True)
-        ]
-        return Samples(samples.prompts, torch.stack(outputs) if images else outputs, samples.facts)
+        seeds = row_seeds(derive(seed, "edits"), len(samples))
+        rows = generators(seeds)
+        outputs: Tensor | list[str]
+        if isinstance(samples.outputs, Tensor):
+            outputs = self._edited_images(samples.outputs, rows)
+        else:
+            outputs = self._edited_texts(samples.outputs, rows)
+        return Samples(samples.prompts, outputs, samples.facts)
+
+    def _edited_images(self, images: Tensor, rows: list[torch.Generator]) -> Tensor:
+        kinds = _suiting(self.kinds, PIXELS)
+        edited = []
+        for image, row in zip(images, rows, strict=True):
+            edited.append(edited_image(image, self.rate, kinds, row))
+        return torch.stack(edited)
+
+    def _edited_texts(self, texts: Sequence[str], rows: list[torch.Generator]) -> list[str]:
+        kinds = _suiting(self.kinds, WORDS)
+        edited = []
+        for text, row in zip(texts, rows, strict=True):
+            edited.append(edited_text(text, self.rate, kinds, row))
+        return edited
 
 
 def edited_text(text: str, rate: float, kinds: Sequence[str], generator: torch.Generator) -> str:
-    """Return a text of which each word (what blanks part) was edited with probability `rate`.
+    """Return a text of which each word was edited with probability `rate`.
+
+    Words are what single blanks part.
 
     Example:
-        >>> [edited_text("one two three", 1.0, [kind], torch.Generator()) for kind in ("swap", "duplicate")]
-        ['two three one', 'one one two two three three']
+        >>> edited_text("one two three", 1.0, ["swap"], torch.Generator())
+        'two three one'
+        >>> edited_text("one two three", 1.0, ["duplicate"], torch.Generator())
+        'one one two two three three'
     """
     words = text.split(" ")
     edited = []
-    chances = torch.rand(len(words), generator=generator).tolist()
-    choices = torch.randint(len(kinds), (len(words),), generator=generator).tolist()
-    for i, (chance, choice) in enumerate(zip(chances, choices, strict=True)):
-        kind = kinds[choice] if chance < rate else None
+    edits = _kinds_of_words(len(words), rate, kinds, generator)
+    for i, kind in enumerate(edits):
         if kind == "swap" and i + 1 < len(words):
-            words[i], words[i + 1] = words[i + 1], words[i]
+            following = words[i + 1]
+            words[i + 1] = words[i]
+            words[i] = following
         if kind != "drop":
-            edited += [words[i]] * (2 if kind == "duplicate" else 1)
+            edited.append(words[i])
+        if kind == "duplicate":
+            edited.append(words[i])
     return " ".join(edited)
+
+
+def _kinds_of_words(
+    count: int, rate: float, kinds: Sequence[str], generator: torch.Generator
+) -> list[str | None]:
+    """Return the kind of each word's edit, or None for a word that stays."""
+    chances = torch.rand(count, generator=generator)
+    choices = torch.randint(len(kinds), (count,), generator=generator)
+    edits: list[str | None] = []
+    for chance, choice in zip(chances.tolist(), choices.tolist(), strict=True):
+        if chance < rate:
+            edits.append(kinds[choice])
+        else:
+            edits.append(None)
+    return edits
 
 
 def edited_image(
     image: Tensor, rate: float, kinds: Sequence[str], generator: torch.Generator
 ) -> Tensor:
-    """Return an image [C, H, W] or video [F, C, H, W] with noise of deviation `rate`, or a patch of
-    that share of its area.
+    """Return an image with noise of deviation `rate`, or a patch of that share of its area.
+
+    The image is [C, H, W], or a video [F, C, H, W].
 
     Example:
         >>> image = torch.zeros(1, 8, 8)
         >>> int((edited_image(image, 0.25, ["patch"], torch.Generator()) > 0).sum())
         16
     """
-    kind = kinds[int(torch.randint(len(kinds), (), generator=generator))]
-    if kind == "noise":
-        return (image + rate * torch.randn(image.shape, generator=generator).to(image)).clamp(0, 1)
-    height, width = (round(side * rate**0.5) for side in image.shape[-2:])
-    top, left = (
-        int(torch.randint(whole - part + 1, (), generator=generator))
-        for whole, part in zip(image.shape[-2:], (height, width), strict=True)
-    )
+    choice = int(torch.randint(len(kinds), (), generator=generator))
+    if kinds[choice] == "noise":
+        noise = torch.randn(image.shape, generator=generator).to(image)
+        return (image + rate * noise).clamp(0, 1)
+    *_, image_height, image_width = image.shape
+    height = round(image_height * rate**0.5)
+    width = round(image_width * rate**0.5)
+    top = _random_offset(image_height, height, generator)
+    left = _random_offset(image_width, width, generator)
     edited = image.clone()
-    patch = edited[..., top : top + height, left : left + width]
-    patch.copy_(torch.rand(patch.shape, generator=generator))
+    rows = slice(top, top + height)
+    columns = slice(left, left + width)
+    patch = edited[..., rows, columns]
+    noise = torch.rand(patch.shape, generator=generator)
+    patch.copy_(noise)
     return edited
 
 
+def _random_offset(side: int, patch: int, generator: torch.Generator) -> int:
+    """Return where a patch begins that lies within a side."""
+    offset = torch.randint(side - patch + 1, (), generator=generator)
+    return int(offset)
+
+
 def _suiting(kinds: Sequence[str] | None, suiting: Sequence[str]) -> Sequence[str]:
-    """The kinds asked for, or all that suit."""
+    """Return the kinds that were asked for, or all that suit the outputs."""
     wrong = [kind for kind in kinds or [] if kind not in suiting]
     if wrong or kinds == []:
         raise InputError(
-            f"RandomEdits of these outputs are {', '.join(suiting)}; got {kinds}. Leave kinds out for all of them."
+            f"RandomEdits of these outputs are {', '.join(suiting)}; got {kinds}. "
+            "Leave kinds out for all of them."
         )
     return suiting if kinds is None else kinds
 
 
-def _measured(policy: Policy, samples: Samples) -> Samples:
+def _with_length(policy: Generator, samples: Samples) -> Samples:
     """Replace the fact "length", where there is one, by that of the outputs as they are now."""
     if "length" not in samples.facts:
         return samples
-    steps = policy.encode(samples, seeds=torch.zeros(len(samples), dtype=torch.long)).mask.sum(1)
-    return samples.with_facts(length=steps.to(samples.facts["length"]))
+    if not isinstance(policy, Policy):
+        raise InputError(
+            "RandomEdits measures the length of edited outputs by the policy's `encode`, which a "
+            f"{type(policy).__name__} lacks. Attack the policy inside it, or take BestOfN."
+        )
+    seeds = torch.zeros(len(samples), dtype=torch.long)
+    lengths = policy.encode(samples, seeds=seeds).mask.sum(1)
+    return samples.with_facts(length=lengths.to(samples.facts["length"]))

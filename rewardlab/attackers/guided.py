@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from rewardlab.attackers.base import highest, with_scores
 from rewardlab.errors import InputError
-from rewardlab.policies import Policy
+from rewardlab.policies import Generator
 from rewardlab.policies.abilities import Continues
 from rewardlab.rewards import Reward
 from rewardlab.seeds import derive, row_seeds
@@ -18,21 +19,22 @@ from rewardlab.types import Samples, concatenate
 
 @dataclass(frozen=True)
 class Guided:
-    """Best of k continuations of m tokens each, again and again: a greedy search without training.
+    """Extend each text by the best of k continuations of m tokens, again and again.
 
-    After `segments` pieces it is at most `segments`·(ln k - (k - 1)/k) nats from the policy. Texts
-    that are not finished yet are judged as if they ended there (no penalty for being unfinished),
-    so the reward should make sense of a text's beginning. Scores of the returned samples are those
-    of the whole texts, with all penalties.
+    This is a greedy search without training. After `segments` pieces it is at most
+    `segments`·(ln k - (k - 1)/k) nats from the policy. Texts that are not finished yet are scored
+    as if they ended there (without a penalty for being unfinished), so the reward should make sense
+    of a text's beginning. Scores of the returned samples are those of the whole texts, with all
+    penalties.
 
-    The policy has to offer one more verb: `extend(samples, tokens, *, seeds) -> Samples`. It
+    The policy has the ability `Continues`: `extend(samples, tokens, *, seeds) -> Samples`. It
     continues each output by at most `tokens` tokens, drawn as in `sample` from what follows prompt
-    and output, an empty output being the start; keeps the rows' order; and gives the facts
-    "finished" and "length" of the whole outputs. It is not asked to extend finished rows.
+    and output; an empty output is the start. It keeps the rows' order, and gives the facts
+    "finished" and "length" of the whole outputs. Finished rows are not extended.
 
     Args:
         candidates: k, continuations drawn of each text.
-        tokens: m, of each continuation.
+        tokens: m, tokens of each continuation.
         segments: most continuations of a text.
 
     Raises:
@@ -51,43 +53,53 @@ class Guided:
 
     @torch.no_grad()
     def __call__(
-        self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int
+        self, policy: Generator, reward: Reward, prompts: Sequence[str], seed: int
     ) -> Samples:
         if not isinstance(policy, Continues):
             raise InputError(
-                f"Guided continues texts piece by piece by the policy's `extend`, which a {type(policy).__name__} lacks. Take "
-                "BestOfN for it."
+                "Guided continues texts piece by piece by the policy's `extend`, which a "
+                f"{type(policy).__name__} lacks. Take BestOfN for it."
             )
-        known = {
-            "finished": torch.zeros(len(prompts), dtype=torch.bool),
-            "length": torch.zeros(len(prompts), dtype=torch.long),
-        }
-        texts = Samples(prompts, [""] * len(prompts), known)
-        for number in range(self.segments):
-            going = (~texts.facts["finished"]).nonzero().flatten()
-            if len(going) == 0:
+        texts = _empty_texts(prompts)
+        for segment in range(self.segments):
+            unfinished = (~texts.facts["finished"]).nonzero().flatten()
+            if len(unfinished) == 0:
                 break
-            best = self._extended(
-                policy, reward, texts[going], row_seeds(derive(seed, "guided", number), going)
-            )
-            place = torch.arange(len(texts)).index_copy(
-                0, going, len(texts) + torch.arange(len(going))
-            )
-            texts = concatenate([texts, best])[place]
+            seeds = row_seeds(derive(seed, "guided", segment), unfinished)
+            extended = self._extended(policy, reward, texts[unfinished], seeds)
+            texts = _replaced(texts, unfinished, extended)
         return with_scores(reward, texts)
 
     def _extended(
-        self, policy: Policy, reward: Reward, texts: Samples, seeds: torch.Tensor
+        self, policy: Continues, reward: Reward, texts: Samples, seeds: Tensor
     ) -> Samples:
         """Return each text with the best of its continuations."""
-        own = torch.stack(
-            [row_seeds(derive(0, "guided", i), seeds) for i in range(self.candidates)], 1
-        ).flatten()
-        drawn = policy.extend(
-            texts[torch.arange(len(texts)).repeat_interleave(self.candidates)],
-            self.tokens,
-            seeds=own,
-        )
-        finished = drawn.facts["finished"]
-        judged = with_scores(reward, drawn.with_facts(finished=torch.ones_like(finished)))
-        return highest(judged.with_facts(finished=finished), self.candidates, keep=1)
+        columns = []
+        for number in range(self.candidates):
+            columns.append(row_seeds(derive(0, "guided", number), seeds))
+        candidate_seeds = torch.stack(columns, 1).flatten()
+        rows = torch.arange(len(texts)).repeat_interleave(self.candidates)
+        continued = policy.extend(texts[rows], self.tokens, seeds=candidate_seeds)
+        finished = continued.facts["finished"]
+        as_if_finished = continued.with_facts(finished=torch.ones_like(finished))
+        scored = with_scores(reward, as_if_finished).with_facts(finished=finished)
+        return highest(scored, self.candidates, keep=1)
+
+
+def _empty_texts(prompts: Sequence[str]) -> Samples:
+    """Return an empty, unfinished text for each prompt."""
+    count = len(prompts)
+    facts = {
+        "finished": torch.zeros(count, dtype=torch.bool),
+        "length": torch.zeros(count, dtype=torch.long),
+    }
+    return Samples(prompts, [""] * count, facts)
+
+
+def _replaced(texts: Samples, rows: Tensor, replacements: Samples) -> Samples:
+    """Return the texts with those of some rows replaced."""
+    count = len(texts)
+    replacement_places = count + torch.arange(len(rows))
+    places = torch.arange(count).index_copy(0, rows, replacement_places)
+    replaced: Samples = concatenate([texts, replacements])[places]
+    return replaced

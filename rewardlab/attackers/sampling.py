@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rewardlab.attackers.base import check_counts, highest, with_scores
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
-from rewardlab.policies import Policy
+from rewardlab.policies import Generator
 from rewardlab.policies.abilities import Tempered
 from rewardlab.rewards import Reward
 from rewardlab.types import Samples
@@ -16,12 +16,13 @@ from rewardlab.types import Samples
 
 @dataclass(frozen=True)
 class BestOfN:
-    """The best of n samples of each prompt by the attack reward: no training, at most ln n - (n -
-    1)/n nats from the policy.
+    """Draw n samples of each prompt, and keep the best by the attack reward.
+
+    Nothing is trained. The result is at most ln n - (n - 1)/n nats from the policy.
 
     Args:
         n: samples drawn of each prompt.
-        keep: how many of them are returned, the best first; all if None.
+        keep: samples returned of each prompt, the best first; all if None.
 
     Example:
         >>> from rewardlab import DiffusionPolicy
@@ -41,24 +42,24 @@ class BestOfN:
         check_counts("BestOfN", self.n, self.keep)
 
     def __call__(
-        self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int
+        self, policy: Generator, reward: Reward, prompts: Sequence[str], seed: int
     ) -> Samples:
-        return highest(
-            with_scores(reward, candidates(policy, prompts, self.n, seed)), self.n, self.keep
-        )
+        samples = candidates(policy, prompts, self.n, seed)
+        return highest(with_scores(reward, samples), self.n, self.keep)
 
 
 @dataclass(frozen=True)
 class HighTemperature:
-    """The best of n samples of each prompt at another temperature, by the attack reward: further
-    out than `BestOfN`.
+    """Draw n samples of each prompt at another temperature, and keep the best.
 
-    It is for policies with an attribute `temperature`, such as CausalLMPolicy.
+    This goes further out than `BestOfN`. It is for policies with the ability `Tempered`, such as
+    CausalLMPolicy.
 
     Args:
-        temperature: above the policy's own, to leave what it is likely to say.
+        temperature: temperature of the samples; above the policy's own, it leaves what the policy
+            is likely to say.
         n: samples drawn of each prompt.
-        keep: how many of them are returned, the best first; all if None.
+        keep: samples returned of each prompt, the best first; all if None.
     """
 
     temperature: float = 1.5
@@ -69,16 +70,16 @@ class HighTemperature:
         check_counts("HighTemperature", self.n, self.keep)
 
     def __call__(
-        self, policy: Policy, reward: Reward, prompts: Sequence[str], seed: int
+        self, policy: Generator, reward: Reward, prompts: Sequence[str], seed: int
     ) -> Samples:
-        return BestOfN(self.n, self.keep)(
-            with_temperature(policy, self.temperature), reward, prompts, seed
-        )
+        tempered = with_temperature(policy, self.temperature)
+        return BestOfN(self.n, self.keep)(tempered, reward, prompts, seed)
 
 
-def with_temperature(policy: Policy, temperature: float) -> Policy:
-    """Return the policy at another temperature. It shares all weights with the one given, which
-    keeps its own.
+def with_temperature(policy: Generator, temperature: float) -> Generator:
+    """Return the policy at another temperature.
+
+    It shares all weights with the given policy, which keeps its own temperature.
 
     Raises:
         InputError: if the policy has no temperature.
@@ -92,7 +93,8 @@ def with_temperature(policy: Policy, temperature: float) -> Policy:
     """
     if not isinstance(policy, Tempered):
         raise InputError(
-            f"HighTemperature samples at another temperature, and a {type(policy).__name__} has none. Take BestOfN for it."
+            "HighTemperature samples at another temperature, and a "
+            f"{type(policy).__name__} has none. Take BestOfN for it."
         )
     if not temperature > 0:
         raise InputError(f"A temperature is above 0; got {temperature:g}.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
@@ -15,26 +15,58 @@ from rewardlab.errors import InputError
 from rewardlab.losses.ranking import bradley_terry_loss, centring_loss
 from rewardlab.metrics import calibration_error
 from rewardlab.rewards import Reward
-from rewardlab.rewards.abilities import Calibrated, frozen_features
+from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, frozen_features
 from rewardlab.rewards.scoring import scores_of
-from rewardlab.training.base import Trained
+from rewardlab.training.base import Trained, split_data
 from rewardlab.training.bootstrap import bootstrap_weights
+from rewardlab.training.renamed import accept_earlier_names
 from rewardlab.types import PreferencePairs, Samples, concatenate
 
-MEANING = "Bradley-Terry score: differences within a prompt are log-odds; the offset of each prompt is arbitrary"
+MEANING = (
+    "Bradley-Terry score: differences within a prompt are log-odds; "
+    "the offset of each prompt is arbitrary"
+)
 TYPICAL = 256  # training pairs on which the scores' mean and deviation are taken at the end
 
 
-class AdvRM(Trained):
-    """Train a reward on preference pairs by Bradley and Terry's loss (Adv-RM, arXiv 2504.06141,
-    equation 1).
+class HalfScores(NamedTuple):
+    """The members' scores of both halves of B pairs, [B, M] each."""
 
-    What makes it adversarial is the data: pairs whose rejected half an attack has found, beside
-    clean ones. Batches are PreferencePairs of texts or images, whose chosen half may have the facts
-    "margin", "label" (0.5 for a tie) and "row". Both halves run through the reward together.
-    Members of an ensemble differ by their first weights and, with `bootstrap`, by the pairs that
-    they count. A reward with a frozen part has its features computed once, if the data module
-    numbers its pairs (`rewardlab.data.preferences.Preferences`).
+    chosen: Tensor
+    rejected: Tensor
+
+
+class CachedFeatures(NamedTuple):
+    """Features of both halves of N pairs, computed once.
+
+    Attributes:
+        order: int64 [N], the place of each row number among the features.
+        chosen: [N, ...].
+        rejected: [N, ...].
+    """
+
+    order: Tensor
+    chosen: Tensor
+    rejected: Tensor
+
+
+class HeldOut(NamedTuple):
+    """The members' margins [B, M] and the labels [B] of a held-out batch."""
+
+    margins: Tensor
+    labels: Tensor
+
+
+class AdvRM(Trained):
+    """Train a reward on preference pairs by Bradley and Terry's loss.
+
+    Adv-RM, arXiv 2504.06141, equation 1. What makes it adversarial is the data: pairs whose
+    rejected half an attack has found, beside clean ones. Batches are PreferencePairs of texts or
+    images, whose chosen half may have the facts "margin", "label" (0.5 for a tie) and "row". Both
+    halves run through the reward together. Members of an ensemble differ by their first weights
+    and, with `bootstrap`, by the pairs that they count. A reward with a frozen part has its
+    features computed once, if the data module numbers its pairs
+    (`rewardlab.data.preferences.Preferences`).
 
     Logged beside the loss: `accuracy` (ties left out) and `margin` of the members' mean. On
     held-out pairs the same as `val/…`, and `val/calibration_error` (the predicted chance to win,
@@ -42,14 +74,14 @@ class AdvRM(Trained):
     members' margins).
 
     Args:
-        reward: what is trained: all of its parameters that require gradients.
-        centring: weight of `centring_loss`; 0.01 is usual where scores of different prompts are to
-            be compared.
-        bootstrap: whether each member draws its own bootstrap sample. Without effect on a single
+        reward: the reward; all of its parameters that require gradients are trained.
+        centering: weight of the centering loss (`rewardlab.losses.centring_loss`). 0.01 is usual
+            where scores of different prompts are to be compared.
+        bootstrap: whether each member draws its own bootstrap sample. It has no effect on a single
             member.
-        optimizer: makes the optimiser from the trainable parameters.
-        schedule: makes a learning-rate schedule, stepped once an optimiser step.
-        seed: of the bootstrap.
+        optimizer: makes the optimizer from the trainable parameters.
+        schedule: makes a learning-rate schedule, stepped once an optimizer step.
+        seed: seed of the bootstrap.
 
     Raises:
         InputError: if the reward has nothing to train.
@@ -59,20 +91,25 @@ class AdvRM(Trained):
         >>> from rewardlab import VisionReward
         >>> from rewardlab.data.preferences import Preferences
         >>> from rewardlab.testing import tiny_tower
+        >>> from rewardlab.training.trainers import SILENT
         >>> noise = 0.1 * torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-        >>> bright, dark = (Samples([""] * 20, noise + level) for level in (0.8, 0.4))
-        >>> silent = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-        >>> trainer = pl.Trainer(max_epochs=20, enable_checkpointing=False, **silent)
+        >>> bright = Samples([""] * 20, noise + 0.8)
+        >>> dark = Samples([""] * 20, noise + 0.4)
+        >>> trainer = pl.Trainer(max_epochs=20, **SILENT)
         >>> module = AdvRM(VisionReward(tiny_tower(), width=16))
         >>> trainer.fit(module, Preferences(PreferencePairs(bright, dark), held_out=5))
         >>> trainer.callback_metrics["val/accuracy"].item()
         1.0
     """
 
+    learns_from = "pairs"
+    reward: Reward
+
+    @accept_earlier_names(centring="centering")
     def __init__(
         self,
         reward: Reward,
-        centring: float = 0.0,
+        centering: float = 0.0,
         bootstrap: bool = True,
         optimizer: OptimizerCallable = AdamW,
         schedule: LRSchedulerCallable | None = None,
@@ -81,136 +118,149 @@ class AdvRM(Trained):
         super().__init__(optimizer, schedule, seed)
         if not any(parameter.requires_grad for parameter in reward.parameters()):
             raise InputError(
-                f"AdvRM trains a reward's parameters, and none of this {type(reward).__name__}'s can be trained."
+                "AdvRM trains a reward's parameters, and none of this "
+                f"{type(reward).__name__}'s can be trained."
             )
         self.reward = reward
-        self.centring = centring
+        self.centering = centering
         self.bootstrap = bootstrap
-        self._features: tuple[Tensor, Tensor, Tensor] | None = None
-        self._held_out: list[tuple[Tensor, Tensor]] = []
+        self._features: CachedFeatures | None = None
+        self._held_out: list[HeldOut] = []
 
     def on_fit_start(self) -> None:
-        """Compute the features of a reward's frozen part, and set their standardisation unless a
-        checkpoint brings it.
+        """Compute the features of a reward's frozen part, and fit their scale.
+
+        A checkpoint brings the scale of a resumed run.
         """
         self.reward.train()
-        split = getattr(self.trainer.datamodule, "split", None)
+        data = split_data(self)
         reward = frozen_features(self.reward)
-        if split is None or reward is None:
+        if data is None or reward is None:
             return
-        pairs = concatenate([split("train"), split("held_out")])
-        rows = pairs.chosen.facts["row"]
-        self._features = (
-            rows.argsort(),
-            *(features_of(self.reward, Rows(half)) for half in (pairs.chosen, pairs.rejected)),
-        )
+        training_pairs = data.split("train")
+        self._features = self._cached(concatenate([training_pairs, data.split("held_out")]))
         if self.global_step == 0:
-            known = len(split("train"))
-            reward.fit_feature_scale(
-                torch.cat([half[:known] for half in self._features[1:]]).to(self.device)
-            )
+            count = len(training_pairs)
+            features = [self._features.chosen[:count], self._features.rejected[:count]]
+            reward.fit_feature_scale(torch.cat(features).to(self.device))
+
+    def _cached(self, pairs: PreferencePairs) -> CachedFeatures:
+        """Compute the features of both halves of all pairs."""
+        order = pairs.chosen.facts["row"].argsort()
+        chosen = features_of(self.reward, Rows(pairs.chosen))
+        rejected = features_of(self.reward, Rows(pairs.rejected))
+        return CachedFeatures(order, chosen, rejected)
 
     @torch.no_grad()
     def on_fit_end(self) -> None:
-        """Note what the scores mean, and their mean and deviation on training responses: of each
-        reward in an ensemble.
+        """Note what the scores mean, and calibrate them on training responses.
+
+        Each reward in an ensemble is calibrated.
         """
-        split = getattr(self.trainer.datamodule, "split", None)
-        pairs = None if split is None else split("train")[:TYPICAL]
-        rows = 2 * getattr(
-            self.trainer.datamodule, "batch_size", 32
-        )  # as many as a training step has room for
-        for leaf in self.reward.modules():
-            if not isinstance(leaf, Calibrated):
-                continue
-            leaf.meaning = MEANING
-            if pairs is not None:
-                leaf.calibrate(scores_of(leaf, _joined(pairs), rows))
         self._features = None
+        data = split_data(self)
+        responses = None if data is None else _joined(data.split("train")[:TYPICAL])
+        for part in self.reward.modules():
+            if not (isinstance(part, Reward) and isinstance(part, Calibrated)):
+                continue
+            part.meaning = MEANING
+            if data is not None and responses is not None:
+                rows = 2 * data.batch_size  # a training step has room for both halves
+                part.calibrate(scores_of(part, responses, rows))
 
     def training_step(self, pairs: PreferencePairs, batch_idx: int) -> Tensor:
-        chosen, rejected = self._scores(pairs)
-        weights = None
-        if self.bootstrap and "row" in pairs.chosen.facts:
-            weights = bootstrap_weights(self.seed, pairs.chosen.facts["row"], chosen.shape[1]).to(
-                chosen
-            )
-        labels = pairs.chosen.facts.get("label")
-        margin = pairs.chosen.facts.get("margin")
-        loss = bradley_terry_loss(chosen, rejected, labels, margin, weights)
-        if self.centring:
-            loss = loss + self.centring * centring_loss(chosen, rejected, weights)
-        lead = (chosen - rejected).detach().mean(1)
-        figures = {"loss": loss.detach(), "margin": lead.mean(), **_accuracy(lead, labels)}
+        scores = self._scores(pairs)
+        facts = pairs.chosen.facts
+        weights = self._weights(pairs, scores.chosen)
+        loss = bradley_terry_loss(*scores, facts.get("label"), facts.get("margin"), weights)
+        if self.centering:
+            loss = loss + self.centering * centring_loss(*scores, weights)
+        margin = (scores.chosen - scores.rejected).detach().mean(1)
+        figures = {"loss": loss.detach(), "margin": margin.mean()}
+        figures |= _accuracy(margin, facts.get("label"))
         self.log_dict(figures, prog_bar=True, batch_size=len(pairs))
         return loss
 
     def validation_step(self, pairs: PreferencePairs, batch_idx: int) -> None:
-        chosen, rejected = self._scores(pairs)
-        labels = pairs.chosen.facts.get("label")
-        margin = pairs.chosen.facts.get("margin")
-        self.log(
-            "val/loss",
-            bradley_terry_loss(chosen, rejected, labels, margin),
-            batch_size=len(pairs),
-            sync_dist=True,
-        )
-        self._held_out.append(
-            (chosen - rejected, torch.ones_like(chosen[:, 0]) if labels is None else labels)
-        )
+        scores = self._scores(pairs)
+        facts = pairs.chosen.facts
+        loss = bradley_terry_loss(*scores, facts.get("label"), facts.get("margin"))
+        self.log("val/loss", loss, batch_size=len(pairs), sync_dist=True)
+        margins = scores.chosen - scores.rejected
+        labels = facts.get("label")
+        if labels is None:
+            labels = torch.ones_like(margins[:, 0])
+        self._held_out.append(HeldOut(margins, labels))
 
     def on_validation_epoch_end(self) -> None:
-        leads, labels = (torch.cat(column).cpu() for column in zip(*self._held_out, strict=True))
+        margins = torch.cat([part.margins for part in self._held_out]).cpu()
+        labels = torch.cat([part.labels for part in self._held_out]).cpu()
         self._held_out.clear()
-        self.log_dict(
-            {f"val/{name}": value for name, value in held_out_figures(leads, labels).items()},
-            prog_bar=True,
-        )
+        figures = held_out_figures(margins, labels)
+        self.log_dict({f"val/{name}": value for name, value in figures.items()}, prog_bar=True)
 
-    def _scores(self, pairs: PreferencePairs) -> tuple[Tensor, Tensor]:
-        """Return the members' scores [B, M] of both halves, from one forward."""
+    def _weights(self, pairs: PreferencePairs, scores: Tensor) -> Tensor | None:
+        """Return the bootstrap's weights like scores [B, M], or None without a bootstrap."""
+        if not self.bootstrap or "row" not in pairs.chosen.facts:
+            return None
+        rows = pairs.chosen.facts["row"]
+        return bootstrap_weights(self.seed, rows, scores.shape[1]).to(scores)
+
+    def _scores(self, pairs: PreferencePairs) -> HalfScores:
+        """Return the members' scores of both halves, from one forward pass."""
         if self._features is None:
-            return self.reward.members(_joined(pairs)).chunk(2)  # type: ignore[return-value]
-        order, *halves = self._features
-        rows = pairs.chosen.facts["row"].cpu()
-        known = torch.cat([half[order[rows]] for half in halves])
-        return self.reward.score_features(known.to(self.device)).chunk(2)
+            scores = self.reward.members(_joined(pairs))
+        else:
+            assert isinstance(self.reward, FrozenFeatures)
+            places = self._features.order[pairs.chosen.facts["row"].cpu()]
+            halves = [self._features.chosen[places], self._features.rejected[places]]
+            scores = self.reward.score_features(torch.cat(halves).to(self.device))
+        chosen, rejected = scores.chunk(2)
+        return HalfScores(chosen, rejected)
 
 
-def held_out_figures(leads: Tensor, labels: Tensor) -> dict[str, Any]:
-    """Return accuracy, margin, calibration error and disagreement of members' leads [B, M] on pairs
-    with labels [B].
+def held_out_figures(margins: Tensor, labels: Tensor) -> dict[str, float | Tensor]:
+    """Return accuracy, margin, calibration error and disagreement of members on held-out pairs.
 
     Calibration sees each pair from both sides: the chosen half's chance to win against its label,
     and the rejected half's against what is left of 1. From one side alone every label would be 1,
     and the best forecast a certain one.
 
+    Args:
+        margins: [B, M], the members' score of the chosen half minus that of the rejected one.
+        labels: [B], chance that the chosen half wins.
+
     Example:
-        >>> figures = held_out_figures(torch.tensor([[2.0, 4.0], [-1.0, 1.0]]), torch.tensor([1.0, 0.5]))
+        >>> margins = torch.tensor([[2.0, 4.0], [-1.0, 1.0]])
+        >>> figures = held_out_figures(margins, torch.tensor([1.0, 0.5]))
         >>> {name: round(float(value), 3) for name, value in figures.items()}
         {'margin': 1.5, 'calibration_error': 0.024, 'accuracy': 1.0, 'disagreement': 1.414}
     """
-    lead = leads.mean(1)
-    both = torch.cat([lead, -lead]), torch.cat([labels, 1 - labels])
-    figures = {
-        "margin": lead.mean(),
-        "calibration_error": calibration_error(*both),
-        **_accuracy(lead, labels),
+    margin = margins.mean(1)
+    both_sides = torch.cat([margin, -margin])
+    both_labels = torch.cat([labels, 1 - labels])
+    figures: dict[str, float | Tensor] = {
+        "margin": margin.mean(),
+        "calibration_error": calibration_error(both_sides, both_labels),
     }
-    if leads.shape[1] > 1:
-        figures["disagreement"] = leads.std(1).mean()
+    figures |= _accuracy(margin, labels)
+    if margins.shape[1] > 1:
+        figures["disagreement"] = margins.std(1).mean()
     return figures
 
 
-def _accuracy(lead: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
-    """The share of decided pairs that are ordered as labelled, equal scores counting one half;
-    nothing if all are ties.
+def _accuracy(margin: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
+    """Return the share of decided pairs that are ordered as labelled; nothing if all are ties.
+
+    Equal scores count one half.
     """
-    sides = torch.ones_like(lead) if labels is None else (labels - 0.5).sign()
-    right = (1 + lead.sign() * sides) / 2
-    return {"accuracy": right[sides != 0].mean()} if (sides != 0).any() else {}
+    sides = torch.ones_like(margin) if labels is None else (labels - 0.5).sign()
+    is_right = (1 + margin.sign() * sides) / 2
+    decided = sides != 0
+    return {"accuracy": is_right[decided].mean()} if decided.any() else {}
 
 
 def _joined(pairs: PreferencePairs) -> Samples:
-    """Both halves as one batch, the chosen first."""
-    return concatenate([pairs.chosen, pairs.rejected])  # type: ignore[no-any-return]
+    """Return both halves as one batch, the chosen first."""
+    samples: Samples = concatenate([pairs.chosen, pairs.rejected])
+    return samples

@@ -1,6 +1,4 @@
-"""What the post-training loops share: optimisers, seeds for each row, and checkpoints without
-frozen weights.
-"""
+"""What training loops share: optimizers, seeds of rows, and checkpoints without frozen weights."""
 
 from __future__ import annotations
 
@@ -12,6 +10,7 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from rewardlab.data.splits import SplitData
 from rewardlab.errors import InputError
 from rewardlab.policies.base import Policy
 from rewardlab.provenance import fingerprint
@@ -20,22 +19,23 @@ from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import Samples
 
 LearnsFrom = Literal["prompts", "samples", "pairs"]
+EXCERPT = 1024  # numbers of each frozen weight that a checkpoint's fingerprint reads
 
 
 class Trained(LightningModule):
-    """A loop whose checkpoint holds what it trains: no frozen tower, reference or reward.
+    """A training loop whose checkpoint holds only what it trains.
 
-    Every loop derives from it, so tools find what they ask for, and None where a loop has no such
-    part.
+    A frozen tower, a reference or a reward is not in it. Every loop derives from this class, so
+    tools find the attributes below on all of them, and None where a loop has no such part.
 
     Attributes:
-        learns_from: what the rounds make for it: "prompts", "samples" (the best candidates) or
+        learns_from: what rounds make for the loop: "prompts", "samples" (the best candidates) or
             "pairs" (the best against the worst).
-        policy: what generates, if the loop has one.
-        reward: what scores, if the loop has one.
-        reference: the frozen policy that the loop is held to, if it is.
-        generations: outputs that the loop has drawn so far, in this process.
-        seed: of everything that the loop draws.
+        policy: the policy, if the loop has one.
+        reward: the reward, if the loop has one.
+        reference: the frozen policy that the loop is held to, if there is one.
+        generations: number of outputs that the loop has drawn so far, in this process.
+        seed: seed of everything that the loop draws.
     """
 
     learns_from: LearnsFrom = "samples"
@@ -58,24 +58,20 @@ class Trained(LightningModule):
         self._mark: str | None = None
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(
-            [parameter for parameter in self.parameters() if parameter.requires_grad]
-        )
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = self.optimizer(trained)
         if self.schedule is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.schedule(optimizer), "interval": "step"},
-        }
+        scheduler = {"scheduler": self.schedule(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         frozen = frozen_names(self)
-        state = super().state_dict(*args, **kwargs)
-        return {
-            name: tensor
-            for name, tensor in state.items()
-            if name not in frozen and not name.startswith("reference.")
-        }
+        trained = {}
+        for name, tensor in super().state_dict(*args, **kwargs).items():
+            if name not in frozen and not name.startswith("reference."):
+                trained[name] = tensor
+        return trained
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._mark is None:
@@ -83,41 +79,37 @@ class Trained(LightningModule):
         checkpoint["frozen"] = self._mark
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model, which would be loaded in part, or of heads or
-        adapters on another backbone.
+        """Refuse a checkpoint of another model.
+
+        It would be loaded in part, or put heads or adapters on another backbone.
 
         Raises:
             InputError: if names or shapes of what is trained differ, or the frozen part is another.
         """
-        own = self.state_dict()
-        given = checkpoint["state_dict"]
-        wrong = sorted(
-            name for name in own.keys() | given.keys() if _shape(own, name) != _shape(given, name)
-        )
-        if wrong:
+        _check_shapes(checkpoint["state_dict"], self.state_dict())
+        mark = checkpoint.get("frozen")
+        if mark is not None and mark != frozen_mark(self):
             raise InputError(
-                f"The checkpoint is of another model: {len(wrong)} of its trained tensors do not fit, such as {wrong[0]}, "
-                f"which is {_shape(given, wrong[0])} there and {_shape(own, wrong[0])} here. Was it trained on another "
-                "backbone, or with other heads or ranks? Give that model, or start without the checkpoint."
-            )
-        if checkpoint.get("frozen") is not None and checkpoint["frozen"] != frozen_mark(self):
-            raise InputError(
-                "The checkpoint was trained on another frozen backbone (fingerprints of weights or preprocessing differ), so "
-                "its heads or adapters mean nothing on this one. Give the backbone that it was trained on."
+                "The checkpoint was trained on another frozen backbone (fingerprints of weights or "
+                "preprocessing differ), so its heads or adapters mean nothing on this one. Give "
+                "the backbone that it was trained on."
             )
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any
     ) -> None:
-        """Take the step, and let the gradients go: Lightning would keep them through the next
-        forward pass.
+        """Take the step and free the gradients.
+
+        Lightning would keep them through the next forward pass.
         """
         super().optimizer_step(epoch, batch_idx, optimizer, *args, **kwargs)
         optimizer.zero_grad()
 
     def seeds(self, samples: Samples) -> Tensor:
-        """Return seeds [B] from (run seed, epoch, row), or from (run seed, step, position) where
-        the data number no rows.
+        """Return the seeds of samples, int64 [B].
+
+        They come from (run seed, epoch, row), or from (run seed, step, position) where the data
+        number no rows.
         """
         name = type(self).__name__
         if "row" in samples.facts:
@@ -125,58 +117,82 @@ class Trained(LightningModule):
         return row_seeds(derive(self.seed, name, "step", self.global_step), len(samples))
 
 
-def frozen_mark(module: LightningModule) -> str | None:
-    """Return the fingerprint of the frozen part that what is trained stands on; None where there is
-    none.
-
-    That is the frozen backbone of a reward with features, or the weights beside an adapter, of
-    which 1,024 numbers each are read.
-    """
-    reward = frozen_features(module._modules.get("reward"))
-    fingerprint_of_reward = None if reward is None else reward.frozen_fingerprint()
-    if fingerprint_of_reward is not None:
-        return fingerprint_of_reward
-    parts = [part for name, part in module.named_children() if name != "reference"]
-    trained = [part for part in parts if any(weight.requires_grad for weight in part.parameters())]
-    fixed = [
-        weight.detach().flatten()
-        for part in trained
-        for weight in part.parameters()
-        if not weight.requires_grad
-    ]
-    return (
-        fingerprint([weight[:: max(1, len(weight) // 1024)] for weight in fixed]) if fixed else None
-    )
+def split_data(module: LightningModule) -> SplitData | None:
+    """Return the trainer's data module, if it tells training rows from those held out."""
+    data = getattr(module.trainer, "datamodule", None)
+    return data if isinstance(data, SplitData) else None
 
 
-def _shape(state: Mapping[str, Any], name: str) -> str:
+def _check_shapes(saved: Mapping[str, Tensor], current: Mapping[str, Tensor]) -> None:
+    """Refuse saved tensors whose names or shapes are not the current ones."""
+    wrong = []
+    for name in sorted(saved.keys() | current.keys()):
+        if _shape(saved, name) != _shape(current, name):
+            wrong.append(name)
+    if wrong:
+        first = wrong[0]
+        raise InputError(
+            f"The checkpoint is of another model: {len(wrong)} of its trained tensors do not fit, "
+            f"such as {first}, which is {_shape(saved, first)} there and {_shape(current, first)} "
+            "here. Was it trained on another backbone, or with other heads or ranks? Give that "
+            "model, or start without the checkpoint."
+        )
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> str:
     return str(list(state[name].shape)) if name in state else "absent"
 
 
-def frozen_names(module: nn.Module) -> set[str]:
-    """Return the names of the parameters that are not trained; all names of one that has several,
-    as tied weights do.
+def frozen_mark(module: LightningModule) -> str | None:
+    """Return the fingerprint of the frozen part under what is trained, or None if there is none.
+
+    The frozen part is the frozen backbone of a reward with features, or else the frozen weights
+    beside an adapter, of which about 1,024 numbers each are read.
     """
-    return {
-        name
-        for name, parameter in module.named_parameters(remove_duplicate=False)
-        if not parameter.requires_grad
-    }
+    reward = frozen_features(module._modules.get("reward"))
+    mark = None if reward is None else reward.frozen_fingerprint()
+    if mark is not None:
+        return mark
+    excerpts = []
+    for weight in _frozen_weights(module):
+        stride = max(1, weight.numel() // EXCERPT)
+        excerpts.append(weight.detach().flatten()[::stride])
+    return fingerprint(excerpts) if excerpts else None
+
+
+def _frozen_weights(module: nn.Module) -> list[nn.Parameter]:
+    """Return the frozen weights of those children that have trained ones, without the reference."""
+    frozen: list[nn.Parameter] = []
+    for name, child in module.named_children():
+        weights = list(child.parameters())
+        if name != "reference" and any(weight.requires_grad for weight in weights):
+            frozen += [weight for weight in weights if not weight.requires_grad]
+    return frozen
+
+
+def frozen_names(module: nn.Module) -> set[str]:
+    """Return the names of the parameters that are not trained.
+
+    A parameter with several names, such as a tied weight, is there under all of them.
+    """
+    parameters = module.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in parameters if not parameter.requires_grad}
 
 
 def trained_state(module: nn.Module) -> dict[str, Tensor]:
-    """Return copies, on the CPU, of all that training may change in `module`: its trained
-    parameters and its buffers.
+    """Return copies, on the CPU, of all that training may change in `module`.
+
+    These are its trained parameters and its buffers.
     """
     frozen = frozen_names(module)
-    return {
-        name: tensor.detach().cpu().clone()
-        for name, tensor in module.state_dict().items()
-        if name not in frozen
-    }
+    state = {}
+    for name, tensor in module.state_dict().items():
+        if name not in frozen:
+            state[name] = tensor.detach().cpu().clone()
+    return state
 
 
-def trainable(policy: Policy) -> Policy:
+def trainable(policy: object) -> Policy:
     """Return the policy, if it has the step probabilities that every loop needs.
 
     Raises:
@@ -191,13 +207,14 @@ def trainable(policy: Policy) -> Policy:
 
 
 def frozen_reference(policy: Policy, reference: Policy | None) -> Policy:
-    """Return the given reference, or the policy's own as it is now; in evaluation mode, with
-    nothing to train.
+    """Return the given reference, or else the policy's own as it is now.
+
+    It is in evaluation mode, with nothing to train.
     """
     reference = policy.reference() if reference is None else reference
     return reference.eval().requires_grad_(False)
 
 
 def step_total(log_prob: Tensor, mask: Tensor) -> Tensor:
-    """The log-probability [B] of whole outputs: the sum over the steps that count."""
+    """Return the log-probability [B] of whole outputs: the sum over the steps that count."""
     return torch.where(mask, log_prob, 0).sum(1)

@@ -1,4 +1,4 @@
-"""What makes the members of an ensemble disagree: each counts the rows of the data differently."""
+"""The bootstrap that makes members of an ensemble disagree: each counts rows differently."""
 
 from __future__ import annotations
 
@@ -9,26 +9,19 @@ from torch import Tensor
 
 from rewardlab.seeds import derive, row_seeds
 
-POISSON = (
-    0.36788,
-    0.73576,
-    0.91970,
-    0.98101,
-    0.99634,
-    0.99941,
-)  # distribution function of Poisson(1) at 0 … 5
+# distribution function of Poisson(1) at 0 … 5
+POISSON = (0.36788, 0.73576, 0.91970, 0.98101, 0.99634, 0.99941)
 
 
 def bootstrap_weights(seed: int, rows: Sequence[int] | Tensor, members: int) -> Tensor:
-    """Return how often each member counts each row, Poisson(1) drawn: float32 [B, M], the same in
-    every epoch and process.
+    """Return how often each member counts each row, drawn from Poisson(1): float32 [B, M].
 
-    The bootstrap that needs no pass over the data first (Oza and Russell, 2001). A single member
-    counts every row once.
+    The weights are the same in every epoch and process. This bootstrap needs no pass over the data
+    first (Oza and Russell, 2001). A single member counts every row once.
 
     Args:
-        seed: of the run.
-        rows: [B], numbers that the rows keep.
+        seed: seed of the run.
+        rows: [B], numbers that stay with the rows.
         members: M.
 
     Example:
@@ -38,10 +31,9 @@ def bootstrap_weights(seed: int, rows: Sequence[int] | Tensor, members: int) -> 
     """
     if members == 1:
         return torch.ones(len(rows), 1)
-    draws = [
-        row_seeds(derive(seed, "bootstrap", member), rows).double() / 2**62
-        for member in range(members)
-    ]
-    return torch.bucketize(
-        torch.stack(draws, 1), torch.tensor(POISSON, dtype=torch.float64), right=True
-    ).float()
+    columns = []
+    for member in range(members):
+        seeds = row_seeds(derive(seed, "bootstrap", member), rows)
+        columns.append(seeds.double() / 2**62)
+    boundaries = torch.tensor(POISSON, dtype=torch.float64)
+    return torch.bucketize(torch.stack(columns, 1), boundaries, right=True).float()

@@ -1,4 +1,4 @@
-"""Direct preference optimisation of any policy."""
+"""Direct preference optimization of any policy."""
 
 from __future__ import annotations
 
@@ -10,47 +10,58 @@ from torch.optim import AdamW
 from rewardlab.losses import dpo_loss
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
-from rewardlab.training.base import Trained, frozen_reference, step_total, trainable
-from rewardlab.types import PreferencePairs, concatenate
+from rewardlab.training.base import (
+    Trained,
+    frozen_reference,
+    step_total,
+    trainable,
+)
+from rewardlab.types import PreferencePairs, Trajectory, concatenate
 
 
 class DPO(Trained):
-    """Prefer chosen to rejected outputs more than the reference does: DPO for text, Diffusion-DPO
-    for images.
+    """Prefer chosen to rejected outputs more than the reference does.
 
-    Batches are PreferencePairs. Both halves are encoded with one seed a pair, so images are
-    compared at equal noise, and run through the policy together. Logged beside the loss: `accuracy`
-    (share of pairs that the policy prefers rightly, against the reference), `margin` (β ·
-    difference of log-ratios), `chosen` and `rejected` (the log-ratios). When both log-ratios fall,
-    the policy forgets both: raise β, lower the learning rate, or give `sft_weight`.
+    This is DPO for text and Diffusion-DPO for images. Batches are PreferencePairs. Both halves are
+    encoded with one seed a pair, so images are compared at equal noise, and run through the policy
+    together.
+
+    Logged beside the loss: `accuracy` (share of pairs that the policy prefers rightly, against the
+    reference), `margin` (β · difference of log-ratios), `chosen` and `rejected` (the log-ratios).
+    When both log-ratios fall, the policy forgets both: raise β, lower the learning rate, or give
+    `sft_weight`.
 
     Args:
-        policy: what is trained. Start from a policy that can already make the outputs (SFT first).
+        policy: the policy to train. It can already make the outputs (SFT first).
         reward: not used by the loss; here so that every loop is made from a policy and a reward.
-        beta: pull towards the reference. 0.1 suits text; an image log-probability is a mean over
-            its dimensions, so β there is in the thousands (5000 for 4x64x64 latents) and belongs to
-            the image's size.
+        beta: strength of the pull towards the reference. 0.1 suits text. An image log-probability
+            is a mean over its dimensions, so β there is in the thousands (5000 for 4x64x64 latents)
+            and belongs to the image's size.
         sft_weight: weight of the chosen half's negative log-likelihood, as an anchor.
-        reference: what the log-ratios are against; the policy as it is now by default.
-        optimizer: makes the optimiser from the trainable parameters.
-        schedule: makes a learning-rate schedule, stepped once an optimiser step.
-        seed: of the noise that encodes the samples.
+        reference: policy that the log-ratios are against; by default the policy as it is now.
+        optimizer: makes the optimizer from the trainable parameters.
+        schedule: makes a learning-rate schedule, stepped once an optimizer step.
+        seed: seed of the noise that encodes the samples.
 
     Example:
         >>> import pytorch_lightning as pl, torch
         >>> from rewardlab.testing import tiny_diffusion
         >>> from rewardlab import DiffusionPolicy, PreferencePairs, Samples
         >>> from rewardlab.data import PairsData
-        >>> bright, dark = (Samples([""] * 4, torch.full((4, 1, 8, 8), value)) for value in (0.9, 0.1))
-        >>> quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
-        >>> trainer = pl.Trainer(max_epochs=1, **quiet)
+        >>> from rewardlab.training.trainers import SILENT
+        >>> bright = Samples([""] * 4, torch.full((4, 1, 8, 8), 0.9))
+        >>> dark = Samples([""] * 4, torch.full((4, 1, 8, 8), 0.1))
+        >>> trainer = pl.Trainer(max_epochs=1, **SILENT)
         >>> module = DPO(DiffusionPolicy(tiny_diffusion(classes=0)), beta=1000.0)
         >>> trainer.fit(module, PairsData(PreferencePairs(bright, dark), batch_size=4))
-        >>> round(float(trainer.callback_metrics["loss"]), 4)  # the policy is still its reference: log 2
+        >>> loss = trainer.callback_metrics["loss"]
+        >>> round(float(loss), 4)  # the policy is still its reference: log 2
         0.6931
     """
 
     learns_from = "pairs"
+    policy: Policy
+    reference: Policy
 
     def __init__(
         self,
@@ -81,27 +92,38 @@ class DPO(Trained):
         self._loss(pairs, "val/")
 
     def _loss(self, pairs: PreferencePairs, prefix: str) -> Tensor:
-        both = self.policy.encode(
-            concatenate([pairs.chosen, pairs.rejected]), seeds=self.seeds(pairs.chosen).repeat(2)
-        )
+        trajectory = self._both_halves(pairs)
         count = len(pairs)
         with torch.no_grad():
-            reference = step_total(self.reference.log_prob(both), both.mask)
+            reference = step_total(self.reference.log_prob(trajectory), trajectory.mask)
 
-        def loss_of(log_probs: Tensor, rows: Tensor) -> Tensor:
+        def pair_loss(log_probs: Tensor, rows: Tensor) -> Tensor:
             chosen, rejected = log_probs.chunk(2)
-            losses = dpo_loss(chosen, rejected, *reference[rows].chunk(2), beta=self.beta)
+            reference_chosen, reference_rejected = reference[rows].chunk(2)
+            losses = dpo_loss(
+                chosen, rejected, reference_chosen, reference_rejected, beta=self.beta
+            )
             return (losses - self.sft_weight * chosen).sum() / count
 
-        pair = torch.arange(count).repeat(2)
-        loss, log_probs = self.policy.apply_row_loss(both, loss_of, groups=pair)
-        chosen, rejected = (log_probs - reference).chunk(2)
-        figures = {"loss": loss.detach(), "accuracy": (chosen > rejected).float().mean()}
-        figures |= {
-            "margin": self.beta * (chosen - rejected).mean(),
-            "chosen": chosen.mean(),
-            "rejected": rejected.mean(),
-        }
-        figures = {prefix + name: value for name, value in figures.items()}
-        self.log_dict(figures, prog_bar=True, batch_size=len(pairs), sync_dist=prefix != "")
+        pair_numbers = torch.arange(count).repeat(2)
+        loss, log_probs = self.policy.apply_row_loss(trajectory, pair_loss, groups=pair_numbers)
+        self._log_figures(loss, log_probs - reference, prefix)
         return loss
+
+    def _both_halves(self, pairs: PreferencePairs) -> Trajectory:
+        """Return the trajectory of both halves, the chosen first, with one seed a pair."""
+        samples = concatenate([pairs.chosen, pairs.rejected])
+        seeds = self.seeds(pairs.chosen)
+        return self.policy.encode(samples, seeds=seeds.repeat(2))
+
+    def _log_figures(self, loss: Tensor, log_ratios: Tensor, prefix: str) -> None:
+        """Log the loss and what the log-ratios [2·B] of both halves say."""
+        chosen, rejected = log_ratios.chunk(2)
+        figures = {
+            f"{prefix}loss": loss.detach(),
+            f"{prefix}accuracy": (chosen > rejected).float().mean(),
+            f"{prefix}margin": self.beta * (chosen - rejected).mean(),
+            f"{prefix}chosen": chosen.mean(),
+            f"{prefix}rejected": rejected.mean(),
+        }
+        self.log_dict(figures, prog_bar=True, batch_size=len(chosen), sync_dist=prefix != "")

@@ -6,15 +6,14 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 class EMA(Callback):
-    """Average the trainable weights over optimiser steps, and leave the average in the model when
-    training ends.
+    """Average the trained weights over optimizer steps, and keep the average when training ends.
 
-    Only what is trained is copied (an adapter, not the network under it). Validation sees the
+    Only what is trained is copied: an adapter, not the network under it. Validation sees the
     average too.
 
     Args:
@@ -34,11 +33,12 @@ class EMA(Callback):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        if trainer.global_step > self._steps:  # accumulating gradients is no step
-            get_ema_multi_avg_fn(self.decay)(
-                self._average, [p.detach() for p in _trained(module)], None
-            )
-            self._steps = trainer.global_step
+        if trainer.global_step <= self._steps:  # gradients were accumulated
+            return
+        current = [parameter.detach() for parameter in _trained(module)]
+        update = get_ema_multi_avg_fn(self.decay)  # type: ignore[no-untyped-call]
+        update(self._average, current, None)
+        self._steps = trainer.global_step
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         self._swap(module)
@@ -51,8 +51,9 @@ class EMA(Callback):
         self._average = []
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Do the same for a run that was killed after its last step: resumed, it has nothing to
-        train and no train end.
+        """Do the same for a run that was killed after its last step.
+
+        Resumed, it has nothing to train, and Lightning calls no `on_train_end`.
         """
         self.on_train_end(trainer, module)
 
@@ -64,11 +65,12 @@ class EMA(Callback):
 
     @torch.no_grad()
     def _swap(self, module: LightningModule) -> None:
+        """Exchange the trained weights and their average, if there is one."""
         for average, parameter in zip(self._average, _trained(module), strict=False):
-            kept = parameter.detach().clone()
+            weights = parameter.detach().clone()
             parameter.copy_(average)
-            average.copy_(kept)
+            average.copy_(weights)
 
 
-def _trained(module: LightningModule) -> list[torch.nn.Parameter]:
+def _trained(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.requires_grad]

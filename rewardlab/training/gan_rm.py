@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
@@ -11,48 +13,77 @@ from rewardlab.errors import InputError
 from rewardlab.losses import discrimination_loss
 from rewardlab.metrics import auc, calibration_error, rank_correlation
 from rewardlab.rewards import Reward
+from rewardlab.rewards.abilities import Calibrated, FrozenFeatures
 from rewardlab.seeds import derive, row_seeds
-from rewardlab.training.base import Trained
+from rewardlab.training.base import Trained, split_data
 from rewardlab.training.bootstrap import bootstrap_weights
 from rewardlab.types import SOURCES, Labelled, Samples
 
+DENSITY_RATIO = (
+    "log density ratio of features, target samples over the generator's own at the time of training"
+)
+BIASES = {  # kinds of samples by which the logits estimate something else
+    "mismatched": "targets had another's prompt",
+    "pseudo-labelled": "samples had pseudo-labels by rank",
+}
+
+
+class HeldOut(NamedTuple):
+    """What validation keeps of a batch.
+
+    Attributes:
+        logits: [B, M], the members'.
+        labels: [B].
+        generated: bool [B], true for the generator's own samples.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    generated: Tensor
+
 
 class GANRM(Trained):
-    """Train a reward to tell target samples from generated ones (GAN-RM, arXiv 2506.13846, sections
-    3.1 and 3.2).
+    """Train a reward to tell target samples from generated ones.
 
-    Batches are `Labelled`, of Samples or of the reward's cached features. Heads of an ensemble see
-    different data: each counts a sample Poisson(1) times (the bootstrap), and leaves out its own
-    fold of the targets. Logged on held-out data: `val/auc` of targets against generated samples,
+    GAN-RM, arXiv 2506.13846, sections 3.1 and 3.2. Batches are `Labelled`, of Samples or of the
+    reward's cached features. Heads of an ensemble see different data: each counts a sample
+    Poisson(1) times (the bootstrap), and leaves out its own fold of the targets.
+
+    Logged on held-out data: `val/auc` of targets against generated samples,
     `val/calibration_error`, `val/disagreement` (standard deviation between heads) and
     `val/ranking`, the rank correlation between two halves of the heads on the generator's own
-    samples: near 0, the reward separates the classes but its ranking of candidates is noise.
+    samples. Near 0, the reward separates the classes but its ranking of candidates is noise.
 
     Args:
-        reward: what is trained: all of its parameters that require gradients.
+        reward: the reward; all of its parameters that require gradients are trained.
         label_smoothing: moves labels from {0, 1} to {s/2, 1 - s/2}; the logit then is a score, no
             density ratio.
-        bootstrap: whether each head draws its own bootstrap sample. Without effect on a single
+        bootstrap: whether each head draws its own bootstrap sample. It has no effect on a single
             head.
-        folds: how many folds the heads of an ensemble leave out in turn; 0 leaves out nothing.
-        optimizer: makes the optimiser; weight decay keeps separable classes from driving logits to
+        folds: number of folds that the heads of an ensemble leave out in turn; 0 leaves out
+            nothing.
+        optimizer: makes the optimizer; weight decay keeps separable classes from driving logits to
             infinity.
-        schedule: makes a learning-rate schedule, stepped once an optimiser step.
-        seed: of the bootstrap and the folds.
+        schedule: makes a learning-rate schedule, stepped once an optimizer step.
+        seed: seed of the bootstrap and the folds.
 
     Example:
         >>> import pytorch_lightning as pl, torch
         >>> from rewardlab import Samples, TargetSamples, VisionReward
         >>> from rewardlab.testing import tiny_tower
+        >>> from rewardlab.training.trainers import SILENT
         >>> noise = 0.1 * torch.rand(20, 3, 16, 16)
-        >>> white, grey = (Samples([""] * 20, noise + level) for level in (0.8, 0.4))
+        >>> white = Samples([""] * 20, noise + 0.8)
+        >>> grey = Samples([""] * 20, noise + 0.4)
         >>> module = GANRM(VisionReward(tiny_tower(), width=16))
-        >>> quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
-        >>> trainer = pl.Trainer(max_epochs=20, **quiet)
+        >>> trainer = pl.Trainer(max_epochs=20, **SILENT)
         >>> trainer.fit(module, TargetSamples(white, grey, held_out=5))
         >>> trainer.callback_metrics["val/auc"].item()
         1.0
     """
+
+    learns_from = "samples"
+    reward: Reward
 
     def __init__(
         self,
@@ -69,35 +100,41 @@ class GANRM(Trained):
         self.label_smoothing = label_smoothing
         self.bootstrap = bootstrap
         self.folds = folds
-        self._held_out: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._held_out: list[HeldOut] = []
 
     def on_fit_start(self) -> None:
-        """Set the reward's standardisation of features, unless a checkpoint has brought it."""
-        data = self._features("train")
-        if data is not None and self.trainer.ckpt_path is None:
-            self.reward.fit_feature_scale(data.inputs.to(self.device))
+        """Fit the scale of the reward's features, unless a checkpoint has brought it."""
+        data = self._training_data()
+        if data is None or not isinstance(data.inputs, Tensor):
+            return
+        if self.trainer.ckpt_path is None:
+            _with_features(self.reward).fit_feature_scale(data.inputs.to(self.device))
 
     @torch.no_grad()
     def on_fit_end(self) -> None:
-        """Note what the scores mean, and their mean and deviation on the generator's own samples."""
-        data = self._features("train")
-        if data is None:
+        """Note what the scores mean, and calibrate them on the generator's own samples.
+
+        Without features the reward keeps its earlier meaning.
+        """
+        data = self._training_data()
+        if data is None or not isinstance(data.inputs, Tensor):
             return
-        own = data.inputs[data.of("generated")].to(self.device)
-        self.reward.eval().calibrate(self.reward.score_features(own).mean(1))
+        self.reward.eval()
+        features = data.inputs[data.of("generated")].to(self.device)
+        scores = _with_features(self.reward).score_features(features).mean(1)
+        if isinstance(self.reward, Calibrated):
+            self.reward.calibrate(scores)
         self.reward.meaning = meaning(data, self.label_smoothing)
 
-    def _features(self, part: str) -> Labelled | None:
-        """The data as features, where the reward has such and the data module keeps them."""
-        split = getattr(self.trainer.datamodule, "split", None)
-        return split(part) if split is not None and isinstance(split(part).inputs, Tensor) else None
+    def _training_data(self) -> Labelled | None:
+        """Return what is trained on, if the data module tells it from what is held out."""
+        data = split_data(self)
+        return None if data is None else data.split("train")
 
     def training_step(self, batch: Labelled, batch_idx: int) -> Tensor:
         logits = members(self.reward, batch.inputs)
-        weights = (
-            self.head_weights(batch.rows, batch.labels, logits.shape[1]).to(logits)
-            * batch.weights[:, None]
-        )
+        counts = self.head_weights(batch.rows, batch.labels, logits.shape[1])
+        weights = counts.to(logits) * batch.weights[:, None]
         loss = discrimination_loss(
             logits, batch.labels, weights, label_smoothing=self.label_smoothing
         )
@@ -110,20 +147,22 @@ class GANRM(Trained):
         loss = discrimination_loss(logits, batch.labels, batch.weights[:, None].expand_as(logits))
         check_finite(loss, logits, batch)
         self.log("val/loss", loss, batch_size=len(batch), sync_dist=True)
-        self._held_out.append((logits, batch.labels, batch.of("generated")))
+        self._held_out.append(HeldOut(logits, batch.labels, batch.of("generated")))
 
     def on_validation_epoch_end(self) -> None:
-        columns = [torch.cat(column).cpu() for column in zip(*self._held_out, strict=True)]
+        logits = torch.cat([part.logits for part in self._held_out]).cpu()
+        labels = torch.cat([part.labels for part in self._held_out]).cpu()
+        generated = torch.cat([part.generated for part in self._held_out]).cpu()
         self._held_out.clear()
-        if not self.trainer.sanity_checking:  # which sees the first batches only, targets perhaps
-            self.log_dict(
-                {f"val/{name}": value for name, value in held_out_figures(*columns).items()},
-                prog_bar=True,
-            )
+        if self.trainer.sanity_checking:  # it sees the first batches only, perhaps targets alone
+            return
+        figures = held_out_figures(logits, labels, generated)
+        self.log_dict({f"val/{name}": value for name, value in figures.items()}, prog_bar=True)
 
     def head_weights(self, rows: Tensor, labels: Tensor, heads: int) -> Tensor:
-        """Return how often each head [M] counts each row [B]: float32 [B, M], the same in every
-        epoch and process.
+        """Return how often each head counts each row, float32 [B, M].
+
+        The weights are the same in every epoch and process.
         """
         if heads == 1:
             return torch.ones(len(rows), 1)
@@ -133,15 +172,22 @@ class GANRM(Trained):
         if self.folds:
             fold = row_seeds(derive(self.seed, "folds"), rows) % self.folds
             left_out = fold[:, None] == torch.arange(heads) % self.folds
-            weights = weights.masked_fill(left_out & (labels.cpu() == 1)[:, None], 0)
+            is_target = labels.cpu() == 1
+            weights = weights.masked_fill(left_out & is_target[:, None], 0)
         return weights
 
 
 def members(reward: Reward, inputs: Samples | Tensor) -> Tensor:
-    """Return members' scores [B, M] of samples, or of the features that the reward's frozen part
-    made of them.
-    """
-    return reward.score_features(inputs) if isinstance(inputs, Tensor) else reward.members(inputs)
+    """Return members' scores [B, M] of samples, or of features made by the reward's frozen part."""
+    if isinstance(inputs, Tensor):
+        return _with_features(reward).score_features(inputs)
+    return reward.members(inputs)
+
+
+def _with_features(reward: Reward) -> FrozenFeatures:
+    """Return the reward as one with features: data modules keep features of no other."""
+    assert isinstance(reward, FrozenFeatures)
+    return reward
 
 
 def check_finite(loss: Tensor, logits: Tensor, batch: Labelled) -> None:
@@ -152,53 +198,64 @@ def check_finite(loss: Tensor, logits: Tensor, batch: Labelled) -> None:
     """
     if loss.isfinite():
         return
-    bad = (~logits.isfinite().all(1)).nonzero().flatten().tolist()
-    first = f"row {int(batch.rows[bad[0]])} ({SOURCES[int(batch.sources[bad[0]])]})" if bad else ""
-    what = (
-        f"{len(bad)} of {len(batch)} samples score NaN or infinite, the first is {first}"
-        if bad
-        else "all scores are finite"
-    )
+    bad_rows = (~logits.isfinite().all(1)).nonzero().flatten().tolist()
+    cause = "all scores are finite"
+    if bad_rows:
+        row = int(batch.rows[bad_rows[0]])
+        source = SOURCES[int(batch.sources[bad_rows[0]])]
+        cause = (
+            f"{len(bad_rows)} of {len(batch)} samples score NaN or infinite, "
+            f"the first is row {row} ({source})"
+        )
     raise InputError(
-        f"GANRM's loss is {loss.item()}: {what}. Lower the learning rate, raise the weight decay, or look for features that "
-        "are not finite (a tower in half precision overflows). The last checkpoint stands."
+        f"GANRM's loss is {loss.item()}: {cause}. Lower the learning rate, raise the weight decay, "
+        "or look for features that are not finite (a tower in half precision overflows). The last "
+        "checkpoint stands."
     )
 
 
 def meaning(data: Labelled, label_smoothing: float) -> str:
-    """Say what the logits estimate: a density ratio only if unsmoothed, of targets and generated
-    samples alone.
+    """Return what the logits estimate, in words.
+
+    It is a density ratio only without smoothing, of targets and generated samples alone.
 
     Example:
         >>> ones = torch.ones(2)
-        >>> meaning(Labelled(ones, ones, ones, ones, torch.tensor([0, 1])), label_smoothing=0.1)
+        >>> data = Labelled(ones, ones, ones, ones, torch.tensor([0, 1]))
+        >>> meaning(data, label_smoothing=0.1)
         'score: labels were smoothed by 0.1'
     """
-    reasons = [f"labels were smoothed by {label_smoothing:g}"] * bool(label_smoothing)
-    notes = {
-        "mismatched": "targets had another's prompt",
-        "pseudo-labelled": "samples had pseudo-labels by rank",
-    }
-    counts = {source: int(data.of(source).sum()) for source in notes}
-    reasons += [f"{count} {notes[source]}" for source, count in counts.items() if count]
+    reasons = []
+    if label_smoothing:
+        reasons.append(f"labels were smoothed by {label_smoothing:g}")
+    for source, reason in BIASES.items():
+        count = int(data.of(source).sum())
+        if count:
+            reasons.append(f"{count} {reason}")
     if reasons:
         return "score: " + " and ".join(reasons)
-    return "log density ratio of features, target samples over the generator's own at the time of training"
+    return DENSITY_RATIO
 
 
 def held_out_figures(logits: Tensor, labels: Tensor, generated: Tensor) -> dict[str, float]:
-    """Return AUC, calibration error, disagreement and ranking of members' logits [B, M] on held-out
-    labels [B].
+    """Return AUC, calibration error, disagreement and ranking of logits on held-out samples.
 
-    `generated` [B] is true for the generator's own samples; the AUC is of the targets against
-    those.
+    The AUC is of the targets against the generator's own samples.
+
+    Args:
+        logits: [B, M], the members'.
+        labels: [B].
+        generated: bool [B], true for the generator's own samples.
     """
-    mean = logits.mean(1)
+    mean_logits = logits.mean(1)
     targets = labels == 1
-    figures = {"calibration_error": calibration_error(mean, labels)}
-    figures["auc"] = auc(mean[targets | generated], targets[targets | generated])
-    own = logits[generated]
-    if logits.shape[1] > 1 and len(own) > 2:
-        figures["disagreement"] = own.std(1).mean().item()
-        figures["ranking"] = rank_correlation(own[:, 0::2].mean(1), own[:, 1::2].mean(1))
+    either = targets | generated
+    figures = {"calibration_error": calibration_error(mean_logits, labels)}
+    figures["auc"] = auc(mean_logits[either], targets[either])
+    own_logits = logits[generated]
+    if logits.shape[1] > 1 and len(own_logits) > 2:
+        figures["disagreement"] = own_logits.std(1).mean().item()
+        even_heads = own_logits[:, 0::2].mean(1)
+        odd_heads = own_logits[:, 1::2].mean(1)
+        figures["ranking"] = rank_correlation(even_heads, odd_heads)
     return figures

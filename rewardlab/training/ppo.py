@@ -1,8 +1,8 @@
-"""Proximal policy optimisation of any policy against any reward."""
+"""Proximal policy optimization of any policy against any reward."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from math import inf
 from typing import Any
@@ -13,92 +13,77 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from rewardlab.data.prompt_data import NumberedPrompts, numbered
-from rewardlab.errors import InputError
 from rewardlab.losses.kl import adapted_weight, k2, k3
-from rewardlab.losses.policy_gradient import (
-    Normalisation,
-    log_ratio,
-    step_weights,
-    surrogate,
-    value_error,
-)
+from rewardlab.losses.policy_gradient import Normalisation, log_ratio, surrogate, value_error
 from rewardlab.networks.unregistered import hold
 from rewardlab.policies import Policy
-from rewardlab.policies.abilities import HasCritic, HasEntropy
 from rewardlab.policies.base import At, Steps
 from rewardlab.rewards import Reward
-from rewardlab.rewards.base import checked_scores
-from rewardlab.seeds import derive, row_seeds
+from rewardlab.seeds import derive
 from rewardlab.training.base import Trained, frozen_reference, trainable
-from rewardlab.training.rollouts import (
-    Baseline,
-    Experience,
-    KLKind,
-    SampleTable,
-    across_processes,
-    advantages,
-    evaluating,
-    in_parts,
-    mean,
-    penalties,
-    random_parts,
-    rollout_figures,
-)
-from rewardlab.training.shaping import ReferenceFigures, Shaping, reference_figures
-from rewardlab.types import PreferencePairs, Rollout, Samples
+from rewardlab.training.collecting import collect_experience
+from rewardlab.training.manual import optimizer_of, step_schedule
+from rewardlab.training.modes import evaluating, random_parts
+from rewardlab.training.ppo_checks import check_advantage, check_entropy, check_kl
+from rewardlab.training.processes import joint_step_weights, mean
+from rewardlab.training.renamed import accept_earlier_names
+from rewardlab.training.rollouts import Baseline, Experience, KLKind, minibatches, rollout_figures
+from rewardlab.training.sample_table import SampleTable
+from rewardlab.training.shaping import ReferenceFigures, Shaping
+from rewardlab.types import PreferencePairs
 
 KL_LOSSES = {"k2": k2, "k3": k3}
 
 
 class PPO(Trained):
-    """Raise the reward of what a policy samples: PPO, RLOO and GRPO for text, DDPO for images.
-    arXiv 1707.06347.
+    """Raise the reward of what a policy samples, by proximal policy optimization.
 
-    Batches are NumberedPrompts (`rewardlab.data.Prompts`). The policy as it is samples K outputs of
-    each prompt, which are decoded and scored once; then come `epochs` passes of optimiser steps,
-    each clipped where the new policy leaves the old one. Dropout is off, as it would part the
-    policy that samples from the one that is scored. With one epoch of one minibatch every ratio is
+    arXiv 1707.06347. It is PPO, RLOO and GRPO for text, and DDPO for images. Batches are
+    NumberedPrompts (`rewardlab.data.Prompts`). The policy as it is samples K outputs of each
+    prompt, which are decoded and scored once. Then come `epochs` passes of optimizer steps, each
+    clipped where the new policy leaves the old one. Dropout is off, as it would make the policy
+    that samples differ from the one that is scored. With one epoch of one minibatch every ratio is
     1, and this is REINFORCE with the chosen baseline.
 
-    Optimisation is manual: `gradient_clip` and `micro_batch` are given here and not to the Trainer,
-    and `global_step` and `max_steps` count optimiser steps. Logged: `score` and `score_std`; `kl`,
+    Optimization is manual: `gradient_clip` and `micro_batch` are given here and not to the Trainer,
+    and `global_step` and `max_steps` count optimizer steps. Logged: `score` and `score_std`; `kl`,
     the estimated KL to the reference of whole outputs in nats, with its k2 estimate `kl_k2`;
     `clip_fraction`, `advantage_std`, `lr`; and where the policy has them, `entropy`, `length` and
     the critic's `explained_variance`.
 
     Args:
-        policy: what is trained. It has to sample from exactly the distribution that it scores.
-        reward: what is raised; it is not trained, and not in the checkpoint.
+        policy: the policy to train. It samples from exactly the distribution that it scores.
+        reward: the reward to raise. It is not trained, and not in the checkpoint.
         advantage: "leave_one_out" (RLOO) or "group_normalized" (GRPO) over a prompt's samples;
             "generalized" (GAE) with the critic that the policy offers as `value`; or a function of
             scores [P, K].
         samples_per_prompt: K, at least 2 unless there is a critic.
         epochs: passes over each rollout.
-        minibatch: rows an optimiser step; the whole rollout (prompts times K) by default.
+        minibatch: rows an optimizer step; the whole rollout (prompts times K) by default.
         micro_batch: rows run through the network at once; it changes memory, not the result.
-        clip: ε of the ratio: 0.2 for text. 1e-4 for images, whose log-probabilities are means over
-            dimensions (DDPO).
+        clip: ε of the ratio. 0.2 suits text; 1e-4 suits images, whose log-probabilities are means
+            over dimensions (DDPO).
         gradient_clip: the gradient's largest norm.
-        kl: how the policy is held to the reference: in the "reward" (the reverse KL's exact
-            gradient), as a "k2" loss (the same for single steps), as GRPO's "k3" loss (the gradient
-            of the other KL; text only), or as the "absolute" token mean in the reward of Adv-RM's
-            author.
+        kl: how the policy is held to the reference. "reward" takes the reverse KL's exact gradient
+            through the reward. "k2" is a loss, the same for single steps. "k3" is GRPO's loss (the
+            gradient of the other KL; text only). "absolute" is the token mean of |log-ratio| in the
+            reward, as the author of Adv-RM has it.
         kl_weight: β, score a nat. An image's trajectory has many nats, so its β is small.
-        kl_target: nats an output at which β is steered to hold the KL; fixed by default.
-        loss_normalisation: what all steps have in common: see `step_weights`; "constant" takes the
+        kl_target: nats an output at which β is steered to hold the KL; β is fixed by default.
+        loss_normalization: what all steps have in common: see `step_weights`; "constant" takes the
             longest row.
         entropy_weight: bonus for the entropy that the policy offers as `entropy`.
-        value_weight: of the critic's loss.
+        value_weight: weight of the critic's loss.
         value_clip: how far the critic may move from what it said at the rollout, in the reward's
             units; any way by default.
-        lam: λ of the generalised advantages, which are not discounted.
+        lam: λ of the generalized advantages, which are not discounted.
         shaping: clip, length penalty and whitening of the scores.
-        table_every: keep all prompts, outputs and scores of every so many rollouts beside the
-            logger's files.
-        reference: what the KL is against; the policy as it is now by default.
-        optimizer: makes the optimiser from the trainable parameters.
-        schedule: makes a learning-rate schedule, stepped once an optimiser step.
-        seed: of the rollouts' noise and the minibatches.
+        table_every: rollouts between two that are kept whole, with prompts, outputs and scores,
+            beside the logger's files; none is kept by default.
+        reference: policy that the KL is against; by default the policy as it is now.
+        optimizer: makes the optimizer from the trainable parameters.
+        schedule: makes a learning-rate schedule, stepped once an optimizer step.
+        seed: seed of the rollouts' noise and the minibatches.
 
     Raises:
         InputError: if the policy lacks what is asked of it, or (on use) a score is not finite; no
@@ -111,17 +96,23 @@ class PPO(Trained):
         >>> from rewardlab.policies.samplers import Sampler
         >>> from rewardlab.rewards import Brightness
         >>> from rewardlab.testing import tiny_diffusion
+        >>> from rewardlab.training.trainers import SILENT
         >>> policy = DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=3))
         >>> module = PPO(policy, Brightness(), clip=1e-4, epochs=2, kl_weight=0.0)
-        >>> quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
-        >>> trainer = pl.Trainer(max_epochs=1, **quiet)
+        >>> trainer = pl.Trainer(max_epochs=1, **SILENT)
         >>> trainer.fit(module, Prompts([""] * 2, batch_size=2))
         >>> trainer.global_step
         2
     """
 
     learns_from = "prompts"
+    policy: Policy
+    reward: Reward
+    reference: Policy
+    reference_figures: ReferenceFigures | None = None
+    _table: SampleTable | None = None
 
+    @accept_earlier_names(loss_normalisation="loss_normalization")
     def __init__(
         self,
         policy: Policy,
@@ -136,7 +127,7 @@ class PPO(Trained):
         kl: KLKind = "reward",
         kl_weight: float = 0.01,
         kl_target: float | None = None,
-        loss_normalisation: Normalisation = "token",
+        loss_normalization: Normalisation = "token",
         entropy_weight: float = 0.0,
         value_weight: float = 0.5,
         value_clip: float | None = None,
@@ -155,25 +146,24 @@ class PPO(Trained):
         self.reference = frozen_reference(policy, reference)
         self.advantage = advantage
         self.samples_per_prompt = samples_per_prompt
-        self.lam = lam
-        self.shaping = shaping
         self.epochs = epochs
         self.minibatch = minibatch
         self.micro_batch = micro_batch
         self.clip = clip
         self.gradient_clip = gradient_clip
-        self.loss_normalisation = loss_normalisation
         self.kl = kl
         self.kl_weight = kl_weight
         self.kl_target = kl_target
+        self.loss_normalization = loss_normalization
         self.entropy_weight = entropy_weight
         self.value_weight = value_weight
-        self.table_every = table_every
         self.value_clip = inf if value_clip is None else value_clip
-        self.reference_figures: ReferenceFigures | None = None
-        self.generations = 0  # outputs drawn so far, in this process
-        self._table: SampleTable | None = None
-        _check(self)
+        self.lam = lam
+        self.shaping = shaping
+        self.table_every = table_every
+        check_advantage(self.policy, advantage, samples_per_prompt)
+        check_entropy(self.policy, entropy_weight)
+        check_kl(self.policy, kl, kl_weight, kl_target)
 
     @staticmethod
     def examples(pairs: PreferencePairs) -> NumberedPrompts:
@@ -181,250 +171,128 @@ class PPO(Trained):
         return numbered(pairs.chosen.prompts)
 
     def training_step(self, batch: NumberedPrompts, batch_idx: int) -> None:
-        """Sample with the policy as it is, then take clipped steps on what was sampled."""
-        begin = self.global_step
+        """Sample with the policy as it is, then take clipped steps on the samples."""
+        first_step = self.global_step
+        clip_fractions = []
         with evaluating([*self.reward.modules(), *random_parts(self.policy)]):
             experience = self.collect(batch.prompts, batch.rows)
-            clipped = [
-                self._update(experience[rows]) for rows in self._minibatches(len(experience))
-            ]
-        self._report(experience, torch.stack(clipped).mean(), begin)
+            seed = derive(self.seed, "PPO", "minibatches", self.global_step)
+            for rows in minibatches(len(experience), self.minibatch, self.epochs, seed):
+                clip_fractions.append(self._update(experience[rows]))
+        self._report(experience, torch.stack(clip_fractions).mean(), first_step)
 
-    def _minibatches(self, count: int) -> Iterator[Tensor]:
-        """Row numbers of each optimiser step: `epochs` passes, in new orders where a pass takes
-        several.
-        """
-        size = min(self.minibatch or count, count)
-        generator = torch.Generator().manual_seed(
-            derive(self.seed, "PPO", "minibatches", self.global_step)
-        )
-        for _ in range(self.epochs):
-            order = (
-                torch.randperm(count, generator=generator) if size < count else torch.arange(count)
-            )
-            yield from order.split(size)
+    def collect(self, prompts: Sequence[str], rows: Tensor) -> Experience:
+        """Return the experience of K outputs of each prompt (see `collect_experience`)."""
+        return collect_experience(self, prompts, rows)
 
-    def _update(self, batch: Experience) -> Tensor:
-        """Take one optimiser step, a part of the minibatch after another; return the share of
-        clipped steps.
-        """
-        optimizer = self.optimizers()
-        schedule = self.lr_schedulers()
-        mask = batch.rollout.trajectory.mask
-        weights = self._weights(mask)
+    def _update(self, minibatch: Experience) -> Tensor:
+        """Take one optimizer step over micro-batches, and return the share of clipped steps."""
+        optimizer = optimizer_of(self)
+        mask = minibatch.rollout.trajectory.mask
+        weights = joint_step_weights(mask, self.loss_normalization)
         clipped = torch.zeros((), device=mask.device)
-        parts = torch.arange(len(batch)).split(self.micro_batch or len(batch))
+        parts = torch.split(torch.arange(len(minibatch)), self.micro_batch or len(minibatch))
         for part in parts:
             with optimizer.toggle_model(sync_grad=part is parts[-1]):
-                loss, held = self.loss(batch[part], weights[part])
+                loss, clipped_steps = self.loss(minibatch[part], weights[part])
                 self.manual_backward(loss)
-            clipped += held
+            clipped += clipped_steps
         optimizer.step()
         optimizer.zero_grad()  # or the gradients are there through the next rollout
-        if schedule is not None:
-            schedule.step()
+        step_schedule(self)
         return clipped / mask.sum()
 
     def loss(self, batch: Experience, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """The weighted sum over the steps [B, T], and how many were clipped: all that is
-        differentiated is stated here.
-        """
-        rollout = batch.rollout
-        mask = batch.rollout.trajectory.mask
-        held = []
+        """Return the weighted sum of the steps' losses, and the number of clipped steps."""
+        trajectory = batch.rollout.trajectory
+        other_losses = self.kl in KL_LOSSES or self.entropy_weight != 0 or batch.values is not None
+        steps_with_loss = trajectory.mask
+        if not other_losses:
+            steps_with_loss = trajectory.mask & (batch.rollout.advantages != 0)
+        clipped_counts = []
 
-        def added(steps: Steps, at: At) -> Tensor:
-            losses, clipped = surrogate(
-                steps.log_prob,
-                at(rollout.log_prob),
-                at(rollout.advantages),
-                at(mask),
-                clip=self.clip,
-            )
-            if self.kl in KL_LOSSES:
-                x = log_ratio(steps.log_prob, at(rollout.reference_log_prob), at(mask))
-                losses = losses + self.kl_weight * self.policy.dimensions * KL_LOSSES[self.kl](x)
-            if steps.entropy is not None:
-                losses = losses - self.entropy_weight * steps.entropy.where(at(mask), 0)
-            if batch.values is not None and steps.value is not None:
-                old = at(batch.values)
-                returns = at(rollout.advantages + batch.values)
-                losses = losses + self.value_weight * value_error(
-                    steps.value, old, returns, at(mask), clip=self.value_clip
-                )
-            held.append(clipped.sum())
+        def weighted_loss(steps: Steps, at: At) -> Tensor:
+            losses, clipped = self._step_loss(steps, at, batch)
+            clipped_counts.append(clipped.sum())
             return (at(weights) * losses).sum()
 
-        wanted = {"entropy": self.entropy_weight != 0, "value": batch.values is not None}
-        idle = (rollout.advantages == 0) & (self.kl not in KL_LOSSES and not any(wanted.values()))
-        loss = self.policy.apply_loss(rollout.trajectory, added, rows=mask & ~idle, **wanted)
-        return loss, torch.stack(held).sum() if held else mask.new_zeros((), dtype=torch.long)
+        loss = self.policy.apply_loss(
+            trajectory,
+            weighted_loss,
+            rows=steps_with_loss,
+            entropy=self.entropy_weight != 0,
+            value=batch.values is not None,
+        )
+        return loss, sum(clipped_counts, trajectory.mask.new_zeros((), dtype=torch.long))
 
-    def _weights(self, mask: Tensor) -> Tensor:
-        """The steps' weights in a mean over the minibatches of all processes, which will average
-        their gradients.
+    def _step_loss(self, steps: Steps, at: At, batch: Experience) -> tuple[Tensor, Tensor]:
+        """Return the loss of each step, and whether the clip took its gradient.
+
+        All that is differentiated is stated here.
+
+        Args:
+            steps: what the policy says of some steps now.
+            at: picks the same steps of any table [B, T] or [B, 1].
+            batch: what was known at the rollout.
         """
-        longest = across_processes(torch.tensor(mask.shape[1], device=mask.device), "MAX")
-        own = (
-            mask.sum()
-            if self.loss_normalisation == "token"
-            else torch.tensor(len(mask), device=mask.device)
-        )
-        return step_weights(mask, self.loss_normalisation, longest.item()) * (
-            own / mean(own[None].float()).clamp_min(1e-8)
-        )
+        rollout = batch.rollout
+        mask = at(rollout.trajectory.mask)
+        old_log_prob = at(rollout.log_prob)
+        advantages = at(rollout.advantages)
+        losses, clipped = surrogate(steps.log_prob, old_log_prob, advantages, mask, clip=self.clip)
+        if self.kl in KL_LOSSES:
+            ratio = log_ratio(steps.log_prob, at(rollout.reference_log_prob), mask)
+            kl_weight = self.kl_weight * self.policy.dimensions
+            losses = losses + kl_weight * KL_LOSSES[self.kl](ratio)
+        if steps.entropy is not None:
+            losses = losses - self.entropy_weight * steps.entropy.where(mask, 0)
+        if steps.value is not None and batch.values is not None:
+            old = at(batch.values)
+            returns = at(rollout.advantages + batch.values)
+            errors = value_error(steps.value, old, returns, mask, clip=self.value_clip)
+            losses = losses + self.value_weight * errors
+        return losses, clipped
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradient; here mixed precision has taken its scale out."""
         self.clip_gradients(optimizer, self.gradient_clip, "norm")
 
-    @torch.no_grad()
-    def collect(self, prompts: Sequence[str], rows: Tensor) -> Experience:
-        """Sample K outputs a prompt and find out all that the steps will need: B = P·K rows, a
-        prompt's together.
-
-        Args:
-            prompts: P strings.
-            rows: int64 [P], the prompts' numbers; the k-th sample's noise comes from (seed, epoch,
-                row, k).
-        """
-        samples, trajectory = self._sample(self.policy, prompts, rows, self.current_epoch)
-        scores = self._score(samples)
-        mask = trajectory.mask
-        log_prob, reference = (
-            in_parts(p.log_prob, trajectory, self.micro_batch)
-            for p in (self.policy, self.reference)
-        )
-        values = (
-            None
-            if self.advantage != "generalized"
-            else in_parts(self.policy.value, trajectory, self.micro_batch)
-        )
-        if self.shaping.needs_reference and self.reference_figures is None:
-            others, _ = self._sample(self.reference, prompts, rows, "reference")
-            self.reference_figures = reference_figures(
-                self._score(others), others, self.samples_per_prompt, self.shaping
-            )
-        penalty = self.kl_weight * penalties(
-            self.kl, log_prob - reference, mask, self.policy.dimensions
-        )
-        rewards = self.shaping(scores, samples, self.reference_figures)
-        gains = advantages(
-            self.advantage, rewards, penalty, mask, self.samples_per_prompt, values, self.lam
-        )
-        return Experience(Rollout(trajectory, log_prob, reference, scores, gains), samples, values)
-
-    def _sample(
-        self, policy: Policy, prompts: Sequence[str], rows: Tensor, epoch: int | str
-    ) -> tuple[Samples, Any]:
-        """Draw K outputs a prompt; the samples know the number of their prompt as the fact "row"."""
-        k = self.samples_per_prompt
-        seeds = torch.stack(
-            [row_seeds(derive(self.seed, "PPO", epoch, i), rows) for i in range(k)], 1
-        ).flatten()
-        trajectory = policy.sample([prompt for prompt in prompts for _ in range(k)], seeds=seeds)
-        self.generations += len(seeds)
-        return policy.decode(trajectory).with_facts(row=rows.repeat_interleave(k)), trajectory
-
-    def _score(self, samples: Samples) -> Tensor:
-        """Score samples in the reward's own precision: float32 [B], on this module's device."""
-        with torch.autocast(self.device.type, enabled=False):
-            scores = self.reward(samples.to(self.device))
-        name = type(self.reward).__name__
-        if not isinstance(scores, Tensor) or scores.shape != (len(samples),):
-            got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
-            raise InputError(
-                f"{name} has to return one score a sample, a tensor [{len(samples)}]; got {got}."
-            )
-        return checked_scores(scores.to(self.device), samples, name)
-
     def _report(self, experience: Experience, clip_fraction: Tensor, step: int) -> None:
         """Log the rollout's figures, steer the KL's weight, and keep the samples."""
-        figures = rollout_figures(experience, self.policy.dimensions) | {
-            "clip_fraction": clip_fraction
-        }
+        scores = experience.rollout.scores
+        count = len(experience)
+        figures = rollout_figures(experience, self.policy)
+        figures["clip_fraction"] = clip_fraction
         if self.kl_target is not None:
             self.log("kl_weight", self.kl_weight)
             nats = mean(figures["kl"][None]).item()
             self.kl_weight = adapted_weight(self.kl_weight, nats, self.kl_target)
-        self.log_dict(figures, batch_size=len(experience), sync_dist=True)
-        self.log("lr", self.optimizers().param_groups[0]["lr"])
-        self.log(
-            "score",
-            experience.rollout.scores.mean(),
-            prog_bar=True,
-            batch_size=len(experience),
-            sync_dist=True,
-        )
-        if (
-            self._table is not None
-            and self.trainer.fit_loop.epoch_loop.total_batch_idx % self.table_every == 0
-        ):
-            self._table.write(step, experience.samples, experience.rollout.scores.tolist())
+        self.log_dict(figures, batch_size=count, sync_dist=True)
+        self.log("lr", optimizer_of(self).param_groups[0]["lr"])
+        self.log("score", scores.mean(), prog_bar=True, batch_size=count, sync_dist=True)
+        rollout_number = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        if self._table is not None and self._table.is_due(rollout_number):
+            self._table.write(step, experience.samples, scores.tolist())
 
     def on_train_start(self) -> None:
         self.reward.to(self.device)
         folder = self.trainer.log_dir or self.trainer.default_root_dir  # asked of every process
         if self.table_every and self.trainer.is_global_zero:
-            self._table = SampleTable(folder, self.global_step)
+            self._table = SampleTable(folder, self.global_step, self.table_every)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         figures = None if self.reference_figures is None else asdict(self.reference_figures)
-        kept = {
+        checkpoint["ppo"] = {
             "kl_weight": self.kl_weight,
             "reference_figures": figures,
             "generations": self.generations,
         }
-        checkpoint["ppo"] = kept
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        kept = checkpoint["ppo"]
-        self.kl_weight = kept["kl_weight"]
-        self.generations = kept.get("generations", 0)
-        self.reference_figures = (
-            None
-            if kept["reference_figures"] is None
-            else ReferenceFigures(**kept["reference_figures"])
-        )
-
-
-def _check(module: PPO) -> None:
-    """Refuse what cannot work, before anything is sampled."""
-    if module.advantage == "generalized":
-        _check_critic(module.policy)
-    if module.entropy_weight and not isinstance(module.policy, HasEntropy):
-        raise InputError(
-            f"entropy_weight={module.entropy_weight:g} needs a policy with `entropy`; "
-            f"{type(module.policy).__name__} has none. Set it to 0."
-        )
-    if module.samples_per_prompt < 2 and module.advantage != "generalized":
-        raise InputError(
-            f"A baseline compares the samples of one prompt; got samples_per_prompt={module.samples_per_prompt}. "
-            'Take at least 2, or a critic: advantage="generalized".'
-        )
-    if module.kl == "k3" and module.policy.mean_log_prob:
-        raise InputError(
-            f'kl="k3" exponentiates log-ratios in nats; those of {type(module.policy).__name__} are means over '
-            f'{module.policy.dimensions} dimensions. Take "reward" or "k2".'
-        )
-    if module.kl_target is not None and not (module.kl_target > 0 and module.kl_weight > 0):
-        raise InputError(
-            f"kl_target steers kl_weight by factors, so both have to be above 0; got {module.kl_target:g} and "
-            f"{module.kl_weight:g}. Start from a small weight, such as 0.01."
-        )
-
-
-def _check_critic(policy: Policy) -> None:
-    """Refuse a policy without the critic that generalized advantages need."""
-    if not isinstance(policy, HasCritic):
-        raise InputError(
-            f'advantage="generalized" needs a policy with `value`; {type(policy).__name__} has '
-            "none. Take leave_one_out, which needs no critic."
-        )
-    if not policy.has_critic:
-        raise InputError(
-            f'advantage="generalized" needs a critic, and this {type(policy).__name__} was made '
-            "without one. Make it with value_head=True, or take leave_one_out, which needs none."
-        )
+        saved = checkpoint["ppo"]
+        self.kl_weight = saved["kl_weight"]
+        self.generations = saved.get("generations", 0)
+        figures = saved["reference_figures"]
+        self.reference_figures = None if figures is None else ReferenceFigures(**figures)

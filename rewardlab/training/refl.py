@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW
 
 from rewardlab.data.prompt_data import NumberedPrompts
@@ -20,36 +17,36 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.base import checked_scores
 from rewardlab.seeds import derive, generators, row_seeds, uniform
 from rewardlab.training.base import Trained, trainable
-from rewardlab.training.rollouts import evaluating, random_parts
+from rewardlab.training.modes import evaluating, frozen, random_parts
 from rewardlab.types import PreferencePairs, Samples
 
 
 class ReFL(Trained):
-    """Raise a differentiable reward of the images that a policy foresees at a late step. ReFL,
-    arXiv 2304.05977, section 3.2.
+    """Raise a differentiable reward of the images predicted at a late denoising step.
 
-    Batches are NumberedPrompts (`rewardlab.data.Prompts`), or Samples, whose images serve the
-    anchor. Each prompt is sampled without gradient to a random late step; from there the network's
-    one step to the finished image is taken with gradient, decoded and scored. The gradient has
-    little noise, so it is the quickest way up a reward, and into its faults: a score rises along
-    whatever its gradient shows, as in `PGDAttacker`. Logged beside the loss: `score`.
+    ReFL, arXiv 2304.05977, section 3.2. Batches are NumberedPrompts (`rewardlab.data.Prompts`), or
+    Samples, whose images serve the anchor. Each prompt is sampled without gradient to a random late
+    step. From there the network's one step to the finished image (the predicted x0) is taken with
+    gradient, decoded and scored. The gradient has little noise, so it is the quickest way up a
+    reward, and into its faults: a score rises along whatever its gradient shows, as in
+    `PGDAttacker`. Logged beside the loss: `score`.
 
     Args:
-        policy: what is trained. It has to offer `predict_x0(trajectory, steps)`, as a DiffusionPolicy
-            does, and to sample by stochastic steps.
-        reward: what is raised; it is not trained, and not in the checkpoint. It needs a gradient to
-            the images.
-        late: the share of the sampling steps, counted from the end, from which each row's step is
-            drawn. The paper takes the last 10 of 40; earlier ones foresee too little.
+        policy: the policy to train. It offers `predict_x0(trajectory, steps)`, as a DiffusionPolicy
+            does, and samples by stochastic steps.
+        reward: the reward to raise. It is not trained, and not in the checkpoint. It needs a
+            gradient to the images.
+        late: share of the sampling steps, counted from the end, from which each row's step is
+            drawn. The paper takes the last 10 of 40. Earlier steps predict too little.
         sft_weight: weight of the batch's own images' negative log-likelihood, as an anchor; batches
             are then Samples.
-        optimizer: makes the optimiser from the trainable parameters.
-        schedule: makes a learning-rate schedule, stepped once an optimiser step.
-        seed: of the noise and of the steps' choice.
+        optimizer: makes the optimizer from the trainable parameters.
+        schedule: makes a learning-rate schedule, stepped once an optimizer step.
+        seed: seed of the noise and of the steps' choice.
 
     Raises:
-        InputError: if the policy cannot predict x0, a number is out of range, or (on use) the reward
-            has no gradient to the images or a score is not finite.
+        InputError: if the policy cannot predict x0, a number is out of range, or (on use) the
+            reward has no gradient to the images or a score is not finite.
 
     Example:
         >>> import pytorch_lightning as pl
@@ -58,13 +55,16 @@ class ReFL(Trained):
         >>> from rewardlab.policies.samplers import Sampler
         >>> from rewardlab.rewards import Brightness
         >>> from rewardlab.testing import tiny_diffusion
-        >>> module = ReFL(DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=3)), Brightness())
-        >>> quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
-        >>> trainer = pl.Trainer(max_epochs=1, **quiet)
-        >>> trainer.fit(module, Prompts([""] * 2, batch_size=2))
+        >>> from rewardlab.training.trainers import SILENT
+        >>> policy = DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=3))
+        >>> trainer = pl.Trainer(max_epochs=1, **SILENT)
+        >>> trainer.fit(ReFL(policy, Brightness()), Prompts([""] * 2, batch_size=2))
         >>> trainer.global_step
         1
     """
+
+    policy: Policy
+    reward: Reward
 
     def __init__(
         self,
@@ -79,17 +79,20 @@ class ReFL(Trained):
         super().__init__(optimizer, schedule, seed)
         if not isinstance(policy, PredictsX0):
             raise InputError(
-                f"ReFL needs a policy that predicts x0 with a gradient (`predict_x0`), which a {type(policy).__name__} "
-                "does not; text has no gradient to pass on. Take PPO, whose reward needs none."
+                "ReFL needs a policy that predicts x0 with a gradient (`predict_x0`), which a "
+                f"{type(policy).__name__} does not; text has no gradient to pass on. Take PPO, "
+                "whose reward needs none."
             )
         if not 0 < late <= 1 or sft_weight < 0:
             raise InputError(
-                f"ReFL needs late in (0, 1] and sft_weight of 0 or more; got {late:g} and {sft_weight:g}."
+                "ReFL needs late in (0, 1] and sft_weight of 0 or more; "
+                f"got {late:g} and {sft_weight:g}."
             )
         self.policy = trainable(policy)
         hold(self, "reward", reward)
         self.late = late
         self.sft_weight = sft_weight
+        self.learns_from = "samples" if sft_weight else "prompts"
 
     @staticmethod
     def examples(pairs: PreferencePairs) -> Samples:
@@ -103,40 +106,39 @@ class ReFL(Trained):
         seeds = self._seeds(batch)
         scores = self.scores(self.predicted(batch, seeds))
         loss = -scores.mean() + self._anchor(batch, seeds)
-        self.log_dict(
-            {"loss": loss.detach(), "score": scores.detach().mean()},
-            prog_bar=True,
-            batch_size=len(batch),
-        )
+        figures = {"loss": loss.detach(), "score": scores.detach().mean()}
+        self.log_dict(figures, prog_bar=True, batch_size=len(batch))
         return loss
 
     def predicted(self, batch: NumberedPrompts | Samples, seeds: Tensor) -> Samples:
-        """Return the image that each prompt's trajectory is seen to end in, from a late step of its
-        own, with gradient.
-        """
+        """Return the images predicted at a late step of each row's own, with a gradient."""
         with evaluating(random_parts(self.policy)):
             trajectory = self.policy.sample(batch.prompts, seeds=seeds)
         count = trajectory.mask.shape[1]
         late = max(1, round(self.late * count))
         draws = uniform((), generators(row_seeds(derive(0, "late step"), seeds)))
-        steps = (count - late + (draws * late).long()).to(trajectory.mask.device)
-        return self.policy.predict_x0(trajectory, steps)
+        steps = count - late + (draws * late).long()
+        assert isinstance(self.policy, PredictsX0)  # checked when the loop was made
+        return self.policy.predict_x0(trajectory, steps.to(trajectory.mask.device))
 
     def scores(self, samples: Samples) -> Tensor:
-        """Score in the reward's own precision, with gradient to the images and to nothing else:
-        float32 [B].
+        """Return the scores in the reward's own precision, float32 [B].
+
+        They have a gradient to the images and to nothing else.
         """
+        name = type(self.reward).__name__
         with (
             torch.autocast(self.device.type, enabled=False),
             evaluating(self.reward.modules()),
             frozen(self.reward),
         ):
-            scores = checked_scores(self.reward(samples), samples, type(self.reward).__name__)
+            scores = checked_scores(self.reward(samples), samples, name)
         if scores.requires_grad:
             return scores
         raise InputError(
-            f"ReFL climbs a reward's gradient, and the scores of {type(self.reward).__name__} have none to the images: it is "
-            "computed under no_grad, or by steps that cannot be differentiated. Take PPO, whose reward needs none."
+            f"ReFL climbs a reward's gradient, and the scores of {name} have none to the images: "
+            "it is computed under no_grad, or by steps that cannot be differentiated. Take PPO, "
+            "whose reward needs none."
         )
 
     def _seeds(self, batch: NumberedPrompts | Samples) -> Tensor:
@@ -145,24 +147,13 @@ class ReFL(Trained):
         return row_seeds(derive(self.seed, "ReFL", self.current_epoch), batch.rows)
 
     def _anchor(self, batch: NumberedPrompts | Samples, seeds: Tensor) -> Tensor | float:
+        """Return the weighted negative log-likelihood of the batch's own images."""
         if not self.sft_weight:
             return 0.0
         if not isinstance(batch, Samples):
             raise InputError(
-                f"sft_weight={self.sft_weight:g} anchors on images; got prompts alone. Train on Samples."
+                f"sft_weight={self.sft_weight:g} anchors on images; got prompts alone. "
+                "Train on Samples."
             )
         trajectory = self.policy.encode(batch, seeds=seeds)
         return self.sft_weight * nll_loss(self.policy.log_prob(trajectory), trajectory.mask)
-
-
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Ask no gradient of a module's parameters for a while."""
-    asked = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in asked:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)

@@ -2,32 +2,26 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-import os
 import random
-import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
 
-from rewardlab.storage.atomic import write_atomically
+from rewardlab.training.metrics_file import begin_rows, csv_folders, keep_rows
+from rewardlab.training.processes import from_all_processes
 
 _log = logging.getLogger("rewardlab")
 
 
 class Resumable(pl.Callback):
-    """Keep random states in checkpoints, restore them on resuming, and cut metrics.csv back to the
-    checkpoint's step.
+    """Keep random states in checkpoints, restore them on resuming, and cut back metrics.csv.
 
     The position in the data is `rewardlab.data.ResumableLoader`'s own. A CSVLogger deletes an
-    earlier metrics.csv when it starts; so the file has a second name, `.metrics.csv.kept`, beside
+    earlier metrics.csv when it starts. So the file has a second name, `.metrics.csv.kept`, beside
     it, from which a resumed run takes the rows before its first step. A checkpoint written in the
     middle of a step, by an exception, counts that step as not done.
 
@@ -37,7 +31,8 @@ class Resumable(pl.Callback):
 
     Example:
         >>> from rewardlab.training import Resumable
-        >>> trainer = pl.Trainer(callbacks=[Resumable()], logger=False, enable_checkpointing=False, accelerator="cpu")
+        >>> from rewardlab.training.trainers import SILENT
+        >>> trainer = pl.Trainer(callbacks=[Resumable()], accelerator="cpu", **SILENT)
         >>> sorted(Resumable().state_dict()["random"][0])
         ['cuda', 'numpy', 'python', 'torch']
     """
@@ -48,7 +43,7 @@ class Resumable(pl.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return every rank's random states, of tensors and numbers only."""
-        return {"random": _from_all_ranks(random_states())}
+        return {"random": from_all_processes(random_states())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._to_restore = state_dict["random"]
@@ -59,28 +54,29 @@ class Resumable(pl.Callback):
         _settle_epoch(checkpoint["loops"]["fit_loop"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # rows are counted in batches that stepped: fewer than optimiser steps if a batch takes
-        # several
-        rows = min(trainer.global_step, trainer.fit_loop.epoch_loop.batch_progress.total.ready)
-        for logger in _csv_loggers(trainer):
-            _begin_rows(logger, rows if self._to_restore else None)
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        # rows are counted in batches that stepped, and a batch may take several optimizer steps
+        row_count = min(trainer.global_step, progress.total.ready)
+        for folder, logger in csv_folders(trainer):
+            begin_rows(folder, logger, row_count if self._to_restore else None)
         if self._to_restore is None:
             return
-        if trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
-            trainer.fit_loop.epoch_loop.restarting = (
-                False  # Lightning would skip a step for a validation that is not due
-            )
-        if len(self._to_restore) == trainer.world_size:
-            restore_random_states(self._to_restore[trainer.global_rank])
-        else:
-            saved = len(self._to_restore)
-            now = trainer.world_size
-            _log.warning(
-                "The checkpoint holds random states of %d processes, now there are %d: they start anew",
-                saved,
-                now,
-            )
+        if progress.current.ready == 0:
+            # else Lightning would skip a step for a validation that is not due
+            trainer.fit_loop.epoch_loop.restarting = False
+        self._restore(self._to_restore, trainer)
         self._to_restore = None
+
+    def _restore(self, states: list[dict[str, Any]], trainer: pl.Trainer) -> None:
+        """Restore this rank's random states, if there are as many ranks as there were."""
+        if len(states) == trainer.world_size:
+            restore_random_states(states[trainer.global_rank])
+            return
+        _log.warning(
+            "The checkpoint holds random states of %d processes, now there are %d: they start anew",
+            len(states),
+            trainer.world_size,
+        )
 
     def on_train_batch_start(self, *_: Any) -> None:
         self._before_step = random_states()
@@ -88,18 +84,19 @@ class Resumable(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        for logger in _csv_loggers(trainer):
-            _keep(Path(logger.log_dir))
-        progress = trainer.fit_loop.epoch_loop.batch_progress.current
-        if progress.processed == progress.ready or self._before_step is None:
+        for folder, _ in csv_folders(trainer):
+            keep_rows(folder)
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        between_steps = progress.processed == progress.ready
+        if between_steps or self._before_step is None:
             return
-        checkpoint["callbacks"][self.state_key] = {"random": _from_all_ranks(self._before_step)}
+        states = from_all_processes(self._before_step)
+        checkpoint["callbacks"][self.state_key] = {"random": states}
         _undo_step(checkpoint["loops"]["fit_loop"])
 
 
 def _settle_epoch(loop: dict[str, Any]) -> None:
-    """Make a checkpoint of the end of training or of an epoch one that goes on where the data
-    stopped.
+    """Make a checkpoint of the end of training, or of an epoch, go on where the data stopped.
 
     Under `max_steps` Lightning 2.6.6 takes an epoch that the limit cut short for a finished one,
     and after one that was finished it counts another that never was.
@@ -117,10 +114,8 @@ def _settle_epoch(loop: dict[str, Any]) -> None:
 
 def _undo_step(loop: dict[str, Any]) -> None:
     """Count a step that was begun as not begun, and its batch as not handed out."""
-    for counts in (
-        loop["epoch_loop.batch_progress"]["current"],
-        loop["epoch_loop.batch_progress"]["total"],
-    ):
+    batches = loop["epoch_loop.batch_progress"]
+    for counts in (batches["current"], batches["total"]):
         counts.update(dict.fromkeys(counts, counts["completed"]))
     for state in loop["state_dict"].get("combined_loader", []):
         if "batches" in state:
@@ -128,104 +123,44 @@ def _undo_step(loop: dict[str, Any]) -> None:
 
 
 def random_states() -> dict[str, Any]:
-    """Return the global random states of Python, NumPy, torch and each CUDA device, as tensors and
-    numbers.
+    """Return the global random states of Python, NumPy, torch and each CUDA device.
+
+    They are made of tensors and numbers only.
     """
-    version, words, gauss = random.getstate()
-    kind, key, position, has_gauss, cached = np.random.get_state()
-    assert kind == "MT19937"  # what NumPy's global generator always is
+    version, internal_state, next_gauss = random.getstate()
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    assert numpy_state["bit_generator"] == "MT19937"  # what NumPy's global generator always is
+    twister = numpy_state["state"]
+    key = torch.from_numpy(twister["key"].astype(np.int64))
+    position = int(twister["pos"])
+    has_gauss = int(numpy_state["has_gauss"])
+    gauss = float(numpy_state["gauss"])
+    uses_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     return {
-        "python": (version, torch.tensor(words), gauss),
-        "numpy": (
-            torch.from_numpy(key.astype(np.int64)),
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ),
+        "python": (version, torch.tensor(internal_state), next_gauss),
+        "numpy": (key, position, has_gauss, gauss),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": torch.cuda.get_rng_state_all() if uses_cuda else [],
     }
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Set what `random_states` returned.
+    """Set the states that `random_states` returned.
 
     Example:
         >>> states = random_states()
-        >>> drawn = random.random(), np.random.rand(), torch.rand(1)
+        >>> numbers = random.random(), np.random.rand(), torch.rand(1)
         >>> restore_random_states(states)
-        >>> drawn == (random.random(), np.random.rand(), torch.rand(1))
+        >>> numbers == (random.random(), np.random.rand(), torch.rand(1))
         True
     """
-    version, words, gauss = states["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
-    key, *rest = states["numpy"]
-    np.random.set_state(("MT19937", key.cpu().numpy().astype(np.uint32), *rest))
+    version, internal_state, next_gauss = states["python"]
+    random.setstate((version, tuple(internal_state.tolist()), next_gauss))
+    key, position, has_gauss, gauss = states["numpy"]
+    numpy_key = key.cpu().numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", numpy_key, position, has_gauss, gauss))
     torch.set_rng_state(states["torch"].cpu())
-    cuda: list[Tensor] = [state.cpu() for state in states["cuda"]]
-    for device, state in enumerate(cuda[: torch.cuda.device_count()]):
-        torch.cuda.set_rng_state(state, device)
-
-
-def _from_all_ranks(states: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the states of all ranks, in order, on every rank."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [states]
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, states)
-    return gathered
-
-
-def _csv_loggers(trainer: pl.Trainer) -> list[CSVLogger]:
-    """Return the loggers that write metrics.csv to a local folder from this process."""
-    loggers = trainer.loggers if trainer.is_global_zero and not trainer.fast_dev_run else []
-    return [
-        logger
-        for logger in loggers
-        if isinstance(logger, CSVLogger) and "://" not in logger.log_dir
-    ]
-
-
-def _begin_rows(logger: CSVLogger, step: int | None) -> None:
-    """Start metrics.csv with the kept rows before `step` (with none if `step` is None), under both
-    of its names.
-    """
-    folder = Path(logger.log_dir)
-    kept = folder / ".metrics.csv.kept"
-    current = folder / "metrics.csv"
-    if step is None and current.exists():
-        _keep(folder)  # the same trainer goes on fitting
-        return
-    header = ["step"]
-    rows = []
-    if step is not None and kept.exists():
-        with kept.open(newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [
-                row for row in reader if (row["step"] or "").isdigit() and int(row["step"]) < step
-            ]
-            header = list(reader.fieldnames or header)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, header)
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomically(current, text.getvalue())
-    logger.experiment.metrics_keys = header
-    _keep(folder)
-
-
-def _keep(folder: Path) -> None:
-    """Give metrics.csv its second name: a link, so that no row is missed, or a copy where the file
-    system has none.
-    """
-    current = folder / "metrics.csv"
-    kept = folder / ".metrics.csv.kept"
-    if not current.exists() or (kept.exists() and kept.samefile(current)):
-        return
-    partial = folder / ".metrics.csv.partial"
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(current, partial)
-    except OSError:
-        shutil.copyfile(current, partial)
-    os.replace(partial, kept)
+    cuda_states: list[Tensor] = states["cuda"][: torch.cuda.device_count()]
+    for device, state in enumerate(cuda_states):
+        torch.cuda.set_rng_state(state.cpu(), device)

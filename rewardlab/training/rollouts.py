@@ -1,37 +1,37 @@
-"""What PPO knows before it takes a step: penalties, advantages, figures, and tables of what was
-sampled.
-"""
+"""What PPO knows of a rollout: penalties, advantages, and the figures that it logs."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rewardlab.advantages import generalized, group_normalized, leave_one_out
 from rewardlab.losses.kl import absolute, k1, k2
-from rewardlab.storage.atomic import write_atomically
-from rewardlab.storage.samples import save_samples
+from rewardlab.policies import Policy
 from rewardlab.training.base import step_total
-from rewardlab.types import Index, Rollout, Samples, Trajectory, take
+from rewardlab.types import Index, Rollout, Samples, take
 
 Baseline = Literal["leave_one_out", "group_normalized", "generalized"]
 KLKind = Literal["reward", "k2", "k3", "absolute"]
-TABLE = "samples.jsonl"
-TABLE_IMAGES = 16
+BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
+    "leave_one_out": leave_one_out,
+    "group_normalized": group_normalized,
+}
 
 
 @dataclass(frozen=True)
 class Experience:
-    """A rollout with its finished outputs and, where there is a critic, the values it gave to the
-    steps beforehand.
+    """A rollout with its finished outputs.
+
+    Attributes:
+        rollout: B rows of T steps.
+        samples: B outputs.
+        values: float32 [B, T], what the critic gave to the steps at the rollout; None where there
+            is no critic.
     """
 
     rollout: Rollout
@@ -42,24 +42,46 @@ class Experience:
         return len(self.rollout)
 
     def __getitem__(self, index: Index) -> Experience:
-        return Experience(
-            *(
-                None if part is None else take(part, index)
-                for part in (self.rollout, self.samples, self.values)
-            )
-        )
+        values = None if self.values is None else take(self.values, index)
+        return Experience(self.rollout[index], self.samples[index], values)
+
+
+def minibatches(count: int, size: int | None, epochs: int, seed: int) -> Iterator[Tensor]:
+    """Yield the row numbers of each optimizer step, in `epochs` passes over all rows.
+
+    Each pass has an order of its own where it takes several steps.
+
+    Args:
+        count: number of rows.
+        size: rows a step; all by default.
+        epochs: number of passes.
+        seed: seed of the orders.
+
+    Example:
+        >>> [rows.tolist() for rows in minibatches(3, None, epochs=2, seed=0)]
+        [[0, 1, 2], [0, 1, 2]]
+    """
+    size = min(size or count, count)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(epochs):
+        order = torch.arange(count)
+        if size < count:
+            order = torch.randperm(count, generator=generator)
+        yield from torch.split(order, size)
 
 
 def penalties(kind: KLKind, log_ratio: Tensor, mask: Tensor, dimensions: int) -> Tensor:
-    """What each step's reward loses to the KL before its weight, in nats: [B, T], 0 where it is a
-    loss instead.
+    """Return what each step's reward loses to the KL, [B, T] in nats, before the KL's weight.
+
+    It is 0 where the KL is a loss instead.
 
     Args:
         kind: "reward" takes k1, whose sum over steps estimates the KL of whole outputs; "absolute"
-            the mean over steps of |x|.
-        log_ratio: [B, T], of policy and reference, as the policy's means over dimensions have it.
+            takes the mean over steps of |x|.
+        log_ratio: [B, T], log-probability of the policy minus that of the reference, as means over
+            the policy's dimensions.
         mask: bool [B, T].
-        dimensions: of the policy.
+        dimensions: the policy's.
     """
     nats = (log_ratio * dimensions).where(mask, 0)
     if kind == "reward":
@@ -69,7 +91,7 @@ def penalties(kind: KLKind, log_ratio: Tensor, mask: Tensor, dimensions: int) ->
     return torch.zeros_like(nats)
 
 
-def advantages(
+def advantages_of(
     kind: Baseline | Callable[[Tensor], Tensor],
     rewards: Tensor,
     penalty: Tensor,
@@ -80,27 +102,31 @@ def advantages(
 ) -> Tensor:
     """Return advantages [B, T] of a critic, or [B, 1] of a baseline over each prompt's samples.
 
+    A critic's advantages are not discounted, since what counts is the finished output.
+
     Args:
-        kind: one of the three, or a function of scores [P, K].
+        kind: name of the baseline, or a function of scores [P, K]; without effect if there is a
+            critic.
         rewards: [B], of whole outputs.
-        penalty: [B, T], taken off step by step.
+        penalty: [B, T], subtracted step by step.
         mask: bool [B, T].
         samples_per_prompt: K; a prompt's rows lie together.
-        values: [B, T], of the critic.
-        lam: λ of the critic's advantages. There is no discount: what counts is the finished output.
+        values: [B, T], the critic's; None without a critic.
+        lam: λ of the critic's advantages.
+
+    Example:
+        >>> rewards, mask = torch.tensor([1.0, 3.0]), torch.ones(2, 1, dtype=torch.bool)
+        >>> advantages_of("leave_one_out", rewards, torch.zeros(2, 1), mask, 2, None, 1.0).tolist()
+        [[-2.0], [2.0]]
     """
-    if kind == "generalized":
-        return generalized(
-            at_last_step(rewards, mask) - penalty, values, mask, discount=1.0, lam=lam
-        )[0]
-    baseline = {"leave_one_out": leave_one_out, "group_normalized": group_normalized}.get(
-        kind, kind
-    )
-    return (
-        baseline((rewards - penalty.sum(1)).view(-1, samples_per_prompt))
-        .reshape(len(rewards), 1)
-        .float()
-    )
+    if values is not None:
+        step_rewards = at_last_step(rewards, mask) - penalty
+        advantages, _ = generalized(step_rewards, values, mask, discount=1.0, lam=lam)
+        return advantages
+    baseline = BASELINES[kind] if isinstance(kind, str) else kind
+    returns = rewards - penalty.sum(1)
+    advantages = baseline(returns.view(-1, samples_per_prompt))
+    return advantages.reshape(len(rewards), 1).float()
 
 
 def at_last_step(rewards: Tensor, mask: Tensor) -> Tensor:
@@ -110,141 +136,40 @@ def at_last_step(rewards: Tensor, mask: Tensor) -> Tensor:
         >>> at_last_step(torch.tensor([3.0]), torch.tensor([[True, True, False]])).tolist()
         [[0.0, 3.0, 0.0]]
     """
-    last = (mask * torch.arange(1, mask.shape[1] + 1, device=mask.device)).argmax(1, keepdim=True)
-    return torch.zeros(mask.shape, device=mask.device).scatter(1, last, rewards[:, None].float())
+    numbers = torch.arange(1, mask.shape[1] + 1, device=mask.device)
+    last = (mask * numbers).argmax(1, keepdim=True)
+    table = torch.zeros(mask.shape, device=mask.device)
+    return table.scatter(1, last, rewards[:, None].float())
 
 
-def in_parts(
-    steps: Callable[[Trajectory], Tensor], trajectory: Trajectory, size: int | None
-) -> Tensor:
-    """Return what a policy says of each step [B, T], `size` rows at a time."""
-    rows = torch.arange(len(trajectory)).split(size or len(trajectory))
-    return (
-        steps(trajectory)
-        if len(rows) == 1
-        else torch.cat([steps(trajectory[part]) for part in rows])
-    )
+def rollout_figures(experience: Experience, policy: Policy) -> dict[str, Tensor]:
+    """Return what is logged of a rollout, as scalars.
 
-
-@contextmanager
-def evaluating(parts: Iterable[nn.Module]) -> Iterator[None]:
-    """Put modules, not what they hold, into evaluation mode for a while; each gets its own mode
-    back.
-    """
-    modes = [(part, part.training) for part in parts]
-    try:
-        for part, _ in modes:
-            part.training = False
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
-
-
-def random_parts(policy: nn.Module) -> list[nn.Module]:
-    """Return the dropouts and batch norms of a policy, which in training mode part what samples
-    from what is scored.
-
-    The rest keeps its mode, on which gradient checkpointing may depend.
-    """
-    return [
-        part
-        for part in policy.modules()
-        if isinstance(part, nn.modules.dropout._DropoutNd | nn.modules.batchnorm._BatchNorm)
-    ]
-
-
-def across_processes(value: Tensor, how: Literal["SUM", "MAX"] = "SUM") -> Tensor:
-    """Return the sum, or the largest, of every process's `value`."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    total = value.detach().clone()
-    torch.distributed.all_reduce(total, getattr(torch.distributed.ReduceOp, how))
-    return total
-
-
-def mean(values: Tensor) -> Tensor:
-    """The mean over all entries of all processes' `values`, which may differ in number.
-
-    Example:
-        >>> mean(torch.tensor([[1.0, 3.0], [5.0, 7.0]])).item()
-        4.0
-    """
-    total = across_processes(
-        torch.stack([values.double().sum(), values.new_tensor(values.numel()).double()])
-    )
-    return (total[0] / total[1]).float()
-
-
-def rollout_figures(experience: Experience, dimensions: int) -> dict[str, Tensor]:
-    """Return what is logged of a rollout, scalars; the KL is in nats an output, summed over its
-    steps.
+    The KL is in nats an output, summed over its steps.
     """
     rollout = experience.rollout
-    mask = experience.rollout.trajectory.mask
-    nats = (rollout.log_prob - rollout.reference_log_prob) * dimensions
-    spread = rollout.advantages.expand_as(mask)[mask]
+    mask = rollout.trajectory.mask
+    nats = (rollout.log_prob - rollout.reference_log_prob) * policy.dimensions
+    step_advantages = rollout.advantages.expand_as(mask)[mask]
     figures = {
         "score_std": rollout.scores.std(correction=0),
-        "advantage_std": spread.std(correction=0),
+        "advantage_std": step_advantages.std(correction=0),
+        "kl": step_total(nats, mask).mean(),
+        "kl_k2": step_total(k2(nats), mask).mean(),
     }
-    figures |= {"kl": step_total(nats, mask).mean(), "kl_k2": step_total(k2(nats), mask).mean()}
-    if (
-        dimensions == 1
-    ):  # -log p is an unbiased estimate; an image policy's leaves out the Gaussian's constant
+    if not policy.mean_log_prob:  # a mean leaves out the Gaussian's constant, so it is no entropy
         figures["entropy"] = -rollout.log_prob[mask].mean()
     if "length" in experience.samples.facts:
         figures["length"] = experience.samples.facts["length"].float().mean()
     if experience.values is not None:
-        returns = (rollout.advantages + experience.values)[mask]
-        figures["explained_variance"] = 1 - rollout.advantages[
-            mask
-        ].var() / returns.var().clamp_min(1e-8)
+        figures["explained_variance"] = _explained_variance(
+            rollout.advantages, experience.values, mask
+        )
     return figures
 
 
-class SampleTable:
-    """Prompts, outputs and scores as they were at some steps, in a folder, for whoever judges them
-    afterwards.
-
-    Texts are lines {"step", "prompt", "output", "score"} of `samples.jsonl`; of images the first 16
-    become the folder `samples/<step>` that `load_samples` reads.
-
-    Args:
-        folder: where the logger writes.
-        step: where the run begins: what an earlier part of it wrote from there on is dropped.
-    """
-
-    def __init__(self, folder: str | Path, step: int) -> None:
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        file = self.folder / TABLE
-        if file.exists():
-            lines = file.read_text(encoding="ascii").splitlines(keepends=True)
-            whole = [
-                line for line in lines if line.endswith("\n")
-            ]  # a killed run may have left half a line
-            write_atomically(
-                file, "".join(line for line in whole if json.loads(line)["step"] < step)
-            )
-
-    def write(self, step: int, samples: Samples, scores: Sequence[float]) -> None:
-        """Add what was sampled at `step`."""
-        if isinstance(samples.outputs, Tensor):
-            images = (
-                samples[:TABLE_IMAGES]
-                .to("cpu")
-                .with_facts(score=torch.tensor(scores[:TABLE_IMAGES]))
-            )
-            folder = self.folder / "samples" / f"{step:06}"
-            shutil.rmtree(folder, ignore_errors=True)
-            save_samples(folder, images)
-            return
-        with (self.folder / TABLE).open(
-            "a", encoding="ascii", newline="\n"
-        ) as file:  # escapes keep any string exact
-            for prompt, output, score in zip(samples.prompts, samples.outputs, scores, strict=True):
-                file.write(
-                    json.dumps({"step": step, "prompt": prompt, "output": output, "score": score})
-                    + "\n"
-                )
+def _explained_variance(advantages: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Return the share of the returns' variance that the critic explains, a scalar."""
+    returns = (advantages + values)[mask]
+    unexplained = advantages[mask].var() / returns.var().clamp_min(1e-8)
+    return 1 - unexplained

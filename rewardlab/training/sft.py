@@ -8,40 +8,42 @@ from torch.optim import AdamW
 
 from rewardlab.losses.policy_gradient import step_weights
 from rewardlab.policies import Policy
+from rewardlab.policies.base import At, Steps
 from rewardlab.rewards import Reward
 from rewardlab.training.base import Trained, trainable
-from rewardlab.training.rollouts import mean
+from rewardlab.training.processes import joint_step_weights
 from rewardlab.types import PreferencePairs, Samples
 
 
 class SFT(Trained):
-    """Raise the likelihood of given outputs: cross-entropy for text, half the denoising loss for
-    images.
+    """Raise the likelihood of given outputs by supervised fine-tuning.
 
-    Batches are Samples. The loss is the mean over a batch's steps, over all processes; with
-    `accumulate_grad_batches` the mean of its batches' means.
+    For text that is cross-entropy, for images half the denoising loss. Batches are Samples. The
+    loss is the mean over a batch's steps, over all processes; with `accumulate_grad_batches` the
+    mean of its batches' means.
 
     Args:
-        policy: what is trained.
+        policy: the policy to train.
         reward: not used by the loss; here so that every loop is made from a policy and a reward.
-        optimizer: makes the optimiser from the trainable parameters.
-        schedule: makes a learning-rate schedule, stepped once an optimiser step.
-        seed: of the noise that encodes the samples.
+        optimizer: makes the optimizer from the trainable parameters.
+        schedule: makes a learning-rate schedule, stepped once an optimizer step.
+        seed: seed of the noise that encodes the samples.
 
     Example:
         >>> import pytorch_lightning as pl, torch
         >>> from rewardlab.testing import tiny_diffusion
         >>> from rewardlab import DiffusionPolicy, Samples
         >>> from rewardlab.data import SamplesData
+        >>> from rewardlab.training.trainers import SILENT
         >>> data = SamplesData(Samples([""] * 4, torch.rand(4, 1, 8, 8)), batch_size=2)
-        >>> quiet = dict.fromkeys(["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False)
-        >>> trainer = pl.Trainer(max_epochs=1, **quiet)
+        >>> trainer = pl.Trainer(max_epochs=1, **SILENT)
         >>> trainer.fit(SFT(DiffusionPolicy(tiny_diffusion(classes=0))), data)
         >>> trainer.global_step
         2
     """
 
     learns_from = "samples"
+    policy: Policy
 
     def __init__(
         self,
@@ -65,16 +67,15 @@ class SFT(Trained):
         return loss
 
     def validation_step(self, samples: Samples, batch_idx: int) -> None:
-        self.log(
-            "val/loss", self._loss(samples), prog_bar=True, batch_size=len(samples), sync_dist=True
-        )
+        loss = self._loss(samples)
+        self.log("val/loss", loss, prog_bar=True, batch_size=len(samples), sync_dist=True)
 
     def _loss(self, samples: Samples) -> Tensor:
         trajectory = self.policy.encode(samples, seeds=self.seeds(samples))
-        weights = step_weights(trajectory.mask, "token")
-        if self.training:  # processes have other numbers of steps, and their gradients are averaged
-            own = trajectory.mask.sum().float()
-            weights = weights * (own / mean(own[None]).clamp_min(1e-8))
-        return self.policy.apply_loss(
-            trajectory, lambda steps, at: -(at(weights) * steps.log_prob).sum()
-        )
+        weights_of = joint_step_weights if self.training else step_weights
+        weights = weights_of(trajectory.mask, "token")
+
+        def step_loss(steps: Steps, at: At) -> Tensor:
+            return -(at(weights) * steps.log_prob).sum()
+
+        return self.policy.apply_loss(trajectory, step_loss)

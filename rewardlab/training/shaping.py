@@ -1,4 +1,4 @@
-"""How scores become the rewards that PPO maximises."""
+"""How scores become the rewards that PPO maximizes."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.training.rollouts import mean
+from rewardlab.training.processes import mean
 from rewardlab.types import Samples
 
 
 @dataclass(frozen=True)
 class ReferenceFigures:
-    """What the reference's samples score, in whose units rewards are shaped.
+    """Statistics of the reference's samples, which are the units of shaped rewards.
 
     Attributes:
-        mean: of the scores.
-        deviation: standard deviation of the scores of one prompt's samples, pooled over prompts; an
+        mean: mean of the scores.
+        deviation: standard deviation of the scores of one prompt's samples, pooled over prompts. An
             offset that a reward adds to a prompt does not count.
         length: mean of the fact "length", or NaN.
     """
@@ -29,15 +29,15 @@ class ReferenceFigures:
 
 @dataclass(frozen=True)
 class Shaping:
-    """How scores become the rewards that PPO maximises. By default they stay as they are.
+    """How scores become the rewards that PPO maximizes. By default they stay as they are.
 
     Clip and length penalty are in σ, the standard deviation of the reference's scores within a
     prompt, so that they mean the same for any reward. They apply in this order, before the KL.
 
     Args:
-        clip: hold scores within this many σ of the reference's mean.
-        length_penalty: how many σ an output loses for each reference length (the mean) that it is
-            long. It reads the fact "length" of the samples.
+        clip: most σ that a score may be away from the reference's mean; it is clamped there.
+        length_penalty: σ that an output loses for each reference length (the mean) that it is long.
+            It reads the fact "length" of the samples.
         whiten: bring each step's batch of rewards, over all processes, to mean 0 and deviation 1.
             The KL's weight is then in those units; an attack's penalties then rule the scale.
 
@@ -45,7 +45,8 @@ class Shaping:
         >>> import torch
         >>> samples = Samples(["a"] * 2, ["b", "c"], {"length": torch.tensor([5.0, 20.0])})
         >>> reference = ReferenceFigures(mean=0.0, deviation=2.0, length=10.0)
-        >>> Shaping(clip=3.0, length_penalty=1.0)(torch.tensor([9.0, 1.0]), samples, reference).tolist()
+        >>> shaping = Shaping(clip=3.0, length_penalty=1.0)
+        >>> shaping(torch.tensor([9.0, 1.0]), samples, reference).tolist()
         [5.0, -3.0]
     """
 
@@ -55,28 +56,30 @@ class Shaping:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether the reference has to be sampled from, once."""
+        """Tell whether the reference has to be sampled from, once."""
         return self.clip is not None or self.length_penalty != 0
 
     def __call__(
         self, scores: Tensor, samples: Samples, reference: ReferenceFigures | None
     ) -> Tensor:
-        """Return the rewards [B] of scores [B]; `reference` may be None where nothing is in its
-        units.
+        """Return the rewards [B] of scores [B].
+
+        `reference` may be None where nothing is in its units.
         """
-        if self.clip is not None:
-            scores = reference.mean + (scores - reference.mean).clamp(
-                -self.clip * reference.deviation, self.clip * reference.deviation
-            )
-        if self.length_penalty:
-            scores = (
-                scores
-                - self.length_penalty
-                * reference.deviation
-                * lengths(samples).to(scores)
-                / reference.length
-            )
+        if self.needs_reference:
+            assert reference is not None  # whoever calls has measured it
+            scores = self._in_units_of(reference, scores, samples)
         return whitened(scores) if self.whiten else scores
+
+    def _in_units_of(self, reference: ReferenceFigures, scores: Tensor, samples: Samples) -> Tensor:
+        """Return the scores [B] with clip and length penalty."""
+        if self.clip is not None:
+            bound = self.clip * reference.deviation
+            scores = reference.mean + (scores - reference.mean).clamp(-bound, bound)
+        if self.length_penalty:
+            unit = self.length_penalty * reference.deviation
+            scores = scores - unit * lengths(samples).to(scores) / reference.length
+        return scores
 
 
 def lengths(samples: Samples) -> Tensor:
@@ -88,40 +91,46 @@ def lengths(samples: Samples) -> Tensor:
     if "length" in samples.facts:
         return samples.facts["length"].float()
     raise InputError(
-        f'A length penalty reads the fact "length" of the samples; they have {sorted(samples.facts)}. '
-        "Is this a policy whose outputs have no length? Set shaping.length_penalty to 0."
+        f'A length penalty reads the fact "length" of the samples; they have '
+        f"{sorted(samples.facts)}. Is this a policy whose outputs have no length? Set "
+        "shaping.length_penalty to 0."
     )
 
 
 def reference_figures(
     scores: Tensor, samples: Samples, samples_per_prompt: int, shaping: Shaping
 ) -> ReferenceFigures:
-    """Measure what the scores [B] and lengths of the reference's samples are, over all processes.
+    """Measure the scores [B] and lengths of the reference's samples, over all processes.
 
     Raises:
-        InputError: if no prompt's samples differ in score: nothing can be measured in units of 0.
+        InputError: if no prompt's samples differ in score, since nothing can be measured in units
+            of 0.
     """
-    k = samples_per_prompt
     groups = scores.view(-1, samples_per_prompt)
-    within = groups - (groups.mean(1, keepdim=True) if k > 1 else mean(scores))
-    deviation = mean(within.square()).mul(k / max(k - 1, 1)).sqrt().item()
+    center = groups.mean(1, keepdim=True) if samples_per_prompt > 1 else mean(scores)
+    variance = mean((groups - center).square())
+    unbiased = variance.mul(samples_per_prompt / max(samples_per_prompt - 1, 1))
+    deviation = unbiased.sqrt().item()
     if deviation == 0:
         raise InputError(
-            f"Shaping is in units of the reference's standard deviation, but its {len(scores)} samples score alike "
-            f"({scores[0].item():g}) within each prompt. Take more prompts a step, or no clip and length_penalty."
+            f"Shaping is in units of the reference's standard deviation, but its {len(scores)} "
+            f"samples score alike ({scores[0].item():g}) within each prompt. Take more prompts a "
+            "step, or no clip and length_penalty."
         )
     length = mean(lengths(samples)).item() if shaping.length_penalty else float("nan")
     return ReferenceFigures(mean(scores).item(), deviation, length)
 
 
 def whitened(values: Tensor) -> Tensor:
-    """Values less their mean, over their standard deviation, both over all processes; 0 where all
-    are alike.
+    """Return values less their mean, over their standard deviation, both over all processes.
+
+    They are 0 where all values are alike.
 
     Example:
         >>> import torch
         >>> whitened(torch.tensor([1.0, 3.0])).tolist()
         [-1.0, 1.0]
     """
-    centred = values - mean(values)
-    return centred / mean(centred.square()).sqrt().clamp_min(1e-8)
+    centered = values - mean(values)
+    deviation = mean(centered.square()).sqrt()
+    return centered / deviation.clamp_min(1e-8)

@@ -1,31 +1,35 @@
-"""Trainers as stages and commands use them: made with a sentence for what cannot be, and
-interrupted between two steps.
-"""
+"""Trainers as stages and commands use them: with clear errors, and Ctrl-C between two steps."""
 
 from __future__ import annotations
 
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from rewardlab.errors import InputError
 
 _log = logging.getLogger("rewardlab")
+
+SILENT = dict.fromkeys(
+    ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False
+)
+Handler = Callable[[int, FrameType | None], Any] | int | None  # as `signal.getsignal` returns
 
 
 def make_trainer(make: Callable[..., Trainer], **options: Any) -> Trainer:
     """Return `make(**options)`.
 
     Raises:
-        InputError: if Lightning cannot make it here: of a GPU where there is none, say.
+        InputError: if Lightning cannot make it here, as with a GPU where there is none.
 
     Example:
         >>> make_trainer(Trainer, accelerator="cpu", devices=0)
@@ -35,52 +39,56 @@ def make_trainer(make: Callable[..., Trainer], **options: Any) -> Trainer:
     try:
         return make(**options)
     except MisconfigurationException as error:
-        said = " ".join(str(error).split()).rstrip(".!")
+        reason = " ".join(str(error).split()).rstrip(".!")
         raise InputError(
-            f"The trainer that is configured cannot be made here: {said}. `rewardlab doctor` shows this machine's devices; to "
-            "train on the CPU set the trainer's accelerator to cpu and its devices to 1, as configs/trainer/cpu.yaml does."
+            f"The trainer that is configured cannot be made here: {reason}. `rewardlab doctor` "
+            "shows this machine's devices; to train on the CPU set the trainer's accelerator to "
+            "cpu and its devices to 1, as configs/trainer/cpu.yaml does."
         ) from None
 
 
+def add_callbacks(trainer: Any, callbacks: Sequence[pl.Callback]) -> None:
+    """Add callbacks to those that a trainer has.
+
+    Lightning sets a trainer's callbacks outside its class, so its type does not show them.
+    """
+    trainer.callbacks.extend(callbacks)
+
+
 def device_of(make: Callable[..., Trainer]) -> torch.device:
-    """Return where a trainer that is made so would train.
+    """Return the device that a trainer trains on, when it is made by `make`.
 
     Example:
         >>> from functools import partial
         >>> device_of(partial(Trainer, accelerator="cpu"))
         device(type='cpu')
     """
-    silent = dict.fromkeys(
-        ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False
-    )
-    return make_trainer(make, **silent).strategy.root_device
+    return make_trainer(make, **SILENT).strategy.root_device
 
 
 class Interruptible(pl.Callback):
-    """Let Ctrl-C end the training after the step that it came in, with a checkpoint; a second one
-    ends it at once.
+    """Let Ctrl-C end the training after the current step, with a checkpoint.
 
-    A checkpoint between two steps is one from which a resumed run equals one that was never
-    stopped. It comes after `Resumable` among the callbacks. Without effect where several processes
-    train, outside the main thread, and where Ctrl-C is ignored, as by a shell's background jobs.
+    A second Ctrl-C ends it at once. A checkpoint between two steps is one from which a resumed run
+    equals one that was never stopped. This callback comes after `Resumable` among the callbacks. It
+    has no effect where several processes train, outside the main thread, and where Ctrl-C is
+    ignored, as by a shell's background jobs.
 
     Args:
-        file: the checkpoint.
+        file: path of the checkpoint.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self._asked = False
         self._installed = False
-        self._before = None
+        self._before: Handler = None
 
     def on_train_start(self, trainer: Trainer, pl_module: pl.LightningModule) -> None:
+        alone = trainer.world_size == 1
+        main_thread = threading.current_thread() is threading.main_thread()
         ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        if (
-            trainer.world_size == 1
-            and threading.current_thread() is threading.main_thread()
-            and not ignored
-        ):
+        if alone and main_thread and not ignored:
             self._asked = False
             self._installed = True
             self._before = signal.signal(signal.SIGINT, self._ask)
@@ -107,8 +115,8 @@ class Interruptible(pl.Callback):
         self._restore()  # Lightning would leave Ctrl-C without effect
 
     def _restore(self) -> None:
-        if self._installed:
-            signal.signal(
-                signal.SIGINT, signal.default_int_handler if self._before is None else self._before
-            )
-            self._installed = False
+        if not self._installed:
+            return
+        handler = signal.default_int_handler if self._before is None else self._before
+        signal.signal(signal.SIGINT, handler)
+        self._installed = False

@@ -1,4 +1,4 @@
-"""PGDAttacker: it climbs more than noise does, stays in its ball, and changes nothing but pixels."""
+"""PGDAttacker climbs more than noise does, stays in its ball, and changes pixels alone."""
 
 import pytest
 import torch
@@ -35,11 +35,8 @@ def images(count=6, seed=0, shape=(3, 16, 16)):
 def noisy(samples, norm, epsilon):
     """Random changes of the largest size that the ball allows."""
     change = normal(samples.outputs.shape[1:], generators(row_seeds(5, len(samples))))
-    change = (
-        change.sign()
-        if norm == "linf"
-        else change / change.flatten(1).norm(dim=1)[:, None, None, None]
-    )
+    lengths = change.flatten(1).norm(dim=1)[:, None, None, None]
+    change = change.sign() if norm == "linf" else change / lengths
     return Samples(samples.prompts, (samples.outputs + epsilon * change).clamp(0, 1))
 
 
@@ -50,15 +47,16 @@ def size(change, norm):
 @pytest.mark.parametrize("options", [{}, {"conditional": True}, {"unlocked_groups": 1}], ids=str)
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 8 / 255), ("l2", 0.7)])
 def test_every_image_gains_more_than_by_noise_of_the_same_size(norm, epsilon, options):
-    reward, samples = vision(**options), images()
-    before, weights = fingerprint(samples.outputs), fingerprint(reward.state_dict())
+    reward = vision(**options)
+    samples = images()
+    before = fingerprint(samples.outputs)
+    weights = fingerprint(reward.state_dict())
     moved = PGDAttacker(epsilon=epsilon, norm=norm, steps=8).climb(reward.train(), samples, seed=3)
     assert reward.training
     with torch.no_grad():
-        score = reward.eval()
-        gain, by_noise = (
-            score(other) - score(samples) for other in (moved, noisy(samples, norm, epsilon))
-        )
+        start = reward.eval()(samples)
+        gain = reward(moved) - start
+        by_noise = reward(noisy(samples, norm, epsilon)) - start
     assert (gain > 3 * by_noise.clamp_min(0)).all()
     assert (gain > 0).all()
     assert (size(moved.outputs - samples.outputs, norm) <= epsilon * (1 + 1e-5)).all()
@@ -76,38 +74,34 @@ def test_a_linear_reward_is_climbed_to_the_balls_best_point(norm):
     reward = Function(lambda given: (given.outputs * slope).flatten(1).sum(1))
     moved = PGDAttacker(epsilon=0.05, norm=norm, steps=10).climb(reward, samples, seed=0)
     best = 0.05 * (slope.sign() if norm == "linf" else slope / slope.norm())
-    assert_close(
-        moved.outputs,
-        samples.outputs + best.expand(3, -1, -1, -1),
-        atol=1e-5 if norm == "linf" else 2e-3,
-        rtol=0,
-    )
+    expected = samples.outputs + best.expand(3, -1, -1, -1)
+    assert_close(moved.outputs, expected, atol=1e-5 if norm == "linf" else 2e-3, rtol=0)
 
 
 def test_no_score_falls_and_no_start_leaves_the_ball():
-    samples, peak = images(5), images(5).outputs
-    reward = Function(
-        lambda given: -(given.outputs - peak[: len(given)]).square().flatten(1).sum(1)
-    )  # already at its best
-    assert torch.equal(PGDAttacker(steps=3).climb(reward, samples, seed=0).outputs, samples.outputs)
+    samples = images(5)
+    peak = images(5).outputs  # where the samples are already
+
+    def closeness(given):
+        return -(given.outputs - peak[: len(given)]).square().flatten(1).sum(1)
+
+    moved = PGDAttacker(steps=3).climb(Function(closeness), samples, seed=0)
+    assert torch.equal(moved.outputs, samples.outputs)
     for norm in ("linf", "l2"):
         attacker = PGDAttacker(norm=norm, epsilon=0.5)
         start = samples.outputs
         noise = attacker._noise(start, row_seeds(0, 5))
         assert (size(noise, norm) <= 0.5 + 1e-6).all()
         assert (size(noise, norm) > 0.2).all()
-        assert_close(
-            attacker._project(start + noise, start).clamp(0, 1),
-            attacker._project(start + noise, start),
-        )
+        projected = attacker._project(start + noise, start)
+        assert_close(projected.clamp(0, 1), projected)
 
 
 def test_a_row_does_not_depend_on_its_batch_and_seeds_are_the_runs():
-    reward, samples = vision(), images()
-    whole, parts = (
-        PGDAttacker(steps=2, batch_size=size).climb(reward, samples, seed=1).outputs
-        for size in (6, 4)
-    )
+    reward = vision()
+    samples = images()
+    whole = PGDAttacker(steps=2, batch_size=6).climb(reward, samples, seed=1).outputs
+    parts = PGDAttacker(steps=2, batch_size=4).climb(reward, samples, seed=1).outputs
     assert_close(parts, whole, atol=1e-6, rtol=0)
     assert torch.equal(PGDAttacker(steps=2).climb(reward, samples, seed=1).outputs, whole)
     assert not torch.equal(PGDAttacker(steps=2).climb(reward, samples, seed=2).outputs, whole)
@@ -158,23 +152,29 @@ def test_a_gradient_that_is_not_finite_counts_as_none():
     assert gradient.isfinite().all()
 
 
-def test_texts_and_rewards_without_gradient_are_refused():
+def test_texts_are_refused():
     policy = CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer(), max_new_tokens=4)
     with pytest.raises(InputError, match="moves the pixels of images; got a list of 1 strings"):
         PGDAttacker()(policy, Length(), ["hi"], 0)
-    for function in (
+
+
+WEIGHT = torch.ones((), requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
         lambda given: given.outputs.detach().flatten(1).mean(1),
         lambda given: torch.zeros(len(given)),
-    ):
-        with pytest.raises(InputError, match="Function have no gradient to the images"):
-            PGDAttacker().climb(Function(function), images(2), seed=0)
-    weight = torch.ones((), requires_grad=True)
-    with pytest.raises(InputError, match="no gradient to the images"):
-        PGDAttacker().climb(
-            Function(lambda given: given.outputs.detach().flatten(1).mean(1) * weight),
-            images(2),
-            seed=0,
-        )
+        lambda given: given.outputs.detach().flatten(1).mean(1) * WEIGHT,
+    ],
+)
+def test_rewards_without_a_gradient_to_the_images_are_refused(function):
+    with pytest.raises(InputError, match="Function have no gradient to the images"):
+        PGDAttacker().climb(Function(function), images(2), seed=0)
+
+
+def test_settings_out_of_range_are_refused():
     for wrong in (
         {"epsilon": 0},
         {"steps": 0},

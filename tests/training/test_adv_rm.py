@@ -12,6 +12,7 @@ from rewardlab.testing import tiny_tower
 from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.training.adv_rm import MEANING, AdvRM, held_out_figures
 from rewardlab.training.bootstrap import bootstrap_weights
+from rewardlab.training.trainers import SILENT
 from rewardlab.types import PreferencePairs, Samples
 
 WORDS = ("sea", "tree", "of", "stone", "rain", "of of")
@@ -20,17 +21,19 @@ WORDS = ("sea", "tree", "of", "stone", "rain", "of of")
 def ruled_pairs(count, seed=0):
     """Pairs of short texts; the rule prefers the one with fewer "of", and there always is one."""
     draw = torch.Generator().manual_seed(seed)
-    texts = [
-        " ".join(WORDS[i] for i in torch.randint(6, (4,), generator=draw).tolist())
-        for _ in range(8 * count)
-    ]
-    drawn = [
-        (a, b) if a.count("of") < b.count("of") else (b, a)
-        for a, b in zip(texts[::2], texts[1::2], strict=True)
-    ]
-    kept = [(a, b) for a, b in drawn if a.count("of") < b.count("of")][:count]
+    texts = []
+    for _ in range(8 * count):
+        words = torch.randint(6, (4,), generator=draw).tolist()
+        texts.append(" ".join(WORDS[i] for i in words))
+    chosen = []
+    rejected = []
+    for pair in zip(texts[::2], texts[1::2], strict=True):
+        better, worse = sorted(pair, key=lambda text: text.count("of"))
+        if better.count("of") < worse.count("of"):
+            chosen.append(better)
+            rejected.append(worse)
     prompts = [f"{i}:" for i in range(count)]
-    return PreferencePairs(*(Samples(prompts, list(half)) for half in zip(*kept, strict=True)))
+    return PreferencePairs(Samples(prompts, chosen[:count]), Samples(prompts, rejected[:count]))
 
 
 def language(seed=0, **options):
@@ -39,13 +42,7 @@ def language(seed=0, **options):
 
 def fit(reward, data, epochs=2, lr=3e-3, **options):
     module = AdvRM(reward, optimizer=lambda weights: torch.optim.AdamW(weights, lr=lr), **options)
-    silent = {
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
-    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", num_sanity_val_steps=0, **silent)
+    trainer = pl.Trainer(max_epochs=epochs, accelerator="cpu", num_sanity_val_steps=0, **SILENT)
     trainer.fit(module, data)
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
@@ -143,13 +140,7 @@ def test_a_frozen_backbone_is_asked_once(monkeypatch):
     before = reward.backbone.embed_tokens.weight.clone()
     module = AdvRM(reward, bootstrap=False)
     data = Preferences(pairs, held_out=30, batch_size=30)
-    silent = {
-        "logger": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "enable_checkpointing": False,
-    }
-    pl.Trainer(max_epochs=30, accelerator="cpu", **silent).fit(module, data)
+    pl.Trainer(max_epochs=30, accelerator="cpu", **SILENT).fit(module, data)
     assert sum(asked) == 2 * 120 + 2 * 90, (
         "each text once, and the training texts once more for the scores' deviation"
     )
@@ -175,14 +166,14 @@ def test_cached_features_belong_to_their_rows():
                 assert torch.allclose(half, reward.members(samples), atol=1e-5)
 
 
-def test_the_loss_is_the_published_one_with_margins_labels_and_centring():
+def test_the_loss_is_the_published_one_with_margins_labels_and_centering():
     reward = language(heads=2).eval()
     facts = {"margin": torch.tensor([0.0, 1.0, 0.5]), "label": torch.tensor([1.0, 0.5, 0.9])}
     pairs = ruled_pairs(3)
     pairs = PreferencePairs(
         pairs.chosen.with_facts(row=torch.tensor([4, 5, 6]), **facts), pairs.rejected
     )
-    module = AdvRM(reward, centring=0.1, seed=3)
+    module = AdvRM(reward, centering=0.1, seed=3)
     module.log_dict = lambda *args, **kwargs: None
     loss = module.training_step(pairs, 0)
     halves = reward.members(pairs.chosen), reward.members(pairs.rejected)
@@ -239,30 +230,22 @@ def test_a_checkpoint_of_another_backbone_is_refused(tmp_path, trained, other, w
     """Its heads and adapters have the same shape, so nothing else would notice."""
 
     def loop(seed=0, heads=1):
-        return AdvRM(
-            LanguageReward(
-                tiny_causal_lm(seed), tiny_tokenizer(), pooling="mean", heads=heads, **trained
-            )
-        )
+        backbone = tiny_causal_lm(seed)
+        options = {"pooling": "mean", "heads": heads, **trained}
+        return AdvRM(LanguageReward(backbone, tiny_tokenizer(), **options))
 
-    data = Preferences(
-        PreferencePairs(Samples(["say"] * 8, ["yes"] * 8), Samples(["say"] * 8, ["no"] * 8)),
-        held_out=0,
-    )
-    options = {
-        "accelerator": "cpu",
-        "logger": False,
-        "limit_val_batches": 0,
-        "enable_progress_bar": False,
-    }
-    options |= {"enable_model_summary": False, "enable_checkpointing": False}
+    def fit_further(module):
+        trainer = pl.Trainer(max_epochs=2, **options)
+        trainer.fit(module, datamodule=data, ckpt_path=path, weights_only=True)
+
+    path = tmp_path / "last.ckpt"
+    yes = Samples(["say"] * 8, ["yes"] * 8)
+    no = Samples(["say"] * 8, ["no"] * 8)
+    data = Preferences(PreferencePairs(yes, no), held_out=0)
+    options = {"accelerator": "cpu", "limit_val_batches": 0, **SILENT}
     trainer = pl.Trainer(max_epochs=1, **options)
     trainer.fit(loop(), datamodule=data)
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
-    pl.Trainer(max_epochs=2, **options).fit(
-        loop(), datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True
-    )
+    trainer.save_checkpoint(path)
+    fit_further(loop())
     with pytest.raises(InputError, match=words):
-        pl.Trainer(max_epochs=2, **options).fit(
-            loop(**other), datamodule=data, ckpt_path=tmp_path / "last.ckpt", weights_only=True
-        )
+        fit_further(loop(**other))

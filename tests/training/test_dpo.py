@@ -1,6 +1,4 @@
-"""Preference optimisation: log 2 at the start, figures against the reference, and a score that
-rises after an SFT start.
-"""
+"""Preference optimization: log 2 at the start, right figures, and a score that rises."""
 
 import contextlib
 import math
@@ -92,53 +90,51 @@ def test_at_the_start_the_loss_is_log_2(sft_weight):
     ("rows", "parts"), [(100, 1), (14, 3), (3, 1)], ids=["one chunk", "a pair a chunk", "too large"]
 )
 def test_a_language_models_pairs_are_never_divided(monkeypatch, rows, parts):
-    """Chunks of the vocabulary hold whole pairs, or all is taken at once: the plain loss and
-    gradients each time.
-    """
-    chosen, rejected = (["yes, it is", "a", "so"], ["no", "never more", "b"])
-    both = PreferencePairs(
-        Samples(["is it", "say", "say"], chosen), Samples(["is it", "say", "say"], rejected)
-    )
+    """The loss and gradients are the plain ones, whether chunks hold a pair or everything."""
+    prompts = ["is it", "say", "say"]
+    chosen = Samples(prompts, ["yes, it is", "a", "so"])
+    rejected = Samples(prompts, ["no", "never more", "b"])
     module = DPO(CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer()), beta=0.3, sft_weight=0.2)
     module.reference = CausalLMPolicy(tiny_causal_lm(seed=1), tiny_tokenizer()).reference()
-    asked, logged = [], {}
+    calls = []
+    logged = {}
     module.log_dict = lambda figures, **_: logged.update(figures)
     monkeypatch.setattr(
         "rewardlab.training.dpo.dpo_loss",
-        lambda *columns, **options: asked.append(1) or dpo_loss(*columns, **options),
+        lambda *columns, **options: calls.append(1) or dpo_loss(*columns, **options),
     )
     network = module.policy.network
-    monkeypatch.setattr(
-        "rewardlab.kernels.policy_loss.BUDGET",
-        rows * 4 * len(network.get_output_embeddings().weight),
-    )
-    loss = module.training_step(both, 0)
-    assert len(asked) == parts
-    encoded = module.policy.encode(
-        concatenate([both.chosen, both.rejected]), seeds=torch.zeros(6, dtype=torch.long)
-    )
-    totals = [
-        step_total(each.log_prob(encoded), encoded.mask)
-        for each in (module.policy, module.reference)
-    ]
-    gains = 0.3 * (totals[0] - totals[1])
-    plain = (
-        -torch.nn.functional.logsigmoid(gains[:3] - gains[3:]).mean() - 0.2 * totals[0][:3].mean()
-    )
+    vocabulary = len(network.get_output_embeddings().weight)
+    monkeypatch.setattr("rewardlab.kernels.policy_loss.BUDGET", rows * 4 * vocabulary)
+    loss = module.training_step(PreferencePairs(chosen, rejected), 0)
+    assert len(calls) == parts
+    plain, margin = plain_loss(module, concatenate([chosen, rejected]))
     assert loss.item() == pytest.approx(plain.item(), rel=1e-5)
-    assert logged["margin"].item() == pytest.approx((gains[:3] - gains[3:]).mean().item(), abs=1e-4)
-    for own, other in zip(
-        *(torch.autograd.grad(value, list(network.parameters())) for value in (loss, plain)),
-        strict=True,
-    ):
-        assert torch.allclose(own, other, atol=1e-5 * max(1.0, other.abs().max().item()))
+    assert logged["margin"].item() == pytest.approx(margin.item(), abs=1e-4)
+    gradients = torch.autograd.grad(loss, list(network.parameters()))
+    expected = torch.autograd.grad(plain, list(network.parameters()))
+    for gradient, other in zip(gradients, expected, strict=True):
+        assert torch.allclose(gradient, other, atol=1e-5 * max(1.0, other.abs().max().item()))
+
+
+def plain_loss(module, both):
+    """The loss of both halves, the chosen first, and the margin, from whole log-probabilities."""
+    encoded = module.policy.encode(both, seeds=torch.zeros(len(both), dtype=torch.long))
+    totals = step_total(module.policy.log_prob(encoded), encoded.mask)
+    reference = step_total(module.reference.log_prob(encoded), encoded.mask)
+    chosen, rejected = (module.beta * (totals - reference)).chunk(2)
+    anchor = totals.chunk(2)[0].mean()
+    preference = -torch.nn.functional.logsigmoid(chosen - rejected).mean()
+    return preference - module.sft_weight * anchor, (chosen - rejected).mean()
 
 
 def test_the_figures_are_the_papers():
-    """DPO, arXiv 2305.18290: implicit rewards β · (log π - log π_ref); accuracy is how often the
-    chosen one's is higher.
+    """DPO, arXiv 2305.18290: implicit rewards are β · (log π - log π_ref).
+
+    The accuracy is how often the chosen one's is higher.
     """
-    module, logged = Disturbed(), {}
+    module = Disturbed()
+    logged = {}
     module.log_dict = lambda figures, **_: logged.update(figures)
     loss = module._loss(pairs(), "val/")
     data = pairs()
@@ -146,9 +142,8 @@ def test_the_figures_are_the_papers():
         gains = []
         for half in (data.chosen, data.rejected):
             encoded = module.policy.encode(half, seeds=module.seeds(data.chosen))
-            gains.append(
-                (module.policy.log_prob(encoded) - module.reference.log_prob(encoded)).sum(1)
-            )
+            log_ratio = module.policy.log_prob(encoded) - module.reference.log_prob(encoded)
+            gains.append(log_ratio.sum(1))
     assert set(logged) == {"val/loss", "val/accuracy", "val/margin", "val/chosen", "val/rejected"}
     margins = 50.0 * (gains[0] - gains[1])
     assert margins.abs().min() > 0
@@ -160,15 +155,21 @@ def test_the_figures_are_the_papers():
 
 
 def test_both_halves_of_a_pair_see_the_same_noise_and_lose_the_same_prompts():
-    module, seen = DPO(policy(prompt_dropout=0.5)), {}
+    module = DPO(policy(prompt_dropout=0.5))
+    seen = {}
     encode = module.policy.encode
-    module.policy.encode = lambda samples, seeds: (
-        seen.update(tensors=encode(samples, seeds=seeds).tensors) or encode(samples, seeds=seeds)
-    )
+
+    def watched_encode(samples, seeds):
+        trajectory = encode(samples, seeds=seeds)
+        seen.update(trajectory.tensors)
+        return trajectory
+
+    module.policy.encode = watched_encode
     data = pairs()
     module.log_dict = lambda *_, **__: None
     module._loss(PreferencePairs(data.chosen, data.chosen), "")
-    for name, tensor in seen["tensors"].items():
+    assert seen
+    for name, tensor in seen.items():
         first, second = tensor.chunk(2)
         assert torch.equal(first, second), name
 
@@ -239,7 +240,8 @@ def test_seeds_fix_the_run_to_the_bit_and_a_resumed_one_ends_alike(tmp_path):
             Resumable(),
             enable_checkpointing=True,
         )
-    resumed, path = DPO(policy(), beta=1000.0, optimizer=ADAM), tmp_path / "step=4.ckpt"
+    resumed = DPO(policy(), beta=1000.0, optimizer=ADAM)
+    path = tmp_path / "step=4.ckpt"
     fit(resumed, pairs(), keep(), Resumable(), ckpt_path=path, enable_checkpointing=True)
     assert same(resumed.policy, runs[0].policy)
 
@@ -249,28 +251,19 @@ def test_after_an_sft_start_the_score_itself_rises():
 
     Measured once on four seeds and two lengths of the SFT: brightness rose by 0.14 to 0.38.
     """
-    trained, shades = (
-        policy(),
-        torch.rand(64, 1, 1, 1, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1,
-    )
+    trained = policy()
+    shades = torch.rand(64, 1, 1, 1, generator=torch.Generator().manual_seed(0)) * 0.8 + 0.1
     data = Samples([""] * 64, shades.expand(-1, 1, 8, 8), {"row": torch.arange(64)})
-    fit(
-        SFT(trained, optimizer=partial(torch.optim.Adam, lr=3e-3)),
-        data,
-        batch_size=32,
-        max_epochs=20,
-    )
-    prompts, seeds = [""] * 32, row_seeds(7, 32)
+    start = SFT(trained, optimizer=partial(torch.optim.Adam, lr=3e-3))
+    fit(start, data, batch_size=32, max_epochs=20)
+    prompts = [""] * 32
+    seeds = row_seeds(7, 32)
     before = Brightness()(trained.eval().generate(prompts, seeds=seeds)).mean()
     mined = best_and_worst(trained, Brightness(), [""] * 24, k=4, seed=1)
     rows = torch.arange(len(mined))
     mined = PreferencePairs(mined.chosen.with_facts(row=rows), mined.rejected.with_facts(row=rows))
-    figures = fit(
-        DPO(trained.train(), beta=100.0, optimizer=partial(torch.optim.Adam, lr=3e-4)),
-        mined,
-        batch_size=32,
-        max_epochs=10,
-    )
+    module = DPO(trained.train(), beta=100.0, optimizer=partial(torch.optim.Adam, lr=3e-4))
+    figures = fit(module, mined, batch_size=32, max_epochs=10)
     after = Brightness()(trained.eval().generate(prompts, seeds=seeds)).mean()
     assert figures["margin"] > 0
     assert after > before + 0.05

@@ -1,6 +1,4 @@
-"""The average of weights: the explicit recursion, seen by validation, kept by a resumed run, of the
-trained weights alone.
-"""
+"""The average of the trained weights: its recursion, validation, and a resumed run."""
 
 import contextlib
 
@@ -23,7 +21,8 @@ class Walk(pl.LightningModule):
         super().__init__()
         self.frozen = nn.Parameter(torch.ones(1000), requires_grad=False)
         self.weight = nn.Parameter(torch.zeros(1))
-        self.seen, self.validated = [], []
+        self.seen = []
+        self.validated = []
 
     def training_step(self, batch, batch_idx):
         return (self.weight * batch).sum()
@@ -74,11 +73,11 @@ def fit(*callbacks, module=None, ckpt_path=None, validate=False, **options):
 
 
 def averages(weights, start=0.0):
-    """The recursion: average <- decay · average + (1 - decay) · weight, from the first weights."""
-    found = [start]
+    """The recursion, average <- decay · average + (1 - decay) · weight, from the first weights."""
+    averages = [start]
     for weight in weights:
-        found.append(DECAY * found[-1] + (1 - DECAY) * weight)
-    return found
+        averages.append(DECAY * averages[-1] + (1 - DECAY) * weight)
+    return averages
 
 
 def test_what_is_left_in_the_model_is_the_recursion():
@@ -117,7 +116,8 @@ def test_only_what_is_trained_is_copied():
 
 
 def test_a_second_fit_starts_a_new_average():
-    ema, module = EMA(DECAY), fit(EMA(DECAY))
+    ema = EMA(DECAY)
+    module = fit(EMA(DECAY))
     fit(ema, module=module)
     start = module.weight.item()
     module.seen.clear()

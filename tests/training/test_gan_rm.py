@@ -1,9 +1,10 @@
-"""GAN-RM's loop: the density ratio where it is one, heads that differ, figures that say what they
-say, NaN that stops.
-"""
+"""GAN-RM's loop: fits, heads that differ, figures, and losses that are not finite."""
 
 import math
+import re
+import runpy
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -15,96 +16,17 @@ from torch.nn.functional import one_hot
 
 from rewardlab import TargetSamples, VisionReward
 from rewardlab.errors import InputError
-from rewardlab.losses import discrimination_loss
 from rewardlab.rewards import Calibrated, FrozenFeatures, Reward
 from rewardlab.testing import tiny_tower
 from rewardlab.training import GANRM
 from rewardlab.training.bootstrap import POISSON, bootstrap_weights
 from rewardlab.training.gan_rm import held_out_figures, meaning
-from rewardlab.types import SOURCES, Labelled, Samples, balanced
+from rewardlab.types import SOURCES, Labelled, Samples
 
-P = torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=torch.float64)
-Q = torch.tensor([0.125, 0.125, 0.25, 0.5], dtype=torch.float64)
-
-
-def counted(targets, generated):
-    """States drawn exactly as often as P and Q say."""
-    states = [
-        torch.arange(4).repeat_interleave((count * law).long())
-        for count, law in ((targets, P), (generated, Q))
-    ]
-    labels = torch.cat([torch.ones(len(states[0])), torch.zeros(len(states[1]))])
-    return torch.cat(states), labels
-
-
-def fitted(states, labels, weights, **options):
-    """The tabular logit [4] that minimises the loss, by Newton's steps: its Hessian is diagonal."""
-    table = torch.zeros(4, dtype=torch.float64, requires_grad=True)
-    mass = (
-        torch.zeros(4, dtype=torch.float64).index_add_(0, states, weights.double()) / weights.sum()
-    )
-    for _ in range(50):
-        loss = discrimination_loss(table[states][:, None], labels, weights[:, None], **options)
-        (slope,) = torch.autograd.grad(loss, table)
-        chance = table.detach().sigmoid()
-        table.data -= slope / (mass * chance * (1 - chance)).clamp_min(1e-12)
-    return table.detach()
-
-
-class TestDensityRatio:
-    """The optimum is separable: state k's logit minimises a·softplus(-l) + b·softplus(l), so l =
-    log(a/b).
-
-    Tolerance: a float32 gradient of a mean of terms of at most 1 errs by less than 1e-6 (measured:
-    2e-7 at the exact logit), and the curvature is mass · σ(l) · σ(-l), at least (3/16)(2/3)(1/3) =
-    0.04 for balanced classes. So the logit errs by less than 1e-6/0.04 = 2.4e-5. Elsewhere the
-    curvature is at least 0.01, hence 1e-4.
-    """
-
-    truth = torch.log(P / Q)
-
-    @pytest.mark.parametrize(("targets", "generated"), [(64, 64), (64, 640), (800, 16)])
-    def test_balanced_weights_recover_it_whatever_the_prior(self, targets, generated):
-        states, labels = counted(targets, generated)
-        torch.testing.assert_close(
-            fitted(states, labels, balanced(labels)), self.truth, atol=2.4e-5, rtol=0
-        )
-
-    def test_without_them_the_prior_stays_in_it(self):
-        states, labels = counted(64, 640)
-        found = fitted(states, labels, torch.ones(len(labels)))
-        torch.testing.assert_close(found, self.truth + math.log(64 / 640), atol=1e-4, rtol=0)
-
-    def test_label_smoothing_bounds_it(self):
-        """Smoothing by s moves the labels, so σ(l) lies in [s/2, 1 - s/2]: |l| is at most log(2/s -
-        1).
-        """
-        states, labels = torch.tensor([0, 1, 1, 2]), torch.tensor([1.0, 0.0, 1.0, 0.0])
-        found = fitted(states, labels, balanced(labels), label_smoothing=0.1)[:3]
-        limit = math.log(2 / 0.1 - 1)
-        torch.testing.assert_close(
-            found, torch.tensor([limit, 0.0, -limit], dtype=torch.float64), atol=1e-4, rtol=0
-        )
-
-    def test_the_regularised_optimum_with_beta_1_is_the_target_distribution(self):
-        """The maximum of E_π[R] - β·KL(π, q) is π ∝ q·exp(R/β); with R = log p/q and β = 1 that is
-        p. Any other β misses it.
-        """
-        states, labels = counted(64, 640)
-        reward = fitted(states, labels, balanced(labels))
-        distance = {
-            beta: (torch.softmax(Q.log() + reward / beta, 0) - P).abs().sum().item() / 2
-            for beta in (0.3, 0.7, 1, 1.5, 5)
-        }
-        assert distance[1] < 1e-4
-        assert min(distance[beta] for beta in distance if beta != 1) > 0.05
-
-    def test_the_regularised_optimum_of_the_exact_logit_is_exact(self):
-        torch.testing.assert_close(torch.softmax(Q.log() + self.truth, 0), P, atol=1e-15, rtol=0)
-
-    def test_the_probability_as_a_reward_does_not_recover_it(self):
-        sharp = torch.softmax(Q.log() + self.truth.sigmoid(), 0)
-        assert (sharp - P).abs().sum() / 2 > 0.1
+STATES = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("states.py"))))
+P = STATES.P
+Q = STATES.Q
+counted = STATES.counted
 
 
 class Table(Reward, FrozenFeatures, Calibrated):
@@ -113,11 +35,9 @@ class Table(Reward, FrozenFeatures, Calibrated):
     def __init__(self, members=1):
         super().__init__()
         self.frozen = nn.Parameter(torch.ones(3), requires_grad=False)
-        self.table, self.meaning, self.standardised = (
-            nn.Parameter(torch.zeros(4, members)),
-            "untrained",
-            [],
-        )
+        self.table = nn.Parameter(torch.zeros(4, members))
+        self.meaning = "untrained"
+        self.standardised = []
 
     def features(self, samples):
         return one_hot((samples.outputs[:, 0, 0, 0] * 8).long(), 4).float()
@@ -139,9 +59,8 @@ class Table(Reward, FrozenFeatures, Calibrated):
 
 
 def images(states):
-    return Samples(
-        [""] * len(states), (states / 8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
-    )
+    shades = (states / 8).view(-1, 1, 1, 1)
+    return Samples([""] * len(states), shades.expand(-1, 1, 8, 8).contiguous())
 
 
 def data(targets=40, generated=80, **options):
@@ -176,10 +95,10 @@ ADAM = partial(torch.optim.Adam, lr=0.1)
 
 class TestFit:
     def test_the_loop_itself_finds_the_ratio(self):
-        """Held-out samples are a random fifth, so the counts are not exact: a logit errs by about
-        √(1/a + 1/b) < 0.3.
+        """A logit errs by about √(1/a + 1/b) < 0.3.
 
-        The first two held-out batches, which Lightning's sanity check sees, are all targets.
+        Held-out samples are a random fifth, so the counts are not exact. The first two held-out
+        batches, which Lightning's sanity check sees, are all targets.
         """
         module = GANRM(Table(), optimizer=partial(torch.optim.Adam, lr=0.1))
         figures = fit(module, data(160, 640), max_epochs=8)
@@ -351,7 +270,8 @@ def labelled(*sources):
         (
             [],
             0.0,
-            "log density ratio of features, target samples over the generator's own at the time of training",
+            "log density ratio of features, target samples over the generator's own at the time of "
+            "training",
         ),
         ([], 0.1, "score: labels were smoothed by 0.1"),
         (["pseudo-labelled"] * 2, 0.0, "score: 2 samples had pseudo-labels by rank"),
@@ -364,8 +284,6 @@ def labelled(*sources):
     ],
 )
 def test_the_meaning_says_ratio_or_score(sources, smoothing, expected):
-    import re
-
     assert re.match(expected, meaning(labelled("target", "generated", *sources), smoothing))
 
 
@@ -394,10 +312,11 @@ class TestNotFinite:
 
     @pytest.mark.parametrize("bad", [math.nan, math.inf])
     def test_the_run_stops_and_names_the_sample(self, bad):
-        with pytest.raises(
-            InputError,
-            match=r"GANRM's loss is (nan|inf): \d+ of 16 samples score NaN or infinite, the first is row \d+ \(",
-        ):
+        message = (
+            r"GANRM's loss is (nan|inf): \d+ of 16 samples score NaN or infinite, "
+            r"the first is row \d+ \("
+        )
+        with pytest.raises(InputError, match=message):
             fit(self.broken(3, bad))
 
     def test_the_last_good_checkpoint_stays_and_its_weights_are_finite(self, tmp_path):
@@ -407,9 +326,8 @@ class TestNotFinite:
             fit(module, None, keep, enable_checkpointing=True)
         assert len(list(tmp_path.iterdir())) == 8
         for path in tmp_path.iterdir():
-            assert (
-                torch.load(path, weights_only=True)["state_dict"]["reward.table"].isfinite().all()
-            )
+            state = torch.load(path, weights_only=True)["state_dict"]
+            assert state["reward.table"].isfinite().all()
         assert module.reward.table.isfinite().all(), "the broken loss never reached the weights"
 
     def test_a_held_out_score_that_breaks_is_found_too(self):

@@ -1,6 +1,4 @@
-"""ReFL: what it foresees is the noised image, its gradient is the reward's, and a score rises by
-it.
-"""
+"""ReFL: it predicts the noised image, its gradient is the reward's, and a score rises by it."""
 
 from functools import partial
 
@@ -34,9 +32,8 @@ TRAINER = {
 
 def policy(steps=4, guidance=1.0, **options):
     named = {"labels": ["zero", "one"]} if options.get("classes", 2) else {}
-    return DiffusionPolicy(
-        tiny_diffusion(**options), sampler=Sampler(steps=steps, guidance=guidance), **named
-    )
+    sampler = Sampler(steps=steps, guidance=guidance)
+    return DiffusionPolicy(tiny_diffusion(**options), sampler=sampler, **named)
 
 
 def images(count=4, size=8):
@@ -62,18 +59,17 @@ def brightness(of):
 )
 def test_a_network_that_is_right_foresees_the_image(kind, monkeypatch):
     """With the true target as the network's output, the image behind the noised one comes back."""
-    owner, samples = policy(**kind).eval(), images()
+    owner = policy(**kind).eval()
+    samples = images()
     encoded = owner.encode(samples, seeds=row_seeds(1, 4))
-    monkeypatch.setattr(
-        owner, "_predict", lambda x, time, conditions: encoded.tensors["target"][:, 0]
-    )
-    found = owner.predict_x0(encoded, torch.zeros(4, dtype=torch.long))
-    levels = (
-        encoded.tensors["time"][:, 0] < 900
-    )  # beyond, too little of the image is left in float32
-    assert levels.sum() >= 3
-    assert_close(found.outputs[levels], samples.outputs[levels], atol=1e-3, rtol=0)
-    assert list(found.prompts) == list(samples.prompts)
+    target = encoded.tensors["target"][:, 0]
+    monkeypatch.setattr(owner, "_predict", lambda x, time, conditions: target)
+    predicted = owner.predict_x0(encoded, torch.zeros(4, dtype=torch.long))
+    # at later times too little of the image is left in float32
+    rows = encoded.tensors["time"][:, 0] < 900
+    assert rows.sum() >= 3
+    assert_close(predicted.outputs[rows], samples.outputs[rows], atol=1e-3, rtol=0)
+    assert list(predicted.prompts) == list(samples.prompts)
 
 
 def test_each_row_is_seen_from_its_own_step_and_told_its_prompt():
@@ -82,15 +78,10 @@ def test_each_row_is_seen_from_its_own_step_and_told_its_prompt():
     steps = torch.tensor([3, 0, 2])
     whole = owner.predict_x0(trajectory, steps).outputs
     for row in range(3):
-        assert_close(
-            owner.predict_x0(trajectory[[row]], steps[[row]]).outputs,
-            whole[[row]],
-            atol=1e-5,
-            rtol=0,
-        )
-    assert not torch.allclose(
-        owner.predict_x0(trajectory, torch.tensor([3, 1, 2])).outputs[1], whole[1]
-    )
+        alone = owner.predict_x0(trajectory[[row]], steps[[row]]).outputs
+        assert_close(alone, whole[[row]], atol=1e-5, rtol=0)
+    other_step = owner.predict_x0(trajectory, torch.tensor([3, 1, 2])).outputs
+    assert not torch.allclose(other_step[1], whole[1])
     trajectory.tensors["told.class_labels"].copy_(torch.tensor([1, 1, 1]))
     assert not torch.allclose(owner.predict_x0(trajectory, steps).outputs[0], whole[0])
 
@@ -107,7 +98,8 @@ def test_the_last_step_foresees_what_the_sampler_ends_in():
 
 
 def test_the_steps_are_late_and_each_rows_own():
-    module, seen = ReFL(policy(steps=8), Brightness(), late=0.5), []
+    module = ReFL(policy(steps=8), Brightness(), late=0.5)
+    seen = []
     module.policy.predict_x0 = lambda trajectory, steps: seen.append(steps)
     module.predicted(numbered([*["zero", "one"] * 20]), row_seeds(0, 40))
     module.predicted(numbered(["zero"] * 2), row_seeds(0, 40)[[7, 3]])
@@ -126,12 +118,13 @@ def test_the_gradient_is_that_of_the_score_and_the_reward_gets_none():
     assert any(p.requires_grad for p in reward.parameters())
     assert reward.training
     assert reward.projection.training
-    found = next(p for p in module.policy.parameters() if p.requires_grad).grad
+    weight = next(p for p in module.policy.parameters() if p.requires_grad)
+    gradient = weight.grad
     module.zero_grad()
-    score = -reward.eval()(module.predicted(batch, module._seeds(batch))).mean()
-    score.backward()
-    assert_close(next(p for p in module.policy.parameters() if p.requires_grad).grad, found)
-    assert found.abs().sum() > 0
+    predicted = module.predicted(batch, module._seeds(batch))
+    (-reward.eval()(predicted).mean()).backward()
+    assert_close(weight.grad, gradient)
+    assert gradient.abs().sum() > 0
     assert fingerprint(reward.state_dict()) == before
     assert not any(name.startswith("reward") for name in module.state_dict())
 
@@ -139,30 +132,23 @@ def test_the_gradient_is_that_of_the_score_and_the_reward_gets_none():
 def test_a_score_rises_and_shuffled_scores_raise_nothing():
     def shuffled(samples):
         scores = Brightness()(samples)
-        return scores * torch.tensor([1.0, -1.0]).repeat(
-            len(scores) // 2
-        )  # a row's sign has nothing to do with its image
+        signs = torch.tensor([1.0, -1.0]).repeat(len(scores) // 2)
+        return scores * signs  # a row's sign has nothing to do with its image
 
-    start = brightness(policy())
-    risen, control, fallen = (
-        ReFL(policy(), reward, late=0.5, optimizer=partial(Adam, lr=2e-3))
-        for reward in (
-            Brightness(),
-            Function(shuffled),
-            Function(lambda samples: -Brightness()(samples)),
-        )
-    )
-    for module in (risen, control, fallen):
+    def gain(reward):
+        module = ReFL(policy(), reward, late=0.5, optimizer=partial(Adam, lr=2e-3))
         fit(module)
-    assert brightness(risen.policy) > start + 0.1
-    assert brightness(fallen.policy) < start - 0.1
-    assert abs(brightness(control.policy) - start) < 0.5 * (brightness(risen.policy) - start)
+        return brightness(module.policy) - brightness(policy())
+
+    risen = gain(Brightness())
+    assert risen > 0.1
+    assert gain(Function(lambda samples: -Brightness()(samples))) < -0.1
+    assert abs(gain(Function(shuffled))) < 0.5 * risen
 
 
 def test_the_anchor_is_the_denoising_loss_of_the_batchs_images():
-    plain, anchored = (
-        ReFL(policy().eval(), Brightness(), sft_weight=weight) for weight in (0.0, 3.0)
-    )
+    plain = ReFL(policy().eval(), Brightness())
+    anchored = ReFL(policy().eval(), Brightness(), sft_weight=3.0)
     for module in (plain, anchored):
         module.log_dict = lambda *_, **__: None
     batch = ReFL.examples(PreferencePairs(images(), images()))
@@ -171,6 +157,11 @@ def test_the_anchor_is_the_denoising_loss_of_the_batchs_images():
     assert_close(anchored.training_step(batch, 0), expected)
     with pytest.raises(InputError, match="sft_weight=3 anchors on images"):
         anchored.training_step(numbered(["zero"]), 0)
+
+
+def test_it_learns_from_prompts_and_with_an_anchor_from_samples():
+    assert ReFL(policy(), Brightness()).learns_from == "prompts"
+    assert ReFL(policy(), Brightness(), sft_weight=0.1).learns_from == "samples"
 
 
 def test_it_goes_through_an_autoencoder(tmp_path):

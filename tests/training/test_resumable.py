@@ -68,9 +68,7 @@ class StopAt(pl.Callback):
 
 
 def fit(folder, *callbacks, ckpt_path=None, workers=0, validate=False, **limits):
-    """Train new objects in `folder`, whose random states start from a seed that differs where a run
-    is resumed.
-    """
+    """Train new objects in `folder`. Random states start from another seed in a resumed run."""
     pl.seed_everything(1 if ckpt_path else 0, verbose=False)
     module = Tiny()
     loader = ResumableLoader(Rows(torch.arange(ROWS).float()), BATCH, seed=5, num_workers=workers)
@@ -161,9 +159,7 @@ def test_a_checkpoint_of_an_epochs_end_goes_on_with_the_next_epoch(
 
 @pytest.mark.parametrize("step", [0, 5, 7])
 def test_a_step_that_failed_is_taken_again(straight, tmp_path, step):
-    """A checkpoint that an exception writes has fetched a batch, and drawn its dropout, without
-    training on it.
-    """
+    """Before an exception's checkpoint, a batch was fetched and its dropout drawn, without a step."""
     path = tmp_path / "failed.ckpt"
     fit(tmp_path, StopAt(step, path), max_epochs=2, validate=True, enable_checkpointing=False)
     module, rows = fit(

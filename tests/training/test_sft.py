@@ -1,6 +1,4 @@
-"""Supervised fine-tuning: what its loss is, what its checkpoint holds, and that a run is its seed's
-alone.
-"""
+"""Supervised fine-tuning: its loss, its checkpoint, and runs that depend on their seed alone."""
 
 import contextlib
 import subprocess
@@ -160,18 +158,17 @@ class TestCheckpoint:
         class Tied(nn.Module):
             def __init__(self):
                 super().__init__()
-                self.embedding, self.head, self.adapter = (
-                    nn.Embedding(9, 3),
-                    nn.Linear(3, 9, bias=False),
-                    nn.Linear(1, 1),
-                )
+                self.embedding = nn.Embedding(9, 3)
+                self.head = nn.Linear(3, 9, bias=False)
+                self.adapter = nn.Linear(1, 1)
                 self.head.weight = self.embedding.weight
                 self.embedding.weight.requires_grad_(False)
 
         assert frozen_names(Tied()) == {"embedding.weight", "head.weight"}
         assert set(trained_state(Tied())) == {"adapter.weight", "adapter.bias"}
         module = Trained(torch.optim.SGD, None, 0)
-        module.network, module.reference = Tied(), nn.Linear(1, 1)
+        module.network = Tied()
+        module.reference = nn.Linear(1, 1)
         assert set(module.state_dict()) == {"network.adapter.weight", "network.adapter.bias"}
 
     def test_what_is_kept_are_copies(self):
@@ -193,8 +190,9 @@ def test_a_schedule_steps_once_an_optimiser_step():
 
 @pytest.mark.nightly
 def test_two_processes_of_unequal_texts_take_the_step_of_one(tmp_path):
-    """In processes of their own, as autograd cannot be forked once it ran. A mean over steps is not
-    a mean of means.
+    """A mean over steps is not a mean of means.
+
+    The fits run in processes of their own, as autograd cannot be forked once it ran.
     """
     for devices in (1, 2):
         subprocess.run(
@@ -202,7 +200,8 @@ def test_two_processes_of_unequal_texts_take_the_step_of_one(tmp_path):
             check=True,
             timeout=200,
         )
-    one, two = (torch.load(tmp_path / f"{devices}.pt") for devices in (1, 2))
+    one = torch.load(tmp_path / "1.pt")
+    two = torch.load(tmp_path / "2.pt")
     torch.testing.assert_close(two, one, atol=1e-6, rtol=0)
     start = torch.cat([each.detach().flatten() for each in tiny_causal_lm().parameters()])
     assert (one - start).abs().max() > 1e-3

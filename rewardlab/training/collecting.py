@@ -1,0 +1,122 @@
+"""How PPO turns prompts into experience: sample, score, and compute what its steps need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rewardlab.errors import InputError
+from rewardlab.policies import Policy
+from rewardlab.rewards import Reward
+from rewardlab.rewards.base import checked_scores
+from rewardlab.seeds import derive, row_seeds
+from rewardlab.training.ppo_checks import critic_of
+from rewardlab.training.rollouts import Experience, advantages_of, penalties
+from rewardlab.training.shaping import ReferenceFigures, reference_figures
+from rewardlab.types import Rollout, Samples, Trajectory, take
+
+if TYPE_CHECKING:
+    from rewardlab.training.ppo import PPO
+
+
+class Draws(NamedTuple):
+    """Outputs of a policy, and the trajectory that ended in them."""
+
+    samples: Samples
+    trajectory: Trajectory
+
+
+@torch.no_grad()
+def collect_experience(loop: PPO, prompts: Sequence[str], rows: Tensor) -> Experience:
+    """Return the experience of K outputs a prompt, by the policy as it is.
+
+    There are B = P·K rows, a prompt's together.
+
+    Args:
+        loop: its policy, reference, reward and settings.
+        prompts: P strings.
+        rows: int64 [P], the prompts' numbers.
+    """
+    samples, trajectory = draw(loop, loop.policy, prompts, rows, loop.current_epoch)
+    scores = score_rollout(loop.reward, samples, loop.device)
+    log_prob = in_parts(loop.policy.log_prob, trajectory, loop.micro_batch)
+    reference_log_prob = in_parts(loop.reference.log_prob, trajectory, loop.micro_batch)
+    values = None
+    if loop.advantage == "generalized":
+        values = in_parts(critic_of(loop.policy).value, trajectory, loop.micro_batch)
+    if loop.shaping.needs_reference and loop.reference_figures is None:
+        loop.reference_figures = measure_reference(loop, prompts, rows)
+    rewards = loop.shaping(scores, samples, loop.reference_figures)
+    mask = trajectory.mask
+    nats = penalties(loop.kl, log_prob - reference_log_prob, mask, loop.policy.dimensions)
+    penalty = loop.kl_weight * nats
+    k = loop.samples_per_prompt
+    advantages = advantages_of(loop.advantage, rewards, penalty, mask, k, values, loop.lam)
+    rollout = Rollout(trajectory, log_prob, reference_log_prob, scores, advantages)
+    return Experience(rollout, samples, values)
+
+
+def draw(
+    loop: PPO, policy: Policy, prompts: Sequence[str], rows: Tensor, epoch: int | str
+) -> Draws:
+    """Draw K outputs of each prompt, a prompt's together.
+
+    The fact "row" of a sample is the number of its prompt. The k-th sample's noise comes from
+    (seed, epoch, row, k).
+
+    Args:
+        loop: its seed and K; the outputs count among its generations.
+        policy: the loop's policy, or its reference.
+        prompts: P strings.
+        rows: int64 [P], the prompts' numbers.
+        epoch: the number of the epoch, or the name of another use.
+    """
+    k = loop.samples_per_prompt
+    columns = []
+    for number in range(k):
+        name = derive(loop.seed, "PPO", epoch, number)
+        columns.append(row_seeds(name, rows))
+    seeds = torch.stack(columns, 1).flatten()
+    repeated_prompts = take(prompts, torch.arange(len(prompts)).repeat_interleave(k))
+    trajectory = policy.sample(repeated_prompts, seeds=seeds)
+    loop.generations += len(seeds)
+    samples = policy.decode(trajectory).with_facts(row=rows.repeat_interleave(k))
+    return Draws(samples, trajectory)
+
+
+def measure_reference(loop: PPO, prompts: Sequence[str], rows: Tensor) -> ReferenceFigures:
+    """Sample from the loop's reference, and measure what shaped rewards are in units of."""
+    samples, _ = draw(loop, loop.reference, prompts, rows, "reference")
+    scores = score_rollout(loop.reward, samples, loop.device)
+    return reference_figures(scores, samples, loop.samples_per_prompt, loop.shaping)
+
+
+def score_rollout(reward: Reward, samples: Samples, device: torch.device) -> Tensor:
+    """Return the scores of samples in the reward's own precision, float32 [B], on `device`.
+
+    Raises:
+        InputError: if the reward returns something else than one score a sample, or a score is not
+            finite.
+    """
+    name = type(reward).__name__
+    with torch.autocast(device.type, enabled=False):
+        scores = reward(samples.to(device))
+    shape = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+    if shape != [len(samples)]:
+        raise InputError(
+            f"{name} has to return one score a sample, a tensor [{len(samples)}]; got {shape}."
+        )
+    return checked_scores(scores.to(device), samples, name)
+
+
+def in_parts(
+    steps: Callable[[Trajectory], Tensor], trajectory: Trajectory, size: int | None
+) -> Tensor:
+    """Return what a policy says of each step [B, T], computed for `size` rows at a time."""
+    parts = torch.split(torch.arange(len(trajectory)), size or len(trajectory))
+    if len(parts) == 1:
+        return steps(trajectory)
+    return torch.cat([steps(trajectory[part]) for part in parts])
