@@ -1,8 +1,10 @@
-"""The main jobs in miniature: a reward from 300 bold digits used in five ways, and a text reward
-that is hacked, or not.
+"""The main jobs in miniature, on digits and on text.
 
-Run by `make demo`. Nothing is downloaded; a few minutes on one thread, of which one or two train
-the two base generators, which are kept for the next time. The report lies in runs/demo/report.html.
+A reward from 300 bold digits is used in five ways, and a text reward is hacked, or not.
+
+Run by `make demo`. Nothing is downloaded. It takes a few minutes on one thread, of which one or two
+train the two base generators, which are kept for the next time. The report is
+runs/demo/report.html.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ INIT = "--rounds.init_args."
 BETA = f"{INIT}post_train.loop.init_args.beta"
 DIGITS = "gan_rm/digits.yaml"
 TOPICS = "adv_rm/topics.yaml"
-# of the text half; with seed 0 plain RLHF holds for 250 steps, see docs/studies/hardening.md
+# Seed of the text half; with seed 0 plain RLHF holds for 250 steps, see docs/studies/hardening.md.
 SEED = "--experiment.seed=1"
 WAYS = {
     "best_of_10": [DIGITS, "gan_rm/digits_best_of_n.yaml"],
@@ -39,9 +41,27 @@ WAYS = {
 
 
 def main() -> int:
-    """Run all ways; those of one base generator share the stages before they part. Then write one
-    report.
+    """Run all ways, then write one report.
+
+    Ways of one base generator share the stages before they part.
     """
+    options = parser().parse_args()
+    start = time.monotonic()
+    for number, name in enumerate(options.only, 1):
+        seconds = time.monotonic() - start
+        print(f"\n[{number}/{len(options.only)}] {name}  ({seconds:.0f} s)", flush=True)
+        code = rewardlab(["rounds", *arguments(name, options.out)])
+        if code:
+            return code
+    report = options.out / "report.html"
+    runs = [str(options.out / name) for name in options.only]
+    code = rewardlab(["report", *runs, "--out", str(report)])
+    print(f"\nDone in {time.monotonic() - start:.0f} s. The report: {report.resolve()}")
+    return code
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,35 +69,20 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="+", choices=WAYS, default=list(WAYS), help="some of the ways"
     )
-    options = parser.parse_args()
-    out = options.out
-    start = time.monotonic()
-    for number, name in enumerate(options.only, 1):
-        print(
-            f"\n[{number}/{len(options.only)}] {name}  ({time.monotonic() - start:.0f} s)",
-            flush=True,
-        )
-        configs = [f"--config={CONFIGS / word}" for word in WAYS[name] if word.endswith(".yaml")]
-        overrides = [word for word in WAYS[name] if word.startswith("--")]
-        code = rewardlab(
-            [
-                "rounds",
-                *configs,
-                *overrides,
-                f"--out={out / name}",
-                f"--stages={out / 'stages'}",
-                "--resume",
-            ]
-        )
-        if code:
-            return code
-    code = rewardlab(
-        ["report", *(str(out / name) for name in options.only), "--out", str(out / "report.html")]
-    )
-    print(
-        f"\nDone in {time.monotonic() - start:.0f} s. The report: {(out / 'report.html').resolve()}"
-    )
-    return code
+    return parser
+
+
+def arguments(name: str, out: Path) -> list[str]:
+    """Return the arguments of `rewardlab rounds` for one way."""
+    configs = []
+    overrides = []
+    for argument in WAYS[name]:
+        if argument.endswith(".yaml"):
+            configs.append(f"--config={CONFIGS / argument}")
+        else:
+            overrides.append(argument)
+    folders = [f"--out={out / name}", f"--stages={out / 'stages'}"]
+    return [*configs, *overrides, *folders, "--resume"]
 
 
 if __name__ == "__main__":

@@ -21,35 +21,31 @@ class Walk(Policy):
 
     def sample(self, prompts, *, seeds):
         noise = normal((3, 4), generators(seeds))
-        places = [torch.zeros(len(prompts), 4)]
+        point = self.point.detach()
+        place = torch.zeros(len(prompts), 4)
+        places = [place]
         for step in range(3):
-            places.append(
-                places[-1] + (self.point.detach() - places[-1]) / 2 + 0.1 * noise[:, step]
-            )
-        return Trajectory(
-            prompts,
-            {"places": torch.stack(places, 1), "noise": noise},
-            torch.ones(len(prompts), 3, dtype=torch.bool),
-        )
+            place = place + (point - place) / 2 + 0.1 * noise[:, step]
+            places.append(place)
+        mask = torch.ones(len(prompts), 3, dtype=torch.bool)
+        return Trajectory(prompts, {"places": torch.stack(places, 1), "noise": noise}, mask)
 
     def encode(self, samples, *, seeds):
         noise = normal((1, 4), generators(seeds))
         places = torch.stack([0.1 * noise[:, 0], samples.outputs.flatten(1)], 1)
-        return Trajectory(
-            samples.prompts,
-            {"places": places, "noise": noise},
-            torch.ones(len(samples), 1, dtype=torch.bool),
-        )
+        mask = torch.ones(len(samples), 1, dtype=torch.bool)
+        return Trajectory(samples.prompts, {"places": places, "noise": noise}, mask)
 
     def decode(self, trajectory):
-        return Samples(
-            trajectory.prompts, trajectory.tensors["places"][:, -1].view(-1, 1, 2, 2).clamp(0, 1)
-        )
+        last = trajectory.tensors["places"][:, -1]
+        return Samples(trajectory.prompts, last.view(-1, 1, 2, 2).clamp(0, 1))
 
     def log_prob(self, trajectory):
         places = trajectory.tensors["places"]
-        aim = places[:, :-1] + (self.point - places[:, :-1]) / 2
-        return -((places[:, 1:] - aim) ** 2).mean(2) * 50
+        before = places[:, :-1]
+        after = places[:, 1:]
+        mean = before + (self.point - before) / 2
+        return -((after - mean) ** 2).mean(2) * 50
 
     def save_pretrained(self, folder):
         folder.mkdir()
@@ -133,8 +129,10 @@ def test_each_check_can_fail(policy, check, tmp_path):
 
 def test_a_tiny_tower_comes_from_its_seed_alone():
     state = torch.get_rng_state()
-    one, two, other = tiny_tower(), tiny_tower(), tiny_tower(seed=1)
+    one = tiny_tower()
+    again = tiny_tower()
+    other = tiny_tower(seed=1)
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(one.visual.proj, two.visual.proj)
+    assert torch.equal(one.visual.proj, again.visual.proj)
     assert not torch.equal(one.visual.proj, other.visual.proj)
     assert tiny_tower(image_size=8).visual.image_size == (8, 8)

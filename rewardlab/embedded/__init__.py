@@ -1,3 +1,4 @@
-"""Small real worlds that ship with the installed packages: the demo, the tutorials and the studies
-need no download.
+"""Small real worlds that ship with the installed packages.
+
+The demo, the tutorials and the studies need no download.
 """

@@ -1,4 +1,4 @@
-"""What the embedded worlds train once: kept on disk under a hash of its settings and versions."""
+"""Cache of what the embedded worlds train, on disk under a hash of settings and versions."""
 
 from __future__ import annotations
 
@@ -11,23 +11,32 @@ from rewardlab.errors import InputError
 from rewardlab.provenance import fingerprint, versions
 from rewardlab.storage.atomic import atomic_folder
 
+__all__ = ["cached"]
+
 
 def cached(
     name: str, settings: dict[str, Any], packages: Sequence[str], make: Callable[[Path], None]
 ) -> Path:
-    """Return the folder that `make` filled, now or in an earlier run of the same settings and
-    versions of packages.
+    """Return the folder that `make` filled, now or in an earlier run.
 
-    It lies in `$REWARDLAB_CACHE`, by default `.cache/rewardlab` in the home folder.
+    An earlier run has the same settings and the same versions of packages. The folder is in
+    `$REWARDLAB_CACHE`, by default `.cache/rewardlab` in the home folder.
+
+    Args:
+        name: prefix of the folder's name.
+        settings: all that the content depends on.
+        packages: packages whose versions the content depends on.
+        make: fills the temporary folder that it gets; if it raises, nothing is kept.
     """
     home = Path(os.environ.get("REWARDLAB_CACHE") or Path.home() / ".cache" / "rewardlab")
     used = {package: versions()[package] for package in packages}
-    folder = home / f"{name}-{fingerprint({'settings': settings, 'versions': used})}"
+    digest = fingerprint({"settings": settings, "versions": used})
+    folder = home / f"{name}-{digest}"
     if folder.exists():
         return folder
     try:
-        with atomic_folder(folder) as fresh:
-            make(fresh)
+        with atomic_folder(folder) as new:
+            make(new)
     except InputError:
         if not folder.exists():  # otherwise another process has made the same meanwhile
             raise

@@ -1,92 +1,58 @@
-"""Python's help topics as an Adv-RM world: English that ships with Python, a policy, a gold that is
-counted, and members.
+"""Python's help topics as an Adv-RM world: English text, a policy, a counted gold, and members.
 
-The corpus is `pydoc_data.topics` (465,000 characters in Python 3.11; another Python's differ, and
-so do all figures). What is trained here is kept in `$REWARDLAB_CACHE` (`.cache/rewardlab` in the
-home folder by default) under a hash of its settings and versions. The network is small enough that
-one thread is fastest: set OMP_NUM_THREADS=1.
+The corpus ships with Python: `pydoc_data.topics`, 465,000 characters in Python 3.11. Another
+Python's corpus differs, and so do all figures. What is trained here is kept in `$REWARDLAB_CACHE`
+(`.cache/rewardlab` in the home folder by default) under a hash of its settings and versions. The
+network is small enough that one thread is fastest: set OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Hashable, Sequence
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 import torch
-from pytorch_lightning import Trainer
 from torch import Tensor
 
 from rewardlab.data.preferences import Preferences
-from rewardlab.embedded.cache import cached
 from rewardlab.embedded.gold import WittenBell
-from rewardlab.errors import InputError
+from rewardlab.embedded.topic_corpus import (
+    RESPONSE,
+    VOCABULARY,
+    cached_topics,
+    corpus,
+    corpus_tokens,
+    prompts,
+    tokenizer,
+)
+from rewardlab.embedded.topic_training import train_base, train_member
+from rewardlab.evaluation.prompts import in_turn
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.language import LanguageReward
-from rewardlab.rewards.rules import texts_of
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.storage.samples import load_pairs, save_pairs
-from rewardlab.testing.tiny_text import END, PAD
-from rewardlab.training.adv_rm import AdvRM
-from rewardlab.types import PreferencePairs, Samples, concatenate
+from rewardlab.types import PreferencePairs, Samples, concatenate, texts_of
 
 Array = np.ndarray
-VOCABULARY = 768
-PROMPT = 8
-RESPONSE = 16
-CHUNK = PROMPT + RESPONSE
+LEAST = -7.0  # log-probability of a token in gold, and score of an empty response
+DRAWS = 256  # responses that are drawn at a time
 
-
-@cache
-def corpus() -> str:
-    """Return Python's help topics as one text.
-
-    Example:
-        >>> corpus()[:22]
-        'The "assert" statement'
-    """
-    from pydoc_data.topics import topics
-
-    return "\n".join(topics[name] for name in sorted(topics))
-
-
-def tokenizer() -> Any:
-    """Return the byte-level BPE tokenizer of 768 tokens that was trained on the corpus.
-
-    Example:
-        >>> known = tokenizer()
-        >>> len(known), known.decode(known(" an expression").input_ids)
-        (768, ' an expression')
-    """
-    return _tokenizer(_cached("topics-tokenizer", {"vocabulary": VOCABULARY}, _train_tokenizer))
-
-
-def prompts(part: Literal["train", "held_out"] = "train", n: int | None = None) -> list[str]:
-    """Return texts of 8 tokens from the corpus, all different: every fifth place is held out. Both
-    are in a fixed random order.
-
-    Args:
-        part: "train" has 5,000 or so, "held_out" a quarter of that; no prompt is in both.
-        n: how many; all by default.
-
-    Raises:
-        InputError: if there are fewer.
-
-    Example:
-        >>> len(prompts("train", 3)), set(prompts("train")) & set(prompts("held_out"))
-        (3, set())
-    """
-    found = _prompts()[part]
-    if n is not None and n > len(found):
-        raise InputError(
-            f'The topics have {len(found)} prompts in "{part}"; got n={n}. Take fewer.'
-        )
-    return found[:n]
+__all__ = [
+    "Gold",
+    "base_policy",
+    "clean_pairs",
+    "corpus",
+    "member",
+    "member_reward",
+    "preferences",
+    "prompts",
+    "tokenizer",
+]
 
 
 def base_policy(
@@ -95,92 +61,106 @@ def base_policy(
     """Return a Llama of 2 layers, 64 wide, trained on the corpus; 0.2 million parameters.
 
     Args:
-        train_steps: optimiser steps of 32 chunks of 24 tokens, learning rate 3e-3 along a cosine.
+        train_steps: optimizer steps of 32 chunks of 24 tokens, learning rate 3e-3 along a cosine.
         max_new_tokens: limit of a response.
         value_head: see `CausalLMPolicy`.
-        seed: of weights and data order.
+        seed: seed of weights and data order.
     """
     settings = {"train_steps": train_steps, "seed": seed}
-    folder = _cached("topics-base", settings, lambda folder: _train_base(folder, **settings))
+    train = partial(train_base, train_steps=train_steps, seed=seed)
+    folder = cached_topics("topics-base", settings, train)
     return CausalLMPolicy(folder / "policy", max_new_tokens=max_new_tokens, value_head=value_head)
 
 
 class Gold(Reward):
-    """How good a response is: likely under the corpus, not repetitive, and of words. The judge,
-    which nothing trains on.
+    """The judge, which nothing trains on: likely under the corpus, not repetitive, and of words.
 
-    The mean over the response's tokens of log p after the three tokens before it (a 4-gram
-    `WittenBell` of the corpus; each at least -7), less 4 times the share of its bigrams and 2 times
-    the share of its tokens that stood in it before, plus 2 times the share of tokens with a letter,
-    of which 0.7 is enough. An empty response gets -7.
+    The score is the mean over the response's tokens of log p after the three tokens before it (a
+    4-gram `WittenBell` of the corpus; each at least -7). Subtracted are 4 times the share of its
+    bigrams and 2 times the share of its tokens that occurred in it before. Added is 2 times the
+    share of tokens with a letter, of which 0.7 is enough. An empty response gets -7.
 
     Example:
         >>> gold = Gold()
-        >>> outputs = [" statement is executed, the expression", " of of of of of", "\\n\\n***\\n\\n"]
-        >>> gold(Samples(["When the"] * 3, outputs)).argsort(descending=True).tolist()
+        >>> text = " statement is executed, the expression"
+        >>> samples = Samples(["When the"] * 3, [text, " of of of of of", "\\n\\n***\\n\\n"])
+        >>> gold(samples).argsort(descending=True).tolist()
         [0, 2, 1]
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.tokenizer, self.model, self.letters = _judge()
+        self.tokenizer = tokenizer()
+        self.model = _ngram_model()
+        self.letters = _tokens_with_letters()
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the score of each response, float32 [B]."""
         texts = texts_of(samples, "Gold")
         if not texts:
             return torch.zeros(0)
-        before, rows = (self.tokenizer(list(part)).input_ids for part in (samples.prompts, texts))
-        lengths = np.array([len(row) for row in rows])
-        grams = np.concatenate(
-            [_grams(first[-3:], row) for first, row in zip(before, rows, strict=True)]
-        )
-        row_of = np.repeat(np.arange(len(rows)), lengths)
-        likely = np.bincount(row_of, self.model.log_prob(grams).clip(min=-7), len(rows))
-        words = np.bincount(row_of, self.letters[grams[:, -1]], len(rows)) / lengths.clip(min=1)
-        repeats = np.array(
-            [[4 * _repeated(list(pairwise(row))), 2 * _repeated(row)] for row in rows]
-        ).sum(1)
-        scores = likely / lengths.clip(min=1) - repeats + 2 * words.clip(max=0.7)
-        return torch.from_numpy(np.where(lengths > 0, scores, -7.0)).float()
+        responses = self.tokenizer(list(texts)).input_ids
+        grams = self._grams(samples.prompts, responses)
+        lengths = np.array([len(tokens) for tokens in responses])
+        divisors = lengths.clip(min=1)
+        row_of = np.repeat(np.arange(len(responses)), lengths)
+        log_prob = self.model.log_prob(grams).clip(min=LEAST)
+        likelihood = np.bincount(row_of, log_prob, len(responses)) / divisors
+        letters = np.bincount(row_of, self.letters[grams[:, -1]], len(responses)) / divisors
+        repeats = np.array([_repetition(tokens) for tokens in responses])
+        scores = likelihood - repeats + 2 * letters.clip(max=0.7)
+        return torch.from_numpy(np.where(lengths > 0, scores, LEAST)).float()
+
+    def _grams(self, prompts: Sequence[str], responses: list[list[int]]) -> Array:
+        """Return the 4-grams that end with each token of each response, int64 [N, 4]."""
+        contexts = self.tokenizer(list(prompts)).input_ids
+        parts = []
+        for context, tokens in zip(contexts, responses, strict=True):
+            parts.append(_grams(context[-3:], tokens))
+        return np.concatenate(parts)
 
 
 def preferences(n: int = 1000, seed: int = 0, train_steps: int = 700) -> PreferencePairs:
-    """Return n pairs of the base policy's responses, each to a training prompt, labelled by gold.
-    1,000 take 2 seconds.
+    """Return n pairs of the base policy's responses to training prompts, labeled by gold.
+
+    1,000 pairs take 2 seconds.
 
     Args:
-        n: how many. Beyond the number of prompts, these come again with other responses.
-        seed: of the responses.
-        train_steps: of the base policy.
+        n: number of pairs. Beyond the number of prompts, these come again with other responses.
+        seed: seed of the responses.
+        train_steps: training steps of the base policy.
     """
     policy = base_policy(train_steps)
     settings = {"n": n, "seed": seed, "policy": fingerprint(policy)}
-    return load_pairs(
-        _cached("topics-pairs", settings, lambda folder: _draw_pairs(folder, policy, n, seed))
-        / "pairs"
-    )
+    draw = partial(_draw_pairs, policy=policy, n=n, seed=seed)
+    folder = cached_topics("topics-pairs", settings, draw)
+    return load_pairs(folder / "pairs")
 
 
 def clean_pairs(
     n: int = 1000, held_out: int = 128, batch_size: int = 32, seed: int = 0, train_steps: int = 700
 ) -> Preferences:
-    """Return `preferences` as the data of Adv-RM's rounds: n to train on and, with prompts of their
-    own, others held out.
+    """Return `preferences` as the data of Adv-RM's rounds, with held-out pairs.
+
+    Args:
+        n: number of pairs to train on.
+        held_out: number of further pairs that are held out, with prompts of their own.
+        batch_size: pairs a step.
+        seed: seed of the responses and of the split.
+        train_steps: training steps of the base policy.
     """
     pairs = preferences(n + held_out, seed, train_steps)
     return Preferences(pairs, held_out=held_out, batch_size=batch_size, seed=seed)
 
 
 def member(seed: int = 0, frozen: bool = False, train_steps: int = 700) -> LanguageReward:
-    """Return a reward that is yet to be trained: the base policy's backbone with a new head on the
-    response's mean state.
+    """Return an untrained reward: the base policy's backbone with a new head on the mean state.
 
     Args:
-        seed: of the head.
-        frozen: train the head alone, on cached features; all such members stand on one backbone in
+        seed: seed of the head.
+        frozen: train the head alone, on cached features. All such members share one backbone in
             memory.
-        train_steps: of the base policy.
+        train_steps: training steps of the base policy.
     """
     policy = _shared_base(train_steps) if frozen else base_policy(train_steps)
     return LanguageReward(
@@ -197,192 +177,117 @@ def member_reward(
     learning_rate: float = 1e-3,
     train_steps: int = 700,
 ) -> LanguageReward:
-    """Return a member that was trained on preference pairs from the base policy's weights, in
-    evaluation mode.
+    """Return a member that was trained on preference pairs, in evaluation mode.
+
+    Training starts from the base policy's weights.
 
     Args:
-        seed: of the head, the pairs' order and the bootstrap: what makes members differ.
-        pairs: clean pairs, or how many of `preferences`.
+        seed: seed of the head, the pairs' order and the bootstrap: what makes members differ.
+        pairs: clean pairs, or the number of `preferences` to take.
         extra: adversarial pairs beside them.
         frozen: train the head alone; 10 epochs at 1e-2 suit it.
         epochs: passes over the pairs.
-        learning_rate: of AdamW, constant.
-        train_steps: of the base policy.
+        learning_rate: learning rate of AdamW, constant.
+        train_steps: training steps of the base policy.
     """
     clean = preferences(pairs, train_steps=train_steps) if isinstance(pairs, int) else pairs
-    settings = {"seed": seed, "frozen": frozen, "epochs": epochs, "learning_rate": learning_rate}
-    inputs = {
+    settings = {
+        "seed": seed,
+        "frozen": frozen,
+        "epochs": epochs,
+        "learning_rate": learning_rate,
         "policy": fingerprint(base_policy(train_steps)),
         "pairs": fingerprint(clean),
         "extra": fingerprint(extra),
     }
-    train = partial(_train_member, clean=clean, extra=extra, train_steps=train_steps, **settings)
-    return LanguageReward.from_pretrained(
-        _cached("topics-member", settings | inputs, train) / "reward"
+    train = partial(
+        train_member,
+        untrained=partial(member, seed, frozen, train_steps),
+        data=Preferences(clean, extra=extra, held_out=0, seed=seed),
+        seed=seed,
+        epochs=epochs,
+        learning_rate=learning_rate,
     )
+    folder = cached_topics("topics-member", settings, train)
+    return LanguageReward.from_pretrained(folder / "reward")
 
 
 @cache
 def _shared_base(train_steps: int) -> CausalLMPolicy:
-    """The base policy whose network frozen members share; nothing trains it."""
+    """Return the base policy whose network frozen members share; nothing trains it."""
     return base_policy(train_steps)
 
 
-def _cached(name: str, settings: dict[str, Any], make: Callable[[Path], None]) -> Path:
-    of = {"corpus": fingerprint(corpus()), "tokenizers": _version("tokenizers")}
-    return cached(name, settings | of, ("torch", "transformers", "rewardlab"), make)
-
-
-def _version(package: str) -> str:
-    from importlib.metadata import version
-
-    return version(package)
-
-
-def _train_tokenizer(folder: Path) -> None:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    inner = Tokenizer(models.BPE())
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    inner.decoder = decoders.ByteLevel()
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
-        special_tokens=[END, PAD],
-        initial_alphabet=alphabet,
-        show_progress=False,
-    )
-    inner.train_from_iterator([corpus()], trainer)
-    PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=END, pad_token=PAD).save_pretrained(
-        folder
-    )
+@cache
+def _ngram_model() -> WittenBell:
+    """Return the 4-gram model of the corpus."""
+    return WittenBell(corpus_tokens(), len(tokenizer()))
 
 
 @cache
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
+def _tokens_with_letters() -> Array:
+    """Return 1 for each token that has a letter, else 0: float64 [V]."""
+    bpe = tokenizer()
+    letters = np.zeros(len(bpe))
+    for token in range(len(bpe)):
+        if any(letter.isalpha() for letter in bpe.decode([token])):
+            letters[token] = 1
+    letters[bpe.all_special_ids] = 0
+    return letters
 
-    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
 
+def _grams(context: list[int], tokens: list[int]) -> Array:
+    """Return the 4-grams [T, 4] that end with each token of a response.
 
-@cache
-def _tokens() -> Array:
-    return np.array(tokenizer()(corpus()).input_ids)
-
-
-@cache
-def _prompts() -> dict[str, list[str]]:
-    """Chunks' first tokens that are tokenized as they were cut, so that none begins or ends within
-    a character.
+    Args:
+        context: at most three tokens before the response.
+        tokens: the response's T tokens.
     """
-    known = tokenizer()
-    starts = range(0, len(_tokens()) - CHUNK, CHUNK)
-    chunks = [_tokens()[start : start + PROMPT].tolist() for start in starts]
-    texts = known.batch_decode(chunks, clean_up_tokenization_spaces=False)
-    whole = [again == chunk for again, chunk in zip(known(texts).input_ids, chunks, strict=True)]
-    order = row_seeds(derive(0, "topics prompts"), len(chunks)).argsort().tolist()
-    parts: dict[str, list[str]] = {"train": [], "held_out": []}
-    seen: set[str] = set()
-    for row in order:
-        if whole[row] and texts[row] not in seen:
-            parts["held_out" if row % 5 == 4 else "train"].append(texts[row])
-            seen.add(texts[row])
-    return parts
+    absent = [VOCABULARY] * (3 - len(context))
+    row = [*absent, *context, *tokens]
+    grams = [row[end - 4 : end] for end in range(4, len(row) + 1)]
+    return np.array(grams, dtype=np.int64).reshape(-1, 4)
 
 
-@cache
-def _judge() -> tuple[Any, WittenBell, Array]:
-    known = tokenizer()
-    symbols = [known.decode([token]) for token in range(len(known))]
-    letters = np.array(
-        [any(letter.isalpha() for letter in symbol) for symbol in symbols], dtype=float
-    )
-    letters[known.all_special_ids] = 0
-    return known, WittenBell(_tokens(), len(known)), letters
+def _repetition(tokens: list[int]) -> float:
+    """Return what a response loses for bigrams and tokens that occurred in it before."""
+    bigrams = list(pairwise(tokens))
+    return 4 * _repeated_share(bigrams) + 2 * _repeated_share(tokens)
 
 
-def _grams(before: list[int], row: list[int]) -> Array:
-    """The 4-grams [T, 4] that end with each token of a response."""
-    known = [*[VOCABULARY] * (3 - len(before)), *before, *row]
-    return np.array(
-        [known[end - 4 : end] for end in range(4, len(known) + 1)], dtype=np.int64
-    ).reshape(-1, 4)
-
-
-def _repeated(things: list[Any]) -> float:
-    """The share of things that stood before."""
-    return 1 - len(set(things)) / max(len(things), 1) if things else 0.0
-
-
-def _train_base(folder: Path, train_steps: int, seed: int) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    known = tokenizer()
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=64, eos_token_id=known.eos_token_id, pad_token_id=known.pad_token_id, bos_token_id=None,
-    )  # fmt: skip
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(seed, "topics base"))
-        network = LlamaForCausalLM(config)
-    tokens = torch.from_numpy(_tokens())
-    noise = torch.Generator().manual_seed(derive(seed, "topics chunks"))
-    optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, train_steps)
-    for _ in range(train_steps):
-        rows = torch.randint(len(tokens) - CHUNK, (32, 1), generator=noise) + torch.arange(CHUNK)
-        loss = network(input_ids=tokens[rows], labels=tokens[rows], use_cache=False).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-    CausalLMPolicy(network, known, max_new_tokens=RESPONSE).save_pretrained(folder / "policy")
+def _repeated_share(items: Sequence[Hashable]) -> float:
+    """Return the share of items that occurred before."""
+    if not items:
+        return 0.0
+    return 1 - len(set(items)) / len(items)
 
 
 @torch.no_grad()
 def _draw_pairs(folder: Path, policy: CausalLMPolicy, n: int, seed: int) -> None:
+    """Draw two responses to each of n prompts, and put the one that gold prefers first."""
+    row_prompts = in_turn(prompts("train"), n)
     gold = Gold()
-    known = prompts("train")
-    order = torch.arange(n) % len(known)
-    halves = []
-    for side in (0, 1):
-        seeds = row_seeds(derive(seed, "topics pairs", side), n)
-        parts = [
-            policy.generate([known[row] for row in rows], seeds=seeds[i * 256 :][: len(rows)])
-            for i, rows in enumerate(order.split(256))
-        ]
-        halves.append(concatenate(parts))
-    first = gold(halves[0]) >= gold(halves[1])
-    texts = [
-        (a, b) if better else (b, a)
-        for a, b, better in zip(halves[0].outputs, halves[1].outputs, first, strict=True)
-    ]
-    chosen, rejected = (list(side) for side in zip(*texts, strict=True))
-    save_pairs(
-        folder / "pairs",
-        PreferencePairs(Samples(halves[0].prompts, chosen), Samples(halves[0].prompts, rejected)),
+    one = _draw(policy, row_prompts, derive(seed, "topics pairs", 0))
+    other = _draw(policy, row_prompts, derive(seed, "topics pairs", 1))
+    one_is_better = gold(one) >= gold(other)
+    chosen = []
+    rejected = []
+    for first, second, better in zip(one.outputs, other.outputs, one_is_better, strict=True):
+        chosen.append(first if better else second)
+        rejected.append(second if better else first)
+    pairs = PreferencePairs(
+        chosen=Samples(one.prompts, chosen),
+        rejected=Samples(one.prompts, rejected),
     )
+    save_pairs(folder / "pairs", pairs)
 
 
-def _train_member(
-    folder: Path,
-    clean: PreferencePairs,
-    extra: PreferencePairs | None,
-    seed: int,
-    frozen: bool,
-    epochs: int,
-    learning_rate: float,
-    train_steps: int,
-) -> None:
-    module = AdvRM(
-        member(seed, frozen, train_steps),
-        optimizer=lambda weights: torch.optim.AdamW(weights, learning_rate),
-        seed=seed,
-    )
-    trainer = Trainer(
-        max_epochs=epochs, logger=False, enable_checkpointing=False, enable_model_summary=False, enable_progress_bar=False,
-        limit_val_batches=0, accelerator="cpu",
-    )  # fmt: skip
-    trainer.fit(module, Preferences(clean, extra=extra, held_out=0, seed=seed))
-    module.reward.save_pretrained(folder / "reward")
+def _draw(policy: CausalLMPolicy, row_prompts: list[str], seed: int) -> Samples:
+    """Return one response to each prompt, drawn 256 at a time."""
+    seeds = row_seeds(seed, len(row_prompts))
+    parts = []
+    for start in range(0, len(row_prompts), DRAWS):
+        rows = slice(start, start + DRAWS)
+        parts.append(policy.generate(row_prompts[rows], seeds=seeds[rows]))
+    samples: Samples = concatenate(parts)
+    return samples

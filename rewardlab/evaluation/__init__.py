@@ -8,28 +8,33 @@ from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.evaluation.evaluation import Evaluation
-    from rewardlab.evaluation.guard import Guard, Watched
-    from rewardlab.evaluation.judges import EndpointJudge
+    from rewardlab.evaluation.guard import Guard
+    from rewardlab.evaluation.guard import Watched as Watched
+    from rewardlab.evaluation.judges import ComparesPairs, EndpointJudge
+    from rewardlab.evaluation.monitors import MonitoredPolicy
     from rewardlab.evaluation.overoptimization import best_of_n_curve, fit_overoptimization
     from rewardlab.evaluation.readings import Readings
     from rewardlab.evaluation.stability import stability_ratio
 
 _HOMES = {
+    "ComparesPairs": "rewardlab.evaluation.judges",
     "EndpointJudge": "rewardlab.evaluation.judges",
     "Evaluation": "rewardlab.evaluation.evaluation",
     "Guard": "rewardlab.evaluation.guard",
+    "MonitoredPolicy": "rewardlab.evaluation.monitors",
     "Readings": "rewardlab.evaluation.readings",
-    "Watched": "rewardlab.evaluation.guard",
+    "Watched": "rewardlab.evaluation.guard",  # the earlier name of MonitoredPolicy
     "best_of_n_curve": "rewardlab.evaluation.overoptimization",
     "fit_overoptimization": "rewardlab.evaluation.overoptimization",
     "stability_ratio": "rewardlab.evaluation.stability",
 }
 __all__ = [
+    "ComparesPairs",
     "EndpointJudge",
     "Evaluation",
     "Guard",
+    "MonitoredPolicy",
     "Readings",
-    "Watched",
     "best_of_n_curve",
     "fit_overoptimization",
     "stability_ratio",

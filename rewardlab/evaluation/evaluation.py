@@ -1,4 +1,4 @@
-"""Figures about a policy, with judges (gold) that no training loop sees."""
+"""Evaluation: figures about a policy from judges (gold) that no training loop sees."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewardlab.evaluation.guard import features_in_batches
+from rewardlab.evaluation.monitors import features_of
+from rewardlab.evaluation.prompts import in_turn
 from rewardlab.metrics import (
     auc,
     auc_interval,
@@ -18,7 +19,7 @@ from rewardlab.metrics import (
     kernel_distance_interval,
     mean_interval,
 )
-from rewardlab.policies import Policy
+from rewardlab.policies import Generator
 from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import frozen_features
 from rewardlab.rewards.scoring import scores_of
@@ -30,41 +31,46 @@ Figures = dict[str, Any]
 
 @dataclass
 class Evaluation:
-    """How a policy is judged after it was trained, on prompts and seeds that stay the same from
-    round to round.
+    """Judge a policy after training, on prompts and seeds that stay the same in every round.
 
     Args:
-        samples: outputs that are judged.
-        judges: named gold rewards and measured attributes; read here and nowhere else. The first
-            that has `features` lends them to the distance (KID) from held-out targets; without one
-            there is no distance.
-        seed: of the outputs' noise.
+        samples: number of outputs that are judged.
+        judges: named gold rewards and measured attributes. They are read here and nowhere else. The
+            first that has frozen features lends them to the distance (KID) from held-out targets.
+            Without such a judge there is no distance.
+        seed: seed of the outputs' noise.
     """
 
     samples: int = 500
     judges: dict[str, Reward] = field(default_factory=dict)
     seed: int = 0
 
-    def draw(self, policy: Policy, prompts: Sequence[str]) -> Samples:
+    def draw(self, policy: Generator, prompts: Sequence[str]) -> Samples:
         """Return the outputs to judge, the prompts in turn."""
-        repeated = [prompts[i % len(prompts)] for i in range(self.samples)]
-        return policy.generate(
-            repeated, seeds=row_seeds(derive(self.seed, "evaluation"), self.samples)
-        )
+        seeds = row_seeds(derive(self.seed, "evaluation"), self.samples)
+        return policy.generate(in_turn(prompts, self.samples), seeds=seeds)
 
     def judge(self, samples: Samples, real: Samples) -> Figures:
-        """Return each judge's mean with its 95 % interval, and the distance from `real` beside real
-        against real.
+        """Return each judge's mean with its 95 % interval, and the distance from `real`.
+
+        Beside the distance stands that of real outputs from real ones.
         """
-        figures: Figures = {
-            name: mean_figure(scores_of(judge, samples)) for name, judge in self.judges.items()
-        }
-        eyes = next(filter(None, map(frozen_features, self.judges.values())), None)
-        if eyes is not None:
-            figures |= distance_figures(
-                features_in_batches(eyes, samples), features_in_batches(eyes, real), self.seed
-            )
+        figures: Figures = {}
+        for name, judge in self.judges.items():
+            figures[name] = mean_figure(scores_of(judge, samples))
+        extractor = self._feature_judge()
+        if extractor is not None:
+            features = features_of(extractor, samples)
+            real_features = features_of(extractor, real)
+            figures |= distance_figures(features, real_features, self.seed)
         return figures
+
+    def _feature_judge(self) -> Reward | None:
+        """Return the first judge that has frozen features."""
+        for judge in self.judges.values():
+            if frozen_features(judge) is not None:
+                return judge
+        return None
 
 
 def mean_figure(values: Tensor) -> Figures:
@@ -73,34 +79,52 @@ def mean_figure(values: Tensor) -> Figures:
     return {"mean": values.mean().item(), "low": low, "high": high}
 
 
-def distance_figures(own: Tensor, real: Tensor, seed: int) -> Figures:
-    """Return KID between own and real features with its 95 % interval, between two halves of the
-    real, and the own diversity.
+def distance_figures(features: Tensor, real: Tensor, seed: int) -> Figures:
+    """Return the distance of a policy's features from real ones, and their diversity.
 
-    Features are scaled to a mean square of 1 over the real ones, as KID's kernel depends on their
-    scale.
+    The distance is KID with its 95 % interval. Beside it stands KID between two halves of the real
+    features. Features are scaled to a mean square of 1 over the real ones, as KID's kernel depends
+    on their scale.
+
+    Args:
+        features: features [B, D] of the policy's outputs.
+        real: features [N, D] of real outputs.
+        seed: seed of the halves and of the interval's resampling.
     """
     scale = real.square().mean().sqrt()
-    own = own / scale
+    features = features / scale
     real = real / scale
     order = row_seeds(derive(seed, "halves"), len(real)).argsort()
-    halves = real[order[: len(real) // 2]], real[order[len(real) // 2 :]]
-    low, high = kernel_distance_interval(own, real, seed=seed)
+    middle = len(real) // 2
+    first_half = real[order[:middle]]
+    second_half = real[order[middle:]]
+    low, high = kernel_distance_interval(features, real, seed=seed)
     return {
-        "distance": {"mean": kernel_distance(own, real), "low": low, "high": high},
-        "real_distance": {"mean": kernel_distance(*halves)},
-        "diversity": {"mean": diversity(own)},
+        "distance": {"mean": kernel_distance(features, real), "low": low, "high": high},
+        "real_distance": {"mean": kernel_distance(first_half, second_half)},
+        "diversity": {"mean": diversity(features)},
     }
 
 
 def separation_figures(scores: Mapping[str, Tensor], seed: int = 0) -> Figures:
-    """Return how a reward sees held-out targets ("targets") against the policy "before" and
-    "after": means and AUCs.
+    """Return how a reward separates held-out targets from a policy: means and AUCs.
+
+    Args:
+        scores: the reward's scores [N] of "targets", and of the policy's outputs "before" and
+            "after".
+        seed: seed of the intervals' resampling.
     """
-    figures: Figures = {f"score_{name}": mean_figure(values) for name, values in scores.items()}
+    figures: Figures = {}
+    for name, values in scores.items():
+        figures[f"score_{name}"] = mean_figure(values)
     for name in scores.keys() - {"targets"}:
-        both = torch.cat([scores["targets"], scores[name]])
-        labels = torch.cat([torch.ones(len(scores["targets"])), torch.zeros(len(scores[name]))])
-        low, high = auc_interval(both, labels, seed=seed)
-        figures[f"auc_{name}"] = {"mean": auc(both, labels), "low": low, "high": high}
+        figures[f"auc_{name}"] = _auc_figure(scores["targets"], scores[name], seed)
     return figures
+
+
+def _auc_figure(targets: Tensor, outputs: Tensor, seed: int) -> Figures:
+    """Return the AUC of targets against a policy's outputs, with its 95 % interval."""
+    scores = torch.cat([targets, outputs])
+    labels = torch.cat([torch.ones(len(targets)), torch.zeros(len(outputs))])
+    low, high = auc_interval(scores, labels, seed=seed)
+    return {"mean": auc(scores, labels), "low": low, "high": high}

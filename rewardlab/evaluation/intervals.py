@@ -11,14 +11,14 @@ from rewardlab.errors import InputError
 
 @dataclass(frozen=True)
 class Estimate:
-    """A share, or a difference of two, between the ends of its interval.
+    """A share, or a difference of two, with its interval.
 
     Attributes:
         value: the estimate.
         low: the interval's lower end.
-        high: its upper end.
-        count: independent units that it rests on, such as prompts; the fewer of the two in a
-            difference.
+        high: the interval's upper end.
+        count: number of independent units that the estimate rests on, such as prompts; in a
+            difference, the fewer of the two.
     """
 
     value: float
@@ -28,16 +28,17 @@ class Estimate:
 
 
 def wilson(value: float, count: int, confidence: float = 0.95) -> Estimate:
-    """The shares p with |value - p| ≤ z·√(p(1 - p)/count). Wilson, JASA 22, 1927.
+    """Return a share with Wilson's interval. Wilson, JASA 22, 1927.
 
-    It never shrinks to a point, even where all or none succeed. Units that are means in [0, 1]
-    rather than 0 or 1 vary at most as much as p(1 - p), so there, and with ties counted one half,
-    it is too wide rather than too narrow.
+    The interval holds the shares p with |value - p| ≤ z·√(p(1 - p)/count). It never shrinks to a
+    point, even where all or none succeed. Units that are means in [0, 1] rather than 0 or 1 vary at
+    most as much as p(1 - p). So there, and with ties counted one half, the interval is too wide
+    rather than too narrow.
 
     Args:
         value: the mean over the units, in [0, 1].
-        count: independent units, at least 1.
-        confidence: of the interval, two-sided.
+        count: number of independent units, at least 1.
+        confidence: level of the interval, two-sided.
 
     Example:
         >>> estimate = wilson(1.0, 10)
@@ -50,19 +51,24 @@ def wilson(value: float, count: int, confidence: float = 0.95) -> Estimate:
         )
     square = NormalDist().inv_cdf((1 + confidence) / 2) ** 2
     scale = 1 / (1 + square / count)
-    centre = (value + square / (2 * count)) * scale
-    half = math.sqrt(square * (value * (1 - value) / count + square / (4 * count**2))) * scale
+    center = (value + square / (2 * count)) * scale
+    variance = value * (1 - value) / count + square / (4 * count**2)
+    half_width = math.sqrt(square * variance) * scale
+    low = max(0.0, center - half_width)
+    high = min(1.0, center + half_width)
     return Estimate(
-        value, min(max(0.0, centre - half), value), max(min(1.0, centre + half), value), count
+        value=value,
+        low=min(low, value),
+        high=max(high, value),
+        count=count,
     )
 
 
 def difference(a: Estimate, b: Estimate) -> Estimate:
-    """The difference a - b, its interval from the distances to both intervals' ends. Newcombe,
-    Stat. Med. 17, 1998, method 10.
+    """Return a - b with Newcombe's interval. Newcombe, Stat. Med. 17, 1998, method 10.
 
-    It takes the two as independent. Shares over the same prompts mostly rise and fall together;
-    then it is too wide.
+    The interval comes from the distances to the ends of both intervals. It takes the two as
+    independent. Shares over the same prompts mostly rise and fall together; then it is too wide.
 
     Example:
         >>> over = difference(wilson(0.9, 100), wilson(0.2, 100))
@@ -70,6 +76,11 @@ def difference(a: Estimate, b: Estimate) -> Estimate:
         True
     """
     value = a.value - b.value
-    low = value - math.hypot(a.value - a.low, b.high - b.value)
-    high = value + math.hypot(a.high - a.value, b.value - b.low)
-    return Estimate(value, low, high, min(a.count, b.count))
+    below = math.hypot(a.value - a.low, b.high - b.value)
+    above = math.hypot(a.high - a.value, b.value - b.low)
+    return Estimate(
+        value=value,
+        low=value - below,
+        high=value + above,
+        count=min(a.count, b.count),
+    )

@@ -1,45 +1,58 @@
-"""Readings: what judges say of a policy while it is trained. They draw the over-optimisation curve
-and decide nothing.
+"""Readings: a callback that records what judges say of a policy while it is trained.
+
+The figures draw the over-optimization curve. Nothing acts on them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import Tensor
 
-from rewardlab.data import read_prompts
 from rewardlab.errors import InputError
-from rewardlab.evaluation.guard import Watched
+from rewardlab.evaluation.monitors import (
+    MonitoredPolicy,
+    TrainedLoop,
+    in_eval_mode,
+    log_figures,
+)
+from rewardlab.evaluation.prompts import in_turn
 from rewardlab.evaluation.stability import stability
+from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.seeds import derive, row_seeds
+from rewardlab.storage.prompts import read_prompts
+from rewardlab.types import Trajectory
 
 Row = dict[str, float]
+RESERVED_NAMES = {"step", "reward", "kl"}
 
 
 class Readings(Callback):
-    """Read judges, the reward and the KL every few steps, on fixed prompts and noise. Gold is read
-    here, so nothing acts on it.
+    """Read judges, the reward and the KL every few steps, on fixed prompts and noise.
 
-    Logged as `reading/<judge>`, `reading/reward` and `reading/kl` (nats an output, where the loop
-    has a reference). At the end `figures` says for each judge how long it held above its start,
-    with its peak and its value at equal KL.
+    Gold is read here, so nothing acts on it. The figures are logged as `reading/<judge>`,
+    `reading/reward` and `reading/kl` (nats an output, where the loop has a reference). At the end
+    `figures` says for each judge how long it held above its start, with its peak and its value at
+    equal KL.
 
     Args:
         judges: named gold rewards; higher has to be better.
-        prompts: a file, or the prompts; by default those that the rounds hold out.
-        samples: outputs a reading, the prompts in turn.
-        every_n_steps: optimiser steps between readings; one is taken before the first.
-        window: readings that stability averages.
+        prompts: a file, or the prompts. By default, those that the rounds hold out.
+        samples: number of outputs a reading, the prompts in turn.
+        every_n_steps: optimizer steps between readings; one is taken before the first.
+        window: number of readings that stability averages.
         at_kl: nats at which judges are compared between runs.
-        seed: of the outputs' noise, the same at every reading.
-        name: what its metrics' names begin with; a run may have several Readings, each of another
-            name.
+        seed: seed of the outputs' noise, the same at every reading.
+        name: prefix of the metrics' names. A run may have several Readings, each of another name.
+
+    Attributes:
+        rows: the readings so far, each with "step", the judges, "reward" and "kl".
 
     Example:
         >>> from rewardlab.rewards import Brightness
@@ -58,12 +71,14 @@ class Readings(Callback):
         seed: int = 0,
         name: str = "reading",
     ) -> None:
-        taken = {"step", "reward", "kl"} & set(judges)
+        taken = RESERVED_NAMES & set(judges)
         if not judges or taken or every_n_steps < 1 or samples < 1:
             raise InputError(
-                "Readings need judges, not named step, reward or kl, samples >= 1 and every_n_steps >= 1; "
-                f"got {sorted(judges)}, {samples} and {every_n_steps}."
+                "Readings need judges, not named step, reward or kl, samples >= 1 and "
+                f"every_n_steps >= 1; got {sorted(judges)}, {samples} and {every_n_steps}."
             )
+        if isinstance(prompts, str | Path):
+            prompts = read_prompts(prompts)
         self.judges = judges
         self.samples = samples
         self.every_n_steps = every_n_steps
@@ -71,88 +86,101 @@ class Readings(Callback):
         self.at_kl = tuple(at_kl)
         self.seed = seed
         self.name = name
-        self.prompts = (
-            prompts if prompts is None or isinstance(prompts, list) else read_prompts(prompts)
-        )
+        self.prompts = prompts
         self.rows: list[Row] = []
 
     @property
     def state_key(self) -> str:
-        """Its name in checkpoints."""
+        """The name of these readings in checkpoints."""
         return f"Readings {self.name}"
 
-    def observe(self, watched: Watched) -> None:
-        """Take the prompts that the rounds hold out, unless some were given."""
-        self.prompts = self.prompts or list(watched.held_out_prompts or watched.prompts)
+    def observe(self, watched: MonitoredPolicy) -> None:
+        """Take the prompts that the rounds hold out, unless the readings have prompts."""
+        if not self.prompts:
+            self.prompts = list(watched.held_out_prompts or watched.prompts)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Take the first reading."""
         if trainer.global_step == 0:
             self.rows = []
             self._read(trainer, module)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        step = trainer.global_step
-        if (
-            not self.rows or step - self.rows[-1]["step"] >= self.every_n_steps
-        ):  # a rollout may be several steps
+        """Take a reading if the last is `every_n_steps` ago; a rollout may be several steps."""
+        if not self.rows or self._steps_since_reading(trainer) >= self.every_n_steps:
             self._read(trainer, module)
 
     def on_train_end(self, trainer: Trainer, module: LightningModule) -> None:
-        if self.rows and trainer.global_step > self.rows[-1]["step"]:
+        """Take a last reading, unless the last step has one."""
+        if self.rows and self._steps_since_reading(trainer) > 0:
             self._read(trainer, module)
+
+    def _steps_since_reading(self, trainer: Trainer) -> float:
+        return trainer.global_step - self.rows[-1]["step"]
 
     @torch.no_grad()
     def _read(self, trainer: Trainer, module: LightningModule) -> None:
+        """Append a row of figures, and log it."""
         if not self.prompts:
             raise InputError(
                 "Readings have no prompts: give some, or train in rounds, which hold some out."
             )
-        policy = module.policy
-        reference = getattr(module, "reference", None)
-        reward = getattr(module, "reward", None)
-        prompts = [self.prompts[i % len(self.prompts)] for i in range(self.samples)]
-        was_training = policy.training
-        trajectory = policy.eval().sample(
-            prompts, seeds=row_seeds(derive(self.seed, "readings"), self.samples)
-        )
-        samples = policy.decode(trajectory)
-        row = {name: scores_of(judge, samples).mean().item() for name, judge in self.judges.items()}
-        if reward is not None:
-            row["reward"] = scores_of(reward, samples).mean().item()
-        if reference is not None:
-            size = getattr(policy, "micro_batch", None) or self.samples
-            parts = [trajectory[rows] for rows in torch.arange(self.samples).split(size)]
-            nats = [
-                (policy.log_prob(part) - reference.log_prob(part)).where(part.mask, 0).sum(1)
-                for part in parts
-            ]
-            row["kl"] = torch.cat(nats).mean().item() * policy.dimensions
-        policy.train(was_training)
-        self.rows.append({"step": float(trainer.global_step), **row})
-        for logger in trainer.loggers:
-            logger.log_metrics(
-                {f"{self.name}/{name}": value for name, value in row.items()},
-                step=trainer.global_step,
-            )
+        loop = cast(TrainedLoop, module)
+        with in_eval_mode(loop.policy):
+            figures = self._figures_of(loop, in_turn(self.prompts, self.samples))
+        self.rows.append({"step": float(trainer.global_step), **figures})
+        log_figures(trainer, self.name, figures)
+
+    def _figures_of(self, loop: TrainedLoop, prompts: Sequence[str]) -> Row:
+        """Return the mean score of each judge and of the reward, and the KL from the reference."""
+        seeds = row_seeds(derive(self.seed, "readings"), self.samples)
+        trajectory = loop.policy.sample(prompts, seeds=seeds)
+        samples = loop.policy.decode(trajectory)
+        figures = {}
+        for name, judge in self.judges.items():
+            figures[name] = scores_of(judge, samples).mean().item()
+        if loop.reward is not None:
+            figures["reward"] = scores_of(loop.reward, samples).mean().item()
+        if loop.reference is not None:
+            nats = _log_ratios(loop.policy, loop.reference, trajectory)
+            figures["kl"] = nats.mean().item() * loop.policy.dimensions
+        return figures
 
     def figures(self) -> dict[str, dict[str, Any]]:
-        """Return each judge's `Stability` as plain data; nothing before there are enough readings
-        with a KL.
+        """Return each judge's `Stability` as plain data.
+
+        It is empty before there are enough readings with a KL.
         """
         if len(self.rows) <= self.window or "kl" not in self.rows[0]:
             return {}
         steps = [row["step"] for row in self.rows]
-        kl = torch.tensor([row["kl"] for row in self.rows])
-        columns = {name: torch.tensor([row[name] for row in self.rows]) for name in self.judges}
-        before = "" if self.name == "reading" else f"{self.name}/"
-        options = {"at_kl": self.at_kl, "window": self.window}
-        return {
-            before + name: stability(steps, gold, kl, **options).as_dict()
-            for name, gold in columns.items()
-        }
+        kl = self._column("kl")
+        prefix = "" if self.name == "reading" else f"{self.name}/"
+        figures = {}
+        for name in self.judges:
+            gold = self._column(name)
+            curve = stability(steps, gold, kl, at_kl=self.at_kl, window=self.window)
+            figures[prefix + name] = curve.as_dict()
+        return figures
+
+    def _column(self, name: str) -> Tensor:
+        return torch.tensor([row[name] for row in self.rows])
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the readings so far, for the checkpoint."""
         return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take what `state_dict` returned."""
         self.rows = state_dict["rows"]
+
+
+def _log_ratios(policy: Policy, reference: Policy, trajectory: Trajectory) -> Tensor:
+    """Return log π/π_ref of whole outputs, [B], in parts of the policy's micro batch."""
+    size = policy.micro_batch or len(trajectory)
+    ratios = []
+    for start in range(0, len(trajectory), size):
+        part = trajectory[start : start + size]
+        ratio = policy.log_prob(part) - reference.log_prob(part)
+        ratios.append(ratio.where(part.mask, 0).sum(1))
+    return torch.cat(ratios)

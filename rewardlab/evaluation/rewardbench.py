@@ -1,9 +1,12 @@
-"""Accuracy on files in the format of RewardBench's first version. Lambert et al., arXiv 2403.13787."""
+"""Accuracy on files in the format of RewardBench's first version.
+
+Lambert et al., arXiv 2403.13787.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,9 +19,8 @@ from rewardlab.storage.metadata import read_lines
 from rewardlab.types import PreferencePairs, Samples
 
 # How much a subset counts in its section: its number of prompts, but math-prm's 447 count as 984,
-# as much as all code. Early
-# versions of the benchmark's own table had the two xstest counts exchanged; these are those of the
-# data.
+# as much as all code. Early versions of the benchmark's own table had the two xstest counts
+# exchanged; these are those of the data.
 SECTIONS = {
     "Chat": {
         "alpacaeval-easy": 100,
@@ -55,8 +57,25 @@ SECTIONS = {
 SHAPE = '{"prompt": "…", "chosen": "…", "rejected": "…", "subset": "llmbar-natural", "id": 0}'
 
 
-def read_rewardbench(path: str | Path) -> tuple[PreferencePairs, list[str], list[Any]]:
-    r"""Read a .jsonl file of pairs with subsets and return the pairs, their subsets and their ids.
+TEXTS = ("prompt", "chosen", "rejected")
+
+
+class Benchmark(NamedTuple):
+    """Pairs of a file, with what the file says of each.
+
+    Attributes:
+        pairs: N pairs.
+        subsets: name of each pair's subset.
+        ids: id of each pair.
+    """
+
+    pairs: PreferencePairs
+    subsets: list[str]
+    ids: list[Any]
+
+
+def read_rewardbench(path: str | Path) -> Benchmark:
+    r"""Read a .jsonl file of pairs, and return the pairs, their subsets and their ids.
 
     A row without an id gets its number in the file, from 0; one without a subset belongs to "all".
 
@@ -66,7 +85,8 @@ def read_rewardbench(path: str | Path) -> tuple[PreferencePairs, list[str], list
 
     Example:
         >>> path = getfixture("tmp_path") / "bench.jsonl"
-        >>> _ = path.write_text('{"prompt": "hi", "chosen": "hello", "rejected": "go away", "subset": "mine", "id": 7}\n')
+        >>> texts = '"prompt": "hi", "chosen": "hello", "rejected": "go away"'
+        >>> _ = path.write_text('{' + texts + ', "subset": "mine", "id": 7}\n')
         >>> pairs, subsets, ids = read_rewardbench(path)
         >>> pairs.chosen.outputs, subsets, ids
         (['hello'], ['mine'], [7])
@@ -75,89 +95,121 @@ def read_rewardbench(path: str | Path) -> tuple[PreferencePairs, list[str], list
     if not rows:
         raise InputError(f"{path} holds no pairs. A line should be {SHAPE}.")
     for number, row in enumerate(rows, 1):
-        wrong = [
-            name for name in ("prompt", "chosen", "rejected") if not isinstance(row.get(name), str)
-        ]
+        wrong = [name for name in TEXTS if not isinstance(row.get(name), str)]
         if wrong:
             raise InputError(
-                f"{path}, row {number} has no string {' and '.join(wrong)}. A line should be {SHAPE}."
+                f"{path}, row {number} has no string {' and '.join(wrong)}. "
+                f"A line should be {SHAPE}."
             )
     prompts = [row["prompt"] for row in rows]
-    pairs = PreferencePairs(
-        *(Samples(prompts, [row[name] for row in rows]) for name in ("chosen", "rejected"))
+    chosen = Samples(prompts, [row["chosen"] for row in rows])
+    rejected = Samples(prompts, [row["rejected"] for row in rows])
+    return Benchmark(
+        pairs=PreferencePairs(chosen, rejected),
+        subsets=[str(row.get("subset", "all")) for row in rows],
+        ids=[row.get("id", number) for number, row in enumerate(rows)],
     )
-    subsets = [str(row.get("subset", "all")) for row in rows]
-    return pairs, subsets, [row.get("id", number) for number, row in enumerate(rows)]
 
 
 def evaluate(reward: Reward, path: str | Path) -> dict[str, Any]:
-    """Score a file and return accuracies by subset and section, and the rows that RewardBench's own
-    tools read.
+    """Score a file, and return accuracies by subset and section.
 
     Args:
-        reward: an ensemble counts by its members' mean.
-        path: see `read_rewardbench`.
+        reward: the reward, which scores by `scores_of`.
+        path: the file; see `read_rewardbench`.
 
     Returns:
-        "subsets": accuracy (ties one half) with Wilson's interval and count; "sections": see
-        `section_scores`; "score": the mean of the sections, None unless every section is whole;
-        "accuracy": over all rows alike; "rows": id, subset, scores_chosen and scores_rejected.
+        "subsets": accuracy (ties one half) with Wilson's interval and count. "sections": see
+        `section_scores`. "score": the mean of the sections, None unless every section is whole.
+        "accuracy": over all rows alike. "rows": id, subset, scores_chosen and scores_rejected, as
+        RewardBench's own tools read them.
 
     Example:
         >>> from rewardlab.rewards.rules import Length
         >>> path = getfixture("tmp_path") / "bench.jsonl"
-        >>> _ = path.write_text('{"prompt": "hi", "chosen": "well hello", "rejected": "hi", "subset": "mt-bench-med"}')
+        >>> texts = '"prompt": "hi", "chosen": "well hello", "rejected": "hi"'
+        >>> _ = path.write_text('{' + texts + ', "subset": "mt-bench-med"}')
         >>> evaluate(Length(), path)["sections"]["Chat"]["score"]
         1.0
     """
-    pairs, subsets, ids = read_rewardbench(path)
-    chosen, rejected = (scores_of(reward, half) for half in (pairs.chosen, pairs.rejected))
+    benchmark = read_rewardbench(path)
+    chosen = scores_of(reward, benchmark.pairs.chosen)
+    rejected = scores_of(reward, benchmark.pairs.rejected)
     wins = ((chosen - rejected).sign() + 1) / 2
-    found = {name: _accuracy(wins, subsets, name) for name in sorted(set(subsets))}
-    sections = section_scores({name: figures["accuracy"] for name, figures in found.items()})
-    whole = len(sections) == len(SECTIONS) and not any(
-        section["missing"] for section in sections.values()
-    )
-    columns = zip(ids, subsets, chosen.tolist(), rejected.tolist(), strict=True)
+    subsets = {}
+    for name in sorted(set(benchmark.subsets)):
+        subsets[name] = _accuracy(wins, benchmark.subsets, name)
+    sections = section_scores({name: figures["accuracy"] for name, figures in subsets.items()})
     return {
         "accuracy": wins.mean().item(),
-        "score": sum(section["score"] for section in sections.values()) / len(sections)
-        if whole
-        else None,
+        "score": _overall_score(sections),
         "sections": sections,
-        "subsets": found,
-        "rows": [
-            dict(zip(("id", "subset", "scores_chosen", "scores_rejected"), row, strict=True))
-            for row in columns
-        ],
+        "subsets": subsets,
+        "rows": _rows(benchmark, chosen, rejected),
     }
 
 
 def section_scores(accuracy: dict[str, float]) -> dict[str, dict[str, Any]]:
-    """Return each section's score: Σ weight·accuracy / Σ weight over its subsets that are there,
-    and those that are not.
+    """Return each section's score: Σ weight·accuracy / Σ weight over its subsets in the file.
 
     The weights are RewardBench's numbers of prompts, not those in the file, so that part of a
     subset counts as the whole. Sections without any subset, and subsets without a section, are left
     out.
 
+    Args:
+        accuracy: accuracy of each subset.
+
+    Returns:
+        "score" and "missing", the subsets that are absent, of each section.
+
     Example:
-        >>> section_scores({"math-prm": 1.0, "hep-go": 0.0, "mine": 0.5})["Reasoning"]["score"] == 984 / (984 + 164)
+        >>> sections = section_scores({"math-prm": 1.0, "hep-go": 0.0, "mine": 0.5})
+        >>> sections["Reasoning"]["score"] == 984 / (984 + 164)
         True
     """
-    found = {}
+    sections = {}
     for section, weights in SECTIONS.items():
-        there = {name: weight for name, weight in weights.items() if name in accuracy}
-        if there:
-            total = sum(weight * accuracy[name] for name, weight in there.items())
-            found[section] = {
-                "score": total / sum(there.values()),
-                "missing": sorted(weights.keys() - there.keys()),
+        present = {name: weight for name, weight in weights.items() if name in accuracy}
+        if present:
+            total = sum(weight * accuracy[name] for name, weight in present.items())
+            sections[section] = {
+                "score": total / sum(present.values()),
+                "missing": sorted(weights.keys() - present.keys()),
             }
-    return found
+    return sections
+
+
+def _overall_score(sections: dict[str, dict[str, Any]]) -> float | None:
+    """Return the mean of the sections' scores; None unless every section is whole."""
+    incomplete = any(section["missing"] for section in sections.values())
+    if incomplete or len(sections) < len(SECTIONS):
+        return None
+    total: float = sum(section["score"] for section in sections.values())
+    return total / len(sections)
+
+
+def _rows(benchmark: Benchmark, chosen: Tensor, rejected: Tensor) -> list[dict[str, Any]]:
+    """Return the rows that RewardBench's own tools read."""
+    rows = []
+    for number, row_id in enumerate(benchmark.ids):
+        row = {
+            "id": row_id,
+            "subset": benchmark.subsets[number],
+            "scores_chosen": chosen[number].item(),
+            "scores_rejected": rejected[number].item(),
+        }
+        rows.append(row)
+    return rows
 
 
 def _accuracy(wins: Tensor, subsets: list[str], name: str) -> dict[str, Any]:
-    own = wins[torch.tensor([subset == name for subset in subsets])]
-    rate = wilson(own.mean().item(), len(own))
-    return {"accuracy": rate.value, "low": rate.low, "high": rate.high, "count": rate.count}
+    """Return the accuracy on one subset, with Wilson's interval."""
+    in_subset = torch.tensor([subset == name for subset in subsets])
+    subset_wins = wins[in_subset]
+    rate = wilson(subset_wins.mean().item(), len(subset_wins))
+    return {
+        "accuracy": rate.value,
+        "low": rate.low,
+        "high": rate.high,
+        "count": rate.count,
+    }

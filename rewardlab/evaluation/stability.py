@@ -1,5 +1,6 @@
-"""Stability: how long gold holds above its start while a policy is optimised, never without its
-peak and gold at equal KL.
+"""Stability: how long gold holds above its start while a policy is optimized.
+
+It is never reported without the peak of gold, and gold at equal KL.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,16 +21,17 @@ from rewardlab.seeds import derive
 
 @dataclass(frozen=True)
 class Stability:
-    """When windowed gold fell below its start, and what was gained before: a constant reward is
-    perfectly stable.
+    """When windowed gold fell below its start, and what was gained before.
+
+    A constant reward is perfectly stable.
 
     Attributes:
-        step: of the first reading below the start; the run's last step if it is censored.
-        censored: gold did not fall within the run, so that `step` is a lower bound.
-        window: readings that each figure is the mean of.
-        start: gold where optimisation began.
+        step: step of the first reading below the start; the run's last step if it is censored.
+        censored: True if gold did not fall within the run, so that `step` is a lower bound.
+        window: number of readings that each figure is the mean of.
+        start: gold where optimization began.
         peak_gold: the highest windowed gold.
-        peak_step: where it was reached.
+        peak_step: step at which it was reached.
         gold_at_kl: windowed gold where the KL first reached each value in nats; None where it did
             not.
     """
@@ -44,9 +46,9 @@ class Stability:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for results.json, the KL values as strings."""
-        return asdict(self) | {
-            "gold_at_kl": {f"{kl:g}": gold for kl, gold in self.gold_at_kl.items()}
-        }
+        plain = asdict(self)
+        plain["gold_at_kl"] = {f"{kl:g}": gold for kl, gold in self.gold_at_kl.items()}
+        return plain
 
 
 def stability(
@@ -59,52 +61,66 @@ def stability(
     window: int = 1,
     prompts: Sequence[str] | None = None,
 ) -> Stability:
-    """The first step at which the mean of the last `window` gold readings is below the start;
-    censored if there is none.
+    """Return the first step at which windowed gold is below its start.
 
-    Readings have to be over one fixed set of prompts, or the set's own differences look like rises
-    and falls. A window delays a fall by up to its length, and a single reading's noise may be a
-    fall; compare runs of one window and spacing.
+    Windowed gold is the mean of the last `window` readings. The run is censored if there is no such
+    step. Readings have to be over one fixed set of prompts, or the
+    set's own differences look like rises and falls. A window delays a fall by up to its length, and
+    a single reading's noise may be a fall; compare runs of one window and spacing.
 
     Args:
-        steps: [S], rising; the first is the start, which cannot be a fall.
-        gold: [S], the mean over the prompts at each step.
-        kl: [S], KL from the start in nats.
+        steps: rising steps [S]; the first is the start, which cannot be a fall.
+        gold: mean over the prompts at each step, [S].
+        kl: KL from the start in nats, [S].
         at_kl: KL values in nats at which gold is read, so that runs can be compared at equal
             distance; at least one.
-        start: gold where optimisation began; the first reading if not given.
-        window: readings that are averaged. Those before a whole window has passed are not looked
-            at.
-        prompts: [S], a name of each reading's prompt set, such as its fingerprint; refused if they
-            differ.
+        start: gold where optimization began. By default, the first reading.
+        window: number of readings that are averaged. Those before a whole window has passed are not
+            looked at.
+        prompts: name of each reading's prompt set, such as its fingerprint, [S]. Sets that differ
+            are refused.
 
     Raises:
         InputError: if columns disagree, steps do not rise, prompts change, or `at_kl` is empty.
 
     Example:
         >>> gold = torch.tensor([0.0, 1.0, 0.5, -0.5, -2.0])
-        >>> found = stability([0, 10, 20, 30, 40], gold, torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0]), at_kl=[1.5, 9.0])
-        >>> found.step, found.censored, found.peak_gold, found.gold_at_kl
+        >>> kl = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0])
+        >>> run = stability([0, 10, 20, 30, 40], gold, kl, at_kl=[1.5, 9.0])
+        >>> run.step, run.censored, run.peak_gold, run.gold_at_kl
         (30.0, False, 1.0, {1.5: 0.75, 9.0: None})
     """
     _check(steps, gold, kl, at_kl, window, prompts)
+    start = float(gold[0]) if start is None else float(start)
     times = torch.tensor([float(step) for step in steps[window - 1 :]], dtype=torch.float64)
-    smooth, distance = (
-        column.detach().double().cpu().unfold(0, window, 1).mean(1) for column in (gold, kl)
-    )
-    begin = float(gold[0]) if start is None else float(start)
-    fallen = ((smooth < begin) & (times > float(steps[0]))).nonzero()
-    step = times[fallen[0, 0]] if len(fallen) else times[-1]
-    peak = int(smooth.argmax())
-    read = {float(value): gold_at_kl(distance, smooth, value) for value in at_kl}
+    smooth_gold = _window_means(gold, window)
+    smooth_kl = _window_means(kl, window)
+    after_start = times > float(steps[0])
+    falls = ((smooth_gold < start) & after_start).nonzero()
+    step = times[falls[0, 0]] if len(falls) else times[-1]
+    peak = int(smooth_gold.argmax())
+    at_values = {float(value): gold_at_kl(smooth_kl, smooth_gold, value) for value in at_kl}
     return Stability(
-        step.item(), not len(fallen), window, begin, smooth[peak].item(), times[peak].item(), read
+        step=step.item(),
+        censored=len(falls) == 0,
+        window=window,
+        start=start,
+        peak_gold=smooth_gold[peak].item(),
+        peak_step=times[peak].item(),
+        gold_at_kl=at_values,
     )
+
+
+def _window_means(column: Tensor, window: int) -> Tensor:
+    """Return the mean over each `window` neighboring readings, float64 [S - window + 1]."""
+    readings = column.detach().double().cpu()
+    return readings.unfold(0, window, 1).mean(1)
 
 
 def gold_at_kl(kl: Tensor, gold: Tensor, value: float) -> float | None:
-    """Gold where the KL first reaches `value` nats, interpolated between the readings before and
-    after; None if never.
+    """Return gold where the KL first reaches `value` nats; None if it never does.
+
+    It is interpolated between the readings before and after.
 
     Example:
         >>> gold_at_kl(torch.tensor([0.0, 2.0, 1.0]), torch.tensor([0.0, 4.0, 9.0]), 0.5)
@@ -116,8 +132,10 @@ def gold_at_kl(kl: Tensor, gold: Tensor, value: float) -> float | None:
     after = int(reached[0, 0])
     if after == 0:
         return float(gold[0]) if kl[0] == value else None
-    share = (value - kl[after - 1]) / (kl[after] - kl[after - 1])
-    return float(gold[after - 1] + share * (gold[after] - gold[after - 1]))
+    before = after - 1
+    share = (value - kl[before]) / (kl[after] - kl[before])
+    rise = gold[after] - gold[before]
+    return float(gold[before] + share * rise)
 
 
 @dataclass(frozen=True)
@@ -125,13 +143,13 @@ class Ratio:
     """How many times longer one set of runs stays good than another. See `stability_ratio`.
 
     Attributes:
-        value: the ratio of medians, censored runs taken at their last step.
+        value: the ratio of medians, with censored runs taken at their last step.
         bound: "exact"; "at least" or "at most" where a median is only bounded; "unknown" where both
             are.
         low: the interval's lower end.
-        high: its upper end; infinite where runs did not fall.
-        censored: runs of each set that did not fall.
-        runs: of each set.
+        high: the interval's upper end; infinite where runs did not fall.
+        censored: number of runs of each set that did not fall.
+        runs: number of runs of each set.
     """
 
     value: float
@@ -143,7 +161,31 @@ class Ratio:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for results.json; an infinite end becomes None."""
-        return asdict(self) | {"high": self.high if math.isfinite(self.high) else None}
+        plain = asdict(self)
+        if not math.isfinite(self.high):
+            plain["high"] = None
+        return plain
+
+
+class _Medians(NamedTuple):
+    """Median steps of one set of runs, of which some are censored.
+
+    Attributes:
+        earliest: median if censored runs fell at their last step.
+        latest: median if censored runs never fell; infinite where that decides.
+        earliest_resampled: `earliest` of each bootstrap resample, [R].
+        latest_resampled: `latest` of each bootstrap resample, [R].
+    """
+
+    earliest: np.float64
+    latest: np.float64
+    earliest_resampled: np.ndarray
+    latest_resampled: np.ndarray
+
+    @property
+    def bounded(self) -> bool:
+        """Tell whether the median is only bounded, since a censored run decides it."""
+        return bool(self.earliest != self.latest)
 
 
 def stability_ratio(
@@ -154,14 +196,20 @@ def stability_ratio(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Ratio:
-    """The ratio of the median steps of two sets of seeds, with an interval over seeds that knows of
-    censored runs.
+    """Return the ratio of the median steps of two sets of runs, with an interval over seeds.
 
     A censored run fell somewhere between its last step and infinity, so each bootstrap resample
-    gives a lowest and a highest ratio; the interval goes from the low percentile of the lowest to
+    gives a lowest and a highest ratio. The interval goes from the low percentile of the lowest to
     the high percentile of the highest. A median is exact as long as less than half of the runs are
     censored, unless one was cut off before it. Few seeds make wide, coarse intervals, and fewer
     than about six too narrow ones.
+
+    Args:
+        first: runs of one method, each of another seed.
+        second: runs of the method that it is compared with.
+        confidence: level of the interval.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resampling.
 
     Raises:
         InputError: if a set has fewer than two runs.
@@ -175,31 +223,56 @@ def stability_ratio(
     """
     if min(len(first), len(second)) < 2:
         raise InputError(
-            f"A ratio with an interval needs two seeds or more on each side; got {len(first)} and {len(second)}."
+            "A ratio with an interval needs two seeds or more on each side; "
+            f"got {len(first)} and {len(second)}."
         )
-    exact = []
-    drawn = []
     generator = np.random.default_rng(derive(seed, "stability"))
-    for runs in (first, second):
-        times = np.array([[run.step, math.inf if run.censored else run.step] for run in runs])
-        exact.append(np.median(times, axis=0))
-        drawn.append(
-            np.median(times[generator.integers(len(runs), size=(resamples, len(runs)))], axis=1)
-        )
+    top = _medians(first, resamples, generator)
+    bottom = _medians(second, resamples, generator)
     tail = (1 - confidence) / 2
-    low = np.quantile(drawn[0][:, 0] / drawn[1][:, 1], tail, method="lower")
-    high = np.quantile(drawn[0][:, 1] / drawn[1][:, 0], 1 - tail, method="higher")
-    above, below = (bool(median[0] != median[1]) for median in exact)
-    bound = ("unknown" if below else "at least") if above else ("at most" if below else "exact")
-    censored = sum(run.censored for run in first), sum(run.censored for run in second)
+    lowest = top.earliest_resampled / bottom.latest_resampled
+    highest = top.latest_resampled / bottom.earliest_resampled
     return Ratio(
-        float(exact[0][0] / exact[1][0]),
-        bound,
-        float(low),
-        float(high),
-        censored,
-        (len(first), len(second)),
+        value=float(top.earliest / bottom.earliest),
+        bound=_bound(top, bottom),
+        low=float(np.quantile(lowest, tail, method="lower")),
+        high=float(np.quantile(highest, 1 - tail, method="higher")),
+        censored=(_censored(first), _censored(second)),
+        runs=(len(first), len(second)),
     )
+
+
+def _medians(runs: Sequence[Stability], resamples: int, generator: np.random.Generator) -> _Medians:
+    """Return the median steps of a set of runs, and of bootstrap resamples of it."""
+    ends = []
+    for run in runs:
+        latest = math.inf if run.censored else run.step
+        ends.append([run.step, latest])
+    times = np.array(ends)
+    rows = generator.integers(len(runs), size=(resamples, len(runs)))
+    medians = np.median(times, axis=0)
+    resampled = np.median(times[rows], axis=1)
+    return _Medians(
+        earliest=medians[0],
+        latest=medians[1],
+        earliest_resampled=resampled[:, 0],
+        latest_resampled=resampled[:, 1],
+    )
+
+
+def _bound(top: _Medians, bottom: _Medians) -> str:
+    """Return what the ratio of medians is, if censored runs are taken at their last step."""
+    if top.bounded and bottom.bounded:
+        return "unknown"
+    if top.bounded:
+        return "at least"
+    if bottom.bounded:
+        return "at most"
+    return "exact"
+
+
+def _censored(runs: Sequence[Stability]) -> int:
+    return sum(run.censored for run in runs)
 
 
 def _check(
@@ -210,25 +283,37 @@ def _check(
     window: int,
     prompts: Sequence[str] | None,
 ) -> None:
-    shapes = [list(column.shape) for column in (gold, kl)]
-    if any(shape != [len(steps)] for shape in shapes) or not 1 <= window < max(2, len(steps)):
+    """Refuse columns that disagree, steps that do not rise, and prompts that change."""
+    expected = [len(steps)]
+    gold_shape = list(gold.shape)
+    kl_shape = list(kl.shape)
+    fits = 1 <= window < max(2, len(steps))
+    if gold_shape != expected or kl_shape != expected or not fits:
         raise InputError(
-            f"stability needs a gold and a KL for each of S >= 2 steps, and a window of 1 to S - 1 readings; "
-            f"got {len(steps)} steps, {shapes[0]} and {shapes[1]}, window={window}."
+            "stability needs a gold and a KL for each of S >= 2 steps, and a window of 1 to S - 1 "
+            f"readings; got {len(steps)} steps, {gold_shape} and {kl_shape}, window={window}."
         )
     if any(later <= earlier for earlier, later in pairwise(steps)):
         raise InputError(
-            "stability reads gold at rising steps. Are rows of several runs mixed, or was a run resumed twice?"
+            "stability reads gold at rising steps. Are rows of several runs mixed, or was a run "
+            "resumed twice?"
         )
     if not (gold.isfinite().all() and kl.isfinite().all()):
         raise InputError(
-            "stability needs finite gold and KL at every step. Did the run diverge? Then cut it there."
+            "stability needs finite gold and KL at every step. Did the run diverge? Then cut it "
+            "there."
         )
-    if prompts is not None and (len(prompts) != len(steps) or len(set(prompts)) > 1):
-        raise InputError(
-            f"stability compares readings over one fixed set of prompts; got {len(set(prompts))} sets."
-        )
+    if prompts is not None:
+        _check_prompts(prompts, len(steps))
     if not at_kl:
         raise InputError(
             "stability is reported with gold at equal KL; give at_kl=, one or more values in nats."
+        )
+
+
+def _check_prompts(prompts: Sequence[str], count: int) -> None:
+    if len(prompts) != count or len(set(prompts)) > 1:
+        raise InputError(
+            "stability compares readings over one fixed set of prompts; "
+            f"got {len(set(prompts))} sets."
         )

@@ -1,10 +1,10 @@
-"""How attacks that were made on one reward fare on others."""
+"""Transfer of attacks: how those made on one reward succeed on others."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rewardlab.evaluation.attack_success import AttackSuccess, Scored, attack_success
+from rewardlab.evaluation.attack_success import AttackSuccess, PairedScores, attack_success
 from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.types import Samples
@@ -13,28 +13,32 @@ from rewardlab.types import Samples
 def transfer(
     attacks: Mapping[str, Samples], rewards: Mapping[str, Reward], gold: Reward, references: Samples
 ) -> dict[str, dict[str, AttackSuccess]]:
-    """Measure each attack on each reward: result[a][b] is the success on reward b of the attack
-    that was made on a.
+    """Measure each attack on each reward.
+
+    result[a][b] is the success on reward b of the attack that was made on a.
 
     Args:
-        attacks: the responses by the name of the reward that they were made for.
-        rewards: those that are tried, by name.
+        attacks: responses, by the name of the reward that they were made for.
+        rewards: rewards that the attacks are tried on, by name.
         gold: the judge.
         references: reference responses to all prompts, at least two a prompt.
 
     Example:
         >>> from rewardlab.rewards.rules import Length, Repetition
         >>> references = Samples(["x"] * 3, ["a b", "a b c", "a b c d"])
-        >>> found = transfer({"length": Samples(["x"], ["a a a a a"])}, {"length": Length()}, Repetition(), references)
-        >>> found["length"]["length"].attack.standard.value
+        >>> attacks = {"length": Samples(["x"], ["a a a a a"])}
+        >>> matrix = transfer(attacks, {"length": Length()}, Repetition(), references)
+        >>> matrix["length"]["length"].attack.standard.value
         1.0
     """
-    truth = {name: scores_of(gold, samples) for name, samples in attacks.items()}
-    base = scores_of(gold, references)
+    gold_of_attack = {name: scores_of(gold, samples) for name, samples in attacks.items()}
+    gold_of_references = scores_of(gold, references)
+    prompts = list(references.prompts)
     matrix: dict[str, dict[str, AttackSuccess]] = {name: {} for name in attacks}
-    for judged, reward in rewards.items():
-        known = Scored(list(references.prompts), scores_of(reward, references), base)
+    for reward_name, reward in rewards.items():
+        reference_scores = PairedScores(prompts, scores_of(reward, references), gold_of_references)
         for name, samples in attacks.items():
-            tried = Scored(list(samples.prompts), scores_of(reward, samples), truth[name])
-            matrix[name][judged] = attack_success(tried, known)
+            target = scores_of(reward, samples)
+            attack_scores = PairedScores(list(samples.prompts), target, gold_of_attack[name])
+            matrix[name][reward_name] = attack_success(attack_scores, reference_scores)
     return matrix

@@ -1,5 +1,6 @@
-"""What a run folder says: its figures, stages and provenance. What is absent is empty and noted,
-never guessed.
+"""Reading a run folder: its figures, stages and provenance.
+
+What is absent is empty and noted, never guessed.
 """
 
 from __future__ import annotations
@@ -10,12 +11,22 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rewardlab.errors import InputError
+from rewardlab.runs import layout
 from rewardlab.storage.metadata import read_text
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Kind = Literal["rounds", "fit", "attack", "curve"]
+Curve = list[tuple[float, float]]
+
 NOT_JUDGES = ("distance", "real_distance", "diversity")
+KIND_OF_KEY: dict[str, Kind] = {"model": "fit", "attack": "attack", "curve": "curve"}
+SIDES = ("targets", "before", "after")
+READING_PREFIXES = ("guard/", "reading/")
 
 
 def at(tree: Any, *keys: str) -> Any:
@@ -36,10 +47,10 @@ class Run:
 
     Attributes:
         path: the folder.
-        name: what tells it from the other runs of a report.
-        results: results.json.
-        facts: run.json.
-        timing: timing.json, by stage.
+        name: what distinguishes it from the other runs of a report.
+        results: content of results.json.
+        facts: content of run.json.
+        timing: content of timing.json, by stage.
         config: config.yaml as a tree.
         notes: what the report would show and the folder lacks.
     """
@@ -53,49 +64,58 @@ class Run:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def kind(self) -> Literal["rounds", "fit", "attack", "curve"]:
-        """The command that made it, as its config says; "rounds" where there is none."""
+    def kind(self) -> Kind:
+        """The command that made the run, as its config says; "rounds" where there is no config."""
         if "rounds" in self.config or "rounds" in self.results:
             return "rounds"
-        marks: dict[str, Literal["fit", "attack", "curve"]] = {
-            "model": "fit",
-            "attack": "attack",
-            "curve": "curve",
-        }
-        return next((kind for key, kind in marks.items() if key in self.config), "rounds")
+        for key, kind in KIND_OF_KEY.items():
+            if key in self.config:
+                return kind
+        return "rounds"
 
     @property
     def stages(self) -> Path:
         """The folder of stages, which several runs may share."""
-        named = self.path / str(self.facts.get("stages", "stages"))
-        return named if named.is_dir() else self.path / "stages"
+        folder = self.path / str(self.facts.get("stages", layout.STAGES_FOLDER))
+        if folder.is_dir():
+            return folder
+        return self.path / layout.STAGES_FOLDER
 
     @property
     def steps(self) -> list[Step]:
-        """The rounds that have figures, in order; the base generator's round 0 is not among them."""
-        numbers = sorted(int(number) for number in at(self.results, "rounds") if number.isdigit())
-        return [Step(self, number) for number in numbers if number > 0]
+        """The rounds that have figures, in order, without the base generator's round 0."""
+        numbers = [int(key) for key in at(self.results, "rounds") if key.isdigit()]
+        return [Step(self, number) for number in sorted(numbers) if number > 0]
 
     @property
     def trained(self) -> list[Step]:
-        """The rounds whose policy was judged; Adv-RM's others only attack the reward."""
-        return [step for step in self.steps if step.judged] or self.steps
+        """The rounds whose policy was judged; Adv-RM's other rounds only attack the reward."""
+        judged = [step for step in self.steps if step.judged]
+        return judged or self.steps
 
     @property
     def base(self) -> Any:
-        """What the judges say of the generator before the first round."""
+        """The judges' figures of the generator before the first round."""
         return at(self.results, "rounds", "0", "judged")
 
     @property
     def targets(self) -> Any:
-        """What the judges say of the real targets."""
+        """The judges' figures of the real targets."""
         return at(self.results, "targets")
 
     def stage(self, name: str) -> Path | None:
-        """Return the folder of one of this run's stages, or None if it does not stand."""
-        titles = list(self.timing) or ([folder.name for folder in self.path.glob("stages/*")])
-        folders = [self.stages / title for title in titles if title.rpartition("-")[0] == name]
-        return next((folder for folder in folders if folder.is_dir()), None)
+        """Return the folder of one of this run's stages, or None if it does not exist."""
+        for title in self._titles():
+            folder = self.stages / title
+            if layout.name_of_title(title) == name and folder.is_dir():
+                return folder
+        return None
+
+    def _titles(self) -> list[str]:
+        """Return the titles of the run's stages."""
+        if self.timing:
+            return list(self.timing)
+        return [folder.name for folder in (self.path / layout.STAGES_FOLDER).glob("*")]
 
     def file(self, stage: str, inside: str, what: str) -> Path | None:
         """Return a file or folder in a stage, or None after noting that `what` is missing."""
@@ -108,28 +128,34 @@ class Run:
 
 @dataclass(frozen=True)
 class Step:
-    """One round of one run."""
+    """One round of one run.
+
+    Attributes:
+        run: the run.
+        number: number of the round.
+    """
 
     run: Run
     number: int
 
     @property
     def figures(self) -> Any:
+        """The figures of the round in results.json."""
         return at(self.run.results, "rounds", str(self.number))
 
     @property
     def judged(self) -> Any:
-        """What the judges say after the round."""
+        """The judges' figures after the round."""
         return at(self.figures, "judged")
 
     @property
     def before(self) -> Any:
-        """What the judges said last before the round; rounds that only attack the reward ask none."""
-        earlier = (
-            at(self.run.results, "rounds", str(number), "judged")
-            for number in range(self.number - 1, -1, -1)
-        )
-        return next((judged for judged in earlier if judged), {})
+        """The judges' last figures before the round; rounds that only attack have none."""
+        for number in range(self.number - 1, -1, -1):
+            judged = at(self.run.results, "rounds", str(number), "judged")
+            if judged:
+                return judged
+        return {}
 
     @property
     def separation(self) -> Any:
@@ -138,49 +164,66 @@ class Step:
 
     @property
     def guard_stop(self) -> int | None:
-        """The optimiser step at which a guard stopped the round."""
+        """The optimizer step at which a guard stopped the round."""
         stops = at(self.figures, "post_train", "guard_stopped_at") or []
         return next((stop for stop in stops if stop is not None), None)
 
-    def scores(self) -> dict[str, Any]:
-        """Return the mean score over members [B] of "targets", "before" and "after", by the round's
-        reward.
-        """
+    def scores(self) -> dict[str, Tensor]:
+        """Return the round's reward scores [B] of "targets", "before" and "after"."""
         from safetensors.torch import load_file
 
         path = self.run.file(
-            f"{self.number}-scores",
-            "scores.safetensors",
+            layout.stage_name(self.number, layout.SCORES),
+            layout.SCORES_FILE,
             f"reward histogram of round {self.number}",
         )
-        scores = load_file(path) if path else {}
-        return {
-            side: _scores(scores[side]) for side in ("targets", "before", "after") if side in scores
-        }
+        columns = load_file(path) if path else {}
+        return {side: _scores(columns[side]) for side in SIDES if side in columns}
 
-    def curves(self, prefix: str = "guard/") -> dict[str, list[tuple[float, float]]]:
-        """Return each reading of the round's training as (step, value), by its name without the
-        prefix.
-        """
+    def curves(self, prefix: str = "guard/") -> dict[str, Curve]:
+        """Return each reading of the round's training as (step, value), by name without prefix."""
         path = self.run.file(
-            f"{self.number}-post-train", "metrics.csv", f"readings of round {self.number}"
+            layout.stage_name(self.number, layout.POST_TRAIN),
+            layout.METRICS_FILE,
+            f"readings of round {self.number}",
         )
         rows = list(csv.DictReader(read_text(path).splitlines())) if path else []
-        names = [name for name in (rows[0] if rows else ()) if name and name.startswith(prefix)]
-        if rows and not any(name and name.startswith(("guard/", "reading/")) for name in rows[0]):
+        if not rows:
+            return {}
+        names = [name for name in rows[0] if name]
+        if not any(name.startswith(READING_PREFIXES) for name in names):
             self.run.notes.append(
                 f"guard readings of round {self.number}: training had neither guard nor readings"
             )
-        return {
-            name.removeprefix(prefix): [
-                (float(row["step"]), float(row[name])) for row in rows if row[name] and row["step"]
-            ]
-            for name in names
-        }
+        curves = {}
+        for name in names:
+            if name.startswith(prefix):
+                curves[name.removeprefix(prefix)] = _curve(rows, name)
+        return curves
+
+
+def _scores(column: Tensor) -> Tensor:
+    """Return scores [B].
+
+    Runs of version 0.1 kept the members' [B, M], of which the mean counts.
+    """
+    scores = column.float()
+    if scores.dim() == 1:
+        return scores
+    return scores.flatten(1).mean(1)
+
+
+def _curve(rows: Sequence[Mapping[str, str]], name: str) -> Curve:
+    """Return (step, value) of the rows that have both."""
+    curve = []
+    for row in rows:
+        if row[name] and row["step"]:
+            curve.append((float(row["step"]), float(row[name])))
+    return curve
 
 
 def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read run folders; each once, named by what tells it from the others.
+    """Read run folders, each once, and name each by what distinguishes it from the others.
 
     Raises:
         InputError: if there is none, or one is no run folder, or a file of one cannot be read.
@@ -189,50 +232,67 @@ def read_runs(paths: Sequence[Path]) -> list[Run]:
     if not folders:
         raise InputError("A report needs at least one run folder; got none.")
     for folder in folders:
-        if not any(
-            (folder / name).is_file() for name in ("results.json", "run.json", "config.yaml")
-        ):
-            raise InputError(
-                f"{folder} is no run folder: it has no results.json. Give one that `rewardlab rounds` or `rewardlab fit` wrote."
-            )
+        _check_run_folder(folder)
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):
-        names = [os.path.relpath(folder, common_parent(folders)) for folder in folders]
+        parent = common_parent(folders)
+        names = [os.path.relpath(folder, parent) for folder in folders]
     return [_read(folder, name) for folder, name in zip(folders, names, strict=True)]
 
 
+def _check_run_folder(folder: Path) -> None:
+    files = (layout.RESULTS_FILE, layout.FACTS_FILE, layout.CONFIG_FILE)
+    if not any((folder / name).is_file() for name in files):
+        raise InputError(
+            f"{folder} is no run folder: it has no results.json. Give one that `rewardlab rounds` "
+            "or `rewardlab fit` wrote."
+        )
+
+
 def common_parent(folders: Sequence[Path]) -> Path:
-    """Return the folder that holds all of `folders`; one folder is its own."""
+    """Return the folder that holds all of `folders`; a single folder is its own parent."""
     return Path(os.path.commonpath([os.path.abspath(folder) for folder in folders]))
 
 
 def _read(folder: Path, name: str) -> Run:
-    results, facts, timing = (
-        _json(folder / file) for file in ("results.json", "run.json", "timing.json")
+    """Read a run folder, and note what it lacks for a report on rounds."""
+    run = Run(
+        path=folder,
+        name=name,
+        results=_json(folder / layout.RESULTS_FILE),
+        facts=_json(folder / layout.FACTS_FILE),
+        timing=_json(folder / layout.TIMING_FILE),
+        config=_config(folder / layout.CONFIG_FILE),
     )
-    run = Run(folder, name, results, facts, timing, _config(folder / "config.yaml"))
-    found = {
-        "results.json": results,
-        "run.json": facts,
-        "timing.json": timing,
-        "config.yaml": run.config,
-    }
-    if run.kind != "rounds":
-        return run
-    run.notes += [f"no {file}" for file, content in found.items() if not content]
-    if results:
-        expected = {
-            "judges on the targets": run.targets,
-            "judges on the base": run.base,
-            "finished rounds": run.steps,
-        }
-        run.notes += [
-            f"{what}: not in results.json" for what, content in expected.items() if not content
-        ]
+    if run.kind == "rounds":
+        run.notes += _missing_files(run)
+        run.notes += _missing_figures(run)
     return run
 
 
+def _missing_files(run: Run) -> list[str]:
+    contents = {
+        layout.RESULTS_FILE: run.results,
+        layout.FACTS_FILE: run.facts,
+        layout.TIMING_FILE: run.timing,
+        layout.CONFIG_FILE: run.config,
+    }
+    return [f"no {file}" for file, content in contents.items() if not content]
+
+
+def _missing_figures(run: Run) -> list[str]:
+    if not run.results:
+        return []
+    contents = {
+        "judges on the targets": run.targets,
+        "judges on the base": run.base,
+        "finished rounds": run.steps,
+    }
+    return [f"{what}: not in results.json" for what, content in contents.items() if not content]
+
+
 def _json(path: Path) -> dict[str, Any]:
+    """Return a file's JSON object, or an empty one if the file is absent."""
     if not path.is_file():
         return {}
     try:
@@ -249,6 +309,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _config(path: Path) -> dict[str, Any]:
+    """Return a config's tree, or an empty one if the file is absent."""
     import yaml
 
     if not path.is_file():
@@ -260,10 +321,13 @@ def _config(path: Path) -> dict[str, Any]:
 
 
 def yaml_text(tree: dict[str, Any]) -> str:
-    """Return a config as YAML, its keys in their own order; nothing for an empty one."""
+    """Return a config as YAML, its keys in their own order; "" for an empty one."""
     import yaml
 
-    return yaml.safe_dump(tree, sort_keys=False, allow_unicode=True) if tree else ""
+    if not tree:
+        return ""
+    text: str = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
+    return text
 
 
 def method(run: Run) -> str | None:
@@ -279,11 +343,15 @@ def method(run: Run) -> str | None:
     post_train = at(post_train, "init_args") or post_train
     if not isinstance(post_train, Mapping) or "loop" not in post_train:
         return None
-    if post_train["loop"] is None:
-        return f"best of {post_train['candidates']}" if "candidates" in post_train else "best of n"
-    title = str(at(post_train["loop"], "class_path") or "").rpartition(".")[2]
-    beta = at(post_train["loop"], "init_args", "beta")
-    return (f"{title}, β {beta:g}" if isinstance(beta, int | float) else title) or None
+    loop = post_train["loop"]
+    if loop is None:
+        return f"best of {post_train.get('candidates', 'n')}"
+    class_path = str(at(loop, "class_path") or "")
+    title = class_path.rpartition(".")[2]
+    beta = at(loop, "init_args", "beta")
+    if isinstance(beta, int | float):
+        return f"{title}, β {beta:g}"
+    return title or None
 
 
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
@@ -292,24 +360,34 @@ def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     What only some runs have at all is left out, unless it is the class that brings it.
     """
     trees = [_flat(run.config) for run in runs]
-    table = {key: [tree.get(key) for tree in trees] for tree in trees for key in tree}
-    return {key: values for key, values in table.items() if _differs(key, values)}
+    keys: dict[str, None] = {}
+    for tree in trees:
+        keys |= dict.fromkeys(tree)
+    table = {}
+    for key in keys:
+        values = [tree.get(key) for tree in trees]
+        if _differs(key, values):
+            table[key] = values
+    return table
 
 
 def _differs(key: str, values: Sequence[Any]) -> bool:
-    several = len({str(value) for value in values if value is not None}) > 1
-    return key != "out" and (several or (key.endswith("class_path") and None in values))
+    """Tell whether a report shows a key of the config: runs differ in it, or lack its class."""
+    if key == "out":
+        return False
+    distinct = {str(value) for value in values if value is not None}
+    lacks_class = key.endswith("class_path") and None in values
+    return len(distinct) > 1 or lacks_class
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of a tree by their dotted keys."""
     if isinstance(tree, list):
         tree = {str(i): item for i, item in enumerate(tree)}
     if not isinstance(tree, Mapping):
         return {prefix: tree}
-    parts = (_flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in tree.items())
-    return {key: value for part in parts for key, value in part.items()}
-
-
-def _scores(column: Any) -> Any:
-    """Return scores [B]; runs of version 0.1 kept the members' [B, M], of which the mean counts."""
-    return column.float() if column.dim() == 1 else column.float().flatten(1).mean(1)
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        dotted = f"{prefix}.{key}" if prefix else str(key)
+        leaves |= _flat(value, dotted)
+    return leaves

@@ -18,8 +18,15 @@ def tiny_diffusion(
     channels: int = 1,
     size: int = 8,
 ) -> Any:
-    """Return a diffusers pipeline over 8x8 pixels with random weights from `seed`;
-    class-conditional, with a null class.
+    """Return a class-conditional diffusers pipeline with random weights.
+
+    Args:
+        seed: seed of the weights.
+        classes: number of classes, beside a null class; 0 for an unconditional model.
+        prediction_type: what the network predicts: "epsilon", "sample" or "v_prediction".
+        flow: whether the pipeline is of flow matching.
+        channels: channels of the images.
+        size: side of the images, in pixels.
 
     Example:
         >>> tiny_diffusion(classes=10).unet.config.num_class_embeds
@@ -42,52 +49,60 @@ def tiny_diffusion(
             num_class_embeds=classes + 1 if classes else None,
         )
     if flow:
-        scheduler = FlowMatchEulerDiscreteScheduler()
-    else:
-        scheduler = DDIMScheduler(
-            clip_sample=False, prediction_type=prediction_type, beta_schedule="squaredcos_cap_v2"
-        )
+        return DDPMPipeline(unet=unet, scheduler=FlowMatchEulerDiscreteScheduler())
+    scheduler = DDIMScheduler(
+        clip_sample=False, prediction_type=prediction_type, beta_schedule="squaredcos_cap_v2"
+    )
     return DDPMPipeline(unet=unet, scheduler=scheduler)
 
 
 def tiny_stable_diffusion(folder: Path, seed: int = 0) -> Any:
-    """Return a StableDiffusionPipeline with random weights from `seed`; its tokenizer is written to
-    `folder`.
+    """Return a StableDiffusionPipeline with random weights.
+
+    Args:
+        folder: folder that its tokenizer is written to.
+        seed: seed of the weights.
     """
-    from diffusers import (
-        AutoencoderKL,
-        DDIMScheduler,
-        StableDiffusionPipeline,
-        UNet2DConditionModel,
-    )
+    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         text = CLIPTextModel(CLIPTextConfig(**_TEXT))
-        vae = AutoencoderKL(**_AUTOENCODER)
+        vae: Any = AutoencoderKL(**_AUTOENCODER)
         unet = UNet2DConditionModel(**_UNET, cross_attention_dim=32)
-    scheduler = DDIMScheduler(
-        clip_sample=False,
-        beta_schedule="scaled_linear",
-        beta_start=0.00085,
-        beta_end=0.012,
-        steps_offset=1,
-    )
     return StableDiffusionPipeline(
         vae=vae.eval(),
         text_encoder=text.eval(),
         tokenizer=_byte_tokenizer(folder),
         unet=unet,
-        scheduler=scheduler,
+        scheduler=_latent_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
 
 
+def _latent_scheduler() -> Any:
+    """Return the scheduler of Stable Diffusion."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler(
+        clip_sample=False,
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        steps_offset=1,
+    )
+
+
 def tiny_stable_diffusion_xl(folder: Path, seed: int = 0) -> Any:
-    """Return an SDXL pipeline (two text encoders, size ids) with random weights from `seed`."""
+    """Return an SDXL pipeline (two text encoders, size ids) with random weights.
+
+    Args:
+        folder: folder that its tokenizer is written to.
+        seed: seed of the weights.
+    """
     from diffusers import (
         AutoencoderKL,
         DDIMScheduler,
@@ -101,13 +116,8 @@ def tiny_stable_diffusion_xl(folder: Path, seed: int = 0) -> Any:
         config = CLIPTextConfig(**_TEXT, projection_dim=32)
         first = CLIPTextModel(config)
         second = CLIPTextModelWithProjection(config)
-        vae = AutoencoderKL(**_AUTOENCODER)
-        added = {
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 8,
-            "projection_class_embeddings_input_dim": 6 * 8 + 32,
-        }
-        unet = UNet2DConditionModel(**_UNET, cross_attention_dim=64, **added)
+        vae: Any = AutoencoderKL(**_AUTOENCODER)
+        unet = UNet2DConditionModel(**_UNET, **_SIZE_IDS, cross_attention_dim=64)
     tokenizer = _byte_tokenizer(folder)
     return StableDiffusionXLPipeline(
         vae=vae.eval(),
@@ -121,7 +131,7 @@ def tiny_stable_diffusion_xl(folder: Path, seed: int = 0) -> Any:
     )
 
 
-_TEXT = {
+_TEXT: dict[str, Any] = {
     "vocab_size": 514,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -131,7 +141,7 @@ _TEXT = {
     "eos_token_id": 513,
     "pad_token_id": 513,
 }
-_AUTOENCODER = {
+_AUTOENCODER: dict[str, Any] = {
     "block_out_channels": (8, 16),
     "down_block_types": ("DownEncoderBlock2D",) * 2,
     "up_block_types": ("UpDecoderBlock2D",) * 2,
@@ -139,7 +149,7 @@ _AUTOENCODER = {
     "norm_num_groups": 4,
     "sample_size": 16,
 }
-_UNET = {
+_UNET: dict[str, Any] = {
     "sample_size": 8,
     "in_channels": 4,
     "out_channels": 4,
@@ -150,30 +160,40 @@ _UNET = {
     "norm_num_groups": 4,
     "attention_head_dim": 8,
 }
+_SIZE_IDS: dict[str, Any] = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 6 * 8 + 32,
+}
 
 
 def _byte_tokenizer(folder: Path) -> Any:
-    """A CLIP tokenizer over single bytes, made here: 256 symbols, the same at a word's end, and two
-    marks.
+    """Return a CLIP tokenizer over single bytes: 256 symbols, the same at a word's end, two marks.
+
+    It is made here, and written to `folder`.
     """
     from transformers import CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     symbols = list(bytes_to_unicode().values())
-    words = symbols + [symbol + "</w>" for symbol in symbols] + ["<|startoftext|>", "<|endoftext|>"]
+    final_symbols = [f"{symbol}</w>" for symbol in symbols]
+    tokens = [*symbols, *final_symbols, "<|startoftext|>", "<|endoftext|>"]
+    numbers = {token: number for number, token in enumerate(tokens)}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "vocab.json").write_text(
-        json.dumps({word: i for i, word in enumerate(words)}), encoding="utf-8"
-    )
+    (folder / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
     return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
 
 
 def tiny_tower(seed: int = 0, image_size: int = 16) -> nn.Module:
-    """Return an open_clip model with random weights from `seed`: images in 4x4 patches, prompts of
-    up to 16 tokens.
+    """Return an open_clip model with random weights.
 
-    Two blocks of width 64 and an embedding of 32 for images; the tokenizer is open_clip's own.
+    It takes images in 4x4 patches and prompts of up to 16 tokens. It has two blocks of width 64 for
+    images, and embeddings of width 32. The tokenizer is open_clip's own.
+
+    Args:
+        seed: seed of the weights.
+        image_size: side of the images, in pixels.
 
     Example:
         >>> tiny_tower().encode_image(torch.zeros(2, 3, 16, 16)).shape
@@ -181,8 +201,21 @@ def tiny_tower(seed: int = 0, image_size: int = 16) -> nn.Module:
     """
     from open_clip.model import CLIP
 
-    vision = {"image_size": image_size, "patch_size": 4, "width": 64, "layers": 2, "head_width": 16}
-    text = {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
+    vision = {
+        "image_size": image_size,
+        "patch_size": 4,
+        "width": 64,
+        "layers": 2,
+        "head_width": 16,
+    }
+    text = {
+        "context_length": 16,
+        "vocab_size": 49408,
+        "width": 32,
+        "heads": 2,
+        "layers": 1,
+    }
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return CLIP(32, vision, text).eval()
+        tower: nn.Module = CLIP(32, vision, text)
+    return tower.eval()

@@ -10,17 +10,20 @@ END = "<|end|>"
 PAD = "<|pad|>"
 START = "<|start|>"
 CHAT = (
-    "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}"
+    "{% for message in messages %}"
+    "{{ message['role'] + ': ' + message['content'] + '\n' }}"
+    "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
 )
+VOCABULARY = 259  # 256 bytes and three marks
 
 
 def tiny_tokenizer(chat: bool = False, pad: bool = True) -> Any:
-    """Return a transformers tokenizer over single bytes: 256 of them, then the marks <|end|>,
-    <|pad|> and <|start|>.
+    """Return a transformers tokenizer over single bytes.
 
-    Every text is 1 token a byte of its UTF-8. <|start|> is its beginning-of-sequence token, but it
-    is not put before a text.
+    Its tokens are the 256 bytes, then the marks <|end|>, <|pad|> and <|start|>. Every text is 1
+    token a byte of its UTF-8. <|start|> is its beginning-of-sequence token, but it is not put
+    before a text.
 
     Args:
         chat: whether it has a chat template ("user: …", then "assistant: ").
@@ -35,33 +38,35 @@ def tiny_tokenizer(chat: bool = False, pad: bool = True) -> Any:
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     symbols = [symbol for _, symbol in sorted(bytes_to_unicode().items())]
-    inner = Tokenizer(models.BPE({symbol: byte for byte, symbol in enumerate(symbols)}, merges=[]))
-    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    inner.decoder = decoders.ByteLevel()
-    inner.add_special_tokens([END, PAD, START])
-    marks = {"eos_token": END, "bos_token": START} | ({"pad_token": PAD} if pad else {})
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, **marks)
+    numbers = {symbol: byte for byte, symbol in enumerate(symbols)}
+    byte_level = Tokenizer(models.BPE(numbers, merges=[]))
+    byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    byte_level.decoder = decoders.ByteLevel()
+    byte_level.add_special_tokens([END, PAD, START])
+    marks = {"eos_token": END, "bos_token": START}
+    if pad:
+        marks["pad_token"] = PAD
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=byte_level, **marks)
     tokenizer.chat_template = CHAT if chat else None
     return tokenizer
 
 
 def tiny_causal_lm(
     seed: int = 0,
-    vocabulary: int = 259,
+    vocabulary: int = VOCABULARY,
     width: int = 32,
     layers: int = 2,
     context: int = 64,
     scale: float = 0.3,
 ) -> Any:
-    """Return a transformers LlamaForCausalLM with random weights from `seed`, for the tokens of
-    `tiny_tokenizer`.
+    """Return a transformers LlamaForCausalLM with random weights, for `tiny_tokenizer`.
 
     Args:
-        seed: of the weights.
-        vocabulary: tokens; the three marks are known to its configuration if it has all 259.
-        width: of the hidden states, in two heads.
-        layers: blocks.
-        context: positions.
+        seed: seed of the weights.
+        vocabulary: number of tokens. Its configuration names the three marks if it has all 259.
+        width: width of the hidden states, in two heads.
+        layers: number of blocks.
+        context: number of positions.
         scale: standard deviation of the weights; the larger, the more peaked its distributions.
 
     Example:
@@ -70,7 +75,7 @@ def tiny_causal_lm(
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    marks = ("eos_token_id", "pad_token_id", "bos_token_id")
+    has_marks = vocabulary == VOCABULARY
     config = LlamaConfig(
         vocab_size=vocabulary,
         hidden_size=width,
@@ -79,7 +84,9 @@ def tiny_causal_lm(
         num_attention_heads=2,
         max_position_embeddings=context,
         initializer_range=scale,
-        **{name: 256 + i if vocabulary == 259 else None for i, name in enumerate(marks)},
+        eos_token_id=256 if has_marks else None,
+        pad_token_id=257 if has_marks else None,
+        bos_token_id=258 if has_marks else None,
     )
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

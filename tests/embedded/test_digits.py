@@ -17,6 +17,7 @@ from rewardlab.embedded.digits import (
     tower_reward,
 )
 from rewardlab.errors import InputError
+from rewardlab.provenance import fingerprint
 from rewardlab.seeds import row_seeds
 from rewardlab.types import Samples
 
@@ -48,20 +49,18 @@ class TestParts:
         assert set(digits("judge").prompts) == set(WORDS)
 
     def test_targets_are_the_boldest_of_two_fifths_of_their_class(self):
-        every, wanted = digits(), rows("targets")
+        target_rows = torch.tensor(sorted(rows("targets")))
+        samples = digits()
         for word in WORDS:
-            own = torch.tensor([row for row, prompt in enumerate(every.prompts) if prompt == word])
-            chosen = torch.tensor([int(row) in wanted for row in own])
-            values = ink(every[own])
-            lightest = values[chosen].min()
-            passed = int(
-                (values[~chosen] >= lightest).sum()
-            )  # as bold, but not in the random two fifths
-            pool = round(0.4 * len(own))
-            assert 0 < passed < len(own) - pool
-            assert (
-                ink(every[own[chosen]]).mean() > values[~chosen].mean() + 2 * values.std() / 30**0.5
-            )
+            class_rows = [row for row, prompt in enumerate(samples.prompts) if prompt == word]
+            class_rows = torch.tensor(class_rows)
+            is_target = torch.isin(class_rows, target_rows)
+            values = ink(samples[class_rows])
+            others = values[~is_target]
+            lightest = values[is_target].min()
+            passed_over = int((others >= lightest).sum())  # not in the random two fifths
+            assert 0 < passed_over < len(class_rows) - round(0.4 * len(class_rows))
+            assert values[is_target].mean() > others.mean() + 2 * values.std() / 30**0.5
 
     def test_pixels_are_in_0_and_1_and_rows_name_the_set(self):
         samples = digits("tower")
@@ -74,22 +73,24 @@ class TestParts:
 
     def test_the_data_module_holds_some_of_the_targets_out(self):
         data = bold_targets(held_out=60)
-        parts = [data.target_samples(part) for part in ("train", "held_out")]
-        assert [len(part) for part in parts] == [240, 60]
-        shown = [set(part.facts["row"].tolist()) for part in parts]
-        assert shown[0] | shown[1] == rows("targets")
+        train = data.target_samples("train").facts["row"].tolist()
+        held_out = data.target_samples("held_out").facts["row"].tolist()
+        assert len(train) == 240
+        assert len(held_out) == 60
+        assert {*train, *held_out} == rows("targets")
 
 
 def test_captions_say_the_thirds_of_the_ink_within_a_class():
     samples = captioned(digits("tower"))
-    found = {
-        weight: [i for i, prompt in enumerate(samples.prompts) if prompt == f"{weight} three"]
-        for weight in WEIGHTS
-    }
-    values = [ink(samples[found[weight]]) for weight in WEIGHTS]
-    assert values[0].max() <= values[1].min()
-    assert values[1].max() <= values[2].min()
-    assert all(12 <= len(value) <= 15 for value in values)
+
+    def ink_of(weight):
+        caption = f"{weight} three"
+        return ink(samples[[i for i, prompt in enumerate(samples.prompts) if prompt == caption]])
+
+    thin, plain, bold = map(ink_of, WEIGHTS)
+    assert thin.max() <= plain.min()
+    assert plain.max() <= bold.min()
+    assert all(12 <= len(values) <= 15 for values in (thin, plain, bold))
 
 
 class TestCache:
@@ -97,9 +98,7 @@ class TestCache:
         first = DigitJudge(train_steps=2)
         monkeypatch.setattr(world, "_train_judge", lambda *_, **__: pytest.fail("trained again"))
         again = DigitJudge(train_steps=2)
-        assert all(
-            torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True)
-        )
+        assert fingerprint(first) == fingerprint(again)
         assert len(list(cache.iterdir())) == 1
 
     @pytest.mark.parametrize("other", [{"train_steps": 3}, {"seed": 1}])
@@ -137,24 +136,23 @@ class TestCache:
             monkeypatch.setenv("REWARDLAB_CACHE", str(cache / str(seed)))
             torch.manual_seed(seed)
             state = torch.get_rng_state()
-            found = [
+            modules = [
                 DigitJudge(train_steps=2),
                 tower_reward(train_steps=1, heads=2, width=8),
                 base_policy(train_steps=1, steps=2),
             ]
             assert torch.equal(torch.get_rng_state(), state)
-            weights.append([tensor for module in found for tensor in module.state_dict().values()])
-        assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+            weights.append([fingerprint(module) for module in modules])
+        assert weights[0] == weights[1]
 
 
 def test_the_generator_draws_digits_of_a_named_class():
     policy = base_policy(train_steps=1, steps=2).eval()
-    drawn = policy.generate(["seven", "zero"], seeds=row_seeds(0, 2))
-    assert drawn.outputs.shape == (2, 1, 8, 8)
+    samples = policy.generate(["seven", "zero"], seeds=row_seeds(0, 2))
+    assert samples.outputs.shape == (2, 1, 8, 8)
     assert policy.prompt_dropout == 0.1
-    assert sum(parameter.numel() for parameter in policy.denoiser.parameters()) == pytest.approx(
-        178_000, rel=0.01
-    )
+    size = sum(parameter.numel() for parameter in policy.denoiser.parameters())
+    assert size == pytest.approx(178_000, rel=0.01)
 
 
 def test_the_tower_scores_grey_digits_with_every_head():
@@ -166,18 +164,17 @@ def test_the_tower_scores_grey_digits_with_every_head():
 def test_the_judge_reads_digits_it_never_saw():
     """After an eighth of its usual steps; the whole training is a nightly test."""
     judge = DigitJudge(train_steps=100)
-    assert judge(digits("targets")).mean() > 0.8
-    wrong = digits("targets")
-    turned = Samples(
-        [WORDS[(WORDS.index(prompt) + 1) % 10] for prompt in wrong.prompts], wrong.outputs
-    )
-    assert judge(turned).mean() < 0.1
-    assert judge.features(wrong).shape == (300, 64)
+    targets = digits("targets")
+    assert judge(targets).mean() > 0.8
+    wrong_prompts = [WORDS[(WORDS.index(prompt) + 1) % 10] for prompt in targets.prompts]
+    assert judge(Samples(wrong_prompts, targets.outputs)).mean() < 0.1
+    assert judge.features(targets).shape == (300, 64)
 
 
 @pytest.mark.nightly
 def test_the_judge_reads_nearly_all_targets_also_bold_and_faint_ones():
-    judge, samples = DigitJudge(), digits("targets")
+    judge = DigitJudge()
+    samples = digits("targets")
     assert judge(samples).mean() >= 0.95
     for strength in (0.75, 1.5):
         changed = Samples(samples.prompts, (samples.outputs * strength).clamp(0, 1))

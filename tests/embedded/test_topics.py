@@ -1,6 +1,4 @@
-"""The world of Python's help topics: gold against its definition, determinism, and that its parts
-fit together.
-"""
+"""The world of Python's help topics: gold against its definition, determinism, and its parts."""
 
 import time
 from collections import Counter
@@ -12,6 +10,7 @@ import torch
 
 from rewardlab.embedded import topics
 from rewardlab.embedded.gold import WittenBell
+from rewardlab.embedded.topic_corpus import corpus_tokens
 from rewardlab.errors import InputError
 from rewardlab.provenance import fingerprint
 from rewardlab.types import Samples
@@ -26,48 +25,56 @@ def own_cache(tmp_path_factory):
         yield
 
 
-def spelt_out(text, context, token, vocabulary):
-    """Witten and Bell's probability from its recursive definition, counting afresh."""
-    shorter = spelt_out(text, context[1:], token, vocabulary) if context else 1 / vocabulary
+def defined_probability(text, context, token, vocabulary):
+    """Return Witten and Bell's probability from its recursive definition, counting afresh."""
+    shorter = 1 / vocabulary
+    if context:
+        shorter = defined_probability(text, context[1:], token, vocabulary)
     length = len(context)
-    after = Counter(
-        text[i + length]
-        for i in range(len(text) - length)
-        if tuple(text[i : i + length]) == context
-    )
-    total, kinds = sum(after.values()), len(after)
-    return (after[token] + kinds * shorter) / (total + kinds) if total else shorter
+    after = Counter()
+    for start in range(len(text) - length):
+        if tuple(text[start : start + length]) == context:
+            after[text[start + length]] += 1
+    total = after.total()
+    kinds = len(after)
+    if not total:
+        return shorter
+    return (after[token] + kinds * shorter) / (total + kinds)
 
 
-def test_the_ngram_model_is_its_definition_and_sums_to_one():
+# 4 is never seen, 5 stands before the start.
+CONTEXTS = [(0, 1), (3, 3), (4, 4), (4, 2), (5, 5), (5, 1)]
+
+
+@pytest.mark.parametrize("context", CONTEXTS)
+def test_the_ngram_model_is_its_definition_and_sums_to_one(context):
     text = np.random.default_rng(0).integers(0, 4, 60)
     model = WittenBell(text, vocabulary=5, order=3)
-    for context in (
-        (0, 1),
-        (3, 3),
-        (4, 4),
-        (4, 2),
-        (5, 5),
-        (5, 1),
-    ):  # 4 is never seen, 5 stands before the start
-        found = np.exp(model.log_prob(np.array([[*context, token] for token in range(5)])))
-        expected = [spelt_out(text.tolist(), context, token, 5) for token in range(5)]
-        assert found == pytest.approx(expected, rel=1e-12)
-        assert found.sum() == pytest.approx(1)
+    grams = np.array([[*context, token] for token in range(5)])
+    probabilities = np.exp(model.log_prob(grams))
+    expected = [defined_probability(text.tolist(), context, token, 5) for token in range(5)]
+    assert probabilities == pytest.approx(expected, rel=1e-12)
+    assert probabilities.sum() == pytest.approx(1)
+
+
+def repeated_share(items):
+    return 1 - len(set(items)) / len(items)
 
 
 def test_gold_is_its_formula():
-    gold, known = topics.Gold(), topics.tokenizer()
-    prompt, response = "The value of", " the the the value"
-    before, tokens = known(prompt).input_ids, known(response).input_ids
-    row = [*before[-3:], *tokens]
-    likely = [
-        max(-7, gold.model.log_prob(np.array([row[i : i + 4]]))[0]) for i in range(len(tokens))
-    ]
-    pairs = list(pairwise(tokens))
-    repeats = 4 * (1 - len(set(pairs)) / len(pairs)) + 2 * (1 - len(set(tokens)) / len(tokens))
+    gold = topics.Gold()
+    bpe = topics.tokenizer()
+    prompt = "The value of"
+    response = " the the the value"
+    tokens = bpe(response).input_ids
+    row = [*bpe(prompt).input_ids[-3:], *tokens]
+    log_probs = []
+    for start in range(len(tokens)):
+        gram = np.array([row[start : start + 4]])
+        log_probs.append(max(-7, gold.model.log_prob(gram)[0]))
+    repeats = 4 * repeated_share(list(pairwise(tokens))) + 2 * repeated_share(tokens)
     assert repeats > 0
-    expected = sum(likely) / len(likely) - repeats + 2 * 0.7
+    expected = sum(log_probs) / len(log_probs) - repeats + 2 * 0.7
     assert gold(Samples([prompt], [response])).item() == pytest.approx(expected, rel=1e-5)
 
 
@@ -81,28 +88,28 @@ def test_gold_of_odd_responses_is_finite_and_of_a_row_alone_the_same():
 
 
 def test_gold_prefers_the_corpus_to_its_shuffled_words_and_takes_5_ms():
-    known, tokens, gold = topics.tokenizer(), topics._tokens(), topics.Gold()
-    starts = range(0, 24 * 64 * 20, 24 * 20)
-    prompts = known.batch_decode([tokens[start : start + 8].tolist() for start in starts])
+    bpe = topics.tokenizer()
+    gold = topics.Gold()
+    tokens = corpus_tokens()
+    chunks = [tokens[start : start + 24] for start in range(0, 24 * 64 * 20, 24 * 20)]
     order = np.random.default_rng(0).permutation(16)
-    real, shuffled = (
-        Samples(
-            prompts,
-            known.batch_decode([tokens[start + 8 : start + 24][rows].tolist() for start in starts]),
-        )
-        for rows in (np.arange(16), order)
-    )
+    prompts = bpe.batch_decode([chunk[:8].tolist() for chunk in chunks])
+    responses = bpe.batch_decode([chunk[8:].tolist() for chunk in chunks])
+    mixed_responses = bpe.batch_decode([chunk[8:][order].tolist() for chunk in chunks])
+    real = Samples(prompts, responses)
+    shuffled = Samples(prompts, mixed_responses)
     assert (gold(real) > gold(shuffled)).float().mean() > 0.95
-    taken = []
+    seconds = []
     for _ in range(5):
         start = time.process_time()
         gold(real)
-        taken.append(time.process_time() - start)
-    assert min(taken) < 0.02  # 5 ms where nothing else runs
+        seconds.append(time.process_time() - start)
+    assert min(seconds) < 0.02  # 5 ms where nothing else runs
 
 
 def test_prompts_are_8_tokens_as_cut_and_parts_share_none():
-    train, held_out = topics.prompts("train"), topics.prompts("held_out")
+    train = topics.prompts("train")
+    held_out = topics.prompts("held_out")
     assert min(len(train) / 4, len(held_out)) > 1000
     assert len({*train, *held_out}) == len(train) + len(held_out)
     assert {len(ids) for ids in topics.tokenizer()(train + held_out).input_ids} == {8}
@@ -124,7 +131,8 @@ def test_the_same_seed_gives_the_same_world_anew(monkeypatch, tmp_path):
 
 
 def test_members_start_alike_but_for_their_heads_and_learn_what_gold_prefers():
-    one, other = (topics.member(seed, train_steps=STEPS) for seed in (0, 1))
+    one = topics.member(0, train_steps=STEPS)
+    other = topics.member(1, train_steps=STEPS)
     assert fingerprint(one.backbone) == fingerprint(other.backbone)
     assert not torch.equal(one.head, other.head)
     pairs = topics.preferences(200, train_steps=STEPS)
@@ -141,22 +149,18 @@ def test_a_frozen_member_trains_its_head_alone():
     reward = topics.member_reward(
         0, pairs, frozen=True, epochs=5, learning_rate=1e-2, train_steps=STEPS
     )
-    own, base = (
-        module.state_dict()
-        for module in (reward.backbone, topics.base_policy(STEPS).network.base_model)
-    )
-    assert all(torch.equal(own[name], base[name]) for name in base)
+    backbone = reward.backbone.state_dict()
+    base = topics.base_policy(STEPS).network.base_model.state_dict()
+    assert all(torch.equal(backbone[name], base[name]) for name in base)
     assert (reward(pairs.chosen) > reward(pairs.rejected)).float().mean() > 0.55
 
 
 def test_frozen_members_stand_on_one_backbone_and_others_on_their_own():
-    one, other = (topics.member(seed, frozen=True, train_steps=STEPS) for seed in (1, 2))
-    assert all(
-        own is its
-        for own, its in zip(one.backbone.parameters(), other.backbone.parameters(), strict=True)
-    )
-    free, another = (topics.member(seed, train_steps=STEPS) for seed in (1, 2))
-    assert not any(
-        own is its
-        for own, its in zip(free.backbone.parameters(), another.backbone.parameters(), strict=True)
-    )
+    def weights(seed, frozen):
+        reward = topics.member(seed, frozen=frozen, train_steps=STEPS)
+        return list(reward.backbone.parameters())
+
+    frozen_pair = zip(weights(1, frozen=True), weights(2, frozen=True), strict=True)
+    assert all(one is other for one, other in frozen_pair)
+    free_pair = zip(weights(1, frozen=False), weights(2, frozen=False), strict=True)
+    assert not any(one is other for one, other in free_pair)

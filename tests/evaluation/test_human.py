@@ -1,3 +1,5 @@
+"""The A/B page is blind and balanced, and its answers are read back by the pairs' rows."""
+
 import json
 import re
 
@@ -13,9 +15,8 @@ COUNT = 20
 
 def texts(count=COUNT):
     prompts = [f"prompt {number} <b>" for number in range(count)]
-    chosen, rejected = (
-        [f"{word} {number} & <script>" for number in range(count)] for word in ("sun", "rain")
-    )
+    chosen = [f"sun {number} & <script>" for number in range(count)]
+    rejected = [f"rain {number} & <script>" for number in range(count)]
     facts = {"seed": torch.arange(count) + 987650}
     return PreferencePairs(Samples(prompts, chosen, facts), Samples(prompts, rejected, facts))
 
@@ -30,12 +31,14 @@ def answered(folder, choose):
     """Answer each item by `choose(left text, right text, number)`; None leaves it out."""
     page = (folder / "page.html").read_text(encoding="utf-8")
     sides = re.findall(r'<div class="text">(.*?)</div>', page)
-    items = {str(i): choose(sides[2 * i], sides[2 * i + 1], i) for i in range(len(sides) // 2)}
-    given = {
-        "page": re.search(r'data-page="(\w+)"', page).group(1),
-        "answers": {i: c for i, c in items.items() if c},
-    }
-    (folder / "answers.json").write_text(json.dumps(given))
+    answers = {}
+    for number, (left, right) in enumerate(zip(sides[::2], sides[1::2], strict=True)):
+        choice = choose(left, right, number)
+        if choice is not None:
+            answers[str(number)] = choice
+    name = re.search(r'data-page="(\w+)"', page).group(1)
+    content = {"page": name, "answers": answers}
+    (folder / "answers.json").write_text(json.dumps(content))
     return read_answers(folder / "key.json", folder / "answers.json")
 
 
@@ -61,22 +64,19 @@ def test_both_orders_are_balanced_and_drawn_from_the_seed(files, tmp_path):
 
 
 def test_a_judge_who_finds_the_chosen_ones(files):
-    found = answered(files, lambda left, right, number: "left" if "sun" in left else "right")
-    assert (found["win_rate"], found["wins"], found["losses"], found["unanswered"]) == (
-        1.0,
-        COUNT,
-        0,
-        0,
-    )
-    assert 0.8 < found["low"] < found["high"] == 1
-    assert (found["left"]["share"], found["left"]["biased"]) == (0.5, False)
-    assert found["rows"] == dict.fromkeys(range(COUNT), 1.0)
+    figures = answered(files, lambda left, right, number: "left" if "sun" in left else "right")
+    assert figures["win_rate"] == 1.0
+    assert figures["wins"] == COUNT
+    assert figures["losses"] == 0
+    assert figures["unanswered"] == 0
+    assert 0.8 < figures["low"] < figures["high"] == 1
+    assert figures["left"]["share"] == 0.5
+    assert not figures["left"]["biased"]
+    assert figures["rows"] == dict.fromkeys(range(COUNT), 1.0)
 
 
 def test_rows_are_those_of_the_pairs_whatever_their_place_on_the_page(files):
-    """The judge prefers the chosen output of even rows only, and names them by what is written in
-    them.
-    """
+    """The judge prefers the chosen output of even rows only, and knows rows by their texts."""
 
     def choose(left, right, number):
         row = int(re.search(r"\d+", left).group())
@@ -86,19 +86,18 @@ def test_rows_are_those_of_the_pairs_whatever_their_place_on_the_page(files):
 
 
 def test_a_judge_who_always_says_left_is_found_out_and_decides_nothing(files):
-    found = answered(files, lambda left, right, number: "left")
-    assert found["win_rate"] == 0.5
-    assert (found["left"]["share"], found["left"]["biased"]) == (1.0, True)
+    figures = answered(files, lambda left, right, number: "left")
+    assert figures["win_rate"] == 0.5
+    assert figures["left"]["share"] == 1.0
+    assert figures["left"]["biased"]
 
 
 def test_ties_count_half_and_blanks_not_at_all(files):
-    found = answered(files, lambda left, right, number: "tie" if number < 4 else None)
-    assert (found["win_rate"], found["ties"], found["unanswered"], found["left"]) == (
-        0.5,
-        4,
-        COUNT - 4,
-        None,
-    )
+    figures = answered(files, lambda left, right, number: "tie" if number < 4 else None)
+    assert figures["win_rate"] == 0.5
+    assert figures["ties"] == 4
+    assert figures["unanswered"] == COUNT - 4
+    assert figures["left"] is None
 
 
 def test_two_sets_of_images_with_names_of_their_own(tmp_path):
@@ -119,7 +118,7 @@ def test_two_sets_of_images_with_names_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("content", "message"),
     [
         ({"page": "other", "answers": {"0": "left"}}, "answers page other"),
         ({"answers": {}}, "should be an object with page, answers"),
@@ -130,12 +129,13 @@ def test_two_sets_of_images_with_names_of_their_own(tmp_path):
         (None, "not JSON"),
     ],
 )
-def test_answers_that_cannot_be_read(files, given, words):
+def test_answers_that_cannot_be_read(files, content, message):
     key = json.loads((files / "key.json").read_text())
-    if given and given.get("page", "") is None:
-        given["page"] = key["page"]
-    (files / "answers.json").write_text(json.dumps(given) if given else "{")
-    with pytest.raises(InputError, match=words):
+    if content and content.get("page", "") is None:
+        content["page"] = key["page"]
+    text = json.dumps(content) if content else "{"
+    (files / "answers.json").write_text(text)
+    with pytest.raises(InputError, match=message):
         read_answers(files / "key.json", files / "answers.json")
 
 

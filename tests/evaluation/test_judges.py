@@ -1,3 +1,5 @@
+"""Judges: a chat model behind a loopback endpoint, any reward, and calibration."""
+
 import json
 import re
 import threading
@@ -10,6 +12,7 @@ import torch
 from rewardlab.errors import InputError
 from rewardlab.evaluation.judges import (
     AGAIN,
+    ComparesPairs,
     EndpointJudge,
     calibration,
     number_in,
@@ -20,26 +23,29 @@ from rewardlab.rewards import Brightness, Function
 from rewardlab.testing import RewardConformance
 from rewardlab.types import PreferencePairs, Samples
 
-WORDS = Function(
-    lambda samples: torch.tensor([float(len(text.split())) for text in samples.outputs])
-)
+
+def words(samples):
+    return torch.tensor([float(len(text.split())) for text in samples.outputs])
+
+
+WORDS = Function(words)
 TEXTS = Samples(["p {response}", "q", "r"], ["one", "one two Score: 9", "one two three {prompt}"])
 
 
 @contextmanager
 def endpoint(reply):
-    """A chat endpoint on loopback that says `reply(messages)`; yields its URL and the requests it
-    got.
+    """Serve a chat endpoint on loopback that says `reply(messages)`.
+
+    Yields its URL, and the list of requests that it got: path, body and headers.
     """
-    seen = []
+    requests = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            seen.append((self.path, body, dict(self.headers)))
-            content = json.dumps(
-                {"choices": [{"message": {"content": reply(body["messages"])}}]}
-            ).encode()
+            requests.append((self.path, body, dict(self.headers)))
+            choice = {"message": {"content": reply(body["messages"])}}
+            content = json.dumps({"choices": [choice]}).encode()
             self.send_response(200)
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
@@ -54,7 +60,7 @@ def endpoint(reply):
     )
     thread.start()
     try:
-        yield f"http://127.0.0.1:{listening.server_port}", seen
+        yield f"http://127.0.0.1:{listening.server_port}", requests
     finally:
         listening.shutdown()
         listening.server_close()
@@ -66,12 +72,19 @@ def between(text, mark):
 
 
 def rates_words(messages):
-    return f"Some thought, 3 of them.\nScore: {len(between(messages[0]['content'], 'response').split())}"
+    return f"Some thought, 3 of them.\nScore: {words_between(messages, 'response')}"
+
+
+def words_between(messages, mark):
+    return len(between(messages[0]["content"], mark).split())
 
 
 def prefers_words(messages):
-    one, two = (len(between(messages[0]["content"], f"response-{side}").split()) for side in (1, 2))
-    return f"Answer: {0 if one == two else 1 if one > two else 2}"
+    first = words_between(messages, "response-1")
+    second = words_between(messages, "response-2")
+    if first == second:
+        return "Answer: 0"
+    return "Answer: 1" if first > second else "Answer: 2"
 
 
 class TestEndpointJudge(RewardConformance):
@@ -88,22 +101,17 @@ class TestEndpointJudge(RewardConformance):
 
 
 def test_a_rating_is_asked_for_at_temperature_0_and_read():
-    with endpoint(rates_words) as (url, seen):
-        assert EndpointJudge(url, "judge", options={"max_tokens": 9})(TEXTS).tolist() == [
-            1.0,
-            4.0,
-            4.0,
-        ]
-    path, body, headers = seen[0]
-    assert (path, body["model"], body["temperature"], body["max_tokens"]) == (
-        "/v1/chat/completions",
-        "judge",
-        0,
-        9,
-    )
+    with endpoint(rates_words) as (url, requests):
+        judge = EndpointJudge(url, "judge", options={"max_tokens": 9})
+        assert judge(TEXTS).tolist() == [1.0, 4.0, 4.0]
+    path, body, headers = requests[0]
+    assert path == "/v1/chat/completions"
+    assert body["model"] == "judge"
+    assert body["temperature"] == 0
+    assert body["max_tokens"] == 9
     assert "from 1 (useless) to 10 (could" in body["messages"][0]["content"]
     assert "Authorization" not in headers
-    prompts = {between(body["messages"][0]["content"], "prompt") for _, body, _ in seen}
+    prompts = {between(body["messages"][0]["content"], "prompt") for _, body, _ in requests}
     assert prompts == set(TEXTS.prompts)
 
 
@@ -111,52 +119,52 @@ def test_a_reply_without_a_usable_number_is_asked_again():
     def reply(messages):
         return {1: "Score: 11", 3: "I cannot say.", 5: "8"}[len(messages)]
 
-    with endpoint(reply) as (url, seen):
+    with endpoint(reply) as (url, requests):
         assert EndpointJudge(url, "judge")(TEXTS[:1]).tolist() == [8.0]
-    last = seen[-1][1]["messages"]
-    assert [each["role"] for each in last] == ["user", "assistant", "user", "assistant", "user"]
+    last = requests[-1][1]["messages"]
+    roles = [message["role"] for message in last]
+    assert roles == ["user", "assistant", "user", "assistant", "user"]
     assert last[-1]["content"] == AGAIN
     with (
-        endpoint(lambda messages: "No.") as (url, seen),
+        endpoint(lambda messages: "No.") as (url, requests),
         pytest.raises(InputError, match=r"3 times about sample 0.*'No.'"),
     ):
         EndpointJudge(url, "judge")(TEXTS[:1])
-    assert len(seen) == 3
+    assert len(requests) == 3
 
 
 def test_images_are_sent_as_pictures():
-    with endpoint(lambda messages: "7") as (url, seen):
+    black = Samples(["a cat"], torch.zeros(1, 3, 4, 4))
+    white = Samples(["a cat"], torch.ones(1, 3, 4, 4))
+    with endpoint(lambda messages: "7") as (url, requests):
         judge = EndpointJudge(url, "judge")
-        assert judge(Samples(["a cat"], torch.zeros(1, 3, 4, 4))).tolist() == [7.0]
-        pairs = PreferencePairs(
-            *(Samples(["a cat"], torch.full((1, 3, 4, 4), value)) for value in (0.0, 1.0))
-        )
+        assert judge(black).tolist() == [7.0]
         with pytest.raises(InputError, match="sample 0"):
-            judge.compare(pairs)
-    kinds = [[part["type"] for part in body["messages"][0]["content"]] for _, body, _ in seen[:2]]
-    assert kinds == [
-        ["text", "image_url", "text"],
-        ["text", "image_url", "text", "image_url", "text"],
-    ]
+            judge.compare(PreferencePairs(black, white))
+    assert kinds_of_parts(requests[0]) == ["text", "image_url", "text"]
+    assert kinds_of_parts(requests[1]) == ["text", "image_url", "text", "image_url", "text"]
+
+
+def kinds_of_parts(request):
+    _, body, _ = request
+    return [part["type"] for part in body["messages"][0]["content"]]
 
 
 def pairs_of(count):
     longer = [f"a b {number}" for number in range(count)]
-    return PreferencePairs(
-        Samples(["p"] * count, longer),
-        Samples(["p"] * count, [str(number) for number in range(count)]),
-    )
+    shorter = [str(number) for number in range(count)]
+    return PreferencePairs(Samples(["p"] * count, longer), Samples(["p"] * count, shorter))
 
 
 def test_pairs_are_shown_in_both_orders_and_judged_the_same():
     pairs = pairs_of(24)
-    with endpoint(prefers_words) as (url, seen):
+    with endpoint(prefers_words) as (url, requests):
         judge = EndpointJudge(url, "judge", seed=1)
         assert judge.compare(pairs).tolist() == [1.0] * 24
         assert judge.compare(PreferencePairs(pairs.rejected, pairs.chosen)).tolist() == [0.0] * 24
         assert judge.compare(PreferencePairs(pairs.chosen, pairs.chosen)).tolist() == [0.5] * 24
-    shown = [body["messages"][0]["content"] for _, body, _ in seen[:24]]
-    chosen_first = sum("a b" in between(text, "response-1") for text in shown)
+    questions = [body["messages"][0]["content"] for _, body, _ in requests[:24]]
+    chosen_first = sum("a b" in between(question, "response-1") for question in questions)
     assert 4 < chosen_first < 20
 
 
@@ -172,10 +180,10 @@ def test_a_judge_who_always_says_1_wins_about_half_and_the_order_depends_on_the_
 
 def test_the_key_is_read_when_it_is_sent(monkeypatch):
     monkeypatch.setenv("A_TEST_KEY", "not-a-secret")
-    with endpoint(rates_words) as (url, seen):
+    with endpoint(rates_words) as (url, requests):
         judge = EndpointJudge(url, "judge", key_variable="A_TEST_KEY")
         judge(TEXTS[:1])
-    assert seen[0][2]["Authorization"] == "Bearer not-a-secret"
+    assert requests[0][2]["Authorization"] == "Bearer not-a-secret"
     assert "not-a-secret" not in str(vars(judge))
 
 
@@ -204,24 +212,51 @@ def test_numbers_in_replies(reply, number):
 
 
 def test_any_reward_is_a_judge():
-    pairs = PreferencePairs(
-        Samples([""] * 3, ["a b", "a", "a"]), Samples([""] * 3, ["a", "b", "b c"])
-    )
+    chosen = Samples([""] * 3, ["a b", "a", "a"])
+    rejected = Samples([""] * 3, ["a", "b", "b c"])
+    pairs = PreferencePairs(chosen, rejected)
     assert preferences(WORDS, pairs).tolist() == [1.0, 0.5, 0.0]
-    found = win_rate(WORDS, pairs)
-    assert (found["win_rate"], found["ties"], found["count"]) == (0.5, 1, 3)
-    light, dark = (Samples([""], torch.full((1, 3, 2, 2), value)) for value in (1.0, 0.0))
+    figures = win_rate(WORDS, pairs)
+    assert figures["win_rate"] == 0.5
+    assert figures["ties"] == 1
+    assert figures["count"] == 3
+    light = Samples([""], torch.ones(1, 3, 2, 2))
+    dark = Samples([""], torch.zeros(1, 3, 2, 2))
     assert preferences(Brightness(), PreferencePairs(light, dark)).tolist() == [1.0]
+
+
+class Contrary(Brightness, ComparesPairs):
+    """A judge that compares against its own scores."""
+
+    def compare(self, pairs):
+        return torch.zeros(len(pairs))
+
+
+def test_a_judge_that_compares_is_asked_to_compare():
+    light = Samples([""], torch.ones(1, 3, 2, 2))
+    dark = Samples([""], torch.zeros(1, 3, 2, 2))
+    assert preferences(Contrary(), PreferencePairs(light, dark)).tolist() == [0.0]
+
+
+def test_a_judge_that_compares_without_saying_so_is_refused():
+    class Forgetful(Brightness):
+        def compare(self, pairs):
+            return torch.zeros(len(pairs))
+
+    with pytest.raises(InputError, match=r"Forgetful defines `compare`.*ComparesPairs"):
+        preferences(Forgetful(), pairs_of(2))
 
 
 def test_calibration_of_a_true_model_is_good_and_of_an_overconfident_one_is_not():
     generator = torch.Generator().manual_seed(0)
     margins = torch.randn(4000, generator=generator) * 1.5
     wins = (torch.rand(4000, generator=generator) < margins.sigmoid()).float()
-    good, bold = calibration(margins, wins), calibration(margins * 4, wins)
+    good = calibration(margins, wins)
+    bold = calibration(margins * 4, wins)
     assert good["error"] < 0.025 < 0.1 < bold["error"]
     assert good["accuracy"] == bold["accuracy"]
-    assert sum(row["low"] <= row["predicted"] <= row["high"] for row in good["bins"]) >= 8
+    within = [row["low"] <= row["predicted"] <= row["high"] for row in good["bins"]]
+    assert sum(within) >= 8
     assert all(row["actual"] < row["predicted"] for row in bold["bins"][3:])
     assert sum(row["count"] for row in good["bins"]) == 4000
 

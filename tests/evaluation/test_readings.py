@@ -1,4 +1,4 @@
-"""Readings: what judges say during training, on fixed prompts and noise, without a say in it."""
+"""Readings: what judges say during training, on fixed prompts and noise; nothing acts on it."""
 
 import csv
 from functools import partial
@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from rewardlab import PPO, CausalLMPolicy, InputError
 from rewardlab.data.prompt_data import Prompts
-from rewardlab.evaluation import Readings, Watched
+from rewardlab.evaluation import MonitoredPolicy, Readings
 from rewardlab.rewards import Function
 from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
 
@@ -26,9 +26,11 @@ def count(letter, samples):
     return torch.tensor([float(text.count(letter)) for text in samples.outputs])
 
 
-LETTERS = Function(
-    lambda samples: torch.tensor([float(sum(map(str.isalpha, text))) for text in samples.outputs])
-)
+def letters(samples):
+    return torch.tensor([float(sum(map(str.isalpha, text))) for text in samples.outputs])
+
+
+LETTERS = Function(letters)
 
 
 def loop(rate=1e-2):
@@ -56,75 +58,78 @@ def fit(module, readings, steps, folder=None, **options):
 
 
 def test_a_reading_is_the_judges_mean_and_the_start_has_no_kl(tmp_path):
-    readings = Readings(
-        {"gold": Function(partial(count, "b"))}, ["x", "y"], samples=16, every_n_steps=2, window=1
-    )
+    judges = {"gold": Function(partial(count, "b"))}
+    readings = Readings(judges, ["x", "y"], samples=16, every_n_steps=2, window=1)
     fit(loop(), readings, 4, tmp_path)
     assert [row["step"] for row in readings.rows] == [0, 2, 4]
     assert readings.rows[0]["kl"] == 0
     assert all(row["kl"] != 0 for row in readings.rows[1:])  # an estimate, which may be below 0
-    held = readings.figures()["gold"]
-    assert held["start"] == pytest.approx(readings.rows[0]["gold"])
-    assert held["peak_gold"] == pytest.approx(max(row["gold"] for row in readings.rows))
+    gold = [row["gold"] for row in readings.rows]
+    stability = readings.figures()["gold"]
+    assert stability["start"] == pytest.approx(gold[0])
+    assert stability["peak_gold"] == pytest.approx(max(gold))
     lines = csv.DictReader((tmp_path / "metrics.csv").read_text().splitlines())
-    written = [row for row in lines if row["reading/gold"]]
-    assert [float(row["reading/gold"]) for row in written] == pytest.approx(
-        [row["gold"] for row in readings.rows]
-    )
+    logged = [float(row["reading/gold"]) for row in lines if row["reading/gold"]]
+    assert logged == pytest.approx(gold)
 
 
 def test_an_untouched_policy_reads_the_same_at_every_step():
     """Equal prompts, equal noise: with a learning rate of 0 no figure moves."""
     readings = Readings({"gold": LETTERS}, ["x"], samples=8, every_n_steps=1)
     fit(loop(rate=0.0), readings, 3)
-    first, *others = [
-        {name: value for name, value in row.items() if name != "step"} for row in readings.rows
-    ]
-    assert all(other == first for other in others)
+    first = readings.rows[0]
+    assert len(readings.rows) == 4
+    for row in readings.rows:
+        assert row == {**first, "step": row["step"]}
     assert first["gold"] == first["reward"]
 
 
 def test_readings_change_no_weight():
-    plain, read = loop(), loop()
-    fit(plain, Readings({"gold": LETTERS}, ["x"], samples=1, every_n_steps=100), 3)
-    fit(read, Readings({"gold": LETTERS}, ["x"], samples=8, every_n_steps=1), 3)
-    for own, other in zip(plain.policy.parameters(), read.policy.parameters(), strict=True):
-        assert torch.equal(own, other)
+    seldom = loop()
+    often = loop()
+    fit(seldom, Readings({"gold": LETTERS}, ["x"], samples=1, every_n_steps=100), 3)
+    fit(often, Readings({"gold": LETTERS}, ["x"], samples=8, every_n_steps=1), 3)
+    for one, other in zip(seldom.policy.parameters(), often.policy.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_a_resumed_run_keeps_its_readings(tmp_path):
-    whole, first, second = (
-        Readings({"gold": LETTERS}, ["x"], samples=4, every_n_steps=1) for _ in range(3)
-    )
+    def make():
+        return Readings({"gold": LETTERS}, ["x"], samples=4, every_n_steps=1)
+
+    whole = make()
+    resumed = make()
     fit(loop(), whole, 4)
-    fit(loop(), first, 2).save_checkpoint(tmp_path / "last.ckpt")
-    fit(loop(), second, 4, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
-    assert second.rows == whole.rows
+    fit(loop(), make(), 2).save_checkpoint(tmp_path / "last.ckpt")
+    fit(loop(), resumed, 4, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert resumed.rows == whole.rows
 
 
 def test_a_run_may_have_two_and_each_goes_on_with_its_own(tmp_path):
-    def two():
+    def make(name):
         judges = {"gold": Function(partial(count, "a"))}
-        return [
-            Readings(judges, [name], samples=4, every_n_steps=1, window=1, name=name)
-            for name in ("seen", "unseen")
-        ]
+        return Readings(judges, [name], samples=4, every_n_steps=1, window=1, name=name)
 
-    whole, part, resumed = two(), two(), two()
+    whole = [make("seen"), make("unseen")]
+    resumed = [make("seen"), make("unseen")]
     fit(loop(), whole, 4)
-    fit(loop(), part, 2).save_checkpoint(tmp_path / "last.ckpt")
+    fit(loop(), [make("seen"), make("unseen")], 2).save_checkpoint(tmp_path / "last.ckpt")
     fit(loop(), resumed, 4, ckpt_path=tmp_path / "last.ckpt", weights_only=True)
-    assert [readings.rows for readings in resumed] == [readings.rows for readings in whole]
+    assert resumed[0].rows == whole[0].rows
+    assert resumed[1].rows == whole[1].rows
     assert whole[0].rows != whole[1].rows
-    assert [set(readings.figures()) for readings in resumed] == [{"seen/gold"}, {"unseen/gold"}]
+    assert set(resumed[0].figures()) == {"seen/gold"}
+    assert set(resumed[1].figures()) == {"unseen/gold"}
 
 
 def test_prompts_come_from_the_rounds_unless_given():
-    watched = Watched(LETTERS, ["train"], held_out_prompts=["held out"])
-    free, fixed = Readings({"gold": LETTERS}), Readings({"gold": LETTERS}, ["own"])
-    for readings in (free, fixed):
-        readings.observe(watched)
-    assert (free.prompts, fixed.prompts) == (["held out"], ["own"])
+    monitored = MonitoredPolicy(LETTERS, ["train"], held_out_prompts=["held out"])
+    without_prompts = Readings({"gold": LETTERS})
+    with_prompts = Readings({"gold": LETTERS}, ["own"])
+    without_prompts.observe(monitored)
+    with_prompts.observe(monitored)
+    assert without_prompts.prompts == ["held out"]
+    assert with_prompts.prompts == ["own"]
 
 
 def test_refusals():
@@ -137,12 +142,10 @@ def test_refusals():
 
 
 def test_readings_keep_their_distance_where_a_rollout_is_several_steps_and_end_with_the_last():
-    policy = CausalLMPolicy(
-        tiny_causal_lm(scale=0.05), tiny_tokenizer(), max_new_tokens=6, micro_batch=3
-    )
-    module = PPO(
-        policy, LETTERS, kl_weight=0.0, epochs=3, optimizer=partial(torch.optim.SGD, lr=1e-2)
-    )
+    network = tiny_causal_lm(scale=0.05)
+    policy = CausalLMPolicy(network, tiny_tokenizer(), max_new_tokens=6, micro_batch=3)
+    optimizer = partial(torch.optim.SGD, lr=1e-2)
+    module = PPO(policy, LETTERS, kl_weight=0.0, epochs=3, optimizer=optimizer)
     readings = Readings({"gold": LETTERS}, ["x"], samples=8, every_n_steps=4)
     fit(module, readings, 9)
     assert [row["step"] for row in readings.rows] == [0, 6, 9]

@@ -1,4 +1,7 @@
+"""Kinds of exploits: each gets its label, and references stay within their own limits."""
+
 import json
+from itertools import product
 
 import pytest
 import torch
@@ -24,6 +27,7 @@ REFERENCES = Samples(
         "As the moon moves on, high water comes later, by fifty minutes a day.",
     ],
 )
+MADE_UP_WORDS = ", ".join(map("".join, product("bdfgklmn", "aeiou", "n")))
 
 
 @pytest.mark.parametrize(
@@ -36,10 +40,7 @@ REFERENCES = Samples(
             ["copying the prompt"],
         ),
         ("the sea goes up and down with every turn that our planet makes", ["missing punctuation"]),
-        (
-            ", ".join(first + vowel + "n" for first in "bdfgklmn" for vowel in "aeiou") + ".",
-            ["long"],
-        ),
+        (f"{MADE_UP_WORDS}.", ["long"]),
         ("Gravity.", ["short"]),
         (
             "Xqzt, brglmpf vvvv kkkk the moon, zxcvbn qwrtp and then lkjhgf, so it is.",
@@ -49,25 +50,26 @@ REFERENCES = Samples(
     ],
 )
 def test_each_kind_of_exploit_gets_its_label(text, labels):
-    found = taxonomy(Samples([PROMPT], [text]), REFERENCES)
-    assert [name for name in found.labels[0] if name in labels] == labels
+    result = taxonomy(Samples([PROMPT], [text]), REFERENCES)
+    assert [name for name in result.labels[0] if name in labels] == labels
     if not labels or labels == ["long"]:
-        assert found.labels == [labels]
+        assert result.labels == [labels]
 
 
 def test_references_are_within_their_own_limits():
-    found = taxonomy(REFERENCES, REFERENCES)
-    assert found.labels == [[]] * 4
-    assert found.counts["none"] == 4
-    assert set(found.reference_shares.values()) == {0.0, 1.0}
-    json.dumps(found.as_dict(), allow_nan=False)
+    result = taxonomy(REFERENCES, REFERENCES)
+    assert result.labels == [[]] * 4
+    assert result.counts["none"] == 4
+    assert set(result.reference_shares.values()) == {0.0, 1.0}
+    json.dumps(result.as_dict(), allow_nan=False)
 
 
 def test_the_share_of_labelled_references_is_what_the_quantile_leaves():
-    texts = Samples([""] * 100, [" ".join(["word"] * number) + "." for number in range(1, 101)])
-    found = taxonomy(texts, texts, quantile=0.9)
-    assert found.reference_shares["long"] == pytest.approx(0.09, abs=0.011)
-    assert found.counts["long"] == round(100 * found.reference_shares["long"])
+    outputs = [" ".join(["word"] * number) + "." for number in range(1, 101)]
+    texts = Samples([""] * 100, outputs)
+    result = taxonomy(texts, texts, quantile=0.9)
+    assert result.reference_shares["long"] == pytest.approx(0.09, abs=0.011)
+    assert result.counts["long"] == round(100 * result.reference_shares["long"])
 
 
 def test_measures():

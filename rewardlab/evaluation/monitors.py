@@ -1,0 +1,163 @@
+"""Readings of a policy in training: its reward, and monitors that it is not trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import torch
+from pytorch_lightning import Trainer
+from torch import Tensor, nn
+
+from rewardlab.errors import InputError
+from rewardlab.evaluation.prompts import in_turn
+from rewardlab.metrics import kernel_distance, kernel_distance_interval
+from rewardlab.policies import Generator, Policy
+from rewardlab.rewards import Reward
+from rewardlab.rewards.abilities import frozen_features
+from rewardlab.rewards.scoring import in_batches, scores_and_members, scores_of
+from rewardlab.seeds import derive, row_seeds
+from rewardlab.types import Samples
+
+Z = 1.96
+
+
+class TrainedLoop(Protocol):
+    """What monitors read of a training loop. Every loop of `rewardlab.training` has it.
+
+    Attributes:
+        policy: the policy that is trained.
+        reward: the reward that is optimized; None if the loop has none.
+        reference: the frozen policy that the loop is held to; None if it is held to none.
+    """
+
+    policy: Policy
+    reward: Reward | None
+    reference: Policy | None
+
+
+@dataclass
+class MonitoredPolicy:
+    """What a policy in training is monitored with.
+
+    Attributes:
+        reward: the reward that is optimized.
+        prompts: prompts of the outputs that are read.
+        held_out: real outputs that nothing is trained on, for the distance from them.
+        classifier: a reward that nothing is optimized against.
+        held_out_prompts: prompts that nothing is trained on, for `Readings`.
+        features: the reward's features of `held_out`, computed at the first reading.
+    """
+
+    reward: Reward
+    prompts: Sequence[str]
+    held_out: Samples | None = None
+    classifier: Reward | None = None
+    held_out_prompts: Sequence[str] = ()
+    features: Tensor | None = field(default=None, init=False)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One monitor at one time.
+
+    Attributes:
+        value: the figure; worse when higher.
+        standard_error: its standard error.
+    """
+
+    value: float
+    standard_error: float
+
+
+class PolicyReadings(NamedTuple):
+    """Readings of one set of outputs.
+
+    Attributes:
+        scores: the reward's scores [B].
+        monitors: the reading of each monitor that has data, by name.
+    """
+
+    scores: Tensor
+    monitors: dict[str, Reading]
+
+
+@torch.no_grad()
+def readings_of(
+    policy: Generator, monitored: MonitoredPolicy, samples: int, seed: int
+) -> PolicyReadings:
+    """Draw outputs, and return the reward's scores and each monitor's reading of them.
+
+    Args:
+        policy: the generator that is read, in evaluation mode.
+        monitored: the reward, the prompts and the monitors.
+        samples: number of outputs, the prompts in turn.
+        seed: seed of the outputs' noise.
+    """
+    seeds = row_seeds(derive(seed, "guard"), samples)
+    with in_eval_mode(policy):
+        outputs = policy.generate(in_turn(monitored.prompts, samples), seeds=seeds)
+    scores, members = scores_and_members(monitored.reward, outputs)
+    monitors = {}
+    if members.shape[1] > 1:
+        monitors["disagreement"] = _mean_reading(members.std(1))
+    if monitored.classifier is not None:
+        classifier_scores = scores_of(monitored.classifier, outputs)
+        monitors["classifier"] = _mean_reading(-classifier_scores)
+    if monitored.held_out is not None and frozen_features(monitored.reward) is not None:
+        if monitored.features is None:
+            monitored.features = features_of(monitored.reward, monitored.held_out)
+        features = features_of(monitored.reward, outputs)
+        monitors["distance"] = _distance_reading(features, monitored.features, seed)
+    return PolicyReadings(scores, monitors)
+
+
+def _mean_reading(values: Tensor) -> Reading:
+    """Return the mean of values [B]."""
+    standard_error = values.std() / len(values) ** 0.5
+    return Reading(values.mean().item(), standard_error.item())
+
+
+def _distance_reading(features: Tensor, real: Tensor, seed: int) -> Reading:
+    """Return KID between features [B, D] and [N, D]."""
+    low, high = kernel_distance_interval(features, real, seed=seed)
+    return Reading(
+        value=kernel_distance(features, real),
+        standard_error=(high - low) / (2 * Z),
+    )
+
+
+def features_of(reward: Reward, samples: Samples) -> Tensor:
+    """Return the reward's features of samples, flattened to float32 [B, D], on the CPU.
+
+    Raises:
+        InputError: if the reward has no frozen features.
+    """
+    extractor = frozen_features(reward)
+    if extractor is None:
+        raise InputError(
+            f"A distance needs frozen features; got {type(reward).__name__}, which has none. Give "
+            "a reward that derives from FrozenFeatures."
+        )
+    features = in_batches(reward, extractor.features, samples)
+    return features.flatten(1).float()
+
+
+@contextmanager
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, and give it its mode back afterwards."""
+    was_training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(was_training)
+
+
+def log_figures(trainer: Trainer, prefix: str, figures: Mapping[str, float]) -> None:
+    """Log each figure as "prefix/name" at the trainer's step."""
+    metrics = {f"{prefix}/{name}": value for name, value in figures.items()}
+    for logger in trainer.loggers:
+        logger.log_metrics(metrics, step=trainer.global_step)

@@ -1,0 +1,15 @@
+"""Prompts of a fixed number of outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def in_turn(prompts: Sequence[str], count: int) -> list[str]:
+    """Return `count` prompts: all of them in their order, again and again.
+
+    Example:
+        >>> in_turn(["a", "b"], 5)
+        ['a', 'b', 'a', 'b', 'a']
+    """
+    return [prompts[row % len(prompts)] for row in range(count)]
