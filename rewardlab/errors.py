@@ -12,9 +12,9 @@ class InputError(ValueError):
     traceback, exit 1.
 
     Example:
-        >>> raise InputError("targets/ holds no images; got 3 .txt files. Give a folder of PNGs.")
+        >>> raise InputError("targets/ holds no images, but 3 .txt files. Give a folder of PNGs.")
         Traceback (most recent call last):
-        rewardlab.errors.InputError: targets/ holds no images; got 3 .txt files. Give a folder of PNGs.
+        rewardlab.errors.InputError: targets/ holds no images, but 3 .txt files. Give ...
     """
 
 
@@ -36,7 +36,7 @@ def check_abilities(cls: type, abilities: Iterable[type], earlier: dict[str, str
         >>> class Mine(Reward):
         ...     def features(self, samples): return samples.outputs
         Traceback (most recent call last):
-        rewardlab.errors.InputError: Mine defines `features` but does not derive from FrozenFeatures...
+        rewardlab.errors.InputError: Mine defines `features` but does not derive from ...
     """
     for name, present in earlier.items():
         if name in vars(cls):
@@ -50,5 +50,6 @@ def check_abilities(cls: type, abilities: Iterable[type], earlier: dict[str, str
         if defined and not issubclass(cls, ability):
             raise InputError(
                 f"{cls.__name__} defines `{defined[0]}` but does not derive from "
-                f"{ability.__name__}, so nothing would call it. Add {ability.__name__} to its bases."
+                f"{ability.__name__}, so nothing would call it. Add {ability.__name__} to its "
+                "bases."
             )

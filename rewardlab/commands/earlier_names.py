@@ -17,7 +17,12 @@ EARLIER_NAMES = {
     "rewardlab.rounds.GANRM": "rewardlab.rounds.GANRMRounds",
 }
 # The public path of a class, and its arguments of earlier versions with their names of today.
-EARLIER_ARGUMENTS: dict[str, dict[str, str]] = {}
+EARLIER_ARGUMENTS: dict[str, dict[str, str]] = {
+    "rewardlab.training.AdvRM": {"centring": "centering"},
+    "rewardlab.training.PPO": {"loss_normalisation": "loss_normalization"},
+    "rewardlab.policies.Sampler": {"noise": "eta"},
+    "rewardlab.policies.samplers.Sampler": {"noise": "eta"},
+}
 
 log = logging.getLogger("rewardlab")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rewardlab.losses.likelihood import check_shapes, masked_mean
 
-Normalisation = Literal["token", "sequence", "constant"]
+Normalization = Literal["token", "sequence", "constant"]
 # exp(10) is 22,000: beyond it a step is noise, and a diffusion policy's ratio soon overflows
 MAX_LOG_RATIO = 10.0
 
@@ -37,7 +37,7 @@ def log_ratio(log_prob: Tensor, other: Tensor, mask: Tensor) -> Tensor:
 
 
 def step_weights(
-    mask: Tensor, normalisation: Normalisation, constant: float | None = None
+    mask: Tensor, normalization: Normalization, constant: float | None = None
 ) -> Tensor:
     """Return how much each step counts in a mean over the batch, float32 [B, T].
 
@@ -45,7 +45,7 @@ def step_weights(
 
     Args:
         mask: bool [B, T], true where a step counts.
-        normalisation: "token" gives every step one weight, so long rows count more (DAPO, arXiv
+        normalization: "token" gives every step one weight, so long rows count more (DAPO, arXiv
             2503.14476). "sequence" gives every row one weight, so the steps of long rows count less
             (GRPO, arXiv 2402.03300). "constant" divides by rows times a constant, so neither (Dr.
             GRPO, arXiv 2503.20783): REINFORCE up to that scale.
@@ -59,9 +59,9 @@ def step_weights(
         [[0.25, 0.25], [0.25, 0.0]]
     """
     rows, columns = mask.shape
-    if normalisation == "token":
+    if normalization == "token":
         return mask / mask.sum().clamp_min(1)
-    if normalisation == "sequence":
+    if normalization == "sequence":
         lengths = mask.sum(1, keepdim=True)
         return mask / (lengths.clamp_min(1) * rows)
     length = columns if constant is None else constant
@@ -102,7 +102,7 @@ def ppo_loss(
     mask: Tensor,
     *,
     clip: float,
-    normalisation: Normalisation = "token",
+    normalization: Normalization = "token",
     constant: float | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the weighted mean of `surrogate` over a batch (PPO, arXiv 1707.06347, equation 7).
@@ -120,7 +120,7 @@ def ppo_loss(
         (-1.1, 0.5)
     """
     losses, clipped = surrogate(log_prob, old_log_prob, advantages, mask, clip=clip)
-    weights = step_weights(mask, normalisation, constant)
+    weights = step_weights(mask, normalization, constant)
     loss = (weights * losses).sum()
     clip_fraction = masked_mean(clipped.float(), mask)
     return loss, clip_fraction

@@ -49,7 +49,7 @@ def bradley_terry_loss(
     return weighted_mean(losses, weights)
 
 
-def centring_loss(chosen: Tensor, rejected: Tensor, weights: Tensor | None = None) -> Tensor:
+def centering_loss(chosen: Tensor, rejected: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return (r_chosen + r_rejected)², averaged over pairs and members.
 
     It pulls each pair's mean to 0. arXiv 2312.09244, equation 2. It settles the offset of each
@@ -65,7 +65,7 @@ def centring_loss(chosen: Tensor, rejected: Tensor, weights: Tensor | None = Non
 
     Example:
         >>> import torch
-        >>> centring_loss(torch.tensor([1.0, 3.0]), torch.tensor([-1.0, -1.0])).item()
+        >>> centering_loss(torch.tensor([1.0, 3.0]), torch.tensor([-1.0, -1.0])).item()
         2.0
     """
     check_shapes(chosen, rejected)
@@ -84,3 +84,6 @@ def _column(values: Tensor, scores: Tensor) -> Tensor:
         )
     members = [1] * (scores.dim() - 1)
     return values.float().view(-1, *members)
+
+
+centring_loss = centering_loss  # its name before version 0.2

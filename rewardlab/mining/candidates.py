@@ -20,8 +20,9 @@ from rewardlab.types import PreferencePairs, Samples
 
 
 def candidates(policy: Generator, prompts: Sequence[str], k: int, seed: int) -> Samples:
-    """Return K outputs of each prompt, [P·K] rows, a prompt's candidates together; the fact "group"
-    numbers the prompts.
+    """Return K outputs of each prompt, [P·K] rows, a prompt's candidates together.
+
+    The fact "group" numbers the prompts.
     """
     rows = repeated(prompts, k)
     samples = policy.generate(rows, seeds=row_seeds(derive(seed, "candidates"), len(rows)))
@@ -41,19 +42,21 @@ def best_and_worst(
         >>> from rewardlab.rewards import Brightness
         >>> from rewardlab.testing import tiny_diffusion
         >>> from rewardlab.policies.samplers import Sampler
-        >>> policy = DiffusionPolicy(tiny_diffusion(), labels=["zero", "one"], sampler=Sampler(steps=2))
+        >>> sampler = Sampler(steps=2)
+        >>> policy = DiffusionPolicy(tiny_diffusion(), labels=["zero", "one"], sampler=sampler)
         >>> pairs = best_and_worst(policy, Brightness(), ["one", "zero"], k=4, seed=0)
         >>> bool((Brightness()(pairs.chosen) > Brightness()(pairs.rejected)).all())
         True
     """
     check_candidates(k)
-    drawn = candidates(policy, prompts, k, seed)
-    return extremes(drawn, scores_of(reward, drawn), k)
+    samples = candidates(policy, prompts, k, seed)
+    return extremes(samples, scores_of(reward, samples), k)
 
 
 def extremes(samples: Samples, scores: Tensor, k: int) -> PreferencePairs:
-    """Pair the highest- with the lowest-scored of each prompt's K candidates; prompts whose
-    candidates all tie are left out.
+    """Pair the highest- with the lowest-scored of each prompt's K candidates.
+
+    Prompts whose candidates all tie are left out.
 
     Args:
         samples: [P·K], a prompt's candidates together.
@@ -69,17 +72,18 @@ def extremes(samples: Samples, scores: Tensor, k: int) -> PreferencePairs:
     best = first + groups.argmax(1)
     worst = first + groups.argmin(1)
     differ = scores[best] > scores[worst]
-    chosen, rejected = (
-        samples[rows[differ]].with_facts(score=scores[rows[differ]]) for rows in (best, worst)
-    )
-    return PreferencePairs(chosen, rejected)
+    best = best[differ]
+    worst = worst[differ]
+    chosen = samples[best].with_facts(score=scores[best])
+    return PreferencePairs(chosen, samples[worst].with_facts(score=scores[worst]))
 
 
 def check_candidates(k: int) -> None:
     """Refuse fewer than two candidates a prompt, before any is drawn."""
     if k < 2:
         raise InputError(
-            f"A preference pair needs two candidates of a prompt; got k={k}. Draw at least 2 (8 is usual)."
+            f"A preference pair needs two candidates of a prompt; got k={k}. Draw at least 2 (8 is "
+            "usual)."
         )
 
 
@@ -131,8 +135,8 @@ class BestOf(Generator):
         """
         if not isinstance(self.policy, Policy | BestOf) or not isinstance(self.reward, Saved):
             raise InputError(
-                f"A BestOf of {type(self.policy).__name__} by {type(self.reward).__name__} cannot be "
-                "saved, since one of the two cannot. Make it in code."
+                f"A BestOf of {type(self.policy).__name__} by {type(self.reward).__name__} cannot "
+                "be saved, since one of the two cannot. Make it in code."
             )
         self.policy.save_pretrained(Path(folder) / "policy")
         self.reward.save_pretrained(Path(folder) / "reward")

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from rewardlab.data import Preferences, read_prompts
 from rewardlab.errors import InputError
-from rewardlab.evaluation import Evaluation, Watched
+from rewardlab.evaluation import Evaluation, MonitoredPolicy
 from rewardlab.evaluation.evaluation import mean_figure
 from rewardlab.policies import Policy
 from rewardlab.provenance import fingerprint
@@ -140,7 +140,9 @@ class AdvRMRounds(Rounds):
         state.number += 1
         reward, reward_stage = self._hardened(fits, references)
         settings = {**settings_of(run, self, "post_train"), "watched": self._unseen_prompts()}
-        watched = partial(Watched, reward, self.prompts, held_out_prompts=self._unseen_prompts())
+        watched = partial(
+            MonitoredPolicy, reward, self.prompts, held_out_prompts=self._unseen_prompts()
+        )
         train_policy(state, self.post_train, reward, reward_stage, watched, settings)
         self._evaluate(state, reward, reward_stage)
         _report_cost(state)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from rewardlab.data import TargetSamples, read_prompts
-from rewardlab.evaluation import Evaluation, Guard, Watched
+from rewardlab.evaluation import Evaluation, Guard, MonitoredPolicy
 from rewardlab.evaluation.evaluation import separation_figures
 from rewardlab.mining import RankBootstrap
 from rewardlab.policies import Policy
@@ -160,13 +160,13 @@ class GANRMRounds(Rounds):
         negatives: Samples,
         negatives_stage: Stage,
         first_weights: dict[str, Tensor],
-    ) -> Watched:
+    ) -> MonitoredPolicy:
         """Return what guards read.
 
         Those that watch a classifier get one that was fitted on the held-out targets alone.
         """
         guards = [callback for callback in self.post_train.callbacks if isinstance(callback, Guard)]
-        watched = Watched(self.reward, self.prompts, state.real)
+        watched = MonitoredPolicy(self.reward, self.prompts, state.real)
         if any("classifier" in guard.watch for guard in guards):
             classifier = fresh_copy(self.reward)
             classifier.load_state_dict(first_weights, strict=False)

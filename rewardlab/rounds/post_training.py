@@ -8,7 +8,7 @@ from typing import Any
 from rewardlab.data import save_pairs
 from rewardlab.data.prompt_data import numbered
 from rewardlab.errors import InputError
-from rewardlab.evaluation import Watched
+from rewardlab.evaluation import MonitoredPolicy
 from rewardlab.evaluation.evaluation import mean_figure
 from rewardlab.mining import BestOf, candidates, extremes
 from rewardlab.provenance import fingerprint
@@ -26,7 +26,7 @@ def train_policy(
     post_train: PostTrain,
     reward: Reward,
     reward_stage: Stage,
-    make_watched: Callable[[], Watched],
+    make_watched: Callable[[], MonitoredPolicy],
     settings: dict[str, Any],
 ) -> None:
     """Train the policy on what its loop learns from; best-of-n only wraps it.

@@ -20,7 +20,7 @@ from torch import nn
 
 from rewardlab.data import ResumableLoader, Rows
 from rewardlab.errors import InputError
-from rewardlab.evaluation import Guard, Readings, Watched
+from rewardlab.evaluation import Guard, MonitoredPolicy, Readings
 from rewardlab.mining import check_candidates
 from rewardlab.policies import Policy, frozen_copy
 from rewardlab.rewards import Reward
@@ -129,7 +129,7 @@ class PostTrain:
         return module
 
     def __call__(
-        self, module: Trained, examples: Any, watched: Watched, folder: Path, scratch: Path
+        self, module: Trained, examples: Any, watched: MonitoredPolicy, folder: Path, scratch: Path
     ) -> None:
         """Train the loop's policy in place; write its weights, figures and metrics into `folder`.
 

@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from rewardlab.data.features import features_of
 from rewardlab.data.loader import Rows
 from rewardlab.errors import InputError
-from rewardlab.losses.ranking import bradley_terry_loss, centring_loss
+from rewardlab.losses.ranking import bradley_terry_loss, centering_loss
 from rewardlab.metrics import calibration_error
 from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, frozen_features
@@ -75,7 +75,7 @@ class AdvRM(Trained):
 
     Args:
         reward: the reward; all of its parameters that require gradients are trained.
-        centering: weight of the centering loss (`rewardlab.losses.centring_loss`). 0.01 is usual
+        centering: weight of the centering loss (`rewardlab.losses.centering_loss`). 0.01 is usual
             where scores of different prompts are to be compared.
         bootstrap: whether each member draws its own bootstrap sample. It has no effect on a single
             member.
@@ -174,7 +174,7 @@ class AdvRM(Trained):
         weights = self._weights(pairs, scores.chosen)
         loss = bradley_terry_loss(*scores, facts.get("label"), facts.get("margin"), weights)
         if self.centering:
-            loss = loss + self.centering * centring_loss(*scores, weights)
+            loss = loss + self.centering * centering_loss(*scores, weights)
         margin = (scores.chosen - scores.rejected).detach().mean(1)
         figures = {"loss": loss.detach(), "margin": margin.mean()}
         figures |= _accuracy(margin, facts.get("label"))

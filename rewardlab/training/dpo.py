@@ -80,11 +80,6 @@ class DPO(Trained):
         self.sft_weight = sft_weight
         self.reference = frozen_reference(policy, reference)
 
-    @staticmethod
-    def examples(pairs: PreferencePairs) -> PreferencePairs:
-        """Return what this loop learns from: the best candidates against the worst."""
-        return pairs
-
     def training_step(self, pairs: PreferencePairs, batch_idx: int) -> Tensor:
         return self._loss(pairs, "")
 

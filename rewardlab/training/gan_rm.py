@@ -17,7 +17,7 @@ from rewardlab.rewards.abilities import Calibrated, FrozenFeatures
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.base import Trained, split_data
 from rewardlab.training.bootstrap import bootstrap_weights
-from rewardlab.types import SOURCES, Labelled, Samples
+from rewardlab.types import SOURCES, LabeledSamples, Samples
 
 DENSITY_RATIO = (
     "log density ratio of features, target samples over the generator's own at the time of training"
@@ -45,7 +45,7 @@ class HeldOut(NamedTuple):
 class GANRM(Trained):
     """Train a reward to tell target samples from generated ones.
 
-    GAN-RM, arXiv 2506.13846, sections 3.1 and 3.2. Batches are `Labelled`, of Samples or of the
+    GAN-RM, arXiv 2506.13846, sections 3.1 and 3.2. Batches are `LabeledSamples`, of Samples or of the
     reward's cached features. Heads of an ensemble see different data: each counts a sample
     Poisson(1) times (the bootstrap), and leaves out its own fold of the targets.
 
@@ -126,12 +126,12 @@ class GANRM(Trained):
             self.reward.calibrate(scores)
         self.reward.meaning = meaning(data, self.label_smoothing)
 
-    def _training_data(self) -> Labelled | None:
+    def _training_data(self) -> LabeledSamples | None:
         """Return what is trained on, if the data module tells it from what is held out."""
         data = split_data(self)
         return None if data is None else data.split("train")
 
-    def training_step(self, batch: Labelled, batch_idx: int) -> Tensor:
+    def training_step(self, batch: LabeledSamples, batch_idx: int) -> Tensor:
         logits = members(self.reward, batch.inputs)
         counts = self.head_weights(batch.rows, batch.labels, logits.shape[1])
         weights = counts.to(logits) * batch.weights[:, None]
@@ -142,7 +142,7 @@ class GANRM(Trained):
         self.log("loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
-    def validation_step(self, batch: Labelled, batch_idx: int) -> None:
+    def validation_step(self, batch: LabeledSamples, batch_idx: int) -> None:
         logits = members(self.reward, batch.inputs)
         loss = discrimination_loss(logits, batch.labels, batch.weights[:, None].expand_as(logits))
         check_finite(loss, logits, batch)
@@ -190,7 +190,7 @@ def _with_features(reward: Reward) -> FrozenFeatures:
     return reward
 
 
-def check_finite(loss: Tensor, logits: Tensor, batch: Labelled) -> None:
+def check_finite(loss: Tensor, logits: Tensor, batch: LabeledSamples) -> None:
     """Stop at a loss that is NaN or infinite, before it reaches the weights.
 
     Raises:
@@ -214,14 +214,14 @@ def check_finite(loss: Tensor, logits: Tensor, batch: Labelled) -> None:
     )
 
 
-def meaning(data: Labelled, label_smoothing: float) -> str:
+def meaning(data: LabeledSamples, label_smoothing: float) -> str:
     """Return what the logits estimate, in words.
 
     It is a density ratio only without smoothing, of targets and generated samples alone.
 
     Example:
         >>> ones = torch.ones(2)
-        >>> data = Labelled(ones, ones, ones, ones, torch.tensor([0, 1]))
+        >>> data = LabeledSamples(ones, ones, ones, ones, torch.tensor([0, 1]))
         >>> meaning(data, label_smoothing=0.1)
         'score: labels were smoothed by 0.1'
     """

@@ -12,9 +12,9 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
-from rewardlab.data.prompt_data import NumberedPrompts, numbered
+from rewardlab.data.prompt_data import NumberedPrompts
 from rewardlab.losses.kl import adapted_weight, k2, k3
-from rewardlab.losses.policy_gradient import Normalisation, log_ratio, surrogate, value_error
+from rewardlab.losses.policy_gradient import Normalization, log_ratio, surrogate, value_error
 from rewardlab.networks.unregistered import hold
 from rewardlab.policies import Policy
 from rewardlab.policies.base import At, Steps
@@ -30,7 +30,6 @@ from rewardlab.training.renamed import accept_earlier_names
 from rewardlab.training.rollouts import Baseline, Experience, KLKind, minibatches, rollout_figures
 from rewardlab.training.sample_table import SampleTable
 from rewardlab.training.shaping import ReferenceFigures, Shaping
-from rewardlab.types import PreferencePairs
 
 KL_LOSSES = {"k2": k2, "k3": k3}
 
@@ -127,7 +126,7 @@ class PPO(Trained):
         kl: KLKind = "reward",
         kl_weight: float = 0.01,
         kl_target: float | None = None,
-        loss_normalization: Normalisation = "token",
+        loss_normalization: Normalization = "token",
         entropy_weight: float = 0.0,
         value_weight: float = 0.5,
         value_clip: float | None = None,
@@ -164,11 +163,6 @@ class PPO(Trained):
         check_advantage(self.policy, advantage, samples_per_prompt)
         check_entropy(self.policy, entropy_weight)
         check_kl(self.policy, kl, kl_weight, kl_target)
-
-    @staticmethod
-    def examples(pairs: PreferencePairs) -> NumberedPrompts:
-        """Return what this loop learns from: the prompts, whose outputs it samples itself."""
-        return numbered(pairs.chosen.prompts)
 
     def training_step(self, batch: NumberedPrompts, batch_idx: int) -> None:
         """Sample with the policy as it is, then take clipped steps on the samples."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from rewardlab.losses.policy_gradient import Normalisation, step_weights
+from rewardlab.losses.policy_gradient import Normalization, step_weights
 
 
 def is_distributed() -> bool:
@@ -52,7 +52,7 @@ def relative_share(count: Tensor) -> Tensor:
     return own_count / mean(own_count[None]).clamp_min(1e-8)
 
 
-def joint_step_weights(mask: Tensor, normalization: Normalisation) -> Tensor:
+def joint_step_weights(mask: Tensor, normalization: Normalization) -> Tensor:
     """Return each step's weight in a mean over the batches of all processes, float32 [B, T].
 
     Args:

@@ -18,7 +18,7 @@ from rewardlab.rewards.base import checked_scores
 from rewardlab.seeds import derive, generators, row_seeds, uniform
 from rewardlab.training.base import Trained, trainable
 from rewardlab.training.modes import evaluating, frozen, random_parts
-from rewardlab.types import PreferencePairs, Samples
+from rewardlab.types import Samples
 
 
 class ReFL(Trained):
@@ -93,11 +93,6 @@ class ReFL(Trained):
         self.late = late
         self.sft_weight = sft_weight
         self.learns_from = "samples" if sft_weight else "prompts"
-
-    @staticmethod
-    def examples(pairs: PreferencePairs) -> Samples:
-        """Return what this loop learns from: the prompts, and as an anchor the best candidates."""
-        return pairs.chosen
 
     def on_train_start(self) -> None:
         self.reward.to(self.device)

@@ -12,7 +12,7 @@ from rewardlab.policies.base import At, Steps
 from rewardlab.rewards import Reward
 from rewardlab.training.base import Trained, trainable
 from rewardlab.training.processes import joint_step_weights
-from rewardlab.types import PreferencePairs, Samples
+from rewardlab.types import Samples
 
 
 class SFT(Trained):
@@ -55,11 +55,6 @@ class SFT(Trained):
     ) -> None:
         super().__init__(optimizer, schedule, seed)
         self.policy = trainable(policy)
-
-    @staticmethod
-    def examples(pairs: PreferencePairs) -> Samples:
-        """Return what this loop learns from: the best candidates."""
-        return pairs.chosen
 
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
         loss = self._loss(samples)

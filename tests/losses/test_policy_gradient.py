@@ -53,7 +53,7 @@ def test_at_ratio_one_it_is_reinforce():
         advantages,
         MASK,
         clip=1e-4,
-        normalisation="constant",
+        normalization="constant",
         constant=1,
     )
     (gradient,) = torch.autograd.grad(loss, log_prob)
@@ -98,7 +98,7 @@ def test_weights_are_the_three_normalisations():
 
 def test_a_loss_with_weights_is_the_sum_of_its_parts():
     log_prob, old, advantages = drawn(2, 3), drawn(2, 3, seed=1), drawn(2, 3, seed=2)
-    whole, _ = ppo_loss(log_prob, old, advantages, MASK, clip=0.2, normalisation="sequence")
+    whole, _ = ppo_loss(log_prob, old, advantages, MASK, clip=0.2, normalization="sequence")
     weights = step_weights(MASK, "sequence")
     parts = [
         surrogate(*(x[i : i + 1] for x in (log_prob, old, advantages, MASK)), clip=0.2)[0]

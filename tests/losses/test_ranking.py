@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import logsigmoid
 
 from rewardlab.losses import dpo_loss
-from rewardlab.losses.ranking import bradley_terry_loss, centring_loss
+from rewardlab.losses.ranking import bradley_terry_loss, centering_loss
 from rewardlab.types import PreferencePairs, Samples, concatenate
 
 DRAW = torch.Generator().manual_seed(0)
@@ -43,7 +43,7 @@ def test_an_offset_of_each_prompt_changes_nothing():
     assert bradley_terry_loss(*coarse, LABELS) == bradley_terry_loss(
         *(half + offset for half in coarse), LABELS
     )
-    assert centring_loss(*coarse) != centring_loss(*(half + offset for half in coarse))
+    assert centering_loss(*coarse) != centering_loss(*(half + offset for half in coarse))
 
 
 def test_a_tie_pulls_scores_together_and_a_flipped_label_is_a_flipped_pair():
@@ -62,7 +62,7 @@ def test_rows_of_weight_zero_count_for_nothing():
     far[0] = 1e6
     for loss in (
         lambda half: bradley_terry_loss(half, REJECTED, weights=WEIGHTS),
-        lambda half: centring_loss(half, REJECTED, WEIGHTS),
+        lambda half: centering_loss(half, REJECTED, WEIGHTS),
     ):
         assert loss(far) == loss(CHOSEN)
     assert bradley_terry_loss(CHOSEN, REJECTED, weights=torch.zeros(5, 3)) == 0
@@ -88,7 +88,7 @@ def test_equal_scores_give_log_two():
         lambda: bradley_terry_loss(CHOSEN, REJECTED, labels=torch.ones(3)),
         lambda: bradley_terry_loss(CHOSEN, REJECTED, margin=torch.ones(5, 3)),
         lambda: bradley_terry_loss(CHOSEN, REJECTED, weights=torch.ones(5)),
-        lambda: centring_loss(CHOSEN, REJECTED[:3]),
+        lambda: centering_loss(CHOSEN, REJECTED[:3]),
     ],
 )
 def test_shapes_are_not_broadcast_by_accident(wrong):
@@ -147,7 +147,7 @@ def test_trls_reward_trainer_has_the_same_tokens_scores_and_loss(tmp_path):
     with torch.no_grad():
         theirs, outputs = trainer.compute_loss(trainer.model, batch, return_outputs=True)
         chosen, rejected = reward(PAIRS.chosen), reward(PAIRS.rejected)
-        ours = bradley_terry_loss(chosen, rejected, margin=margin) + 0.01 * centring_loss(
+        ours = bradley_terry_loss(chosen, rejected, margin=margin) + 0.01 * centering_loss(
             chosen, rejected
         )
     assert torch.allclose(outputs.logits[:, 0], torch.cat([chosen, rejected]), atol=1e-5)

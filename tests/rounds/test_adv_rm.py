@@ -20,12 +20,14 @@ from rewardlab import (
 from rewardlab.attackers import BestOfN, RLAttacker
 from rewardlab.data import Preferences, load_samples
 from rewardlab.evaluation import Evaluation, Readings
+from rewardlab.mining import extremes
 from rewardlab.provenance import fingerprint
 from rewardlab.report import write_report
 from rewardlab.rewards import Function
 from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import Relative
+from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds import (
     AdvRMRounds,
     AttackAndMine,
@@ -39,6 +41,7 @@ from rewardlab.rounds.state import begin
 from rewardlab.rounds.tether import tethered
 from rewardlab.seeds import row_seeds
 from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
+from rewardlab.training import DPO, SFT
 
 PROMPTS = [f"say {letter}" for letter in "abcdefgh"]
 ADAM = partial(torch.optim.Adam, lr=1e-3)
@@ -302,6 +305,33 @@ def test_each_member_is_attacked_in_turn_and_late_random_pairs_of_both_are_mined
     assert results["rounds"]["2"]["adversarial_pairs"] == sum(min(3, c["kept"]) for c in counts)
     stages = [path.name for path in (tmp_path / "run" / "stages").iterdir()]
     assert len([name for name in stages if name.startswith("1-attack")]) == 2
+
+
+class ReadError(Exception):
+    """Raised instead of training, with what the loop was given."""
+
+
+@pytest.mark.parametrize("loop", [SFT, DPO, PPO])
+def test_a_loop_is_given_what_it_learns_from_and_nothing_else_is_drawn(tmp_path, monkeypatch, loop):
+    def read(self, module, examples, *rest):
+        raise ReadError(examples)
+
+    monkeypatch.setattr(PostTrain, "__call__", read)
+    play = game(rounds=0)
+    play.post_train.loop = partial(loop, optimizer=ADAM)
+    with pytest.raises(ReadError) as caught:
+        play.run(RunFolder.open(tmp_path / "run", {"seed": 0}))
+    examples = caught.value.args[0]
+    stages = " ".join(path.name for path in (tmp_path / "run" / "stages").iterdir())
+    assert ("1-candidates" in stages) == ("1-pairs" in stages) == (loop is not PPO)
+    if loop is PPO:
+        assert (list(examples.prompts), examples.rows.tolist()) == (PROMPTS, list(range(8)))
+    else:
+        best = examples if loop is SFT else examples.chosen
+        pool = load_samples(next((tmp_path / "run" / "stages").glob("1-candidates-*")) / "samples")
+        pairs = extremes(pool, scores_of(play.members[0], pool), 2)
+        assert list(best.outputs) == list(pairs.chosen.outputs)
+        assert isinstance(examples, PreferencePairs) == (loop is DPO)
 
 
 def test_a_given_witness_takes_the_place_of_the_other_members(tmp_path):

@@ -5,7 +5,7 @@ import torch
 from rewardlab.data import PairsData
 from rewardlab.data.preferences import Preferences
 from rewardlab.errors import InputError
-from rewardlab.losses.ranking import bradley_terry_loss, centring_loss
+from rewardlab.losses.ranking import bradley_terry_loss, centering_loss
 from rewardlab.rewards import Brightness, Ensemble, Standardized, VisionReward, load_reward
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.testing import tiny_tower
@@ -180,7 +180,7 @@ def test_the_loss_is_the_published_one_with_margins_labels_and_centering():
     weights = bootstrap_weights(3, [4, 5, 6], 2)
     expected = bradley_terry_loss(
         *halves, facts["label"], facts["margin"], weights
-    ) + 0.1 * centring_loss(*halves, weights)
+    ) + 0.1 * centering_loss(*halves, weights)
     assert torch.allclose(loss, expected, atol=1e-6)
     assert weights.unique().numel() > 1
 

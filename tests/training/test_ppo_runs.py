@@ -269,8 +269,8 @@ def test_a_config_can_name_it_all():
 
 def test_rounds_can_feed_it_with_mined_pairs_and_files_with_prompts(tmp_path):
     pairs = PreferencePairs(Samples(["x", "y"], ["1", "2"]), Samples(["x", "y"], ["3", "4"]))
-    assert PPO.examples(pairs).prompts == ["x", "y"]
-    assert PPO.examples(pairs).to("meta").rows.tolist() == [0, 1]
+    assert numbered(pairs.chosen.prompts).prompts == ["x", "y"]
+    assert numbered(pairs.chosen.prompts).to("meta").rows.tolist() == [0, 1]
     (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
     data = Prompts(tmp_path / "prompts.txt", batch_size=1)
     data.setup("fit")

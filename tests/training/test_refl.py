@@ -20,7 +20,7 @@ from rewardlab.seeds import generators, row_seeds, uniform
 from rewardlab.testing import tiny_diffusion, tiny_stable_diffusion, tiny_tower
 from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.training.refl import ReFL
-from rewardlab.types import PreferencePairs, Samples
+from rewardlab.types import Samples
 
 TRAINER = {
     "accelerator": "cpu",
@@ -151,7 +151,7 @@ def test_the_anchor_is_the_denoising_loss_of_the_batchs_images():
     anchored = ReFL(policy().eval(), Brightness(), sft_weight=3.0)
     for module in (plain, anchored):
         module.log_dict = lambda *_, **__: None
-    batch = ReFL.examples(PreferencePairs(images(), images()))
+    batch = images()
     encoded = plain.policy.encode(batch, seeds=plain.seeds(batch))
     expected = plain.training_step(batch, 0) - 3 * plain.policy.log_prob(encoded).mean()
     assert_close(anchored.training_step(batch, 0), expected)

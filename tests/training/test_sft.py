@@ -18,7 +18,7 @@ from rewardlab.policies.samplers import Sampler
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer
 from rewardlab.training import SFT, Resumable
 from rewardlab.training.base import Trained, frozen_names, trained_state
-from rewardlab.types import PreferencePairs, Samples
+from rewardlab.types import Samples
 
 ROWS = 6
 
@@ -77,11 +77,6 @@ def test_it_lowers_the_loss_on_what_it_learns():
         before = module._loss(images())
         fit(module=module, max_epochs=8)
         assert module._loss(images()) < 0.9 * before
-
-
-def test_it_learns_from_the_better_half_of_pairs():
-    pairs = PreferencePairs(images(), images(rows=False))
-    assert SFT.examples(pairs) is pairs.chosen
 
 
 class TestSeeds:
