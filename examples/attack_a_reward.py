@@ -13,8 +13,8 @@ import torch
 from rewardlab import AdvRM, Reward, Samples
 from rewardlab.attackers import HighTemperature
 from rewardlab.embedded.tiny_worlds import LETTERS, VOWELS, text_policy, text_reward, vowel_pairs
-from rewardlab.mining import candidates, score
-from rewardlab.rewards import Attack, Function, Relative
+from rewardlab.mining import candidates
+from rewardlab.rewards import Attack, Function, Relative, scores_of
 
 PROMPTS = [f"word {number}" for number in range(12)]  # yours: read_prompts("prompts.txt")
 
@@ -48,7 +48,7 @@ def main() -> None:
     attacker = HighTemperature(temperature=4.0, n=16, keep=1)  # yours: also RLAttacker, Guided, ...
     exploits = attacker(policy, attack, PROMPTS, 1)
     for name, reward in {"target": target, "judge": Function(truth)}.items():
-        means = [score(reward, samples).mean() for samples in (references, exploits)]
+        means = [scores_of(reward, samples).mean() for samples in (references, exploits)]
         print(f"{name}: {means[0]:.2f} on references, {means[1]:.2f} on the attack")
     worst = exploits.facts["attack"].argmax()
     print(f"worst: {exploits.outputs[worst]!r}")

@@ -8,8 +8,7 @@ what repeats), what a rule says (minus the share of word pairs that repeat), and
 
 from rewardlab import Samples
 from rewardlab.embedded.topics import Gold
-from rewardlab.mining import score
-from rewardlab.rewards import Repetition
+from rewardlab.rewards import Repetition, scores_of
 
 PROMPT = "When the statement"
 RESPONSES = [
@@ -26,8 +25,7 @@ def main() -> None:
     samples = Samples([PROMPT] * len(RESPONSES), RESPONSES)
     columns = {}
     for name, reward in rewards.items():
-        members = score(reward, samples)  # [B, M]: a column for each head or member
-        columns[name] = members.mean(1)
+        columns[name] = scores_of(reward, samples)  # [B]
     print(*rewards, "text", sep="\t")
     for row in columns["english"].argsort(descending=True).tolist():
         scores = [f"{column[row]:.2f}" for column in columns.values()]

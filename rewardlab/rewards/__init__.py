@@ -1,5 +1,6 @@
-"""Rewards: whatever scores finished outputs. Towers and their libraries are imported when a reward
-first needs them.
+"""Rewards: whatever scores finished outputs.
+
+Towers and their libraries are imported when a reward first needs them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rewardlab.rewards.functions import Brightness, Function
     from rewardlab.rewards.language import LanguageReward
     from rewardlab.rewards.novelty import Novelty
-    from rewardlab.rewards.pessimism import Pessimistic
+    from rewardlab.rewards.pessimism import Member, Pessimistic
     from rewardlab.rewards.probe import prompt_probe_auc
     from rewardlab.rewards.projection import RewardProjection
     from rewardlab.rewards.relative import Relative
@@ -35,6 +36,7 @@ _HOMES = {
     "Function": "rewardlab.rewards.functions",
     "LanguageReward": "rewardlab.rewards.language",
     "Length": "rewardlab.rewards.rules",
+    "Member": "rewardlab.rewards.pessimism",
     "Novelty": "rewardlab.rewards.novelty",
     "Pessimistic": "rewardlab.rewards.pessimism",
     "Relative": "rewardlab.rewards.relative",
@@ -59,6 +61,7 @@ __all__ = [
     "Function",
     "LanguageReward",
     "Length",
+    "Member",
     "Novelty",
     "Pessimistic",
     "PromptFeatures",

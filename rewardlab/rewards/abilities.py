@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -72,11 +72,27 @@ class Calibrated(ABC):
 
 
 class Saved(ABC):
-    """A reward that can be written into a folder, from which `load_reward` gives it back."""
+    """A reward that can be written into a folder, from which `load_reward` gives it back.
+
+    Attributes:
+        takes_trust: whether `from_pretrained` takes `trust=` too, because the folder may name what
+            runs foreign code or sends data away: parts of other classes, functions, servers.
+    """
+
+    takes_trust: ClassVar[bool] = False
 
     @abstractmethod
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the reward into `folder`, whole or not at all."""
+
+    def check_savable(self) -> None:  # noqa: B027 (may be left as it is)
+        """Refuse a reward that cannot be saved, before anything is written.
+
+        By default every reward of the class can be. A reward that is made of others asks them.
+
+        Raises:
+            InputError: saying why it cannot be saved and what to do instead.
+        """
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Any:

@@ -3,26 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import itemgetter
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.combine import Ensemble
+from rewardlab.rewards.folders import check_parts, load_reward, read_settings, write_reward
 from rewardlab.rewards.relative import Relative
 from rewardlab.types import Samples
 
+SETTINGS = (
+    "weight",
+    "threshold",
+    "penalty",
+    "length_penalty",
+    "max_length",
+    "unfinished_penalty",
+)
 
-class Attack(Reward):
-    """R1 - λ·R2 where the target R1 beats the threshold, R1 - penalty below. Adv-RM, 2504.06141,
-    equation 3.
 
-    An adversary that maximises it finds outputs that the target loves and the witness doubts. Below
-    the threshold the target still counts, as in the author's code: that is the way up to it;
-    exactly on it there is the target alone.
+class Attack(Reward, Saved):
+    """R1 - λ·R2 where the target R1 beats the threshold, and R1 - penalty below it.
+
+    That is Adv-RM, arXiv 2504.06141, equation 3. An adversary that maximises it finds outputs that
+    the target loves and the witness doubts. Below the threshold the target still counts, as in the
+    author's code: that is the way up to it. Exactly on the threshold there is the target alone.
 
     Penalties are in the target's units: standard deviations of the references for a `Relative`
     target, a fixed scale that the author's numbers (25 and 50 for one reward model) lack. Do not
@@ -54,6 +64,8 @@ class Attack(Reward):
         [3.6666667461395264, 2.0, -9.0]
     """
 
+    takes_trust = True
+
     def __init__(
         self,
         target: Reward,
@@ -68,8 +80,9 @@ class Attack(Reward):
         super().__init__()
         if threshold == "reference" and not _is_relative(target):
             raise InputError(
-                f'threshold="reference" is the mean score of the prompt\'s references, which {type(target).__name__} does not '
-                "know. Give Relative(target, references), or a number."
+                'threshold="reference" is the mean score of the prompt\'s references, which '
+                f"{type(target).__name__} does not know. Give Relative(target, references), or a "
+                "number."
             )
         self.target = target
         self.witness = witness
@@ -94,34 +107,85 @@ class Attack(Reward):
         Raises:
             InputError: if a penalty is asked for whose fact is missing.
         """
+        target, witness = parts.unbind(1)
         scores = gated(
-            *parts.unbind(1), threshold=self.threshold, weight=self.weight, penalty=self.penalty
+            target,
+            witness,
+            threshold=self.threshold,
+            weight=self.weight,
+            penalty=self.penalty,
         )
-        replaced = []
-        if self.max_length is not None:
-            too_long = _fact(facts, "length", f"max_length={self.max_length}") > self.max_length
-            replaced.append((self.length_penalty, too_long))
-        if self.unfinished_penalty is not None:
-            finished = _fact(
-                facts, "finished", f"unfinished_penalty={self.unfinished_penalty:g}"
-            ).bool()
-            replaced.append((self.unfinished_penalty, ~finished))
-        for penalty, rows in sorted(replaced, key=itemgetter(0)):  # where both hold, the larger
-            scores = scores.masked_fill(rows.to(scores.device), -penalty)
+        replacements = self._replacements(facts)
+        for replacement in sorted(replacements, key=_penalty):  # where both hold, the larger stays
+            rows = replacement.rows.to(scores.device)
+            scores = scores.masked_fill(rows, -replacement.penalty)
         return scores
+
+    def check_savable(self) -> None:
+        """Refuse an attack whose target or witness cannot be saved."""
+        check_parts([self.target, self.witness])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the settings and, into `folder`/target and /witness, the two rewards.
+
+        Raises:
+            InputError: if one of them cannot be saved, or `folder` holds something else.
+        """
+        settings = {name: getattr(self, name) for name in SETTINGS}
+        parts = {"target": self.target, "witness": self.witness}
+        write_reward(folder, self, settings, parts)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, trust: bool = False) -> Attack:
+        """Load what `save_pretrained` wrote, in eval mode."""
+        settings = read_settings(folder, *SETTINGS)
+        target = load_reward(Path(folder) / "target", trust=trust)
+        witness = load_reward(Path(folder) / "witness", trust=trust)
+        return cls(target, witness, **settings).eval()
+
+    def _replacements(self, facts: Mapping[str, Tensor]) -> list[_Replacement]:
+        """Return which rows get minus a penalty as their whole score."""
+        replacements = []
+        if self.max_length is not None:
+            lengths = _fact(facts, "length", f"max_length={self.max_length}")
+            too_long = lengths > self.max_length
+            replacements.append(_Replacement(self.length_penalty, too_long))
+        if self.unfinished_penalty is not None:
+            reader = f"unfinished_penalty={self.unfinished_penalty:g}"
+            finished = _fact(facts, "finished", reader).bool()
+            replacements.append(_Replacement(self.unfinished_penalty, ~finished))
+        return replacements
+
+
+class _Replacement(NamedTuple):
+    """Rows whose whole score is minus a penalty.
+
+    Attributes:
+        penalty: the score's opposite.
+        rows: bool [B].
+    """
+
+    penalty: float
+    rows: Tensor
 
 
 def gated(
     target: Tensor, witness: Tensor, *, threshold: float, weight: float = 1.0, penalty: float = 10.0
 ) -> Tensor:
-    """R1 - λ·R2·[R1 > T] - penalty·[R1 < T], elementwise, with target R1, witness R2, threshold T
-    and weight λ.
+    """Return R1 - λ·R2·[R1 > T] - penalty·[R1 < T], elementwise.
+
+    R1 is the target, R2 the witness, T the threshold and λ the weight.
 
     Example:
-        >>> gated(torch.tensor([2.0, 1.0, 0.0]), torch.tensor([5.0, 5.0, 5.0]), threshold=1.0).tolist()
+        >>> target = torch.tensor([2.0, 1.0, 0.0])
+        >>> gated(target, torch.full((3,), 5.0), threshold=1.0).tolist()
         [-3.0, 1.0, -10.0]
     """
     return target - weight * witness.where(target > threshold, 0) - penalty * (target < threshold)
+
+
+def _penalty(replacement: _Replacement) -> float:
+    return replacement.penalty
 
 
 def _is_relative(reward: Reward) -> bool:
@@ -131,10 +195,11 @@ def _is_relative(reward: Reward) -> bool:
     return isinstance(reward, Relative)
 
 
-def _fact(facts: Mapping[str, Tensor], name: str, why: str) -> Tensor:
+def _fact(facts: Mapping[str, Tensor], name: str, reader: str) -> Tensor:
     if name in facts:
         return facts[name]
     raise InputError(
-        f'{why} reads the fact "{name}" of the samples, and this policy gives {sorted(facts) or "no facts"}. A language '
-        "model gives it; leave the penalty out for a policy whose outputs have no such fact."
+        f'{reader} reads the fact "{name}" of the samples, and this policy gives '
+        f"{sorted(facts) or 'no facts'}. A language model gives it; leave the penalty out for a "
+        "policy whose outputs have no such fact."
     )

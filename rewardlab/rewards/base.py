@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -48,14 +48,21 @@ class Reward(nn.Module, ABC):
 
 
 def checked_scores(scores: Tensor, samples: Samples, scorer: str) -> Tensor:
-    """Return `scores` [B] or [B, M] in float32 if every one is finite; the one look at them waits
-    for the device once.
+    """Return scores [B] or [B, M] in float32 if every one is finite.
+
+    The one look at them waits for the device once.
+
+    Args:
+        scores: of any floating dtype.
+        samples: what was scored; a fact "row" is named in the message.
+        scorer: what scored, for the message.
 
     Raises:
         InputError: naming the first sample whose score is NaN or infinite.
 
     Example:
-        >>> checked_scores(torch.tensor([0.5]).double(), Samples(["a cat"], ["meow"]), "Length").dtype
+        >>> scores = torch.tensor([0.5]).double()
+        >>> checked_scores(scores, Samples(["a cat"], ["meow"]), "Length").dtype
         torch.float32
     """
     scores = scores.float()
@@ -63,15 +70,34 @@ def checked_scores(scores: Tensor, samples: Samples, scorer: str) -> Tensor:
         return scores
     bad = ~torch.isfinite(scores).view(len(scores), -1).all(1)
     first = int(bad.nonzero()[0])
-    row = f" (row {int(samples.facts['row'][first])})" if "row" in samples.facts else ""
     raise InputError(
-        f"{scorer} gave a score of {scores[first].tolist()} to sample {first}{row} with the prompt {samples.prompts[first]!r}; "
-        f"it is one of {int(bad.sum())} such scores in {len(scores)}. Is the output itself finite, or has training diverged?"
+        f"{scorer} gave a score of {scores[first].tolist()} to {named_sample(samples, first)} with "
+        f"the prompt {samples.prompts[first]!r}; it is one of {int(bad.sum())} such scores in "
+        f"{len(scores)}. Is the output itself finite, or has training diverged?"
     )
 
 
-def score_scale(scores: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and deviation of scores [N], for `Standardized`.
+def named_sample(samples: Samples, i: int) -> str:
+    """Return how a message names a sample: its place in the batch and, where known, its row.
+
+    Example:
+        >>> named_sample(Samples(["hi"], ["ho"], {"row": torch.tensor([7])}), 0)
+        'sample 0 (row 7)'
+    """
+    if "row" not in samples.facts:
+        return f"sample {i}"
+    return f"sample {i} (row {int(samples.facts['row'][i])})"
+
+
+class ScoreScale(NamedTuple):
+    """Mean and standard deviation of typical scores, float64 scalars."""
+
+    mean: Tensor
+    std: Tensor
+
+
+def score_scale(scores: Tensor) -> ScoreScale:
+    """Return mean and deviation (over N) of scores [N], for `Standardized`.
 
     Raises:
         InputError: if they are not finite or all equal.
@@ -79,7 +105,8 @@ def score_scale(scores: Tensor) -> tuple[Tensor, Tensor]:
     std, mean = torch.std_mean(scores.detach().double(), correction=0)
     if not (torch.isfinite(std) and std > 0):
         raise InputError(
-            f"The scores of {len(scores)} samples have mean {mean.item()} and deviation {std.item()}; standardising needs "
-            "finite scores that differ. Was the reward trained, and are the samples different?"
+            f"The scores of {len(scores)} samples have mean {mean.item()} and deviation "
+            f"{std.item()}; standardising needs finite scores that differ. Was the reward trained, "
+            "and are the samples different?"
         )
-    return mean, std
+    return ScoreScale(mean, std)

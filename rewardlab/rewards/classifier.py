@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.networks.silence import silent
+from rewardlab.networks import tokens
+from rewardlab.networks.loading import is_name, load_tokenizer
 from rewardlab.rewards import backbones
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward, checked_scores
-from rewardlab.rewards.folders import REWARD
+from rewardlab.rewards.folders import REWARD, read_settings
 from rewardlab.rewards.language import LanguageReward
-from rewardlab.rewards.rules import texts_of
-from rewardlab.storage.atomic import new_folder, write_json
-from rewardlab.types import Samples
+from rewardlab.types import Samples, texts_of
 
 CLASS_PATH = "rewardlab.rewards.ClassifierReward"
 
@@ -42,22 +41,19 @@ class ClassifierReward(Reward, Saved):
         self, model: str | Path | Any, tokenizer: Any | None = None, max_length: int | None = None
     ) -> None:
         super().__init__()
-        self.network = (
-            backbones.loaded(str(model), torch.float32) if isinstance(model, str | Path) else model
-        )
-        self.tokenizer = backbones.load_tokenizer(model, tokenizer, self.network)
+        self.network = model
+        if is_name(model):
+            self.network = backbones.load_headless(str(model), torch.float32)
+        self.tokenizer = load_tokenizer(tokenizer, model, "ClassifierReward")
+        tokens.check_padding(self.tokenizer)
+        tokens.check_vocabulary(self.tokenizer, self.network)
         labels = getattr(self.network.config, "num_labels", None)
-        if not type(self.network).__name__.endswith("ForSequenceClassification") or labels != 1:
+        if not backbones.is_classifier(self.network) or labels != 1:
             raise InputError(
-                f"ClassifierReward takes a sequence classifier of one label; got a {type(self.network).__name__} with {labels}."
+                "ClassifierReward takes a sequence classifier of one label; got a "
+                f"{type(self.network).__name__} with {labels}."
             )
-        context = getattr(self.network.config, "max_position_embeddings", None)
-        limits = [
-            limit
-            for limit in (max_length, context, self.tokenizer.model_max_length)
-            if limit is not None
-        ]
-        self.max_length = min(limits)
+        self.max_length = tokens.token_limit(max_length, self.network, self.tokenizer)
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the logits, float32 [B].
@@ -67,11 +63,7 @@ class ClassifierReward(Reward, Saved):
                 is NaN or infinite.
         """
         texts = list(texts_of(samples, "ClassifierReward"))
-        longest = max((len(ids) for ids in self.tokenizer(texts)["input_ids"]), default=0)
-        if longest >= self.max_length:
-            raise InputError(
-                f"ClassifierReward takes pairs of up to {self.max_length} tokens; a response alone has {longest}."
-            )
+        self._check_lengths(texts)
         batch = self.tokenizer(
             list(samples.prompts),
             texts,
@@ -85,16 +77,28 @@ class ClassifierReward(Reward, Saved):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the classifier and its tokenizer into `folder`, whole or not at all."""
-        with new_folder(folder) as fresh, silent():
-            self.network.save_pretrained(fresh)
-            self.tokenizer.save_pretrained(fresh)
-            write_json(fresh / REWARD, {"class_path": CLASS_PATH, "max_length": self.max_length})
+        config = {"class_path": CLASS_PATH, "max_length": self.max_length}
+        backbones.write_classifier(folder, self.network, self.tokenizer, config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Reward:
-        """Load the sequence classifier that a folder holds, in eval mode: a LanguageReward if it is
-        a decoder's.
+        """Load the sequence classifier that a folder holds, in eval mode.
+
+        A decoder's, with a linear `score` head, becomes a LanguageReward.
         """
-        if not (Path(folder) / REWARD).is_file() and backbones.has_score(folder):
+        if (Path(folder) / REWARD).is_file():
+            settings = read_settings(folder, "max_length")
+            return cls(folder, **settings).eval()
+        if backbones.has_score(folder):
             return LanguageReward.from_pretrained(folder)
         return cls(folder).eval()
+
+    def _check_lengths(self, texts: list[str]) -> None:
+        """Refuse a response that leaves no room for its prompt."""
+        rows = self.tokenizer(texts)["input_ids"]
+        longest = max(map(len, rows), default=0)
+        if longest >= self.max_length:
+            raise InputError(
+                f"ClassifierReward takes pairs of up to {self.max_length} tokens; a response alone "
+                f"has {longest}."
+            )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -10,11 +11,8 @@ from torch import Tensor, nn
 from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Calibrated, Saved
 from rewardlab.rewards.base import Reward
-from rewardlab.rewards.folders import CONFIG, load_reward, read_config, save_parts
-from rewardlab.storage.atomic import new_folder, write_json
+from rewardlab.rewards.folders import check_parts, load_reward, read_settings, write_reward
 from rewardlab.types import Samples
-
-HOME = "rewardlab.rewards"
 
 
 class Standardized(Reward, Saved):
@@ -39,6 +37,8 @@ class Standardized(Reward, Saved):
         2.0
     """
 
+    takes_trust = True
+
     def __init__(self, reward: Reward, mean: float | None = None, std: float | None = None) -> None:
         super().__init__()
         self.reward = reward
@@ -46,28 +46,38 @@ class Standardized(Reward, Saved):
         self.register_buffer("std", torch.as_tensor(_constant(reward, "std", std)))
         if not self.std > 0:
             raise InputError(
-                f"Standardized divides by the deviation of {type(reward).__name__}'s scores, which has to be above 0; "
-                f"got {self.std.item()}. Give std=, or call calibrate(scores) on the reward before saving it."
+                f"Standardized divides by the deviation of {type(reward).__name__}'s scores, which "
+                f"has to be above 0; got {self.std.item()}. Give std=, or call calibrate(scores) "
+                "on the reward before saving it."
             )
 
     def forward(self, samples: Samples) -> Tensor:
+        """Return the rescaled scores, float32 [B]."""
         return (self.reward(samples) - self.mean) / self.std
 
     def members(self, samples: Samples) -> Tensor:
+        """Return the members' rescaled scores, float32 [B, M]."""
         return (self.reward.members(samples) - self.mean) / self.std
 
+    def check_savable(self) -> None:
+        """Refuse a reward inside that cannot be saved."""
+        check_parts([self.reward])
+
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the constants and, into `folder`/reward, the reward, whole or not at all."""
-        with new_folder(folder) as fresh:
-            save_parts(fresh, {"reward": self.reward})
-            constants = {"mean": self.mean.item(), "std": self.std.item()}
-            write_json(fresh / CONFIG, {"class_path": f"{HOME}.Standardized", **constants})
+        """Write the constants and, into `folder`/reward, the reward.
+
+        Raises:
+            InputError: if the reward cannot be saved, or `folder` holds something else.
+        """
+        settings = {"mean": self.mean.item(), "std": self.std.item()}
+        write_reward(folder, self, settings, {"reward": self.reward})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Standardized:
+    def from_pretrained(cls, folder: str | Path, trust: bool = False) -> Standardized:
         """Load what `save_pretrained` wrote, in eval mode."""
-        config = read_config(folder)
-        return cls(load_reward(Path(folder) / "reward"), config["mean"], config["std"]).eval()
+        constants = read_settings(folder, "mean", "std")
+        reward = load_reward(Path(folder) / "reward", trust=trust)
+        return cls(reward, **constants).eval()
 
 
 class Weighted(Reward, Saved):
@@ -87,57 +97,61 @@ class Weighted(Reward, Saved):
         0.5
     """
 
+    takes_trust = True
+
     def __init__(self, rewards: list[Reward], weights: list[float]) -> None:
         super().__init__()
         if len(rewards) != len(weights) or not rewards:
             raise InputError(
-                f"Weighted needs one weight a reward; got {len(rewards)} rewards and {len(weights)} weights."
+                f"Weighted needs one weight a reward; got {len(rewards)} rewards and "
+                f"{len(weights)} weights."
             )
         self.rewards = nn.ModuleList(rewards)
-        self.register_buffer(
-            "weights", torch.tensor(weights, dtype=torch.float32)
-        )  # so that fingerprints see them
+        # a buffer, so that fingerprints see it
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
 
     def forward(self, samples: Samples) -> Tensor:
+        """Return the weighted sum, float32 [B]."""
         scores = torch.stack([reward(samples) for reward in self.rewards])
         return self.weights.to(scores) @ scores
 
     def members(self, samples: Samples) -> Tensor:
-        """Return the sum for each column [B, M] of the one part that has several; its disagreement,
-        so, stays to be seen.
+        """Return the sum for each column [B, M] of the one part that has several.
 
-        Parts that all have several are not the same ensemble's, so they give one column.
+        So the disagreement of that part's members can still be seen. Parts that all have several
+        are not the same ensemble's, so they give one column.
         """
         columns = [reward.members(samples) for reward in self.rewards]
-        if sum(column.shape[1] > 1 for column in columns) > 1:
+        several = [column for column in columns if column.shape[1] > 1]
+        if len(several) > 1:
             columns = [column.mean(1, keepdim=True) for column in columns]
-        return torch.stack(
-            [
-                weight * column
-                for weight, column in zip(
-                    self.weights, torch.broadcast_tensors(*columns), strict=True
-                )
-            ]
-        ).sum(0)
+        widened = torch.broadcast_tensors(*columns)
+        terms = []
+        for weight, column in zip(self.weights, widened, strict=True):
+            terms.append(weight * column)
+        return torch.stack(terms).sum(0)
+
+    def check_savable(self) -> None:
+        """Refuse a part that cannot be saved."""
+        check_parts(self.rewards)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the weights and, into `folder`/0, /1 and so on, the rewards, whole or not at all."""
-        with new_folder(folder) as fresh:
-            save_parts(fresh, {str(i): reward for i, reward in enumerate(self.rewards)})
-            write_json(
-                fresh / CONFIG, {"class_path": f"{HOME}.Weighted", "weights": self.weights.tolist()}
-            )
+        """Write the weights and, into `folder`/0, /1 and so on, the rewards.
+
+        Raises:
+            InputError: if one of them cannot be saved, or `folder` holds something else.
+        """
+        settings = {"weights": self.weights.tolist()}
+        write_reward(folder, self, settings, _numbered(self.rewards))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Weighted:
+    def from_pretrained(cls, folder: str | Path, trust: bool = False) -> Weighted:
         """Load what `save_pretrained` wrote, in eval mode."""
-        weights = read_config(folder)["weights"]
-        return cls(
-            [load_reward(Path(folder) / str(i)) for i in range(len(weights))], weights
-        ).eval()
+        weights = read_settings(folder, "weights")["weights"]
+        return cls(_load_numbered(folder, len(weights), trust), weights).eval()
 
 
-class Ensemble(Reward):
+class Ensemble(Reward, Saved):
     """The mean over the members of several rewards, which keep their columns.
 
     A reward with many heads brings as many columns, so it counts as many times in the mean.
@@ -150,11 +164,13 @@ class Ensemble(Reward):
 
     Example:
         >>> from rewardlab.rewards.functions import Brightness
-        >>> Ensemble([Brightness(), Brightness()]).members(Samples([""], torch.ones(1, 3, 2, 2))).tolist()
+        >>> ensemble = Ensemble([Brightness(), Brightness()])
+        >>> ensemble.members(Samples([""], torch.ones(1, 3, 2, 2))).tolist()
         [[1.0, 1.0]]
     """
 
     mean_of_members = True
+    takes_trust = True
 
     def __init__(self, rewards: list[Reward]) -> None:
         super().__init__()
@@ -163,18 +179,48 @@ class Ensemble(Reward):
         self.rewards = nn.ModuleList(rewards)
 
     def forward(self, samples: Samples) -> Tensor:
+        """Return the mean over all members, float32 [B]."""
         return self.members(samples).mean(1)
 
     def members(self, samples: Samples) -> Tensor:
+        """Return the columns of all rewards in turn, float32 [B, M]."""
         return torch.cat([reward.members(samples) for reward in self.rewards], dim=1)
+
+    def check_savable(self) -> None:
+        """Refuse a reward inside that cannot be saved."""
+        check_parts(self.rewards)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write their number and, into `folder`/0, /1 and so on, the rewards.
+
+        Raises:
+            InputError: if one of them cannot be saved, or `folder` holds something else.
+        """
+        write_reward(folder, self, {"count": len(self.rewards)}, _numbered(self.rewards))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, trust: bool = False) -> Ensemble:
+        """Load what `save_pretrained` wrote, in eval mode."""
+        count = read_settings(folder, "count")["count"]
+        return cls(_load_numbered(folder, count, trust)).eval()
+
+
+def _numbered(rewards: Iterable[Reward]) -> dict[str, Reward]:
+    """Name each reward by its number, which its folder is called."""
+    return {str(number): reward for number, reward in enumerate(rewards)}
+
+
+def _load_numbered(folder: str | Path, count: int, trust: bool) -> list[Reward]:
+    folders = [Path(folder) / str(number) for number in range(count)]
+    return [load_reward(part, trust=trust) for part in folders]
 
 
 def _constant(reward: Reward, name: str, value: float | None) -> float:
     if value is not None:
         return float(value)
-    saved = getattr(reward, f"score_{name}") if isinstance(reward, Calibrated) else None
-    if saved is None:
+    if not isinstance(reward, Calibrated):
         raise InputError(
-            f"Standardized needs {name}=, since {type(reward).__name__} has no constants saved with it."
+            f"Standardized needs {name}=, since {type(reward).__name__} has no constants saved "
+            "with it."
         )
-    return float(saved)
+    return float(reward.score_mean if name == "mean" else reward.score_std)

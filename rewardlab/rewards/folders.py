@@ -1,25 +1,27 @@
-"""Reward folders: a config beside weights, written whole or not at all."""
+"""Reward folders: a config beside weights and parts, written whole or not at all."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward
+from rewardlab.storage.atomic import new_folder, write_json
+from rewardlab.storage.class_files import read_json
 from rewardlab.storage.class_paths import named_class
 
 CONFIG = "config.json"
 REWARD = "reward.json"  # takes the place of config.json in folders where that is transformers' own
 CLASSIFIER = "rewardlab.rewards.ClassifierReward"
+HOME = "rewardlab.rewards"
+TO_TRUST = "call load_reward(path, trust=True), or give --trust"
 
 
 def load_reward(path: str | Path, *, trust: bool = False) -> Reward:
-    """Load the reward that a folder holds, whatever its class: `class_path` in its config says
-    which.
+    """Load the reward that a folder holds, of the class that its config names.
 
     A folder with a sequence classifier of transformers, such as a published reward model, is a
     reward too.
@@ -27,8 +29,9 @@ def load_reward(path: str | Path, *, trust: bool = False) -> Reward:
     Args:
         path: a folder that a reward's, or a transformers sequence classifier's, `save_pretrained`
             wrote.
-        trust: import classes from outside rewardlab too. Loading such a folder runs code that its
-            config names.
+        trust: import classes and functions from outside rewardlab, and accept servers, in the
+            folders of its parts too. Loading such a folder runs code that its config names, and
+            scoring sends texts to the servers that it names.
 
     Raises:
         InputError: if the folder is missing, is no reward's, or names a class that is not trusted
@@ -40,8 +43,15 @@ def load_reward(path: str | Path, *, trust: bool = False) -> Reward:
         rewardlab.errors.InputError: runs/none is not a folder. ...
     """
     class_path = read_config(path)["class_path"]
-    mend = "call load_reward(path, trust=True), or give --trust"
-    return named_class(path, class_path, Reward, trust=trust, mend=mend).from_pretrained(path)  # type: ignore[no-any-return]
+    kind = named_class(path, class_path, Reward, trust=trust, mend=TO_TRUST)
+    return load_as(kind, path, trust=trust)  # type: ignore[no-any-return]
+
+
+def load_as(kind: Any, folder: str | Path, *, trust: bool) -> Any:
+    """Load a folder as a reward of a class; a class that takes `trust` is told of it."""
+    if issubclass(kind, Saved) and kind.takes_trust:
+        return kind.from_pretrained(folder, trust=trust)  # type: ignore[call-arg]
+    return kind.from_pretrained(folder)
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
@@ -57,32 +67,62 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise InputError(
             f"{folder} is not a folder. Give the folder that a reward's save_pretrained wrote."
         )
-    file = folder / (REWARD if (folder / REWARD).is_file() else CONFIG)
+    file = _config_file(folder)
     if not file.is_file():
         raise InputError(
-            f"{folder} holds no {CONFIG}, so it is no reward's. Give the folder that save_pretrained wrote."
+            f"{folder} holds no {CONFIG}, so it is no reward's. "
+            "Give the folder that save_pretrained wrote."
         )
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(
-            f"{file} is not readable JSON: {error}. Is the file cut off or edited?"
-        ) from error
-    if isinstance(config, dict) and "class_path" not in config and _classifies(config):
+    config = read_json(file)
+    if "class_path" not in config and _classifies(config):
         return {"class_path": CLASSIFIER}
-    if not isinstance(config, dict) or not isinstance(config.get("class_path"), str):
+    if not isinstance(config.get("class_path"), str):
         raise InputError(
-            f"{file} names no class_path, so it is no reward's. Is it a transformers folder of another kind?"
+            f"{file} names no class_path, so it is no reward's. "
+            "Is it a transformers folder of another kind?"
         )
     return config
 
 
-def _classifies(config: dict[str, Any]) -> bool:
-    """Tell whether a transformers config is a sequence classifier's."""
-    return any(
-        str(name).endswith("ForSequenceClassification")
-        for name in config.get("architectures") or []
-    )
+def read_settings(folder: str | Path, *names: str) -> dict[str, Any]:
+    """Return settings by their names from a reward folder's config.
+
+    Raises:
+        InputError: as `read_config`, or if a setting is missing.
+    """
+    config = read_config(folder)
+    missing = [name for name in names if name not in config]
+    if missing:
+        raise InputError(
+            f"{Path(folder) / CONFIG} lacks {', '.join(missing)}. "
+            "Is it edited, or of another class?"
+        )
+    return {name: config[name] for name in names}
+
+
+def write_reward(
+    folder: str | Path,
+    reward: Saved,
+    settings: Mapping[str, Any] | None = None,
+    parts: Mapping[str, Reward] | None = None,
+) -> None:
+    """Write a reward that is its settings and its parts, whole or not at all.
+
+    Args:
+        folder: where it is to stand.
+        reward: for its class and for `check_savable`.
+        settings: plain data for the config.
+        parts: the rewards that it is made of, by the names of their folders.
+
+    Raises:
+        InputError: if the reward cannot be saved, before anything is written; or if `folder` holds
+            something else.
+    """
+    reward.check_savable()
+    with new_folder(folder) as fresh:
+        save_parts(fresh, parts or {})
+        config = {"class_path": class_path_of(type(reward)), **(settings or {})}
+        write_json(fresh / CONFIG, config)
 
 
 def save_parts(folder: Path, parts: Mapping[str, Reward]) -> None:
@@ -91,9 +131,59 @@ def save_parts(folder: Path, parts: Mapping[str, Reward]) -> None:
     Raises:
         InputError: if one cannot be saved.
     """
+    check_parts(parts.values())
     for name, part in parts.items():
+        part.save_pretrained(folder / name)  # type: ignore[operator]
+
+
+def check_parts(parts: Iterable[object]) -> None:
+    """Refuse parts that cannot be saved, and parts that are made of such.
+
+    Raises:
+        InputError: naming the first of them.
+    """
+    for part in parts:
         if not isinstance(part, Saved):
             raise InputError(
                 f"{type(part).__name__} cannot be saved, nor what is made of it. Make both in code."
             )
-        part.save_pretrained(folder / name)
+        part.check_savable()
+
+
+def class_path_of(kind: type) -> str:
+    """Return the path by which a folder names a class: the public one of a reward of rewardlab.
+
+    Example:
+        >>> from rewardlab.rewards.novelty import Novelty
+        >>> class_path_of(Novelty)
+        'rewardlab.rewards.Novelty'
+    """
+    if kind.__module__.startswith(f"{HOME}."):
+        return f"{HOME}.{kind.__name__}"
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def check_trusted(folder: str | Path, danger: str, *, trust: bool) -> None:
+    """Refuse a folder that is not trusted and names what is dangerous.
+
+    Args:
+        folder: for the message.
+        danger: what the folder names and what would happen.
+        trust: the user's word.
+
+    Raises:
+        InputError: without trust.
+    """
+    if not trust:
+        raise InputError(f"{folder} names {danger}. If you trust it, {TO_TRUST}.")
+
+
+def _config_file(folder: Path) -> Path:
+    file = folder / REWARD
+    return file if file.is_file() else folder / CONFIG
+
+
+def _classifies(config: dict[str, Any]) -> bool:
+    """Tell whether a transformers config is a sequence classifier's."""
+    architectures = config.get("architectures") or []
+    return any(str(name).endswith("ForSequenceClassification") for name in architectures)

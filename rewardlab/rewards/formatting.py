@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rewardlab.errors import InputError
-from rewardlab.types import Samples
+from rewardlab.rewards.base import named_sample
+from rewardlab.types import Samples, distinct
+
+Ids = list[int]
 
 
-def token_ids(
-    tokenizer: Any, prompts: Sequence[str], responses: Sequence[str]
-) -> tuple[list[list[int]], list[int]]:
+class TokenRows(NamedTuple):
+    """Token ids of prompts with their responses.
+
+    Attributes:
+        ids: B rows of ids, not padded.
+        starts: where in each row the response starts.
+    """
+
+    ids: list[Ids]
+    starts: list[int]
+
+
+class BatchRows(NamedTuple):
+    """Token rows that fit a model's context.
+
+    Attributes:
+        ids: B rows of ids, not padded; none is empty.
+        starts: where in each row the response starts; at the last id at the latest.
+        cut: how many prompts were cut to fit.
+    """
+
+    ids: list[Ids]
+    starts: list[int]
+    cut: int
+
+
+def token_ids(tokenizer: Any, prompts: Sequence[str], responses: Sequence[str]) -> TokenRows:
     """Return the ids of each prompt with its response, and how many of them are the prompt's.
 
     With a chat template: the prompt as one user message, the response as the assistant's, rendered
@@ -31,43 +58,32 @@ def token_ids(
         ...     chat_template, eos_token, eos_token_id = None, "!", 0
         ...     def __call__(self, texts):
         ...         return {"input_ids": [[ord(letter) - 96 for letter in text] for text in texts]}
-        >>> token_ids(Letters(), ["ab", "ab"], ["cd", ""])
+        >>> rows = token_ids(Letters(), ["ab", "ab"], ["cd", ""])
+        >>> rows.ids, rows.starts
         ([[1, 2, 3, 4, 0], [1, 2, 0]], [2, 2])
     """
     if not prompts:
-        return [], []
-    known = list(dict.fromkeys(prompts))
+        return TokenRows([], [])
+    unique = distinct(prompts)
+    pairs = list(zip(prompts, responses, strict=True))
     if tokenizer.chat_template:
-        chats = [
-            _chat(prompt, response) for prompt, response in zip(prompts, responses, strict=True)
-        ]
-        wholes = [tokenizer.apply_chat_template(chat, tokenize=False) for chat in chats]
-        starts = [
-            tokenizer.apply_chat_template(_chat(p), tokenize=False, add_generation_prompt=True)
-            for p in known
-        ]
-        rows, heads = (
-            tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in (wholes, starts)
-        )
+        rows = _chat_ids(tokenizer, [_chat(*pair) for pair in pairs])
+        prompt_rows = _chat_ids(tokenizer, [_chat(prompt) for prompt in unique.values])
         closed = _closes(tokenizer)
     else:
-        wholes = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-        rows = tokenizer(wholes)["input_ids"]
-        heads = tokenizer(known)["input_ids"]
+        rows = tokenizer([prompt + response for prompt, response in pairs])["input_ids"]
+        prompt_rows = tokenizer(unique.values)["input_ids"]
         closed = False
-    end = tokenizer.eos_token_id
-    ended = [
-        list(row) if closed or end is None or row[-1:] == [end] else [*row, end] for row in rows
-    ]
-    before = dict(zip(known, heads, strict=True))
-    return ended, [_shared(row, before[prompt]) for row, prompt in zip(ended, prompts, strict=True)]
+    end = None if closed else tokenizer.eos_token_id
+    ended = [_ended(row, end) for row in rows]
+    starts = []
+    for row, place in zip(ended, unique.places, strict=True):
+        starts.append(_common_start(row, prompt_rows[place]))
+    return TokenRows(ended, starts)
 
 
-def batch_ids(
-    tokenizer: Any, samples: Samples, limit: int | None, scorer: str
-) -> tuple[list[list[int]], list[int], int]:
-    """Return the token ids of samples, where in each the response starts, and how many prompts were
-    cut to fit.
+def batch_ids(tokenizer: Any, samples: Samples, limit: int | None, scorer: str) -> BatchRows:
+    """Return the token ids of samples, cut to fit a model's context.
 
     Args:
         tokenizer: of transformers.
@@ -80,62 +96,91 @@ def batch_ids(
         InputError: if a response alone is longer than `limit`, or a row has no tokens at all; the
             row is named.
     """
+    whole = token_ids(tokenizer, samples.prompts, samples.outputs)
     rows = []
     starts = []
     cut = 0
-    for i, (ids, start) in enumerate(
-        zip(*token_ids(tokenizer, samples.prompts, samples.outputs), strict=True)
-    ):
+    for i, (ids, start) in enumerate(zip(whole.ids, whole.starts, strict=True)):
         if not ids:
             raise InputError(
-                f"{scorer} has no tokens for {_named(samples, i)}: prompt and response are empty, and no end token."
+                f"{scorer} has no tokens for {named_sample(samples, i)}: prompt and response are "
+                "empty, and no end token."
             )
         if limit is not None and len(ids) > limit:
-            ids, start = _cut(
-                ids, start, limit, tokenizer, f"{scorer} cannot score {_named(samples, i)}"
-            )
+            refusal = f"{scorer} cannot score {named_sample(samples, i)}"
+            ids, start = _cut(ids, start, limit, tokenizer.bos_token_id, refusal)
             cut += 1
         rows.append(ids)
         starts.append(min(start, len(ids) - 1))
-    return rows, starts, cut
+    return BatchRows(rows, starts, cut)
 
 
-def _chat(*words: str) -> list[dict[str, str]]:
-    return [
-        {"role": role, "content": said}
-        for role, said in zip(("user", "assistant"), words, strict=False)
-    ]
+def _chat(prompt: str, response: str | None = None) -> list[dict[str, str]]:
+    """Return the messages of a chat: the user's, and the assistant's if there is one."""
+    chat = [{"role": "user", "content": prompt}]
+    if response is not None:
+        chat.append({"role": "assistant", "content": response})
+    return chat
+
+
+def _chat_ids(tokenizer: Any, chats: list[list[dict[str, str]]]) -> list[Ids]:
+    """Return the ids of chats as the template renders them.
+
+    A chat of the user's message alone ends with the start of the assistant's.
+    """
+    texts = []
+    for chat in chats:
+        awaits = len(chat) == 1
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=awaits)
+        texts.append(text)
+    rows: list[Ids] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return rows
 
 
 def _closes(tokenizer: Any) -> bool:
     """Tell whether the chat template writes a mark of its own after the assistant's words."""
-    said = tokenizer.apply_chat_template(_chat("question", "answer"), tokenize=False)
-    return bool(said.rpartition("answer")[2].strip())
+    text = tokenizer.apply_chat_template(_chat("question", "answer"), tokenize=False)
+    return bool(text.rpartition("answer")[2].strip())
 
 
-def _shared(ids: Sequence[int], before: Sequence[int]) -> int:
+def _ended(ids: Sequence[int], end: int | None) -> Ids:
+    """Return a row with the end token at its end, once; as it is if there is none."""
+    row = list(ids)
+    if end is not None and row[-1:] != [end]:
+        row.append(end)
+    return row
+
+
+def _common_start(ids: Sequence[int], others: Sequence[int]) -> int:
     """Return how many first tokens two sequences share."""
-    pairs = zip(ids, before, strict=False)
-    return next(
-        (i for i, (one, other) in enumerate(pairs) if one != other), min(len(ids), len(before))
-    )
+    count = 0
+    for one, other in zip(ids, others, strict=False):
+        if one != other:
+            break
+        count += 1
+    return count
 
 
-def _cut(
-    ids: list[int], start: int, limit: int, tokenizer: Any, refusal: str
-) -> tuple[list[int], int]:
-    """Drop tokens of the prompt until `limit` are left."""
+def _cut(ids: Ids, start: int, limit: int, begin: int | None, refusal: str) -> tuple[Ids, int]:
+    """Drop tokens of the prompt until `limit` are left; return the row and the response's start.
+
+    Args:
+        ids: of prompt and response.
+        start: of the response.
+        limit: most tokens.
+        begin: the begin-of-text token, which stays if it is the first and there is room.
+        refusal: who cannot score what, for the message.
+
+    Raises:
+        InputError: if the response alone is longer.
+    """
     response = len(ids) - start
-    first = ids[:1] if start and ids[0] == tokenizer.bos_token_id else []
     if response > limit:
         raise InputError(
-            f"{refusal}: its response has {response} tokens and the model sees {limit}. Raise max_length, or cut it."
+            f"{refusal}: its response has {response} tokens and the model sees {limit}. "
+            "Raise max_length, or cut it."
         )
-    kept = first if response + len(first) <= limit else []
-    left = limit - len(kept)
-    return kept + ids[len(ids) - left :], limit - response
-
-
-def _named(samples: Samples, i: int) -> str:
-    row = f" (row {int(samples.facts['row'][i])})" if "row" in samples.facts else ""
-    return f"sample {i}{row}"
+    begins = start > 0 and ids[0] == begin
+    first = ids[:1] if begins and response < limit else []
+    room = limit - len(first)
+    return first + ids[len(ids) - room :], limit - response

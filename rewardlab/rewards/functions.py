@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward, checked_scores
-from rewardlab.types import Samples
+from rewardlab.rewards.folders import check_trusted, read_config, read_settings, write_reward
+from rewardlab.types import Samples, images_of
 
 
-class Function(Reward):
+class Function(Reward, Saved):
     """A reward from a plain function, so that a config can name one by its import path.
+
+    A function that another program can import is saved by that path. Loading it runs its module's
+    code, so it needs `load_reward(path, trust=True)`.
 
     Args:
         function: takes Samples and returns one finite score a sample [B].
 
     Example:
         >>> import torch
-        >>> reward = Function(lambda samples: torch.tensor([float(len(text)) for text in samples.outputs]))
-        >>> reward(Samples(["hi", "hi"], ["hello", "hey"])).tolist()
+        >>> def lengths(samples):
+        ...     return torch.tensor([float(len(text)) for text in samples.outputs])
+        >>> Function(lengths)(Samples(["hi", "hi"], ["hello", "hey"])).tolist()
         [5.0, 3.0]
     """
+
+    takes_trust = True
 
     def __init__(self, function: Callable[[Samples], Tensor]) -> None:
         super().__init__()
@@ -34,44 +46,105 @@ class Function(Reward):
         Raises:
             InputError: if it returns anything but one finite number a sample.
         """
-        name = getattr(self.function, "__name__", type(self.function).__name__)
+        name = _name_of(self.function)
         scores = self.function(samples)
         if not isinstance(scores, Tensor) or scores.shape != (len(samples),):
-            got = (
-                f"a tensor {list(scores.shape)}"
-                if isinstance(scores, Tensor)
-                else f"a {type(scores).__name__}"
-            )
             raise InputError(
-                f"The function {name} has to return one score a sample, a tensor [{len(samples)}]; got {got}."
+                f"The function {name} has to return one score a sample, a tensor "
+                f"[{len(samples)}]; got {_described(scores)}."
             )
         return checked_scores(scores, samples, name)
 
+    def check_savable(self) -> None:
+        """Refuse a function that another program cannot import.
 
-class Brightness(Reward):
+        Raises:
+            InputError: for a lambda, a function inside another, a method of an object, or a script.
+        """
+        _import_path(self.function)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the function's import path, not its code.
+
+        Raises:
+            InputError: as `check_savable`.
+        """
+        write_reward(folder, self, {"function": _import_path(self.function)})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, trust: bool = False) -> Function:
+        """Import the function that `save_pretrained` named, in eval mode.
+
+        Raises:
+            InputError: without trust, or if the function cannot be imported.
+        """
+        path = read_settings(folder, "function")["function"]
+        danger = f"the function {path}; loading it would run its code"
+        check_trusted(folder, danger, trust=trust)
+        return cls(_imported(folder, path)).eval()
+
+
+class Brightness(Reward, Saved):
     """The mean of all pixels of an image or a video, in [0, 1].
 
     Example:
         >>> import torch
-        >>> Brightness()(Samples(["", ""], torch.tensor([0.25, 0.75]).view(2, 1, 1, 1).expand(2, 3, 4, 4))).tolist()
+        >>> grey = torch.tensor([0.25, 0.75]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+        >>> Brightness()(Samples(["", ""], grey)).tolist()
         [0.25, 0.75]
     """
 
     def forward(self, samples: Samples) -> Tensor:
-        return checked_scores(
-            images_of(samples, "Brightness").flatten(1).mean(1), samples, "Brightness"
-        )
+        """Return the mean pixel of each output, float32 [B]."""
+        images = images_of(samples, "Brightness")
+        return checked_scores(images.flatten(1).mean(1), samples, "Brightness")
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the class's name; there is nothing else to save."""
+        write_reward(folder, self)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Brightness:
+        """Load what `save_pretrained` wrote, in eval mode."""
+        read_config(folder)
+        return cls().eval()
 
 
-def images_of(samples: Samples, scorer: str, channels: str = "C") -> Tensor:
-    """Return the samples' images or videos.
+def _name_of(function: Any) -> str:
+    name: str = getattr(function, "__name__", type(function).__name__)
+    return name
+
+
+def _described(result: Any) -> str:
+    if isinstance(result, Tensor):
+        return f"a tensor {list(result.shape)}"
+    return f"a {type(result).__name__}"
+
+
+def _import_path(function: Any) -> str:
+    """Return the module and name by which another program imports a function.
 
     Raises:
-        InputError: if they are strings.
+        InputError: if there is none.
     """
-    if isinstance(samples.outputs, Tensor):
-        return samples.outputs
-    raise InputError(
-        f"{scorer} scores images [B, {channels}, H, W] in [0, 1]; got a list of {len(samples)} strings. "
-        "Is the policy a language model?"
-    )
+    module = sys.modules.get(getattr(function, "__module__", ""))
+    name = getattr(function, "__qualname__", "")
+    is_script = module is not None and module.__name__ == "__main__"
+    if is_script or getattr(module, name, None) is not function:
+        raise InputError(
+            f"Function({_name_of(function)}) cannot be saved, since no other program can import "
+            "its function. Define it with def at the top of a module that can be imported."
+        )
+    return f"{function.__module__}.{name}"
+
+
+def _imported(folder: str | Path, path: str) -> Callable[[Samples], Tensor]:
+    module, _, name = path.rpartition(".")
+    try:
+        function: Callable[[Samples], Tensor] = getattr(import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{folder} names the function {path}, which cannot be imported: {error}. "
+            "Is its module on the path?"
+        ) from error
+    return function

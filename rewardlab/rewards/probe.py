@@ -9,8 +9,7 @@ from rewardlab.errors import InputError
 
 
 def prompt_probe_auc(text_features: Tensor, labels: Tensor, seed: int = 0, folds: int = 5) -> float:
-    """Return how well target and generated samples can be told apart by their prompts only: AUC,
-    0.5 is chance.
+    """Return the AUC with which prompts alone tell target from generated samples; 0.5 is chance.
 
     A discriminator that is conditioned on prompts is only worth training if this is near 0.5 (at
     most 0.55); else it learns which prompts the targets have. A logistic regression on standardised
@@ -40,16 +39,11 @@ def prompt_probe_auc(text_features: Tensor, labels: Tensor, seed: int = 0, folds
     smallest = int(torch.bincount(classes, minlength=2).min())
     if smallest < 2:
         raise InputError(
-            f"The prompt-only probe needs at least two prompts of each class; got {smallest} of one of them."
+            "The prompt-only probe needs at least two prompts of each class; got "
+            f"{smallest} of one of them."
         )
     splits = StratifiedKFold(min(folds, smallest), shuffle=True, random_state=seed % 2**32)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    return float(
-        cross_val_score(
-            model,
-            text_features.detach().double().cpu().numpy(),
-            classes.numpy(),
-            cv=splits,
-            scoring="roc_auc",
-        ).mean()
-    )
+    inputs = text_features.detach().double().cpu().numpy()
+    aucs = cross_val_score(model, inputs, classes.numpy(), cv=splits, scoring="roc_auc")
+    return float(aucs.mean())

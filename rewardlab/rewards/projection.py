@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from rewardlab.errors import InputError
+from rewardlab.networks.precision import full_precision
+from rewardlab.rewards.feature_scale import feature_scale
 from rewardlab.seeds import derive
 
 
 class RewardProjection(nn.Module):
-    """K heads Linear(D, H) - GELU - dropout - Linear(H, 1) on standardised features, in one matrix
-    product for all heads.
+    """K heads Linear(D, H) - GELU - dropout - Linear(H, 1) on standardised features.
 
-    The Reward Projection Layer of GAN-RM, arXiv 2506.13846, section 3.2; the paper does not give
-    its widths. Heads start from different weights and may see different features, so that they can
-    disagree. Head k is the same whatever the number of heads.
+    One matrix product serves all heads. This is the Reward Projection Layer of GAN-RM, arXiv
+    2506.13846, section 3.2; the paper does not give its widths. Heads start from different weights
+    and may see different features, so that they can disagree. Head k is the same whatever the
+    number of heads.
 
     Args:
         features: D, the length of a feature vector.
@@ -48,49 +52,53 @@ class RewardProjection(nn.Module):
         super().__init__()
         if min(features, heads, width) < 1 or not 0 < feature_share <= 1 or not 0 <= dropout < 1:
             raise InputError(
-                "RewardProjection needs heads and width of at least 1, feature_share in (0, 1] and dropout in [0, 1); "
-                f"got heads={heads}, width={width}, feature_share={feature_share}, dropout={dropout}."
+                "RewardProjection needs heads and width of at least 1, feature_share in (0, 1] and "
+                f"dropout in [0, 1); got heads={heads}, width={width}, "
+                f"feature_share={feature_share}, dropout={dropout}."
             )
         self.heads = heads
         self.width = width
         self.dropout = nn.Dropout(dropout)
-        drawn = [
-            _draw_head(features, width, feature_share, derive(seed, "head", k))
-            for k in range(heads)
-        ]
-        mask, hidden_weight, hidden_bias, weight, bias = (
-            torch.stack(column) for column in zip(*drawn, strict=True)
-        )
+        drawn_heads = []
+        for k in range(heads):
+            head_seed = derive(seed, "head", k)
+            drawn_heads.append(_draw_head(features, width, feature_share, head_seed))
         # [K, H, D], [K, H]
-        self.hidden_weight = nn.Parameter(hidden_weight)
-        self.hidden_bias = nn.Parameter(hidden_bias)
+        self.hidden_weight = nn.Parameter(torch.stack([head.hidden_weight for head in drawn_heads]))
+        self.hidden_bias = nn.Parameter(torch.stack([head.hidden_bias for head in drawn_heads]))
         # [K, H], [K]
-        self.weight = nn.Parameter(weight)
-        self.bias = nn.Parameter(bias)
-        self.register_buffer("mask", mask)
+        self.weight = nn.Parameter(torch.stack([head.weight for head in drawn_heads]))
+        self.bias = nn.Parameter(torch.stack([head.bias for head in drawn_heads]))
+        self.register_buffer("mask", torch.stack([head.mask for head in drawn_heads]))
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return a logit a head, float32 [B, K], from features [B, D]; computed in float32 under
-        autocast too.
+        """Return a logit a head, float32 [B, K], from features [B, D].
+
+        It is computed in float32 under autocast too.
+
+        Raises:
+            InputError: if the features have another length.
         """
         if features.dim() != 2 or features.shape[1] != len(self.mean):
             raise InputError(
-                f"RewardProjection takes features [B, {len(self.mean)}]; got {list(features.shape)}. "
-                "Were they cached from another tower or other settings?"
+                f"RewardProjection takes features [B, {len(self.mean)}]; got "
+                f"{list(features.shape)}. Were they cached from another tower or other settings?"
             )
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features.device):
             rows = (features.float() - self.mean) / self.std
-            seen = (self.hidden_weight * self.mask[:, None]).flatten(0, 1)
-            hidden = functional.gelu(functional.linear(rows, seen, self.hidden_bias.flatten()))
-            hidden = self.dropout(hidden).unflatten(1, (self.heads, self.width))
+            seen_weight = (self.hidden_weight * self.mask[:, None]).flatten(0, 1)
+            hidden = functional.linear(rows, seen_weight, self.hidden_bias.flatten())
+            hidden = self.dropout(functional.gelu(hidden))
+            hidden = hidden.unflatten(1, (self.heads, self.width))
             return torch.einsum("bkh,kh->bk", hidden, self.weight) + self.bias
 
     @torch.no_grad()
     def fit_feature_scale(self, features: Tensor) -> None:
-        """Set the constants that bring each feature to mean 0 and deviation 1. A constant feature
-        is only centred.
+        """Set the constants that bring each feature to mean 0 and deviation 1.
+
+        A constant feature is only centred.
 
         Args:
             features: [N, D], of both classes together; N at least 2.
@@ -98,31 +106,41 @@ class RewardProjection(nn.Module):
         Raises:
             InputError: if there are fewer than two rows, or one is not finite.
         """
-        if len(features) < 2 or not torch.isfinite(features).all():
-            raise InputError(
-                f"Standardising needs at least two rows of finite features; got {list(features.shape)}."
-            )
-        std, mean = torch.std_mean(features.double(), dim=0)
-        self.mean.copy_(mean)
-        self.std.copy_(std.where(std > 1e-6 * (1 + mean.abs()), 1))
+        scale = feature_scale(features)
+        self.mean.copy_(scale.mean)
+        self.std.copy_(scale.std)
 
 
-def _draw_head(features: int, width: int, feature_share: float, seed: int) -> tuple[Tensor, ...]:
-    """Return a head's mask [D] and its weights, spread as torch's Linear does over the features
-    that it sees.
+class _Head(NamedTuple):
+    """One head as it starts.
+
+    Attributes:
+        mask: [D], 1 where it sees a feature.
+        hidden_weight: [H, D].
+        hidden_bias: [H].
+        weight: [H].
+        bias: [].
     """
+
+    mask: Tensor
+    hidden_weight: Tensor
+    hidden_bias: Tensor
+    weight: Tensor
+    bias: Tensor
+
+
+def _draw_head(features: int, width: int, feature_share: float, seed: int) -> _Head:
+    """Draw a head, its weights spread as torch's Linear does over the features that it sees."""
     generator = torch.Generator().manual_seed(seed)
-    seen = max(1, round(feature_share * features))
+    inputs = max(1, round(feature_share * features))
     mask = torch.zeros(features)
-    mask[torch.randperm(features, generator=generator)[:seen]] = 1
+    mask[torch.randperm(features, generator=generator)[:inputs]] = 1
 
-    def spread(inputs: int, *shape: int) -> Tensor:
-        return (2 * torch.rand(shape, generator=generator) - 1) / inputs**0.5
+    def uniform(fan_in: int, *shape: int) -> Tensor:
+        return (2 * torch.rand(shape, generator=generator) - 1) / fan_in**0.5
 
-    return (
-        mask,
-        spread(seen, width, features),
-        spread(seen, width),
-        spread(width, width),
-        spread(width),
-    )
+    hidden_weight = uniform(inputs, width, features)
+    hidden_bias = uniform(inputs, width)
+    weight = uniform(width, width)
+    bias = uniform(width)
+    return _Head(mask, hidden_weight, hidden_bias, weight, bias)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,23 +13,23 @@ from torch import Tensor
 from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward
-from rewardlab.rewards.folders import CONFIG, load_reward, read_config
+from rewardlab.rewards.folders import CONFIG, check_parts, load_reward, read_config
 from rewardlab.rewards.scoring import member_scores
 from rewardlab.storage.atomic import new_folder, write_atomically, write_json
-from rewardlab.types import Samples, concatenate
+from rewardlab.types import Samples, concatenate, distinct
 from rewardlab.version import __version__
 
 CLASS_PATH = "rewardlab.rewards.Relative"
 
 
 class Relative(Reward, Saved):
-    """(score - mean over the prompt's references) / pooled deviation within prompts, of each
-    member; the score is their mean.
+    """(score - mean over the prompt's references) / pooled deviation within prompts.
 
-    A reward that learnt from preferences has an arbitrary scale, and an arbitrary offset for each
-    prompt: Bradley and Terry's likelihood sees neither. Here both are gone: adding any f(prompt) to
-    a member changes nothing, 0 is the prompt's mean reference, and 1 is the standard deviation of
-    one reference response around it.
+    Each member is brought to that scale; the score is the mean of the members. A reward that learnt
+    from preferences has an arbitrary scale, and an arbitrary offset for each prompt: Bradley and
+    Terry's likelihood sees neither. Here both are gone: adding any f(prompt) to a member changes
+    nothing, 0 is the prompt's mean reference, and 1 is the standard deviation of one reference
+    response around it.
 
     Args:
         reward: whose scores are brought to that scale.
@@ -44,12 +44,15 @@ class Relative(Reward, Saved):
 
     Example:
         >>> from rewardlab.rewards.rules import Length
-        >>> reward = Relative(Length(), {"hi": ["hello", "good day to you"], "bye": ["so long", "see you"]})
-        >>> [round(score, 2) for score in reward(Samples(["hi", "bye"], ["one two three four", "farewell"])).tolist()]
+        >>> references = {"hi": ["hello", "good day to you"], "bye": ["so long", "see you"]}
+        >>> reward = Relative(Length(), references)
+        >>> scores = reward(Samples(["hi", "bye"], ["one two three four", "farewell"]))
+        >>> [round(score, 2) for score in scores.tolist()]
         [1.0, -0.67]
     """
 
     mean_of_members = True
+    takes_trust = True
 
     def __init__(
         self,
@@ -60,15 +63,15 @@ class Relative(Reward, Saved):
         super().__init__()
         self.reward = reward
         if isinstance(references, str | Path):
-            self.prompts, means, deviations = _read(Path(references))
+            spread = _read(Path(references))
         else:
             samples = references if isinstance(references, Samples) else _samples(references)
-            self.prompts, means, deviations = spread_within(
-                samples.prompts, member_scores(reward, samples, batch_size)
-            )
-        self._place = {prompt: place for place, prompt in enumerate(self.prompts)}
-        self.register_buffer("means", means.float())
-        self.register_buffer("deviations", deviations.float())
+            scores = member_scores(reward, samples, batch_size)
+            spread = spread_within(samples.prompts, scores)
+        self.prompts = spread.prompts
+        self._places = {prompt: place for place, prompt in enumerate(self.prompts)}
+        self.register_buffer("means", spread.means.float())
+        self.register_buffer("deviations", spread.deviations.float())
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the mean over the members, float32 [B]."""
@@ -81,22 +84,34 @@ class Relative(Reward, Saved):
             InputError: if a prompt has no references, or the constants are of a reward with another
                 number of members.
         """
-        places = places_of(samples.prompts, self._place, "Relative")
+        places = places_of(samples.prompts, self._places, "Relative")
         scores = self.reward.members(samples)
         if scores.shape[1] != len(self.deviations):
             raise InputError(
-                f"These constants were measured with {len(self.deviations)} members, and {type(self.reward).__name__} has "
-                f"{scores.shape[1]}. They belong to one reward only; measure them anew."
+                f"These constants were measured with {len(self.deviations)} members, and "
+                f"{type(self.reward).__name__} has {scores.shape[1]}. They belong to one reward "
+                "only; measure them anew."
             )
-        return (scores - self.means[places.to(self.means.device)].to(scores)) / self.deviations.to(
-            scores
-        )
+        means = self.means[places.to(self.means.device)].to(scores)
+        return (scores - means) / self.deviations.to(scores)
 
     def save_constants(self, file: str | Path) -> None:
-        """Write what was measured on the references as JSON, so that a config can name it instead
-        of the references.
+        """Write what was measured on the references as JSON.
+
+        A config can then name the file instead of the references.
         """
         write_atomically(file, json.dumps(self._constants(), indent=1) + "\n")
+
+    def check_savable(self) -> None:
+        """Refuse a reward inside that cannot be saved.
+
+        Raises:
+            InputError: naming `save_constants`, which needs no more than the scores.
+        """
+        try:
+            check_parts([self.reward])
+        except InputError as error:
+            raise InputError(f"{error} Or use save_constants(file), and name it in code.") from None
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the constants and, into `folder`/reward, the reward.
@@ -104,24 +119,18 @@ class Relative(Reward, Saved):
         Raises:
             InputError: if the reward cannot be saved, or `folder` holds something else.
         """
-        if not isinstance(self.reward, Saved):
-            raise InputError(
-                f"{type(self.reward).__name__} cannot be saved; use save_constants(file), and name it in code."
-            )
+        self.check_savable()
+        config = {"class_path": CLASS_PATH, "rewardlab": __version__, **self._constants()}
         with new_folder(folder) as fresh:
-            self.reward.save_pretrained(fresh / "reward")
-            config = {
-                "class_path": CLASS_PATH,
-                "rewardlab": __version__,
-                **self._constants(),
-            }
+            self.reward.save_pretrained(fresh / "reward")  # type: ignore[operator]
             write_json(fresh / CONFIG, config)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Relative:
+    def from_pretrained(cls, folder: str | Path, trust: bool = False) -> Relative:
         """Load what `save_pretrained` wrote, in eval mode."""
         read_config(folder)  # says what is wrong with a folder that is no reward's
-        return cls(load_reward(Path(folder) / "reward"), Path(folder) / CONFIG).eval()
+        reward = load_reward(Path(folder) / "reward", trust=trust)
+        return cls(reward, Path(folder) / CONFIG).eval()
 
     def _constants(self) -> dict[str, Any]:
         return {
@@ -131,65 +140,92 @@ class Relative(Reward, Saved):
         }
 
 
-def spread_within(prompts: Sequence[str], scores: Tensor) -> tuple[list[str], Tensor, Tensor]:
-    """Return the distinct prompts, their mean scores [P, M], and the pooled deviation √(Σ(s -
-    mean)²/(N - P)) [M], float64.
+class Spread(NamedTuple):
+    """How scores lie within prompts.
+
+    Attributes:
+        prompts: the P distinct prompts, in the order of their first scores.
+        means: [P, M], the mean score of each prompt.
+        deviations: [M], the pooled deviation within prompts.
+    """
+
+    prompts: list[str]
+    means: Tensor
+    deviations: Tensor
+
+
+def spread_within(prompts: Sequence[str], scores: Tensor) -> Spread:
+    """Return the distinct prompts, their mean scores, and the pooled deviation, in float64.
+
+    The pooled deviation of N scores of P prompts is √(Σ(s - mean)²/(N - P)).
+
+    Args:
+        prompts: N prompts.
+        scores: [N, M].
 
     Raises:
         InputError: if no prompt has two scores, or a column's scores do not differ within any
             prompt.
 
     Example:
-        >>> names, means, deviations = spread_within(["a", "b", "a"], torch.tensor([[1.0], [7.0], [3.0]]))
+        >>> scores = torch.tensor([[1.0], [7.0], [3.0]])
+        >>> names, means, deviations = spread_within(["a", "b", "a"], scores)
         >>> names, means.tolist(), round(deviations.item(), 4)
         (['a', 'b'], [[2.0], [7.0]], 1.4142)
     """
-    names = list(dict.fromkeys(prompts))
-    place = places_of(prompts, {name: place for place, name in enumerate(names)}, "spread_within")
-    scores = scores.detach().double().cpu()
-    if len(prompts) == len(names):
+    unique = distinct(prompts)
+    count = len(unique.values)
+    if len(prompts) == count:
         raise InputError(
-            f"The spread of scores within a prompt needs two references of some prompt; got {len(prompts)} references of "
-            f"{len(names)} prompts. Draw 2 or more a prompt (4 is usual)."
+            "The spread of scores within a prompt needs two references of some prompt; got "
+            f"{len(prompts)} references of {count} prompts. Draw 2 or more a prompt (4 is usual)."
         )
-    counts = torch.bincount(place, minlength=len(names)).double()[:, None]
-    means = (
-        torch.zeros(len(names), scores.shape[1], dtype=torch.float64).index_add_(0, place, scores)
-        / counts
-    )
-    deviations = ((scores - means[place]).square().sum(0) / (len(prompts) - len(names))).sqrt()
+    places = torch.tensor(unique.places, dtype=torch.long)
+    scores = scores.detach().double().cpu()
+    counts = torch.bincount(places, minlength=count).double()[:, None]
+    sums = scores.new_zeros(count, scores.shape[1]).index_add_(0, places, scores)
+    means = sums / counts
+    squares = (scores - means[places]).square().sum(0)
+    deviations = (squares / (len(prompts) - count)).sqrt()
     if not (deviations > 1e-6 * scores.abs().mean(0)).all():
         raise InputError(
-            f"The references of each prompt score alike (deviations {deviations.tolist()}), so scores have no scale. Are the "
-            "references of a prompt different, and is the reward trained?"
+            f"The references of each prompt score alike (deviations {deviations.tolist()}), so "
+            "scores have no scale. Are the references of a prompt different, and is the reward "
+            "trained?"
         )
-    return names, means, deviations
+    return Spread(unique.values, means, deviations)
 
 
-def places_of(prompts: Sequence[str], known: Mapping[str, int], who: str) -> Tensor:
-    """Return the place [B] of each prompt among the known ones.
+def places_of(prompts: Sequence[str], places: Mapping[str, int], who: str) -> Tensor:
+    """Return the place [B] of each prompt among those with references.
+
+    Args:
+        prompts: B prompts.
+        places: maps each prompt that has references to its place.
+        who: the class that compares, for the message.
 
     Raises:
-        InputError: if one is not known.
+        InputError: if a prompt has none.
     """
-    missing = list(dict.fromkeys(prompt for prompt in prompts if prompt not in known))
+    missing = distinct([prompt for prompt in prompts if prompt not in places]).values
     if missing:
         raise InputError(
-            f"{who} compares with reference responses to the same prompt, and {len(missing)} prompts have none, such as "
-            f"{missing[0][:80]!r}; {len(known)} prompts have some. Draw references for every prompt that is sampled from."
+            f"{who} compares with reference responses to the same prompt, and {len(missing)} "
+            f"prompts have none, such as {missing[0][:80]!r}; {len(places)} prompts have some. Draw "
+            "references for every prompt that is sampled from."
         )
-    return torch.tensor([known[prompt] for prompt in prompts], dtype=torch.long)
+    return torch.tensor([places[prompt] for prompt in prompts], dtype=torch.long)
 
 
 def _samples(references: Mapping[str, Any]) -> Samples:
-    """Samples from a mapping of prompts to their responses: lists of strings, or images [K, C, H,
-    W].
+    """Return a mapping of prompts to their responses as Samples.
+
+    The responses of a prompt are a list of strings, or images [K, C, H, W].
     """
-    parts = [
-        Samples([prompt] * len(responses), responses)
-        for prompt, responses in references.items()
-        if len(responses)
-    ]
+    parts = []
+    for prompt, responses in references.items():
+        if len(responses):
+            parts.append(Samples([prompt] * len(responses), responses))
     if not parts:
         raise InputError(
             "Relative got no references. Give responses to every prompt that will be scored."
@@ -197,7 +233,8 @@ def _samples(references: Mapping[str, Any]) -> Samples:
     return concatenate(parts)  # type: ignore[no-any-return]
 
 
-def _read(file: Path) -> tuple[list[str], Tensor, Tensor]:
+def _read(file: Path) -> Spread:
+    """Read the constants that `save_constants` or `save_pretrained` wrote."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         prompts = content["prompts"]
@@ -206,10 +243,12 @@ def _read(file: Path) -> tuple[list[str], Tensor, Tensor]:
         fits = means.shape == (len(prompts), len(deviations)) and bool((deviations > 0).all())
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{file} cannot be read as constants of a Relative: {error!r}. save_constants writes them."
+            f"{file} cannot be read as constants of a Relative: {error!r}. save_constants writes "
+            "them."
         ) from error
     if not fits:
         raise InputError(
-            f"{file} does not fit together: {len(prompts)} prompts, means {list(means.shape)}. Is it edited?"
+            f"{file} does not fit together: {len(prompts)} prompts, means {list(means.shape)}. "
+            "Is it edited?"
         )
-    return prompts, means, deviations
+    return Spread(prompts, means, deviations)

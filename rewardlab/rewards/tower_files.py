@@ -6,10 +6,10 @@ from copy import deepcopy
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.storage.atomic import write_json
@@ -18,35 +18,57 @@ LOCAL = "local-dir:"
 HUB = "hf-hub:"
 CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
+ENDINGS = ("safetensors", "bin", "pth")  # of the weights files that open_clip reads
 
 
-def open_model(
-    name: str, pretrained: str | None, text: bool
-) -> tuple[nn.Module, Any, dict[str, Any]]:
-    """Return an open_clip model, its tokenizer if `text`, and the config that it was built from.
-    See `load_tower`.
+class OpenedModel(NamedTuple):
+    """An open_clip model as it was loaded.
+
+    Attributes:
+        model: the model.
+        tokenizer: of its text tower, or None if that was not asked for.
+        config: what open_clip builds the model from.
+    """
+
+    model: nn.Module
+    tokenizer: Any
+    config: dict[str, Any]
+
+
+def open_model(name: str, pretrained: str | None, text: bool) -> OpenedModel:
+    """Load an open_clip model by its name; see `load_tower`.
+
+    Args:
+        name: an architecture, "local-dir:FOLDER" or "hf-hub:ORGANISATION/NAME".
+        pretrained: for an architecture: a tag, a weights file, or "random".
+        text: whether the text tower's own tokenizer is loaded too.
+
+    Raises:
+        InputError: if the name, the folder or the weights are not there or do not fit each other.
     """
     import open_clip
 
-    (_check_folder if name.startswith(LOCAL) else _check_name)(name, pretrained, text)
+    if name.startswith(LOCAL):
+        _check_folder(name)
+    elif not name.startswith(HUB):
+        _check_architecture(name)
+        _check_weights(name, pretrained, text)
+    tag = None if pretrained == "random" else pretrained
     try:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            model = open_clip.create_model(
-                name, None if pretrained == "random" else pretrained, pretrained_text=False
-            )
+            model = open_clip.create_model(name, tag, pretrained_text=False)
         tokenizer = open_clip.get_tokenizer(name) if text else None
-        return model, tokenizer, open_clip.get_model_config(name)
+        return OpenedModel(model, tokenizer, open_clip.get_model_config(name))
     except Exception as error:  # a foreign file can make open_clip raise anything
         raise InputError(
-            f"open_clip cannot load the tower {name} with pretrained={pretrained}: {str(error)[:300]} … "
-            "Are the weights whole, and do they belong to it?"
+            f"open_clip cannot load the tower {name} with pretrained={pretrained}: "
+            f"{str(error)[:300]} … Are the weights whole, and do they belong to it?"
         ) from error
 
 
 def save_tower(model: nn.Module, folder: str | Path, config: dict[str, Any] | None = None) -> None:
-    """Write an open_clip model into a folder, so that "local-dir:FOLDER" loads it here and in
-    open_clip.
+    """Write an open_clip model into a folder that "local-dir:FOLDER" loads, also in open_clip.
 
     Args:
         model: its image and text towers are both written, with their weights.
@@ -65,98 +87,123 @@ def save_tower(model: nn.Module, folder: str | Path, config: dict[str, Any] | No
         "preprocess_cfg": preprocessing_numbers(model),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {name: tensor.contiguous() for name, tensor in model.state_dict().items()}, folder / WEIGHTS
-    )
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, folder / WEIGHTS)
     write_json(folder / CONFIG, content)
 
 
 def described(model: nn.Module) -> dict[str, Any]:
-    """Read off a plain CLIP model with a VisionTransformer what open_clip builds it from, and make
-    sure by building it.
+    """Read off a plain CLIP model with a VisionTransformer what open_clip builds it from.
+
+    The description is verified: a twin is built from it and has to behave as the model does.
 
     Raises:
         InputError: if the model is of another kind, or its twin does not behave as it does.
     """
-    kinds = (type(model).__name__, type(model.visual).__name__)
+    kind = type(model).__name__
+    visual_kind = type(model.visual).__name__
     unknown = InputError(
-        f"The architecture of this tower (a {kinds[0]} with a {kinds[1]}) cannot be read off it, so it cannot be embedded. "
-        "Give the tower by name or as local-dir:FOLDER, or save with tower=False."
+        f"The architecture of this tower (a {kind} with a {visual_kind}) cannot be read off it, so "
+        "it cannot be embedded. Give the tower by name or as local-dir:FOLDER, or save with "
+        "tower=False."
     )
-    if kinds != ("CLIP", "VisionTransformer"):
+    if kind != "CLIP" or visual_kind != "VisionTransformer":
         raise unknown
     try:
         config = _read_off(model)
-        alike = _behave_alike(model, config)
+        is_alike = _behave_alike(model, config)
     except (AttributeError, RuntimeError, TypeError) as error:
         raise unknown from error
-    if not alike:
+    if not is_alike:
         raise unknown
     return config
 
 
 def preprocessing_numbers(model: nn.Module) -> dict[str, Any]:
-    """Return open_clip's preprocessing numbers of a model, its defaults where the model states
-    none.
-    """
+    """Return open_clip's preprocessing numbers of a model; its defaults for those that lack."""
     import open_clip
 
-    return asdict(open_clip.transform.PreprocessCfg()) | open_clip.get_model_preprocess_cfg(model)
+    defaults = asdict(open_clip.transform.PreprocessCfg())
+    return defaults | open_clip.get_model_preprocess_cfg(model)
 
 
 def heads_of(tower: nn.Module) -> int | None:
     """Return the attention heads of a transformer tower's blocks, None for any other tower."""
-    blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
-    return getattr(blocks[0].attn, "num_heads", None) if blocks else None
+    transformer = getattr(tower, "transformer", None)
+    blocks = getattr(transformer, "resblocks", None)
+    if not blocks:
+        return None
+    return getattr(blocks[0].attn, "num_heads", None)
 
 
-def _check_folder(name: str, pretrained: str | None, text: bool) -> None:
+def _check_folder(name: str) -> None:
     folder = Path(name.removeprefix(LOCAL))
-    weights = [
-        path for ending in ("safetensors", "bin", "pth") for path in folder.glob(f"*.{ending}")
-    ]
-    for found, what in (
-        (folder.is_dir(), "folder"),
-        ((folder / CONFIG).is_file(), CONFIG),
-        (weights, "weights file"),
-    ):
-        if not found:
-            raise InputError(
-                f"The tower {name} has to be a folder with {CONFIG} and a weights file ({WEIGHTS}); there is no {what}."
-            )
+    missing = None
+    if not folder.is_dir():
+        missing = "folder"
+    elif not (folder / CONFIG).is_file():
+        missing = CONFIG
+    elif not any(any(folder.glob(f"*.{ending}")) for ending in ENDINGS):
+        missing = "weights file"
+    if missing:
+        raise InputError(
+            f"The tower {name} has to be a folder with {CONFIG} and a weights file ({WEIGHTS}); "
+            f"there is no {missing}."
+        )
 
 
-def _check_name(name: str, pretrained: str | None, text: bool) -> None:
+def _check_architecture(name: str) -> None:
+    """Refuse an architecture that open_clip does not have, naming the nearest."""
+    import open_clip
+
+    architectures = open_clip.list_models()
+    if name.replace("/", "-") not in architectures:
+        nearest = get_close_matches(name, architectures, 1, cutoff=0) or architectures[:1]
+        raise InputError(
+            f"open_clip has no tower named {name}; the nearest is {nearest[0]}. A folder is given "
+            "as local-dir:FOLDER."
+        )
+
+
+def _check_weights(name: str, pretrained: str | None, text: bool) -> None:
     """Refuse what open_clip would meet with a guess, random weights or a silent download."""
     import open_clip
 
-    if name.startswith(HUB):
-        return
-    known = open_clip.list_models()
-    if name.replace("/", "-") not in known:
-        nearest = get_close_matches(name, known, 1, cutoff=0) or known[:1]
-        raise InputError(
-            f"open_clip has no tower named {name}; the nearest is {nearest[0]}. A folder is given as local-dir:FOLDER."
-        )
     tags = open_clip.list_pretrained_tags_by_model(name.replace("/", "-"))
     if pretrained in tags:
         return
-    if pretrained != "random" and not (pretrained and Path(pretrained).is_file()):
+    is_file = bool(pretrained) and Path(str(pretrained)).is_file()
+    if pretrained != "random" and not is_file:
         raise InputError(
-            f"The tower {name} needs weights: got pretrained={pretrained}, which is neither a file nor one of open_clip's tags "
-            f"for it ({', '.join(tags)}). A tag downloads them; random gives an untrained control."
+            f"The tower {name} needs weights: got pretrained={pretrained}, which is neither a file "
+            f"nor one of open_clip's tags for it ({', '.join(tags)}). A tag downloads them; random "
+            "gives an untrained control."
         )
-    words = open_clip.get_model_config(name)["text_cfg"]
-    if "hf_model_name" in words or (text and "hf_tokenizer_name" in words):
+    text_config = open_clip.get_model_config(name)["text_cfg"]
+    if "hf_model_name" in text_config or (text and "hf_tokenizer_name" in text_config):
         raise InputError(
-            f"The tower {name} takes its text half from the Hugging Face hub, which a weights file does not bring. "
-            f"Give a tag ({', '.join(tags)}), which downloads it, or a folder as local-dir:FOLDER."
+            f"The tower {name} takes its text half from the Hugging Face hub, which a weights file "
+            f"does not bring. Give a tag ({', '.join(tags)}), which downloads it, or a folder as "
+            "local-dir:FOLDER."
         )
 
 
 def _read_off(model: nn.Module) -> dict[str, Any]:
     visual = model.visual
-    vision = _read_off_blocks(visual.transformer, visual.ln_post) | {
+    activation = type(visual.transformer.resblocks[0].mlp.gelu).__name__
+    config = {
+        "embed_dim": visual.output_dim,
+        "vision_cfg": _read_off_vision(visual),
+        "text_cfg": _read_off_text(model),
+        "quick_gelu": activation == "QuickGELU",
+    }
+    if model.logit_bias is not None:
+        config["init_logit_bias"] = 0.0
+    return config
+
+
+def _read_off_vision(visual: nn.Module) -> dict[str, Any]:
+    return _read_off_blocks(visual.transformer, visual.ln_post) | {
         "head_width": visual.transformer.width // heads_of(visual),
         "patch_size": visual.patch_size[0],
         "image_size": list(visual.image_size),
@@ -164,21 +211,16 @@ def _read_off(model: nn.Module) -> dict[str, Any]:
         "final_ln_after_pool": visual.final_ln_after_pool,
         "no_ln_pre": isinstance(visual.ln_pre, nn.Identity),
     }
-    words = _read_off_blocks(model.transformer, model.ln_final) | {
+
+
+def _read_off_text(model: nn.Module) -> dict[str, Any]:
+    return _read_off_blocks(model.transformer, model.ln_final) | {
         "heads": heads_of(model),
         "context_length": model.context_length,
         "vocab_size": model.vocab_size,
         "pool_type": model.text_pool_type,
         "eos_id": model.text_eos_id,
     }
-    quick = type(visual.transformer.resblocks[0].mlp.gelu).__name__ == "QuickGELU"
-    config = {
-        "embed_dim": visual.output_dim,
-        "vision_cfg": vision,
-        "text_cfg": words,
-        "quick_gelu": quick,
-    }
-    return config | ({} if model.logit_bias is None else {"init_logit_bias": 0.0})
 
 
 def _read_off_blocks(transformer: nn.Module, norm: nn.Module) -> dict[str, Any]:
@@ -194,8 +236,9 @@ def _read_off_blocks(transformer: nn.Module, norm: nn.Module) -> dict[str, Any]:
 
 @torch.no_grad()
 def _behave_alike(model: nn.Module, config: dict[str, Any]) -> bool:
-    """Build a model from `config`, give it the weights, and compare embeddings of a fixed image and
-    text.
+    """Tell whether a model built from `config`, with the weights, embeds as the model does.
+
+    They are compared on a fixed image and a fixed text.
     """
     from open_clip.model import CLIP
 
@@ -205,11 +248,14 @@ def _behave_alike(model: nn.Module, config: dict[str, Any]) -> bool:
     twin.load_state_dict(model.state_dict())
     height, width = model.visual.image_size
     image = torch.arange(3 * height * width).sin().view(1, 3, height, width).to(like)
-    words = (torch.arange(model.context_length)[None] % model.vocab_size).to(like.device)
-    training = model.training
+    ids = (torch.arange(model.context_length)[None] % model.vocab_size).to(like.device)
+    was_training = model.training
     model.eval()
-    pairs = [(each.encode_image(image), each.encode_text(words)) for each in (model, twin)]
-    model.train(training)
-    return all(
-        torch.allclose(mine, its, atol=1e-5, rtol=1e-3) for mine, its in zip(*pairs, strict=True)
-    )
+    same_image = _are_close(model.encode_image(image), twin.encode_image(image))
+    same_text = _are_close(model.encode_text(ids), twin.encode_text(ids))
+    model.train(was_training)
+    return same_image and same_text
+
+
+def _are_close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, atol=1e-5, rtol=1e-3)

@@ -13,16 +13,22 @@ from torch import Tensor, nn
 from rewardlab.errors import InputError
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards.preprocessing import Preprocessing
-from rewardlab.rewards.tower_files import heads_of, open_model, preprocessing_numbers, save_tower
+from rewardlab.rewards.tower_files import (
+    described,
+    heads_of,
+    open_model,
+    preprocessing_numbers,
+    save_tower,
+)
+from rewardlab.types import distinct
 
 
 class Tower(nn.Module):
-    """An open_clip model whose image tower is cut in two: `rest(frozen(images))` is its image
-    embedding.
+    """An open_clip model whose image tower is cut in two: a frozen part and a trainable rest.
 
-    open_clip's groups are counted from the end: the projection, then the last block with its norm,
-    then one block each. The stem stays frozen. Always in eval mode; only the parameters of the rest
-    require gradients.
+    `rest(frozen(images))` is its image embedding. open_clip's groups are counted from the end: the
+    projection, then the last block with its norm, then one block each. The stem stays frozen.
+    Always in eval mode; only the parameters of the rest require gradients.
 
     Args:
         model: an open_clip model; frozen in place, or copied first if groups are unlocked.
@@ -51,40 +57,18 @@ class Tower(nn.Module):
             raise InputError(
                 f"A tower is an open_clip model with an image tower; got a {type(model).__name__}."
             )
-        self._check_cut(model.visual, unlocked_groups)
+        _check_cut(model.visual, unlocked_groups)
         self.model = deepcopy(model) if unlocked_groups else model
         self.unlocked_groups = unlocked_groups
         self.name = name
         self._tokenizer = tokenizer
         self._config = config
-        self.prepare = Preprocessing(preprocessing_numbers(model)).to(
-            next(model.parameters()).device
-        )
+        device = next(model.parameters()).device
+        self.prepare = Preprocessing(preprocessing_numbers(model)).to(device)
         self.requires_grad_(False).eval()
-        for part in self._rest_parameters():
-            part.requires_grad_(True)
+        for parameter in self._rest_parameters():
+            parameter.requires_grad_(True)
         self.width = self._embedding_width()
-
-    @staticmethod
-    def _check_cut(visual: nn.Module, unlocked_groups: int) -> None:
-        if unlocked_groups == 0:
-            return
-        if type(visual).__name__ != "VisionTransformer" or visual.attn_pool is not None:
-            kind = (
-                f"{type(visual).__name__} with attention pooling"
-                if hasattr(visual, "attn_pool")
-                else type(visual).__name__
-            )
-            raise InputError(
-                f"unlocked_groups={unlocked_groups} needs an open_clip VisionTransformer without attention pooling; got a "
-                f"{kind}. Such a tower can only be frozen whole: unlocked_groups=0."
-            )
-        most = len(visual.transformer.resblocks) + 1
-        if not 0 < unlocked_groups <= most:
-            raise InputError(
-                f"unlocked_groups={unlocked_groups} does not fit a tower of {most - 1} blocks: it goes from 0 (all frozen) "
-                f"to {most} (all but the stem)."
-            )
 
     def train(self, mode: bool = True) -> Tower:
         """Stay in eval mode, whatever the module around it does."""
@@ -92,7 +76,7 @@ class Tower(nn.Module):
 
     @property
     def cut(self) -> int:
-        """The first block of the rest."""
+        """Return the number of the first block of the rest."""
         return len(self.model.visual.transformer.resblocks) - max(self.unlocked_groups - 1, 0)
 
     def frozen(self, images: Tensor, resize: bool = True) -> Tensor:
@@ -117,7 +101,7 @@ class Tower(nn.Module):
         return tokens if self.unlocked_groups > 1 else visual._pool(tokens)[0]
 
     def rest(self, features: Tensor) -> Tensor:
-        """Finish what `frozen` began: the image embedding [B, D], of videos the mean over frames."""
+        """Return the image embedding [B, D] from what `frozen` gave; of videos the frames' mean."""
         if self.unlocked_groups == 0:
             return features
         visual = self.model.visual
@@ -128,51 +112,50 @@ class Tower(nn.Module):
         tokens = tokens.flatten(0, 1)
         for block in visual.transformer.resblocks[self.cut :]:
             tokens = block(tokens)
-        return (visual._pool(tokens)[0] @ visual.proj).unflatten(0, (rows, frames)).mean(1)
+        embeddings = visual._pool(tokens)[0] @ visual.proj
+        return embeddings.unflatten(0, (rows, frames)).mean(1)
 
     def unflattened(self, features: Tensor) -> Tensor:
         """Give flat rows of `frozen` features [B, ...] their tokens back."""
-        return (
-            features.unflatten(1, (-1, self.model.visual.transformer.width))
-            if self.unlocked_groups > 1
-            else features
-        )
+        if self.unlocked_groups <= 1:
+            return features
+        return features.unflatten(1, (-1, self.model.visual.transformer.width))
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Return the text tower's embedding of each prompt [B, D]."""
-        place = {prompt: i for i, prompt in enumerate(dict.fromkeys(prompts))}
-        embedded = self.model.encode_text(
-            self._tokens(list(place)).to(self.prepare.mean.device), normalize=False
-        )
-        return embedded[[place[prompt] for prompt in prompts]]
+        """Return the text tower's embedding of each prompt [B, D]; equal prompts are run once."""
+        unique = distinct(prompts)
+        ids = self._tokens(unique.values).to(self.prepare.mean.device)
+        embeddings = self.model.encode_text(ids, normalize=False)
+        return embeddings[unique.places]
 
     def fingerprint(self, text: bool = False) -> str:
-        """Return a hash of what `frozen` depends on: weights, preprocessing numbers, the cut; if
-        `text`, the text tower.
+        """Return a hash of what `frozen` depends on: weights, preprocessing numbers and the cut.
+
+        Args:
+            text: whether the text tower counts too.
         """
-        trained = {id(parameter) for parameter in self._rest_parameters()}
         visual = self.model.visual
-        kinds = sorted(
-            {
-                type(part).__name__
-                for part in visual.modules()
-                if not any(True for _ in part.parameters())
-            }
-        )
-        pooling = [getattr(visual, name, None) for name in ("pool_type", "final_ln_after_pool")]
-        weights = {
-            name: tensor
-            for name, tensor in self.model.state_dict(keep_vars=True).items()
-            if id(tensor) not in trained and (text or name.startswith("visual."))
-        }
-        return fingerprint(
-            [self.unlocked_groups, kinds, pooling, heads_of(visual), self.prepare.numbers, weights]
-        )
+        settings = [
+            self.unlocked_groups,
+            _kinds_without_weights(visual),
+            [getattr(visual, name, None) for name in ("pool_type", "final_ln_after_pool")],
+            heads_of(visual),
+            self.prepare.numbers,
+        ]
+        return fingerprint([*settings, self._frozen_weights(text)])
+
+    def config(self) -> Any:
+        """Return what open_clip builds the model from.
+
+        Raises:
+            InputError: if it is not known and cannot be read off the model.
+        """
+        return self._config or described(self.model)
 
     def save(self, folder: str | Path) -> None:
         """Write the whole model into a folder that `local-dir:` loads, here and in open_clip."""
-        save_tower(self.model, folder, self._config)
+        save_tower(self.model, folder, self.config())
         if hasattr(self._tokenizer, "save_pretrained"):
             self._tokenizer.save_pretrained(Path(folder))
 
@@ -181,37 +164,50 @@ class Tower(nn.Module):
         return next(self.model.visual.parameters()).dtype
 
     def _rest_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that are trained."""
         if self.unlocked_groups == 0:
             return []
         visual = self.model.visual
-        parts = (
-            [*visual.transformer.resblocks[self.cut :], visual.ln_post]
-            if self.unlocked_groups > 1
-            else []
-        )
-        return [visual.proj, *(parameter for part in parts for parameter in part.parameters())]
+        parameters = [visual.proj]
+        if self.unlocked_groups > 1:
+            for part in (*visual.transformer.resblocks[self.cut :], visual.ln_post):
+                parameters += part.parameters()
+        return parameters
+
+    def _frozen_weights(self, text: bool) -> dict[str, Tensor]:
+        """Return the image tower's weights, if `text` the text tower's too, without the trained."""
+        trained = {id(parameter) for parameter in self._rest_parameters()}
+        weights = {}
+        for name, tensor in self.model.state_dict(keep_vars=True).items():
+            counts = text or name.startswith("visual.")
+            if counts and id(tensor) not in trained:
+                weights[name] = tensor
+        return weights
 
     def _tokens(self, prompts: list[str]) -> Tensor:
         if self._tokenizer is None:
-            from open_clip.tokenizer import SimpleTokenizer
-
-            self._tokenizer = SimpleTokenizer(context_length=self.model.context_length)
-            if self.model.vocab_size < self._tokenizer.vocab_size:
-                raise InputError(
-                    f"The tower's text half knows {self.model.vocab_size} tokens and open_clip's tokenizer makes "
-                    f"{self._tokenizer.vocab_size}. Give a tower with a text half of its own, or set conditional=False."
-                )
+            self._tokenizer = self._default_tokenizer()
         return self._tokenizer(prompts)
+
+    def _default_tokenizer(self) -> Any:
+        from open_clip.tokenizer import SimpleTokenizer
+
+        tokenizer = SimpleTokenizer(context_length=self.model.context_length)
+        if self.model.vocab_size < tokenizer.vocab_size:
+            raise InputError(
+                f"The tower's text half knows {self.model.vocab_size} tokens and open_clip's "
+                f"tokenizer makes {tokenizer.vocab_size}. Give a tower with a text half of its "
+                "own, or set conditional=False."
+            )
+        return tokenizer
 
     @torch.no_grad()
     def _embedding_width(self) -> int:
         width = getattr(self.model.visual, "output_dim", None)
-        return (
-            width
-            or self.model.encode_image(
-                self.prepare(torch.zeros(1, 3, *self.prepare.size)).to(self._dtype)
-            ).shape[1]
-        )
+        if width:
+            return width
+        image = torch.zeros(1, 3, *self.prepare.size)
+        return self.model.encode_image(self.prepare(image).to(self._dtype)).shape[1]
 
 
 def load_tower(
@@ -220,8 +216,9 @@ def load_tower(
     text: bool = False,
     unlocked_groups: int = 0,
 ) -> Tower:
-    """Load an open_clip model and split its image tower. Only a tag or an hf-hub: name reaches for
-    the network.
+    """Load an open_clip model and split its image tower.
+
+    Only a tag or an hf-hub: name reaches for the network.
 
     Args:
         tower: an architecture of open_clip ("ViT-L-14"), "local-dir:FOLDER",
@@ -237,9 +234,39 @@ def load_tower(
     Example:
         >>> load_tower("ViT-L-41", "random")
         Traceback (most recent call last):
-        rewardlab.errors.InputError: open_clip has no tower named ViT-L-41; the nearest is ViT-L-14. ...
+        rewardlab.errors.InputError: open_clip has no tower named ViT-L-41; the nearest is ...
     """
     if isinstance(tower, nn.Module):
         return Tower(tower, unlocked_groups)
     model, tokenizer, config = open_model(tower, pretrained, text)
     return Tower(model, unlocked_groups, tower, tokenizer, config)
+
+
+def _check_cut(visual: nn.Module, unlocked_groups: int) -> None:
+    """Refuse to unlock groups of a tower that has none, or more than it has."""
+    if unlocked_groups == 0:
+        return
+    kind = type(visual).__name__
+    if kind != "VisionTransformer" or visual.attn_pool is not None:
+        if hasattr(visual, "attn_pool"):
+            kind += " with attention pooling"
+        raise InputError(
+            f"unlocked_groups={unlocked_groups} needs an open_clip VisionTransformer without "
+            f"attention pooling; got a {kind}. Such a tower can only be frozen whole: "
+            "unlocked_groups=0."
+        )
+    most = len(visual.transformer.resblocks) + 1
+    if not 0 < unlocked_groups <= most:
+        raise InputError(
+            f"unlocked_groups={unlocked_groups} does not fit a tower of {most - 1} blocks: it goes "
+            f"from 0 (all frozen) to {most} (all but the stem)."
+        )
+
+
+def _kinds_without_weights(module: nn.Module) -> list[str]:
+    """Return the names of the classes in a module that hold no weights, such as activations."""
+    names = set()
+    for part in module.modules():
+        if next(part.parameters(), None) is None:
+            names.add(type(part).__name__)
+    return sorted(names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,11 @@ from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, PromptFeatures, Saved
 from rewardlab.rewards.base import Reward, checked_scores, score_scale
 from rewardlab.rewards.folders import CONFIG, read_config
-from rewardlab.rewards.functions import images_of
 from rewardlab.rewards.projection import RewardProjection
 from rewardlab.rewards.tower_files import LOCAL
 from rewardlab.rewards.towers import load_tower
 from rewardlab.storage.atomic import new_folder, write_json
-from rewardlab.types import Samples
+from rewardlab.types import Samples, images_of
 from rewardlab.version import __version__
 
 CLASS_PATH = "rewardlab.rewards.VisionReward"
@@ -25,12 +25,12 @@ WEIGHTS = "model.safetensors"
 
 
 class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
-    """K heads on the features of an open_clip tower: GAN-RM's reward, arXiv 2506.13846, section
-    3.2.
+    """K heads on the features of an open_clip tower: GAN-RM's reward.
 
-    Scores are logits, not probabilities; `meaning` says when they are a log density ratio and when
-    only a score. Images of any size and with one or three channels are brought to the tower's form;
-    of a video's frames the mean embedding counts. The tower stays in eval mode.
+    It is that of arXiv 2506.13846, section 3.2. Scores are logits, not probabilities; `meaning`
+    says when they are a log density ratio and when only a score. Images of any size and with one or
+    three channels are brought to the tower's form; of a video's frames the mean embedding counts.
+    The tower stays in eval mode.
 
     Args:
         tower: an architecture of open_clip ("ViT-L-14"), "local-dir:FOLDER", "hf-hub:NAME", or an
@@ -79,36 +79,35 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        shape = {
+        heads_options = {
             "heads": heads,
             "width": width,
             "dropout": dropout,
             "feature_share": feature_share,
             "seed": seed,
         }
-        self.options = shape | {
+        tower_options = {
             "unlocked_groups": unlocked_groups,
             "conditional": conditional,
             "resize": resize,
         }
+        self.options = heads_options | tower_options
         self.conditional = conditional
         self.resize = resize
         self.pretrained = pretrained
-        self.tower = load_tower(
-            tower, pretrained, text=conditional, unlocked_groups=unlocked_groups
-        )
-        self.projection = RewardProjection(self.tower.width * (3 if conditional else 1), **shape)
+        self.tower = load_tower(tower, pretrained, conditional, unlocked_groups)
+        embeddings = 3 if conditional else 1
+        self.projection = RewardProjection(self.tower.width * embeddings, **heads_options)
         self.register_buffer("score_mean", torch.zeros(()))
         self.register_buffer("score_std", torch.zeros(()))
         self.meaning = "untrained"
 
     def features(self, samples: Samples) -> Tensor:
-        """Return what does not change in training: the input of the first trained part, a row a
-        sample.
+        """Return what does not change in training: the input of the first trained part.
 
-        [B, D] of a frozen tower; [B, N, W] tokens with two or more unlocked groups. If conditional,
-        each row is flat and the prompt's embedding follows. Gradients flow only if the images
-        require them.
+        A row a sample: [B, D] of a frozen tower; [B, N, W] tokens with two or more unlocked groups.
+        If conditional, each row is flat and the prompt's embedding follows. Gradients flow only if
+        the images require them.
 
         Raises:
             InputError: if the outputs are strings, or images do not fit the tower.
@@ -117,14 +116,14 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
         with torch.set_grad_enabled(torch.is_grad_enabled() and images.requires_grad):
             features = self.tower.frozen(images, self.resize)
         if self.conditional:
-            features = torch.cat(
-                [features.flatten(1), self.prompt_features(samples.prompts)], dim=1
-            )
+            texts = self.prompt_features(samples.prompts)
+            features = torch.cat([features.flatten(1), texts], dim=1)
         return features.float()
 
     def score_features(self, features: Tensor) -> Tensor:
-        """Return the heads' logits, float32 [B, K], from `features`. Not checked for NaN, since
-        losses show them.
+        """Return the heads' logits, float32 [B, K], from `features`.
+
+        They are not checked for NaN, since losses show them.
         """
         return self.projection(self._embeddings(features))
 
@@ -134,7 +133,8 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
         Raises:
             InputError: if a score is NaN or infinite.
         """
-        return checked_scores(self.score_features(self.features(samples)), samples, "VisionReward")
+        scores = self.score_features(self.features(samples))
+        return checked_scores(scores, samples, "VisionReward")
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the mean over the heads' logits, float32 [B]."""
@@ -156,34 +156,43 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
         Raises:
             InputError: if they are not finite or all equal.
         """
-        mean, std = score_scale(scores)
-        self.score_mean.copy_(mean)
-        self.score_std.copy_(std)
+        scale = score_scale(scores)
+        self.score_mean.copy_(scale.mean)
+        self.score_std.copy_(scale.std)
 
     def frozen_fingerprint(self) -> str:
-        """Return a hash of all that `features` depends on beside the samples: frozen weights,
-        preprocessing, settings.
+        """Return a hash of all that `features` depends on beside the samples.
+
+        Those are frozen weights, preprocessing and settings.
         """
-        return f"{self.tower.fingerprint(text=self.conditional)}-{'resize' if self.resize else 'exact'}"
+        tower = self.tower.fingerprint(text=self.conditional)
+        sizes = "resize" if self.resize else "exact"
+        return f"{tower}-{sizes}"
 
     def trained_state(self) -> dict[str, Tensor]:
-        """Return all tensors but the frozen tower's: heads, constants, and what is unlocked of the
-        tower.
+        """Return all tensors but the frozen tower's: heads, constants, and the unlocked groups."""
+        trained = set()
+        for name, parameter in self.tower.named_parameters(prefix="tower"):
+            if parameter.requires_grad:
+                trained.add(name)
+        state = {}
+        for name, tensor in self.state_dict().items():
+            if name in trained or not name.startswith("tower."):
+                state[name] = tensor
+        return state
+
+    def check_savable(self) -> None:
+        """Refuse a tower whose architecture is not known.
+
+        Raises:
+            InputError: saying how else to give the tower.
         """
-        trained = {
-            name
-            for name, parameter in self.tower.named_parameters(prefix="tower")
-            if parameter.requires_grad
-        }
-        return {
-            name: t
-            for name, t in self.state_dict().items()
-            if name in trained or not name.startswith("tower.")
-        }
+        self.tower.config()
 
     def save_pretrained(self, folder: str | Path, tower: bool = True) -> None:
-        """Write the reward into `folder`, whole or not at all: config.json, model.safetensors and,
-        if wanted, the tower.
+        """Write the reward into `folder`, whole or not at all.
+
+        The folder holds config.json, model.safetensors and, if wanted, the tower.
 
         Args:
             folder: made if missing; only an earlier reward is replaced.
@@ -195,11 +204,9 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
         """
         from safetensors.torch import save_file
 
-        source = (
-            {"tower": f"{LOCAL}tower"}
-            if tower
-            else {"tower": self.tower.name, "pretrained": self.pretrained}
-        )
+        source = {"tower": f"{LOCAL}tower"}
+        if not tower:
+            source = {"tower": self.tower.name, "pretrained": self.pretrained}
         config = {
             "class_path": CLASS_PATH,
             "init_args": source | self.options,
@@ -207,13 +214,11 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
             "tower_fingerprint": self.frozen_fingerprint(),
             "rewardlab": __version__,
         }
+        tensors = {name: tensor.contiguous() for name, tensor in self.trained_state().items()}
         with new_folder(folder) as fresh:
             if tower:
                 self.tower.save(fresh / "tower")
-            save_file(
-                {name: tensor.contiguous() for name, tensor in self.trained_state().items()},
-                fresh / WEIGHTS,
-            )
+            save_file(tensors, fresh / WEIGHTS)
             write_json(fresh / CONFIG, config)
 
     @classmethod
@@ -232,18 +237,21 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
         folder = Path(folder)
         config = _checked_config(folder)
         options = dict(config["init_args"])
-        named = options.pop("tower")
-        if named == f"{LOCAL}tower":
-            named = f"{LOCAL}{folder / 'tower'}"
-        if tower is None and named is None:
+        name = options.pop("tower")
+        if name == f"{LOCAL}tower":
+            name = f"{LOCAL}{folder / 'tower'}"
+        if tower is None and name is None:
             raise InputError(
-                f"{folder} was saved without its tower, which had no name. Call from_pretrained(folder, tower=model)."
+                f"{folder} was saved without its tower, which had no name. "
+                "Call from_pretrained(folder, tower=model)."
             )
-        reward = cls(named if tower is None else tower, **options)
+        reward = cls(name if tower is None else tower, **options)
         if reward.frozen_fingerprint() != config["tower_fingerprint"]:
+            source = name if tower is None else "the one given"
             raise InputError(
-                f"The reward in {folder} was trained on another tower than {named if tower is None else 'the one given'}: the "
-                "fingerprints of weights and preprocessing differ. Give the tower that it was trained on."
+                f"The reward in {folder} was trained on another tower than {source}: the "
+                "fingerprints of weights and preprocessing differ. Give the tower that it was "
+                "trained on."
             )
         reward._load_trained(folder / WEIGHTS)
         reward.meaning = config["meaning"]
@@ -254,34 +262,40 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
         from safetensors.torch import load_file
 
         try:
-            found = load_file(path)
+            tensors = load_file(path)
         except SafetensorError as error:
             raise InputError(
                 f"{path} is not a readable safetensors file: {error}. Is it cut off?"
             ) from error
-        expected = {name: tensor.shape for name, tensor in self.trained_state().items()}
-        if expected != {name: tensor.shape for name, tensor in found.items()}:
+        if _shapes(tensors) != _shapes(self.trained_state()):
             raise InputError(
-                f"{path} does not fit {CONFIG} beside it: other tensors or shapes. Was one of them exchanged?"
+                f"{path} does not fit {CONFIG} beside it: other tensors or shapes. "
+                "Was one of them exchanged?"
             )
-        self.load_state_dict(found, strict=False)
+        self.load_state_dict(tensors, strict=False)
 
     def _embeddings(self, features: Tensor) -> Tensor:
         """Return what the heads see, [B, D] or, if conditional, [B, 3 * D]."""
         if not self.conditional:
             return self.tower.rest(features)
-        image, text = features.split(
-            [features.shape[1] - self.tower.width, self.tower.width], dim=1
-        )
+        text_width = self.tower.width
+        image_width = features.shape[1] - text_width
+        image, text = features.split([image_width, text_width], dim=1)
         image = self.tower.rest(self.tower.unflattened(image))
         return torch.cat([image, text, image * text], dim=1)
 
 
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
 def _checked_config(folder: Path) -> dict[str, Any]:
+    """Read a VisionReward's config, and see that its weights are beside it."""
     config = read_config(folder)
     if config["class_path"] != CLASS_PATH:
         raise InputError(
-            f"{folder / CONFIG} is of class {config['class_path']}, not {CLASS_PATH}. Use load_reward(folder)."
+            f"{folder / CONFIG} is of class {config['class_path']}, not {CLASS_PATH}. "
+            "Use load_reward(folder)."
         )
     missing = {"init_args", "meaning", "tower_fingerprint"} - config.keys()
     if missing or "tower" not in config["init_args"]:

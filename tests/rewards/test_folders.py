@@ -5,36 +5,68 @@ import sys
 import pytest
 
 from rewardlab.errors import InputError
-from rewardlab.rewards import load_reward
+from rewardlab.rewards import Ensemble, Length, load_reward
 from rewardlab.storage.atomic import new_folder
+
+MINE = """
+from rewardlab.rewards import Brightness, Saved
+
+
+class Mine(Brightness, Saved):
+    def save_pretrained(self, folder):
+        pass
+
+    @classmethod
+    def from_pretrained(cls, folder):
+        return cls()
+"""
+HEAVY = ("open_clip", "torchvision", "sklearn", "transformers", "pytest")
+IMPORTS = f"""
+import sys, rewardlab.rewards, rewardlab.testing
+from rewardlab.rewards import VisionReward, Ensemble, load_reward
+print([name for name in {HEAVY} if name in sys.modules])
+"""
 
 
 @pytest.mark.parametrize(
-    ("class_path", "words"),
+    ("class_path", "message"),
     [
         ("os.system", "not part of rewardlab"),
         ("rewardlab_evil.Reward", "not part of rewardlab"),
         ("rewardlab.rewards.NoSuchReward", "cannot be imported"),
         ("rewardlab.nowhere.Reward", "cannot be imported"),
         ("rewardlab.types.Samples", "not a Reward"),
-        ("rewardlab.rewards.Brightness", "not a Reward that loads"),
+        ("rewardlab.rewards.Reward", "not a Reward that loads"),
     ],
 )
-def test_classes_that_are_not_trusted_or_no_rewards_are_refused(tmp_path, class_path, words):
+def test_classes_that_are_not_trusted_or_no_rewards_are_refused(tmp_path, class_path, message):
     (tmp_path / "config.json").write_text(json.dumps({"class_path": class_path}))
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=message):
         load_reward(tmp_path)
 
 
-def test_trusted_classes_are_imported(tmp_path, monkeypatch):
-    (tmp_path / "my_reward.py").write_text(
-        "from rewardlab.rewards import Brightness, Saved\n\n\n"
-        "class Mine(Brightness, Saved):\n    def save_pretrained(self, folder):\n        pass\n\n"
-        "    @classmethod\n    def from_pretrained(cls, folder):\n        return cls()\n"
-    )
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """A folder that names a class from outside."""
+    (tmp_path / "my_reward.py").write_text(MINE)
     (tmp_path / "config.json").write_text(json.dumps({"class_path": "my_reward.Mine"}))
     monkeypatch.syspath_prepend(tmp_path)
-    assert type(load_reward(tmp_path, trust=True)).__name__ == "Mine"
+    yield tmp_path
+    sys.modules.pop("my_reward", None)
+
+
+def test_trusted_classes_are_imported(mine):
+    assert type(load_reward(mine, trust=True)).__name__ == "Mine"
+
+
+def test_trust_holds_for_the_parts_of_a_reward_too(mine):
+    whole = mine / "whole"
+    Ensemble([Length()]).save_pretrained(whole)
+    (whole / "0" / "config.json").write_text((mine / "config.json").read_text())
+    with pytest.raises(InputError, match=r"my_reward\.Mine, which is not part of rewardlab"):
+        load_reward(whole)
+    part = load_reward(whole, trust=True).rewards[0]
+    assert type(part).__name__ == "Mine"
 
 
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
@@ -54,10 +86,7 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_rewards_import_without_open_clip():
-    code = (
-        "import sys, rewardlab.rewards, rewardlab.testing\n"
-        "from rewardlab.rewards import VisionReward, Ensemble, load_reward\n"
-        "print([name for name in ('open_clip', 'torchvision', 'sklearn', 'transformers', 'pytest') if name in sys.modules])"
+    run = subprocess.run(
+        [sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

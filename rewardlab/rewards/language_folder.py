@@ -1,0 +1,64 @@
+"""The folder of a LanguageReward: a sequence classifier of transformers, and reward.json."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from rewardlab.errors import InputError
+from rewardlab.networks import lora
+from rewardlab.rewards import backbones
+from rewardlab.rewards.folders import REWARD
+from rewardlab.version import __version__
+
+if TYPE_CHECKING:
+    from rewardlab.rewards.language import LanguageReward
+
+CLASS_PATH = "rewardlab.rewards.LanguageReward"
+
+
+def write(folder: str | Path, reward: LanguageReward) -> None:
+    """Write a reward: its adapter merged, the scale of its features in the heads.
+
+    Raises:
+        InputError: if `folder` holds something else.
+    """
+    weight = reward.head / reward.std
+    offset = reward.offset - reward.head @ (reward.mean / reward.std)
+    network = backbones.as_classifier(lora.merged(reward.backbone), weight, reward.pad)
+    config = {
+        "class_path": CLASS_PATH,
+        "init_args": reward.options,
+        "meaning": reward.meaning,
+        "offset": offset.tolist(),
+        "score_mean": reward.score_mean.item(),
+        "score_std": reward.score_std.item(),
+        "rewardlab": __version__,
+    }
+    backbones.write_classifier(folder, network, reward.tokenizer, config)
+
+
+def read(folder: str | Path, kind: type[LanguageReward]) -> LanguageReward:
+    """Load what `write` wrote, or any sequence classifier with a `score` head, in eval mode.
+
+    Raises:
+        InputError: if files are missing, broken, or not of one model.
+    """
+    file = Path(folder) / REWARD
+    if not file.is_file():
+        return kind(folder).eval()
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        reward = kind(folder, **config["init_args"])
+        reward.offset.copy_(torch.tensor(config["offset"]))
+        reward.score_mean.fill_(config["score_mean"])
+        reward.score_std.fill_(config["score_std"])
+        reward.meaning = config["meaning"]
+    except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"{file} is not what save_pretrained wrote: {error}. Is it edited or cut off?"
+        ) from error
+    return reward.eval()

@@ -1,0 +1,44 @@
+"""The linear heads of a LanguageReward: new ones from a seed, or a classifier's own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rewardlab.errors import InputError
+from rewardlab.seeds import derive
+
+
+def new_heads(heads: int, width: int, seed: int) -> Tensor:
+    """Draw heads [K, D], normal with deviation 1/√(D + 1), as arXiv 2009.01325 does.
+
+    Head k is the same whatever their number.
+
+    Raises:
+        InputError: if there are none.
+
+    Example:
+        >>> torch.equal(new_heads(3, 8, seed=0)[:2], new_heads(2, 8, seed=0))
+        True
+    """
+    if heads < 1:
+        raise InputError(f"LanguageReward needs at least one head; got heads={heads}.")
+    rows = []
+    for k in range(heads):
+        generator = torch.Generator().manual_seed(derive(seed, "head", k))
+        rows.append(torch.randn(width, generator=generator))
+    return torch.stack(rows) / (width + 1) ** 0.5
+
+
+def checked_heads(weight: Tensor, heads: int) -> Tensor:
+    """Return a copy in float32 of a classifier's head [K, D], if it has as many rows as asked for.
+
+    Raises:
+        InputError: if it has another number.
+    """
+    if len(weight) != heads:
+        raise InputError(
+            f"The model is a classifier with {len(weight)} scores, and heads={heads} were asked "
+            f"for. Give heads={len(weight)}; for new heads, give its backbone."
+        )
+    return weight.float().clone()

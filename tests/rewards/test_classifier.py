@@ -1,0 +1,80 @@
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import LlamaForSequenceClassification
+
+from rewardlab.errors import InputError
+from rewardlab.rewards import load_reward
+from rewardlab.rewards.classifier import ClassifierReward
+from rewardlab.rewards.language import LanguageReward
+from rewardlab.testing import RewardConformance
+from rewardlab.types import Samples
+
+TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_models.py"))))
+
+
+class TestClassifierReward(RewardConformance):
+    def make(self):
+        return ClassifierReward(TINY.encoder(), TINY.tokenizer())
+
+    def samples(self):
+        return Samples(["Say hi.", "Be short!", ""], ["Hello, hello there", "no", "hé 世"])
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A folder with an encoder and its tokenizer, as transformers writes it."""
+    TINY.encoder().save_pretrained(tmp_path / "published")
+    TINY.tokenizer().save_pretrained(tmp_path / "published")
+    return tmp_path / "published"
+
+
+def test_a_published_encoder_is_a_reward(published, tmp_path):
+    mine = load_reward(published)
+    assert type(mine) is ClassifierReward
+    pair = TINY.tokenizer()(["Say hi."], ["Hello"], return_tensors="pt")
+    samples = Samples(["Say hi.", "hm"], ["Hello", "a longer one"])
+    with torch.no_grad():
+        expected = TINY.encoder()(**pair).logits[:, 0]
+        assert torch.allclose(mine(samples)[:1], expected, atol=1e-6)
+        mine.save_pretrained(tmp_path / "again")
+        assert torch.allclose(load_reward(tmp_path / "again")(samples), mine(samples))
+
+
+def test_a_response_alone_that_does_not_fit_is_refused(published):
+    with pytest.raises(InputError, match="response alone"):
+        load_reward(published)(Samples(["a"], ["b" * 600]))
+
+
+def test_its_limit_comes_back_from_a_folder(tmp_path):
+    mine = ClassifierReward(TINY.encoder(), TINY.tokenizer(), max_length=20).eval()
+    mine.save_pretrained(tmp_path / "reward")
+    loaded = load_reward(tmp_path / "reward")
+    long = Samples(["a" * 70], ["b" * 10])
+    assert loaded.max_length == 20
+    assert torch.equal(loaded(long), mine(long))
+
+
+def test_a_decoder_that_was_saved_as_a_classifier_reward_comes_back_as_one(tmp_path):
+    network = TINY.backbone(LlamaForSequenceClassification, num_labels=1).eval()
+    mine = ClassifierReward(network, TINY.tokenizer())
+    mine.save_pretrained(tmp_path / "reward")
+    loaded = load_reward(tmp_path / "reward")
+    assert type(loaded) is ClassifierReward
+    assert torch.allclose(loaded(TINY.SAMPLES), mine(TINY.SAMPLES), atol=1e-6)
+
+
+def test_an_encoder_is_no_language_reward():
+    with pytest.raises(InputError, match="Is it an encoder"):
+        LanguageReward(TINY.encoder(), TINY.tokenizer())
+
+
+def test_what_cannot_work_is_refused():
+    with pytest.raises(InputError, match=r"ClassifierReward got a BertFor.* and no tokenizer"):
+        ClassifierReward(TINY.encoder())
+    two_labels = TINY.backbone(LlamaForSequenceClassification, num_labels=2)
+    with pytest.raises(InputError, match=r"one label; got a LlamaFor.* with 2"):
+        ClassifierReward(two_labels, TINY.tokenizer())
