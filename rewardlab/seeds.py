@@ -96,15 +96,18 @@ def normal(
 
 
 def uniform(
-    shape: Sequence[int], rows: list[torch.Generator], device: torch.device | str = "cpu"
+    shape: Sequence[int],
+    rows: list[torch.Generator],
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Return uniform noise in [0, 1), [B, *shape] in float32, each row from its own generator.
+    """Return uniform noise in [0, 1), [B, *shape], each row from its own generator.
 
     Example:
         >>> uniform((), generators(row_seeds(0, 4))).shape
         torch.Size([4])
     """
-    return _row_noise(torch.rand, shape, rows, device)
+    return _row_noise(torch.rand, shape, rows, device, dtype)
 
 
 def _row_noise(
@@ -112,9 +115,10 @@ def _row_noise(
     shape: Sequence[int],
     row_generators: list[torch.Generator],
     device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Fill noise [B, *shape] with one call of `draw` a row, then move it to the device."""
-    noise = torch.empty(len(row_generators), *shape)
+    noise = torch.empty(len(row_generators), *shape, dtype=dtype)
     for row, generator in zip(noise, row_generators, strict=True):
         draw(row.shape, generator=generator, out=row)
     return noise.to(device, non_blocking=True)

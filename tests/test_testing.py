@@ -1,10 +1,13 @@
 """The conformance classes pass a policy that keeps the rules and fail one that breaks a rule."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 from rewardlab.policies import Policy, frozen_copy
+from rewardlab.policies.base import Steps
 from rewardlab.seeds import generators, normal
 from rewardlab.testing import PolicyConformance, tiny_tower
 from rewardlab.types import Samples, Trajectory
@@ -90,6 +93,36 @@ class Detached(Walk):
         return super().log_prob(trajectory).detach() + 0 * self.point.sum()
 
 
+class RowByRow(Walk):
+    """Walks over single rows, whatever the groups."""
+
+    def apply_loss(self, trajectory, loss, **options):
+        log_prob = self.log_prob(trajectory)
+        losses = []
+        for row in range(len(trajectory)):
+            losses.append(loss(Steps(log_prob[row]), partial(self.pick, row, trajectory)))
+        return torch.stack(losses).sum()
+
+    def pick(self, row, trajectory, table):
+        return table.expand(trajectory.mask.shape)[row]
+
+
+class FirstRowsOnly(Walk):
+    """Leaves the last row out of a loss of rows."""
+
+    def apply_row_loss(self, trajectory, loss, **options):
+        return super().apply_row_loss(trajectory[:-1], loss)
+
+
+class HalfGradient(Walk):
+    """Gives a loss of rows the right value and half of its gradient."""
+
+    def apply_row_loss(self, trajectory, loss, **options):
+        applied = super().apply_row_loss(trajectory, loss, **options)
+        half = applied.loss / 2
+        return applied._replace(loss=half + half.detach())
+
+
 class OwnReference(Walk):
     def reference(self):
         return self
@@ -114,6 +147,11 @@ class Forgetful(Walk):
         (SeededByBatch, "test_a_row_is_the_same_in_another_batch"),
         (Double, "test_log_prob_is_a_finite_number_a_step"),
         (Detached, "test_gradients_reach_the_parameters"),
+        (RowByRow, "test_a_loss_of_whole_outputs_sees_them_whole"),
+        (RowByRow, "test_applying_a_loss_of_groups_is_the_loss_of_summed_log_prob"),
+        (FirstRowsOnly, "test_applying_a_loss_of_rows_is_the_loss_of_summed_log_prob"),
+        (HalfGradient, "test_applying_a_loss_of_rows_is_the_loss_of_summed_log_prob"),
+        (HalfGradient, "test_applying_a_loss_of_groups_is_the_loss_of_summed_log_prob"),
         (OwnReference, "test_the_reference_stays_as_the_policy_was"),
         (TrainableReference, "test_the_reference_stays_as_the_policy_was"),
         (Forgetful, "test_it_is_the_same_after_saving_and_loading"),
@@ -125,6 +163,12 @@ def test_each_check_can_fail(policy, check, tmp_path):
     arguments = (tmp_path,) if "saving" in check else ()
     with pytest.raises(AssertionError):
         getattr(conformance, check)(*arguments)
+
+
+def test_a_walk_over_single_rows_is_a_loss_of_rows():
+    conformance = PolicyConformance()
+    conformance.make = RowByRow
+    conformance.test_applying_a_loss_of_rows_is_the_loss_of_summed_log_prob()
 
 
 def test_a_tiny_tower_comes_from_its_seed_alone():

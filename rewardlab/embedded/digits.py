@@ -77,7 +77,7 @@ def base_policy(
     settings = {"train_steps": train_steps, "seed": seed}
     train = partial(_train_base, train_steps=train_steps, seed=seed)
     folder = _cached("digits-base", settings, train)
-    sampler = Sampler(steps=steps, noise=noise)
+    sampler = Sampler(steps=steps, eta=noise)
     return DiffusionPolicy(folder / "pipeline", labels=WORDS, sampler=sampler, prompt_dropout=0.1)
 
 

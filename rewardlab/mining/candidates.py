@@ -162,4 +162,7 @@ def repeated(prompts: Sequence[str], k: int) -> list[str]:
         >>> repeated(["a", "b"], 2)
         ['a', 'a', 'b', 'b']
     """
-    return [prompt for prompt in prompts for _ in range(k)]
+    rows: list[str] = []
+    for prompt in prompts:
+        rows += [prompt] * k
+    return rows

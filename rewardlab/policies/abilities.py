@@ -23,7 +23,7 @@ class HasEntropy(ABC):
 
 
 class HasCritic(ABC):
-    """A policy with a critic, which estimates what is still to come before each step."""
+    """A policy with a critic, which estimates the return after each step."""
 
     @property
     def has_critic(self) -> bool:
@@ -36,7 +36,7 @@ class HasCritic(ABC):
 
 
 class Continues(ABC):
-    """A generator that can go on from a partial output, for guided attacks."""
+    """A generator that can continue a partial output, for guided attacks."""
 
     @abstractmethod
     def extend(self, samples: Samples, tokens: int, *, seeds: Tensor) -> Samples:

@@ -17,12 +17,12 @@ from rewardlab.types import Samples, Trajectory
 
 
 class Steps(NamedTuple):
-    """What a loss is given of some steps, in one shape.
+    """The quantities of some steps that a loss may use, all of one shape.
 
     Attributes:
-        log_prob: of each step.
-        entropy: of the distribution that it was drawn from, where it was asked for.
-        value: the critic's, before it, where it was asked for.
+        log_prob: log-probability of each step.
+        entropy: entropy of the distribution that the step was drawn from; None unless requested.
+        value: the critic's value before the step; None unless requested.
     """
 
     log_prob: Tensor
@@ -36,10 +36,10 @@ RowLoss = Callable[[Tensor, Tensor], Tensor]
 
 
 class RowLosses(NamedTuple):
-    """What `Policy.apply_row_loss` returns.
+    """The result of `Policy.apply_row_loss`.
 
     Attributes:
-        loss: a scalar with a gradient.
+        loss: scalar with a gradient.
         totals: float32 [B], each row's summed log-probability, without a gradient.
     """
 
@@ -48,13 +48,13 @@ class RowLosses(NamedTuple):
 
 
 class Generator(nn.Module, ABC):
-    """Whatever turns prompts into finished outputs. It can be judged, filtered and attacked.
+    """Anything that turns prompts into finished outputs. It can be judged, filtered and attacked.
 
-    An API or any callable is one (`CallableGenerator`). What else a generator can do it declares by
+    An API or any callable is one (`CallableGenerator`). A generator declares what else it can do by
     deriving from abilities (`rewardlab.policies.abilities`).
 
     Attributes:
-        micro_batch: the most rows that are drawn at once; None draws all together.
+        micro_batch: largest number of rows that are drawn at once; None draws all together.
     """
 
     micro_batch: int | None = None
@@ -65,20 +65,20 @@ class Generator(nn.Module, ABC):
 
     @abstractmethod
     def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:
-        """Return one output a prompt.
+        """Return one output per prompt.
 
         Args:
             prompts: B strings.
-            seeds: int64 [B], one a row; see `rewardlab.seeds`. Equal seeds give equal outputs.
+            seeds: int64 [B], one per row; see `rewardlab.seeds`. Equal seeds give equal outputs.
         """
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         """Refuse prompts that cannot be used, such as those longer than a model's context.
 
-        By default all can.
+        By default every prompt can be used.
 
         Raises:
-            InputError: naming the first that cannot.
+            InputError: if a prompt cannot be used; the message names the first.
         """
 
 
@@ -86,12 +86,12 @@ class Policy(Generator):
     """A generator seen as a sequence of random steps, with their log-probabilities.
 
     The steps are a language model's tokens, or a diffusion model's denoising steps. Four verbs
-    serve every post-training loop. `seeds` is an int64 tensor [B], one a row; see
-    `rewardlab.seeds`.
+    (`sample`, `encode`, `decode`, `log_prob`) serve every post-training loop. `seeds` is an int64
+    tensor [B], one per row; see `rewardlab.seeds`.
 
     Attributes:
-        dimensions: the number by which log-probabilities were divided. 1 for text; C·H·W of a
-            latent for images, whose log-probabilities are means over dimensions. Nats are
+        dimensions: number by which log-probabilities are divided. It is 1 for text. For images it
+            is C·H·W of a latent, as their log-probabilities are means over dimensions. Nats are
             `log_prob * dimensions`.
     """
 
@@ -104,11 +104,11 @@ class Policy(Generator):
 
     @abstractmethod
     def sample(self, prompts: Sequence[str], *, seeds: Tensor) -> Trajectory:
-        """Take a trajectory for each prompt, from exactly the distribution that `log_prob` scores."""
+        """Draw a trajectory per prompt from exactly the distribution that `log_prob` scores."""
 
     @abstractmethod
     def encode(self, samples: Samples, *, seeds: Tensor) -> Trajectory:
-        """Find a trajectory that ends in each given output. Equal seeds draw equal noise."""
+        """Return a trajectory that ends in each output. Equal seeds draw equal noise."""
 
     @abstractmethod
     def decode(self, trajectory: Trajectory) -> Samples:
@@ -116,8 +116,9 @@ class Policy(Generator):
 
     @abstractmethod
     def log_prob(self, trajectory: Trajectory) -> Tensor:
-        """Return the log-probability of each step, float32 [B, T], up to a constant free of the
-        parameters.
+        """Return the log-probability of each step, float32 [B, T].
+
+        It is exact up to a constant that does not depend on the parameters.
         """
 
     def apply_loss(
@@ -132,53 +133,56 @@ class Policy(Generator):
     ) -> Tensor:
         """Return the sum of a loss over the steps of a trajectory, a scalar with a gradient.
 
-        The one verb that training needs. A leaf may walk over the steps in parts, and take a part's
-        gradient while it stands.
+        Training needs no other verb. A leaf may walk over the steps in parts, and take the gradient
+        of each part at once.
 
         Args:
-            trajectory: of B rows and T steps.
-            loss: takes the `Steps` of a part and `at`, which picks the same steps of any table [B,
-                T] or [B, 1]; returns a scalar, what this part adds. It may use only steps that the
-                mask counts, and has a gradient by `Steps` alone.
+            trajectory: B rows of T steps.
+            loss: function of the `Steps` of a part and of `at`, which picks the same steps of any
+                table [B, T] or [B, 1]. It returns a scalar, the part's share of the sum. It may use
+                only steps that the mask counts. Its gradient flows through `Steps` alone.
             rows: bool [B, T]; the loss is 0, whatever the policy says, where this is false. A leaf
                 may leave those steps out.
-            groups: int64 [B]; rows of one number are given to `loss` together, as a loss of whole
-                outputs or of pairs asks for.
-            entropy: whether `loss` is given the entropy.
-            value: whether it is given the critic's value.
+            groups: int64 [B]; rows with one number come to `loss` together, as a loss of whole
+                outputs or of pairs requires.
+            entropy: whether `loss` gets the entropy.
+            value: whether `loss` gets the critic's value.
+
+        Raises:
+            InputError: if the policy lacks the entropy or the critic that the loss asks for.
 
         Example:
             >>> from rewardlab import DiffusionPolicy
             >>> from rewardlab.testing import tiny_diffusion
             >>> policy = DiffusionPolicy(tiny_diffusion(classes=0))
-            >>> trajectory = policy.encode(Samples([""], torch.rand(1, 1, 8, 8)), seeds=torch.tensor([0]))
+            >>> images = Samples([""], torch.rand(1, 1, 8, 8))
+            >>> trajectory = policy.encode(images, seeds=torch.tensor([0]))
             >>> weights = trajectory.mask / trajectory.mask.sum()
-            >>> policy.apply_loss(trajectory, lambda steps, at: -(at(weights) * steps.log_prob).sum()).requires_grad
+            >>> def nll(steps, at):
+            ...     return -(at(weights) * steps.log_prob).sum()
+            >>> policy.apply_loss(trajectory, nll).requires_grad
             True
         """
         mask = trajectory.mask
-        entropies = critic = None
-        if entropy:
-            entropies = self._able(HasEntropy, "entropy").entropy(trajectory).where(mask, 0)
-        if value:
-            critic = self._able(HasCritic, "value").value(trajectory).where(mask, 0)
-        steps = Steps(self.log_prob(trajectory).where(mask, 0), entropies, critic)
-        return loss(steps, _same_table)
+        entropies = self._required_entropy(trajectory).where(mask, 0) if entropy else None
+        values = self._required_value(trajectory).where(mask, 0) if value else None
+        log_probs = self.log_prob(trajectory).where(mask, 0)
+        return loss(Steps(log_probs, entropies, values), _same_table)
 
     def apply_row_loss(
         self, trajectory: Trajectory, loss: RowLoss, *, groups: Tensor | None = None
     ) -> RowLosses:
         """Return the sum of a loss of whole rows, with a gradient, and the rows' log-probabilities.
 
-        The walk over steps is `apply_loss`'s; a loss of whole outputs or of pairs sees none of it.
+        `apply_loss` walks over the steps; a loss of whole outputs or of pairs sees none of them.
 
         Args:
-            trajectory: of B rows and T steps.
-            loss: takes the summed log-probability of some rows, float32 [n], and their numbers,
-                int64 [n] in rising order; returns a scalar, what these rows add. It has a gradient
-                by its first argument alone.
-            groups: int64 [B]; rows of one number come to `loss` together. By default each row
-                stands alone.
+            trajectory: B rows of T steps.
+            loss: function of the summed log-probability of some rows, float32 [n], and of their
+                numbers, int64 [n] in rising order. It returns a scalar, the rows' share of the sum.
+                Its gradient flows through its first argument alone.
+            groups: int64 [B]; rows with one number come to `loss` together. By default each row
+                is its own group.
 
         Example:
             >>> from rewardlab import DiffusionPolicy
@@ -186,48 +190,52 @@ class Policy(Generator):
             >>> policy = DiffusionPolicy(tiny_diffusion(classes=0))
             >>> images = Samples(["", ""], torch.rand(2, 1, 8, 8))
             >>> trajectory = policy.encode(images, seeds=torch.tensor([0, 1]))
-            >>> loss, totals = policy.apply_row_loss(trajectory, lambda totals, rows: -totals.mean())
+            >>> def nll(totals, rows):
+            ...     return -totals.sum() / 2
+            >>> loss, totals = policy.apply_row_loss(trajectory, nll)
             >>> loss.requires_grad, totals.shape
             (True, torch.Size([2]))
         """
         shape = trajectory.mask.shape
         device = trajectory.mask.device
         cells = torch.arange(trajectory.mask.numel(), device=device).view(shape)
-        groups = torch.arange(shape[0]) if groups is None else groups
+        if groups is None:
+            groups = torch.arange(shape[0])
         groups = groups.to(device)
         totals = torch.zeros(shape[0], device=device)
 
         def step_loss(steps: Steps, at: At) -> Tensor:
-            places = at(cells)
-            sums = row_sums(steps.log_prob, places, shape)
-            rows = rows_of_groups(groups, places // shape[1])
+            part_cells = at(cells)
+            sums = row_sums(steps.log_prob, part_cells, shape)
+            rows = rows_of_groups(groups, part_cells // shape[1])
             totals[rows] = sums[rows].detach()
             return loss(sums[rows], rows)
 
         return RowLosses(self.apply_loss(trajectory, step_loss, groups=groups), totals)
 
-    def _able(self, ability: type[Any], method: str) -> Any:
-        """Return the policy as one with an ability that a loss asks for.
+    def _required_entropy(self, trajectory: Trajectory) -> Tensor:
+        if not isinstance(self, HasEntropy):
+            raise self._lacks("entropy", HasEntropy)
+        return self.entropy(trajectory)
 
-        Raises:
-            InputError: if it does not have it.
-        """
-        if not isinstance(self, ability):
-            raise InputError(
-                f"The loss needs `{method}` of the policy; {type(self).__name__} has none. "
-                f"Give a policy that derives from {ability.__name__}, or leave that term out."
-            )
-        return self
+    def _required_value(self, trajectory: Trajectory) -> Tensor:
+        if not isinstance(self, HasCritic):
+            raise self._lacks("value", HasCritic)
+        return self.value(trajectory)
+
+    def _lacks(self, method: str, ability: type) -> InputError:
+        return InputError(
+            f"The loss needs `{method}` of the policy; {type(self).__name__} has none. "
+            f"Give a policy that derives from {ability.__name__}, or leave that term out."
+        )
 
     @abstractmethod
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the policy into `folder`, so that its class's `from_pretrained(folder)` gives it
-        back.
-        """
+        """Write the policy into `folder`; its class's `from_pretrained(folder)` loads it again."""
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:
-        """Return one output a prompt and keep no steps.
+        """Return one output per prompt and keep no steps.
 
         A leaf may use a sampler here that rollouts refuse.
         """
@@ -236,24 +244,24 @@ class Policy(Generator):
     def reference(self) -> Policy:
         """Return the policy as it is now, frozen.
 
-        A leaf with an adapter returns itself with the adapter off.
+        A leaf with an adapter returns a view of itself with the adapter off.
         """
         return frozen_copy(self)
 
 
 def frozen_copy(policy: Policy) -> Policy:
-    """Return a copy of `policy` that no optimiser will change."""
+    """Return a copy of `policy` that no optimizer will change."""
     return deepcopy(policy).eval().requires_grad_(False)
 
 
 def row_sums(values: Tensor, cells: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return the sums [B] of values that stand at `cells` of a table [B, T]; 0 for an absent row.
+    """Return the row sums [B] of a table [B, T] with values at `cells` and 0 elsewhere.
 
-    Each value has a cell of its own, so nothing is added in an order that changes.
+    Each value has its own cell, so the order of a sum never changes.
 
     Args:
-        values: float, of any shape.
-        cells: int64 of the same shape, each value's place in the flattened table.
+        values: float tensor of any shape.
+        cells: int64 of the same shape, each value's index in the flattened table.
         shape: B and T.
 
     Example:
@@ -268,7 +276,7 @@ def row_sums(values: Tensor, cells: Tensor, shape: Sequence[int]) -> Tensor:
 def rows_of_groups(groups: Tensor, rows: Tensor) -> Tensor:
     """Return all rows, in rising order, of the groups that `rows` belong to.
 
-    A row whose steps do not count still belongs to its group, so pairs stay aligned.
+    A row whose steps are all masked still belongs to its group, so pairs stay aligned.
 
     Example:
         >>> rows_of_groups(torch.tensor([0, 1, 0, 1]), torch.tensor([3])).tolist()
@@ -284,15 +292,16 @@ def _same_table(table: Tensor) -> Tensor:
 
 
 class CallableGenerator(Generator):
-    """Any function of prompts and seeds as a generator: an API, or a model of another library.
+    """A function of prompts and seeds as a generator: an API, or a model of another library.
 
     Args:
-        function: takes B prompts and int64 seeds [B]; returns B strings, or images [B, C, H, W]
-            with floats in [0, 1].
+        function: maps B prompts and int64 seeds [B] to B strings, or to images [B, C, H, W] with
+            floats in [0, 1].
 
     Example:
-        >>> shout = CallableGenerator(lambda prompts, seeds: [text.upper() for text in prompts])
-        >>> shout.generate(["hello"], seeds=torch.tensor([0])).outputs
+        >>> def shout(prompts, seeds):
+        ...     return [prompt.upper() for prompt in prompts]
+        >>> CallableGenerator(shout).generate(["hello"], seeds=torch.tensor([0])).outputs
         ['HELLO']
     """
 

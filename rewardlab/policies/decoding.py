@@ -1,136 +1,258 @@
-"""Drawing tokens: a row's randomness is its own, so that a row is the same in any batch."""
+"""Drawing tokens: each row has its own randomness, so that it is the same in any batch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.policies.text import padded
-from rewardlab.seeds import generators
+from rewardlab.policies.backbone import Backbone, Inputs
+from rewardlab.policies.codec import Codec, strings_of
+from rewardlab.policies.micro_batches import micro_batches
+from rewardlab.policies.scoring import Head
+from rewardlab.policies.text import Tokens, completes, padded
+from rewardlab.seeds import generators, uniform
+from rewardlab.types import Samples, Trajectory
 
-Tokens = list[list[int]]
-Step = Callable[[Tensor, Tensor, Tensor, Any], tuple[Tensor, Any]]
 
+@dataclass
+class Response:
+    """A response while it is drawn.
 
-def draw(
-    step: Step,
-    prompts: Tokens,
-    seeds: Tensor,
-    room: Sequence[int],
-    ended: Callable[[list[int]], bool],
-    device: torch.device,
-) -> tuple[Tokens, list[bool]]:
-    """Draw a response to each prompt from the softmax of its logits, token by token, with one
-    random number a token.
-
-    Args:
-        step: takes tokens [B, S], the mask of all tokens so far, positions [B, S] and a cache (None
-            at first); returns the logits of the next token, float32 [B, V], and the cache.
-        prompts: tokens of B prompts, none empty. They are padded on the left.
-        seeds: int64 [B].
-        room: how many tokens each response may have, at least 1.
-        ended: whether a response ends with the tokens that it has.
-        device: of the network.
-
-    Returns:
-        The responses with the tokens that ended them, and whether each did end before its room did.
+    Attributes:
+        limit: number of tokens that it may have.
+        tokens: its tokens so far.
+        finished: whether an end token or a stop string ended it.
     """
-    tokens, mask = (tensor.to(device) for tensor in padded(prompts, left=True))
-    positions = mask.long().cumsum(1).sub(1).clamp_min(0)
-    numbers = uniform(seeds, max(room, default=0))
-    cache = None
-    summed_on = (
-        torch.device("cpu")
-        if device.type == "mps" or torch.are_deterministic_algorithms_enabled()
-        else device
-    )
-    numbers = numbers.to(
-        summed_on
-    )  # Metal has no float64, and CUDA's sums are not the same each time
-    drawn: Tokens = [[] for _ in prompts]
-    finished = [False] * len(prompts)
-    for count in range(1, max(room, default=0) + 1):
-        logits, cache = step(tokens, mask, positions, cache)
-        choice = pick(logits.to(summed_on), numbers[:, count - 1]).to(device)
-        open_rows = [row for row, limit in enumerate(room) if not finished[row] and count <= limit]
-        picked = choice.tolist()
-        if max(picked, default=0) >= logits.shape[1]:  # where a sum is NaN, no number is below it
+
+    limit: int
+    tokens: list[int] = field(default_factory=list)
+    finished: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the response gets a further token."""
+        return not self.finished and len(self.tokens) < self.limit
+
+
+def check_settings(
+    temperature: float, top_p: float, top_k: int, max_new_tokens: int, stop: Sequence[str]
+) -> None:
+    """Refuse settings of drawing that are out of range.
+
+    Raises:
+        InputError: if one is.
+    """
+    in_range = temperature > 0 and 0 < top_p <= 1 and top_k >= 0 and max_new_tokens > 0
+    if not in_range or not all(stop):
+        raise InputError(
+            "CausalLMPolicy needs temperature > 0, top_p in (0, 1], top_k >= 0, "
+            "max_new_tokens > 0 and stop strings not empty; got "
+            f"{temperature}, {top_p}, {top_k}, {max_new_tokens} and {stop}."
+        )
+
+
+class Truncation(NamedTuple):
+    """What is left of a distribution to draw from.
+
+    Attributes:
+        top_k: number of likeliest tokens; 0 for all.
+        top_p: share of the probability; 1 for all.
+    """
+
+    top_k: int = 0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSampler:
+    """Draws responses from the softmax of a language model's logits, token by token.
+
+    Attributes:
+        backbone: the model without its head.
+        head: the model's head.
+        codec: tokens of texts.
+        truncation: what is left of the softmax.
+    """
+
+    backbone: Backbone
+    head: Head
+    codec: Codec
+    truncation: Truncation
+
+    def rollout(
+        self, prompts: Sequence[str], seeds: Tensor, limit: int, micro_batch: int | None
+    ) -> Trajectory:
+        """Draw a response to each prompt, at most `micro_batch` prompts at once.
+
+        Facts are "seed", "finished" and "length".
+
+        Args:
+            prompts: B strings.
+            seeds: int64 [B].
+            limit: largest number of tokens of a response.
+            micro_batch: largest number of prompts at once; None draws all together.
+        """
+        prompt_tokens = self.codec.prompts(prompts)
+        responses: list[Response] = []
+        for part in micro_batches(len(prompts), micro_batch):
+            starts = prompt_tokens[part]
+            responses += self.draw(starts, seeds[part], [limit] * len(starts))
+        tokens = [response.tokens for response in responses]
+        facts = _facts(responses, tokens, seeds)
+        return self.codec.trajectory(prompts, prompt_tokens, tokens, facts)
+
+    def extend(self, samples: Samples, tokens: int, seeds: Tensor, limit: int) -> Trajectory:
+        """Continue each output by at most `tokens` tokens, up to `limit` in all."""
+        prompt_tokens = self.codec.prompts(samples.prompts)
+        outputs = self.codec.responses(strings_of(samples))
+        starts = []
+        limits = []
+        for prompt, output in zip(prompt_tokens, outputs, strict=True):
+            starts.append(prompt + output)
+            limits.append(max(min(tokens, limit - len(output)), 1))
+        responses = self.draw(starts, seeds, limits)
+        whole = []
+        for output, response in zip(outputs, responses, strict=True):
+            whole.append(output + response.tokens)
+        facts = _facts(responses, whole, seeds)
+        return self.codec.trajectory(samples.prompts, prompt_tokens, whole, facts)
+
+    def draw(self, prompts: Tokens, seeds: Tensor, limits: Sequence[int]) -> list[Response]:
+        """Draw a response to each prompt, with one random number per token.
+
+        Args:
+            prompts: tokens of B prompts, none empty. They are padded on the left.
+            seeds: int64 [B].
+            limits: largest number of tokens of each response; the context may leave fewer.
+
+        Returns:
+            The responses, with the tokens that ended them.
+
+        Raises:
+            InputError: if the logits are not finite.
+        """
+        responses = []
+        for prompt, limit in zip(prompts, limits, strict=True):
+            responses.append(Response(self._limit(prompt, limit)))
+        if any(response.is_open for response in responses):
+            with self.backbone.evaluating():
+                self._fill(responses, prompts, seeds)
+        return responses
+
+    def _limit(self, prompt: list[int], limit: int) -> int:
+        """Return how many tokens the context leaves to a response, at most `limit`."""
+        if self.codec.context is None:
+            return limit
+        return min(limit, self.codec.context - len(prompt))
+
+    def _fill(self, responses: list[Response], prompts: Tokens, seeds: Tensor) -> None:
+        """Draw until no response is open."""
+        device = self.head.weight.device
+        steps = max(response.limit for response in responses)
+        numbers = uniform((steps,), generators(seeds), dtype=torch.float64)
+        numbers = numbers.to(_summing_device(device))
+        inputs = Inputs.of(padded(prompts, left=True).to(device))
+        texts = [tuple(prompt) for prompt in prompts]
+        states, cache = self.backbone.run_prompts(inputs, texts)
+        for column in numbers.unbind(1):
+            tokens = self._pick(states[:, -1], column)
+            self._append(responses, tokens.tolist())
+            is_open = [response.is_open for response in responses]
+            if not any(is_open):
+                break
+            inputs = inputs.next(tokens, is_open)
+            states, cache = self.backbone.run(inputs, cache, keep=True)
+
+    def _pick(self, states: Tensor, numbers: Tensor) -> Tensor:
+        """Return the next token of each row, int64 [B], from states [B, D] and numbers [B]."""
+        logits = self.head.logits(states)
+        logits = truncated(logits, *self.truncation)
+        tokens = pick(logits.to(numbers.device), numbers)
+        return tokens.to(states.device)
+
+    def _append(self, responses: list[Response], tokens: list[int]) -> None:
+        """Give each open response its next token.
+
+        Raises:
+            InputError: if the logits were not finite: where a sum is NaN, no number is below it.
+        """
+        if max(tokens) >= len(self.head.weight):
             raise InputError(
-                "The policy's logits are not finite, so no token can be drawn. Did training diverge? Lower the learning rate, "
-                "or go back to the last checkpoint; in float16 take bfloat16."
+                "The policy's logits are not finite, so no token can be drawn. Did training "
+                "diverge? Lower the learning rate, or go back to the last checkpoint; in float16 "
+                "take bfloat16."
             )
-        for row in open_rows:
-            drawn[row].append(picked[row])
-            finished[row] = ended(drawn[row])
-        going = [not finished[row] and count < limit for row, limit in enumerate(room)]
-        if not any(going):
-            break
-        tokens = choice[:, None]
-        mask = torch.cat([mask, torch.tensor(going, device=device)[:, None]], 1)
-        positions = positions[:, -1:] + mask[:, -1:]  # a row that is done stays where it is
-    return drawn, finished
+        for response, token in zip(responses, tokens, strict=True):
+            if response.is_open:
+                response.tokens.append(token)
+                response.finished = self._ends(response.tokens)
+
+    def _ends(self, tokens: list[int]) -> bool:
+        codec = self.codec
+        return tokens[-1] in codec.ends or completes(codec.tokenizer, tokens, codec.stop)
 
 
-def uniform(seeds: Tensor, count: int) -> Tensor:
-    """Numbers [B, count] in [0, 1), float64, each row from its own generator: all that a response's
-    randomness needs.
+def _facts(responses: list[Response], tokens: Tokens, seeds: Tensor) -> dict[str, Tensor]:
+    """Return the facts of drawn responses; `tokens` are those of the whole outputs."""
+    finished = [response.finished for response in responses]
+    lengths = [len(row) for row in tokens]
+    return {
+        "seed": seeds,
+        "finished": torch.tensor(finished, dtype=torch.bool),
+        "length": torch.tensor(lengths, dtype=torch.long),
+    }
 
-    Example:
-        >>> from rewardlab.seeds import row_seeds
-        >>> uniform(row_seeds(0, 2), 3).shape
-        torch.Size([2, 3])
+
+def _summing_device(device: torch.device) -> torch.device:
+    """Return where probabilities are summed: the network's device, or else the CPU.
+
+    Metal has no float64, and CUDA's sums are not the same each time.
     """
-    numbers = torch.empty(len(seeds), count, dtype=torch.float64)
-    for row, generator in zip(numbers, generators(seeds), strict=True):
-        torch.rand(count, generator=generator, out=row)
-    return numbers
+    if device.type == "mps" or torch.are_deterministic_algorithms_enabled():
+        return torch.device("cpu")
+    return device
 
 
 def pick(logits: Tensor, numbers: Tensor) -> Tensor:
-    """The token [B] at which the softmax of logits [B, V], summed from the first token on, passes
-    each number in [0, 1).
+    """Return the token [B] at which the cumulative softmax of logits [B, V] passes each number.
 
-    Sums are in float64: float32's would lose the rarest of many tokens. A token of logit -inf is
-    never picked.
+    Numbers are in [0, 1). Probabilities are summed from the first token on, in float64: float32's
+    sums would lose the rarest of many tokens. A token of logit -inf is never picked.
 
     Example:
-        >>> pick(torch.tensor([[0.5, 0.0, 0.3, 0.2]]).log().expand(3, 4), torch.tensor([0.0, 0.5, 0.9])).tolist()
+        >>> logits = torch.tensor([[0.5, 0.0, 0.3, 0.2]]).log()
+        >>> pick(logits.expand(3, 4), torch.tensor([0.0, 0.5, 0.9])).tolist()
         [0, 2, 3]
     """
     mass = (logits - logits.amax(1, keepdim=True)).exp_().cumsum(1, dtype=torch.float64)
     total = mass[:, -1:]
-    place = torch.minimum(numbers[:, None] * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(mass, place, right=True)[:, 0]
+    below_total = torch.nextafter(total, torch.zeros_like(total))
+    thresholds = torch.minimum(numbers[:, None] * total, below_total)
+    return torch.searchsorted(mass, thresholds, right=True)[:, 0]
 
 
 def truncated(logits: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Forbid all but the `top_k` likeliest tokens, then all but the fewest that hold `top_p` of the
-    rest (arXiv 1904.09751).
+    """Return the logits with unlikely tokens forbidden, at -inf (arXiv 1904.09751).
+
+    All but the `top_k` likeliest are forbidden, then all but the fewest that hold `top_p` of the
+    rest.
 
     Example:
         >>> truncated(torch.tensor([[0.5, 0.3, 0.2]]).log(), top_k=0, top_p=0.6).exp()
         tensor([[0.5000, 0.3000, 0.0000]])
     """
     if 0 < top_k < logits.shape[1]:
-        logits = logits.masked_fill(logits < logits.topk(top_k).values[:, -1:], -torch.inf)
+        least = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
     if top_p < 1:
         values, order = logits.sort(1, descending=True)
-        share = values.softmax(1)
-        beyond = share.cumsum(1) - share >= top_p
-        logits = logits.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), -torch.inf)
+        shares = values.softmax(1)
+        beyond = shares.cumsum(1) - shares >= top_p
+        forbidden = torch.zeros_like(beyond).scatter(1, order, beyond)
+        logits = logits.masked_fill(forbidden, -torch.inf)
     return logits
-
-
-def completes(tokenizer: Any, tokens: Sequence[int], stop: Sequence[str]) -> bool:
-    """Whether the last of `tokens` completed a stop string. Only a tail is looked at: a character
-    is at most 4 tokens.
-    """
-    if not stop:
-        return False
-    tail = list(tokens[-4 * max(map(len, stop)) - 4 :])
-    text = tokenizer.decode(tail, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return any(word in text for word in stop)

@@ -1,70 +1,65 @@
 """DiffusionPolicy: a diffusers pipeline as a policy, whose steps are Gaussian regressions.
 
-Whatever a step's origin, the network predicts a target at x_t, and the step's log-probability is
--precision/2 · mean((target - prediction)²). For data the target is the denoising target; for a step
-that was sampled it is the output that would have made the sampled x' certain, f_old + (σ/b)·z, with
+At every step the network predicts a target at x_t, and the step's log-probability is -precision/2 ·
+mean((target - prediction)²). For data the target is the denoising target. For a step that was
+sampled it is the output that would have made the sampled x' certain, f_old + (σ/b)·z, with
 precision (b/σ)². See docs/architecture.md.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from copy import deepcopy
-from dataclasses import asdict
-from inspect import signature
+from dataclasses import asdict, replace
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from rewardlab.errors import InputError
 from rewardlab.kernels.diffusion_dpo import squared_error
 from rewardlab.networks import lora
-from rewardlab.policies import pipelines
+from rewardlab.policies import pipelines, samplers
 from rewardlab.policies.abilities import Adapted, PredictsX0
 from rewardlab.policies.base import Policy, frozen_copy
+from rewardlab.policies.denoising import Conditions, guided_output, stored_conditions
+from rewardlab.policies.families import prompt_inputs
+from rewardlab.policies.micro_batches import micro_batches
+from rewardlab.policies.noising import noising, predicted_x0
+from rewardlab.policies.precision import arithmetic
 from rewardlab.policies.reference import AdapterOff
-from rewardlab.policies.samplers import (
-    Noising,
-    Sampler,
-    Transitions,
-    noising,
-    set_timesteps,
-    transitions,
-)
-from rewardlab.policies.x0 import predict_x0
-from rewardlab.seeds import derive, generators, normal, row_seeds, uniform
+from rewardlab.policies.samplers import Sampler, Transitions
+from rewardlab.policies.schedulers import chosen_scheduler, denoised
+from rewardlab.seeds import generators, normal, uniform
+from rewardlab.storage.atomic import write_json
+from rewardlab.storage.class_files import POLICY_FILE, read_class_file
 from rewardlab.types import Samples, Trajectory, concatenate
 
-Conditions = Mapping[str, Tensor]
-# prefixes of the conditions, with and without the prompt, in a trajectory's tensors
-TOLD = "told."
-UNTOLD = "untold."
+ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]  # layers that get an adapter
 
 
 class DiffusionPolicy(Policy, PredictsX0, Adapted):
-    """Any diffusers pipeline with a `unet` or `transformer`: conditioned on text (SD 1.x, 2.x,
-    SDXL, SD3), classes or nothing.
+    """Any diffusers pipeline with a `unet` or `transformer`, as a policy over images.
 
-    Only the denoiser, or its adapter, is trained. Log-probabilities are means over the D = C·H·W
-    latent dimensions.
+    It may be conditioned on text (SD 1.x, 2.x, SDXL, SD3), on classes or on nothing. Only the
+    denoiser, or its adapter, is trained. Log-probabilities are means over the D = C·H·W latent
+    dimensions.
 
     Args:
-        pipeline: a folder, a hub id or a diffusers pipeline.
-        labels: the class names of a class-conditional model, in order; prompts are these names.
-        sampler: how images are drawn.
-        negative_prompt: what guidance steers away from.
-        prompt_dropout: share of rows that train without their prompt (seeded: both halves of a pair
-            drop together).
-        draws: denoising steps that are averaged for each encoded image.
-        lora_rank: train a low-rank adapter of this rank (arXiv 2106.09685) instead of all weights.
-            The reference is then the same network with the adapter off.
-        micro_batch: rows that are sampled at once; all by default.
+        pipeline: folder, hub id or diffusers pipeline.
+        labels: class names of a class-conditional model, in order; prompts are these names.
+        sampler: settings by which images are drawn.
+        negative_prompt: prompt that guidance steers away from.
+        prompt_dropout: share of rows that train without their prompt. It is seeded: both halves of
+            a pair drop together.
+        draws: number of denoising steps that are averaged for each encoded image.
+        lora_rank: rank of a low-rank adapter (arXiv 2106.09685) that is trained instead of all
+            weights. The reference is then the same network with the adapter off.
+        micro_batch: number of rows that are sampled at once; all by default.
         dtype: precision of the networks' arithmetic. Trained weights, targets and log-probabilities
             stay float32.
         gradient_checkpointing: trade time for memory in the denoiser's backward pass.
@@ -75,13 +70,16 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted):
 
     Example:
         >>> from rewardlab.testing import tiny_diffusion
-        >>> policy = DiffusionPolicy(tiny_diffusion(), labels=["zero", "one"], sampler=Sampler(steps=4))
+        >>> sampler = Sampler(steps=4)
+        >>> policy = DiffusionPolicy(tiny_diffusion(), labels=["zero", "one"], sampler=sampler)
         >>> samples = policy.generate(["one", "zero"], seeds=torch.tensor([1, 2]))
         >>> samples.outputs.shape
         torch.Size([2, 1, 8, 8])
         >>> policy.log_prob(policy.encode(samples, seeds=torch.tensor([3, 4]))).shape
         torch.Size([2, 1])
     """
+
+    denoiser: Any
 
     def __init__(
         self,
@@ -107,26 +105,23 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted):
         self.dtype = getattr(torch, dtype)
         self.lora_rank = lora_rank
         self.denoiser = pipelines.denoiser_of(self.pipeline).float().train()
-        self.encoders = (
-            nn.ModuleList(pipelines.encoders_of(self.pipeline))
-            .eval()
-            .requires_grad_(False)
-            .to(self.dtype)
-        )
-        self.scheduler = _scheduler(self.pipeline.scheduler, sampler)
+        self.encoders = self._frozen_encoders()
+        self.scheduler = chosen_scheduler(self.pipeline.scheduler, sampler.scheduler)
         self.shape = pipelines.latent_shape(self.denoiser)
         self.dimensions = prod(self.shape)
         if lora_rank is not None:
-            lora.add(self.denoiser, lora_rank, ["to_k", "to_q", "to_v", "to_out.0"], self.dtype)
+            lora.add(self.denoiser, lora_rank, ATTENTION, self.dtype)
         if gradient_checkpointing:
             self.denoiser.enable_gradient_checkpointing()
-        table = noising(self.scheduler)
-        for name in Noising.__dataclass_fields__:
-            self.register_buffer(f"noising_{name}", getattr(table, name), persistent=False)
+        self.noising = noising(self.scheduler)
+
+    def _frozen_encoders(self) -> nn.ModuleList:
+        encoders = nn.ModuleList(pipelines.encoders_of(self.pipeline))
+        return encoders.eval().requires_grad_(False).to(self.dtype)
 
     @property
     def device(self) -> torch.device:
-        return self.noising_time.device
+        return self.noising.time.device
 
     def train(self, mode: bool = True) -> DiffusionPolicy:
         super().train(mode)
@@ -140,268 +135,236 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted):
         Raises:
             InputError: if the sampler's steps have no density (see `samplers.transitions`).
         """
-        table = transitions(self.scheduler, self.sampler)
-        return concatenate(
-            [self._rollout(part, rows, table) for part, rows in self._parts(prompts, seeds)]
-        )
+        table = samplers.transitions(self.scheduler, self.sampler)
+        rollouts = []
+        for part in micro_batches(len(prompts), self.micro_batch):
+            rollout = self._rollout(prompts[part], seeds[part], table)
+            rollouts.append(rollout)
+        trajectory: Trajectory = concatenate(rollouts)
+        return trajectory
 
     def _rollout(self, prompts: Sequence[str], seeds: Tensor, table: Transitions) -> Trajectory:
         rows = generators(seeds)
-        conditions = self._conditions(prompts, guided=self.sampler.guidance != 1)
+        conditions = self._conditions(prompts, guided=self._guided)
         x = normal(self.shape, rows, self.device)
         states = []
         targets = []
-        for time, a, b, noise in zip(
-            *(column.tolist() for column in vars(table).values()), strict=True
-        ):
-            output = self._predict(x, x.new_full((len(x),), time), conditions)
+        for step in table.steps():
+            time = x.new_full((len(x),), step.time)
+            output = self._predict(x, time, conditions)
             z = normal(self.shape, rows, self.device)
             states.append(x)
-            targets.append(output + (noise / b) * z)
-            x = a * x + b * output + noise * z
-        steps = _kept_steps(table, self.sampler.kept_steps, seeds).to(self.device)
-        precision = (
-            (table.output / table.noise).square().where(table.noise > 0, 0).float().to(self.device)
-        )
+            targets.append(output + (step.noise / step.output) * z)
+            x = step.state * x + step.output * output + step.noise * z
+        kept = samplers.kept_steps(table, self.sampler.kept_steps, seeds)
+        steps = kept.to(self.device)
         tensors = {
-            "x": _at(torch.stack(states, 1), steps),
-            "target": _at(torch.stack(targets, 1), steps),
-            "time": table.time.float().to(self.device)[steps],
-            "precision": precision[steps],
+            "x": _select(torch.stack(states, 1), steps),
+            "target": _select(torch.stack(targets, 1), steps),
+            "time": table.time[kept].float().to(self.device),
+            "precision": table.precision[kept].to(self.device),
             "final": x,
-            **conditions,
+            **conditions.tensors(),
         }
-        return Trajectory(
-            prompts, tensors, (table.noise > 0).to(self.device)[steps], {"seed": seeds}
-        )
+        mask = table.stochastic[kept].to(self.device)
+        return Trajectory(prompts, tensors, mask, {"seed": seeds})
 
     def encode(self, samples: Samples, *, seeds: Tensor) -> Trajectory:
         """Noise the images to random times; T is 1, the mean over `draws`.
 
         In training mode a share `prompt_dropout` of the rows forgets its prompt. The trajectory's
-        tensors have a row a sample; equal seeds draw equal times, noise and dropout.
+        tensors have one row per sample. Equal seeds draw equal times, noise and dropout.
+
+        Raises:
+            InputError: if the outputs are no images, or of a shape that the model does not denoise.
         """
         if not isinstance(samples.outputs, Tensor):
             raise InputError(
-                f"DiffusionPolicy encodes images [B, C, H, W] in [0, 1]; got a list of {len(samples)} strings. "
-                "Was the data made for a language model?"
+                "DiffusionPolicy encodes images [B, C, H, W] in [0, 1]; got a list of "
+                f"{len(samples)} strings. Was the data made for a language model?"
             )
         rows = generators(seeds)
-        x0 = pipelines.to_latents(self._vae, samples.outputs.to(self.device), rows, self.shape)[
-            :, None
-        ]
-        index = (uniform((self.draws,), rows, self.device) * len(self.noising_time)).long()
+        images = samples.outputs.to(self.device)
+        latents = pipelines.to_latents(self._vae, images, rows, self.shape)
+        x0 = latents[:, None]
+        uniforms = uniform((self.draws,), rows, self.device)
         noise = normal((self.draws, *self.shape), rows, self.device)
-        signal, sigma, of_signal, of_noise = (
-            getattr(self, f"noising_{name}")[index][..., None, None, None]
-            for name in ("signal", "noise", "of_signal", "of_noise")
-        )
-        dropped = uniform((), rows) < (self.prompt_dropout if self.training else 0.0)
-        prompts = [
-            "" if drop else prompt
-            for drop, prompt in zip(dropped.tolist(), samples.prompts, strict=True)
-        ]
+        steps = (uniforms * len(self.noising.time)).long()
+        levels = self.noising.at(steps).over(latents.dim() - 1)
+        prompts = self._after_dropout(samples.prompts, rows)
+        conditions = self._conditions(prompts, guided=False)
         tensors = {
-            "x": signal * x0 + sigma * noise,
-            "target": of_signal * x0 + of_noise * noise,
-            "time": self.noising_time[index],
-            "precision": torch.ones_like(index, dtype=torch.float32),
-            "final": x0[:, 0],
-            **self._conditions(prompts, guided=False),
+            "x": levels.signal * x0 + levels.noise * noise,
+            "target": levels.target_signal * x0 + levels.target_noise * noise,
+            "time": self.noising.time[steps],
+            "precision": torch.ones_like(steps, dtype=torch.float32),
+            "final": latents,
+            **conditions.tensors(),
         }
         mask = torch.ones(len(samples), 1, dtype=torch.bool, device=self.device)
         return Trajectory(samples.prompts, tensors, mask, samples.facts)
 
+    def _after_dropout(
+        self, prompts: Sequence[str], row_generators: list[torch.Generator]
+    ) -> list[str]:
+        share = self.prompt_dropout if self.training else 0.0
+        dropped = uniform((), row_generators) < share
+        rows = zip(prompts, dropped.tolist(), strict=True)
+        return ["" if is_dropped else prompt for prompt, is_dropped in rows]
+
     def decode(self, trajectory: Trajectory) -> Samples:
-        """Return the images [B, C, H, W] in [0, 1] that the trajectories end in. Differentiable."""
+        """Return the images [B, C, H, W] in [0, 1] that the trajectories end in, differentiable."""
         latents = trajectory.tensors["final"]
-        images = torch.cat(
-            [
-                pipelines.to_images(self._vae, part)
-                for part in latents.split(self.micro_batch or len(latents))
-            ]
-        )
-        return Samples(trajectory.prompts, images, trajectory.facts)
+        parts = []
+        for part in torch.split(latents, self.micro_batch or len(latents)):
+            parts.append(pipelines.to_images(self._vae, part))
+        return Samples(trajectory.prompts, torch.cat(parts), trajectory.facts)
 
     def log_prob(self, trajectory: Trajectory) -> Tensor:
         """Return -precision/2 · mean((target - prediction)²) of each step, float32 [B, T].
 
-        A rollout has a column a kept step; encoded data have one, the mean over `draws`.
+        A rollout has one column per kept step. Encoded data have one, the mean over `draws`.
         """
-        x, target, time, precision = (
-            trajectory.tensors[name] for name in ("x", "target", "time", "precision")
-        )
-        drawn = time.shape[1]
-        conditions = {
-            name: tensor.repeat_interleave(drawn, 0)
-            for name, tensor in trajectory.tensors.items()
-            if name.startswith((TOLD, UNTOLD))
-        }
-        prediction = self._predict(x.flatten(0, 1), time.flatten(), conditions)
-        errors = squared_error(prediction, target.flatten(0, 1)).view_as(time)
-        return (-0.5 * precision * errors).view(len(x), trajectory.mask.shape[1], -1).mean(2)
+        tensors = trajectory.tensors
+        time = tensors["time"]
+        draws = time.shape[1]
+        conditions = stored_conditions(tensors).repeated(draws)
+        x = tensors["x"].flatten(0, 1)
+        target = tensors["target"].flatten(0, 1)
+        prediction = self._predict(x, time.flatten(), conditions)
+        errors = squared_error(prediction, target).view_as(time)
+        log_probs = -0.5 * tensors["precision"] * errors
+        return log_probs.view(*trajectory.mask.shape, -1).mean(2)
 
     def predict_x0(self, trajectory: Trajectory, steps: Tensor) -> Samples:
-        """Return the images that rows are seen to end in from one of their steps each, int64 [B],
-        with a gradient.
+        """Return the images that the network expects at the end, seen from one step of each row.
+
+        The gradient is that of the one step: x_t, which earlier steps made, is a constant.
+
+        Args:
+            trajectory: result of `sample` or `encode`, B rows.
+            steps: int64 [B], the number of one kept step of each row.
+
+        Returns:
+            Images [B, C, H, W] in [0, 1], differentiable by the policy's weights.
+
+        Example:
+            >>> from rewardlab.testing import tiny_diffusion
+            >>> policy = DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=3))
+            >>> trajectory = policy.sample([""], seeds=torch.tensor([1]))
+            >>> policy.predict_x0(trajectory, torch.tensor([2])).outputs.requires_grad
+            True
         """
-        return predict_x0(self, trajectory, steps)
+        tensors = trajectory.tensors
+        rows = torch.arange(len(steps), device=steps.device)
+        x = tensors["x"][rows, steps]
+        time = tensors["time"][rows, steps]
+        output = self._predict(x, time, stored_conditions(tensors))
+        x0 = predicted_x0(x, output, self.noising.at_time(time))
+        ended = replace(trajectory, tensors={**tensors, "final": x0})
+        return self.decode(ended)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:
-        """Return one image a prompt by the scheduler's own steps, deterministic or not."""
-        return concatenate(
-            [self._generate(part, rows) for part, rows in self._parts(prompts, seeds)]
-        )
+        """Return one image per prompt by the scheduler's own steps, deterministic or not."""
+        parts = []
+        for part in micro_batches(len(prompts), self.micro_batch):
+            parts.append(self._generate(prompts[part], seeds[part]))
+        samples: Samples = concatenate(parts)
+        return samples
 
     def _generate(self, prompts: Sequence[str], seeds: Tensor) -> Samples:
-        scheduler = deepcopy(self.scheduler)
         rows = generators(seeds)
-        set_timesteps(scheduler, self.sampler.steps, self.device)
-        conditions = self._conditions(prompts, guided=self.sampler.guidance != 1)
-        accepted = signature(scheduler.step).parameters
-        extra = {
-            name: value
-            for name, value in (("eta", self.sampler.noise), ("generator", rows))
-            if name in accepted
-        }
-        x = normal(self.shape, rows, self.device) * getattr(scheduler, "init_noise_sigma", 1.0)
-        scale = getattr(scheduler, "scale_model_input", lambda x, time: x)
-        for time in scheduler.timesteps:
-            output = self._predict(scale(x, time), time.expand(len(x)), conditions)
-            x = scheduler.step(output, time, x, **extra, return_dict=False)[0]
-        return Samples(prompts, pipelines.to_images(self._vae, x), {"seed": seeds})
+        conditions = self._conditions(prompts, guided=self._guided)
+        latents = denoised(
+            self.scheduler,
+            normal(self.shape, rows, self.device),
+            partial(self._predict, conditions=conditions),
+            steps=self.sampler.steps,
+            eta=self.sampler.eta,
+            row_generators=rows,
+        )
+        images = pipelines.to_images(self._vae, latents)
+        return Samples(prompts, images, {"seed": seeds})
 
     def reference(self) -> Policy:
-        """Return this policy with its adapter off, or a frozen copy with a denoiser of its own."""
-        return AdapterOff(self) if self.lora_rank is not None else frozen_copy(self)
+        """Return this policy with its adapter off, or a frozen copy with its own denoiser."""
+        if self.lora_rank is not None:
+            return AdapterOff(self)
+        return frozen_copy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DiffusionPolicy:
-        """Copy the denoiser; the encoders, which are never trained, are shared."""
-        twin = type(self).__new__(type(self))
-        memo |= {id(part): part for part in (self.pipeline, self.scheduler, *self.encoders)} | {
-            id(self): twin
-        }
-        twin.__dict__.update(deepcopy(self.__dict__, memo))
-        return twin
+        """Copy the denoiser; share the pipeline and the encoders, which are never trained."""
+        copied = type(self).__new__(type(self))
+        memo[id(self)] = copied
+        for shared in (self.pipeline, self.scheduler, *self.encoders):
+            memo[id(shared)] = shared
+        copied.__dict__.update(deepcopy(self.__dict__, memo))
+        return copied
 
     def adapter_off(self) -> AbstractContextManager[None]:
-        """Run the denoiser without its adapter for a while."""
+        """Return a context in which the denoiser runs without its adapter."""
         return lora.off(self.denoiser)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write a pipeline that diffusers loads (an adapter is merged into it) and the policy's own
-        settings.
+        """Write a pipeline that diffusers loads, and the policy's own settings.
+
+        An adapter is merged into the denoiser.
         """
         folder = Path(folder)
         self._merged_pipeline().save_pretrained(folder)
         settings = {
             "sampler": asdict(self.sampler),
             "dtype": str(self.dtype).removeprefix("torch."),
+            "labels": self.labels,
+            "negative_prompt": self.negative_prompt,
+            "prompt_dropout": self.prompt_dropout,
+            "draws": self.draws,
+            "lora_rank": self.lora_rank,
         }
-        kept = ("labels", "negative_prompt", "prompt_dropout", "draws", "lora_rank")
-        settings |= {name: getattr(self, name) for name in kept}
-        text = json.dumps(
-            {"class_path": "rewardlab.policies.DiffusionPolicy", "init_args": settings}, indent=2
-        )
-        (folder / "policy.json").write_text(text + "\n", encoding="utf-8")
+        config = {"class_path": "rewardlab.policies.DiffusionPolicy", "init_args": settings}
+        write_json(folder / POLICY_FILE, config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> DiffusionPolicy:
-        """Load what `save_pretrained` wrote. With `lora_rank` a fresh adapter starts from the
-        merged weights.
+        """Load what `save_pretrained` wrote.
+
+        With `lora_rank` a fresh adapter starts from the merged weights.
         """
-        settings = json.loads((Path(folder) / "policy.json").read_text(encoding="utf-8"))[
-            "init_args"
-        ]
-        return cls(folder, **(settings | {"sampler": Sampler(**settings["sampler"])}))
+        settings = read_class_file(Path(folder) / POLICY_FILE)["init_args"]
+        settings["sampler"] = samplers.saved_sampler(settings["sampler"])
+        return cls(folder, **settings)
 
     def _merged_pipeline(self) -> Any:
-        name = "unet" if getattr(self.pipeline, "unet", None) is not None else "transformer"
-        denoiser = lora.merged(self.denoiser)
-        return type(self.pipeline)(**(self.pipeline.components | {name: denoiser}))
+        name = pipelines.denoiser_name(self.pipeline)
+        components = dict(self.pipeline.components)
+        components[name] = lora.merged(self.denoiser)
+        return type(self.pipeline)(**components)
 
     @property
     def _vae(self) -> Any:
         return getattr(self.pipeline, "vae", None)
 
-    def _parts(
-        self, prompts: Sequence[str], seeds: Tensor
-    ) -> Iterator[tuple[Sequence[str], Tensor]]:
-        size = self.micro_batch or max(len(prompts), 1)
-        starts = range(0, max(len(prompts), 1), size)
-        for start in tqdm(
-            starts, "sampling", leave=False, disable=None if len(starts) > 1 else True
-        ):
-            yield prompts[start : start + size], seeds[start : start + size]
+    @property
+    def _guided(self) -> bool:
+        return self.sampler.guidance != 1
 
-    def _conditions(self, prompts: Sequence[str], *, guided: bool) -> dict[str, Tensor]:
-        """What the denoiser is told, and with guidance what it is not told, under their prefixes."""
-        told = pipelines.condition(self.pipeline, self.labels, prompts, self.device)
-        conditions = {TOLD + name: tensor for name, tensor in told.items()}
-        if guided:
-            untold = pipelines.condition(
-                self.pipeline, self.labels, [self.negative_prompt] * len(prompts), self.device
-            )
-            conditions |= {UNTOLD + name: tensor for name, tensor in untold.items()}
-        return conditions
+    def _conditions(self, prompts: Sequence[str], *, guided: bool) -> Conditions:
+        """Return the denoiser's conditional inputs and, if guided, the unconditional ones."""
+        cond = prompt_inputs(self.pipeline, self.labels, prompts, self.device)
+        if not guided:
+            return Conditions(cond)
+        negative = [self.negative_prompt] * len(prompts)
+        uncond = prompt_inputs(self.pipeline, self.labels, negative, self.device)
+        return Conditions(cond, uncond)
 
     def _predict(self, x: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
-        """The network's output [N, *shape], float32; guided (arXiv 2207.12598) where the conditions
-        say what is not told.
-        """
-        told = {
-            name.removeprefix(TOLD): tensor
-            for name, tensor in conditions.items()
-            if name.startswith(TOLD)
-        }
-        untold = {
-            name.removeprefix(UNTOLD): tensor
-            for name, tensor in conditions.items()
-            if name.startswith(UNTOLD)
-        }
-        with (
-            nullcontext()
-            if self.dtype == torch.float32
-            else torch.autocast(x.device.type, self.dtype)
-        ):
-            if not untold:
-                return pipelines.denoise(self.denoiser, x, time, told)
-            both = {name: torch.cat([untold[name], told[name]]) for name in told}
-            without, given = pipelines.denoise(
-                self.denoiser, x.repeat(2, 1, 1, 1), time.repeat(2), both
-            ).chunk(2)
-        return without + self.sampler.guidance * (given - without)
+        """Return the network's output [N, *shape], float32, guided if there is what to guide by."""
+        with arithmetic(x.device, self.dtype):
+            return guided_output(self.denoiser, x, time, conditions, self.sampler.guidance)
 
 
-def _scheduler(own: Any, sampler: Sampler) -> Any:
-    """The pipeline's scheduler, or DDIM or DDPM on its noise schedule, without clipping."""
-    if sampler.scheduler == "pipeline":
-        return own
-    import diffusers
-
-    kind = diffusers.DDIMScheduler if sampler.scheduler == "ddim" else diffusers.DDPMScheduler
-    return kind.from_config(own.config, clip_sample=False, thresholding=False)
-
-
-def _kept_steps(table: Transitions, kept: int | None, seeds: Tensor) -> Tensor:
-    """Step numbers [B, T] to train on: all, or for each row its own choice of `kept` stochastic
-    ones, in order.
-    """
-    count = len(table.time)
-    if kept is None:
-        return torch.arange(count).expand(len(seeds), count)
-    stochastic = (table.noise > 0).nonzero()[:, 0]
-    if not 1 <= kept <= len(stochastic):
-        raise InputError(
-            f"sampler.kept_steps must be between 1 and the {len(stochastic)} stochastic steps; got {kept}."
-        )
-    order = uniform(
-        (len(stochastic),), generators(row_seeds(derive(0, "kept steps"), seeds))
-    ).argsort(1)
-    return stochastic[order[:, :kept].sort(1).values]
-
-
-def _at(values: Tensor, steps: Tensor) -> Tensor:
-    """values[b, steps[b]] for each row b: [B, S, ...] and [B, T] give [B, T, ...]."""
-    return values[torch.arange(len(steps), device=steps.device)[:, None], steps]
+def _select(values: Tensor, steps: Tensor) -> Tensor:
+    """Return values[b, steps[b]] of each row b: [B, S, ...] and [B, T] give [B, T, ...]."""
+    rows = torch.arange(len(steps), device=steps.device)
+    return values[rows[:, None], steps]

@@ -1,4 +1,4 @@
-"""Policy folders: whatever a policy, transformers or diffusers saved."""
+"""Policy folders: what a policy, transformers or diffusers saved."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from rewardlab.storage.class_paths import named_class
 
 
 def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
-    """Load the policy that a folder holds, whatever its class: `class_path` in its policy.json says
-    which.
+    """Load the policy that a folder holds, of the class that `class_path` in its policy.json names.
 
     A folder of a transformers causal language model, or of a diffusers pipeline, is a policy too. A
     best-of-n folder gives a `BestOf`, which generates and cannot be trained.
@@ -21,8 +20,8 @@ def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
     Args:
         path: a folder that a policy's, a transformers model's or a diffusers pipeline's
             `save_pretrained` wrote.
-        trust: import classes from outside rewardlab too. Loading such a folder runs code that its
-            policy.json names.
+        trust: whether to import classes from outside rewardlab too. Loading such a folder runs the
+            code that its policy.json names.
 
     Raises:
         InputError: if the folder is missing, is no policy's, or names a class that is not trusted
@@ -36,10 +35,12 @@ def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(
-            f"{folder} is not a folder. Give one that a policy's or a model's save_pretrained wrote."
+            f"{folder} is not a folder. "
+            "Give one that a policy's or a model's save_pretrained wrote."
         )
     if (folder / POLICY_FILE).is_file():
-        return _class_of(folder, trust).from_pretrained(folder)  # type: ignore[no-any-return]
+        policy: Policy = _class_of(folder, trust).from_pretrained(folder)
+        return policy
     if (folder / "model_index.json").is_file():
         from rewardlab.policies.diffusion import DiffusionPolicy
 
@@ -50,7 +51,9 @@ def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
 
         return CausalLMPolicy(folder)
     raise InputError(
-        f"{folder} holds no {POLICY_FILE}, model_index.json (diffusers) or config.json (transformers): it is no policy."
+        f"{folder} holds no {POLICY_FILE}, model_index.json (diffusers) or config.json "
+        "(transformers): "
+        "it is no policy."
     )
 
 
@@ -61,11 +64,14 @@ def _class_of(folder: Path, trust: bool) -> Any:
 
 
 def _check_generates(folder: Path) -> None:
-    """Refuse a model whose config names a head that draws no text; transformers would give it a
-    random one.
+    """Refuse a model whose head, by its config, draws no text.
+
+    Transformers would give such a model a random language-modelling head.
     """
-    kinds = [str(name) for name in read_json(folder / "config.json").get("architectures") or []]
-    if kinds and not any(kind.endswith(("ForCausalLM", "LMHeadModel")) for kind in kinds):
+    architectures = read_json(folder / "config.json").get("architectures") or []
+    names = [str(name) for name in architectures]
+    if names and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
         raise InputError(
-            f"{folder} holds a {kinds[0]}, which writes no text. Give the folder of a causal language model."
+            f"{folder} holds a {names[0]}, which writes no text. "
+            "Give the folder of a causal language model."
         )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from rewardlab.errors import InputError
 from rewardlab.networks.unregistered import hold
+from rewardlab.policies.abilities import Adapted
 from rewardlab.policies.base import Policy
 from rewardlab.types import Samples, Trajectory
 
@@ -18,19 +20,26 @@ class AdapterOff(Policy):
     """A policy as it was before its adapter: no second copy of the weights, and nothing to train.
 
     Args:
-        policy: a policy whose trainable weights are all in an adapter, with a context manager
-            `adapter_off()`.
+        policy: policy whose trainable weights are all in an adapter.
+
+    Raises:
+        InputError: if the policy has no adapter to switch off.
     """
 
-    policy: Any
+    policy: Policy
 
     def __init__(self, policy: Policy) -> None:
         super().__init__()
-        hold(self, "policy", policy)  # or it would be saved twice
+        if not isinstance(policy, Adapted):
+            raise InputError(
+                f"AdapterOff needs a policy with an adapter; {type(policy).__name__} does not "
+                "derive from Adapted. Take frozen_copy(policy) as the reference."
+            )
+        hold(self, "policy", policy)  # a registered policy would be saved twice
         self.dimensions = policy.dimensions
 
     def sample(self, prompts: Sequence[str], *, seeds: Tensor) -> Trajectory:
-        with self.policy.adapter_off():
+        with self._adapter_off():
             return self.policy.sample(prompts, seeds=seeds)
 
     def encode(self, samples: Samples, *, seeds: Tensor) -> Trajectory:
@@ -41,12 +50,12 @@ class AdapterOff(Policy):
 
     @torch.no_grad()
     def log_prob(self, trajectory: Trajectory) -> Tensor:
-        with self.policy.adapter_off():
+        with self._adapter_off():
             return self.policy.log_prob(trajectory)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:
-        with self.policy.adapter_off():
+        with self._adapter_off():
             return self.policy.generate(prompts, seeds=seeds)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -56,3 +65,7 @@ class AdapterOff(Policy):
 
     def reference(self) -> Policy:
         return self
+
+    def _adapter_off(self) -> AbstractContextManager[None]:
+        assert isinstance(self.policy, Adapted)
+        return self.policy.adapter_off()

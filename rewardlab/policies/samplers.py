@@ -1,49 +1,89 @@
-"""Diffusion samplers as tables: every stochastic step is a Gaussian whose mean is linear in the
-network's output.
-"""
+"""Diffusion samplers as tables of Gaussian steps, with means linear in the network's output."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.policies.noising import alphas_cumprod, is_flow
+from rewardlab.policies.schedulers import Kind, set_timesteps
+from rewardlab.seeds import derive, generators, row_seeds, uniform
+
+RENAMED = "`noise` of a Sampler is called `eta` now. Please rename it."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class Sampler:
-    """How images are drawn from a diffusion model.
+    """Settings by which images are drawn from a diffusion model.
 
     Args:
-        steps: denoising steps S.
-        noise: how stochastic a step is: η of DDIM (arXiv 2010.02502, equation 16), or the level a
-            of flow matching's SDE (Flow-GRPO, arXiv 2505.05470). 0 is deterministic: fine for
-            generation, refused for rollouts. DDPM has no choice.
+        steps: number of denoising steps S.
+        eta: how stochastic a step is: η of DDIM (arXiv 2010.02502, equation 16), or the level a of
+            flow matching's SDE (Flow-GRPO, arXiv 2505.05470). 0 is deterministic: fine for
+            generation, refused for rollouts. DDPM ignores it.
         guidance: scale of classifier-free guidance; 1 is none.
-        scheduler: "pipeline" keeps the pipeline's own; "ddim" and "ddpm" replace it by that one on
-            the same noise schedule.
-        kept_steps: how many of a rollout's stochastic steps are kept for training, drawn anew for
-            each row; all by default.
+        scheduler: "pipeline" keeps the pipeline's own; "ddim" and "ddpm" replace it on the same
+            noise schedule.
+        kept_steps: number of a rollout's stochastic steps that are kept for training, chosen at
+            random for each row; all by default.
+        noise: former name of `eta`, deprecated.
 
     Example:
-        >>> Sampler(steps=20, guidance=4.0).noise
+        >>> Sampler(steps=20, guidance=4.0).eta
         1.0
     """
 
-    steps: int = 50
-    noise: float = 1.0
-    guidance: float = 1.0
-    scheduler: Literal["pipeline", "ddim", "ddpm"] = "pipeline"
-    kept_steps: int | None = None
+    steps: int
+    eta: float
+    guidance: float
+    scheduler: Kind
+    kept_steps: int | None
+
+    def __init__(
+        self,
+        steps: int = 50,
+        eta: float = 1.0,
+        guidance: float = 1.0,
+        scheduler: Kind = "pipeline",
+        kept_steps: int | None = None,
+        noise: float | None = None,
+    ) -> None:
+        if noise is not None:
+            warnings.warn(RENAMED, DeprecationWarning, stacklevel=2)
+            eta = noise
+        object.__setattr__(self, "steps", steps)
+        object.__setattr__(self, "eta", eta)
+        object.__setattr__(self, "guidance", guidance)
+        object.__setattr__(self, "scheduler", scheduler)
+        object.__setattr__(self, "kept_steps", kept_steps)
+
+    @property
+    def noise(self) -> float:
+        """Former name of `eta`, deprecated."""
+        warnings.warn(RENAMED, DeprecationWarning, stacklevel=2)
+        return self.eta
+
+
+class Transition(NamedTuple):
+    """One step x' = state · x + output · f(x, time) + noise · z."""
+
+    time: float
+    state: float
+    output: float
+    noise: float
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """S steps x' = state · x + output · f(x, time) + noise · z, with z standard normal. All columns
-    float64 [S].
+    """S steps x' = state · x + output · f(x, time) + noise · z, with z standard normal.
+
+    All columns are float64 [S].
     """
 
     time: Tensor
@@ -51,38 +91,20 @@ class Transitions:
     output: Tensor
     noise: Tensor
 
+    def steps(self) -> list[Transition]:
+        """Return the steps in order, as numbers."""
+        columns = [self.time, self.state, self.output, self.noise]
+        return [Transition(*step) for step in torch.stack(columns, 1).tolist()]
 
-@dataclass(frozen=True)
-class Noising:
-    """How data are noised for training, by training step: x = signal · x0 + noise · ε, and the
-    network's target.
+    @property
+    def stochastic(self) -> Tensor:
+        """Which steps add noise, bool [S]."""
+        return self.noise > 0
 
-    The target is of_signal · x0 + of_noise · ε. All columns float32 [N]; `time` is what the network
-    is told.
-    """
-
-    time: Tensor
-    signal: Tensor
-    noise: Tensor
-    of_signal: Tensor
-    of_noise: Tensor
-
-
-def is_flow(scheduler: Any) -> bool:
-    """Return whether the scheduler is of flow matching: straight paths from noise to data, and a
-    velocity to predict.
-    """
-    return "FlowMatch" in type(scheduler).__name__
-
-
-def set_timesteps(scheduler: Any, steps: int, device: torch.device | str = "cpu") -> None:
-    """Lay out `steps` sampling steps."""
-    try:
-        scheduler.set_timesteps(steps, device=device)
-    except ValueError as error:
-        raise InputError(
-            f"{type(scheduler).__name__} cannot lay out {steps} steps: {error}"
-        ) from error
+    @property
+    def precision(self) -> Tensor:
+        """(output/noise)² of each stochastic step, and 0 of the others; float32 [S]."""
+        return (self.output / self.noise).square().where(self.stochastic, 0).float()
 
 
 def transitions(scheduler: Any, sampler: Sampler) -> Transitions:
@@ -95,145 +117,158 @@ def transitions(scheduler: Any, sampler: Sampler) -> Transitions:
     name = type(scheduler).__name__
     if scheduler.config.get("clip_sample") or scheduler.config.get("thresholding"):
         raise InputError(
-            f"Rollouts need Gaussian steps; this {name} clips its predictions (clip_sample or thresholding), which has no "
-            "density. Set both to false in the scheduler's config."
+            f"Rollouts need Gaussian steps; this {name} clips its predictions (clip_sample or "
+            "thresholding), which has no density. Set both to false in the scheduler's config."
         )
     set_timesteps(scheduler, sampler.steps)
     if name == "DDPMScheduler":
         return _ddpm(scheduler)
-    if sampler.noise <= 0:
+    if sampler.eta <= 0:
         raise InputError(
-            f"Rollouts need a stochastic sampler; {name} with noise {sampler.noise:g} is deterministic, so its steps have no "
-            "probability. Set sampler.noise to 1 (best-of-N, SFT and DPO work with any)."
+            f"Rollouts need a stochastic sampler; {name} with eta {sampler.eta:g} is "
+            "deterministic, so its steps have no probability. Set sampler.eta to 1 (best-of-N, "
+            "SFT and DPO work with any)."
         )
     if name == "DDIMScheduler":
-        return _ddim(scheduler, sampler.noise)
+        return _ddim(scheduler, sampler.eta)
     if is_flow(scheduler):
-        return _flow(scheduler, sampler.noise)
+        return _flow(scheduler, sampler.eta)
     raise InputError(
-        f"Rollouts need DDPM, DDIM or flow-matching steps; the pipeline's {name} has none. Set sampler.scheduler to ddim."
+        f"Rollouts need DDPM, DDIM or flow-matching steps; the pipeline's {name} has none. "
+        "Set sampler.scheduler to ddim."
     )
 
 
-def noising(scheduler: Any) -> Noising:
-    """Return the table of training noise levels and of the network's target (ε, v, x0 or velocity)."""
-    if is_flow(scheduler):
-        sigma = _training_sigmas(scheduler)
-        ones = torch.ones_like(sigma)
-        return Noising(sigma * scheduler.config.num_train_timesteps, 1 - sigma, sigma, -ones, ones)
-    kept = _alphas_cumprod(scheduler)
-    signal = kept.sqrt()
-    noise = (1 - kept).sqrt()
-    zeros = torch.zeros_like(kept)
-    ones = torch.ones_like(kept)
-    of_signal, of_noise = {
-        "epsilon": (zeros, ones),
-        "v_prediction": (-noise, signal),
-        "sample": (ones, zeros),
-    }[scheduler.config.prediction_type]
-    columns = (torch.arange(len(kept)), signal, noise, of_signal, of_noise)
-    return Noising(*(column.float() for column in columns))
+def saved_sampler(settings: Mapping[str, Any]) -> Sampler:
+    """Return the sampler of a policy.json. Earlier folders call `eta` `noise`.
 
-
-def _training_sigmas(scheduler: Any) -> Tensor:
-    """Noise levels of the flow's training schedule, shifted as the scheduler's config says; near 0
-    to 1, float32 [N].
+    Example:
+        >>> saved_sampler({"steps": 20, "noise": 0.5}).eta
+        0.5
     """
-    steps = scheduler.config.num_train_timesteps
-    sigma = torch.arange(1, steps + 1, dtype=torch.float64) / steps
-    shift = scheduler.config.get("shift", 1.0)
-    return (shift * sigma / (1 + (shift - 1) * sigma)).float()
+    current = dict(settings)
+    if "noise" in current:
+        current["eta"] = current.pop("noise")
+    return Sampler(**current)
 
 
-def _alphas_cumprod(scheduler: Any) -> Tensor:
-    if not hasattr(scheduler, "alphas_cumprod"):
+def kept_steps(table: Transitions, count: int | None, seeds: Tensor) -> Tensor:
+    """Return the numbers of the steps to train on, int64 [B, T], in order.
+
+    They are all steps, or `count` stochastic ones that each row chooses by its seed.
+
+    Raises:
+        InputError: if there are fewer than `count` stochastic steps.
+    """
+    total = len(table.time)
+    if count is None:
+        return torch.arange(total).expand(len(seeds), total)
+    stochastic = table.stochastic.nonzero()[:, 0]
+    if not 1 <= count <= len(stochastic):
         raise InputError(
-            f"The pipeline's {type(scheduler).__name__} has no training noise schedule that rewardlab knows; "
-            "it reads variance-preserving schedules (alphas_cumprod) and flow matching."
+            f"sampler.kept_steps must be between 1 and the {len(stochastic)} stochastic steps; "
+            f"got {count}."
         )
-    return scheduler.alphas_cumprod.double()
+    row_generators = generators(row_seeds(derive(0, "kept steps"), seeds))
+    order = uniform((len(stochastic),), row_generators).argsort(1)
+    chosen = order[:, :count].sort(1).values
+    return stochastic[chosen]
 
 
-def _x0_and_noise(kept: Tensor, prediction_type: str) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x0 = p·x + q·f and ε = r·x + s·f for a network output f: (p, q, r, s), each [S]."""
-    signal = kept.sqrt()
-    noise = (1 - kept).sqrt()
-    zeros = torch.zeros_like(kept)
-    ones = torch.ones_like(kept)
-    return {
-        "epsilon": (1 / signal, -noise / signal, zeros, ones),
-        "v_prediction": (signal, -noise, noise, signal),
-        "sample": (zeros, ones, 1 / noise, -signal / noise),
-    }[prediction_type]
+class _OutputParts(NamedTuple):
+    """x0 = x0_of_x · x + x0_of_f · f and ε = noise_of_x · x + noise_of_f · f for an output f.
+
+    All columns are float64 [S].
+    """
+
+    x0_of_x: Tensor
+    x0_of_f: Tensor
+    noise_of_x: Tensor
+    noise_of_f: Tensor
+
+
+def _output_parts(alpha_bar: Tensor, prediction_type: str) -> _OutputParts:
+    signal = alpha_bar.sqrt()
+    noise = (1 - alpha_bar).sqrt()
+    zeros = torch.zeros_like(alpha_bar)
+    ones = torch.ones_like(alpha_bar)
+    parts = {
+        "epsilon": _OutputParts(1 / signal, -noise / signal, zeros, ones),
+        "v_prediction": _OutputParts(signal, -noise, noise, signal),
+        "sample": _OutputParts(zeros, ones, 1 / noise, -signal / noise),
+    }
+    return parts[prediction_type]
 
 
 def _ddim(scheduler: Any, eta: float) -> Transitions:
     """DDIM, arXiv 2010.02502, equations 12 and 16."""
     times = scheduler.timesteps.long().cpu()
-    kept_all = _alphas_cumprod(scheduler)
-    previous = times - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
-    kept = kept_all[times]
-    following = kept_all[previous.clamp_min(0)].where(
-        previous >= 0, scheduler.final_alpha_cumprod.double()
-    )
-    variance = eta**2 * (1 - following) / (1 - kept) * (1 - kept / following)
-    direction = (1 - following - variance).clamp_min(0).sqrt()
-    p, q, r, s = _x0_and_noise(kept, scheduler.config.prediction_type)
+    schedule = alphas_cumprod(scheduler)
+    next_times = times - scheduler.config.num_train_timesteps // scheduler.num_inference_steps
+    alpha_bar = schedule[times]
+    final = scheduler.final_alpha_cumprod.double()
+    next_alpha_bar = schedule[next_times.clamp_min(0)].where(next_times >= 0, final)
+    ratio = alpha_bar / next_alpha_bar
+    variance = eta**2 * (1 - next_alpha_bar) / (1 - alpha_bar) * (1 - ratio)
+    signal = next_alpha_bar.sqrt()
+    direction = (1 - next_alpha_bar - variance).clamp_min(0).sqrt()
+    parts = _output_parts(alpha_bar, scheduler.config.prediction_type)
     return Transitions(
-        times.double(),
-        following.sqrt() * p + direction * r,
-        following.sqrt() * q + direction * s,
-        variance.clamp_min(0).sqrt(),
+        time=times.double(),
+        state=signal * parts.x0_of_x + direction * parts.noise_of_x,
+        output=signal * parts.x0_of_f + direction * parts.noise_of_f,
+        noise=variance.clamp_min(0).sqrt(),
     )
 
 
 def _ddpm(scheduler: Any) -> Transitions:
-    """DDPM, arXiv 2006.11239, equation 7. A learned variance is replaced by the smaller fixed one."""
+    """DDPM, arXiv 2006.11239, equation 7.
+
+    A learned variance is replaced by the smaller fixed one.
+    """
     times = scheduler.timesteps.long().cpu()
-    kept_all = _alphas_cumprod(scheduler)
-    previous = torch.tensor(
-        [int(scheduler.previous_timestep(time)) for time in scheduler.timesteps]
-    )
-    kept = kept_all[times]
-    following = kept_all[previous.clamp_min(0)].where(
-        previous >= 0, torch.ones((), dtype=torch.float64)
-    )
-    step = kept / following
-    of_x0 = following.sqrt() * (1 - step) / (1 - kept)
-    of_x = step.sqrt() * (1 - following) / (1 - kept)
-    large = str(scheduler.config.variance_type).startswith("fixed_large")
-    variance = 1 - step if large else (1 - following) / (1 - kept) * (1 - step)
-    p, q, _, _ = _x0_and_noise(kept, scheduler.config.prediction_type)
+    schedule = alphas_cumprod(scheduler)
+    next_times = torch.tensor([int(scheduler.previous_timestep(t)) for t in scheduler.timesteps])
+    alpha_bar = schedule[times]
+    one = torch.ones((), dtype=torch.float64)
+    next_alpha_bar = schedule[next_times.clamp_min(0)].where(next_times >= 0, one)
+    alpha = alpha_bar / next_alpha_bar
+    of_x0 = next_alpha_bar.sqrt() * (1 - alpha) / (1 - alpha_bar)
+    of_x = alpha.sqrt() * (1 - next_alpha_bar) / (1 - alpha_bar)
+    variance = (1 - next_alpha_bar) / (1 - alpha_bar) * (1 - alpha)
+    if str(scheduler.config.variance_type).startswith("fixed_large"):
+        variance = 1 - alpha
+    parts = _output_parts(alpha_bar, scheduler.config.prediction_type)
     return Transitions(
-        times.double(),
-        of_x0 * p + of_x,
-        of_x0 * q,
-        variance.where(times > 0, 0).clamp_min(0).sqrt(),
+        time=times.double(),
+        state=of_x0 * parts.x0_of_x + of_x,
+        output=of_x0 * parts.x0_of_f,
+        noise=variance.where(times > 0, 0).clamp_min(0).sqrt(),
     )
 
 
 def _flow(scheduler: Any, level: float) -> Transitions:
-    """Flow matching's SDE with the ODE's marginals (Flow-GRPO, arXiv 2505.05470, equation 9), by
-    Euler's rule.
+    """Flow matching's SDE with the ODE's marginals (Flow-GRPO, arXiv 2505.05470, equation 9).
 
-    μ = x + [v + σ²/(2t)·(x + (1 - t)·v)]·Δt with noise σ·√|Δt| and σ = a·√(t/(1 - t)). 1 - t is
-    kept at least as large as after the first step, where σ would be infinite; the last step adds no
-    noise.
+    A step of Euler's rule is μ = x + [v + σ²/(2t)·(x + (1 - t)·v)]·Δt with noise σ·√|Δt| and σ =
+    a·√(t/(1 - t)). 1 - t is kept at least as large as after the first step, where σ would be
+    infinite. The last step adds no noise.
     """
     if scheduler.config.get("invert_sigmas") or scheduler.config.get("stochastic_sampling"):
         raise InputError(
-            "Rollouts know flow matching from 1 (noise) to 0 (data) without re-noising; this scheduler differs."
+            "Rollouts know flow matching from 1 (noise) to 0 (data) without re-noising; this "
+            "scheduler differs."
         )
     t = scheduler.sigmas[:-1].double().cpu()
-    following = scheduler.sigmas[1:].double().cpu()
-    delta = following - t
+    next_t = scheduler.sigmas[1:].double().cpu()
+    delta = next_t - t
     first = t[t < 1].max() if (t < 1).any() else torch.tensor(0.5, dtype=torch.float64)
     variance = level**2 * t / (1 - t).clamp_min(1 - first)
-    variance = variance.where(following > 0, 0)
+    variance = variance.where(next_t > 0, 0)
     drift = variance / (2 * t)
     return Transitions(
-        scheduler.timesteps.double().cpu(),
-        1 + drift * delta,
-        delta * (1 + drift * (1 - t)),
-        (variance * -delta).sqrt(),
+        time=scheduler.timesteps.double().cpu(),
+        state=1 + drift * delta,
+        output=delta * (1 + drift * (1 - t)),
+        noise=(variance * -delta).sqrt(),
     )

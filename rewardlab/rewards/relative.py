@@ -211,7 +211,8 @@ def places_of(prompts: Sequence[str], places: Mapping[str, int], who: str) -> Te
     if missing:
         raise InputError(
             f"{who} compares with reference responses to the same prompt, and {len(missing)} "
-            f"prompts have none, such as {missing[0][:80]!r}; {len(places)} prompts have some. Draw "
+            f"prompts have none, such as {missing[0][:80]!r}; {len(places)} prompts have "
+            "some. Draw "
             "references for every prompt that is sampled from."
         )
     return torch.tensor([places[prompt] for prompt in prompts], dtype=torch.long)

@@ -119,7 +119,7 @@ class PostTrain:
         module = self.loop(policy, reward)
         if not isinstance(module, Trained):
             raise InputError(
-                f"Rounds train by loops that derive from rewardlab.training.Trained, which say what "
+                "Rounds train by loops that derive from rewardlab.training.Trained, which say what "
                 f"they learn from; {type(module).__name__} does not. Derive it, or train outside "
                 "of rounds."
             )
@@ -209,7 +209,7 @@ def _fit(
 
 
 def save_stage(folder: Path, module: nn.Module, figures: dict[str, Any], scratch: Path) -> None:
-    """Write a stage's result: the trained weights, the figures, and the metrics of the way there."""
+    """Write a stage's result: the trained weights, the figures and the metrics."""
     save_file(trained_state(module), folder / STATE_FILE)
     text = json.dumps(figures, indent=1, sort_keys=True)
     (folder / FIGURES_FILE).write_text(text + "\n", encoding="utf-8")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rewardlab.testing.conformance import PolicyConformance, RewardConformance
+    from rewardlab.testing.conformance import RewardConformance
+    from rewardlab.testing.policy_conformance import PolicyConformance
     from rewardlab.testing.tiny_images import (
         tiny_diffusion,
         tiny_stable_diffusion,
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 
 _HOMES = {
-    "PolicyConformance": "rewardlab.testing.conformance",
+    "PolicyConformance": "rewardlab.testing.policy_conformance",
     "RewardConformance": "rewardlab.testing.conformance",
     "tiny_causal_lm": "rewardlab.testing.tiny_text",
     "tiny_diffusion": "rewardlab.testing.tiny_images",

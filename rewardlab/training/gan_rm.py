@@ -45,7 +45,7 @@ class HeldOut(NamedTuple):
 class GANRM(Trained):
     """Train a reward to tell target samples from generated ones.
 
-    GAN-RM, arXiv 2506.13846, sections 3.1 and 3.2. Batches are `LabeledSamples`, of Samples or of the
+    GAN-RM, arXiv 2506.13846, sections 3.1 and 3.2. Batches are `LabeledSamples`, of Samples or the
     reward's cached features. Heads of an ensemble see different data: each counts a sample
     Poisson(1) times (the bootstrap), and leaves out its own fold of the targets.
 

@@ -63,7 +63,7 @@ def text_task():
 
 
 def image_task():
-    sampler = Sampler(steps=3, noise=0.7)
+    sampler = Sampler(steps=3, eta=0.7)
     policy = DiffusionPolicy(tiny_diffusion(classes=0, flow=True), sampler=sampler)
     return Task(policy, Brightness(), "")
 

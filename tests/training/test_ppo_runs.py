@@ -44,7 +44,7 @@ worth = LETTERS.worth
 
 
 def image_policy():
-    sampler = Sampler(steps=3, noise=0.7)
+    sampler = Sampler(steps=3, eta=0.7)
     return DiffusionPolicy(tiny_diffusion(classes=0, flow=True), sampler=sampler)
 
 

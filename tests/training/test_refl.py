@@ -82,7 +82,7 @@ def test_each_row_is_seen_from_its_own_step_and_told_its_prompt():
         assert_close(alone, whole[[row]], atol=1e-5, rtol=0)
     other_step = owner.predict_x0(trajectory, torch.tensor([3, 1, 2])).outputs
     assert not torch.allclose(other_step[1], whole[1])
-    trajectory.tensors["told.class_labels"].copy_(torch.tensor([1, 1, 1]))
+    trajectory.tensors["cond.class_labels"].copy_(torch.tensor([1, 1, 1]))
     assert not torch.allclose(owner.predict_x0(trajectory, steps).outputs[0], whole[0])
 
 

@@ -1,0 +1,55 @@
+"""The folder of a CausalLMPolicy: a model that transformers loads, and the policy's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load_file, save_file
+
+from rewardlab.networks import lora
+from rewardlab.networks.silence import silent
+from rewardlab.storage.atomic import write_json
+from rewardlab.storage.class_files import POLICY_FILE, read_class_file
+
+if TYPE_CHECKING:
+    from rewardlab.policies.causal_lm import CausalLMPolicy
+
+VALUE_HEAD = "value_head.safetensors"
+
+
+def save(policy: CausalLMPolicy, folder: Path) -> None:
+    """Write the model, its tokenizer, the value head and policy.json.
+
+    An adapter is merged into the model.
+    """
+    network: Any = lora.merged(policy.network)
+    with silent():
+        network.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+    if policy.value_head is not None:
+        save_file(policy.value_head.state_dict(), folder / VALUE_HEAD)
+    settings = {
+        "max_new_tokens": policy.max_new_tokens,
+        "temperature": policy.temperature,
+        "top_p": policy.top_p,
+        "top_k": policy.top_k,
+        "stop": policy.stop,
+        "lora_rank": policy.lora_rank,
+        "dtype": str(policy.dtype).removeprefix("torch."),
+        "value_head": policy.value_head is not None,
+    }
+    config = {"class_path": "rewardlab.policies.CausalLMPolicy", "init_args": settings}
+    write_json(folder / POLICY_FILE, config)
+
+
+def load_settings(folder: Path) -> dict[str, Any]:
+    """Return the constructor's arguments that policy.json names."""
+    settings: dict[str, Any] = read_class_file(folder / POLICY_FILE)["init_args"]
+    return settings
+
+
+def load_value_head(policy: CausalLMPolicy, folder: Path) -> None:
+    """Give the policy's value head, if it has one, the weights of the folder."""
+    if policy.value_head is not None:
+        policy.value_head.load_state_dict(load_file(folder / VALUE_HEAD))

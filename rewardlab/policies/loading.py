@@ -1,0 +1,181 @@
+"""A causal language model from transformers: loading it, and checks that a policy can use it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from rewardlab.errors import InputError
+from rewardlab.kernels import linear_logits
+from rewardlab.networks import lora
+from rewardlab.networks.silence import silent
+
+
+def load_network(source: Any, dtype: torch.dtype) -> Any:
+    """Return the causal language model of a folder or a hub id, or the instance, in `dtype`.
+
+    Raises:
+        InputError: if it cannot be loaded.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        return source.to(dtype)
+    from transformers import AutoModelForCausalLM
+
+    local = os.path.isdir(source)
+    quiet = silent() if local else nullcontext()  # a download is worth a bar
+    try:
+        with quiet:
+            return AutoModelForCausalLM.from_pretrained(
+                str(source), dtype=dtype, local_files_only=local
+            )
+    except (OSError, ValueError, KeyError) as error:
+        reason = "is no folder, nor a hub id in reach"
+        if local:
+            reason = "holds no causal language model (is config.json there?)"
+        raise InputError(
+            f"CausalLMPolicy cannot load {str(source)!r}: it {reason}. {_first_line(error)}"
+        ) from error
+
+
+def load_tokenizer(source: Any, model: Any) -> Any:
+    """Return the tokenizer `source` (instance, folder or hub id), by default the model's own.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if source is not None and not isinstance(source, (str, os.PathLike)):
+        return source
+    path = source if source is not None else model
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(
+            f"CausalLMPolicy was given a {type(model).__name__} instance without a tokenizer; "
+            "give `tokenizer` too."
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(path), local_files_only=os.path.isdir(path))
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"No tokenizer can be loaded from {str(path)!r}: {_first_line(error)} Give `tokenizer`."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0]
+
+
+def context_length(network: Any) -> int | None:
+    """Return the model's number of positions, or None if its config does not say."""
+    length: int | None = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    return length
+
+
+def softcap_of(network: Any) -> float | None:
+    """Return the model's final soft cap on logits, or None."""
+    softcap: float | None = getattr(
+        network.config.get_text_config(), "final_logit_softcapping", None
+    )
+    return softcap
+
+
+def without_dropout(network: Any) -> None:
+    """Turn dropout off for good, so that training mode scores what was sampled."""
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
+
+
+def checkpoint_activations(network: Any) -> None:
+    """Let the backward pass compute each block's activations again.
+
+    Older versions of transformers have the method under its older name only.
+    """
+    older = network.gradient_checkpointing_enable
+    enable = getattr(network, "activation_checkpointing_enable", older)
+    enable({"use_reentrant": False})
+
+
+def linear_layers(network: Any) -> list[str]:
+    """Return the names of the layers that adapters attach to: every linear one but the head."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = network.get_output_embeddings()
+    names = set()
+    for path, module in network.named_modules():
+        if isinstance(module, (nn.Linear, Conv1D)) and module is not head:
+            names.add(path.rsplit(".", 1)[-1])
+    return sorted(names)
+
+
+def prepare(
+    network: Any, lora_rank: int | None, dtype: torch.dtype, gradient_checkpointing: bool
+) -> None:
+    """Turn dropout off, and add an adapter and checkpointing of activations where asked for."""
+    without_dropout(network)
+    if lora_rank is not None:
+        lora.add(network, lora_rank, linear_layers(network), dtype)
+    if gradient_checkpointing:
+        checkpoint_activations(network)
+
+
+def check_fits(tokenizer: Any, network: Any) -> None:
+    """Make sure that the tokenizer is the model's, and that a policy can score the model.
+
+    Raises:
+        InputError: if not.
+    """
+    check_vocabulary(tokenizer, network)
+    check_head(network)
+
+
+def check_vocabulary(tokenizer: Any, network: Any) -> None:
+    """Make sure that the model knows the tokenizer's tokens.
+
+    Raises:
+        InputError: if it knows fewer.
+    """
+    count = len(network.get_input_embeddings().weight)
+    end = tokenizer.eos_token_id or 0
+    if max(tokenizer.vocab_size, end + 1) > count:
+        raise InputError(
+            f"The tokenizer has {len(tokenizer)} tokens, the model knows {count}. "
+            "Do they belong together?"
+        )
+
+
+def check_head(network: Any) -> None:
+    """Make sure that the model's logits are its head on its last hidden states.
+
+    Some models scale them; their log-probabilities would be wrong.
+
+    Raises:
+        InputError: if they are not.
+    """
+    head = network.get_output_embeddings()
+    if head is None or network.base_model is network:
+        raise InputError(
+            f"{type(network).__name__} has no output embeddings on a backbone. "
+            "Is it a causal language model?"
+        )
+    device = next(network.parameters()).device
+    token = torch.zeros(1, 1, dtype=torch.long, device=device)
+    with torch.no_grad():
+        expected = network(input_ids=token, use_cache=False).logits[:, -1].float()
+        states = network.base_model(input_ids=token, use_cache=False).last_hidden_state
+    bias = getattr(head, "bias", None)
+    logits = linear_logits(states[:, -1], head.weight, bias, softcap=softcap_of(network))
+    tolerance = 0.05 * expected.abs().max().item()
+    same_shape = logits.shape == expected.shape
+    if not same_shape or not torch.allclose(logits, expected, rtol=0.05, atol=tolerance):
+        raise InputError(
+            f"CausalLMPolicy cannot score {type(network).__name__}: it alters its logits after the "
+            "head."
+        )
