@@ -73,8 +73,9 @@ def train_member(
     learning_rate: float,
 ) -> None:
     """Train a member on preference pairs."""
+    reward = untrained()
     module = AdvRM(
-        untrained(),
+        reward,
         optimizer=partial(torch.optim.AdamW, lr=learning_rate),
         seed=seed,
     )
@@ -88,4 +89,4 @@ def train_member(
         accelerator="cpu",
     )
     trainer.fit(module, data)
-    module.reward.save_pretrained(folder / "reward")
+    reward.save_pretrained(folder / "reward")
