@@ -1,10 +1,10 @@
 """Policies: generators that can be sampled from and scored.
 
 `base` and `abilities` say what a policy is and what it may do beside. A language model is
-`causal_lm`: `loading` and `backbone` run it, `text` and `codec` tokenize, `decoding` draws,
-`scoring` states log-probabilities and losses. A diffusion model is `diffusion`: `pipelines` has its
-parts, `families` its prompts, `denoising` its network's output, `noising` its training targets,
-`samplers` and `schedulers` its steps.
+`causal_lm`: `language_network` and `backbone` run it, `text` and `codec` tokenize, `decoding`
+draws, `scoring` states log-probabilities and losses. A diffusion model is `diffusion`: `pipelines`
+has its parts, `families` its prompts, `denoising` its network's output, `noising` its training
+targets, `samplers` and `schedulers` its steps.
 """
 
 from __future__ import annotations

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from inspect import signature
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rewardlab.networks import sharing
-from rewardlab.policies.precision import arithmetic
-from rewardlab.policies.text import Padded
+from rewardlab.networks.loading import takes_positions
+from rewardlab.networks.precision import arithmetic
+from rewardlab.networks.sharing import saves_enough
+from rewardlab.networks.tokens import Padded, positions_of
 from rewardlab.types import Distinct, Trajectory, distinct
 
 
@@ -33,8 +33,7 @@ class Inputs(NamedTuple):
     @classmethod
     def of(cls, table: Padded) -> Inputs:
         """Return the inputs of whole rows; positions count from each row's first token."""
-        positions = table.mask.long().cumsum(1).sub(1).clamp_min(0)
-        return cls(table.tokens, table.mask, positions)
+        return cls(table.ids, table.mask, positions_of(table.mask))
 
     def rows(self, numbers: Sequence[int]) -> Inputs:
         """Return the inputs of some rows."""
@@ -110,7 +109,7 @@ class Backbone:
         options: dict[str, Any] = {"use_cache": keep}
         if keep:
             options["past_key_values"] = cache
-        if "position_ids" in signature(self.network.base_model.forward).parameters:
+        if takes_positions(self.network.base_model):
             options["position_ids"] = inputs.positions
         with arithmetic(inputs.tokens.device, self.dtype):
             output = self.network.base_model(
@@ -147,9 +146,8 @@ class Backbone:
         """
         inputs, width = _scored_inputs(trajectory)
         unique = distinct(trajectory.prompts)
-        saved = (len(trajectory) - len(unique.values)) * width
-        enough = sharing.WORTH_SHARING * inputs.tokens.numel()
-        if not self.shares_prompts or saved < enough:
+        spared = (len(trajectory) - len(unique.values)) * width
+        if not self.shares_prompts or not saves_enough(spared, inputs.tokens.numel()):
             return self.run(inputs).states[:, width - 1 :]
         last, cache = self.run_shared(inputs.first(width), unique)
         responses = inputs.after(width)

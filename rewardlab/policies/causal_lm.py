@@ -13,7 +13,8 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.networks import lora, sharing
-from rewardlab.policies import causal_lm_folder, loading, text
+from rewardlab.networks.tokens import context_length
+from rewardlab.policies import causal_lm_folder, language_network, text
 from rewardlab.policies.abilities import (
     Adapted,
     Continues,
@@ -105,11 +106,11 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
         self.micro_batch = micro_batch
         self.dtype = getattr(torch, dtype)
         weights_dtype = torch.float32 if lora_rank is None else self.dtype
-        self.tokenizer = loading.load_tokenizer(tokenizer, model)
-        self.network = loading.load_network(model, weights_dtype).eval()
-        loading.check_fits(self.tokenizer, self.network)
+        self.tokenizer = language_network.load_tokenizer(tokenizer, model)
+        self.network = language_network.load_network(model, weights_dtype).eval()
+        language_network.check_fits(self.tokenizer, self.network)
         self.ends = text.end_tokens(self.network, self.tokenizer)
-        loading.prepare(self.network, lora_rank, self.dtype, gradient_checkpointing)
+        language_network.prepare(self.network, lora_rank, self.dtype, gradient_checkpointing)
         self._caches_tokens = sharing.keeps_only_keys_and_values(self.network)
         self._recomputes = sharing.recomputes(self.network)
         self.value_head = new_value_head(self.network) if value_head else None
@@ -130,7 +131,7 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
 
     @property
     def _codec(self) -> Codec:
-        context = loading.context_length(self.network)
+        context = context_length(self.network)
         return Codec(self.tokenizer, self.ends, self.stop, context, self.device)
 
     def _sampler(self, top_k: int, top_p: float) -> TokenSampler:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.networks.tokens import padded
 from rewardlab.policies import text
 from rewardlab.policies.text import Tokens
 from rewardlab.types import Samples, Trajectory, distinct
@@ -80,12 +81,12 @@ class Codec:
         facts: Mapping[str, Tensor],
     ) -> Trajectory:
         """Return tokens as a trajectory: prompts padded on the left, responses on the right."""
-        before = text.padded(prompt_tokens, left=True).to(self.device)
-        after = text.padded(responses).to(self.device)
+        before = padded(prompt_tokens, left=True, device=self.device)
+        after = padded(responses, device=self.device)
         tensors = {
-            "prompt": before.tokens,
+            "prompt": before.ids,
             "prompt_mask": before.mask,
-            "response": after.tokens,
+            "response": after.ids,
             "response_mask": after.mask,
         }
         return Trajectory(prompts, tensors, after.mask, facts)

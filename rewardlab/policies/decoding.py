@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.networks.tokens import padded
 from rewardlab.policies.backbone import Backbone, Inputs
 from rewardlab.policies.codec import Codec, strings_of
 from rewardlab.policies.micro_batches import micro_batches
 from rewardlab.policies.scoring import Head
-from rewardlab.policies.text import Tokens, completes, padded
+from rewardlab.policies.text import Tokens, completes
 from rewardlab.seeds import generators, uniform
 from rewardlab.types import Samples, Trajectory
 
@@ -156,7 +157,7 @@ class TokenSampler:
         steps = max(response.limit for response in responses)
         numbers = uniform((steps,), generators(seeds), dtype=torch.float64)
         numbers = numbers.to(_summing_device(device))
-        inputs = Inputs.of(padded(prompts, left=True).to(device))
+        inputs = Inputs.of(padded(prompts, left=True, device=device))
         texts = [tuple(prompt) for prompt in prompts]
         states, cache = self.backbone.run_prompts(inputs, texts)
         for column in numbers.unbind(1):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from rewardlab.errors import InputError
 from rewardlab.kernels.diffusion_dpo import squared_error
 from rewardlab.networks import lora
+from rewardlab.networks.precision import arithmetic
 from rewardlab.policies import pipelines, samplers
 from rewardlab.policies.abilities import Adapted, PredictsX0
 from rewardlab.policies.base import Policy, frozen_copy
@@ -30,7 +31,6 @@ from rewardlab.policies.denoising import Conditions, guided_output, stored_condi
 from rewardlab.policies.families import prompt_inputs
 from rewardlab.policies.micro_batches import micro_batches
 from rewardlab.policies.noising import noising, predicted_x0
-from rewardlab.policies.precision import arithmetic
 from rewardlab.policies.reference import AdapterOff
 from rewardlab.policies.samplers import Sampler, Transitions
 from rewardlab.policies.schedulers import chosen_scheduler, denoised

@@ -52,8 +52,7 @@ def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
         return CausalLMPolicy(folder)
     raise InputError(
         f"{folder} holds no {POLICY_FILE}, model_index.json (diffusers) or config.json "
-        "(transformers): "
-        "it is no policy."
+        "(transformers): it is no policy."
     )
 
 

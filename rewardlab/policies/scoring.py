@@ -11,8 +11,9 @@ from torch.nn.functional import pad
 
 from rewardlab.errors import InputError
 from rewardlab.kernels import LinearLogProb, linear_log_prob, linear_logits, linear_loss
+from rewardlab.networks.precision import full_precision
 from rewardlab.policies.base import At, StepLoss, Steps
-from rewardlab.policies.loading import softcap_of
+from rewardlab.policies.language_network import softcap_of
 from rewardlab.types import Trajectory
 
 
@@ -123,7 +124,7 @@ def critic_values(value_head: nn.Module | None, table: StepTable) -> Tensor:
         raise InputError(
             "This CausalLMPolicy has no value head, which GAE needs; make it with value_head=True."
         )
-    with torch.autocast(table.states.device.type, enabled=False):
+    with full_precision(table.states.device):
         values: Tensor = value_head(table.states.float())
     return values[:, 0]
 

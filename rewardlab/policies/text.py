@@ -1,31 +1,13 @@
-"""Texts as tokens of a language model: prompts, responses, their ends and their padding."""
+"""Texts as tokens of a language model: prompts, responses and their ends."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from rewardlab.errors import InputError
 
 Tokens = list[list[int]]
-
-
-class Padded(NamedTuple):
-    """Rows of tokens in one table.
-
-    Attributes:
-        tokens: int64 [B, T].
-        mask: bool [B, T], false for padding.
-    """
-
-    tokens: Tensor
-    mask: Tensor
-
-    def to(self, device: torch.device) -> Padded:
-        return Padded(self.tokens.to(device), self.mask.to(device))
 
 
 def end_tokens(network: Any, tokenizer: Any) -> list[int]:
@@ -107,28 +89,6 @@ def decoded(tokenizer: Any, tokens: Sequence[int]) -> str:
         list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
     return text
-
-
-def padded(rows: Sequence[Sequence[int]], token: int = 0, left: bool = False) -> Padded:
-    """Return rows of tokens as a table, padded on the right or the left.
-
-    Example:
-        >>> table = padded([[5, 6], [7]], left=True)
-        >>> table.tokens.tolist(), table.mask.tolist()
-        ([[5, 6], [0, 7]], [[True, True], [False, True]])
-    """
-    width = max(map(len, rows), default=0)
-    filled = []
-    for row in rows:
-        fill = [token] * (width - len(row))
-        filled.append([*fill, *row] if left else [*row, *fill])
-    tokens = torch.tensor(filled, dtype=torch.long).view(len(rows), width)
-    lengths = torch.tensor([len(row) for row in rows], dtype=torch.long)[:, None]
-    columns = torch.arange(width)
-    mask = columns < lengths
-    if left:
-        mask = columns >= width - lengths
-    return Padded(tokens, mask)
 
 
 def check_fit(

@@ -141,11 +141,15 @@ def scaled():
 @pytest.mark.parametrize(
     ("model", "options", "message"),
     [
-        (tiny_causal_lm, {"tokenizer": None}, "without a tokenizer"),
+        (
+            tiny_causal_lm,
+            {"tokenizer": None},
+            "CausalLMPolicy got a LlamaForCausalLM and no tokenizer",
+        ),
         (no_marks, {"tokenizer": without_end()}, "no end token"),
-        (lambda: tiny_causal_lm(vocabulary=100), {}, "model knows 100"),
+        (lambda: tiny_causal_lm(vocabulary=100), {}, "embeds 100"),
         (scaled, {}, "alters its logits"),
-        (lambda: "no/such folder", {}, "no folder, nor a hub id"),
+        (lambda: "no/such folder", {}, r"cannot load no/such folder \(AutoModelForCausalLM\)"),
         (tiny_causal_lm, {"temperature": 0.0}, "temperature > 0"),
         (tiny_causal_lm, {"top_p": 0.0}, "top_p"),
         (tiny_causal_lm, {"stop": [""]}, "empty"),
@@ -159,7 +163,7 @@ def test_what_cannot_be_made_says_why(model, options, message):
 def test_a_folder_without_a_model_or_a_tokenizer_says_so(tmp_path):
     with pytest.raises(InputError, match=r"config\.json"):
         CausalLMPolicy(tmp_path, tiny_tokenizer())
-    with pytest.raises(InputError, match="No tokenizer can be loaded"):
+    with pytest.raises(InputError, match=r"cannot load .*\(AutoTokenizer\)"):
         CausalLMPolicy(tiny_causal_lm(), tmp_path)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,69 +10,33 @@ from torch import nn
 
 from rewardlab.errors import InputError
 from rewardlab.kernels import linear_logits
-from rewardlab.networks import lora
-from rewardlab.networks.silence import silent
+from rewardlab.networks import loading, lora
+from rewardlab.networks.tokens import check_vocabulary
 
 
-def load_network(source: Any, dtype: torch.dtype) -> Any:
+def load_network(model: Any, dtype: torch.dtype) -> Any:
     """Return the causal language model of a folder or a hub id, or the instance, in `dtype`.
 
     Raises:
-        InputError: if it cannot be loaded.
+        InputError: if it cannot be loaded, or lacks weights.
     """
-    if not isinstance(source, (str, os.PathLike)):
-        return source.to(dtype)
-    from transformers import AutoModelForCausalLM
-
-    local = os.path.isdir(source)
-    quiet = silent() if local else nullcontext()  # a download is worth a bar
-    try:
-        with quiet:
-            return AutoModelForCausalLM.from_pretrained(
-                str(source), dtype=dtype, local_files_only=local
-            )
-    except (OSError, ValueError, KeyError) as error:
-        reason = "is no folder, nor a hub id in reach"
-        if local:
-            reason = "holds no causal language model (is config.json there?)"
-        raise InputError(
-            f"CausalLMPolicy cannot load {str(source)!r}: it {reason}. {_first_line(error)}"
-        ) from error
+    if not loading.is_name(model):
+        return model.to(dtype)
+    local = os.path.isdir(model)
+    return loading.load_network(
+        "AutoModelForCausalLM", str(model), dtype, quiet=local, local_files_only=local
+    )
 
 
-def load_tokenizer(source: Any, model: Any) -> Any:
-    """Return the tokenizer `source` (instance, folder or hub id), by default the model's own.
+def load_tokenizer(tokenizer: Any | None, model: Any) -> Any:
+    """Return the tokenizer (instance, folder or hub id), by default the model's own.
 
     Raises:
         InputError: if there is none.
     """
-    if source is not None and not isinstance(source, (str, os.PathLike)):
-        return source
-    path = source if source is not None else model
-    if not isinstance(path, (str, os.PathLike)):
-        raise InputError(
-            f"CausalLMPolicy was given a {type(model).__name__} instance without a tokenizer; "
-            "give `tokenizer` too."
-        )
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(path), local_files_only=os.path.isdir(path))
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"No tokenizer can be loaded from {str(path)!r}: {_first_line(error)} Give `tokenizer`."
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0]
-
-
-def context_length(network: Any) -> int | None:
-    """Return the model's number of positions, or None if its config does not say."""
-    length: int | None = getattr(network.config.get_text_config(), "max_position_embeddings", None)
-    return length
+    source = model if tokenizer is None else tokenizer
+    local = loading.is_name(source) and os.path.isdir(source)
+    return loading.load_tokenizer(tokenizer, model, "CausalLMPolicy", local_files_only=local)
 
 
 def softcap_of(network: Any) -> float | None:
@@ -91,16 +54,6 @@ def without_dropout(network: Any) -> None:
             module.p = 0.0
         if isinstance(getattr(module, "attention_dropout", None), float):
             module.attention_dropout = 0.0
-
-
-def checkpoint_activations(network: Any) -> None:
-    """Let the backward pass compute each block's activations again.
-
-    Older versions of transformers have the method under its older name only.
-    """
-    older = network.gradient_checkpointing_enable
-    enable = getattr(network, "activation_checkpointing_enable", older)
-    enable({"use_reentrant": False})
 
 
 def linear_layers(network: Any) -> list[str]:
@@ -123,7 +76,7 @@ def prepare(
     if lora_rank is not None:
         lora.add(network, lora_rank, linear_layers(network), dtype)
     if gradient_checkpointing:
-        checkpoint_activations(network)
+        loading.checkpoint_activations(network)
 
 
 def check_fits(tokenizer: Any, network: Any) -> None:
@@ -132,23 +85,9 @@ def check_fits(tokenizer: Any, network: Any) -> None:
     Raises:
         InputError: if not.
     """
-    check_vocabulary(tokenizer, network)
-    check_head(network)
-
-
-def check_vocabulary(tokenizer: Any, network: Any) -> None:
-    """Make sure that the model knows the tokenizer's tokens.
-
-    Raises:
-        InputError: if it knows fewer.
-    """
-    count = len(network.get_input_embeddings().weight)
     end = tokenizer.eos_token_id or 0
-    if max(tokenizer.vocab_size, end + 1) > count:
-        raise InputError(
-            f"The tokenizer has {len(tokenizer)} tokens, the model knows {count}. "
-            "Do they belong together?"
-        )
+    check_vocabulary(tokenizer, network, needed=max(tokenizer.vocab_size, end + 1))
+    check_head(network)
 
 
 def check_head(network: Any) -> None:
