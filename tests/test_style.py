@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,15 @@ def test_the_measure_counts_what_it_says(line_density, tmp_path):
     function = measured.functions[0]
     assert (function.name, function.lines, function.arguments) == ("f", 2, 2)
     assert measured.nodes == 18
+
+
+def test_at_most_15_files_are_not_strictly_typed():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["mypy"]
+    assert settings["strict"] and settings["files"] == ["rewardlab"]
+    excused = [
+        name
+        for override in settings["overrides"]
+        if override.get("ignore_errors")
+        for name in override["module"]
+    ]
+    assert len(excused) == 13, "the list only shrinks"

@@ -51,7 +51,7 @@ def read_header(file: str | Path) -> Original | None:
 
 def _quantization(image: Image.Image) -> float:
     tables = getattr(image, "quantization", None) or {0: [0]}
-    return sum(tables[0]) / len(tables[0])
+    return float(sum(tables[0]) / len(tables[0]))
 
 
 def sizes(originals: Sequence[Original], usual: tuple[int, int]) -> list[list[float]]:

@@ -12,7 +12,12 @@ from torch import Tensor
 from rewardlab.errors import InputError
 from rewardlab.types import Samples, concatenate
 
-_ENDS = {"none": (), "top": ("top",), "bottom": ("bottom",), "both": ("top", "bottom")}
+_ENDS: dict[str, tuple[Literal["top", "bottom"], ...]] = {
+    "none": (),
+    "top": ("top",),
+    "bottom": ("bottom",),
+    "both": ("top", "bottom"),
+}
 
 
 @dataclass(frozen=True)

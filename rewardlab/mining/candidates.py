@@ -138,6 +138,7 @@ class BestOf(Generator):
                 f"A BestOf of {type(self.policy).__name__} by {type(self.reward).__name__} cannot "
                 "be saved, since one of the two cannot. Make it in code."
             )
+        self.reward.check_savable()
         self.policy.save_pretrained(Path(folder) / "policy")
         self.reward.save_pretrained(Path(folder) / "reward")
         config = {"class_path": "rewardlab.mining.BestOf", "n": self.n}

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-
-from rewardlab import types
 
 # share of a pass's tokens that must be saved by running prompts once; below it two passes cost more
 WORTH_SHARING = 0.2
@@ -49,17 +46,6 @@ def saves_enough(spared: int, whole: int) -> bool:
         (True, False)
     """
     return spared >= WORTH_SHARING * whole
-
-
-def distinct(things: Sequence[Hashable]) -> tuple[list[int], list[int]]:
-    """Return the first row of each distinct thing, and for each row its thing's number.
-
-    Example:
-        >>> distinct(["a", "b", "a"])
-        ([0, 1], [0, 1, 0])
-    """
-    unique = types.distinct(things)
-    return unique.first_rows, unique.places
 
 
 def prompt_cache(backbone: Any, ids: Tensor, mask: Tensor, positions: Tensor) -> Any:

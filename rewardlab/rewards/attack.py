@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Saved
@@ -188,7 +188,7 @@ def _penalty(replacement: _Replacement) -> float:
     return replacement.penalty
 
 
-def _is_relative(reward: Reward) -> bool:
+def _is_relative(reward: nn.Module) -> bool:
     """Tell whether the mean score of a prompt's references is 0."""
     if isinstance(reward, Ensemble):
         return all(_is_relative(member) for member in reward.rewards)

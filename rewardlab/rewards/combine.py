@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,8 @@ class Standardized(Reward, Saved):
     """
 
     takes_trust = True
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, reward: Reward, mean: float | None = None, std: float | None = None) -> None:
         super().__init__()
@@ -53,7 +56,8 @@ class Standardized(Reward, Saved):
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the rescaled scores, float32 [B]."""
-        return (self.reward(samples) - self.mean) / self.std
+        scores: Tensor = self.reward(samples)
+        return (scores - self.mean) / self.std
 
     def members(self, samples: Samples) -> Tensor:
         """Return the members' rescaled scores, float32 [B, M]."""
@@ -98,6 +102,7 @@ class Weighted(Reward, Saved):
     """
 
     takes_trust = True
+    weights: Tensor
 
     def __init__(self, rewards: list[Reward], weights: list[float]) -> None:
         super().__init__()
@@ -106,7 +111,7 @@ class Weighted(Reward, Saved):
                 f"Weighted needs one weight a reward; got {len(rewards)} rewards and "
                 f"{len(weights)} weights."
             )
-        self.rewards = nn.ModuleList(rewards)
+        self.rewards: Any = nn.ModuleList(rewards)
         # a buffer, so that fingerprints see it
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
 
@@ -116,14 +121,14 @@ class Weighted(Reward, Saved):
         return self.weights.to(scores) @ scores
 
     def members(self, samples: Samples) -> Tensor:
-        """Return the sum for each column [B, M] of the one part that has several.
+        """Return the members' weighted sums, float32 [B, M].
 
-        So the disagreement of that part's members can still be seen. Parts that all have several
-        are not the same ensemble's, so they give one column.
+        If one reward is an ensemble, each of its members gives one column, and the other rewards
+        are added to each. If several are ensembles, each counts by its mean and M is 1.
         """
         columns = [reward.members(samples) for reward in self.rewards]
-        several = [column for column in columns if column.shape[1] > 1]
-        if len(several) > 1:
+        ensembles = [column for column in columns if column.shape[1] > 1]
+        if len(ensembles) > 1:
             columns = [column.mean(1, keepdim=True) for column in columns]
         widened = torch.broadcast_tensors(*columns)
         terms = []
@@ -176,7 +181,7 @@ class Ensemble(Reward, Saved):
         super().__init__()
         if not rewards:
             raise InputError("Ensemble needs at least one reward; got an empty list.")
-        self.rewards = nn.ModuleList(rewards)
+        self.rewards: Any = nn.ModuleList(rewards)
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the mean over all members, float32 [B]."""
@@ -184,7 +189,8 @@ class Ensemble(Reward, Saved):
 
     def members(self, samples: Samples) -> Tensor:
         """Return the columns of all rewards in turn, float32 [B, M]."""
-        return torch.cat([reward.members(samples) for reward in self.rewards], dim=1)
+        columns = [reward.members(samples) for reward in self.rewards]
+        return torch.cat(columns, dim=1)
 
     def check_savable(self) -> None:
         """Refuse a reward inside that cannot be saved."""
@@ -205,7 +211,7 @@ class Ensemble(Reward, Saved):
         return cls(_load_numbered(folder, count, trust)).eval()
 
 
-def _numbered(rewards: Iterable[Reward]) -> dict[str, Reward]:
+def _numbered(rewards: Iterable[Any]) -> dict[str, Reward]:
     """Name each reward by its number, which its folder is called."""
     return {str(number): reward for number, reward in enumerate(rewards)}
 

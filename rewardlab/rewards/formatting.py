@@ -96,7 +96,7 @@ def batch_ids(tokenizer: Any, samples: Samples, limit: int | None, scorer: str) 
         InputError: if a response alone is longer than `limit`, or a row has no tokens at all; the
             row is named.
     """
-    whole = token_ids(tokenizer, samples.prompts, samples.outputs)
+    whole = token_ids(tokenizer, samples.prompts, list(samples.outputs))
     rows = []
     starts = []
     cut = 0

@@ -70,6 +70,9 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
     """
 
     mean_of_members = True
+    mean: Tensor
+    std: Tensor
+    offset: Tensor
 
     def __init__(
         self,

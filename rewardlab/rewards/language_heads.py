@@ -27,7 +27,8 @@ def new_heads(heads: int, width: int, seed: int) -> Tensor:
     for k in range(heads):
         generator = torch.Generator().manual_seed(derive(seed, "head", k))
         rows.append(torch.randn(width, generator=generator))
-    return torch.stack(rows) / (width + 1) ** 0.5
+    scale: float = (width + 1) ** 0.5
+    return torch.stack(rows) / scale
 
 
 def checked_heads(weight: Tensor, heads: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What the heads of a LanguageReward see: rows of tokens run through a backbone, and pooled."""
+"""Hidden states for the heads of a LanguageReward: rows of tokens run through a backbone, and pooled."""
 
 from __future__ import annotations
 
@@ -115,7 +115,8 @@ def mean_states(tokens: TokenStates) -> Tensor:
     starts, ends = tokens.spans.split(1, dim=1)
     is_response = (columns >= starts) & (columns < ends)
     sums = tokens.states.float().where(is_response[..., None], 0).sum(1)
-    return sums / is_response.sum(1, keepdim=True)
+    means: Tensor = sums / is_response.sum(1, keepdim=True)
+    return means
 
 
 def _columns(tokens: TokenStates) -> Tensor:

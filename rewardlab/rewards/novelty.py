@@ -41,7 +41,7 @@ class Novelty(Reward, Saved):
             et al., arXiv 2204.06507).
         k: neighbours that "nearest" looks at.
         held_out: share of the references that calibrates the score.
-        seed: chooses them.
+        seed: seed of the choice of held-out references.
         batch_size: references whose features are computed at once.
 
     Raises:
@@ -59,6 +59,11 @@ class Novelty(Reward, Saved):
     """
 
     takes_trust = True
+    feature_mean: Tensor
+    feature_std: Tensor
+    known: Tensor
+    distance_mean: Tensor
+    distance_std: Tensor
 
     def __init__(
         self,
@@ -126,7 +131,9 @@ class Novelty(Reward, Saved):
 
     def _features(self, samples: Samples) -> Tensor:
         """Return features [B, D]; of tokens [B, N, D] the mean."""
-        features = self.reward.features(samples).float()  # type: ignore[operator]
+        frozen = frozen_features(self.reward)
+        assert frozen is not None
+        features = frozen.features(samples).float()
         if features.dim() == 2:
             return features
         return features.flatten(1, -2).mean(1)
@@ -154,7 +161,8 @@ class Novelty(Reward, Saved):
         """Return the distance [B] of features [B, D] from the references."""
         rows = (features.to(self.known) - self.feature_mean) / self.feature_std
         if self.kind == "mahalanobis":
-            return (rows @ self.known).norm(dim=1)
+            norms: Tensor = (rows @ self.known).norm(dim=1)
+            return norms
         distances = torch.cdist(rows, self.known, compute_mode="donot_use_mm_for_euclid_dist")
         return distances.topk(self.k, dim=1, largest=False).values.mean(1)
 
@@ -194,7 +202,9 @@ def ledoit_wolf(rows: Tensor) -> Tensor:
 def whitening(rows: Tensor) -> Tensor:
     """Return W [D, D] so that |x·W| is the Mahalanobis distance of x from 0, for centred rows."""
     values, vectors = torch.linalg.eigh(ledoit_wolf(rows))
-    return vectors / values.clamp_min(1e-6 * values.max()).sqrt()
+    deviations: Tensor = values.clamp_min(1e-6 * values.max()).sqrt()
+    whitened: Tensor = vectors / deviations
+    return whitened
 
 
 class _Split(NamedTuple):

@@ -74,6 +74,7 @@ class Pessimistic(Reward, Saved):
             )
         if self.kind == "minimum":
             return members.amin(1)
+        assert self.weight is not None  # the constructor sees to that
         spread = members.var(1) if self.kind == "mean_minus_variance" else members.std(1)
         return members.mean(1) - self.weight * spread
 

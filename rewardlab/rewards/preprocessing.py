@@ -30,13 +30,16 @@ class Preprocessing(nn.Module):
         torch.Size([2, 3, 4, 4])
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, numbers: dict[str, Any]) -> None:
         super().__init__()
         size = numbers["size"]
         if isinstance(size, int):
             size = (size, size)
         self.size = tuple(size)
-        self.numbers = DEFAULTS | numbers | {"size": self.size}
+        self.numbers: dict[str, Any] = {**DEFAULTS, **numbers, "size": self.size}
         mean = torch.as_tensor(numbers["mean"]).view(-1, 1, 1)
         std = torch.as_tensor(numbers["std"]).view(-1, 1, 1)
         self.register_buffer("mean", mean, persistent=False)

@@ -40,6 +40,10 @@ class RewardProjection(nn.Module):
         torch.Size([2, 3])
     """
 
+    mask: Tensor
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         features: int,
@@ -137,7 +141,9 @@ def _draw_head(features: int, width: int, feature_share: float, seed: int) -> _H
     mask[torch.randperm(features, generator=generator)[:inputs]] = 1
 
     def uniform(fan_in: int, *shape: int) -> Tensor:
-        return (2 * torch.rand(shape, generator=generator) - 1) / fan_in**0.5
+        draws: Tensor = 2 * torch.rand(shape, generator=generator) - 1
+        scale: float = fan_in**0.5
+        return draws / scale
 
     hidden_weight = uniform(inputs, width, features)
     hidden_bias = uniform(inputs, width)

@@ -53,6 +53,8 @@ class Relative(Reward, Saved):
 
     mean_of_members = True
     takes_trust = True
+    means: Tensor
+    deviations: Tensor
 
     def __init__(
         self,

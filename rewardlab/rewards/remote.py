@@ -140,7 +140,8 @@ class RemoteReward(Reward, Saved):
                 f'{self.url} should answer {{"rewards": […]}} with {len(samples)} numbers, one a '
                 f"query; got {str(answer)[:200]}. Is it a reward server in OpenRLHF's form?"
             )
-        return list(rewards)
+        numbers: list[float] = list(rewards)
+        return numbers
 
     def _queries(self, samples: Samples) -> list[str]:
         queries = []

@@ -151,12 +151,12 @@ class AdvRMRounds(Rounds):
     def _references(self, state: State, prompts: Sequence[str], name: str) -> References:
         """Return responses of the first policy to each prompt, kept as a stage before round 1."""
         prompts = list(prompts)
-        first = replace(
-            state, policy=state.first, policy_stage=state.start, prompts=prompts, number=0
+        before_rounds = replace(
+            state, policy=state.first_policy, policy_stage=state.start, prompts=prompts, number=0
         )
         count = self.attack.references * len(set(prompts))
-        stage = draw_stage(first, name, count)
-        return References(draw_from(first, state.first, stage, count), stage)
+        stage = draw_stage(before_rounds, name, count)
+        return References(draw_from(before_rounds, state.first_policy, stage, count), stage)
 
     def _attack_and_mine(self, state: State, fits: MemberFits, references: References) -> bool:
         """Attack, keep the pairs that pass the filter, and tell whether to go on."""
@@ -175,9 +175,9 @@ class AdvRMRounds(Rounds):
             attacks.append(attacked)
             stages.append(stage)
         fits.extend(attacks, state.stage(ADVERSARIAL, *stages))
-        figures, going_on = self._figures(state, fits, attacks)
+        figures, continues = self._figures(state, fits, attacks)
         state.report(**figures)
-        return going_on and any(len(attacked.pairs) for attacked in attacks)
+        return continues and any(len(attacked.pairs) for attacked in attacks)
 
     def _figures(
         self, state: State, fits: MemberFits, attacks: Sequence[Attacked]
@@ -185,15 +185,14 @@ class AdvRMRounds(Rounds):
         """Return each attack's figures, and whether the yield is worth another round."""
         figures: dict[str, Any] = {}
         for number, attacked in enumerate(attacks):
-            figures[_numbered(ATTACK, number)] = attack_figures(attacked)
-        enough = any(is_enough(attacked.funnel, self.attack.enough) for attacked in attacks)
-        share = max(attacked.share for attacked in attacks)
-        going_on = share >= self.attack.stop_below or enough
+            figures[_attack_name(ATTACK, number)] = attack_figures(attacked)
         if self.held_out_prompts:
-            share = self._held_out_yield(state, fits)
-            figures["attack"]["yield"] = share
-            going_on = share >= self.attack.stop_below
-        return figures, going_on
+            held_out_yield = self._held_out_yield(state, fits)
+            figures[ATTACK]["yield"] = held_out_yield
+            return figures, held_out_yield >= self.attack.stop_below
+        best_yield = max(attacked.yield_share for attacked in attacks)
+        has_enough = any(is_enough(attacked.funnel, self.attack.enough) for attacked in attacks)
+        return figures, has_enough or best_yield >= self.attack.stop_below
 
     def _held_out_yield(self, state: State, fits: MemberFits) -> float:
         """Return the yield of a fresh attack on prompts that nothing is trained on."""
@@ -201,7 +200,7 @@ class AdvRMRounds(Rounds):
         references = self._references(state, prompts, HELD_OUT_REFERENCES)
         stage = self._attack_stage(state, fits, references, prompts, HELD_OUT_ATTACK, 0)
         sides = sides_of(self.members, 0, self.attack.witness, references.samples)
-        return attack(state, self.policy, self.attack, sides, stage, prompts).share
+        return attack(state, self.policy, self.attack, sides, stage, prompts).yield_share
 
     def _attack_stage(
         self,
@@ -213,7 +212,7 @@ class AdvRMRounds(Rounds):
         number: int,
     ) -> Stage:
         """Return the record of an attack on one member."""
-        title = _numbered(name, number)
+        title = _attack_name(name, number)
         inputs = (references.stage, *fits.stages)
         settings = settings_of(state.run, self, "attack")
         seed = state.seed_of(title)
@@ -222,9 +221,9 @@ class AdvRMRounds(Rounds):
         )
 
     def _hardened(self, fits: MemberFits, references: References | None) -> tuple[Reward, Stage]:
-        """Refit what is used, and return the reward that the policy is trained on, with its record.
+        """Refit the members in use, and return the hardened reward with its record.
 
-        The tether is taken off if there is one.
+        A tether's distance is subtracted from it.
         """
         members = self.members[:1] if self.use == "target" else self.members
         fits.fit(members)
@@ -247,7 +246,7 @@ class AdvRMRounds(Rounds):
         return [prompt for prompt in others if prompt not in trained]
 
     def _evaluate(self, state: State, reward: Reward, reward_stage: Stage) -> None:
-        """Judge the policy, and see it and the one before it through the hardened reward."""
+        """Judge the policy; report the reward's scores of it and of the policy before."""
         columns = compare_policies(state, reward, reward_stage, self.evaluation)
         figures = {f"score_{name}": mean_figure(scores) for name, scores in columns.items()}
         state.report(separation=figures)
@@ -282,7 +281,7 @@ def _unique_prompts(source: str | Path | Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(prompts))
 
 
-def _numbered(name: str, number: int) -> str:
+def _attack_name(name: str, number: int) -> str:
     """Return the name of an attack: the first member's has no number."""
     return f"{name}-{number}" if number else name
 

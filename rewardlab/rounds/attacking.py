@@ -129,26 +129,26 @@ class Attacked(NamedTuple):
     funnel: Funnel
 
     @property
-    def share(self) -> float:
-        """The yield: the share of distinct outputs that pass gate and disagreement."""
+    def yield_share(self) -> float:
+        """The yield: the share of unique outputs that pass the gate and the disagreement filter."""
         return self.funnel.counts["disagreeing"] / max(self.funnel.counts["unique"], 1)
 
 
 def sides_of(
-    members: Sequence[Reward], attacked: int, witness: Reward | None, references: Samples
+    members: Sequence[Reward], target_number: int, witness: Reward | None, references: Samples
 ) -> Sides:
     """Return the two sides of an attack on one member.
 
     Args:
         members: of the round.
-        attacked: number of the one under attack.
+        target_number: number of the one under attack.
         witness: the reward that has to object; None for the mean of the other members.
         references: responses to each prompt.
     """
     if witness is None:
-        others = [member for number, member in enumerate(members) if number != attacked]
+        others = [member for number, member in enumerate(members) if number != target_number]
         witness = Ensemble(others)
-    target_side = Relative(members[attacked], references)
+    target_side = Relative(members[target_number], references)
     witness_side = Relative(witness, references)
     return Sides(
         target_side,
@@ -237,7 +237,7 @@ def mine(
 
 def attack_figures(attacked: Attacked) -> dict[str, Any]:
     """Return the figures of an attack as plain data."""
-    figures: dict[str, Any] = {"funnel": attacked.funnel.as_dict(), "yield": attacked.share}
+    figures: dict[str, Any] = {"funnel": attacked.funnel.as_dict(), "yield": attacked.yield_share}
     for side in ("target", "witness"):
         figures[side] = mean_figure(attacked.samples.facts[side])
     return figures
@@ -269,16 +269,17 @@ def _prepared(
     sides: Sides,
     stage: Stage,
     enough: int | None,
-) -> Callable[..., Samples]:
+) -> Any:
     """Return the attacker; one that trains goes on from its checkpoints, and ends at `enough`."""
     attacker = settings.attacker
     if not isinstance(attacker, TrainedAttacker):
         return attacker
-    attacker = replace(attacker, folder=state.scratch(stage))
+    trained: Any = attacker  # a dataclass, such as RLAttacker
+    trained = replace(trained, folder=state.scratch(stage))
     if enough is None:
-        return attacker
+        return trained
     until = partial(_has_enough, sides=sides, mining=settings.mining, enough=enough)
-    return replace(attacker, until=until)
+    return replace(trained, until=until)
 
 
 def _has_enough(samples: Samples, sides: Sides, mining: Mining, enough: int) -> bool:

@@ -12,4 +12,4 @@ class Rounds(ABC):
 
     @abstractmethod
     def run(self, run: RunFolder) -> None:
-        """Make the stages that do not stand yet, and write the figures."""
+        """Run the stages that are not finished yet, and write the figures."""

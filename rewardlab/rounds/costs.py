@@ -18,14 +18,14 @@ from rewardlab.runs.layout import (
     stage_name,
 )
 
-FREE = (TARGETS, SAMPLES, SCORES)  # judging costs either way, and is no part of training
+UNCOUNTED = (TARGETS, SAMPLES, SCORES)  # judging, which plain RLHF needs too
 FIRST_FIT = stage_name(1, MEMBER, 0)
 RLHF = (CANDIDATES, PAIRS, POST_TRAIN)
 Spent = Mapping[str, float | None]
 
 
 def cost(timing: Mapping[str, Any], generations: Mapping[str, int], steps: int) -> dict[str, Any]:
-    """Return all fits + attacks + mining + RLHF, over one fit + RLHF of the same steps.
+    """Return the cost of hardening: (fits + attacks + mining + RLHF) / (one fit + RLHF).
 
     Adv-RM, arXiv 2504.06141, section 5, has about 3.
 
@@ -52,16 +52,16 @@ def cost(timing: Mapping[str, Any], generations: Mapping[str, int], steps: int) 
         if name:
             seconds[name] = entry.get("seconds", entry.get("seconds_then"))
     counts = {name: float(count) for name, count in generations.items()}
-    return {"steps": steps, "seconds": _ratio(seconds), "generations": _ratio(counts)}
+    return {"steps": steps, "seconds": _totals(seconds), "generations": _totals(counts)}
 
 
-def _ratio(spent: Spent) -> dict[str, float | None]:
-    """Return the sum of what training spent, what plain RLHF would have, and their ratio."""
+def _totals(spent: Spent) -> dict[str, float | None]:
+    """Return the total of the run, the total of plain RLHF, and their ratio."""
     whole = 0.0
     plain = 0.0
     for name, amount in spent.items():
         kind = parse_stage_name(name).stage
-        if kind in FREE:
+        if kind in UNCOUNTED:
             continue
         if amount is None:
             return {"all": None, "plain": None, "ratio": None}

@@ -113,14 +113,14 @@ class GANRMRounds(Rounds):
                 self.reward.load_state_dict(first_weights, strict=False)
                 reward_stage = None
             reward_stage = self._fit_reward(state, *negatives, reward_stage)
-            watched = partial(self._watched, state, *negatives, first_weights)
+            watched = partial(self._monitored_policy, state, *negatives, first_weights)
             train_policy(state, self.post_train, self.reward, reward_stage, watched, post_training)
             self._evaluate(state, reward_stage)
         export_both(state, self.reward)
 
     def _draw_negatives(self, state: State) -> tuple[Samples, Stage]:
-        targets = len(state.real) + len(self.targets.target_samples("train"))
-        count = self.negatives or targets
+        target_count = len(state.real) + len(self.targets.target_samples("train"))
+        count = self.negatives or target_count
         stage = draw_stage(state, NEGATIVES, count)
         return draw_from(state, state.policy, stage, count), stage
 
@@ -154,16 +154,17 @@ class GANRMRounds(Rounds):
         state.report(reward=figures)
         return stage
 
-    def _watched(
+    def _monitored_policy(
         self,
         state: State,
         negatives: Samples,
         negatives_stage: Stage,
         first_weights: dict[str, Tensor],
     ) -> MonitoredPolicy:
-        """Return what guards read.
+        """Return the reward, prompts and held-out targets for the guards.
 
-        Those that watch a classifier get one that was fitted on the held-out targets alone.
+        If a guard watches the classifier, fit one on the held-out targets, which the reward never
+        sees.
         """
         guards = [callback for callback in self.post_train.callbacks if isinstance(callback, Guard)]
         watched = MonitoredPolicy(self.reward, self.prompts, state.real)
@@ -178,6 +179,6 @@ class GANRMRounds(Rounds):
         return watched
 
     def _evaluate(self, state: State, reward_stage: Stage) -> None:
-        """Judge the policy, and see it and the one before it through this round's reward."""
+        """Judge the policy; report the reward's scores of it and of the policy before."""
         scores = compare_policies(state, self.reward, reward_stage, self.evaluation)
         state.report(separation=separation_figures(scores))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from rewardlab.data import save_pairs
@@ -29,7 +30,7 @@ def train_policy(
     make_watched: Callable[[], MonitoredPolicy],
     settings: dict[str, Any],
 ) -> None:
-    """Train the policy on what its loop learns from; best-of-n only wraps it.
+    """Post-train the policy with its loop, or wrap it in best-of-n if there is none.
 
     A loop that samples for itself is given prompts, and no candidates are drawn for it.
 
@@ -38,37 +39,37 @@ def train_policy(
         post_train: settings of the loop that trains the policy.
         reward: what ranks the candidates, and what loops raise.
         reward_stage: the record of what made the reward.
-        make_watched: makes what guards read.
+        make_watched: makes the `MonitoredPolicy` of guards and readings.
         settings: what the training depends on beside its inputs.
     """
     if post_train.loop is None:
         _filter_policy(state, post_train, reward, reward_stage, settings)
         return
-    module = post_train.build(state.policy, reward, state.first)
+    module = post_train.build(state.policy, reward, state.first_policy)
     if module.learns_from == "prompts":
         examples: Any = numbered(state.prompts_in_turn(post_train.groups or len(state.prompts)))
         inputs = (state.policy_stage, reward_stage)
     else:
-        pairs, pairs_stage = best_and_worst(state, post_train, reward, reward_stage)
+        pairs, pairs_stage = draw_training_pairs(state, post_train, reward, reward_stage)
         examples = pairs.chosen if module.learns_from == "samples" else pairs
         inputs = (pairs_stage, reward_stage)
     watched = make_watched()
     stage = state.stage(POST_TRAIN, *inputs, groups=post_train.groups, **settings)
-    scratch = state.scratch
-    folder = state.run.make(
-        stage,
-        lambda folder: post_train(module, examples, watched, folder, scratch(stage)),
-    )
+
+    def train(folder: Path) -> None:
+        post_train(module, examples, watched, folder, state.scratch(stage))
+
+    folder = state.run.make(stage, train)
     figures = load_stage(folder, state.policy)
     state.policy_stage = stage
     state.generations[stage.name] = figures.get("generations", 0)
     state.report(post_train=figures)
 
 
-def best_and_worst(
+def draw_training_pairs(
     state: State, post_train: PostTrain, reward: Reward, reward_stage: Stage
 ) -> tuple[PreferencePairs, Stage]:
-    """Draw candidates, and return the best and worst of each prompt with the record of the pairs.
+    """Draw K candidates a prompt, and return the best-worst pairs with their stage's record.
 
     Raises:
         InputError: if all candidates of every prompt tie.

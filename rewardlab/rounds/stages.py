@@ -228,14 +228,10 @@ def load_stage(folder: Path, module: nn.Module) -> dict[str, Any]:
 
 
 def _numbered(examples: Any) -> Any:
-    """Give examples row numbers, from which the loop derives each row's noise."""
-    rows = torch.arange(len(examples))
-    if isinstance(examples, Samples):
-        return examples.with_facts(row=rows)
-    if isinstance(examples, PreferencePairs):
-        chosen = examples.chosen.with_facts(row=rows)
-        return PreferencePairs(chosen, examples.rejected.with_facts(row=rows))
-    return examples  # prompts are numbered
+    """Return the examples with row numbers, which seed each row's noise; prompts have them."""
+    if isinstance(examples, Samples | PreferencePairs):
+        return examples.numbered()
+    return examples
 
 
 def _check_finite(policy: Policy) -> None:

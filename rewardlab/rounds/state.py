@@ -14,6 +14,7 @@ from torch import Tensor
 from rewardlab.data import load_samples, save_samples
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation
+from rewardlab.evaluation.prompts import in_turn
 from rewardlab.policies import Generator, Policy
 from rewardlab.provenance import described, fingerprint
 from rewardlab.rewards import Reward
@@ -47,7 +48,7 @@ class State:
         start: the record of what the run begins with; every stage depends on it.
         policy: the generator as it is now.
         policy_stage: the record of what made it.
-        first: the policy as it was at the start, frozen.
+        first_policy: the policy as it was at the start, frozen.
         real: samples that outputs are held against: held-out targets, or chosen responses.
         prompts: prompts that are sampled from, in turn.
         seed: of everything that is drawn.
@@ -61,7 +62,7 @@ class State:
     start: Stage
     policy: Any
     policy_stage: Stage
-    first: Policy
+    first_policy: Policy
     real: Samples
     prompts: Sequence[str]
     seed: int
@@ -84,7 +85,7 @@ class State:
 
     def prompts_in_turn(self, count: int) -> list[str]:
         """Return `count` prompts, beginning again after the last."""
-        return [self.prompts[index % len(self.prompts)] for index in range(count)]
+        return in_turn(self.prompts, count)
 
     def seed_of(self, use: str) -> int:
         """Return the seed of one use in this round."""
@@ -151,7 +152,7 @@ def begin(
         start=start,
         policy=rounds.policy,
         policy_stage=start,
-        first=rounds.policy.reference(),
+        first_policy=rounds.policy.reference(),
         real=real,
         prompts=rounds.prompts,
         seed=rounds.seed,
@@ -213,9 +214,11 @@ def fit_reward(
     state: State, stage: Stage, fit: FitReward, reward: Reward, data: Any
 ) -> dict[str, Any]:
     """Fit `reward` in place, or load what a finished stage has made of it; return its figures."""
-    scratch = state.scratch
-    folder = state.run.make(stage, lambda folder: fit(reward, data, folder, scratch(stage)))
-    return load_stage(folder, reward)
+
+    def fill(folder: Path) -> None:
+        fit(reward, data, folder, state.scratch(stage))
+
+    return load_stage(state.run.make(stage, fill), reward)
 
 
 def judge_policy(state: State, evaluation: Evaluation) -> Samples:

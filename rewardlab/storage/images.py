@@ -160,7 +160,7 @@ def _unusable(image: Image.Image) -> str | None:
 def _is_deep(image: Image.Image) -> bool:
     """Tell whether an image has more than 8 bits a channel."""
     # Pillow calls 16-bit RGB "RGB" and drops bits; only the name of the decoder tells.
-    is_sixteen = image.format in ("PNG", "TIFF") and ";16" in str(image.tile)
+    is_sixteen = image.format in ("PNG", "TIFF") and ";16" in str(getattr(image, "tile", ""))
     return is_sixteen or image.mode.startswith(("I", "F"))
 
 

@@ -220,7 +220,7 @@ class PPO(Trained):
         return loss, sum(clipped_counts, trajectory.mask.new_zeros((), dtype=torch.long))
 
     def _step_loss(self, steps: Steps, at: At, batch: Experience) -> tuple[Tensor, Tensor]:
-        """Return the loss of each step, and whether the clip took its gradient.
+        """Return the loss of each step, and a mask of the steps whose ratio was clipped.
 
         All that is differentiated is stated here.
 
