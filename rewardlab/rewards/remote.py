@@ -134,14 +134,13 @@ class RemoteReward(Reward, Saved):
             retries=self.retries,
             wait=self.wait,
         )
-        rewards = answer.get("rewards") if isinstance(answer, dict) else None
+        rewards: Any = answer.get("rewards") if isinstance(answer, dict) else None
         if not _are_numbers(rewards, len(samples)):
             raise InputError(
                 f'{self.url} should answer {{"rewards": […]}} with {len(samples)} numbers, one a '
                 f"query; got {str(answer)[:200]}. Is it a reward server in OpenRLHF's form?"
             )
-        numbers: list[float] = list(rewards)
-        return numbers
+        return list(rewards)
 
     def _queries(self, samples: Samples) -> list[str]:
         queries = []
