@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rewardlab.errors import InputError
     from rewardlab.policies import CausalLMPolicy, DiffusionPolicy, Policy, Sampler, load_policy
     from rewardlab.rewards import LanguageReward, Reward, VisionReward, load_reward
+    from rewardlab.storage import as_samples
     from rewardlab.training import DPO, GANRM, PPO, SFT, AdvRM
     from rewardlab.types import PreferencePairs, Samples
 
@@ -38,6 +39,7 @@ _HOMES = {
     "Samples": "rewardlab.types",
     "TargetSamples": "rewardlab.data",
     "VisionReward": "rewardlab.rewards",
+    "as_samples": "rewardlab.storage",
     "load_policy": "rewardlab.policies",
     "load_reward": "rewardlab.rewards",
 }
@@ -58,6 +60,7 @@ __all__ = [
     "Samples",
     "TargetSamples",
     "VisionReward",
+    "as_samples",
     "load_policy",
     "load_reward",
 ]

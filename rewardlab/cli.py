@@ -5,6 +5,7 @@ A command's module is imported only when that command runs.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    _import_from_here()
     try:
         return _dispatch(argv)
     except InputError as error:
@@ -57,6 +59,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception:
         traceback.print_exc()
         return 1
+
+
+def _import_from_here() -> None:
+    """Let configs name classes of modules in the current folder, as `python -m` does."""
+    folder = os.getcwd()
+    if not sys.flags.safe_path and not {"", folder} & set(sys.path):
+        sys.path.insert(0, folder)
 
 
 def _exit_code(exit_: SystemExit) -> int:
@@ -95,6 +104,8 @@ def _dispatch(argv: Sequence[str]) -> int:
         print(PAGES[command])
         return 0
     options = ["--help" if word == "--help-all" else word for word in options]
+    if _HOMES[command] in ("fit", "rounds"):
+        import_module("rewardlab.commands.early").check(command, options)
     module = import_module(f"rewardlab.commands.{_HOMES[command]}")
     exit_code: int = module.run(command, options)
     return exit_code

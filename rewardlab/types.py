@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.output_checks import check_images, check_range, check_texts
 
 Index = slice | Sequence[int] | Tensor
 _Noun = TypeVar("_Noun", bound=Any)
@@ -69,7 +70,9 @@ class Samples:
 
     def __post_init__(self) -> None:
         if isinstance(self.outputs, Tensor):
-            _check_images(self.outputs)
+            check_images(self.outputs)
+        else:
+            check_texts(self.outputs)
         lengths = {"outputs": len(self.outputs)}
         for name, column in self.facts.items():
             lengths[name] = len(column)
@@ -329,13 +332,14 @@ def images_of(samples: Samples, who: str, channels: str = "C") -> Tensor:
     """Return the samples' images or videos; the error names the caller `who` and `channels`.
 
     Raises:
-        InputError: if they are strings.
+        InputError: if they are strings, or pixels lie outside [0, 1].
 
     Example:
         >>> images_of(Samples([""], torch.rand(1, 3, 8, 8)), "Brightness").shape
         torch.Size([1, 3, 8, 8])
     """
     if isinstance(samples.outputs, Tensor):
+        check_range(samples.outputs, who)
         return samples.outputs
     raise InputError(
         f"{who} scores images [B, {channels}, H, W] in [0, 1]; "
@@ -371,14 +375,6 @@ def kind_of(samples: Samples) -> str:
     if isinstance(samples.outputs, Tensor):
         return f"images {list(samples.outputs.shape[1:])}"
     return "texts"
-
-
-def _check_images(outputs: Tensor) -> None:
-    if outputs.dim() not in (4, 5) or not outputs.is_floating_point():
-        raise InputError(
-            "Samples hold float images [B, C, H, W] or videos [B, F, C, H, W] in [0, 1], "
-            f"or strings; got a {outputs.dtype} tensor {list(outputs.shape)}."
-        )
 
 
 def _each_column(noun: _Noun, change: Callable[[Any], Any]) -> _Noun:

@@ -16,6 +16,7 @@ from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from rewardlab.commands.parsing import (
+    Parser,
     instantiate,
     make_parser,
     out_folder,
@@ -27,7 +28,9 @@ from rewardlab.errors import InputError
 from rewardlab.runs.exporting import export
 from rewardlab.runs.folder import RunFolder
 from rewardlab.runs.layout import POLICY_FOLDER, REWARD_FOLDER
+from rewardlab.training.base import Trained
 from rewardlab.training.resumable import Resumable
+from rewardlab.training.trainer_options import check_options
 from rewardlab.training.trainers import make_trainer
 
 log = logging.getLogger("rewardlab")
@@ -58,6 +61,8 @@ def run(verb: str, argv: Sequence[str]) -> int:
     """Parse, build everything, and only then touch the run folder and start."""
     cli = TrainingCLI(verb, argv)
     _check_hook(verb, cli.model)
+    if verb == "fit":
+        _check_trainer(cli.model, cli.trainer)
     options = {key: cli.config.get(key) for key in cli.verb_keys}
     writes = bool(cli.out) and first_process()  # other processes are launched with the same argv
     folder = _open_folder(cli) if writes else None
@@ -97,6 +102,17 @@ def _check_hook(verb: str, module: LightningModule) -> None:
         raise InputError(
             f"`rewardlab {verb}` runs a module's {hooks[0]}, and {name} has none. {_INSTEAD[verb]}."
         )
+
+
+def _check_trainer(module: LightningModule, trainer: Trainer) -> None:
+    """Refuse options of the Trainer that a loop of ours cannot follow."""
+    if isinstance(module, Trained):
+        options = {
+            "gradient_clip_val": trainer.gradient_clip_val,
+            "accumulate_grad_batches": trainer.accumulate_grad_batches,
+            "precision": trainer.precision,
+        }
+        check_options(type(module).__name__, module.instead_of_trainer, options)
 
 
 def _check_checkpoint(location: Any) -> None:
@@ -171,7 +187,9 @@ class TrainingCLI(LightningCLI):
             args=list(argv),
         )
 
-    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+    parser: Parser
+
+    def init_parser(self, **kwargs: Any) -> Parser:
         return make_parser()
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -180,6 +198,7 @@ class TrainingCLI(LightningCLI):
         self.verb_keys = parser.add_method_arguments(Trainer, self.verb, skip=_OBJECTS)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        assert isinstance(parser, Parser)
         assert isinstance(args, list)
         self.config = parse(parser, args)
 

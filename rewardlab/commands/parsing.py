@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,48 +17,38 @@ from jsonargparse import (  # type: ignore[attr-defined]
     Namespace,
     set_parsing_settings,
 )
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.cli import LightningArgumentParser
 
+from rewardlab.commands.composing import Composition, Signature, plain_defaults
 from rewardlab.commands.earlier_names import current_names
 from rewardlab.commands.logs import set_up_logs
 from rewardlab.commands.mistakes import shorten, unknown_flags, unknown_key
+from rewardlab.commands.settling import restore_words, settle
+from rewardlab.commands.words import (
+    CONFIG_FLAGS,
+    Experiment,
+    config_files,
+    joined_configs,
+    out_in_experiment,
+    readable_configs,
+)
 from rewardlab.errors import InputError
 
-CONFIG_FLAGS = ("-c", "--config")
 NULLS = ("null", "~")
 # Keys that say only where and how to run, so that a run is not known by them.
 NOT_IN_CONFIG = ("config", "resume", "stages")
-
-
-@dataclass
-class Experiment:
-    """What several parts of a config share; other keys take a value as `${experiment.seed}`.
-
-    Args:
-        policy_path: the base generator: a folder, or a name on the model hub.
-        reward_path: a saved reward.
-        tower_path: the frozen network of a vision reward: an open_clip name, a weights file or
-            `local-dir:` and a folder.
-        data_path: the target samples, or the preference pairs.
-        prompts_path: the prompts, one a line.
-        out: the run folder.
-        seed: from which every other seed is derived.
-    """
-
-    policy_path: str | None = None
-    reward_path: str | None = None
-    tower_path: str | None = None
-    data_path: str | None = None
-    prompts_path: str | None = None
-    out: str | None = None
-    seed: int = 0
 
 
 class Parser(LightningArgumentParser):
     """Lightning's parser that names a misspelt key, its class and the nearest valid name."""
 
     subject: Any = None
+    written: Composition | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def add_class_arguments(
         self, theclass: Any, nested_key: str | None = None, *args: Any, **kwargs: Any
@@ -88,11 +79,17 @@ def make_parser() -> Parser:
     Its mode lets interpolations follow overrides.
     """
     set_up_logs()
+    yaml.SafeDumper.add_multi_representer(Enum, _represent_enum)
     set_parsing_settings(omegaconf_absolute_to_relative_paths=True)
     parser = Parser(prog="rewardlab", description="", parser_mode="omegaconf+", exit_on_error=False)
     help_text = "YAML file; may be repeated."
     parser.add_argument(*CONFIG_FLAGS, action=ActionConfigFile, help=help_text)
     return parser
+
+
+def _represent_enum(dumper: yaml.SafeDumper, member: Enum) -> yaml.Node:
+    """Write a member of an enumeration by its value, as Lightning's callbacks take it."""
+    return dumper.represent_data(member.value)
 
 
 def prepare(parser: ArgumentParser) -> None:
@@ -103,13 +100,16 @@ def prepare(parser: ArgumentParser) -> None:
     )
 
 
-def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
+def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
     """Return the config that a command line and its files give.
 
     Raises:
         InputError: for whatever is wrong with them, in one sentence.
     """
     argv = prepared(argv)
+    written = Composition(signature_of)
+    argv = written.words(argv)
+    parser.written = written
     try:
         config: Namespace = parser.parse_args(argv)
     except argparse.ArgumentError as error:
@@ -117,7 +117,35 @@ def parse(parser: ArgumentParser, argv: Sequence[str]) -> Namespace:
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"A ${{…}} in the config leads nowhere: {reason}.") from None
+    settle(config, written)
     return config
+
+
+def signature_of(factory: Any) -> Signature:
+    """Return the arguments of a class or a function and its own defaults, as the parser sees them.
+
+    Example:
+        >>> from torch.optim import Adagrad
+        >>> signature_of(Adagrad).defaults["lr"]
+        0.01
+    """
+    parser = Parser(exit_on_error=False)
+    add = parser.add_class_arguments if isinstance(factory, type) else parser.add_function_arguments
+    try:
+        add(factory, fail_untyped=False, sub_configs=True)
+        defaults = parser.get_defaults(skip_validation=True).as_dict()
+    except Exception:  # what is wrong with it is said where the config is parsed
+        return Signature(frozenset(), {})
+    return Signature(frozenset(defaults), plain_defaults(defaults, _required(factory, parser)))
+
+
+def _required(factory: Any, parser: ArgumentParser) -> set[str]:
+    """Return the names of the arguments that have no default."""
+    required = {action.dest for action in parser._actions if action.required}
+    for name, parameter in inspect.signature(factory).parameters.items():
+        if parameter.default is inspect.Parameter.empty:
+            required.add(name)
+    return required
 
 
 def prepared(argv: Sequence[str]) -> list[str]:
@@ -134,60 +162,6 @@ def prepared(argv: Sequence[str]) -> list[str]:
     for step in PASSES:
         argv = step(argv)
     return argv
-
-
-def out_in_experiment(argv: Sequence[str]) -> list[str]:
-    """Spell `--out` as `--experiment.out`, where the config keeps it."""
-    renamed = []
-    for word in argv:
-        if word.split("=")[0] == "--out":
-            word = word.replace("--out", "--experiment.out", 1)
-        renamed.append(word)
-    return renamed
-
-
-def joined_configs(argv: Sequence[str]) -> list[str]:
-    """Make each config one word.
-
-    Example:
-        >>> joined_configs(["--config", "a.yaml", "--seed", "1", "-c=b.yaml"])
-        ['--config=a.yaml', '--seed', '1', '--config=b.yaml']
-    """
-    joined = []
-    words = iter(argv)
-    for word in words:
-        flag, equals, file = word.partition("=")
-        if flag not in CONFIG_FLAGS:
-            joined.append(word)
-        elif equals:
-            joined.append(f"--config={file}")
-        else:
-            joined.append(f"--config={next(words, '')}")
-    return joined
-
-
-def readable_configs(argv: Sequence[str]) -> list[str]:
-    """Refuse config files that cannot be read, since the parser's complaints do not name them."""
-    for file in config_files(argv):
-        _check_file(file)
-    return list(argv)
-
-
-def _check_file(file: str) -> None:
-    """Refuse a file that is no YAML mapping."""
-    try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"The config {file!r} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        sentence = f"The config {file!r} is not YAML: {reason}."
-        raise InputError(sentence.replace('"<unicode string>", ', "")) from None
-    if not isinstance(content, dict):
-        raise InputError(
-            f"The config {file!r} holds no keys; expected a mapping such as `model: ...`, got "
-            f"{content!r:.60}."
-        )
 
 
 def used_paths(argv: Sequence[str]) -> list[str]:
@@ -250,17 +224,6 @@ PASSES: tuple[Callable[[Sequence[str]], list[str]], ...] = (
 )
 
 
-def config_files(argv: Sequence[str]) -> list[str]:
-    """Return the files that `--config` names.
-
-    Example:
-        >>> config_files(["--config", "a.yaml", "--seed=1", "--config=b.yaml"])
-        ['a.yaml', 'b.yaml']
-    """
-    configs = [word for word in joined_configs(argv) if word.startswith("--config=")]
-    return [word.removeprefix("--config=") for word in configs]
-
-
 def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
     """Return the config's objects.
 
@@ -283,15 +246,34 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def resolved(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+def resolved(parser: Parser, config: Namespace) -> dict[str, Any]:
     """Return the config as plain data, interpolations resolved.
 
     What says only where and how to run it is left out.
     """
-    tree: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
+    tree = _plain(parser, config)
     for key in NOT_IN_CONFIG:
         tree.pop(key, None)
     tree["experiment"].pop("out", None)
+    return tree
+
+
+def _plain(parser: Parser, config: Namespace) -> dict[str, Any]:
+    """Return a config as plain data: as parsed, or in the words it was given.
+
+    Words are all there is where an argument became an object that no YAML holds.
+    """
+    written = parser.written
+    assert written is not None
+    tree: dict[str, Any]
+    try:
+        tree = yaml.safe_load(parser.dump(config, skip_unset=False))
+    except (yaml.YAMLError, ValueError, TypeError):
+        words = OmegaConf.to_container(OmegaConf.create(written.tree()), resolve=True)
+        assert isinstance(words, dict)
+        tree = {"experiment": {}}
+        tree.update({str(key): value for key, value in words.items()})
+    restore_words(tree, written)
     return tree
 
 

@@ -14,6 +14,7 @@ from rewardlab.commands.parsing import (
     prepare,
     resolved,
 )
+from rewardlab.commands.trainers_of_rounds import check_trainers
 from rewardlab.errors import InputError
 from rewardlab.rounds.base import Rounds
 from rewardlab.runs.folder import RunFolder
@@ -60,6 +61,7 @@ def build(argv: Sequence[str]) -> Built:
     config = parse(parser, argv)
     out = out_folder(config, argv)
     tree = resolved(parser, config)
+    check_trainers(tree)
     RunFolder.check(out, tree, config.resume)
     rounds = instantiate(parser, config).rounds
     return Built(rounds, out, tree, config.resume, config.stages)

@@ -37,6 +37,20 @@ class Reward(nn.Module, ABC):
         super().__init_subclass__(**options)
         check_abilities(cls, ABILITIES, EARLIER)
 
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """Return `forward`'s scores; what are no samples are refused with how to make them.
+
+        Raises:
+            InputError: if the one argument is not Samples.
+        """
+        if len(args) != 1 or options or not isinstance(args[0], Samples):
+            kinds = ", ".join(type(value).__name__ for value in (*args, *options.values()))
+            raise InputError(
+                f"A reward scores Samples; {type(self).__name__} got ({kinds}). Texts, pictures, "
+                "files and folders become samples by rewardlab.as_samples(prompts, outputs)."
+            )
+        return super().__call__(*args)
+
     @abstractmethod
     def forward(self, samples: Samples) -> Tensor:
         """Return one score a sample, float32 [B]."""

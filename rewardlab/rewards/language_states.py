@@ -1,4 +1,4 @@
-"""Hidden states for the heads of a LanguageReward: rows of tokens run through a backbone, and pooled."""
+"""Hidden states for the heads of a LanguageReward: rows run through a backbone, and pooled."""
 
 from __future__ import annotations
 

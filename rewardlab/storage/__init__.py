@@ -8,6 +8,7 @@ from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.storage.atomic import atomic_folder, new_folder, write_atomically, write_json
+    from rewardlab.storage.conversion import as_samples
     from rewardlab.storage.image_folder import ImageFolder
     from rewardlab.storage.images import find_images, read_image
     from rewardlab.storage.metadata import read_text
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "ImageFolder": "rewardlab.storage.image_folder",
+    "as_samples": "rewardlab.storage.conversion",
     "atomic_folder": "rewardlab.storage.atomic",
     "find_images": "rewardlab.storage.images",
     "load_pairs": "rewardlab.storage.samples",
@@ -33,6 +35,7 @@ _HOMES = {
 }
 __all__ = [
     "ImageFolder",
+    "as_samples",
     "atomic_folder",
     "find_images",
     "load_pairs",

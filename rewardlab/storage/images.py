@@ -67,11 +67,32 @@ def read_image(path: str | Path, size: int | None = None, channels: Literal[1, 3
         (torch.Size([3, 8, 8]), torch.Size([1, 20, 30]))
     """
     with _opened(Path(path)) as image:
-        opaque = _on_white(ImageOps.exif_transpose(image))
-        picture = opaque.convert("RGB" if channels == 3 else "L")
-        if size:
-            picture = _resized(picture, size)
-        array = np.array(picture)
+        return _pixels(image, size, channels)
+
+
+def read_pil(image: Image.Image, size: int | None = None, channels: Literal[1, 3] = 3) -> Tensor:
+    """Return an image of Pillow's as `read_image` returns one from a file.
+
+    Raises:
+        InputError: if it is CMYK, of 16 bits, animated, or too large.
+
+    Example:
+        >>> read_pil(Image.new("RGBA", (6, 4)))[:, 0, 0].tolist()
+        [255, 255, 255]
+    """
+    reason = _unusable(image)
+    if reason is not None:
+        raise InputError(f"A picture cannot be used: {reason}.")
+    return _pixels(image, size, channels)
+
+
+def _pixels(image: Image.Image, size: int | None, channels: Literal[1, 3]) -> Tensor:
+    """Return a usable image as uint8 [C, H, W]."""
+    opaque = _on_white(ImageOps.exif_transpose(image))
+    picture = opaque.convert("RGB" if channels == 3 else "L")
+    if size:
+        picture = _resized(picture, size)
+    array = np.array(picture)
     height, width = array.shape[:2]
     pixels = torch.from_numpy(array).reshape(height, width, channels)
     return pixels.permute(2, 0, 1).contiguous()

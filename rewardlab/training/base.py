@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pytorch_lightning import LightningModule
@@ -16,6 +16,7 @@ from rewardlab.policies.base import Policy
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards.abilities import frozen_features
 from rewardlab.seeds import derive, row_seeds
+from rewardlab.training.trainer_options import check_options
 from rewardlab.types import Samples
 
 LearnsFrom = Literal["prompts", "samples", "pairs"]
@@ -31,6 +32,8 @@ class Trained(LightningModule):
     Attributes:
         learns_from: what rounds make for the loop: "prompts", "samples" (the best candidates) or
             "pairs" (the best against the worst).
+        instead_of_trainer: maps options of Lightning's Trainer that the loop cannot follow to its
+            own arguments that do the same.
         policy: the policy, if the loop has one.
         reward: the reward, if the loop has one.
         reference: the frozen policy that the loop is held to, if there is one.
@@ -39,6 +42,7 @@ class Trained(LightningModule):
     """
 
     learns_from: LearnsFrom = "samples"
+    instead_of_trainer: ClassVar[Mapping[str, str]] = {}
     policy: Any
     reward: Any
     reference: Any
@@ -56,6 +60,17 @@ class Trained(LightningModule):
         self.reference = None
         self.generations = 0
         self._mark: str | None = None
+
+    def configure_callbacks(self) -> Any:
+        """Refuse options of the Trainer that the loop cannot follow, in the first hook there is.
+
+        Raises:
+            InputError: naming the argument to use instead.
+        """
+        names = (*self.instead_of_trainer, "precision")
+        options = {name: getattr(self.trainer, name, None) for name in names}
+        check_options(type(self).__name__, self.instead_of_trainer, options)
+        return super().configure_callbacks()
 
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from math import inf
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
@@ -105,6 +105,10 @@ class PPO(Trained):
     """
 
     learns_from = "prompts"
+    instead_of_trainer: ClassVar[Mapping[str, str]] = {
+        "gradient_clip_val": "gradient_clip",
+        "accumulate_grad_batches": "micro_batch",
+    }
     policy: Policy
     reward: Reward
     reference: Policy

@@ -1,0 +1,89 @@
+"""Samples from what people have: texts, Pillow's images, files, a folder, tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from rewardlab.errors import InputError
+from rewardlab.storage.images import SUFFIXES, find_images, read_image, read_pil
+from rewardlab.types import Samples
+
+
+def as_samples(prompts: Sequence[str] | str, outputs: Any, size: int | None = None) -> Samples:
+    """Return samples of prompts and outputs, whatever form the outputs have.
+
+    Args:
+        prompts: one a sample, or one string for all; "" where there is no prompt.
+        outputs: texts; Pillow's images; files of pictures, by path; a folder of pictures, taken in
+            the order of their names; or a tensor [B, C, H, W], floats in [0, 1] or uint8.
+        size: height and width of pictures, which are resized and cropped; None keeps their size,
+            which then must be one for all.
+
+    Raises:
+        InputError: if a picture cannot be used, their sizes differ, or the numbers of prompts and
+            outputs do.
+
+    Example:
+        >>> from PIL import Image
+        >>> picture = Image.new("RGB", (8, 8), "white")
+        >>> as_samples(["a cat"], [picture]).outputs.shape
+        torch.Size([1, 3, 8, 8])
+        >>> as_samples("2+2?", ["4", "5"])
+        Samples(prompts=['2+2?', '2+2?'], outputs=['4', '5'], facts={})
+    """
+    columns = _outputs(outputs, size)
+    if isinstance(prompts, str):
+        prompts = [prompts] * len(columns)
+    return Samples(list(prompts), columns)
+
+
+def _outputs(outputs: Any, size: int | None) -> Tensor | list[str]:
+    """Return outputs as Samples hold them."""
+    if isinstance(outputs, Tensor):
+        return outputs / 255 if outputs.dtype == torch.uint8 else outputs
+    if isinstance(outputs, str | Path):
+        outputs = find_images(outputs) if Path(outputs).is_dir() else [outputs]
+    elif isinstance(outputs, Image.Image):
+        outputs = [outputs]
+    items = list(outputs)
+    if not items:
+        raise InputError("as_samples got no outputs. Is the list or the folder the one you mean?")
+    if all(isinstance(item, str) and not _is_picture(item) for item in items):
+        return items
+    return _stacked([_pixels(item, size) for item in items])
+
+
+def _is_picture(text: str) -> bool:
+    """Tell whether a text is the path of a picture that exists."""
+    return text.lower().endswith(SUFFIXES) and len(text) < 4096 and Path(text).is_file()
+
+
+def _pixels(item: Any, size: int | None) -> Tensor:
+    """Return one picture as float32 [C, H, W] in [0, 1]."""
+    if isinstance(item, Tensor):
+        return item / 255 if item.dtype == torch.uint8 else item.float()
+    if isinstance(item, Image.Image):
+        return read_pil(item, size).float() / 255
+    if isinstance(item, Path) or (isinstance(item, str) and _is_picture(item)):
+        return read_image(item, size).float() / 255
+    raise InputError(
+        f"An output is a {type(item).__name__} ({item!r:.60}) beside others of another kind. Give "
+        "texts alone, or pictures alone: Pillow's images, paths of files, a folder, or tensors."
+    )
+
+
+def _stacked(pictures: list[Tensor]) -> Tensor:
+    shapes = {tuple(picture.shape) for picture in pictures}
+    if len(shapes) > 1:
+        named = ", ".join(str(list(shape)) for shape in sorted(shapes)[:4])
+        raise InputError(
+            f"The pictures have several shapes ({named}); one batch holds one. Give `size`, to "
+            "which they are resized and cropped."
+        )
+    return torch.stack(pictures)
