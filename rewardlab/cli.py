@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Example:
         >>> main(["--version"])
-        rewardlab 0.1.0
+        rewardlab 0.2.0
         0
     """
     argv = list(sys.argv[1:] if argv is None else argv)
