@@ -13,7 +13,8 @@ from difflib import get_close_matches
 from importlib import import_module
 
 from rewardlab.commands import PAGES
-from rewardlab.errors import InputError
+from rewardlab.commands.signals import ending_signals
+from rewardlab.errors import InputError, Terminated, is_interruption
 from rewardlab.version import __version__
 
 # The module of each command in rewardlab.commands.
@@ -37,8 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after `rewardlab`; those of this process if None.
 
     Returns:
-        0 if it is done, 1 for a bug of ours, 2 for an input to mend, 130 if it was interrupted, 143
-        if it was ended.
+        0 if it is done, 1 for a bug of ours, 2 for an input to mend, 130 if Ctrl-C interrupted it,
+        143 if SIGTERM did, 129 if SIGHUP did.
 
     Example:
         >>> main(["--version"])
@@ -48,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     _import_from_here()
     try:
-        return _dispatch(argv)
+        with ending_signals():
+            return _dispatch(argv)
     except InputError as error:
         print(f"rewardlab: {error}", file=sys.stderr)
         return 2
@@ -70,22 +72,23 @@ def _import_from_here() -> None:
 
 def _exit_code(exit_: SystemExit) -> int:
     """Return the exit code of argparse's --help and errors, and of Lightning's exits."""
-    if isinstance(exit_.__context__, KeyboardInterrupt):  # Lightning's Trainer makes an exit of it
-        return _interrupted()
-    if type(exit_).__name__ == "SIGTERMException":
-        return 143
+    if isinstance(exit_, Terminated):
+        return _interrupted(f"ended by {exit_.number.name}", 128 + exit_.number)
+    if is_interruption(exit_):
+        is_keyboard = isinstance(exit_.__context__, KeyboardInterrupt)  # Lightning's Trainer's exit
+        return _interrupted() if is_keyboard else _interrupted("ended by SIGTERM", 143)
     if isinstance(exit_.code, int):
         return exit_.code
     return 0 if exit_.code is None else 1
 
 
-def _interrupted() -> int:
+def _interrupted(how: str = "interrupted", exit_code: int = 130) -> int:
     """Say how to go on, and return the exit code of an interrupted command."""
     print(
-        "rewardlab: interrupted; the same command with --resume goes on from what stands.",
+        f"rewardlab: {how}; the same command with --resume goes on from what stands.",
         file=sys.stderr,
     )
-    return 130
+    return exit_code
 
 
 def _dispatch(argv: Sequence[str]) -> int:

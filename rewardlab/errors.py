@@ -1,7 +1,8 @@
-"""The one error that a user can mend, and the check that a class declares what it can do."""
+"""The one error that a user can mend, how a process is ended, and the check of abilities."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 
 
@@ -16,6 +17,42 @@ class InputError(ValueError):
         Traceback (most recent call last):
         rewardlab.errors.InputError: targets/ holds no images, but 3 .txt files. Give ...
     """
+
+
+class Terminated(SystemExit):
+    """A signal asked the process to end; its exit code is 128 and the signal's number.
+
+    It is raised between two steps of a training, after a checkpoint, and at once elsewhere.
+
+    Args:
+        number: of the signal, such as `signal.SIGTERM`.
+
+    Example:
+        >>> Terminated(signal.SIGTERM).code, Terminated(signal.SIGHUP).code
+        (143, 129)
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(128 + number)
+        self.number = signal.Signals(number)
+
+
+def is_interruption(error: BaseException) -> bool:
+    """Tell whether an exception means that somebody asked to stop, by Ctrl-C or another signal.
+
+    Lightning's Trainer makes a SystemExit of a KeyboardInterrupt, and has a class of its own for
+    SIGTERM.
+
+    Example:
+        >>> is_interruption(KeyboardInterrupt()), is_interruption(InputError("no"))
+        (True, False)
+    """
+    if isinstance(error, KeyboardInterrupt | Terminated):
+        return True
+    is_lightnings = type(error).__name__ == "SIGTERMException"
+    return is_lightnings or (
+        isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt)
+    )
 
 
 def check_abilities(cls: type, abilities: Iterable[type], earlier: dict[str, str]) -> None:

@@ -4,7 +4,11 @@ before it begins.
 
 from __future__ import annotations
 
+import json
+import logging
+import shutil
 import signal
+import subprocess
 import sys
 
 import pytest
@@ -39,6 +43,14 @@ class Pressed(SFT):
     '''Ctrl-C in the first step.'''
     def training_step(self, samples, batch_idx):
         os.kill(os.getpid(), signal.SIGINT)
+        return super().training_step(samples, batch_idx)
+
+class Ended(SFT):
+    '''A signal in the second step of the process that is asked for it.'''
+    def training_step(self, samples, batch_idx):
+        number = os.environ.get("SIGNAL")
+        if number and self.global_step == 1:
+            os.kill(os.getpid(), int(number))
         return super().training_step(samples, batch_idx)
 
 class Tested(SFT):
@@ -108,6 +120,13 @@ def place(models, tmp_path, monkeypatch):
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture
+def heard(monkeypatch, caplog):
+    """What rewardlab's log says, whatever handlers earlier tests have left."""
+    monkeypatch.setattr(logging.getLogger("rewardlab"), "handlers", [caplog.handler])
+    return caplog
+
+
 def weights(module):
     return torch.cat([weight.detach().flatten() for weight in module.parameters()])
 
@@ -145,6 +164,76 @@ def test_a_fit_that_is_interrupted_exports_nothing(place, capsys):
     assert cli.main(["fit", "--config", "fit.yaml", "--out", "run"]) == 130
     assert "with --resume goes on" in capsys.readouterr().err
     assert not (place / "run" / "policy").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_fit_that_is_ended_keeps_the_step_and_says_how_to_go_on(
+    place, monkeypatch, capsys, heard, number
+):
+    (place / "fit.yaml").write_text(FIT.replace("rewardlab.training.SFT", "fit_toys.Ended"))
+    words = ["fit", "--config", "fit.yaml", "--out"]
+    assert cli.main([*words, "straight"]) == 0
+    monkeypatch.setenv("SIGNAL", str(int(number)))
+    assert cli.main([*words, "run"]) == 128 + number
+    error = capsys.readouterr().err
+    asked = f"Asked to end by {number.name}: the step is finished and kept first."
+    assert asked in heard.text
+    assert f"rewardlab: ended by {number.name}; the same command with --resume goes on" in error
+    assert torch.load("run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
+    facts = json.loads((place / "run" / "run.json").read_text())
+    assert facts["status"] == "interrupted"
+    assert facts["command"] == ["rewardlab", *words, "run"]
+    monkeypatch.delenv("SIGNAL")
+    assert cli.main([*words, "run", "--resume"]) == 0
+    facts = json.loads((place / "run" / "run.json").read_text())
+    assert facts["status"] == "finished"
+    assert [attempt["status"] for attempt in facts["earlier"]] == ["interrupted"]
+    for file in ("metrics.csv", "policy/unet/diffusion_pytorch_model.safetensors"):
+        assert (place / "run" / file).read_bytes() == (place / "straight" / file).read_bytes()
+
+
+PROCESS = """
+import os, signal, sys, threading
+from rewardlab import cli
+from rewardlab.commands import report
+
+def wait(command, argv):
+    os.kill(os.getpid(), signal.SIGTERM)
+    threading.Event().wait(60)
+
+report.run = wait
+sys.exit(cli.main(["report", "run"]))
+"""
+
+
+def test_a_process_that_is_ended_says_so_and_exits_with_143(tmp_path):
+    """Not while it trains: it ends at once, by an exception, so that what is half made goes."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROCESS], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 143
+    assert done.stderr.startswith("rewardlab: ended by SIGTERM; the same command with --resume")
+
+
+def test_a_fit_whose_last_checkpoint_is_cut_goes_on_from_the_one_before(place, capsys, heard):
+    words = ["fit", "--config", "fit.yaml", "--out"]
+    epochs = ["--trainer.max_steps=-1", "--trainer.max_epochs=2"]
+    assert cli.main([*words, "straight", *epochs]) == 0
+    assert cli.main([*words, "run", *epochs]) == 0
+    shutil.rmtree("run/policy")
+    last = place / "run" / "checkpoints" / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-20])
+    for file in last.parent.glob("epoch=1*.ckpt"):
+        file.write_bytes(b"")
+    assert cli.main([*words, "run", *epochs, "--resume"]) == 0
+    instead = "last.ckpt cannot be loaded: cut or damaged; earlier.ckpt of step 6 is taken"
+    assert instead in heard.text
+    for file in ("metrics.csv", "policy/unet/diffusion_pytorch_model.safetensors"):
+        assert (place / "run" / file).read_bytes() == (place / "straight" / file).read_bytes()
+    for file in last.parent.glob("*.ckpt"):
+        file.write_bytes(b"")
+    assert cli.main([*words, "run", *epochs, "--resume"]) == 2
+    assert "None of the checkpoints in run/checkpoints can be loaded" in capsys.readouterr().err
 
 
 def test_ctrl_c_in_a_fit_of_rounds_is_an_interruption(place, capsys):

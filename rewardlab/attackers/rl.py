@@ -22,6 +22,7 @@ from rewardlab.policies import Generator, Policy
 from rewardlab.rewards import Reward
 from rewardlab.seeds import derive
 from rewardlab.training.base import trainable
+from rewardlab.training.checkpoints import LastCheckpoint, checkpoint_to_resume
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.trainers import Interruptible, add_callbacks, make_trainer
 from rewardlab.types import Samples
@@ -51,7 +52,7 @@ class RLAttacker(TrainedAttacker):
             Images take memory, so set it for them.
         folder: folder of metrics and checkpoints, from which a killed attack resumes. By default
             nothing is written.
-        checkpoint_every: batches between two checkpoints.
+        checkpoint_every: batches between two checkpoints; one is kept every two minutes as well.
         until: early stopping. It is called every `ask_every` batches with the samples so far;
             training stops when it returns True. By default training goes on to the Trainer's end.
         ask_every: batches between two calls of `until`.
@@ -92,9 +93,9 @@ class RLAttacker(TrainedAttacker):
         """Train the loop, and resume from the folder's last checkpoint if there is one."""
         trainer = make_trainer(self.trainer, **self._trainer_options())
         add_callbacks(trainer, self._callbacks(buffer))
-        checkpoint = self._last_checkpoint()
-        if checkpoint is not None and not checkpoint.exists():
-            checkpoint = None
+        checkpoint = None
+        if self.folder is not None:
+            checkpoint = checkpoint_to_resume(Path(self.folder))
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
     def _last_checkpoint(self) -> Path | None:
@@ -126,6 +127,7 @@ class RLAttacker(TrainedAttacker):
             callbacks.append(EarlyStop(buffer, self.until, self.ask_every))
         if checkpoint is not None:
             callbacks.append(Resumable())
+            callbacks.append(LastCheckpoint(checkpoint))
             callbacks.append(Interruptible(checkpoint))
         return callbacks
 

@@ -14,6 +14,7 @@ from rewardlab.attackers.base import StopRule, with_parts
 from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
 from rewardlab.rewards.attack import Attack
+from rewardlab.training.checkpoints import save_last
 from rewardlab.types import Samples, concatenate
 
 
@@ -87,7 +88,7 @@ class BufferCheckpoint(pl.Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         if _batches_done(trainer) % self.every == 0:
-            trainer.save_checkpoint(self.file)
+            save_last(trainer, self.file)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the buffer as lists and tensors only."""

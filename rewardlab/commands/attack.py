@@ -71,8 +71,9 @@ def run(command: str, argv: Sequence[str]) -> int:
     _check_pixels(flags.attacker, policy, sample)
     audit = _audit(flags, policy, rewards, prompts, identity)
     folder = open_folder(flags, config)
-    result = audit.run(folder)
-    write_page(folder, result)
+    with folder.attempt(["rewardlab", command, *argv]):
+        result = audit.run(folder)
+        write_page(folder, result)
     print(result.figures["verdict"]["sentence"])
     print(f"{flags.out}/{layout.ATTACK_PAGE}")
     return 0

@@ -45,8 +45,9 @@ def run(command: str, argv: Sequence[str]) -> int:
         identity={**identity, "max_length": flags.max_length},
     )
     folder = open_folder(flags, config)
-    result = audit.run(folder)
-    write_page(folder, result)
+    with folder.attempt(["rewardlab", command, *argv]):
+        result = audit.run(folder)
+        write_page(folder, result)
     print(result.figures["verdict"]["sentence"])
     print(f"{flags.out}/{layout.CURVE_PAGE}")
     return 0

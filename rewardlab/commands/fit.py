@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,12 @@ from rewardlab.commands.parsing import (
 from rewardlab.errors import InputError
 from rewardlab.runs.exporting import export
 from rewardlab.runs.folder import RunFolder
-from rewardlab.runs.layout import POLICY_FOLDER, REWARD_FOLDER
+from rewardlab.runs.layout import LAST_CHECKPOINT, POLICY_FOLDER, REWARD_FOLDER
 from rewardlab.training.base import Trained
+from rewardlab.training.checkpoints import LastCheckpoint, checkpoint_to_resume
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.trainer_options import check_options
-from rewardlab.training.trainers import make_trainer
+from rewardlab.training.trainers import Interruptible, make_trainer
 
 log = logging.getLogger("rewardlab")
 # The hooks of a module, one of which a verb runs; and what else a user may have meant.
@@ -67,18 +69,25 @@ def run(verb: str, argv: Sequence[str]) -> int:
     writes = bool(cli.out) and first_process()  # other processes are launched with the same argv
     folder = _open_folder(cli) if writes else None
     if cli.config.resume and not options["ckpt_path"] and cli.out:
-        options["ckpt_path"] = newest(cli.out / "checkpoints")
+        options["ckpt_path"] = furthest(cli.out / "checkpoints")
+    attempt = nullcontext() if folder is None else folder.attempt(["rewardlab", verb, *argv])
+    with attempt:
+        _train(cli, folder, options)
+    return 0
+
+
+def _train(cli: TrainingCLI, folder: RunFolder | None, options: dict[str, Any]) -> None:
+    """Run the verb, and export what a fit has trained."""
     try:
-        getattr(cli.trainer, verb)(cli.model, datamodule=cli.datamodule, **options)
+        getattr(cli.trainer, cli.verb)(cli.model, datamodule=cli.datamodule, **options)
     except InputError:
         if folder is not None:
             folder.abandon()
         raise
     if cli.out and first_process():
         print(cli.out)
-        if verb == "fit":
+        if cli.verb == "fit":
             _export_and_print(cli, cli.out)
-    return 0
 
 
 def _open_folder(cli: TrainingCLI) -> RunFolder:
@@ -157,15 +166,19 @@ def first_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def newest(folder: Path) -> str | None:
-    """Return the checkpoint that was written last, or None."""
-    checkpoints = sorted(folder.glob("*.ckpt"), key=_written)
-    return str(checkpoints[-1]) if checkpoints else None
+def furthest(folder: Path) -> str | None:
+    """Return the checkpoint that is furthest on and can be loaded, or None where there is none.
 
-
-def _written(file: Path) -> int:
-    """Return when a file was written, in nanoseconds."""
-    return file.stat().st_mtime_ns
+    Raises:
+        InputError: if there are some, and none can be loaded.
+    """
+    checkpoint = checkpoint_to_resume(folder)
+    if checkpoint is None and any(folder.glob("*.ckpt")):
+        raise InputError(
+            f"None of the checkpoints in {folder} can be loaded; expected those of a fit. A full "
+            "disk or a crash may have cut them. Restore one, or remove them to begin anew."
+        )
+    return None if checkpoint is None else str(checkpoint)
 
 
 class TrainingCLI(LightningCLI):
@@ -234,9 +247,13 @@ class TrainingCLI(LightningCLI):
         """Return what makes a fit resumable, and its checkpoints unless the config has its own."""
         added: list[Any] = [Resumable()]
         has_own = any(isinstance(callback, Checkpoint) for callback in callbacks)
-        if enable_checkpointing is not False and not has_own:
-            added.append(ModelCheckpoint(self.out and self.out / "checkpoints", save_last=True))
-        return added
+        if enable_checkpointing is False or self.out is None:
+            return added
+        folder = self.out / "checkpoints"
+        if not has_own:
+            added.append(ModelCheckpoint(folder))
+        last = folder / LAST_CHECKPOINT
+        return [*added, LastCheckpoint(last, epochs=True), Interruptible(last)]
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -42,11 +42,12 @@ def run(command: str, argv: Sequence[str]) -> int:
     """Build everything, and only then touch the run folder and start."""
     built = build(argv)
     folder = RunFolder.open(built.out, built.config, built.resume, built.stages)
-    try:
-        built.rounds.run(folder)
-    except InputError:
-        folder.abandon()
-        raise
+    with folder.attempt(["rewardlab", command, *argv]):
+        try:
+            built.rounds.run(folder)
+        except InputError:
+            folder.abandon()
+            raise
     print(f"{built.out}\nFor a page of it: rewardlab report {built.out}")
     return 0
 

@@ -14,7 +14,6 @@ from rewardlab.evaluation.evaluation import separation_figures
 from rewardlab.mining import RankBootstrap
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
-from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.post_training import train_policy
 from rewardlab.rounds.stages import FitReward, PostTrain
@@ -29,10 +28,11 @@ from rewardlab.rounds.state import (
     export_both,
     fit_reward,
     fresh_copy,
+    kept_scores,
     settings_of,
 )
 from rewardlab.runs.folder import RunFolder
-from rewardlab.runs.layout import BOOTSTRAPPED_REWARD, MONITOR, NEGATIVES, POOL, REWARD
+from rewardlab.runs.layout import BOOTSTRAPPED_REWARD, MONITOR, NEGATIVES, POOL, POOL_SCORES, REWARD
 from rewardlab.runs.stage import Stage
 from rewardlab.training.base import trained_state
 from rewardlab.types import Samples
@@ -145,9 +145,11 @@ class GANRMRounds(Rounds):
         figures = {"first": fit_reward(state, stage, self.fit, self.reward, data)}
         if self.bootstrap is not None:
             pool = draw_samples(state, POOL, self.bootstrap.pool)
-            pseudo = self.bootstrap(pool, scores_of(self.reward, pool), negatives)
-            data = self.targets.against(negatives, pseudo)
             pool_stage = draw_stage(state, POOL, self.bootstrap.pool)
+            scores_stage = state.stage(POOL_SCORES, stage, pool_stage)
+            scores = kept_scores(state, scores_stage, self.reward, pool)
+            pseudo = self.bootstrap(pool, scores, negatives)
+            data = self.targets.against(negatives, pseudo)
             bootstrap: Any = vars(self.bootstrap)
             stage = state.stage(BOOTSTRAPPED_REWARD, stage, pool_stage, bootstrap=bootstrap)
             figures["bootstrapped"] = fit_reward(state, stage, self.fit, self.reward, data)

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
 from rewardlab.data import save_pairs
 from rewardlab.data.prompt_data import numbered
 from rewardlab.errors import InputError
@@ -17,9 +20,9 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds.stages import PostTrain, load_stage
 from rewardlab.rounds.state import State, fresh_copy, keep_samples
-from rewardlab.runs.layout import CANDIDATES, PAIRS, PAIRS_FOLDER, POST_TRAIN
+from rewardlab.runs.layout import CANDIDATES, PAIRS, PAIRS_FOLDER, POST_TRAIN, SCORES_FILE
 from rewardlab.runs.stage import Stage
-from rewardlab.types import PreferencePairs
+from rewardlab.types import PreferencePairs, Samples
 
 
 def train_policy(
@@ -79,6 +82,25 @@ def draw_training_pairs(
     seed = state.seed_of(CANDIDATES)
     drawn = state.stage(CANDIDATES, state.policy_stage, seed=seed, k=k, prompts=prompts)
     pool = keep_samples(state, drawn, lambda: candidates(state.policy, prompts, k, seed))
+    stage = state.stage(PAIRS, drawn, reward_stage, reward=fingerprint(reward))
+    folder = state.run.make(stage, lambda folder: _score_and_pair(reward, pool, k, folder))
+    scores = _kept_scores(folder, reward, pool)
+    pairs = extremes(pool, scores, k)
+    figures = {
+        "all": mean_figure(scores),
+        "best": mean_figure(pairs.chosen.facts["score"]),
+        "worst": mean_figure(pairs.rejected.facts["score"]),
+    }
+    state.report(candidates=figures)
+    return pairs, stage
+
+
+def _score_and_pair(reward: Reward, pool: Samples, k: int, folder: Path) -> None:
+    """Score candidates, and write the scores and the pairs of best and worst into a stage.
+
+    Raises:
+        InputError: if all candidates of every prompt tie.
+    """
     scores = scores_of(reward, pool)
     pairs = extremes(pool, scores, k)
     if not len(pairs):
@@ -87,15 +109,16 @@ def draw_training_pairs(
             "worst to train on. Does the generator make different outputs of a prompt, and did the "
             "reward learn (val/auc)?"
         )
-    stage = state.stage(PAIRS, drawn, reward_stage, reward=fingerprint(reward))
-    state.run.make(stage, lambda folder: save_pairs(folder / PAIRS_FOLDER, pairs))
-    figures = {
-        "all": mean_figure(scores),
-        "best": mean_figure(pairs.chosen.facts["score"]),
-        "worst": mean_figure(pairs.rejected.facts["score"]),
-    }
-    state.report(candidates=figures)
-    return pairs, stage
+    save_file({"scores": scores}, folder / SCORES_FILE)
+    save_pairs(folder / PAIRS_FOLDER, pairs)
+
+
+def _kept_scores(folder: Path, reward: Reward, pool: Samples) -> Tensor:
+    """Return the candidates' scores [B]; stages of version 0.1 kept none, so they are scored."""
+    if not (folder / SCORES_FILE).exists():
+        return scores_of(reward, pool)
+    scores: Tensor = load_file(folder / SCORES_FILE)["scores"]
+    return scores
 
 
 def _filter_policy(

@@ -15,6 +15,7 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.seed import isolate_rng
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -24,13 +25,17 @@ from rewardlab.evaluation import Guard, MonitoredPolicy, Readings
 from rewardlab.mining import check_candidates
 from rewardlab.policies import Policy, frozen_copy
 from rewardlab.rewards import Reward
+from rewardlab.runs.damage import UNREADABLE, read_object
 from rewardlab.runs.layout import FIGURES_FILE, LAST_CHECKPOINT, METRICS_FILE, STATE_FILE
 from rewardlab.seeds import derive
 from rewardlab.training import GANRM
 from rewardlab.training.base import Trained, frozen_reference, trained_state
+from rewardlab.training.checkpoints import MINUTES, LastCheckpoint, checkpoint_to_resume
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.trainers import Interruptible, make_trainer
 from rewardlab.types import PreferencePairs, Samples
+
+BEST_CHECKPOINT = "best.ckpt"
 
 
 @dataclass
@@ -43,23 +48,27 @@ class FitReward:
         patience: epochs without a lower held-out loss after which the fit stops. The best epoch's
             weights are kept.
         warm_start: go on from the last round's reward instead of its first weights.
+        checkpoint_minutes: minutes between checkpoints, beside that of each epoch. No result
+            depends on it.
     """
 
     loop: Callable[[Reward], LightningModule] = GANRM
     trainer: Callable[[], Trainer] = Trainer
     patience: int = 10
     warm_start: bool = False
+    checkpoint_minutes: float = MINUTES
 
     def __call__(
         self, reward: Reward, data: LightningDataModule, folder: Path, scratch: Path
     ) -> None:
         """Fit `reward` in place and write its weights, figures and metrics into `folder`."""
         module = self.loop(reward.train())
-        best = ModelCheckpoint(
-            scratch, "best", monitor="val/loss", save_last=True, enable_version_counter=False
-        )
+        best = ModelCheckpoint(scratch, "best", monitor="val/loss", enable_version_counter=False)
         stopping = EarlyStopping("val/loss", patience=self.patience, check_finite=True)
-        trainer = _fit(self.trainer, module, scratch, [stopping, best], datamodule=data)
+        last = LastCheckpoint(
+            scratch / LAST_CHECKPOINT, minutes=self.checkpoint_minutes, epochs=True
+        )
+        trainer = _fit(self.trainer, module, scratch, [stopping, best, last], datamodule=data)
         weights = torch.load(best.best_model_path, weights_only=True)["state_dict"]
         module.load_state_dict(weights, strict=False)
         module.on_fit_end()
@@ -89,6 +98,8 @@ class PostTrain:
         reference: what preference losses are held to: the policy at the start of this "round", or
             of the "run".
         checkpoint_every: optimizer steps between checkpoints, which bound what a kill can lose.
+        checkpoint_minutes: minutes between checkpoints, whichever comes first. No result depends
+            on it.
     """
 
     loop: Callable[[Policy, Reward], LightningModule] | None = None
@@ -99,6 +110,7 @@ class PostTrain:
     callbacks: list[Callback] = field(default_factory=list)
     reference: Literal["round", "run"] = "round"
     checkpoint_every: int = 500
+    checkpoint_minutes: float = MINUTES
 
     def __post_init__(self) -> None:
         if self.loop is not None:
@@ -144,12 +156,8 @@ class PostTrain:
         for callback in callbacks:
             if isinstance(callback, Guard | Readings):
                 callback.observe(watched)
-        checkpoints = ModelCheckpoint(
-            scratch,
-            "{step}",
-            save_last=True,
-            every_n_train_steps=self.checkpoint_every,
-            enable_version_counter=False,
+        checkpoints = LastCheckpoint(
+            scratch / LAST_CHECKPOINT, self.checkpoint_every, self.checkpoint_minutes
         )
         loader = ResumableLoader(Rows(_numbered(examples)), self.batch_size, seed=module.seed)
         module.policy.train()
@@ -184,25 +192,24 @@ def _fit(
     callbacks: list[Any],
     **data: Any,
 ) -> Trainer:
-    """Run a fit that logs and keeps checkpoints in `scratch`, and goes on from the last of them.
+    """Run a fit that logs and keeps checkpoints in `scratch`, and goes on from the furthest.
 
     Dropout draws from torch's global generator, so that is seeded here: a resumed run draws the
     same numbers.
     """
-    last = scratch / LAST_CHECKPOINT
+    checkpoint = checkpoint_to_resume(scratch, besides=BEST_CHECKPOINT)
     trainer = make_trainer(
         make,
         num_sanity_val_steps=0,
         logger=CSVLogger(scratch, name="", version=""),
         default_root_dir=scratch,
-        callbacks=[*callbacks, Resumable(), Interruptible(last)],
+        callbacks=[*callbacks, Resumable(), Interruptible(scratch / LAST_CHECKPOINT)],
         enable_model_summary=False,
         log_every_n_steps=10,
     )
     seed = module.seed if isinstance(module, Trained) else 0
     with isolate_rng(include_cuda=False):
         torch.manual_seed(derive(seed, "fit"))
-        checkpoint = last if last.exists() else None
         trainer.fit(module, ckpt_path=checkpoint, weights_only=True, **data)
     module.to(trainer.strategy.root_device)  # Lightning leaves it on the CPU
     return trainer
@@ -219,11 +226,32 @@ def save_stage(folder: Path, module: nn.Module, figures: dict[str, Any], scratch
 
 def load_stage(folder: Path, module: nn.Module) -> dict[str, Any]:
     """Put a stage's weights into `module` and return its figures."""
-    module.load_state_dict(load_file(folder / STATE_FILE), strict=False)
-    figures: dict[str, Any] = json.loads((folder / FIGURES_FILE).read_text(encoding="utf-8"))
+    figures = _read_stage(folder, module)
     if isinstance(module, Reward):
         module.meaning = figures["meaning"]
     module.eval()
+    return figures
+
+
+def _read_stage(folder: Path, module: nn.Module) -> dict[str, Any]:
+    """Put a stage's weights into `module` and return its figures.
+
+    Raises:
+        InputError: if a file is damaged. Stages with checksums never come here damaged.
+    """
+    try:
+        file = STATE_FILE
+        module.load_state_dict(load_file(folder / file), strict=False)
+        file = FIGURES_FILE
+        figures = read_object(folder / file)
+        if isinstance(module, Reward) and not isinstance(figures.get("meaning"), str):
+            raise ValueError
+    except (*UNREADABLE, RuntimeError, SafetensorError):
+        raise InputError(
+            f"The stage {folder} is damaged: its {file} is missing, or not what this stage keeps. "
+            "A full disk or a crash may have cut it. Remove that folder, and the same command with "
+            "--resume makes the stage anew."
+        ) from None
     return figures
 
 

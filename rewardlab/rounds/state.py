@@ -21,8 +21,10 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.stages import FitReward, load_stage
+from rewardlab.runs.checks import NO_SETTINGS
 from rewardlab.runs.exporting import export
 from rewardlab.runs.folder import RunFolder
+from rewardlab.runs.identity import without
 from rewardlab.runs.layout import (
     POLICY_FOLDER,
     REWARD_FOLDER,
@@ -119,12 +121,13 @@ def settings_of(run: RunFolder, rounds: Rounds, *names: str) -> dict[str, Any]:
 
     Returns:
         For each name the config's value where it has one; else a description of the attribute.
+        Arguments that change no result, such as how often a checkpoint is kept, are left out.
     """
     config: Mapping[str, Any] = run.config.get("rounds", {}).get("init_args", {})
     settings = {}
     for name in names:
         settings[name] = config[name] if name in config else described(getattr(rounds, name))
-    return settings
+    return without(settings, NO_SETTINGS)  # type: ignore[no-any-return]
 
 
 def begin(
@@ -219,6 +222,16 @@ def fit_reward(
         fit(reward, data, folder, state.scratch(stage))
 
     return load_stage(state.run.make(stage, fill), reward)
+
+
+def kept_scores(state: State, stage: Stage, reward: Reward, samples: Samples) -> Tensor:
+    """Load the scores [B] that a stage keeps, or score the samples first."""
+
+    def score(folder: Path) -> None:
+        save_file({"scores": scores_of(reward, samples)}, folder / SCORES_FILE)
+
+    scores: Tensor = load_file(state.run.make(stage, score) / SCORES_FILE)["scores"]
+    return scores
 
 
 def judge_policy(state: State, evaluation: Evaluation) -> Samples:

@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,10 @@ import yaml
 
 from rewardlab.errors import InputError
 from rewardlab.provenance import device_facts, fingerprint, versions
-from rewardlab.runs.identity import absolute, first_difference, leaves
+from rewardlab.runs import attempts
+from rewardlab.runs.checks import FORM, NO_SETTINGS, check_run, read_config
+from rewardlab.runs.damage import UNREADABLE, find_damage, read_object, set_aside, write_checksums
+from rewardlab.runs.identity import absolute, leaves, without
 from rewardlab.runs.layout import (
     CONFIG_FILE,
     FACTS_FILE,
@@ -30,15 +33,17 @@ from rewardlab.runs.layout import (
     SECONDS_FILE,
     STAGES_FOLDER,
     TIMING_FILE,
+    name_of_title,
     stage_title,
 )
+from rewardlab.runs.leftovers import remove_partial_files, remove_partial_stages
 from rewardlab.runs.locks import lock_file, locked
+from rewardlab.runs.records import merge_record, read_record
 from rewardlab.runs.stage import Stage
 from rewardlab.storage.atomic import atomic_folder, write_atomically
 
 log = logging.getLogger("rewardlab")
 BOOKKEEPING = {CONFIG_FILE, FACTS_FILE, TIMING_FILE}
-FORM = 2  # of the stages' keys in rounds; 1 hashed the order of calls
 
 
 class RunFolder:
@@ -64,6 +69,7 @@ class RunFolder:
     def __init__(self, path: Path, stages: Path) -> None:
         self.path = path
         self.stages = stages
+        self._sound: set[str] = set()  # titles of stages whose checksums were right
 
     @classmethod
     def check(cls, path: str | Path, config: Mapping[str, Any], resume: bool = False) -> bool:
@@ -71,28 +77,9 @@ class RunFolder:
 
         Raises:
             InputError: if it belongs to another config, needs `resume`, was made by a version whose
-                stages have other names, or is not a run folder.
+                stages have other names, is not a run folder, or its config.yaml is damaged.
         """
-        path = Path(path)
-        if path.exists() and not path.is_dir():
-            raise InputError(f"The run folder {path} is a file. Give another --out.")
-        if not (path / CONFIG_FILE).exists():
-            _check_empty(path)
-            return False
-        stored = yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
-        different = first_difference(stored, config)
-        if different:
-            raise InputError(
-                f"{path} belongs to another config: {different}. Give another --out, or that "
-                "config."
-            )
-        if not resume:
-            raise InputError(
-                f"{path} holds a run of this config already. Add --resume to go on, or give "
-                "another --out."
-            )
-        _check_form(path, stored)
-        return True
+        return check_run(Path(path), config, resume)
 
     @classmethod
     def open(
@@ -118,16 +105,17 @@ class RunFolder:
         path.mkdir(parents=True, exist_ok=True)
         run = cls(path, Path(stages_root) if stages_root else path / STAGES_FOLDER)
         run._keep_others_out()
+        remove_partial_files(path)
+        remove_partial_stages(run.stages)
         run._begin(config, stands)
-        run._remove_partial_stages()
+        if stands:
+            run._say_what_stands()
         return run
 
     @property
     def config(self) -> dict[str, Any]:
         """The config that the run was made with, as config.yaml holds it."""
-        text = (self.path / CONFIG_FILE).read_text(encoding="utf-8")
-        content: dict[str, Any] = yaml.safe_load(text)
-        return content
+        return read_config(self.path)
 
     def make(self, stage: Stage, function: Callable[[Path], Any]) -> Path:
         """Return the folder of a stage; run `function` to fill it unless it stands."""
@@ -141,12 +129,13 @@ class RunFolder:
             key: everything that the result depends on, as `fingerprint` takes it; the folder is
                 `<name>-<8 digits of it>`.
             function: fills the temporary folder that it is given; if it raises, nothing stands.
+
+        A stage that is damaged, as its checksums tell, is set aside with a warning and made anew.
         """
         title = stage_title(name, fingerprint(key))
         target = self.stages / title
-        self.stages.mkdir(parents=True, exist_ok=True)
-        with locked(self.stages / f".{title}.lock", wait=True):  # another run may be making it
-            if not target.exists():
+        with locked(self._lock_of(title), wait=True):  # another run may be making it
+            if not self._stands(title):
                 self._fill(name, title, function)
             elif title not in self._read(TIMING_FILE):
                 self._note_reuse(title)
@@ -160,6 +149,35 @@ class RunFolder:
         folder = self.path / SCRATCH_FOLDER / stage_title(name, fingerprint(key))
         folder.mkdir(parents=True, exist_ok=True)
         return folder
+
+    @contextmanager
+    def attempt(self, command: Sequence[str]) -> Iterator[None]:
+        """Note in run.json what was typed, when the block begins and ends, and how it ends.
+
+        The status is "running" inside the block, and after it "finished", "interrupted" or
+        "failed".
+
+        Args:
+            command: the command line.
+
+        Example:
+            >>> run = RunFolder.open(getfixture("tmp_path") / "noted", {"seed": 0})
+            >>> with run.attempt(["rewardlab", "rounds"]):
+            ...     run.record({})["status"]
+            'running'
+            >>> run.record({})["status"]
+            'finished'
+        """
+        self.record(attempts.beginning(command, self._read(FACTS_FILE)))
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if self.path.is_dir():  # unless it was abandoned
+                self.record(attempts.ending(error))
 
     def abandon(self) -> None:
         """Remove the folder if nothing was made in it yet, so that a refused input leaves nothing.
@@ -201,8 +219,8 @@ class RunFolder:
     def _begin(self, config: Mapping[str, Any], stands: bool) -> None:
         """Write config and facts of a new run; note where an old one goes on elsewhere."""
         made_by = {"versions": versions(), "device": device_facts()}
-        if stands:
-            facts = self._read(FACTS_FILE)
+        facts = self._read(FACTS_FILE) if stands else {}
+        if facts:
             if {key: facts.get(key) for key in made_by} != made_by:
                 self.record({"resumed": [*facts.get("resumed", []), made_by]})
             return
@@ -211,20 +229,56 @@ class RunFolder:
             **made_by,
             "form": FORM,
             "seeds": _seeds(tree),
-            "config": fingerprint(tree),
+            "config": fingerprint(without(tree, NO_SETTINGS)),
             "stages": os.path.relpath(self.stages, self.path),
         }
         self.record(facts)
+        if stands:  # and its run.json was damaged
+            return
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
         write_atomically(self.path / CONFIG_FILE, text)
 
-    def _remove_partial_stages(self) -> None:
-        """Remove what killed runs left half made, unless another run is making it."""
-        for partial in self.stages.glob(".*.partial"):
-            lock = self.stages / f"{partial.name.rsplit('.', 2)[0]}.lock"
-            with locked(lock, wait=False) as free:
-                if free:
-                    shutil.rmtree(partial, ignore_errors=True)
+    def _say_what_stands(self) -> None:
+        """Log which stages stand, and which of those that were begun are made anew."""
+        titles = [title for title in self._read(TIMING_FILE) if name_of_title(title)]
+        if not titles and self.stages.parent == self.path:  # timing.json may have been damaged
+            titles = sorted(item.name for item in self.stages.glob("*-????????"))
+        scratch = self.path / SCRATCH_FOLDER
+        titles += sorted(item.name for item in scratch.glob("*-????????"))
+        standing: list[str] = []
+        anew: list[str] = []
+        for title in dict.fromkeys(titles):
+            with locked(self._lock_of(title), wait=False) as free:
+                if not free:  # another run is making it
+                    continue
+                names = standing if self._stands(title) else anew
+                names.append(name_of_title(title))
+        if titles:
+            log.info("Going on in %s: %s; %s.", self.path, _stand(standing), _made_anew(anew))
+
+    def _lock_of(self, title: str) -> Path:
+        self.stages.mkdir(parents=True, exist_ok=True)
+        return self.stages / f".{title}.lock"
+
+    def _stands(self, title: str) -> bool:
+        """Tell whether a stage stands; set it aside, with a warning, if it is damaged."""
+        target = self.stages / title
+        if not target.exists():
+            return False
+        if title in self._sound:
+            return True
+        damage = find_damage(target)
+        if damage is None:
+            self._sound.add(title)
+            return True
+        aside = set_aside(target)
+        log.warning(
+            "The stage %s is damaged (%s): it is made anew, and the damaged one is kept as %s.",
+            target,
+            damage,
+            aside.name,
+        )
+        return False
 
     def _fill(self, name: str, title: str, function: Callable[[Path], Any]) -> None:
         """Fill a stage's folder, note its seconds, and let its checkpoints go."""
@@ -234,15 +288,17 @@ class RunFolder:
             earlier = self._seconds_so_far(title)
             seconds = {"seconds": earlier + time.perf_counter() - start}
             (folder / SECONDS_FILE).write_text(json.dumps(seconds) + "\n", encoding="ascii")
+            write_checksums(folder)
+        self._sound.add(title)
         log.info("  %-24s %6.1f s", name, time.perf_counter() - start)
         shutil.rmtree(self.path / SCRATCH_FOLDER / title, ignore_errors=True)
 
     def _note_reuse(self, title: str) -> None:
         """Write the seconds that a stage took in the run that made it; older versions kept none."""
-        file = self.stages / title / SECONDS_FILE
-        seconds = None
-        if file.exists():
-            seconds = json.loads(file.read_text(encoding="ascii"))["seconds"]
+        try:
+            seconds = read_object(self.stages / title / SECONDS_FILE).get("seconds")
+        except UNREADABLE:
+            seconds = None
         self._merge(TIMING_FILE, {title: {"reused": True, "seconds_then": seconds}})
 
     @contextmanager
@@ -267,45 +323,26 @@ class RunFolder:
         return seconds
 
     def _read(self, name: str) -> dict[str, Any]:
-        file = self.path / name
-        if not file.exists():
-            return {}
-        content: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        return content
+        return read_record(self.path / name)
 
     def _merge(self, name: str, more: Mapping[str, Any]) -> dict[str, Any]:
-        content = _merged(self._read(name), more)
-        text = json.dumps(
-            content, indent=1, sort_keys=True, default=_plain_data, ensure_ascii=False
-        )
-        write_atomically(self.path / name, text + "\n")
-        merged: dict[str, Any] = json.loads(text)
-        return merged
+        return merge_record(self.path / name, more)
 
 
-def _check_empty(path: Path) -> None:
-    """Refuse a folder that holds other things than a run that was about to begin."""
-    names = {item.name for item in path.glob("*")}
-    foreign = sorted(names - {LOCK_FILE, FACTS_FILE})
-    if foreign:
-        raise InputError(
-            f"{path} is not a run folder: it holds {foreign[0]} but no {CONFIG_FILE}. Give another "
-            "--out."
-        )
+def _stand(names: Sequence[str]) -> str:
+    """Return a phrase for the stages that stand."""
+    if not names:
+        return "no stage stands"
+    verb = "stage stands" if len(names) == 1 else "stages stand"
+    return f"{len(names)} {verb} ({', '.join(names)})"
 
 
-def _check_form(path: Path, config: Mapping[str, Any]) -> None:
-    """Refuse rounds whose stages an earlier version named, since none would be found again."""
-    if "rounds" not in config:
-        return
-    facts = path / FACTS_FILE
-    form = json.loads(facts.read_text(encoding="utf-8")).get("form", 1) if facts.exists() else 1
-    if form != FORM:
-        raise InputError(
-            f"{path} was made by a version of rewardlab that named stages in another way (form "
-            f"{form}, here {FORM}), so none of its stages would be found. Read it with `rewardlab "
-            "report`, finish it with that version, or give another --out."
-        )
+def _made_anew(names: Sequence[str]) -> str:
+    """Return a phrase for the stages that were begun, or damaged, and are made anew."""
+    if not names:
+        return "none of them is made anew"
+    verb = "is" if len(names) == 1 else "are"
+    return f"{len(names)} {verb} made anew or from a checkpoint ({', '.join(names)})"
 
 
 def _seeds(tree: Any) -> dict[str, Any]:
@@ -315,21 +352,6 @@ def _seeds(tree: Any) -> dict[str, Any]:
         if key.split(".")[-1] in ("seed", "seed_everything"):
             seeds[key] = value
     return seeds
-
-
-def _merged(old: Any, new: Any) -> Any:
-    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
-        return new
-    merged = dict(old)
-    for key, value in new.items():
-        merged[str(key)] = _merged(old.get(str(key)), value)
-    return merged
-
-
-def _plain_data(value: Any) -> Any:
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    return str(value) if isinstance(value, Path) else dict(value)
 
 
 def _peak_memory() -> float:

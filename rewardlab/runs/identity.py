@@ -57,6 +57,20 @@ def absolute(tree: Any) -> Any:
     return tree
 
 
+def without(tree: Any, names: Sequence[str]) -> Any:
+    """Return nested data without the entries of these names, at any depth.
+
+    Example:
+        >>> without({"a": [{"b": 1, "c": 2}]}, ["b"])
+        {'a': [{'c': 2}]}
+    """
+    if isinstance(tree, Mapping):
+        return {key: without(value, names) for key, value in tree.items() if key not in names}
+    if isinstance(tree, list):
+        return [without(item, names) for item in tree]
+    return tree
+
+
 def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield each value of nested data with its dotted key. Empty collections count as values.
 

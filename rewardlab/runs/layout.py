@@ -31,6 +31,7 @@ CURVE_PICTURE = "curve.png"
 
 # Files and folders in a stage's folder.
 SECONDS_FILE = "seconds.json"
+CHECKSUMS_FILE = "checksums.json"
 STATE_FILE = "state.safetensors"
 FIGURES_FILE = "figures.json"
 SCORES_FILE = "scores.safetensors"
@@ -40,6 +41,7 @@ PAIRS_FOLDER = "pairs"
 CHOSEN_FOLDER = "pairs/chosen"
 REJECTED_FOLDER = "pairs/rejected"
 LAST_CHECKPOINT = "last.ckpt"
+EARLIER_CHECKPOINT = "earlier.ckpt"
 
 # Stages of every game.
 TARGETS = "targets"
@@ -52,6 +54,7 @@ SCORES = "scores"
 # Stages of GAN-RM.
 NEGATIVES = "negatives"
 POOL = "pool"
+POOL_SCORES = "pool-scores"
 REWARD = "reward"
 BOOTSTRAPPED_REWARD = "bootstrapped-reward"
 MONITOR = "monitor"

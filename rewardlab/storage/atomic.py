@@ -29,10 +29,23 @@ def write_atomically(path: str | Path, content: str | bytes) -> None:
     partial = _beside(path)
     try:
         partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        _flush(partial)
-        os.replace(partial, path)
+        put_in_place(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def put_in_place(partial: Path, path: Path) -> None:
+    """Rename a file that was written beside `path` into its place, after it is on the disk.
+
+    Example:
+        >>> folder = getfixture("tmp_path")
+        >>> _ = (folder / "half").write_text("whole")
+        >>> put_in_place(folder / "half", folder / "done")
+        >>> (folder / "done").read_text()
+        'whole'
+    """
+    _flush(partial)
+    os.replace(partial, path)
     _flush(path.parent)
 
 

@@ -11,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from rewardlab.training.metrics_file import begin_rows, csv_folders, keep_rows
+from rewardlab.training.metrics_file import RowsToKeep, begin_rows, csv_folders, keep_rows
 from rewardlab.training.processes import from_all_processes
 
 _log = logging.getLogger("rewardlab")
@@ -22,8 +22,9 @@ class Resumable(pl.Callback):
 
     The position in the data is `rewardlab.data.ResumableLoader`'s own. A CSVLogger deletes an
     earlier metrics.csv when it starts. So the file has a second name, `.metrics.csv.kept`, beside
-    it, from which a resumed run takes the rows before its first step. A checkpoint written in the
-    middle of a step, by an exception, counts that step as not done.
+    it, from which a resumed run takes the rows that stood at the checkpoint, and those before its
+    first step. A checkpoint written in the middle of a step, by an exception, counts that step as
+    not done.
 
     Means over an epoch that Lightning takes itself (`self.log(..., on_epoch=True)` in
     `training_step`) cover only the part after the resumption, as Lightning does not save their
@@ -40,6 +41,8 @@ class Resumable(pl.Callback):
     def __init__(self) -> None:
         self._before_step: dict[str, Any] | None = None
         self._to_restore: list[dict[str, Any]] | None = None
+        self._row_counts: list[int] = []
+        self._has_begun = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return every rank's random states, of tensors and numbers only."""
@@ -47,25 +50,48 @@ class Resumable(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._to_restore = state_dict["random"]
+        self._row_counts = state_dict.get("rows", [])
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         _settle_epoch(checkpoint["loops"]["fit_loop"])
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._has_begun = False
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        # rows are counted in batches that stepped, and a batch may take several optimizer steps
-        row_count = min(trainer.global_step, progress.total.ready)
-        for folder, logger in csv_folders(trainer):
-            begin_rows(folder, logger, row_count if self._to_restore else None)
+        self._begin_rows(trainer)
         if self._to_restore is None:
             return
-        if progress.current.ready == 0:
+        if trainer.fit_loop.epoch_loop.batch_progress.current.ready == 0:
             # else Lightning would skip a step for a validation that is not due
             trainer.fit_loop.epoch_loop.restarting = False
         self._restore(self._to_restore, trainer)
         self._to_restore = None
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Bring the rows back of a run that was killed after its last step.
+
+        Resumed, it has nothing to train, and Lightning calls no `on_train_start`.
+        """
+        self._begin_rows(trainer)
+        self._to_restore = None
+
+    def _begin_rows(self, trainer: pl.Trainer) -> None:
+        """Cut each metrics.csv back to what the checkpoint knows, once in a fit."""
+        if self._has_begun:
+            return
+        self._has_begun = True
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        # rows are counted in batches that stepped, and a batch may take several optimizer steps
+        step = min(trainer.global_step, progress.total.ready)
+        for index, (folder, logger) in enumerate(csv_folders(trainer)):
+            keep = None
+            if self._to_restore is not None:
+                count = self._row_counts[index] if index < len(self._row_counts) else 0
+                keep = RowsToKeep(count, step)
+            begin_rows(folder, logger, keep)
 
     def _restore(self, states: list[dict[str, Any]], trainer: pl.Trainer) -> None:
         """Restore this rank's random states, if there are as many ranks as there were."""
@@ -84,14 +110,14 @@ class Resumable(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        for folder, _ in csv_folders(trainer):
-            keep_rows(folder)
+        counts = [keep_rows(folder, logger) for folder, logger in csv_folders(trainer)]
+        checkpoint["callbacks"].setdefault(self.state_key, {})["rows"] = counts
         progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         between_steps = progress.processed == progress.ready
         if between_steps or self._before_step is None:
             return
         states = from_all_processes(self._before_step)
-        checkpoint["callbacks"][self.state_key] = {"random": states}
+        checkpoint["callbacks"][self.state_key]["random"] = states
         _undo_step(checkpoint["loops"]["fit_loop"])
 
 

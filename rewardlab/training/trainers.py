@@ -1,8 +1,9 @@
-"""Trainers as stages and commands use them: with clear errors, and Ctrl-C between two steps."""
+"""Trainers as stages and commands use them: with clear errors, and ended between two steps."""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -15,13 +16,15 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Trainer
 
-from rewardlab.errors import InputError
+from rewardlab.errors import InputError, Terminated
+from rewardlab.training.checkpoints import is_between_steps, save_last
 
 _log = logging.getLogger("rewardlab")
 
 SILENT = dict.fromkeys(
     ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False
 )
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 Handler = Callable[[int, FrameType | None], Any] | int | None  # as `signal.getsignal` returns
 
 
@@ -67,12 +70,12 @@ def device_of(make: Callable[..., Trainer]) -> torch.device:
 
 
 class Interruptible(pl.Callback):
-    """Let Ctrl-C end the training after the current step, with a checkpoint.
+    """Let Ctrl-C, SIGTERM and SIGHUP end the training after the current step, with a checkpoint.
 
-    A second Ctrl-C ends it at once. A checkpoint between two steps is one from which a resumed run
+    A second signal ends it at once. A checkpoint between two steps is one from which a resumed run
     equals one that was never stopped. This callback comes after `Resumable` among the callbacks. It
-    has no effect where several processes train, outside the main thread, and where Ctrl-C is
-    ignored, as by a shell's background jobs.
+    has no effect where several processes train, outside the main thread, and on signals that are
+    ignored, as Ctrl-C is by a shell's background jobs and SIGHUP under nohup.
 
     Args:
         file: path of the checkpoint.
@@ -80,34 +83,41 @@ class Interruptible(pl.Callback):
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self._asked = False
-        self._installed = False
-        self._before: Handler = None
+        self._asked: int | None = None
+        self._owner = 0
+        self._before: dict[int, Handler] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: pl.LightningModule) -> None:
         alone = trainer.world_size == 1
-        main_thread = threading.current_thread() is threading.main_thread()
-        ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-        if alone and main_thread and not ignored:
-            self._asked = False
-            self._installed = True
-            self._before = signal.signal(signal.SIGINT, self._ask)
+        if not alone or threading.current_thread() is not threading.main_thread():
+            return
+        self._asked = None
+        self._owner = os.getpid()
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._ask)
 
-    def _ask(self, *_: Any) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-        _log.warning("Interrupted: the step is finished and kept first. Once more ends it at once.")
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._owner:  # a worker that was forked ends as it always did
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        if self._asked is not None:
+            raise _ending(number)
+        self._asked = number
+        how = "Interrupted"
+        if number != signal.SIGINT:
+            how = f"Asked to end by {signal.Signals(number).name}"
+        _log.warning("%s: the step is finished and kept first. Once more ends it at once.", how)
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
-        if self._asked:
-            trainer.save_checkpoint(self.file)
-            raise KeyboardInterrupt
+        if self._asked is not None and is_between_steps(trainer):
+            save_last(trainer, self.file)
+            raise _ending(self._asked)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: pl.LightningModule) -> None:
-        if self._asked:  # in the last step
-            raise KeyboardInterrupt
-        self._restore()
+    def on_train_end(self, trainer: Trainer, pl_module: pl.LightningModule) -> None:
+        if self._asked is not None:  # in the last step
+            raise _ending(self._asked)
+        self._restore()  # before Lightning brings back what stood before its own handlers
 
     def on_exception(
         self, trainer: Trainer, pl_module: pl.LightningModule, exception: BaseException
@@ -115,8 +125,11 @@ class Interruptible(pl.Callback):
         self._restore()  # Lightning would leave Ctrl-C without effect
 
     def _restore(self) -> None:
-        if not self._installed:
-            return
-        handler = signal.default_int_handler if self._before is None else self._before
-        signal.signal(signal.SIGINT, handler)
-        self._installed = False
+        for number, before in self._before.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)
+        self._before = {}
+
+
+def _ending(number: int) -> BaseException:
+    """Return the exception that ends a process that a signal asked to end."""
+    return KeyboardInterrupt() if number == signal.SIGINT else Terminated(number)

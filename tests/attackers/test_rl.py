@@ -109,7 +109,8 @@ def test_a_checkpoint_names_the_buffer_as_earlier_versions_do(tmp_path):
     assert outputs[0] + outputs[1] == found.outputs
 
 
-def test_ctrl_c_in_an_attack_keeps_the_step(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_in_an_attack_keeps_the_step(tmp_path, monkeypatch, number):
     attack, _ = world()
 
     def run(folder):
@@ -124,7 +125,7 @@ def test_ctrl_c_in_an_attack_keeps_the_step(tmp_path, monkeypatch):
     def pressed(*args):
         calls.append(1)
         if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return step(*args)
 
     with monkeypatch.context() as patch:

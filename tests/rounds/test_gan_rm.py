@@ -21,8 +21,9 @@ from rewardlab.evaluation import Evaluation, Guard
 from rewardlab.mining import RankBootstrap
 from rewardlab.policies.samplers import Sampler
 from rewardlab.rewards import Brightness, Function
-from rewardlab.rounds import FitReward, GANRMRounds, PostTrain, RunFolder
+from rewardlab.rounds import FitReward, GANRMRounds, PostTrain, RunFolder, post_training
 from rewardlab.rounds import stages as stages_module
+from rewardlab.rounds import state as state_module
 from rewardlab.storage import atomic
 from rewardlab.testing import tiny_diffusion, tiny_tower
 from rewardlab.training import DPO, EMA, GANRM, SFT
@@ -129,6 +130,7 @@ class TestTheWholeRun:
             "negatives",
             "reward",
             "pool",
+            "pool-scores",
             "bootstrapped-reward",
             "candidates",
             "pairs",
@@ -211,6 +213,58 @@ class TestTheWholeRun:
         assert made == []
         assert (whole / "results.json").read_bytes() == before
 
+    def test_a_second_run_scores_neither_candidates_nor_pool_again(self, whole, monkeypatch):
+        def refuse(*args):
+            raise AssertionError("what a stage keeps was scored again")
+
+        for module in (post_training, state_module):
+            monkeypatch.setattr(module, "scores_of", refuse)
+        run(whole, resume=True, **TWO_ROUNDS)
+
+    def test_pairs_of_version_0_1_kept_no_scores_and_are_scored(self, whole, tmp_path):
+        copy = shutil.copytree(whole, tmp_path / "run")
+        for name in ("1-pairs", "2-pairs"):
+            (stage(copy, name) / "scores.safetensors").unlink()
+            (stage(copy, name) / "checksums.json").unlink()
+        run(copy, resume=True, **TWO_ROUNDS)
+        assert figures(copy) == figures(whole)
+
+    @pytest.mark.parametrize(
+        ("name", "file"),
+        [
+            ("1-reward", "figures.json"),
+            ("1-post-train", "state.safetensors"),
+            ("2-pool-scores", "scores.safetensors"),
+            ("2-negatives", "samples/000001.png"),
+        ],
+    )
+    def test_a_stage_with_a_flipped_bit_is_made_anew(
+        self, whole, tmp_path, made, caplog, name, file
+    ):
+        copy = shutil.copytree(whole, tmp_path / "run")
+        path = stage(copy, name) / file
+        content = path.read_bytes()
+        path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+        title = stage(copy, name).name
+        run(copy, resume=True, **TWO_ROUNDS)
+        assert made == [name]
+        assert f"{title} is damaged ({file} is not as it was written)" in caplog.text
+        assert (copy / "stages" / f"{title}.damaged" / file).read_bytes() != content
+        assert (copy / "stages" / title / file).read_bytes() == content
+        assert figures(copy) == figures(whole), "to the last bit"
+
+    @pytest.mark.parametrize("file", ["figures.json", "state.safetensors"])
+    @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe\x00", b"[1]", None])
+    def test_a_damaged_stage_without_checksums_is_never_used(self, whole, tmp_path, file, content):
+        """Stages of version 0.1: what can be told is made anew, the rest is one sentence."""
+        copy = shutil.copytree(stage(whole, "1-reward"), tmp_path / "1-reward")
+        (copy / "checksums.json").unlink()
+        (copy / file).unlink()
+        if content is not None:
+            (copy / file).write_bytes(content)
+        with pytest.raises(InputError, match=f"1-reward is damaged: its {file} is missing, or not"):
+            stages_module.load_stage(copy, game().reward)
+
     def test_another_config_in_its_folder_is_refused(self, whole):
         with pytest.raises(
             InputError, match="belongs to another config: game is 1 there and 2 here"
@@ -291,29 +345,82 @@ class TestKilled:
 
 class TestInterrupted:
     @pytest.mark.parametrize(
-        ("loop", "count"),
-        [(SFT, 2), (GANRM, 2), (GANRM, 1), (GANRM, 4)],
-        ids=["post-training", "epoch's last", "epoch's first", "fit's last"],
+        ("loop", "count", "number"),
+        [
+            (SFT, 2, signal.SIGINT),
+            (SFT, 3, signal.SIGTERM),
+            (GANRM, 2, signal.SIGINT),
+            (GANRM, 1, signal.SIGINT),
+            (GANRM, 1, signal.SIGHUP),
+            (GANRM, 4, signal.SIGINT),
+            (GANRM, 4, signal.SIGTERM),
+        ],
+        ids=[
+            "post-training",
+            "post-training, SIGTERM",
+            "epoch's last",
+            "epoch's first",
+            "epoch's first, SIGHUP",
+            "fit's last",
+            "fit's last, SIGTERM",
+        ],
     )
-    def test_ctrl_c_keeps_the_step_and_the_run_ends_as_if_it_had_not_been(
-        self, whole, tmp_path, monkeypatch, loop, count
+    def test_a_signal_keeps_the_step_and_the_run_ends_as_if_it_had_not_been(
+        self, whole, tmp_path, monkeypatch, loop, count, number
     ):
         rare = replace(BY_SFT, checkpoint_every=500)
         with monkeypatch.context() as patch:
-            kill_at(
-                patch, (loop, "training_step"), count, lambda: os.kill(os.getpid(), signal.SIGINT)
-            )
-            before = signal.getsignal(signal.SIGINT)
+            kill_at(patch, (loop, "training_step"), count, lambda: os.kill(os.getpid(), number))
+            before = signal.getsignal(number)
             with pytest.raises(SystemExit) as ended:
                 run(tmp_path / "run", post_train=rare, **ONE_ROUND)
-            assert signal.getsignal(signal.SIGINT) is before
-        assert isinstance(ended.value.__context__, KeyboardInterrupt)
+            assert signal.getsignal(number) is before
+        if number == signal.SIGINT:
+            assert isinstance(ended.value.__context__, KeyboardInterrupt)
+        else:
+            assert ended.value.code == 128 + number
         (last,) = (tmp_path / "run" / ".scratch").glob("*/last.ckpt")
         assert torch.load(last, weights_only=True)["global_step"] == count
         run(tmp_path / "run", resume=True, post_train=rare, **ONE_ROUND)
         expected = figures(whole)
         del expected["rounds"]["2"]
         assert figures(tmp_path / "run") == expected, "to the last bit"
+
+
+class TestCheckpointsByTheClock:
+    @pytest.mark.parametrize("part", ["fit", "post_train"])
+    def test_a_checkpoint_after_each_step_changes_no_figure_no_weight_and_no_row(
+        self, whole, tmp_path, part
+    ):
+        often = replace({"fit": FIT, "post_train": BY_SFT}[part], checkpoint_minutes=0.0)
+        run(tmp_path / "run", **{part: often}, **ONE_ROUND)
+        expected = figures(whole)
+        del expected["rounds"]["2"]
+        assert figures(tmp_path / "run") == expected
+        for name in ("1-reward", "1-bootstrapped-reward", "1-post-train"):
+            for file in ("state.safetensors", "metrics.csv"):
+                made = stage(tmp_path / "run", name) / file
+                assert made.read_bytes() == (stage(whole, name) / file).read_bytes()
+
+    def test_no_stage_depends_on_it(self, whole, made):
+        often = {
+            "fit": replace(FIT, checkpoint_minutes=9.0),
+            "post_train": replace(BY_SFT, checkpoint_minutes=9.0),
+        }
+        run(whole, resume=True, **often, **TWO_ROUNDS)
+        assert made == []
+
+    def test_nor_does_a_config_with_or_without_it(self, whole, tmp_path):
+        config = {"rounds": {"init_args": {"post_train": {"candidates": 3}}}}
+        settings = []
+        for minutes in ({}, {"checkpoint_minutes": 9.0}):
+            named = {**config["rounds"]["init_args"]["post_train"], **minutes}
+            changed = {"rounds": {"init_args": {"post_train": named}}}
+            opened = RunFolder.open(tmp_path / "run", changed, resume=True)
+            (tmp_path / "run" / "config.yaml").write_text(json.dumps(opened.config | changed))
+            settings.append(state_module.settings_of(opened, game(), "post_train"))
+            del opened
+        assert settings[0] == settings[1] == config["rounds"]["init_args"]
 
 
 def test_a_game_without_prompts_or_rounds_is_refused():

@@ -201,6 +201,7 @@ def test_a_killed_run_keeps_what_was_finished_and_its_scratch_and_shuts_others_o
     scratch = run.scratch("two", {})
     assert (scratch / "checkpoint").read_text() == "step 5"
     assert sorted(item.name for item in run.stage("two", {}, write("two")).iterdir()) == [
+        "checksums.json",
         "made.txt",
         "seconds.json",
     ]

@@ -1,0 +1,220 @@
+"""Kill a run by SIGKILL at random moments, resume it, and compare it with one that nothing stopped.
+
+    python tests/reliability/kills.py --kills 40 --seed 0
+
+Each process is a fork of this one, so that the libraries are loaded once; none waits for the disk,
+since a kill, unlike a power cut, loses nothing that was written. The moments are drawn
+evenly from the time that the uninterrupted run took. A trial is two kills or three, one after the
+other, and a resume to the end. Its weights, results.json and rows of metrics.csv have to be equal
+to the last bit, and nothing half written may be left.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from functools import partial
+from pathlib import Path
+
+import torch
+from pytorch_lightning import Trainer
+
+from rewardlab import DiffusionPolicy, Sampler, TargetSamples, VisionReward, cli
+from rewardlab.data import save_samples
+from rewardlab.evaluation import Evaluation, Guard
+from rewardlab.mining import RankBootstrap
+from rewardlab.rewards import Brightness
+from rewardlab.rounds import FitReward, GANRMRounds, PostTrain, RunFolder
+from rewardlab.storage import atomic
+from rewardlab.testing import tiny_diffusion, tiny_tower
+from rewardlab.training import EMA, GANRM, SFT
+from rewardlab.types import Samples
+
+ADAM = partial(torch.optim.Adam, lr=0.003)
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
+CONFIG = """
+model:
+  class_path: rewardlab.training.GANRM
+  init_args:
+    reward: {class_path: rewardlab.rewards.load_reward, init_args: {path: reward}}
+data:
+  class_path: rewardlab.data.TargetSamples
+  init_args: {targets: targets, negatives: others, held_out: 4, channels: 1, batch_size: 4}
+trainer:
+  max_epochs: 6
+  log_every_n_steps: 1
+  accelerator: cpu
+  enable_progress_bar: false
+  enable_model_summary: false
+"""
+
+
+def pixels(count: int, level: float, seed: int) -> Samples:
+    generator = torch.Generator().manual_seed(seed)
+    return Samples([""] * count, level + 0.3 * torch.rand(count, 1, 8, 8, generator=generator))
+
+
+def run_rounds(folder: Path) -> None:
+    """Run a round of GAN-RM with a bootstrap, a guard and an average of weights."""
+    post_train = PostTrain(
+        partial(SFT, optimizer=ADAM),
+        partial(Trainer, max_steps=6, max_epochs=-1, **QUIET),
+        candidates=3,
+        groups=6,
+        batch_size=2,
+        callbacks=[EMA(0.5), Guard(every_n_steps=2, samples=8, stop=False)],
+        checkpoint_every=2,
+    )
+    GANRMRounds(
+        policy=DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=2)),
+        reward=VisionReward(tiny_tower(image_size=8), heads=2, width=8, dropout=0.3),
+        targets=TargetSamples(pixels(20, 0.7, 0), held_out=6, channels=1, batch_size=16),
+        prompts=[""],
+        fit=FitReward(
+            partial(GANRM, folds=2, optimizer=ADAM), partial(Trainer, max_epochs=2, **QUIET)
+        ),
+        post_train=post_train,
+        bootstrap=RankBootstrap(pool=10, count=3),
+        evaluation=Evaluation(samples=12, judges={"ink": Brightness()}),
+    ).run(RunFolder.open(folder, {"game": 1}, resume=True))
+
+
+def run_fit(folder: Path) -> None:
+    """Fit a reward by the command line."""
+    os.chdir(folder.parent)
+    if cli.main(["fit", "--config", "fit.yaml", "--out", folder.name, "--resume"]) != 0:
+        raise SystemExit("the fit did not end well")
+
+
+def prepare_fit(place: Path) -> None:
+    """Write what `run_fit` reads."""
+    VisionReward(tiny_tower(image_size=8), heads=2, width=8, dropout=0.3).save_pretrained(
+        place / "reward"
+    )
+    save_samples(place / "targets", pixels(16, 0.6, 0))
+    save_samples(place / "others", pixels(16, 0.2, 1))
+    (place / "fit.yaml").write_text(CONFIG)
+
+
+def start(run, folder: Path) -> int:
+    """Fork a process that runs in `folder`, and return its id."""
+    child = os.fork()
+    if child:
+        return child
+    log = os.open(folder.parent / f"{folder.name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    torch.manual_seed(os.getpid())  # the global random state must not matter
+    code = 1
+    try:
+        run(folder)
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def finish(run, folder: Path) -> float:
+    """Run to the end, and return the seconds it took."""
+    begin = time.perf_counter()
+    _, status = os.waitpid(start(run, folder), 0)
+    if status:
+        log = (folder.parent / f"{folder.name}.log").read_text()
+        raise SystemExit(f"{folder} ended with {status}:\n{log[-4000:]}")
+    return time.perf_counter() - begin
+
+
+def kill_at(run, folder: Path, seconds: float) -> bool:
+    """Kill a run after some seconds; tell whether it was still running."""
+    child = start(run, folder)
+    time.sleep(seconds)
+    ended, _ = os.waitpid(child, os.WNOHANG)
+    if ended:
+        return False
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return True
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """Return what must be equal: weights, results and rows, by file."""
+    found: dict[str, object] = {}
+    for file in sorted(folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        is_half = ".partial" in name or name.endswith(".damaged")
+        if is_half or file.name in ("metrics.csv", "results.json") or file.suffix == ".safetensors":
+            found[name] = file.read_bytes() if file.is_file() else "folder"
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.exists():
+        state = torch.load(last, weights_only=True)["state_dict"]
+        found["last.ckpt"] = {key: value.tolist() for key, value in state.items()}
+    return found
+
+
+def differences(straight: dict[str, object], resumed: dict[str, object]) -> list[str]:
+    names = sorted(straight.keys() | resumed.keys())
+    return [name for name in names if straight.get(name) != resumed.get(name)]
+
+
+def trial(kind: str, kills: int, seed: int, place: Path) -> dict[str, object]:
+    """Kill until there were `kills`, and return how many trials there were and what differed."""
+    run = {"rounds": run_rounds, "fit": run_fit}[kind]
+    if kind == "fit":
+        prepare_fit(place)
+    seconds = finish(run, place / "straight")
+    expected = contents(place / "straight")
+    draw = random.Random(seed)
+    killed = 0
+    trials = 0
+    different: dict[str, list[str]] = {}
+    while killed < kills:
+        folder = place / f"trial-{trials}"
+        for _ in range(draw.choice([2, 3])):
+            killed += killed < kills and kill_at(run, folder, draw.uniform(0, seconds))
+        finish(run, folder)
+        names = differences(expected, contents(folder))
+        if names:
+            different[folder.name] = names
+        else:
+            shutil.rmtree(folder)
+        trials += 1
+    return {
+        "kind": kind,
+        "seconds": round(seconds, 2),
+        "kills": killed,
+        "trials": trials,
+        "compared": len(expected),
+        "different": different,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Kill runs, resume them, compare them.")
+    parser.add_argument("kinds", nargs="*", default=["rounds", "fit"])
+    parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--place", help="an empty folder that is kept; a temporary one by default")
+    flags = parser.parse_args()
+    place = Path(flags.place or tempfile.mkdtemp())
+    place.mkdir(parents=True, exist_ok=True)
+    atomic._flush = lambda path: None
+    for kind in flags.kinds:
+        (place / kind).mkdir()
+        print(json.dumps(trial(kind, flags.kills, flags.seed, place / kind)), flush=True)
+    if not flags.place:
+        shutil.rmtree(place)
+
+
+if __name__ == "__main__":
+    main()
