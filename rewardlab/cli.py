@@ -26,6 +26,8 @@ _HOMES = {
     "rounds": "rounds",
     "attack": "attack",
     "curve": "curve",
+    "score": "score",
+    "generate": "generate",
     "report": "report",
     "doctor": "doctor",
 }

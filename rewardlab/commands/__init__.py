@@ -59,6 +59,8 @@ optimiser.
   rounds     sample, fit the reward, post-train the policy, repeat
   attack     attack any reward model and say whether it was broken
   curve      draw how a judge fares while best-of-n climbs a reward
+  score      score texts or pictures with a reward: one row a sample
+  generate   draw outputs of a policy into a folder of samples
   report     write one self-contained HTML page from run folders
   doctor     show versions, devices and what is missing, with the command that mends it
 
@@ -163,6 +165,41 @@ Examples:
   rewardlab curve --policy sft --proxy rm --gold gold --prompts prompts.txt --out runs/curve
   rewardlab curve --policy sft --proxy rm --gold gold --prompts prompts.txt --n-max 16 \\
     --samples 64 --out runs/small""",
+    "score": """\
+rewardlab score: what a reward says of each sample, one row a sample.
+
+  rewardlab score REWARD SAMPLES [--prompts FILE] [--sort best|worst] [--out FILE]
+
+  REWARD           a folder of a reward or of a published sequence classifier, or an http(s):// URL
+  SAMPLES          a folder of pictures or of samples, one picture, a .jsonl file with "prompt" and
+                   "response", or a text file with an output a line
+  --prompts FILE   the prompt of each sample, one a line, or .jsonl
+  --sort best      highest scores first; worst: lowest first. By default in the samples' order
+  --size N         resize and crop pictures to N × N; needed where their sizes differ
+  --out FILE       a new .csv or .jsonl file with row, score, prompt, and file or output; without it
+                   the CSV is printed. A bar shows rate and time left if stderr is a terminal
+  --batch-size 64    --device NAME    --trust, --query, --key-variable: see `attack --help`
+
+Examples:
+  rewardlab score runs/reward/reward pictures --sort best --out scores.csv
+  rewardlab score rm exchanges.jsonl --out scores.jsonl
+  rewardlab score rm answers.txt --prompts prompts.txt""",
+    "generate": """\
+rewardlab generate: draw outputs of a policy into a folder of samples.
+
+  rewardlab generate POLICY [PROMPTS] --out FOLDER [--n 1] [--seed 0]
+
+  POLICY          folder of a policy, a transformers causal language model or a diffusers pipeline
+  PROMPTS         one a line, or .jsonl; leave it out for a generator without prompts
+  --n 1           outputs of each prompt    --seed 0
+  --max-length N  most tokens of a response
+  --out FOLDER    a new folder: pictures or texts, metadata.jsonl with prompts, seeds and groups. It
+                  is what `score` and the configs' folders of samples take
+  --batch-size 64    --device NAME    --trust
+
+Examples:
+  rewardlab generate runs/sft/policy prompts.txt --n 4 --out drawn
+  rewardlab score runs/reward/reward drawn --sort best""",
     "report": """\
 rewardlab report: write one self-contained HTML page from run folders alone.
 

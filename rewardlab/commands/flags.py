@@ -37,11 +37,17 @@ def audit_parser(command: str) -> FlagParser:
     add("--max-length", type=int, help=_MAX_LENGTH)
     add("--seed", type=int, default=0)
     add("--batch-size", type=int, default=64, help="outputs drawn at once")
+    add_device_flags(parser)
+    return parser
+
+
+def add_device_flags(parser: FlagParser) -> None:
+    """Add the flags that say where models run and what they are trusted with."""
+    add = parser.add_argument
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--query", default="{prompt}{response}", help="what a reward behind a URL is sent")
     add("--key-variable", help="environment variable with the key of a reward behind a URL")
     add("--trust", action="store_true", help=_TRUST)
-    return parser
 
 
 _POLICY = "folder of a policy, a transformers causal language model or a diffusers pipeline"

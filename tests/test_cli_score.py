@@ -1,0 +1,119 @@
+"""`rewardlab score` and `rewardlab generate`: tables and folders of samples."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from rewardlab import LanguageReward, VisionReward, as_samples, cli, load_policy, load_reward
+from rewardlab.mining import candidates
+from rewardlab.storage import load_samples
+from rewardlab.testing import tiny_diffusion, tiny_tower
+from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """A reward of pictures, one of texts, a pipeline and a language model."""
+    root = tmp_path_factory.mktemp("models")
+    VisionReward(tiny_tower(), heads=2, width=8).save_pretrained(root / "eye")
+    LanguageReward(tiny_causal_lm(), tiny_tokenizer()).save_pretrained(root / "rm")
+    tiny_causal_lm().save_pretrained(root / "lm")
+    tiny_tokenizer().save_pretrained(root / "lm")
+    tiny_diffusion(classes=0, channels=3).save_pretrained(root / "pipeline")
+    return root
+
+
+@pytest.fixture
+def place(models, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("eye", "rm", "lm", "pipeline"):
+        (tmp_path / name).symlink_to(models / name)
+    rows = [{"prompt": "2+2?", "response": word} for word in ("four", "five, or\nsix", "4")]
+    (tmp_path / "all.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "outputs.txt").write_text("four\n4\n")
+    (tmp_path / "prompts.txt").write_text("a cat\na dog\n")
+    (tmp_path / "pictures").mkdir()
+    for number, value in enumerate((10, 200, 90, 30, 250)):
+        Image.new("RGB", (32, 32), (value, 0, 0)).save(tmp_path / "pictures" / f"{number}.png")
+    return tmp_path
+
+
+def rows_of(file):
+    with open(file, encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_a_folder_of_pictures_is_scored_in_order_or_sorted(place, capsys):
+    wanted = load_reward("eye").eval()(as_samples("", "pictures")).tolist()
+    words = ["score", "eye", "pictures", "--batch-size", "2"]
+    assert cli.main([*words, "--out", "scores.csv"]) == 0
+    assert "5 scores" in capsys.readouterr().out
+    rows = rows_of("scores.csv")
+    assert [row["file"] for row in rows] == [f"{number}.png" for number in range(5)]
+    assert [float(row["score"]) for row in rows] == pytest.approx(wanted, abs=1e-5)
+    assert cli.main([*words, "--sort", "best", "--out", "sorted.csv"]) == 0
+    ranked = [int(row["row"]) for row in rows_of("sorted.csv")]
+    assert ranked == sorted(range(5), key=lambda number: -wanted[number])
+
+
+def test_texts_are_scored_from_json_lines_and_from_two_files(place, capsys):
+    reward = load_reward("rm").eval()
+    wanted = reward(as_samples("2+2?", ["four", "five, or\nsix", "4"])).tolist()
+    assert cli.main(["score", "rm", "all.jsonl", "--out", "scores.jsonl"]) == 0
+    lines = (place / "scores.jsonl").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [row["score"] for row in rows] == pytest.approx(wanted, abs=1e-5)
+    assert rows[1]["output"] == "five, or\nsix"
+    capsys.readouterr()
+    assert cli.main(["score", "rm", "outputs.txt", "--prompts", "prompts.txt"]) == 0
+    printed = capsys.readouterr()
+    rows = list(csv.DictReader(printed.out.splitlines()))
+    wanted = reward(as_samples(["a cat", "a dog"], ["four", "4"])).tolist()
+    assert [row["prompt"] for row in rows] == ["a cat", "a dog"]
+    assert [float(row["score"]) for row in rows] == pytest.approx(wanted, abs=1e-5)
+    assert "scoring" not in printed.err  # no bar where stderr is no terminal
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nowhere", "pictures"], "nowhere is not a folder"),
+        (["eye", "nowhere"], "nowhere does not exist"),
+        (["eye", "pictures", "--out", "all.jsonl"], "all.jsonl exists"),
+        (["rm", "outputs.txt", "--prompts", "all.jsonl"], "3 prompts and outputs.txt 2 samples"),
+        (["eye", "all.jsonl"], "got a list of 3 strings"),
+        (["eye", "pictures", "--sorted", "best"], "There is no flag --sorted"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_no_file(place, capsys, words, sentence):
+    before = sorted(path.name for path in place.iterdir())
+    assert cli.main(["score", *words]) == 2
+    assert sentence in capsys.readouterr().err
+    assert sorted(path.name for path in place.iterdir()) == before
+
+
+@pytest.mark.parametrize("batch_size", ["64", "3"])
+def test_a_policy_is_drawn_from_whatever_the_batch(place, capsys, batch_size):
+    words = ["generate", "lm", "prompts.txt", "--n", "2", "--seed", "5", "--max-length", "4"]
+    assert cli.main([*words, "--batch-size", batch_size, "--out", "drawn"]) == 0
+    drawn = load_samples("drawn")
+    policy = load_policy("lm").eval()
+    policy.max_new_tokens = 4
+    wanted = candidates(policy, ["a cat", "a dog"], 2, 5)
+    assert drawn.outputs == wanted.outputs
+    assert drawn.prompts == ["a cat", "a cat", "a dog", "a dog"]
+    assert drawn.facts["group"].tolist() == [0, 0, 1, 1]
+    assert torch.equal(drawn.facts["seed"], wanted.facts["seed"])
+    assert cli.main([*words, "--out", "drawn"]) == 2
+    assert "drawn exists" in capsys.readouterr().err
+
+
+def test_what_was_drawn_can_be_scored(place, capsys):
+    assert cli.main(["generate", "pipeline", "--n", "3", "--out", "drawn"]) == 0
+    assert cli.main(["score", "eye", "drawn", "--size", "32", "--out", "scores.csv"]) == 0
+    assert len(rows_of("scores.csv")) == 3
