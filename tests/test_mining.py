@@ -8,7 +8,7 @@ import torch
 from rewardlab import DiffusionPolicy
 from rewardlab.errors import InputError
 from rewardlab.mining import BestOf, RankBootstrap, best_and_worst, candidates, extremes
-from rewardlab.policies import Policy
+from rewardlab.policies import Policy, load_policy
 from rewardlab.policies.samplers import Sampler
 from rewardlab.rewards import Brightness, Ensemble, Function
 from rewardlab.rewards.scoring import member_scores
@@ -206,6 +206,22 @@ class TestBestOf:
         assert not isinstance(best, Policy)
         with pytest.raises(InputError, match=r"BestOf.*cannot be trained.*the policy inside"):
             SFT(best)
+
+    def test_its_folder_loads_as_any_policys_and_draws_the_same(self, policy, tmp_path):
+        best = BestOf(policy, BRIGHTNESS, 3)
+        best.save_pretrained(tmp_path)
+        loaded = load_policy(tmp_path)
+        assert (type(loaded), loaded.n) == (BestOf, 3)
+        drawn = best.generate(["one", "zero"], seeds=self.seeds[:2])
+        again = loaded.generate(["one", "zero"], seeds=self.seeds[:2])
+        torch.testing.assert_close(again.outputs, drawn.outputs, atol=0, rtol=0)
+
+    def test_what_cannot_be_saved_is_refused_before_anything_is_written(self, policy, tmp_path):
+        with pytest.raises(InputError, match="cannot be saved"):
+            BestOf(policy, Function(lambda samples: torch.zeros(len(samples))), 2).save_pretrained(
+                tmp_path / "best"
+            )
+        assert not (tmp_path / "best").exists()
 
     def test_the_best_of_none_is_refused(self, policy):
         with pytest.raises(InputError, match="n >= 1 outputs; got n=0"):
