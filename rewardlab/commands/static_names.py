@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,7 +61,7 @@ def _tree(module: str) -> ast.Module | None:
 def _file(module: str) -> Path | None:
     """Return the source file of a module without importing its packages."""
     top, *rest = module.split(".")
-    spec = PathFinder.find_spec(top) if top else None
+    spec = find_spec(top) if top else None  # editable installs have a finder of their own
     if spec is None or not spec.origin:
         return None
     if not rest:
