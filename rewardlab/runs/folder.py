@@ -239,7 +239,10 @@ class RunFolder:
         write_atomically(self.path / CONFIG_FILE, text)
 
     def _say_what_stands(self) -> None:
-        """Log which stages stand, and which of those that were begun are made anew."""
+        """Log which stages stand, and which of those that were begun are made anew.
+
+        Checkpoints of stages that stand go.
+        """
         titles = [title for title in self._read(TIMING_FILE) if name_of_title(title)]
         if not titles and self.stages.parent == self.path:  # timing.json may have been damaged
             titles = sorted(item.name for item in self.stages.glob("*-????????"))
@@ -251,8 +254,11 @@ class RunFolder:
             with locked(self._lock_of(title), wait=False) as free:
                 if not free:  # another run is making it
                     continue
-                names = standing if self._stands(title) else anew
+                stands = self._stands(title)
+                names = standing if stands else anew
                 names.append(name_of_title(title))
+                if stands:  # a kill may have come before its checkpoints went
+                    shutil.rmtree(scratch / title, ignore_errors=True)
         if titles:
             log.info("Going on in %s: %s; %s.", self.path, _stand(standing), _made_anew(anew))
 

@@ -118,8 +118,13 @@ def save_last(trainer: Trainer, file: Path) -> None:
 
 
 class Kept(NamedTuple):
-    """A checkpoint that can be loaded; of two at one step the last one counts, then the newer."""
+    """A checkpoint that can be loaded, in the order in which it is gone on from.
 
+    Those that `LastCheckpoint` writes come before others, since an epoch may have ended or not when
+    Lightning's ModelCheckpoint wrote; then the steps count, and never the clock alone.
+    """
+
+    is_ours: bool
     step: int
     is_last: bool
     written: int
@@ -151,7 +156,9 @@ def checkpoint_to_resume(folder: Path, besides: str | None = None) -> Path | Non
             damaged.append(path)
         else:
             is_last = path.name == LAST_CHECKPOINT
-            checkpoints.append(Kept(step, is_last, path.stat().st_mtime_ns, path))
+            is_ours = is_last or path.name == EARLIER_CHECKPOINT
+            written = path.stat().st_mtime_ns
+            checkpoints.append(Kept(is_ours, step, is_last, written, path))
     furthest = max(checkpoints) if checkpoints else None
     for path in damaged:
         _warn(path, furthest)

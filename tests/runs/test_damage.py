@@ -160,6 +160,15 @@ def test_what_a_killed_run_left_half_written_goes_when_the_run_goes_on(tmp_path,
     assert left == {page.name}
 
 
+def test_checkpoints_of_a_stage_that_stands_go_when_the_run_goes_on(tmp_path, run):
+    """A kill came between the stage's renaming and the removal of its checkpoints."""
+    (run.scratch("fit", {}) / "last.ckpt").touch()
+    path = run.path
+    del run
+    opened(path, resume=True)
+    assert not list((path / ".scratch").iterdir())
+
+
 def test_a_run_that_was_killed_before_its_config_stood_begins_again(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / ".run.json.0123456789ab.partial").touch()

@@ -228,6 +228,14 @@ class TestFurthest:
         (tmp_path / "last.ckpt").unlink()
         assert checkpoint_to_resume(tmp_path).name == "b.ckpt"
 
+    def test_those_between_two_steps_come_before_others(self, tmp_path):
+        """Else a kill at the end of the last epoch leaves a last.ckpt that is not the end's."""
+        for name, step in (("epoch=1-step=9", 9), ("last", 5), ("earlier", 4)):
+            torch.save({"global_step": step}, tmp_path / f"{name}.ckpt")
+        assert checkpoint_to_resume(tmp_path).name == "last.ckpt"
+        (tmp_path / "last.ckpt").unlink()
+        assert checkpoint_to_resume(tmp_path).name == "earlier.ckpt"
+
     def test_there_may_be_none(self, tmp_path, caplog):
         assert checkpoint_to_resume(tmp_path) is None
         (tmp_path / "last.ckpt").touch()
