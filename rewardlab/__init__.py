@@ -13,6 +13,7 @@ from rewardlab.lazy import lazy_names
 from rewardlab.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from rewardlab.conversations import Conversation, Message
     from rewardlab.data import TargetSamples
     from rewardlab.errors import InputError
     from rewardlab.policies import CausalLMPolicy, DiffusionPolicy, Policy, Sampler, load_policy
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
 _HOMES = {
     "AdvRM": "rewardlab.training",
     "CausalLMPolicy": "rewardlab.policies",
+    "Conversation": "rewardlab.conversations",
     "DPO": "rewardlab.training",
     "DiffusionPolicy": "rewardlab.policies",
     "GANRM": "rewardlab.training",
     "InputError": "rewardlab.errors",
     "LanguageReward": "rewardlab.rewards",
+    "Message": "rewardlab.conversations",
     "PPO": "rewardlab.training",
     "Policy": "rewardlab.policies",
     "PreferencePairs": "rewardlab.types",
@@ -44,6 +47,8 @@ _HOMES = {
     "load_reward": "rewardlab.rewards",
 }
 __all__ = [
+    "Conversation",
+    "Message",
     "DPO",
     "GANRM",
     "PPO",

@@ -13,6 +13,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.output_checks import check_images, check_range, check_texts
 
@@ -50,7 +51,7 @@ class Samples:
     Latents and token ids never leave the policy that made them.
 
     Attributes:
-        prompts: B strings; the empty string where there is no prompt.
+        prompts: B texts or conversations; the empty string where there is no prompt.
         outputs: images [B, C, H, W] or videos [B, F, C, H, W], floats in [0, 1]; or B strings.
         facts: named columns [B] that survive decoding, mining and files, such as "seed", "row" or
             "finished". `FACTS` lists the names with their meanings.
@@ -64,7 +65,7 @@ class Samples:
         (2, ['a dog'], [0])
     """
 
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     outputs: Tensor | Sequence[str]
     facts: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -146,13 +147,13 @@ class Trajectory:
     `tensors`.
 
     Attributes:
-        prompts: B strings.
+        prompts: B texts or conversations.
         tensors: whatever the policy needs to score the steps, each with B as its first dimension.
         mask: bool [B, T], true where a step counts.
         facts: the columns of the Samples that it was encoded from, or that decoding will hand on.
     """
 
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     tensors: Mapping[str, Tensor]
     mask: Tensor
     facts: Mapping[str, Tensor] = field(default_factory=dict)

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.policies import Generator
 from rewardlab.rewards import Reward
@@ -42,7 +43,7 @@ class TrainedAttacker(ABC):
 
     @abstractmethod
     def __call__(
-        self, policy: Generator, reward: Reward, prompts: Sequence[str], seed: int
+        self, policy: Generator, reward: Reward, prompts: Sequence[Prompt], seed: int
     ) -> Samples:
         """Return the samples of an adversary that is trained on `reward`."""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rewardlab.attackers.base import check_counts, highest, with_scores
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
 from rewardlab.policies import Generator, Policy
@@ -53,7 +54,7 @@ class RandomEdits:
             raise InputError(f"RandomEdits takes a rate from 0 to 1; got {self.rate:g}.")
 
     def __call__(
-        self, policy: Generator, reward: Reward, prompts: Sequence[str], seed: int
+        self, policy: Generator, reward: Reward, prompts: Sequence[Prompt], seed: int
     ) -> Samples:
         samples = candidates(policy, prompts, self.n, seed)
         edited = _with_length(policy, self.edit(samples, seed))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rewardlab.attackers.base import highest, with_scores
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.policies import Generator
 from rewardlab.policies.abilities import Continues
@@ -53,7 +54,7 @@ class Guided:
 
     @torch.no_grad()
     def __call__(
-        self, policy: Generator, reward: Reward, prompts: Sequence[str], seed: int
+        self, policy: Generator, reward: Reward, prompts: Sequence[Prompt], seed: int
     ) -> Samples:
         if not isinstance(policy, Continues):
             raise InputError(
@@ -86,7 +87,7 @@ class Guided:
         return highest(scored, self.candidates, keep=1)
 
 
-def _empty_texts(prompts: Sequence[str]) -> Samples:
+def _empty_texts(prompts: Sequence[Prompt]) -> Samples:
     """Return an empty, unfinished text for each prompt."""
     count = len(prompts)
     facts = {

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rewardlab.attackers.base import check_counts, highest, with_scores
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
 from rewardlab.policies import Generator
@@ -81,7 +82,7 @@ class PGDAttacker:
             )
 
     def __call__(
-        self, policy: Generator, reward: Reward, prompts: Sequence[str], seed: int
+        self, policy: Generator, reward: Reward, prompts: Sequence[Prompt], seed: int
     ) -> Samples:
         images = candidates(policy, prompts, self.n, seed)
         climbed = self.climb(reward, images, seed)

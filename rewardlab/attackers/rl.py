@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from rewardlab.attackers.base import StopRule, TrainedAttacker, with_scores
 from rewardlab.attackers.rollout_buffer import BufferCheckpoint, EarlyStop, RolloutBuffer
+from rewardlab.conversations import Prompt
 from rewardlab.data.prompt_data import Prompts
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
@@ -74,7 +75,7 @@ class RLAttacker(TrainedAttacker):
     ask_every: int = 10
 
     def __call__(
-        self, policy: Generator, reward: Reward, prompts: Sequence[str], seed: int
+        self, policy: Generator, reward: Reward, prompts: Sequence[Prompt], seed: int
     ) -> Samples:
         adversary = fresh_copy(policy)
         buffer = RolloutBuffer(reward, self.limit)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rewardlab.attackers.base import check_counts, highest, with_scores
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
 from rewardlab.policies import Generator
@@ -42,7 +43,7 @@ class BestOfN:
         check_counts("BestOfN", self.n, self.keep)
 
     def __call__(
-        self, policy: Generator, reward: Reward, prompts: Sequence[str], seed: int
+        self, policy: Generator, reward: Reward, prompts: Sequence[Prompt], seed: int
     ) -> Samples:
         samples = candidates(policy, prompts, self.n, seed)
         return highest(with_scores(reward, samples), self.n, self.keep)
@@ -70,7 +71,7 @@ class HighTemperature:
         check_counts("HighTemperature", self.n, self.keep)
 
     def __call__(
-        self, policy: Generator, reward: Reward, prompts: Sequence[str], seed: int
+        self, policy: Generator, reward: Reward, prompts: Sequence[Prompt], seed: int
     ) -> Samples:
         tempered = with_temperature(policy, self.temperature)
         return BestOfN(self.n, self.keep)(tempered, reward, prompts, seed)

@@ -18,6 +18,7 @@ from rewardlab.audits.exploits import find_exploits
 from rewardlab.audits.inputs import distinct_prompts, names_of
 from rewardlab.audits.scores import AttackScores, ScoredSamples
 from rewardlab.audits.verdict import attack_figures
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
 from rewardlab.policies import Generator
@@ -101,7 +102,7 @@ class AttackAudit:
         policy: Generator,
         reward: Reward,
         witness: Reward,
-        prompts: str | Path | list[str],
+        prompts: str | Path | list[Prompt],
         judge: Reward | None = None,
         attacker: Callable[..., Samples] | None = None,
         references: int = 8,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rewardlab.audits.inputs import distinct_prompts, names_of
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.evaluation.overoptimization import Fit, best_of_n_curve, fit_overoptimization
 from rewardlab.metrics import best_of_n_expected, best_of_n_kl
@@ -101,7 +102,7 @@ class CurveAudit:
         policy: Generator,
         proxy: Reward,
         gold: Reward,
-        prompts: str | Path | list[str],
+        prompts: str | Path | list[Prompt],
         n_max: int = 64,
         samples: int | None = None,
         seed: int = 0,

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.policies import Generator
 from rewardlab.provenance import described, fingerprint
@@ -19,7 +20,7 @@ from rewardlab.storage.prompts import read_prompts
 NOT_SETTINGS = ("training", "micro_batch")  # attributes that change no output
 
 
-def distinct_prompts(prompts: str | Path | Sequence[str]) -> list[str]:
+def distinct_prompts(prompts: str | Path | Sequence[Prompt]) -> list[Prompt]:
     """Return the distinct prompts of a file or a list, in order.
 
     Raises:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.mining import adversarial_pairs
 from rewardlab.types import Samples, take
 
@@ -112,9 +113,9 @@ def _distinct_disagreements(scored: ScoredSamples, references: ScoredSamples) ->
     return torch.tensor([by_prompt.get(prompt, nan) for prompt in scored.samples.prompts])
 
 
-def _one_a_prompt(prompts: Sequence[str]) -> Iterator[Tensor]:
+def _one_a_prompt(prompts: Sequence[Prompt]) -> Iterator[Tensor]:
     """Yield row numbers: the first row of each prompt, then the second of each, and so on."""
-    counts: dict[str, int] = {}
+    counts: dict[Prompt, int] = {}
     turns: dict[int, list[int]] = {}
     for row, prompt in enumerate(prompts):
         counts[prompt] = counts.get(prompt, 0) + 1

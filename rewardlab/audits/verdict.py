@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rewardlab.audits.scores import DISAGREEMENT_Z, AttackScores, ScoredSamples, disagreements
+from rewardlab.conversations import Prompt
 from rewardlab.evaluation.attack_success import AttackSuccess, Scored, attack_success
 from rewardlab.evaluation.intervals import Estimate, difference, wilson
 from rewardlab.mining import adversarial_pairs
@@ -163,7 +164,7 @@ def _best_rows(scores: AttackScores, weight: float) -> Tensor:
 
 def _share(scored: ScoredSamples, references: ScoredSamples) -> Estimate:
     """Return the mean over prompts of the share that disagrees, each prompt one unit."""
-    outcomes: dict[str, list[bool]] = {}
+    outcomes: dict[Prompt, list[bool]] = {}
     disagreement = disagreements(scored, references).tolist()
     for prompt, value in zip(scored.samples.prompts, disagreement, strict=True):
         outcomes.setdefault(prompt, []).append(value > DISAGREEMENT_Z)

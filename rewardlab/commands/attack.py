@@ -20,6 +20,7 @@ from rewardlab.commands.sources import (
     probe,
     source,
 )
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.policies import Generator
 from rewardlab.policies.abilities import Continues, Tempered
@@ -171,7 +172,7 @@ def _audit(
     flags: argparse.Namespace,
     policy: Generator,
     rewards: Rewards,
-    prompts: list[str],
+    prompts: list[Prompt],
     identity: dict[str, Any],
 ) -> AttackAudit:
     """Return the audit that the flags ask for."""

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from rewardlab.commands.flags import FlagParser, add_device_flags, check_numbers
 from rewardlab.commands.logs import set_up_logs
 from rewardlab.commands.sources import check_prompts, open_policy
+from rewardlab.conversations import Prompt
 from rewardlab.data import read_prompts
 from rewardlab.errors import InputError
 from rewardlab.mining.candidates import repeated
@@ -58,7 +59,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
-def draw(policy: Generator, prompts: Sequence[str], n: int, seed: int, batch_size: int) -> Samples:
+def draw(
+    policy: Generator, prompts: Sequence[Prompt], n: int, seed: int, batch_size: int
+) -> Samples:
     """Return n outputs of each prompt, a prompt's together, as `mining.candidates` draws them.
 
     What is drawn does not depend on the batch: every row has a seed of its own.

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from rewardlab.commands.flags import FlagParser, add_device_flags, check_numbers
 from rewardlab.commands.logs import set_up_logs
 from rewardlab.commands.sources import open_reward
+from rewardlab.conversations import Prompt
 from rewardlab.data import read_prompts
 from rewardlab.data.samples import open_samples
 from rewardlab.errors import InputError
@@ -174,7 +175,7 @@ def _with_prompts(rows: Dataset[Samples], file: str, path: Path) -> Dataset[Samp
 class _Prompted(Dataset[Samples]):
     """One-row samples under other prompts."""
 
-    def __init__(self, rows: Dataset[Samples], prompts: list[str]) -> None:
+    def __init__(self, rows: Dataset[Samples], prompts: list[Prompt]) -> None:
         self.rows = rows
         self.prompts = prompts
 

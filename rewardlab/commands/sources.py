@@ -10,6 +10,7 @@ from typing import Any
 
 from rewardlab.commands.flags import config_of, is_url
 from rewardlab.commands.logs import set_up_logs
+from rewardlab.conversations import Prompt
 from rewardlab.data import read_prompts
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
@@ -25,7 +26,9 @@ from rewardlab.types import Samples
 Config = dict[str, Any]
 
 
-def distinct_prompts(file: str, held_out: str | None = None, allow_leak: bool = False) -> list[str]:
+def distinct_prompts(
+    file: str, held_out: str | None = None, allow_leak: bool = False
+) -> list[Prompt]:
     """Return the distinct prompts of a file, in order.
 
     Raises:
@@ -38,13 +41,13 @@ def distinct_prompts(file: str, held_out: str | None = None, allow_leak: bool = 
     if leaked and not allow_leak:
         raise InputError(
             f"{len(leaked)} of {len(prompts)} prompts in {file} are also in {held_out}, such as "
-            f"{leaked[0][:60]!r}: what is found with them must not be evaluated there. Remove "
+            f"{str(leaked[0])[:60]!r}: what is found with them must not be evaluated there. Remove "
             "them, or give --allow-leak."
         )
     return prompts
 
 
-def check_folder(command: str, flags: argparse.Namespace, prompts: Sequence[str]) -> Config:
+def check_folder(command: str, flags: argparse.Namespace, prompts: Sequence[Prompt]) -> Config:
     """Return the run's config, unless its folder refuses it; write nothing.
 
     Raises:
@@ -116,7 +119,7 @@ def _limit_length(policy: Generator, max_length: int) -> None:
 
 
 def probe(
-    policy: Generator, rewards: Sequence[Reward], prompts: Sequence[str], file: str
+    policy: Generator, rewards: Sequence[Reward], prompts: Sequence[Prompt], file: str
 ) -> Samples:
     """Draw one output and score it, so that what does not fit is known before anything is written.
 
@@ -134,7 +137,7 @@ def probe(
     return sample
 
 
-def check_prompts(policy: Generator, prompts: Sequence[str], file: str) -> None:
+def check_prompts(policy: Generator, prompts: Sequence[Prompt], file: str) -> None:
     """Let the policy read all prompts.
 
     Raises:
@@ -148,14 +151,14 @@ def check_prompts(policy: Generator, prompts: Sequence[str], file: str) -> None:
         raise
 
 
-def _check_prompt(policy: Generator, prompt: str, file: str) -> None:
+def _check_prompt(policy: Generator, prompt: Prompt, file: str) -> None:
     try:
         policy.check_prompts([prompt])
     except InputError as error:
         raise InputError(f"{file}, line {line_of(file, prompt)}: {error}") from None
 
 
-def line_of(file: str, prompt: str) -> int | None:
+def line_of(file: str, prompt: Prompt) -> int | None:
     """Return the number of the first line of a file of prompts that holds this one.
 
     Example:

@@ -69,7 +69,7 @@ def mismatched(samples: Samples) -> Samples:
             "all are the same."
         )
     # In sorted order, a shift by the count of the most frequent prompt reaches another prompt.
-    order = sorted(range(len(prompts)), key=prompts.__getitem__)
+    order = sorted(range(len(prompts)), key=lambda row: str(prompts[row]))
     shift = max(counts.values())
     other_prompts = list(prompts)
     for position, row in enumerate(order):

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.data.loader import ResumableLoader, Rows
 from rewardlab.errors import InputError
 from rewardlab.storage.prompts import read_prompts
@@ -31,7 +32,7 @@ class NumberedPrompts:
         ['a dog']
     """
 
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     rows: Tensor
 
     def __len__(self) -> int:
@@ -45,7 +46,7 @@ class NumberedPrompts:
         return self
 
 
-def numbered(prompts: Sequence[str]) -> NumberedPrompts:
+def numbered(prompts: Sequence[Prompt]) -> NumberedPrompts:
     """Return prompts with their places as row numbers.
 
     Example:
@@ -79,7 +80,7 @@ class Prompts(pl.LightningDataModule):
 
     def __init__(
         self,
-        prompts: str | Path | list[str],
+        prompts: str | Path | list[Prompt],
         batch_size: int = 16,
         seed: int = 0,
         strict: bool = False,

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import text_prompts
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import Samples, images_of
 
@@ -107,5 +108,5 @@ def _thirds(values: Tensor) -> Tensor:
 
 def classes_of(samples: Samples) -> Tensor:
     """Return the digits that prompts name, int64 [B]."""
-    classes = [WORDS.index(prompt) for prompt in samples.prompts]
+    classes = [WORDS.index(prompt) for prompt in text_prompts(samples.prompts, "digits")]
     return torch.tensor(classes)

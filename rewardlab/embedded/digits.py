@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from rewardlab.conversations import text_prompts
 from rewardlab.data.samples import SamplesData
 from rewardlab.data.targets import TargetSamples
 from rewardlab.embedded.cache import cached
@@ -216,7 +217,8 @@ def _train_tower(folder: Path, train_steps: int, seed: int) -> None:
     for word in WORDS:
         captions += [f"{weight} {word}" for weight in WEIGHTS]
     tokens = open_clip.tokenizer.SimpleTokenizer(context_length=8)(captions)
-    labels = torch.tensor([captions.index(caption) for caption in captioned(data).prompts])
+    names = text_prompts(captioned(data).prompts, "digits")
+    labels = torch.tensor([captions.index(caption) for caption in names])
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "tower"))
         model = _tower()

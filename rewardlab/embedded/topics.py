@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt, text_prompts
 from rewardlab.data.preferences import Preferences
 from rewardlab.embedded.gold import WittenBell
 from rewardlab.embedded.topic_corpus import (
@@ -111,9 +112,9 @@ class Gold(Reward):
         scores = likelihood - repeats + 2 * letters.clip(max=0.7)
         return torch.from_numpy(np.where(lengths > 0, scores, LEAST)).float()
 
-    def _grams(self, prompts: Sequence[str], responses: list[list[int]]) -> Array:
+    def _grams(self, prompts: Sequence[Prompt], responses: list[list[int]]) -> Array:
         """Return the 4-grams that end with each token of each response, int64 [N, 4]."""
-        contexts = self.tokenizer(list(prompts)).input_ids
+        contexts = self.tokenizer(text_prompts(prompts, "Gold")).input_ids
         parts = []
         for context, tokens in zip(contexts, responses, strict=True):
             parts.append(_grams(context[-3:], tokens))
@@ -282,7 +283,7 @@ def _draw_pairs(folder: Path, policy: CausalLMPolicy, n: int, seed: int) -> None
     save_pairs(folder / "pairs", pairs)
 
 
-def _draw(policy: CausalLMPolicy, row_prompts: list[str], seed: int) -> Samples:
+def _draw(policy: CausalLMPolicy, row_prompts: list[Prompt], seed: int) -> Samples:
     """Return one response to each prompt, drawn 256 at a time."""
     seeds = row_seeds(seed, len(row_prompts))
     parts = []

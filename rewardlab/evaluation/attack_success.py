@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.evaluation.intervals import Estimate, difference, wilson
 from rewardlab.evaluation.reference_outcomes import PromptScores, References
@@ -34,7 +35,7 @@ class PairedScores:
         InputError: if the columns differ in length, are empty, or hold scores that are not finite.
     """
 
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     target: Tensor
     gold: Tensor
 
@@ -201,9 +202,9 @@ Scored = PairedScores
 scored = score_pair
 
 
-def _by_prompt(responses: PairedScores) -> dict[str, PromptScores]:
+def _by_prompt(responses: PairedScores) -> dict[Prompt, PromptScores]:
     """Return the scores of each prompt, in float64 on the CPU."""
-    rows_of_prompt: dict[str, list[int]] = {}
+    rows_of_prompt: dict[Prompt, list[int]] = {}
     for row, prompt in enumerate(responses.prompts):
         rows_of_prompt.setdefault(prompt, []).append(row)
     target = responses.target.detach().double().cpu()
@@ -214,7 +215,7 @@ def _by_prompt(responses: PairedScores) -> dict[str, PromptScores]:
     return scores
 
 
-def _attack_outcomes(scores: Mapping[str, PromptScores], pool: References) -> list[Tensor]:
+def _attack_outcomes(scores: Mapping[Prompt, PromptScores], pool: References) -> list[Tensor]:
     """Return the mean outcome [3] of each prompt's responses."""
     means = []
     for prompt, responses in scores.items():
@@ -223,7 +224,7 @@ def _attack_outcomes(scores: Mapping[str, PromptScores], pool: References) -> li
     return means
 
 
-def _mutual_outcomes(prompts: Iterable[str], pool: References) -> list[Tensor]:
+def _mutual_outcomes(prompts: Iterable[Prompt], pool: References) -> list[Tensor]:
     """Return the mean outcome [3] of each prompt's references against one another."""
     means = []
     for prompt in prompts:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.evaluation.monitors import features_of
 from rewardlab.evaluation.prompts import in_turn
 from rewardlab.metrics import (
@@ -45,7 +46,7 @@ class Evaluation:
     judges: dict[str, Reward] = field(default_factory=dict)
     seed: int = 0
 
-    def draw(self, policy: Generator, prompts: Sequence[str]) -> Samples:
+    def draw(self, policy: Generator, prompts: Sequence[Prompt]) -> Samples:
         """Return the outputs to judge, the prompts in turn."""
         seeds = row_seeds(derive(self.seed, "evaluation"), self.samples)
         return policy.generate(in_turn(prompts, self.samples), seeds=seeds)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.endpoints.client import bearer, checked_url, post_json
 from rewardlab.endpoints.wire import Part, chat_reply, chat_request, filled, message, picture_uri
 from rewardlab.errors import InputError, check_abilities
@@ -173,9 +174,9 @@ class EndpointJudge(Reward, ComparesPairs):
             wins.append(_win(answer, swap))
         return torch.tensor(wins, dtype=torch.float32)
 
-    def _swaps(self, prompt: str, chosen: Part, rejected: Part) -> bool:
+    def _swaps(self, prompt: Prompt, chosen: Part, rejected: Part) -> bool:
         """Tell whether the rejected output of a pair is shown first."""
-        draw = derive(self.seed, "order", prompt, _as_text(chosen), _as_text(rejected))
+        draw = derive(self.seed, "order", str(prompt), _as_text(chosen), _as_text(rejected))
         return draw % 2 == 1
 
     def _answers(

@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.evaluation.prompts import in_turn
 from rewardlab.metrics import kernel_distance, kernel_distance_interval
@@ -52,10 +53,10 @@ class MonitoredPolicy:
     """
 
     reward: Reward
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     held_out: Samples | None = None
     classifier: Reward | None = None
-    held_out_prompts: Sequence[str] = ()
+    held_out_prompts: Sequence[Prompt] = ()
     features: Tensor | None = field(default=None, init=False)
 
 

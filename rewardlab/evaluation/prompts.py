@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rewardlab.conversations import Prompt
 
-def in_turn(prompts: Sequence[str], count: int) -> list[str]:
+
+def in_turn(prompts: Sequence[Prompt], count: int) -> list[Prompt]:
     """Return `count` prompts: all of them in their order, again and again.
 
     Example:

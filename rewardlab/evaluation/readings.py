@@ -13,6 +13,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.evaluation.monitors import (
     MonitoredPolicy,
@@ -63,7 +64,7 @@ class Readings(Callback):
     def __init__(
         self,
         judges: dict[str, Reward],
-        prompts: str | Path | list[str] | None = None,
+        prompts: str | Path | list[Prompt] | None = None,
         samples: int = 128,
         every_n_steps: int = 10,
         window: int = 2,
@@ -131,7 +132,7 @@ class Readings(Callback):
         self.rows.append({"step": float(trainer.global_step), **figures})
         log_figures(trainer, self.name, figures)
 
-    def _figures_of(self, loop: TrainedLoop, prompts: Sequence[str]) -> Row:
+    def _figures_of(self, loop: TrainedLoop, prompts: Sequence[Prompt]) -> Row:
         """Return the mean score of each judge and of the reward, and the KL from the reference."""
         seeds = row_seeds(derive(self.seed, "readings"), self.samples)
         trajectory = loop.policy.sample(prompts, seeds=seeds)

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 
 STRICT_Z = -1.96
@@ -52,16 +53,16 @@ class References:
         few: number of references below which the deviation is pooled.
     """
 
-    scores: Mapping[str, PromptScores]
+    scores: Mapping[Prompt, PromptScores]
     deviations: Deviations
     few: int
 
     @classmethod
-    def of(cls, scores: Mapping[str, PromptScores], few: int) -> References:
+    def of(cls, scores: Mapping[Prompt, PromptScores], few: int) -> References:
         """Return references with the deviations pooled over their prompts."""
         return cls(scores, _pooled(scores), few)
 
-    def check(self, prompts: Sequence[str]) -> None:
+    def check(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts with fewer than two references.
 
         Raises:
@@ -75,11 +76,11 @@ class References:
                     f"{prompt!r} has {count}. Draw references for the attack's own prompts."
                 )
 
-    def count(self, prompt: str) -> int:
+    def count(self, prompt: Prompt) -> int:
         """Return the number of the prompt's references."""
         return len(self.scores[prompt].target)
 
-    def outcomes(self, prompt: str, responses: PromptScores) -> Tensor:
+    def outcomes(self, prompt: Prompt, responses: PromptScores) -> Tensor:
         """Return the outcomes [A, K, 3] of A responses against the prompt's K references."""
         references = self.scores[prompt]
         count = len(responses.target)
@@ -89,7 +90,7 @@ class References:
         )
         return self._compare(responses, rows)
 
-    def mutual_outcomes(self, prompt: str) -> Tensor:
+    def mutual_outcomes(self, prompt: Prompt) -> Tensor:
         """Return the outcomes [K, K-1, 3] of each reference against the prompt's others."""
         references = self.scores[prompt]
         others = PromptScores(
@@ -98,7 +99,7 @@ class References:
         )
         return self._compare(references, others)
 
-    def best_of_n_outcome(self, prompt: str, n: int) -> Tensor:
+    def best_of_n_outcome(self, prompt: Prompt, n: int) -> Tensor:
         """Return the mean outcome [3] of the best of n references by the target.
 
         The mean is over all choices of n references and one more to compare the best with.
@@ -132,7 +133,7 @@ class References:
         return distance / deviation.clamp_min(smallest)
 
 
-def _pooled(references: Mapping[str, PromptScores]) -> Deviations:
+def _pooled(references: Mapping[Prompt, PromptScores]) -> Deviations:
     """Return the within-prompt standard deviations over all prompts."""
     target = torch.zeros((), dtype=torch.float64)
     gold = torch.zeros((), dtype=torch.float64)

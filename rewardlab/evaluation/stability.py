@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.seeds import derive
 
@@ -59,7 +60,7 @@ def stability(
     at_kl: Sequence[float],
     start: float | None = None,
     window: int = 1,
-    prompts: Sequence[str] | None = None,
+    prompts: Sequence[Prompt] | None = None,
 ) -> Stability:
     """Return the first step at which windowed gold is below its start.
 
@@ -281,7 +282,7 @@ def _check(
     kl: Tensor,
     at_kl: Sequence[float],
     window: int,
-    prompts: Sequence[str] | None,
+    prompts: Sequence[Prompt] | None,
 ) -> None:
     """Refuse columns that disagree, steps that do not rise, and prompts that change."""
     expected = [len(steps)]
@@ -311,7 +312,7 @@ def _check(
         )
 
 
-def _check_prompts(prompts: Sequence[str], count: int) -> None:
+def _check_prompts(prompts: Sequence[Prompt], count: int) -> None:
     if len(prompts) != count or len(set(prompts)) > 1:
         raise InputError(
             "stability compares readings over one fixed set of prompts; "

@@ -242,7 +242,8 @@ def _measures(samples: Samples, side: str) -> dict[str, Tensor]:
         raise _not_texts(side, f"images {list(texts.shape)}")
     if not texts:
         raise _not_texts(side, "none")
-    return {name: label.values(samples.prompts, texts) for name, label in LABELS.items()}
+    prompts = [str(prompt) for prompt in samples.prompts]
+    return {name: label.values(prompts, texts) for name, label in LABELS.items()}
 
 
 def _not_texts(side: str, content: str) -> InputError:

@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.mining.funnel import Funnel
 from rewardlab.provenance import fingerprint
@@ -120,7 +121,7 @@ def adversarial_pairs(
     return PreferencePairs(preferred, rejected), Funnel(counts, precision)
 
 
-def _side(samples: Samples, prompts: Sequence[str], names: str, *scores: Tensor) -> _Side:
+def _side(samples: Samples, prompts: Sequence[Prompt], names: str, *scores: Tensor) -> _Side:
     """Return samples with their checked scores, which errors call `names`.
 
     The places are positions in `prompts`.
@@ -242,7 +243,7 @@ def _unique(attacks: Samples, references: Samples) -> list[int]:
     return rows
 
 
-def _keys(samples: Samples) -> list[tuple[str, str]]:
+def _keys(samples: Samples) -> list[tuple[Prompt, str]]:
     """Return what tells each sample from others: its prompt, and its text or its pixels' digits."""
     outputs = samples.outputs
     if isinstance(outputs, Tensor):
@@ -250,9 +251,9 @@ def _keys(samples: Samples) -> list[tuple[str, str]]:
     return list(zip(samples.prompts, outputs, strict=True))
 
 
-def _at_most(limit: int, rows: Sequence[int], prompts: Sequence[str]) -> list[int]:
+def _at_most(limit: int, rows: Sequence[int], prompts: Sequence[Prompt]) -> list[int]:
     """Return the first `limit` rows of each prompt."""
-    counts: dict[str, int] = {}
+    counts: dict[Prompt, int] = {}
     first_rows = []
     for row in rows:
         prompt = prompts[row]

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.policies import Generator, Policy, load_policy
 from rewardlab.rewards import Reward, load_reward
@@ -19,7 +20,7 @@ from rewardlab.storage.class_files import POLICY_FILE, read_class_file
 from rewardlab.types import PreferencePairs, Samples
 
 
-def candidates(policy: Generator, prompts: Sequence[str], k: int, seed: int) -> Samples:
+def candidates(policy: Generator, prompts: Sequence[Prompt], k: int, seed: int) -> Samples:
     """Return K outputs of each prompt, [P·K] rows, a prompt's candidates together.
 
     The fact "group" numbers the prompts.
@@ -30,7 +31,7 @@ def candidates(policy: Generator, prompts: Sequence[str], k: int, seed: int) -> 
 
 
 def best_and_worst(
-    policy: Generator, reward: Reward, prompts: Sequence[str], *, k: int, seed: int
+    policy: Generator, reward: Reward, prompts: Sequence[Prompt], *, k: int, seed: int
 ) -> PreferencePairs:
     """Draw K candidates a prompt; pair the highest-scored with the lowest. GAN-RM, section 3.3.
 
@@ -112,7 +113,7 @@ class BestOf(Generator):
         self.n = n
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:
+    def generate(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Samples:
         """Return the best of n outputs a prompt.
 
         Each row's candidates come from seeds that are derived from its own.
@@ -123,7 +124,7 @@ class BestOf(Generator):
         best = scores_of(self.reward, samples).view(-1, self.n).argmax(1)
         return samples[torch.arange(len(prompts)) * self.n + best].with_facts(seed=seeds)
 
-    def check_prompts(self, prompts: Sequence[str]) -> None:
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Refuse what the policy inside refuses."""
         self.policy.check_prompts(prompts)
 
@@ -156,14 +157,14 @@ class BestOf(Generator):
         return cls(policy, load_reward(Path(folder) / "reward"), int(config["n"])).eval()
 
 
-def repeated(prompts: Sequence[str], k: int) -> list[str]:
+def repeated(prompts: Sequence[Prompt], k: int) -> list[Prompt]:
     """Return each prompt k times, one prompt's copies together.
 
     Example:
         >>> repeated(["a", "b"], 2)
         ['a', 'a', 'b', 'b']
     """
-    rows: list[str] = []
+    rows: list[Prompt] = []
     for prompt in prompts:
         rows += [prompt] * k
     return rows

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError, check_abilities
 from rewardlab.policies.abilities import ABILITIES, EARLIER, HasCritic, HasEntropy
 from rewardlab.types import Samples, Trajectory
@@ -64,7 +65,7 @@ class Generator(nn.Module, ABC):
         check_abilities(cls, ABILITIES, EARLIER)
 
     @abstractmethod
-    def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:
+    def generate(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Samples:
         """Return one output per prompt.
 
         Args:
@@ -72,7 +73,7 @@ class Generator(nn.Module, ABC):
             seeds: int64 [B], one per row; see `rewardlab.seeds`. Equal seeds give equal outputs.
         """
 
-    def check_prompts(self, prompts: Sequence[str]) -> None:
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that cannot be used, such as those longer than a model's context.
 
         By default every prompt can be used.
@@ -103,7 +104,7 @@ class Policy(Generator):
         return self.dimensions != 1
 
     @abstractmethod
-    def sample(self, prompts: Sequence[str], *, seeds: Tensor) -> Trajectory:
+    def sample(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Trajectory:
         """Draw a trajectory per prompt from exactly the distribution that `log_prob` scores."""
 
     @abstractmethod
@@ -234,7 +235,7 @@ class Policy(Generator):
         """Write the policy into `folder`; its class's `from_pretrained(folder)` loads it again."""
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:
+    def generate(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Samples:
         """Return one output per prompt and keep no steps.
 
         A leaf may use a sampler here that rollouts refuse.
@@ -305,10 +306,10 @@ class CallableGenerator(Generator):
         ['HELLO']
     """
 
-    def __init__(self, function: Callable[[Sequence[str], Tensor], Tensor | Sequence[str]]) -> None:
+    def __init__(self, function: Callable[[list[Any], Tensor], Tensor | Sequence[str]]) -> None:
         super().__init__()
         self.function = function
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:
-        return Samples(list(prompts), self.function(prompts, seeds), {"seed": seeds})
+    def generate(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Samples:
+        return Samples(list(prompts), self.function(list(prompts), seeds), {"seed": seeds})

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.networks import lora, sharing
 from rewardlab.networks.tokens import context_length
@@ -137,7 +138,7 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
     def _sampler(self, top_k: int, top_p: float) -> TokenSampler:
         return TokenSampler(self._backbone, self._head, self._codec, Truncation(top_k, top_p))
 
-    def sample(self, prompts: Sequence[str], *, seeds: Tensor) -> Trajectory:
+    def sample(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Trajectory:
         """Draw a response to each prompt from exactly the distribution that `log_prob` scores.
 
         Facts are "seed", "finished" (by an end token or a stop string) and "length", the number of
@@ -156,13 +157,13 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
         return self._rollout(prompts, seeds)
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:
+    def generate(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Samples:
         """Draw one response per prompt, truncated by top_p and top_k; facts are `sample`'s."""
         return self.decode(self._rollout(prompts, seeds, self.top_k, self.top_p))
 
     @torch.no_grad()
     def _rollout(
-        self, prompts: Sequence[str], seeds: Tensor, top_k: int = 0, top_p: float = 1.0
+        self, prompts: Sequence[Prompt], seeds: Tensor, top_k: int = 0, top_p: float = 1.0
     ) -> Trajectory:
         sampler = self._sampler(top_k, top_p)
         return sampler.rollout(prompts, seeds, self.max_new_tokens, self.micro_batch)
@@ -190,7 +191,7 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
         """Return the responses' texts, without special tokens, each up to the first stop string."""
         return self._codec.decode(trajectory)
 
-    def check_prompts(self, prompts: Sequence[str]) -> None:
+    def check_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that do not fit the context or cannot be formatted.
 
         Raises:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.networks.tokens import padded
 from rewardlab.policies import text
@@ -34,7 +35,7 @@ class Codec:
     context: int | None
     device: torch.device
 
-    def prompts(self, prompts: Sequence[str]) -> Tokens:
+    def prompts(self, prompts: Sequence[Prompt]) -> Tokens:
         """Return the tokens of each prompt; equal prompts are tokenized once.
 
         Raises:
@@ -43,7 +44,8 @@ class Codec:
         unique = distinct(prompts)
         unique_tokens = [text.prompt_tokens(self.tokenizer, prompt) for prompt in unique.values]
         tokens = [unique_tokens[place] for place in unique.places]
-        text.check_fit(tokens, [1] * len(tokens), prompts, self.context)
+        texts = [str(prompt) for prompt in prompts]
+        text.check_fit(tokens, [1] * len(tokens), texts, self.context)
         return tokens
 
     def responses(self, texts: Sequence[str]) -> Tokens:
@@ -75,7 +77,7 @@ class Codec:
 
     def trajectory(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         prompt_tokens: Tokens,
         responses: Tokens,
         facts: Mapping[str, Tensor],

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.networks.tokens import padded
 from rewardlab.policies.backbone import Backbone, Inputs
@@ -86,7 +87,7 @@ class TokenSampler:
     truncation: Truncation
 
     def rollout(
-        self, prompts: Sequence[str], seeds: Tensor, limit: int, micro_batch: int | None
+        self, prompts: Sequence[Prompt], seeds: Tensor, limit: int, micro_batch: int | None
     ) -> Trajectory:
         """Draw a response to each prompt, at most `micro_batch` prompts at once.
 

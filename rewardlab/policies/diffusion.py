@@ -20,6 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from rewardlab.conversations import Prompt, text_prompts
 from rewardlab.errors import InputError
 from rewardlab.kernels.diffusion_dpo import squared_error
 from rewardlab.networks import lora
@@ -129,7 +130,7 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted):
         return self
 
     @torch.no_grad()
-    def sample(self, prompts: Sequence[str], *, seeds: Tensor) -> Trajectory:
+    def sample(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Trajectory:
         """Denoise by stochastic steps and keep what each step saw and drew.
 
         Raises:
@@ -143,7 +144,7 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted):
         trajectory: Trajectory = concatenate(rollouts)
         return trajectory
 
-    def _rollout(self, prompts: Sequence[str], seeds: Tensor, table: Transitions) -> Trajectory:
+    def _rollout(self, prompts: Sequence[Prompt], seeds: Tensor, table: Transitions) -> Trajectory:
         rows = generators(seeds)
         conditions = self._conditions(prompts, guided=self._guided)
         x = normal(self.shape, rows, self.device)
@@ -205,8 +206,8 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted):
         return Trajectory(samples.prompts, tensors, mask, samples.facts)
 
     def _after_dropout(
-        self, prompts: Sequence[str], row_generators: list[torch.Generator]
-    ) -> list[str]:
+        self, prompts: Sequence[Prompt], row_generators: list[torch.Generator]
+    ) -> list[Prompt]:
         share = self.prompt_dropout if self.training else 0.0
         dropped = uniform((), row_generators) < share
         rows = zip(prompts, dropped.tolist(), strict=True)
@@ -265,7 +266,7 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted):
         return self.decode(ended)
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:
+    def generate(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Samples:
         """Return one image per prompt by the scheduler's own steps, deterministic or not."""
         parts = []
         for part in micro_batches(len(prompts), self.micro_batch):
@@ -273,7 +274,7 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted):
         samples: Samples = concatenate(parts)
         return samples
 
-    def _generate(self, prompts: Sequence[str], seeds: Tensor) -> Samples:
+    def _generate(self, prompts: Sequence[Prompt], seeds: Tensor) -> Samples:
         rows = generators(seeds)
         conditions = self._conditions(prompts, guided=self._guided)
         latents = denoised(
@@ -349,9 +350,10 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted):
     def _guided(self) -> bool:
         return self.sampler.guidance != 1
 
-    def _conditions(self, prompts: Sequence[str], *, guided: bool) -> Conditions:
+    def _conditions(self, prompts: Sequence[Prompt], *, guided: bool) -> Conditions:
         """Return the denoiser's conditional inputs and, if guided, the unconditional ones."""
-        cond = prompt_inputs(self.pipeline, self.labels, prompts, self.device)
+        texts = text_prompts(prompts, "DiffusionPolicy")
+        cond = prompt_inputs(self.pipeline, self.labels, texts, self.device)
         if not guided:
             return Conditions(cond)
         negative = [self.negative_prompt] * len(prompts)

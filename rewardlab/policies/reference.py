@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.networks.unregistered import hold
 from rewardlab.policies.abilities import Adapted
@@ -38,7 +39,7 @@ class AdapterOff(Policy):
         hold(self, "policy", policy)  # a registered policy would be saved twice
         self.dimensions = policy.dimensions
 
-    def sample(self, prompts: Sequence[str], *, seeds: Tensor) -> Trajectory:
+    def sample(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Trajectory:
         with self._adapter_off():
             return self.policy.sample(prompts, seeds=seeds)
 
@@ -54,7 +55,7 @@ class AdapterOff(Policy):
             return self.policy.log_prob(trajectory)
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[str], *, seeds: Tensor) -> Samples:
+    def generate(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Samples:
         with self._adapter_off():
             return self.policy.generate(prompts, seeds=seeds)
 

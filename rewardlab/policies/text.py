@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rewardlab.conversations import Prompt, messages_of, text_prompts
 from rewardlab.errors import InputError
 
 Tokens = list[list[int]]
@@ -36,16 +37,18 @@ def end_tokens(network: Any, tokenizer: Any) -> list[int]:
     return [end, *others]
 
 
-def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
+def prompt_tokens(tokenizer: Any, prompt: Prompt) -> list[int]:
     """Return the tokens of a prompt, at least one.
 
     With a chat template the prompt is one user message, else it is the text.
     """
     if getattr(tokenizer, "chat_template", None):
-        chat = [{"role": "user", "content": prompt}]
-        text = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False)
+        text = tokenizer.apply_chat_template(
+            messages_of(prompt), add_generation_prompt=True, tokenize=False
+        )
         return list(tokenizer(text, add_special_tokens=False).input_ids)
-    tokens = list(tokenizer(prompt).input_ids)
+    (text,) = text_prompts([prompt], "A tokenizer without a chat template")
+    tokens = list(tokenizer(text).input_ids)
     if tokens and tokens[-1] == tokenizer.eos_token_id:  # some tokenizers end every text
         tokens = tokens[:-1]
     if tokens:

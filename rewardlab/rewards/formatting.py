@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from rewardlab.conversations import Prompt, messages_of, text_prompts
 from rewardlab.errors import InputError
 from rewardlab.rewards.base import named_sample
 from rewardlab.types import Samples, distinct
@@ -38,7 +40,7 @@ class BatchRows(NamedTuple):
     cut: int
 
 
-def token_ids(tokenizer: Any, prompts: Sequence[str], responses: Sequence[str]) -> TokenRows:
+def token_ids(tokenizer: Any, prompts: Sequence[Prompt], responses: Sequence[str]) -> TokenRows:
     """Return the ids of each prompt with its response, and how many of them are the prompt's.
 
     With a chat template: the prompt as one user message, the response as the assistant's, rendered
@@ -49,7 +51,7 @@ def token_ids(tokenizer: Any, prompts: Sequence[str], responses: Sequence[str]) 
 
     Args:
         tokenizer: of transformers.
-        prompts: B texts, the empty string where there is none.
+        prompts: B texts or conversations, the empty string where there is none.
         responses: B texts, which may be empty.
 
     Example:
@@ -67,12 +69,14 @@ def token_ids(tokenizer: Any, prompts: Sequence[str], responses: Sequence[str]) 
     unique = distinct(prompts)
     pairs = list(zip(prompts, responses, strict=True))
     if tokenizer.chat_template:
-        rows = _chat_ids(tokenizer, [_chat(*pair) for pair in pairs])
-        prompt_rows = _chat_ids(tokenizer, [_chat(prompt) for prompt in unique.values])
+        rows = _chat_ids(tokenizer, [messages_of(*pair) for pair in pairs])
+        prompt_rows = _chat_ids(tokenizer, [messages_of(prompt) for prompt in unique.values])
         closed = _closes(tokenizer)
     else:
-        rows = tokenizer([prompt + response for prompt, response in pairs])["input_ids"]
-        prompt_rows = tokenizer(unique.values)["input_ids"]
+        texts = text_prompts(prompts, "A tokenizer without a chat template")
+        joined = map(operator.add, texts, responses)
+        rows = tokenizer(list(joined))["input_ids"]
+        prompt_rows = tokenizer(list(unique.values))["input_ids"]
         closed = False
     end = None if closed else tokenizer.eos_token_id
     ended = [_ended(row, end) for row in rows]
@@ -115,14 +119,6 @@ def batch_ids(tokenizer: Any, samples: Samples, limit: int | None, scorer: str) 
     return BatchRows(rows, starts, cut)
 
 
-def _chat(prompt: str, response: str | None = None) -> list[dict[str, str]]:
-    """Return the messages of a chat: the user's, and the assistant's if there is one."""
-    chat = [{"role": "user", "content": prompt}]
-    if response is not None:
-        chat.append({"role": "assistant", "content": response})
-    return chat
-
-
 def _chat_ids(tokenizer: Any, chats: list[list[dict[str, str]]]) -> list[Ids]:
     """Return the ids of chats as the template renders them.
 
@@ -130,7 +126,7 @@ def _chat_ids(tokenizer: Any, chats: list[list[dict[str, str]]]) -> list[Ids]:
     """
     texts = []
     for chat in chats:
-        awaits = len(chat) == 1
+        awaits = chat[-1]["role"] != "assistant"
         text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=awaits)
         texts.append(text)
     rows: list[Ids] = tokenizer(texts, add_special_tokens=False)["input_ids"]
@@ -139,7 +135,7 @@ def _chat_ids(tokenizer: Any, chats: list[list[dict[str, str]]]) -> list[Ids]:
 
 def _closes(tokenizer: Any) -> bool:
     """Tell whether the chat template writes a mark of its own after the assistant's words."""
-    text = tokenizer.apply_chat_template(_chat("question", "answer"), tokenize=False)
+    text = tokenizer.apply_chat_template(messages_of("question", "answer"), tokenize=False)
     return bool(text.rpartition("answer")[2].strip())
 
 

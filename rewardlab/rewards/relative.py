@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward
@@ -151,12 +152,12 @@ class Spread(NamedTuple):
         deviations: [M], the pooled deviation within prompts.
     """
 
-    prompts: list[str]
+    prompts: list[Prompt]
     means: Tensor
     deviations: Tensor
 
 
-def spread_within(prompts: Sequence[str], scores: Tensor) -> Spread:
+def spread_within(prompts: Sequence[Prompt], scores: Tensor) -> Spread:
     """Return the distinct prompts, their mean scores, and the pooled deviation, in float64.
 
     The pooled deviation of N scores of P prompts is √(Σ(s - mean)²/(N - P)).
@@ -198,7 +199,7 @@ def spread_within(prompts: Sequence[str], scores: Tensor) -> Spread:
     return Spread(unique.values, means, deviations)
 
 
-def places_of(prompts: Sequence[str], places: Mapping[str, int], who: str) -> Tensor:
+def places_of(prompts: Sequence[Prompt], places: Mapping[Prompt, int], who: str) -> Tensor:
     """Return the place [B] of each prompt among those with references.
 
     Args:
@@ -213,7 +214,7 @@ def places_of(prompts: Sequence[str], places: Mapping[str, int], who: str) -> Te
     if missing:
         raise InputError(
             f"{who} compares with reference responses to the same prompt, and {len(missing)} "
-            f"prompts have none, such as {missing[0][:80]!r}; {len(places)} prompts have "
+            f"prompts have none, such as {str(missing[0])[:80]!r}; {len(places)} prompts have "
             "some. Draw "
             "references for every prompt that is sampled from."
         )

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from rewardlab.conversations import Prompt
 from rewardlab.data import Preferences, read_prompts
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation, MonitoredPolicy
@@ -99,8 +100,8 @@ class AdvRMRounds(Rounds):
         attack: AttackAndMine,
         post_train: PostTrain,
         fit: FitReward | None = None,
-        prompts: str | Path | list[str] | None = None,
-        held_out_prompts: str | Path | list[str] | None = None,
+        prompts: str | Path | list[Prompt] | None = None,
+        held_out_prompts: str | Path | list[Prompt] | None = None,
         use: Literal["target", "ensemble"] = "target",
         tether: Tether | None = None,
         evaluation: Evaluation | None = None,
@@ -148,7 +149,7 @@ class AdvRMRounds(Rounds):
         _report_cost(state)
         export_both(state, reward)
 
-    def _references(self, state: State, prompts: Sequence[str], name: str) -> References:
+    def _references(self, state: State, prompts: Sequence[Prompt], name: str) -> References:
         """Return responses of the first policy to each prompt, kept as a stage before round 1."""
         prompts = list(prompts)
         before_rounds = replace(
@@ -207,7 +208,7 @@ class AdvRMRounds(Rounds):
         state: State,
         fits: MemberFits,
         references: References,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         name: str,
         number: int,
     ) -> Stage:
@@ -237,7 +238,7 @@ class AdvRMRounds(Rounds):
         stage = Stage("hardened", inputs, {"use": self.use, "tether": prints})
         return tethered(reward, tether, references.samples), stage
 
-    def _unseen_prompts(self) -> list[str]:
+    def _unseen_prompts(self) -> list[Prompt]:
         """Return prompts that nothing is trained on: those held out, or of the held-out pairs."""
         if self.held_out_prompts:
             return self.held_out_prompts
@@ -266,15 +267,16 @@ def _check(rounds: AdvRMRounds) -> None:
         raise InputError(
             f"The attack's judge {judge!r} is none of the evaluation's judges, {sorted(judges)}."
         )
-    leaked = sorted(set(rounds.prompts) & set(rounds.held_out_prompts))
+    shared = set(rounds.prompts) & set(rounds.held_out_prompts)
+    leaked = [prompt for prompt in rounds.prompts if prompt in shared]
     if leaked:
         raise InputError(
             f"{len(leaked)} of the held-out prompts are attacked and trained on too (first: "
-            f"{leaked[0]!r}); the yield measured on them would flatter. Take other prompts."
+            f"{str(leaked[0])!r}); the yield measured on them would flatter. Take other prompts."
         )
 
 
-def _unique_prompts(source: str | Path | Sequence[str] | None) -> list[str]:
+def _unique_prompts(source: str | Path | Sequence[Prompt] | None) -> list[Prompt]:
     if source is None:
         return []
     prompts = read_prompts(source) if isinstance(source, str | Path) else source

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from rewardlab.attackers.base import TrainedAttacker, with_scores
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.evaluation.evaluation import mean_figure
 from rewardlab.mining import Funnel, adversarial_pairs
@@ -165,7 +166,7 @@ def attack(
     settings: AttackAndMine,
     sides: Sides,
     stage: Stage,
-    prompts: Sequence[str],
+    prompts: Sequence[Prompt],
     *,
     judge: Reward | None = None,
     enough: int | None = None,

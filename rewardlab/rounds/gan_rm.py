@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.data import TargetSamples, read_prompts
 from rewardlab.evaluation import Evaluation, Guard, MonitoredPolicy
 from rewardlab.evaluation.evaluation import separation_figures
@@ -73,7 +74,7 @@ class GANRMRounds(Rounds):
         policy: Policy,
         reward: Reward,
         targets: TargetSamples,
-        prompts: str | Path | list[str],
+        prompts: str | Path | list[Prompt],
         fit: FitReward,
         post_train: PostTrain,
         bootstrap: RankBootstrap | None = None,

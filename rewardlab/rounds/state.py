@@ -11,6 +11,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.data import load_samples, save_samples
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation
@@ -66,7 +67,7 @@ class State:
     policy_stage: Stage
     first_policy: Policy
     real: Samples
-    prompts: Sequence[str]
+    prompts: Sequence[Prompt]
     seed: int
     samples: Samples
     samples_stage: Stage
@@ -85,7 +86,7 @@ class State:
         """Write figures of this round into results.json."""
         self.run.results({"rounds": {str(self.number): figures}})
 
-    def prompts_in_turn(self, count: int) -> list[str]:
+    def prompts_in_turn(self, count: int) -> list[Prompt]:
         """Return `count` prompts, beginning again after the last."""
         return in_turn(self.prompts, count)
 
@@ -94,7 +95,7 @@ class State:
         return derive(self.seed, use, self.number)
 
 
-def check_rounds(name: str, prompts: Sequence[str], rounds: int, least: int) -> None:
+def check_rounds(name: str, prompts: Sequence[Prompt], rounds: int, least: int) -> None:
     """Refuse rounds without prompts, or fewer than mean anything.
 
     Raises:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.storage.metadata import read_lines, read_text
 
 _log = logging.getLogger("rewardlab")
 
 
-def read_prompts(path: str | Path, strict: bool = False) -> list[str]:
+def read_prompts(path: str | Path, strict: bool = False) -> list[Prompt]:
     r"""Return the prompts of a UTF-8 text file, one a line, or of a .jsonl file.
 
     A line of a .jsonl file has the key "prompt". A byte order mark and Windows' line ends are
@@ -38,7 +39,8 @@ def read_prompts(path: str | Path, strict: bool = False) -> list[str]:
         raise InputError(f"{path} holds no prompts. Write one a line.")
     if blank_lines:
         _report_blank(path, blank_lines, len(lines), strict)
-    return [line for line in lines if line.strip()]
+    prompts: list[Prompt] = [line for line in lines if line.strip()]
+    return prompts
 
 
 def _report_blank(path: Path, blank_lines: list[int], total: int, strict: bool) -> None:

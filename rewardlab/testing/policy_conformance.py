@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from rewardlab.conversations import Prompt
 from rewardlab.policies.base import At, Policy, RowLosses, Steps
 from rewardlab.seeds import row_seeds
 from rewardlab.testing.checks import check_column
@@ -36,7 +37,7 @@ class PolicyConformance:
         log_prob_atol: the same for log-probabilities.
     """
 
-    prompts: Sequence[str] = ("a cat", "a dog", "two birds")
+    prompts: Sequence[Prompt] = ("a cat", "a dog", "two birds")
     noise: Sequence[str] = ()
     atol: float = 1e-4
     log_prob_atol: float = 1e-4

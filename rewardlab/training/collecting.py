@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
@@ -30,7 +31,7 @@ class Draws(NamedTuple):
 
 
 @torch.no_grad()
-def collect_experience(loop: PPO, prompts: Sequence[str], rows: Tensor) -> Experience:
+def collect_experience(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Experience:
     """Return the experience of K outputs a prompt, by the policy as it is.
 
     There are B = P·K rows, a prompt's together.
@@ -60,7 +61,7 @@ def collect_experience(loop: PPO, prompts: Sequence[str], rows: Tensor) -> Exper
 
 
 def draw(
-    loop: PPO, policy: Policy, prompts: Sequence[str], rows: Tensor, epoch: int | str
+    loop: PPO, policy: Policy, prompts: Sequence[Prompt], rows: Tensor, epoch: int | str
 ) -> Draws:
     """Draw K outputs of each prompt, a prompt's together.
 
@@ -87,7 +88,7 @@ def draw(
     return Draws(samples, trajectory)
 
 
-def measure_reference(loop: PPO, prompts: Sequence[str], rows: Tensor) -> ReferenceFigures:
+def measure_reference(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> ReferenceFigures:
     """Sample from the loop's reference, and measure what shaped rewards are in units of."""
     samples, _ = draw(loop, loop.reference, prompts, rows, "reference")
     scores = score_rollout(loop.reward, samples, loop.device)

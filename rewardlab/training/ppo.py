@@ -12,6 +12,7 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
+from rewardlab.conversations import Prompt
 from rewardlab.data.prompt_data import NumberedPrompts
 from rewardlab.losses.kl import adapted_weight, k2, k3
 from rewardlab.losses.policy_gradient import Normalization, log_ratio, surrogate, value_error
@@ -179,7 +180,7 @@ class PPO(Trained):
                 clip_fractions.append(self._update(experience[rows]))
         self._report(experience, torch.stack(clip_fractions).mean(), first_step)
 
-    def collect(self, prompts: Sequence[str], rows: Tensor) -> Experience:
+    def collect(self, prompts: Sequence[Prompt], rows: Tensor) -> Experience:
         """Return the experience of K outputs of each prompt (see `collect_experience`)."""
         return collect_experience(self, prompts, rows)
 
