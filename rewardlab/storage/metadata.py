@@ -10,28 +10,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt, from_json
 from rewardlab.errors import InputError
+from rewardlab.storage.contents import decoded, read_content
 
-_NOT_FACTS = ("file_name", "prompt", "text", "output")
+_PROMPT_KEYS = ("prompt", "text", "caption")
+_NOT_FACTS = ("file_name", "output", *_PROMPT_KEYS)
 
 
 def read_text(path: Path) -> str:
-    """Return a UTF-8 file's text, without a byte order mark.
+    """Return a UTF-8 file's text, without a byte order mark; gzip, bzip2 and xz are unpacked.
 
     Raises:
-        InputError: if it cannot be read, or holds other bytes; the line is named.
+        InputError: if it cannot be read, or holds no text: what it holds or the line is named.
     """
-    try:
-        content = path.read_bytes()
-        return content.decode("utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}. Is the path right?") from None
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        byte = content[error.start]
-        raise InputError(
-            f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8. Save the file as UTF-8."
-        ) from None
+    return decoded(path, read_content(path))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -50,10 +43,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def _parse_object(line: str, path: Path, number: int) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also of numbers with thousands of digits
+        reason = str(error).partition(":")[0]
+        if isinstance(error, json.JSONDecodeError):
+            reason = f"{error.msg} at column {error.colno}"
         raise InputError(
-            f"{path}, line {number} is not JSON ({error.msg} at column {error.colno}). "
-            "Mend or remove it."
+            f"{path}, line {number} is not JSON ({reason}). Mend or remove it."
         ) from None
     if not isinstance(row, dict):
         raise InputError(
@@ -79,9 +74,25 @@ def read_metadata(path: Path) -> dict[str, dict[str, Any]]:
     return {row["file_name"]: row for row in rows}
 
 
-def prompt_of(row: dict[str, Any]) -> str:
-    """Return the "prompt" of a line, else its "text", else the empty string."""
-    return str(row.get("prompt", row.get("text", "")))
+def prompt_of(row: dict[str, Any]) -> Prompt:
+    """Return the "prompt" of a line, else its "text" or "caption", else the empty string.
+
+    A list of messages is a conversation.
+
+    Raises:
+        InputError: if a list holds something else.
+
+    Example:
+        >>> prompt_of({"prompt": None, "text": "a cat"}), prompt_of({"prompt": 5}), prompt_of({})
+        ('a cat', '5', '')
+    """
+    for key in _PROMPT_KEYS:
+        value = row.get(key)
+        if isinstance(value, list):
+            return from_json(value)
+        if value is not None:
+            return str(value)
+    return ""
 
 
 def fact_columns(rows: Sequence[dict[str, Any]], folder: Path) -> dict[str, Tensor]:

@@ -1,8 +1,7 @@
-"""Preference pairs from JSONL files, as strings or as lists of messages."""
+"""Preference pairs from files, as strings or as lists of messages."""
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections import defaultdict
@@ -12,12 +11,17 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
-from rewardlab.storage.metadata import read_text
+from rewardlab.storage.exchanges import Exchange, UnusableError, exchange
+from rewardlab.storage.records import FORMS, Record, read_records
 from rewardlab.storage.samples import load_pairs
+from rewardlab.storage.tables import is_dataset
+from rewardlab.storage.turns import asks_for_answer, continues, shared_prompt
 from rewardlab.types import PreferencePairs, Samples
 
 SHAPE = '{"prompt": "…", "chosen": "…", "rejected": "…"}'
+_DOUBLED_SHARE = 0.9  # of a file's texts that begin with their prompt, from which all do
 _log = logging.getLogger("rewardlab")
 
 
@@ -46,43 +50,43 @@ PAIR_FACTS = (
 
 
 class _PairLine(NamedTuple):
-    """A pair as its line gives it; `facts` has only the facts that the line has."""
+    """A pair as its row gives it; `facts` has only the facts that the row has."""
 
-    prompt: str
+    prompt: Prompt
     chosen: str
     rejected: str
     facts: dict[str, float]
 
 
-class _Exchange(NamedTuple):
-    """A prompt, and a response to it."""
+class _Halves(NamedTuple):
+    """Both sides of a pair."""
 
-    prompt: str
-    response: str
-
-
-class _Message(NamedTuple):
-    role: str
-    content: str
-
-
-class _UnusableError(Exception):
-    """The reason why a line is no pair, in words that are counted."""
+    chosen: Exchange
+    rejected: Exchange
 
 
 def read_preferences(path: str | Path, strict: bool = False) -> PreferencePairs:
-    r"""Return the preference pairs of a UTF-8 .jsonl file, or of a folder that `save_pairs` wrote.
+    r"""Return the preference pairs of a file, or of a folder that `save_pairs` wrote.
 
-    A line has the keys prompt, chosen and rejected, as strings or as TRL's lists of messages
-    {"role", "content"}. Of messages the last assistant message is the response, and all before it
-    is the prompt. The prompt may be part of chosen and rejected instead of a key of its own. A
-    single user message is its text; longer conversations are "role: text" in paragraphs.
+    A file is JSON lines, a JSON array, CSV, TSV or parquet, compressed or not, told by what it
+    holds; see `read_records`. A folder may also be one that `save_to_disk` of `datasets` wrote.
 
-    Two more keys are read, and become facts of the chosen half if a line has them. "margin" is by
-    how much chosen should lead; lines without it get 0. "label" is the probability that chosen is
-    preferred: 0.5 for a tie; lines without it get 1.
+    A row has the keys prompt, chosen and rejected, as strings or as lists of messages {"role",
+    "content"}. Of messages the last assistant message is the response, and all before it is the
+    prompt: a single user message as its text, others as a `Conversation`. The prompt may be part of
+    chosen and rejected:
 
-    Lines that are no such pairs, and pairs whose outputs are identical, are skipped, counted and
+    * messages begin with it, whether or not it is a key of its own (UltraFeedback);
+    * texts without the key are dialogues with marked turns, such as "Human:" and "Assistant:"
+      (hh-rlhf). They share the prompt up to the assistant's last mark, and stay as they are
+      written: prompt and response joined are the text;
+    * texts begin with the key's text, at a turn's mark, or in nine of ten rows or more.
+
+    Two more keys are read, and become facts of the chosen half if a row has them. "margin" is by
+    how much chosen should lead; rows without it get 0. "label" is the probability that chosen is
+    preferred: 0.5 for a tie; rows without it get 1.
+
+    Rows that are no such pairs, and pairs whose outputs are identical, are skipped, counted and
     logged. Empty responses are kept, since to say nothing is an answer, and counted.
 
     Args:
@@ -90,8 +94,8 @@ def read_preferences(path: str | Path, strict: bool = False) -> PreferencePairs:
         strict: refuse what would be skipped.
 
     Raises:
-        InputError: if the file is missing, is not UTF-8, or holds no pairs; under `strict`, naming
-            the first unusable line.
+        InputError: if the file is missing, cannot be read, or holds no pairs; under `strict`,
+            naming the first unusable row.
 
     Example:
         >>> path = getfixture("tmp_path") / "pairs.jsonl"
@@ -100,17 +104,17 @@ def read_preferences(path: str | Path, strict: bool = False) -> PreferencePairs:
         Samples(prompts=['hi'], outputs=['hello'], facts={})
     """
     path = Path(path)
-    if path.is_dir():
+    if path.is_dir() and not is_dataset(path):
         return load_pairs(path)
+    records = read_records(path, ("chosen", "rejected"))
+    doubled = _repeat_prompts(path, records)
     pairs = []
     skipped = defaultdict(list)
-    for number, line in enumerate(read_text(path).split("\n"), 1):
-        if not line.strip():
-            continue
+    for record in records:
         try:
-            pairs.append(_parse_pair(line))
-        except _UnusableError as reason:
-            skipped[str(reason)].append(number)
+            pairs.append(_parse_pair(record, doubled))
+        except UnusableError as reason:
+            skipped[str(reason)].append(record.place)
     _report_skipped(path, len(pairs), skipped, strict)
     _report_empty(path, pairs)
     prompts = [pair.prompt for pair in pairs]
@@ -120,7 +124,7 @@ def read_preferences(path: str | Path, strict: bool = False) -> PreferencePairs:
 
 
 def _fact_columns(pairs: list[_PairLine]) -> dict[str, Tensor]:
-    """Return the facts that at least one line has, as columns [B]."""
+    """Return the facts that at least one row has, as columns [B]."""
     columns = {}
     for fact in PAIR_FACTS:
         if any(fact.name in pair.facts for pair in pairs):
@@ -129,107 +133,148 @@ def _fact_columns(pairs: list[_PairLine]) -> dict[str, Tensor]:
     return columns
 
 
-def _parse_pair(line: str) -> _PairLine:
-    """Return the pair of a line."""
-    row = _parse_object(line)
-    chosen = _exchange(row.get("prompt"), row["chosen"])
-    rejected = _exchange(row.get("prompt"), row["rejected"])
-    _check_letters(chosen.prompt + chosen.response + rejected.response)
-    if chosen.prompt != rejected.prompt:
-        raise _UnusableError("with another prompt for chosen than for rejected")
-    if chosen.response == rejected.response:
-        raise _UnusableError("with identical chosen and rejected")
-    return _PairLine(chosen.prompt, chosen.response, rejected.response, _parse_facts(row))
+def _repeat_prompts(path: Path, records: list[Record]) -> bool:
+    """Tell whether the texts of a file begin with their prompts, and log it.
+
+    One row may do so by chance, "Yes" to the prompt "Yes"; a file whose rows nearly all do was
+    written so.
+    """
+    texts = 0
+    repeating = 0
+    for record in records:
+        row = record.row
+        if _are_texts(row) and row["prompt"].strip():
+            texts += 1
+            repeating += _repeats(row)
+    doubled = repeating > 0 and repeating >= _DOUBLED_SHARE * texts
+    if doubled:
+        what = "the prompt is taken off both"
+    else:
+        what = "they are so few that both are kept as they are"
+    if repeating:
+        _log.warning(
+            "In %d of %d rows of %s chosen and rejected begin with the text of the prompt; %s",
+            repeating,
+            texts,
+            path,
+            what,
+        )
+    return doubled
 
 
-def _parse_object(line: str) -> dict[str, Any]:
-    """Return a line's JSON object, which has the keys that a pair needs."""
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError:
-        raise _UnusableError("not JSON") from None
-    if not isinstance(row, dict):
-        raise _UnusableError(f"not an object such as {SHAPE}")
+def _are_texts(row: dict[str, Any]) -> bool:
+    names = ("prompt", "chosen", "rejected")
+    return all(isinstance(row.get(name), str) for name in names)
+
+
+def _repeats(row: dict[str, Any]) -> bool:
+    """Tell whether the texts of a row both begin with its prompt."""
+    prompt = row["prompt"]
+    return continues(row["chosen"], prompt) and continues(row["rejected"], prompt)
+
+
+def _parse_pair(record: Record, doubled: bool) -> _PairLine:
+    """Return the pair of a row."""
+    if record.problem is not None:
+        example = f" such as {SHAPE}" if record.problem == "not an object" else ""
+        raise UnusableError(record.problem + example)
+    row = record.row
+    halves = _halves(row, doubled)
+    prompt = halves.chosen.prompt
+    chosen = halves.chosen.response
+    rejected = halves.rejected.response
+    _check_letters(f"{prompt}{chosen}{rejected}")
+    if prompt != halves.rejected.prompt:
+        raise UnusableError("with another prompt for chosen than for rejected")
+    if chosen == rejected:
+        raise UnusableError("with identical chosen and rejected")
+    return _PairLine(prompt, chosen, rejected, _parse_facts(row))
+
+
+def _halves(row: dict[str, Any], doubled: bool) -> _Halves:
+    """Return both sides of a row, each with its prompt."""
+    if row.get("prompt") is None and _is_text(row.get("chosen")) and _is_text(row.get("rejected")):
+        return _dialogue(row["chosen"], row["rejected"])
+    _check_keys(row)
+    prompt = row.get("prompt")
+    if _are_texts(row) and _repeats(row) and (doubled or asks_for_answer(prompt)):
+        return _Halves(
+            Exchange(prompt, row["chosen"][len(prompt) :]),
+            Exchange(prompt, row["rejected"][len(prompt) :]),
+        )
+    return _Halves(exchange(prompt, row["chosen"]), exchange(prompt, row["rejected"]))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _dialogue(chosen: str, rejected: str) -> _Halves:
+    """Return two texts without a prompt, parted where they begin the assistant's last turn."""
+    shared = shared_prompt(chosen, rejected)
+    if shared is None:
+        raise UnusableError(
+            'without "prompt", and chosen and rejected share no dialogue up to their last turn'
+        )
+    return _Halves(Exchange(shared.prompt, shared.first), Exchange(shared.prompt, shared.second))
+
+
+def _check_keys(row: dict[str, Any]) -> None:
+    """Refuse a row without the keys that a pair needs."""
     needed = ["chosen", "rejected"]
     if not isinstance(row.get("chosen"), list):  # whose messages may hold the prompt
         needed.insert(0, "prompt")
     missing = [f'"{name}"' for name in needed if row.get(name) is None]
     if missing:
-        raise _UnusableError("without " + " and ".join(missing))
-    return row
+        raise UnusableError("without " + " and ".join(missing))
 
 
 def _check_letters(text: str) -> None:
     if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise _UnusableError("with half a surrogate pair, which is no character")
-
-
-def _exchange(prompt: Any, response: Any) -> _Exchange:
-    """Return prompt and response as texts, from strings or lists of messages."""
-    if isinstance(response, list):
-        return _from_messages(prompt, response)
-    if isinstance(prompt, list):
-        return _from_messages(prompt, [{"role": "assistant", "content": response}])
-    if not isinstance(prompt, str) or not isinstance(response, str):
-        raise _UnusableError(
-            "whose prompt, chosen or rejected is neither a string nor a list of messages"
-        )
-    return _Exchange(prompt, response)
-
-
-def _from_messages(prompt: Any, response: list[Any]) -> _Exchange:
-    """Return what the assistant says last as the response, and all before it as the prompt."""
-    question = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt or []
-    messages = [*_messages(question), *_messages(response)]
-    if not messages or messages[-1].role != "assistant":
-        raise _UnusableError("whose messages do not end with the assistant's")
-    before = messages[:-1]
-    if len(before) == 1 and before[0].role == "user":
-        text = before[0].content
-    else:
-        text = "\n\n".join(f"{message.role}: {message.content}" for message in before)
-    return _Exchange(text, messages[-1].content)
-
-
-def _messages(messages: Any) -> list[_Message]:
-    if not isinstance(messages, list) or not all(map(_is_message, messages)):
-        raise _UnusableError('with messages that are not {"role": "…", "content": "…"}')
-    return [_Message(message["role"], message["content"]) for message in messages]
-
-
-def _is_message(message: Any) -> bool:
-    if not isinstance(message, dict):
-        return False
-    return isinstance(message.get("role"), str) and isinstance(message.get("content"), str)
+        raise UnusableError("with half a surrogate pair, which is no character")
 
 
 def _parse_facts(row: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers that a line gives of its pair."""
+    """Return the numbers that a row gives of its pair."""
     facts = {}
     for fact in PAIR_FACTS:
-        value = row.get(fact.name)
+        value = _number(row.get(fact.name))
         if value is None:
             continue
-        is_finite = isinstance(value, int | float) and math.isfinite(value)
-        if not is_finite or not fact.least <= value <= fact.most:
-            raise _UnusableError(f'whose "{fact.name}" is not {fact.form}')
-        facts[fact.name] = float(value)
+        if not math.isfinite(value) or not fact.least <= value <= fact.most:
+            raise UnusableError(f'whose "{fact.name}" is not {fact.form}')
+        facts[fact.name] = value
     return facts
 
 
-def _report_skipped(path: Path, usable: int, skipped: dict[str, list[int]], strict: bool) -> None:
-    """Log how many lines were skipped for which reasons, or refuse them."""
+def _number(value: Any) -> float | None:
+    """Return a number, also from the text of a table's cell; NaN if it is none, None if absent."""
+    if value is None or value == "":
+        return None
+    if not isinstance(value, int | float | str):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def _report_skipped(path: Path, usable: int, skipped: dict[str, list[str]], strict: bool) -> None:
+    """Log how many rows were skipped for which reasons, or refuse them."""
     reasons = []
-    for reason, lines in skipped.items():
-        reasons.append(f"{len(lines)} {reason} (the first: line {lines[0]})")
+    for reason, places in skipped.items():
+        reasons.append(f"{len(places)} {reason} (the first: {places[0]})")
     summary = ", ".join(reasons)
     if not usable:
         contents = f"; its lines are {summary}" if reasons else ", no line at all"
-        raise InputError(f"{path} holds no preference pairs{contents}. A line should be {SHAPE}.")
-    if strict and skipped:
-        reason, lines = min(skipped.items(), key=lambda item: item[1][0])
         raise InputError(
-            f"{path}, line {lines[0]} is a line {reason}. Mend or remove it, or leave `strict` off."
+            f"{path} holds no preference pairs{contents}. A row should be {SHAPE}, as {FORMS}."
+        )
+    if strict and skipped:
+        reason, places = min(skipped.items(), key=lambda item: int(item[1][0].split()[1]))
+        kind = places[0].split()[0]
+        raise InputError(
+            f"{path}, {places[0]} is a {kind} {reason}. Mend or remove it, or leave `strict` off."
         )
     if skipped:
         count = sum(map(len, skipped.values()))

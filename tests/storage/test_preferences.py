@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from rewardlab import data, storage
+from rewardlab.conversations import Conversation, Message
 from rewardlab.errors import InputError
 from rewardlab.storage import read_preferences, save_pairs
 from rewardlab.types import PreferencePairs, Samples
@@ -31,6 +32,10 @@ def says(text):
     return {"role": "assistant", "content": text}
 
 
+def talk(*turns):
+    return Conversation(tuple(Message(role, content) for role, content in turns))
+
+
 @pytest.mark.parametrize(
     ("row", "prompt"),
     [
@@ -46,14 +51,14 @@ def says(text):
                 "chosen": [says("a")],
                 "rejected": [says("b")],
             },
-            "system: Be kind.\n\nuser: hi",
+            talk(("system", "Be kind."), ("user", "hi")),
         ),
         (
             {
                 "chosen": [user("1"), says("2"), user("3"), says("a")],
                 "rejected": [user("1"), says("2"), user("3"), says("b")],
             },
-            "user: 1\n\nassistant: 2\n\nuser: 3",
+            talk(("user", "1"), ("assistant", "2"), ("user", "3")),
         ),
     ],
 )
@@ -92,6 +97,12 @@ def test_margin_and_label_become_facts_where_a_line_has_them(tmp_path):
         (pair(rejected="good 0"), "identical chosen and rejected"),
         (pair(chosen=5), "neither a string nor a list"),
         (pair(margin="much"), '"margin" is not a number'),
+        (pair(margin="1" * 400), '"margin" is not a number'),
+        (pair(chosen=[user("another"), says("b")]), "another question than its prompt"),
+        ({"chosen": [user("a"), says("b"), says("c")], "rejected": []}, "two of the assistant's"),
+        ({"chosen": [{**says("b"), "tool_calls": [1]}], "rejected": []}, "calls of tools"),
+        ('{"prompt": ' + "9" * 5000 + "}", "not JSON"),
+        ("[" * 100_000, "not JSON"),
         (pair(margin=float("nan")), '"margin" is not a number'),
         (pair(label=1.5), '"label" is not a number from 0 to 1'),
         ('{"prompt": "a", "chosen": "\\ud800", "rejected": "b"}', "surrogate"),
@@ -154,3 +165,105 @@ def test_a_saved_folder_is_read(tmp_path):
 
 def test_data_hands_the_reader_on():
     assert data.read_preferences is storage.read_preferences
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "before", "wanted"),
+    [
+        ("2+2?", [user("2+2?")], "2+2?"),
+        ([user("2+2?")], [user("2+2?")], "2+2?"),
+        ("2+2?\n", [user("2+2?")], "2+2?"),
+        ("2+2?", [SYSTEM, user("2+2?")], talk(("system", "Be brief."), ("user", "2+2?"))),
+        ([SYSTEM, user("2+2?")], [], talk(("system", "Be brief."), ("user", "2+2?"))),
+        ([SYSTEM, user("2+2?")], [user("2+2?")], talk(("system", "Be brief."), ("user", "2+2?"))),
+        ([user("2+2?")], [SYSTEM, user("2+2?")], talk(("system", "Be brief."), ("user", "2+2?"))),
+        ([SYSTEM], [user("2+2?")], talk(("system", "Be brief."), ("user", "2+2?"))),
+        (
+            "hi",
+            [user("hi"), says("hello"), user("2+2?")],
+            talk(("user", "hi"), ("assistant", "hello"), ("user", "2+2?")),
+        ),
+        (
+            "2+2?",
+            [user("hi"), says("hello"), user("2+2?")],
+            talk(("user", "hi"), ("assistant", "hello"), ("user", "2+2?")),
+        ),
+        (
+            [user("hi"), says("hello"), user("2+2?")],
+            [user("hi"), says("hello"), user("2+2?")],
+            talk(("user", "hi"), ("assistant", "hello"), ("user", "2+2?")),
+        ),
+    ],
+)
+def test_a_prompt_that_the_messages_begin_with_is_taken_once(tmp_path, prompt, before, wanted):
+    row = {"prompt": prompt, "chosen": [*before, says("4")], "rejected": [*before, says("5")]}
+    found = read_preferences(write(tmp_path / "pairs.jsonl", row))
+    assert found.chosen.prompts == [wanted]
+    assert (found.chosen.outputs, found.rejected.outputs) == (["4"], ["5"])
+
+
+def test_ultrafeedbacks_columns_do_not_double_the_prompt(tmp_path):
+    messages = {"chosen": [user("2+2?"), says("4")], "rejected": [user("2+2?"), says("5")]}
+    more = {"prompt_id": "a1", "messages": messages["chosen"], "score_chosen": 8.5}
+    rows = [{"prompt": "2+2?", **messages, **more}, {"prompt": [user("2+2?")], **messages}]
+    assert read_preferences(write(tmp_path / "a.jsonl", *rows)).chosen.prompts == ["2+2?"] * 2
+
+
+DIALOGUES = [
+    "\n\nHuman: hi\n\nAssistant:",
+    "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: 2+2?\n\nAssistant:",
+    "Q: 2+2?\nA:",
+    "### Instruction:\nAdd.\n\n### Response:\n",
+    "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n",
+    "<s>[INST] 2+2? [/INST]",
+    "<start_of_turn>user\n2+2?<end_of_turn>\n<start_of_turn>model\n",
+    "A chat. USER: 2+2? ASSISTANT:",
+]
+
+
+@pytest.mark.parametrize("prompt", DIALOGUES)
+@pytest.mark.parametrize("answers", [(" good ", " bad"), (" it is", " it is 4"), ("", " I am 4")])
+def test_dialogues_without_a_prompt_part_at_the_last_turn(tmp_path, prompt, answers):
+    chosen, rejected = answers
+    row = {"chosen": prompt + chosen, "rejected": prompt + rejected}
+    found = read_preferences(write(tmp_path / "pairs.jsonl", row))
+    assert found.chosen.prompts == [prompt]
+    assert (found.chosen.outputs, found.rejected.outputs) == ([chosen], [rejected])
+    doubled = read_preferences(write(tmp_path / "doubled.jsonl", {"prompt": prompt, **row}))
+    assert doubled.chosen.prompts == [prompt]
+    assert (doubled.chosen.outputs, doubled.rejected.outputs) == ([chosen], [rejected])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"),
+    [
+        ("good ", "bad"),  # an empty common start
+        ("The cat sat.", "The cat ran."),  # no turn is marked
+        ("Answer: yes", "Answer: no"),  # and none is asked
+        ("\n\nHuman: hi\n\nAssistant: a\n\nHuman: b\n\nAssistant: c", "\n\nHuman: hi\n\nAssistant: d"),
+    ],
+)
+def test_texts_without_a_prompt_are_never_cut_inside_a_turn(tmp_path, chosen, rejected):
+    path = write(tmp_path / "pairs.jsonl", {"chosen": chosen, "rejected": rejected})
+    with pytest.raises(InputError, match='1 without "prompt", and .* share no dialogue'):
+        read_preferences(path)
+
+
+def test_a_file_whose_texts_begin_with_their_prompts_is_read_once(tmp_path, caplog):
+    rows = [pair(number) for number in range(10)]
+    for row in rows:
+        row["chosen"] = f"{row['prompt']} {row['chosen']}"
+        row["rejected"] = f"{row['prompt']} {row['rejected']}"
+    found = read_preferences(write(tmp_path / "all.jsonl", *rows))
+    assert found.chosen.prompts[3] == "p3"
+    assert (found.chosen.outputs[3], found.rejected.outputs[3]) == (" good 3", " bad 3")
+    assert "In 10 of 10 rows" in caplog.text
+    by_chance = pair(0, prompt="Yes", chosen="Yes sure", rejected="Yes no")
+    found = read_preferences(write(tmp_path / "one.jsonl", by_chance, *map(pair, range(5))))
+    assert found.chosen.outputs[0] == "Yes sure"
+    assert "In 1 of 6 rows" in caplog.text
+    inside = pair(0, prompt="Par", chosen="Paris", rejected="Parma")
+    assert read_preferences(write(tmp_path / "word.jsonl", inside)).chosen.outputs == ["Paris"]

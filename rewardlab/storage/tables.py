@@ -1,0 +1,179 @@
+"""Rows of tables: CSV, parquet, Arrow, and folders that `datasets` wrote."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from rewardlab.errors import InputError
+
+_DELIMITERS = (",", "\t", ";")
+_AS_LINES = "Install it, or save the table as JSON lines, one object a row."
+
+
+def header(text: str) -> list[str]:
+    """Return the names of a CSV table's columns in small letters.
+
+    Example:
+        >>> header("Prompt\\tNote\\na cat\\tnone")
+        ['prompt', 'note']
+    """
+    return _header(text, _delimiter(text))
+
+
+def csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    r"""Give the rows of a CSV table, each with the line where it begins.
+
+    The delimiter is a comma, a tab or a semicolon, whichever makes the most columns. Columns are
+    called by small letters. A cell that holds a list of messages, as JSON or as pandas writes it,
+    is that list.
+
+    Raises:
+        InputError: if quotes do not match.
+
+    Example:
+        >>> list(csv_rows(Path("a.csv"), 'Prompt,id\n"a, b",1\n'))
+        [(2, {'prompt': 'a, b', 'id': '1'})]
+    """
+    delimiter = _delimiter(text)
+    try:
+        rows = _read_csv(text, delimiter, csv.QUOTE_MINIMAL)
+    except csv.Error as error:
+        if delimiter != "\t":
+            raise InputError(
+                f"{path} is no CSV table: {error}. Are its quotes doubled inside quotes?"
+            ) from None
+        rows = _read_csv(text, delimiter, csv.QUOTE_NONE)  # as most tables with tabs are written
+    names = _header(text, delimiter)
+    for line, cells in rows[1:]:
+        if len(cells) > len(names):
+            raise InputError(
+                f"{path}, line {line} has {len(cells)} cells and the first line {len(names)} "
+                "columns. Is a text with a delimiter not in quotes?"
+            )
+        values = map(_cell, cells)
+        yield line, dict(zip(names, values, strict=False))
+
+
+def _read_csv(text: str, delimiter: str, quoting: Any) -> list[tuple[int, list[str]]]:
+    """Return the cells of each row that has any, with the line where it begins."""
+    earlier = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    rows = []
+    try:
+        reader = csv.reader(
+            io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True
+        )
+        line = 1
+        for cells in reader:
+            if cells:
+                rows.append((line, cells))
+            line = reader.line_num + 1
+    finally:
+        csv.field_size_limit(earlier)
+    return rows
+
+
+def _delimiter(text: str) -> str:
+    """Return the delimiter that makes the most columns of the first line."""
+    return max(_DELIMITERS, key=lambda delimiter: len(_header(text, delimiter)))
+
+
+def _header(text: str, delimiter: str) -> list[str]:
+    first = text.lstrip("\r\n").split("\n", 1)[0]
+    cells = next(csv.reader([first], delimiter=delimiter), [])
+    return [cell.strip().lower() for cell in cells]
+
+
+def _cell(text: str) -> Any:
+    """Return a cell: its text, or the list of messages that it holds."""
+    if not text.lstrip().startswith("[{") or "content" not in text:
+        return text
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            value = parse(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if isinstance(value, list) and all(isinstance(item, dict) for item in value):
+            return value
+    return text
+
+
+def parquet_rows(path: Path, content: bytes) -> list[dict[str, Any]]:
+    """Return the rows of a parquet table.
+
+    Raises:
+        InputError: if pyarrow is not installed, or the table is broken.
+    """
+    arrow = _needed("pyarrow", f"{path} is a parquet table")
+    parquet = import_module("pyarrow.parquet")
+    return _rows_of(path, lambda: parquet.read_table(arrow.BufferReader(content)), "parquet table")
+
+
+def arrow_rows(path: Path, content: bytes) -> list[dict[str, Any]]:
+    """Return the rows of an Arrow file or stream.
+
+    Raises:
+        InputError: if pyarrow is not installed, or the table is broken.
+    """
+    arrow = _needed("pyarrow", f"{path} is an Arrow table")
+    ipc = import_module("pyarrow.ipc")
+    open_table = ipc.open_file if content.startswith(b"ARROW1") else ipc.open_stream
+    return _rows_of(path, lambda: open_table(arrow.BufferReader(content)).read_all(), "Arrow table")
+
+
+def _rows_of(path: Path, read: Any, kind: str) -> list[dict[str, Any]]:
+    try:
+        rows: list[dict[str, Any]] = read().to_pylist()
+    except Exception as error:  # a broken table makes the reader raise nearly anything
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise InputError(
+            f"{path} is a broken {kind} ({reason[0][:100]}). Was it copied in part?"
+        ) from None
+    return rows
+
+
+def is_dataset(folder: Path) -> bool:
+    """Tell whether a folder is one that `save_to_disk` of `datasets` wrote."""
+    if (folder / "dataset_dict.json").is_file():
+        return True
+    return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+
+
+def dataset_rows(folder: Path) -> Sequence[dict[str, Any]]:
+    """Return the rows of a folder that `save_to_disk` of `datasets` wrote.
+
+    Raises:
+        InputError: if `datasets` is not installed, the folder is broken, or it has several splits.
+    """
+    datasets = _needed("datasets", f"{folder} is a folder of `datasets`")
+    try:
+        dataset = datasets.load_from_disk(str(folder))
+    except Exception as error:  # whatever a broken folder makes it raise
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise InputError(
+            f"{folder} is a broken folder of `datasets` ({reason[0][:100]}). Copy it again."
+        ) from None
+    if isinstance(dataset, dict):
+        if len(dataset) != 1:
+            names = ", ".join(dataset)
+            raise InputError(
+                f"{folder} holds the splits {names}. Give the folder of one: {folder}/NAME."
+            )
+        dataset = next(iter(dataset.values()))
+    rows: Sequence[dict[str, Any]] = dataset.to_list()
+    return rows
+
+
+def _needed(package: str, what: str) -> Any:
+    """Return a package, or say what it is needed for."""
+    try:
+        return import_module(package)
+    except ImportError:
+        raise InputError(f"{what}; reading it needs {package}. {_AS_LINES}") from None
