@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from rewardlab.conversations import Conversation, Message, Prompt, from_json
 from rewardlab.errors import InputError
 from rewardlab.storage.images import SUFFIXES, find_images, read_image, read_pil
 from rewardlab.types import Samples
 
 
-def as_samples(prompts: Sequence[str] | str, outputs: Any, size: int | None = None) -> Samples:
+def as_samples(prompts: Any, outputs: Any, size: int | None = None) -> Samples:
     """Return samples of prompts and outputs, whatever form the outputs have.
 
     Args:
-        prompts: one a sample, or one string for all; "" where there is no prompt.
+        prompts: one a sample, or one for all; "" where there is no prompt. A prompt is a string, a
+            `Conversation`, or a list of messages {"role", "content"}.
         outputs: texts; Pillow's images; files of pictures, by path; a folder of pictures, taken in
             the order of their names; or a tensor [B, C, H, W], floats in [0, 1] or uint8.
         size: height and width of pictures, which are resized and cropped; None keeps their size,
@@ -38,9 +40,26 @@ def as_samples(prompts: Sequence[str] | str, outputs: Any, size: int | None = No
         Samples(prompts=['2+2?', '2+2?'], outputs=['4', '5'], facts={})
     """
     columns = _outputs(outputs, size)
-    if isinstance(prompts, str):
-        prompts = [prompts] * len(columns)
-    return Samples(list(prompts), columns)
+    if _is_one(prompts):
+        return Samples([_prompt(prompts)] * len(columns), columns)
+    return Samples([_prompt(prompt) for prompt in prompts], columns)
+
+
+def _is_one(prompts: Any) -> bool:
+    """Tell whether a prompt is given for all, instead of one a sample."""
+    if isinstance(prompts, str | Conversation):
+        return True
+    first = next(iter(prompts), None) if isinstance(prompts, Sequence) else None
+    return isinstance(first, Mapping | Message)
+
+
+def _prompt(prompt: Any) -> Prompt:
+    """Return a prompt in any form as Samples hold it."""
+    if isinstance(prompt, str | Conversation):
+        return prompt
+    if isinstance(prompt, Sequence):
+        prompt = [vars(item) if isinstance(item, Message) else item for item in prompt]
+    return from_json(prompt)
 
 
 def _outputs(outputs: Any, size: int | None) -> Tensor | list[str]:

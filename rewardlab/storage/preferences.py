@@ -266,7 +266,7 @@ def _report_skipped(path: Path, usable: int, skipped: dict[str, list[str]], stri
         reasons.append(f"{len(places)} {reason} (the first: {places[0]})")
     summary = ", ".join(reasons)
     if not usable:
-        contents = f"; its lines are {summary}" if reasons else ", no line at all"
+        contents = f"; its rows are {summary}" if reasons else ", no line at all"
         raise InputError(
             f"{path} holds no preference pairs{contents}. A row should be {SHAPE}, as {FORMS}."
         )

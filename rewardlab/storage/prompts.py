@@ -4,27 +4,44 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from rewardlab.conversations import Prompt
+from rewardlab.conversations import Prompt, from_json
 from rewardlab.errors import InputError
-from rewardlab.storage.metadata import read_lines, read_text
+from rewardlab.storage.contents import decoded, is_arrow, is_parquet, plain_suffix, read_content
+from rewardlab.storage.records import Record, is_json, parsed, read_records
 
 _log = logging.getLogger("rewardlab")
+_TABLE_SUFFIXES = (".csv", ".tsv")
+_JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+
+
+class PlacedPrompt(NamedTuple):
+    """A prompt of a file.
+
+    Attributes:
+        place: where it is, such as "line 3".
+        prompt: a text, which may be blank, or a conversation.
+    """
+
+    place: str
+    prompt: Prompt
 
 
 def read_prompts(path: str | Path, strict: bool = False) -> list[Prompt]:
-    r"""Return the prompts of a UTF-8 text file, one a line, or of a .jsonl file.
+    r"""Return the prompts of a file: one a line of text, or one a row of JSON, CSV or parquet.
 
-    A line of a .jsonl file has the key "prompt". A byte order mark and Windows' line ends are
-    removed. A prompt that holds line breaks needs the .jsonl form.
+    A row has the key "prompt", with a text or a list of messages {"role", "content"}; or the key
+    "messages", of which the assistant's last message is left out, if it is the end. A byte order
+    mark and Windows' line ends are removed. A prompt that holds line breaks needs JSON or CSV. See
+    `read_records` for the forms.
 
     Args:
-        path: the file.
+        path: the file, or a folder that `save_to_disk` of `datasets` wrote.
         strict: refuse blank lines, instead of skipping them with a warning.
 
     Raises:
-        InputError: if the file is missing, empty or not UTF-8, or a line of a .jsonl file has no
-            prompt.
+        InputError: if the file is missing, empty or not UTF-8, or a row has no prompt.
 
     Example:
         >>> path = getfixture("tmp_path") / "prompts.txt"
@@ -33,43 +50,121 @@ def read_prompts(path: str | Path, strict: bool = False) -> list[Prompt]:
         ['a cat', 'a dog']
     """
     path = Path(path)
-    lines = _from_objects(path) if path.suffix == ".jsonl" else _from_lines(path)
-    blank_lines = [number for number, line in enumerate(lines, 1) if not line.strip()]
-    if len(blank_lines) == len(lines):
+    prompts = placed_prompts(path)
+    blank = [prompt.place for prompt in prompts if not str(prompt.prompt).strip()]
+    if len(blank) == len(prompts):
         raise InputError(f"{path} holds no prompts. Write one a line.")
-    if blank_lines:
-        _report_blank(path, blank_lines, len(lines), strict)
-    prompts: list[Prompt] = [line for line in lines if line.strip()]
+    if blank:
+        _report_blank(path, blank, len(prompts), strict)
+    return [prompt.prompt for prompt in prompts if str(prompt.prompt).strip()]
+
+
+def placed_prompts(path: str | Path) -> list[PlacedPrompt]:
+    """Return the prompts of a file with their places; blank ones are among them.
+
+    Raises:
+        InputError: as `read_prompts`.
+
+    Example:
+        >>> path = getfixture("tmp_path") / "prompts.txt"
+        >>> _ = path.write_text("a cat")
+        >>> placed_prompts(path)
+        [PlacedPrompt(place='line 1', prompt='a cat')]
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _from_records(path, read_records(path))
+    content = read_content(path)
+    if is_parquet(content) or is_arrow(content):
+        return _from_records(path, read_records(path))
+    text = decoded(path, content)
+    suffix = plain_suffix(path)
+    if suffix in _JSON_SUFFIXES + _TABLE_SUFFIXES or is_json(text):
+        texts = _texts_of(text)
+        return _from_records(path, read_records(path)) if texts is None else texts
+    return _from_lines(text)
+
+
+def _report_blank(path: Path, blank: list[str], total: int, strict: bool) -> None:
+    """Log how many lines are blank, or refuse them if `strict`."""
+    count = len(blank)
+    if strict:
+        raise InputError(
+            f"{path}, {blank[0]} is blank, and {count} lines in all. "
+            "Remove them, or leave `strict` off."
+        )
+    _log.warning("Skipped %d blank lines of %d in %s (the first: %s)", count, total, path, blank[0])
+
+
+def text_lines(text: str) -> list[str]:
+    r"""Return the lines of a text; only line feeds end one, and the last one may.
+
+    Example:
+        >>> text_lines("a\r\nb\n")
+        ['a', 'b']
+    """
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+
+
+def _from_lines(text: str) -> list[PlacedPrompt]:
+    lines = text_lines(text)
+    return [PlacedPrompt(f"line {number}", line) for number, line in enumerate(lines, 1)]
+
+
+def _texts_of(text: str) -> list[PlacedPrompt] | None:
+    """Return the prompts of a JSON array of texts; None if it is something else."""
+    values = parsed(text) if text.lstrip().startswith("[") else None
+    if not isinstance(values, list) or not values:
+        return None
+    if not all(isinstance(value, str) for value in values):
+        return None
+    return [PlacedPrompt(f"text {number}", value) for number, value in enumerate(values, 1)]
+
+
+def _from_records(path: Path, records: list[Record]) -> list[PlacedPrompt]:
+    prompts = []
+    answered = 0
+    for record in records:
+        if record.problem is not None:
+            raise InputError(
+                f"{path}, {record.place} is {record.problem}; it should be an object such as "
+                '{"prompt": "a cat"}. Mend or remove it.'
+            )
+        try:
+            prompts.append(PlacedPrompt(record.place, _prompt_in(record.row)))
+        except InputError as error:
+            raise InputError(f"{path}, {record.place} {error}") from None
+        answered += _is_answered(record.row)
+    if answered:
+        _log.info("%d conversations in %s end with an answer, which is left out", answered, path)
     return prompts
 
 
-def _report_blank(path: Path, blank_lines: list[int], total: int, strict: bool) -> None:
-    """Log how many lines are blank, or refuse them if `strict`."""
-    first = blank_lines[0]
-    count = len(blank_lines)
-    if strict:
-        raise InputError(
-            f"{path}, line {first} is blank, and {count} lines in all. "
-            "Remove them, or leave `strict` off."
-        )
-    _log.warning(
-        "Skipped %d blank lines of %d in %s (the first: line %d)", count, total, path, first
+def _prompt_in(row: dict[str, Any]) -> Prompt:
+    """Return the prompt of a row."""
+    value = row.get("prompt")
+    if isinstance(value, str | list) and value != []:
+        return _checked(value)
+    messages = row.get("messages")
+    if isinstance(messages, list) and messages:
+        return _checked(messages[:-1] if _is_answered(row) else messages)
+    raise InputError(
+        f'has no string "prompt"; it has {sorted(map(str, row))}. Rename its key, or write a list '
+        "of messages as the prompt."
     )
 
 
-def _from_lines(path: Path) -> list[str]:
-    text = read_text(path).replace("\r\n", "\n")
-    return text.removesuffix("\n").split("\n")
+def _checked(value: str | list[Any]) -> Prompt:
+    try:
+        return from_json(value)
+    except InputError as error:
+        raise InputError(f"has a prompt that cannot be used. {error}") from None
 
 
-def _from_objects(path: Path) -> list[str]:
-    prompts = []
-    for number, row in enumerate(read_lines(path), 1):
-        prompt = row.get("prompt")
-        if not isinstance(prompt, str):
-            raise InputError(
-                f'{path}, object {number} has no string "prompt"; it has {sorted(row)}. '
-                "Rename its key."
-            )
-        prompts.append(prompt)
-    return prompts
+def _is_answered(row: dict[str, Any]) -> bool:
+    """Tell whether a row's prompt are its "messages", and they end with the assistant's."""
+    messages = row.get("messages")
+    if row.get("prompt") not in (None, []) or not isinstance(messages, list) or not messages:
+        return False
+    last = messages[-1]
+    return isinstance(last, dict) and last.get("role") == "assistant"

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt, to_json
 from rewardlab.errors import InputError
 from rewardlab.storage.atomic import atomic_folder
 from rewardlab.storage.images import find_images, pil_image, read_image, to_uint8
@@ -27,7 +28,8 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
 
     Images become `000000.png` and so on, videos a folder of frames a row, rounded to 8 bits.
     `metadata.jsonl` holds the prompts, facts and strings, in the form that Hugging Face's
-    imagefolder reads. `samples.json` holds the facts' dtypes.
+    imagefolder reads; a conversation is its list of messages. `samples.json` holds the facts'
+    dtypes.
 
     Raises:
         InputError: if the folder exists, or images are not finite or have other than 1 or 3
@@ -60,9 +62,20 @@ def load_samples(folder: str | Path) -> Samples:
     rows = read_lines(file)
     kind = read_kind(folder)
     _check_rows(file, rows, kind)
-    prompts = [prompt_of(row) for row in rows]
+    prompts = _prompts(file, rows)
     outputs = _read_outputs(folder, rows, kind.get("channels", 3))
     return Samples(prompts, outputs, fact_columns(rows, folder))
+
+
+def _prompts(file: Path, rows: list[dict[str, Any]]) -> list[Prompt]:
+    """Return the prompts of the lines; the line of one that cannot be used is named."""
+    prompts = []
+    for number, row in enumerate(rows, 1):
+        try:
+            prompts.append(prompt_of(row))
+        except InputError as error:
+            raise InputError(f"{file}, sample {number} has no usable prompt. {error}") from None
+    return prompts
 
 
 def save_pairs(folder: str | Path, pairs: PreferencePairs) -> None:
@@ -148,7 +161,7 @@ def _write_metadata(path: Path, samples: Samples, key: str, outputs: Sequence[st
     # JSON's escapes keep any string exact in ASCII.
     with path.open("w", encoding="ascii", newline="\n") as file:
         for i, output in enumerate(outputs):
-            row = {key: output, "prompt": samples.prompts[i]}
+            row = {key: output, "prompt": to_json(samples.prompts[i])}
             for name, values in facts.items():
                 row[name] = values[i]
             file.write(json.dumps(row) + "\n")

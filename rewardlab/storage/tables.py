@@ -15,6 +15,7 @@ from typing import Any
 from rewardlab.errors import InputError
 
 _DELIMITERS = (",", "\t", ";")
+_HEADER = 100_000  # letters, in which a first line ends
 _AS_LINES = "Install it, or save the table as JSON lines, one object a row."
 
 
@@ -86,8 +87,11 @@ def _delimiter(text: str) -> str:
 
 
 def _header(text: str, delimiter: str) -> list[str]:
-    first = text.lstrip("\r\n").split("\n", 1)[0]
-    cells = next(csv.reader([first], delimiter=delimiter), [])
+    lines = text.lstrip("\r\n")[:_HEADER].splitlines()[:1]
+    try:
+        cells = next(csv.reader(lines, delimiter=delimiter), [])
+    except csv.Error:  # of a cell longer than the module's limit
+        cells = []
     return [cell.strip().lower() for cell in cells]
 
 

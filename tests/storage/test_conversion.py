@@ -9,6 +9,7 @@ from PIL import Image
 
 import rewardlab
 from rewardlab import InputError, Samples, VisionReward, as_samples
+from rewardlab.conversations import Conversation, Message
 from rewardlab.rewards import Brightness
 from rewardlab.testing import tiny_tower
 
@@ -83,3 +84,17 @@ def test_pictures_outside_the_unit_range_are_refused(change, mend):
 def test_the_package_hands_it_on():
     assert rewardlab.as_samples is as_samples
     assert "as_samples" in dir(rewardlab)
+
+
+def test_prompts_are_texts_conversations_or_lists_of_messages():
+    ask = {"role": "user", "content": "2+2?"}
+    system = {"role": "system", "content": "Be brief."}
+    talk = Conversation((Message("system", "Be brief."), Message("user", "2+2?")))
+    for one in (talk, [system, ask], list(talk.messages)):
+        assert as_samples(one, ["4", "5"]).prompts == [talk, talk]
+        assert as_samples([one, "hi"], ["4", "5"]).prompts == [talk, "hi"]
+    assert as_samples([ask], ["4"]).prompts == as_samples([[ask]], ["4"]).prompts == ["2+2?"]
+    with pytest.raises(InputError, match="is the assistant's"):
+        as_samples([ask, {"role": "assistant", "content": "4"}], ["4"])
+    with pytest.raises(InputError, match="a string or a list of messages"):
+        as_samples([5], ["4"])

@@ -243,12 +243,15 @@ def test_dialogues_without_a_prompt_part_at_the_last_turn(tmp_path, prompt, answ
         ("good ", "bad"),  # an empty common start
         ("The cat sat.", "The cat ran."),  # no turn is marked
         ("Answer: yes", "Answer: no"),  # and none is asked
-        ("\n\nHuman: hi\n\nAssistant: a\n\nHuman: b\n\nAssistant: c", "\n\nHuman: hi\n\nAssistant: d"),
+        (
+            "\n\nHuman: hi\n\nAssistant: a\n\nHuman: b\n\nAssistant: c",
+            "\n\nHuman: hi\n\nAssistant: d",
+        ),
     ],
 )
 def test_texts_without_a_prompt_are_never_cut_inside_a_turn(tmp_path, chosen, rejected):
     path = write(tmp_path / "pairs.jsonl", {"chosen": chosen, "rejected": rejected})
-    with pytest.raises(InputError, match='1 without "prompt", and .* share no dialogue'):
+    with pytest.raises(InputError, match=r'1 without "prompt", and .* share no dialogue'):
         read_preferences(path)
 
 

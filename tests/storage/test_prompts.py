@@ -1,9 +1,11 @@
 """Prompts from files, and what is wrong with some files."""
 
+import json
 import logging
 
 import pytest
 
+from rewardlab.conversations import Conversation, Message
 from rewardlab.data import read_prompts
 from rewardlab.errors import InputError
 
@@ -37,7 +39,7 @@ def test_blank_lines_are_skipped_and_counted_or_refused(tmp_path, caplog):
 def test_json_lines_hold_prompts_with_line_breaks(tmp_path):
     path = write(tmp_path, b'{"prompt": "a\\nb"}\n{"prompt": "c", "id": 1}\n', "prompts.jsonl")
     assert read_prompts(path) == ["a\nb", "c"]
-    with pytest.raises(InputError, match=r"object 1 has no string \"prompt\"; it has \['text'\]"):
+    with pytest.raises(InputError, match=r"line 1 has no string \"prompt\"; it has \['text'\]"):
         read_prompts(write(tmp_path, b'{"text": "a"}', "other.jsonl"))
 
 
@@ -54,3 +56,52 @@ def test_other_encodings_and_missing_files_are_refused(tmp_path):
         read_prompts(write(tmp_path, "one\nzwölf".encode("latin-1")))
     with pytest.raises(InputError, match="cannot be read: No such file"):
         read_prompts(tmp_path / "nowhere.txt")
+
+
+ASK = {"role": "user", "content": "2+2?"}
+SYSTEM = {"role": "system", "content": "Be brief."}
+ANSWER = {"role": "assistant", "content": "4"}
+TALK = Conversation((Message("system", "Be brief."), Message("user", "2+2?")))
+
+
+@pytest.mark.parametrize("name", ["prompts.jsonl", "prompts.txt"])
+@pytest.mark.parametrize(
+    ("row", "wanted"),
+    [
+        ({"prompt": [ASK]}, "2+2?"),
+        ({"prompt": [SYSTEM, ASK]}, TALK),
+        ({"messages": [SYSTEM, ASK, ANSWER]}, TALK),
+        ({"messages": [SYSTEM, ASK]}, TALK),
+        ({"prompt": "2+2?", "messages": [ASK, ANSWER]}, "2+2?"),
+        ({"prompt": [{"role": "user", "content": [{"type": "text", "text": "2+2?"}]}]}, "2+2?"),
+    ],
+)
+def test_prompts_are_messages_too(tmp_path, name, row, wanted):
+    assert read_prompts(write(tmp_path, json.dumps(row).encode(), name)) == [wanted]
+
+
+def test_an_array_holds_texts_or_objects(tmp_path):
+    rows = [{"prompt": "a"}, {"prompt": [SYSTEM, ASK]}]
+    path = write(tmp_path, json.dumps(rows, indent=1).encode(), "prompts.json")
+    assert read_prompts(path) == ["a", TALK]
+    assert read_prompts(write(tmp_path, b'["a", "b\\nc"]')) == ["a", "b\nc"]
+    assert read_prompts(write(tmp_path, b"[a cat] in brackets\n{a dog}")) == [
+        "[a cat] in brackets",
+        "{a dog}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ({"prompt": [ASK, ANSWER]}, "line 2 has a prompt that cannot be used.*is the assistant"),
+        ({"prompt": [{"role": "user"}]}, "line 2 has a prompt that cannot be used.*should be"),
+        ({"prompt": None}, r"line 2 has no string \"prompt\"; it has \['prompt'\]"),
+        ({"prompt": 5}, r"line 2 has no string"),
+        ([1], "line 2 is not an object"),
+    ],
+)
+def test_a_row_that_is_no_prompt_is_named(tmp_path, row, words):
+    content = json.dumps({"prompt": "a"}) + "\n" + json.dumps(row)
+    with pytest.raises(InputError, match=words):
+        read_prompts(write(tmp_path, content.encode(), "prompts.jsonl"))

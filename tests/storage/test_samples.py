@@ -1,9 +1,12 @@
 """What is written as a folder comes back as it was."""
 
+import random
+
 import pytest
 import torch
 from PIL import Image
 
+from rewardlab.conversations import Conversation, Message
 from rewardlab.data import (
     ImageFolder,
     PairsData,
@@ -50,6 +53,37 @@ def test_texts_come_back_exactly(tmp_path):
     back = load_samples(tmp_path / "out")
     same(back, samples)
     assert back.outputs == samples.outputs
+
+
+def talks(seed, count):
+    """Conversations of random roles and odd texts."""
+    draw = random.Random(seed)
+    prompts = []
+    for _ in range(count):
+        roles = draw.choices(["system", "user", "assistant", "tool"], k=draw.randrange(4))
+        turns = [Message(role, draw.choice(STRANGE)) for role in [*roles, "user"]]
+        prompts.append(Conversation((Message("system", ""), *turns)))
+    return prompts
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_conversations_come_back(tmp_path, seed):
+    prompts = [*talks(seed, 4), *STRANGE]
+    samples = Samples(prompts, [f"answer {number}" for number in range(9)])
+    save_samples(tmp_path / "texts", samples)
+    assert load_samples(tmp_path / "texts").prompts == prompts
+    save_samples(tmp_path / "images", Samples(prompts, torch.ones(9, 1, 2, 2)))
+    assert load_samples(tmp_path / "images").prompts == prompts
+    assert ImageFolder(tmp_path / "images").prompts == prompts
+    save_pairs(tmp_path / "pairs", PreferencePairs(samples, Samples(prompts, ["no"] * 9)))
+    assert load_pairs(tmp_path / "pairs").chosen.prompts == prompts
+
+
+def test_a_prompt_of_messages_that_cannot_be_used_is_named(tmp_path):
+    rows = '{"output": "x", "prompt": null}\n{"output": "x", "prompt": [{"role": "user"}]}\n'
+    (tmp_path / "metadata.jsonl").write_text(rows)
+    with pytest.raises(InputError, match=r"metadata.jsonl, sample 2 has no usable prompt.*content"):
+        load_samples(tmp_path)
 
 
 def test_saved_images_are_an_image_folder(tmp_path):
