@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from rewardlab import LanguageReward, VisionReward, as_samples, cli, load_policy, load_reward
+from rewardlab.commands.score import read_exchanges
+from rewardlab.conversations import Conversation, Message
 from rewardlab.mining import candidates
 from rewardlab.storage import load_samples
 from rewardlab.testing import tiny_diffusion, tiny_tower
@@ -77,6 +79,61 @@ def test_texts_are_scored_from_json_lines_and_from_two_files(place, capsys):
     assert [row["prompt"] for row in rows] == ["a cat", "a dog"]
     assert [float(row["score"]) for row in rows] == pytest.approx(wanted, abs=1e-5)
     assert "scoring" not in printed.err  # no bar where stderr is no terminal
+
+
+ASK = {"role": "user", "content": "2+2?"}
+SYSTEM = {"role": "system", "content": "Be brief."}
+TALK = Conversation((Message("system", "Be brief."), Message("user", "2+2?")))
+
+
+@pytest.fixture
+def chat(models, tmp_path, monkeypatch):
+    """A reward and a language model with a chat template."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = tiny_tokenizer(chat=True)
+    LanguageReward(tiny_causal_lm(context=128), tokenizer).save_pretrained(tmp_path / "rm")
+    tiny_causal_lm(context=128).save_pretrained(tmp_path / "lm")
+    tokenizer.save_pretrained(tmp_path / "lm")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": [SYSTEM, ASK], "response": "4"},
+        {"prompt": [SYSTEM, ASK], "completion": [{"role": "assistant", "content": "4"}]},
+        {"messages": [SYSTEM, ASK, {"role": "assistant", "content": "4"}]},
+    ],
+)
+def test_conversations_are_scored_and_written_as_messages(chat, capsys, row):
+    (chat / "all.jsonl").write_text(json.dumps(row))
+    samples = read_exchanges(chat / "all.jsonl")
+    assert (samples.prompts, samples.outputs) == ([TALK], ["4"])
+    assert cli.main(["score", "rm", "all.jsonl", "--out", "scores.jsonl"]) == 0
+    line = json.loads((chat / "scores.jsonl").read_text())
+    assert line["prompt"] == [SYSTEM, ASK]
+    wanted = load_reward("rm").eval()(as_samples([SYSTEM, ASK], ["4"])).item()
+    assert line["score"] == pytest.approx(wanted, abs=1e-5)
+    assert cli.main(["score", "rm", "all.jsonl", "--out", "scores.csv"]) == 0
+    assert json.loads(rows_of("scores.csv")[0]["prompt"]) == [SYSTEM, ASK]
+    again = read_exchanges(chat / "scores.csv")  # which has the column "output"
+    assert (again.prompts, again.outputs) == ([TALK], ["4"])
+
+
+def test_conversations_are_drawn_from(chat, capsys):
+    (chat / "prompts.jsonl").write_text(
+        json.dumps({"prompt": [SYSTEM, ASK]}) + '\n{"prompt": "hi"}'
+    )
+    words = ["generate", "lm", "prompts.jsonl", "--max-length", "4", "--out", "drawn"]
+    assert cli.main(words) == 0
+    assert load_samples("drawn").prompts == [TALK, "hi"]
+    assert cli.main(["score", "rm", "drawn", "--out", "scores.csv"]) == 0
+    long = [SYSTEM, {"role": "user", "content": "long " * 99}]
+    with (chat / "prompts.jsonl").open("a") as file:
+        file.write("\n\n" + json.dumps({"prompt": long}))
+    capsys.readouterr()
+    assert cli.main([*words[:-1], "other"]) == 2
+    assert "prompts.jsonl, line 4: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,7 @@ rewardlab attack: search for outputs that a reward overrates, and say whether it
 
   --reward,         the reward under attack, and one that should object (may be repeated: their
   --witness         mean); folders of rewards or of published sequence classifiers, or http(s)://
-                    servers in OpenRLHF's form (--query, --key-variable)
+                    servers in OpenRLHF's form (--query-template, --query: see `score --help`)
   --judge PATH|URL  decides who is right; without it the verdict says only that reward and witness
                     part. Exit code 0 either way
   --policy PATH     folder of a policy, a transformers causal language model or a diffusers pipeline
@@ -152,7 +152,7 @@ gold peaks inside the range.
 
   --policy PATH    folder of a policy, a transformers causal language model or a diffusers pipeline
   --proxy, --gold  the reward that is climbed, and the one that judges: folders, or http(s)://
-                   servers (see `attack --help`)
+                   servers (see `score --help`)
   --prompts FILE   one a line, or .jsonl; intervals are over prompts
   --n-max 64       the largest n
   --samples N      outputs of each prompt, from which all n are estimated without bias; default
@@ -171,14 +171,19 @@ rewardlab score: what a reward says of each sample, one row a sample.
   rewardlab score REWARD SAMPLES [--prompts FILE] [--sort best|worst] [--out FILE]
 
   REWARD           a folder of a reward or of a published sequence classifier, or an http(s):// URL
-  SAMPLES          a folder of pictures or of samples, one picture, a .jsonl file with "prompt" and
-                   "response", or a text file with an output a line
-  --prompts FILE   the prompt of each sample, one a line, or .jsonl
+  SAMPLES          a folder of pictures or of samples, one picture, a text file with an output a
+                   line, or rows (JSON, CSV, parquet) with "prompt" and "response", or "messages";
+                   texts or lists of {"role", "content"}
+  --prompts FILE   the prompt of each sample, one a line, or rows with "prompt"
   --sort best      highest scores first; worst: lowest first. By default in the samples' order
   --size N         resize and crop pictures to N × N; needed where their sizes differ
   --out FILE       a new .csv or .jsonl file with row, score, prompt, and file or output; without it
                    the CSV is printed. A bar shows rate and time left if stderr is a terminal
-  --batch-size 64    --device NAME    --trust, --query, --key-variable: see `attack --help`
+  --batch-size 64    --device NAME    --trust
+  --query-template TOKENIZER  folder of the tokenizer whose chat template writes what a URL is sent,
+                   as a chat model's reward expects it; or --query 'Q: {prompt}\\nA: {response}', \\n
+                   for a line break. With neither, the response right behind its prompt, and a
+                   warning. --key-variable NAME: the environment variable with the server's key
 
 Examples:
   rewardlab score runs/reward/reward pictures --sort best --out scores.csv
@@ -190,7 +195,8 @@ rewardlab generate: draw outputs of a policy into a folder of samples.
   rewardlab generate POLICY [PROMPTS] --out FOLDER [--n 1] [--seed 0]
 
   POLICY          folder of a policy, a transformers causal language model or a diffusers pipeline
-  PROMPTS         one a line, or .jsonl; leave it out for a generator without prompts
+  PROMPTS         one a line, or rows (JSON, CSV, parquet) with "prompt", a text or a list of
+                  {"role", "content"}; leave it out for a generator without prompts
   --n 1           outputs of each prompt    --seed 0
   --max-length N  most tokens of a response
   --out FOLDER    a new folder: pictures or texts, metadata.jsonl with prompts, seeds and groups. It

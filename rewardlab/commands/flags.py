@@ -12,6 +12,7 @@ from rewardlab.commands.mistakes import unknown_flags
 from rewardlab.errors import InputError
 
 # Flags that say only where and how to run, so that a run is not known by them.
+GLUED = "{prompt}{response}"  # what a URL is sent where neither query nor template is given
 NOT_IN_CONFIG = ("out", "resume", "device", "batch_size", "trust", "key_variable", "allow_leak")
 
 
@@ -31,7 +32,7 @@ def audit_parser(command: str) -> FlagParser:
     parser = FlagParser(prog=f"rewardlab {command}", allow_abbrev=False)
     add = parser.add_argument
     add("--policy", required=True, help=_POLICY)
-    add("--prompts", required=True, help='text file, one prompt a line, or .jsonl with "prompt"')
+    add("--prompts", required=True, help=_PROMPTS)
     add("--out", required=True, help="run folder; never overwritten")
     add("--resume", action="store_true", help="go on in a run folder that the same flags made")
     add("--max-length", type=int, help=_MAX_LENGTH)
@@ -45,13 +46,23 @@ def add_device_flags(parser: FlagParser) -> None:
     """Add the flags that say where models run and what they are trusted with."""
     add = parser.add_argument
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--query", default="{prompt}{response}", help="what a reward behind a URL is sent")
+    add("--query", help=_QUERY)
+    add("--query-template", metavar="TOKENIZER", help=_QUERY_TEMPLATE)
     add("--key-variable", help="environment variable with the key of a reward behind a URL")
     add("--trust", action="store_true", help=_TRUST)
 
 
 _POLICY = "folder of a policy, a transformers causal language model or a diffusers pipeline"
+_PROMPTS = 'text file, one prompt a line, or rows (JSON, CSV, parquet) with "prompt"'
 _MAX_LENGTH = "most tokens of a response; the policy's own limit by default"
+_QUERY = (
+    "what a reward behind a URL is sent for a text, such as 'Q: {prompt}\\nA: {response}'; \\n is a "
+    "line break. Without --query and --query-template it is prompt and response one after the other"
+)
+_QUERY_TEMPLATE = (
+    "folder of the tokenizer whose chat template makes the query, as a chat model's reward behind "
+    "a URL expects it; instead of --query"
+)
 _TRUST = "load folders that name classes from outside rewardlab, and so run their code"
 
 
@@ -78,6 +89,9 @@ def config_of(flags: argparse.Namespace) -> dict[str, object]:
     for name, value in vars(flags).items():
         if name not in NOT_IN_CONFIG:
             config[name] = _absolute(value)
+    if config.get("query_template") is None:  # runs of before the flag are known without it
+        config.pop("query_template", None)
+        config["query"] = config.get("query") or GLUED
     return config
 
 

@@ -20,21 +20,26 @@ from tqdm import tqdm
 from rewardlab.commands.flags import FlagParser, add_device_flags, check_numbers
 from rewardlab.commands.logs import set_up_logs
 from rewardlab.commands.sources import open_reward
-from rewardlab.conversations import Prompt
+from rewardlab.conversations import Prompt, to_json
 from rewardlab.data import read_prompts
 from rewardlab.data.samples import open_samples
 from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.storage import as_samples, write_atomically
+from rewardlab.storage.exchanges import Exchange, UnusableError, exchange, split_answer
 from rewardlab.storage.image_folder import ImageFolder
 from rewardlab.storage.images import SUFFIXES
-from rewardlab.storage.metadata import read_lines, read_text
+from rewardlab.storage.metadata import read_text
+from rewardlab.storage.prompts import holds_rows, text_lines
+from rewardlab.storage.records import usable_rows
+from rewardlab.storage.tables import is_dataset
 from rewardlab.types import Samples, concatenate
 
 log = logging.getLogger("rewardlab")
 # Keys of a line of JSON that may hold its output.
 OUTPUT_KEYS = ("response", "output", "completion")
+SHAPE = '{"prompt": "…", "response": "…"}'
 SORTS = ("none", "best", "worst")
 
 
@@ -79,7 +84,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = FlagParser(prog="rewardlab score", allow_abbrev=False)
     add = parser.add_argument
     add("reward", metavar="REWARD", help="a folder or an http(s):// URL")
-    add("samples", metavar="SAMPLES", help="a folder, a picture, a .jsonl or a text file")
+    add("samples", metavar="SAMPLES", help="a folder, a picture, a text file or a table")
     add("--prompts", help="file with the prompt of each sample, one a line, or .jsonl")
     add("--out", help="a new .csv or .jsonl file; without it the table is printed")
     add("--sort", choices=SORTS, default="none", help="none keeps the samples' order")
@@ -103,11 +108,11 @@ def read(flags: argparse.Namespace) -> Scored:
     path = Path(flags.samples)
     if not path.exists():
         raise InputError(f"{path} does not exist. Give a folder or a file of samples.")
-    if path.is_dir():
+    if path.is_dir() and not is_dataset(path):
         rows = open_samples(path, flags.size)
     elif path.suffix.lower() in SUFFIXES:
         rows = open_samples(as_samples("", [path], flags.size))
-    elif path.suffix == ".jsonl":
+    elif holds_rows(path):
         rows = open_samples(read_exchanges(path))
     else:
         rows = open_samples(read_outputs(path))
@@ -127,17 +132,19 @@ def read_outputs(path: Path) -> Samples:
     Raises:
         InputError: if it holds none.
     """
-    outputs = read_text(path).splitlines()
+    outputs = text_lines(read_text(path))
     if not any(line.strip() for line in outputs):
         raise InputError(f"{path} holds no outputs. Write one a line, or give a .jsonl file.")
     return Samples([""] * len(outputs), outputs)
 
 
 def read_exchanges(path: Path) -> Samples:
-    """Return the samples of a file of JSON lines with a prompt and a response.
+    """Return the samples of a file of rows with a prompt and a response, or with "messages".
+
+    Both may be texts or lists of messages. The forms of files are those of `read_records`.
 
     Raises:
-        InputError: naming the line that has no response.
+        InputError: naming the row that has no response.
 
     Example:
         >>> path = getfixture("tmp_path") / "exchanges.jsonl"
@@ -147,17 +154,33 @@ def read_exchanges(path: Path) -> Samples:
     """
     prompts = []
     outputs = []
-    for number, row in enumerate(read_lines(path), 1):
-        keys = [key for key in OUTPUT_KEYS if isinstance(row.get(key), str)]
-        prompt = row.get("prompt", "")
-        if not keys or not isinstance(prompt, str):
+    for record in usable_rows(path, SHAPE):
+        try:
+            prompt, response = _exchange(record.row)
+        except UnusableError as reason:
             raise InputError(
-                f'{path}, object {number} needs a text "response" (or "output", "completion"), and '
-                f'if there is a "prompt", as a text too; it has {sorted(row)}.'
-            )
+                f"{path}, {record.place} is a row {reason}. It should be {SHAPE}."
+            ) from None
         prompts.append(prompt)
-        outputs.append(row[keys[0]])
+        outputs.append(response)
     return Samples(prompts, outputs)
+
+
+def _exchange(row: dict[str, Any]) -> Exchange:
+    """Return the prompt and the response of a row."""
+    prompt = row.get("prompt")
+    for key in OUTPUT_KEYS:
+        response = row.get(key)
+        if isinstance(response, str) and prompt is None:
+            return Exchange("", response)
+        if isinstance(response, str | list | dict):
+            return exchange(prompt, response)
+    if row.get("messages") is not None:
+        return split_answer(row["messages"])
+    raise UnusableError(
+        'that has no text "response" (or "output", "completion", "messages"); it has '
+        f"{sorted(map(str, row))}"
+    )
 
 
 def _with_prompts(rows: Dataset[Samples], file: str, path: Path) -> Dataset[Samples]:
@@ -207,7 +230,8 @@ def _rows(
     """Return the table's rows of a batch."""
     rows = []
     for place, score in enumerate(scores.tolist()):
-        row = {"row": start + place, "score": score, "prompt": samples.prompts[place]}
+        row = {"row": start + place, "score": score}
+        row["prompt"] = to_json(samples.prompts[place])
         if files is not None:
             row["file"] = files[start + place]
         elif not isinstance(samples.outputs, torch.Tensor):
@@ -226,8 +250,14 @@ def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(rows[0]))
     writer.writeheader()
-    writer.writerows(rows)
+    for row in rows:
+        writer.writerow({name: _cell(value) for name, value in row.items()})
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """Return a value as a cell; the messages of a conversation are JSON, as files hold them."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
 
 
 def as_json_lines(rows: Sequence[dict[str, Any]]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward, load_reward
 from rewardlab.rewards.scoring import member_scores
 from rewardlab.runs.folder import RunFolder
-from rewardlab.storage.metadata import read_text
+from rewardlab.storage.prompts import placed_prompts
 from rewardlab.types import Samples
 
 Config = dict[str, Any]
@@ -85,8 +84,16 @@ def open_reward(location: str, flags: argparse.Namespace) -> Reward:
     if is_url(location):
         from rewardlab.rewards.remote import RemoteReward
 
-        key = flags.key_variable
-        return RemoteReward(location, flags.query, flags.batch_size, key_variable=key)
+        query = flags.query
+        if query is not None:
+            query = query.replace("\\n", "\n").replace("\\t", "\t")
+        return RemoteReward(
+            location,
+            query,
+            flags.batch_size,
+            key_variable=flags.key_variable,
+            template=flags.query_template,
+        )
     return load_reward(location, trust=flags.trust).to(flags.device).eval()
 
 
@@ -155,23 +162,17 @@ def _check_prompt(policy: Generator, prompt: Prompt, file: str) -> None:
     try:
         policy.check_prompts([prompt])
     except InputError as error:
-        raise InputError(f"{file}, line {line_of(file, prompt)}: {error}") from None
+        raise InputError(f"{file}, {place_of(file, prompt)}: {error}") from None
 
 
-def line_of(file: str, prompt: Prompt) -> int | None:
-    """Return the number of the first line of a file of prompts that holds this one.
+def place_of(file: str, prompt: Prompt) -> str:
+    """Return where a file of prompts first holds this one, such as "line 2".
 
     Example:
         >>> path = getfixture("tmp_path") / "prompts.jsonl"
         >>> _ = path.write_text('\\n{"prompt": "a cat"}\\n')
-        >>> line_of(str(path), "a cat")
-        2
+        >>> place_of(str(path), "a cat")
+        'line 2'
     """
-    is_jsonl = Path(file).suffix == ".jsonl"
-    lines = read_text(Path(file)).replace("\r\n", "\n").split("\n")
-    for number, line in enumerate(lines, 1):
-        if is_jsonl:
-            line = json.loads(line)["prompt"] if line.strip() else ""
-        if line == prompt:
-            return number
-    return None
+    places = [placed.place for placed in placed_prompts(file) if placed.prompt == prompt]
+    return places[0] if places else "no line"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,15 +10,21 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Conversation, Prompt, messages_of, to_json
 from rewardlab.endpoints.client import bearer, checked_url, post_json
 from rewardlab.endpoints.wire import filled
 from rewardlab.errors import InputError
+from rewardlab.networks.loading import load_tokenizer
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward, checked_scores
-from rewardlab.rewards.folders import check_trusted, read_settings, write_reward
+from rewardlab.rewards.folders import CONFIG, check_trusted, class_path_of, read_settings
+from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples
 
 SETTINGS = ("url", "query", "batch_size", "timeout", "retries", "wait", "key_variable")
+GLUED = "{prompt}{response}"  # the query where nothing is said
+TEMPLATE = "tokenizer"  # the folder inside a saved reward, if it has one
+_log = logging.getLogger("rewardlab")
 
 
 class RemoteReward(Reward, Saved):
@@ -31,8 +38,8 @@ class RemoteReward(Reward, Saved):
     Args:
         url: of the server, such as http://127.0.0.1:5000; /get_reward is appended if it has no
             path.
-        query: what is sent for a response; {prompt} and {response} are replaced. Write a chat
-            model's special tokens here, since OpenRLHF's servers expect them in the query.
+        query: what is sent for a response; {prompt} and {response} are replaced. None, without a
+            template either, sends one after the other, and says so.
         batch_size: texts a request.
         timeout: seconds that a request may wait for the server.
         retries: further tries after a request that failed on the way or was refused as busy (such
@@ -40,9 +47,13 @@ class RemoteReward(Reward, Saved):
         wait: seconds before the first of them; doubled for each further one.
         key_variable: the environment variable that holds a bearer token; the token itself is never
             kept.
+        template: a tokenizer, or its folder, whose chat template makes the query in place of
+            `query`: the prompt's messages and the assistant's response, special tokens included, as
+            OpenRLHF's servers expect a chat model's. Conversations need it.
 
     Raises:
-        InputError: if the URL is not http or https.
+        InputError: if the URL is not http or https, both a query and a template are given, or the
+            tokenizer has no chat template.
     """
 
     takes_trust = True
@@ -50,19 +61,21 @@ class RemoteReward(Reward, Saved):
     def __init__(
         self,
         url: str,
-        query: str = "{prompt}{response}",
+        query: str | None = None,
         batch_size: int = 64,
         timeout: float = 180.0,
         retries: int = 4,
         wait: float = 0.5,
         key_variable: str | None = None,
+        template: Any | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or "{response}" not in query:
+        if batch_size < 1 or (query is not None and "{response}" not in query):
             raise InputError(
                 "RemoteReward needs batch_size >= 1 and a query with {response}; got "
                 f"{batch_size}, {query!r}."
             )
+        self.tokenizer = None if template is None else _with_template(template, query)
         self.url = checked_url(url, "/get_reward")
         self.query = query
         self.batch_size = batch_size
@@ -70,6 +83,7 @@ class RemoteReward(Reward, Saved):
         self.timeout = timeout
         self.retries = retries
         self.wait = wait
+        self._said = False
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the server's scores, float32 [B].
@@ -83,6 +97,8 @@ class RemoteReward(Reward, Saved):
                 f"RemoteReward sends texts; got images {list(samples.outputs.shape)}. "
                 "Is the policy an image model?"
             )
+        if self.query is None and self.tokenizer is None and any(samples.prompts):
+            self._say_glued()
         values: list[float] = []
         for start in range(0, len(samples), self.batch_size):
             values += self._scores(samples[start : start + self.batch_size])
@@ -109,7 +125,12 @@ class RemoteReward(Reward, Saved):
         Raises:
             InputError: as `check_savable`, or if `folder` holds something else.
         """
-        write_reward(folder, self, {name: getattr(self, name) for name in SETTINGS})
+        self.check_savable()
+        settings = {name: getattr(self, name) for name in SETTINGS}
+        with new_folder(folder) as fresh:
+            if self.tokenizer is not None:
+                self.tokenizer.save_pretrained(fresh / TEMPLATE)
+            write_json(fresh / CONFIG, {"class_path": class_path_of(type(self)), **settings})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, trust: bool = False) -> RemoteReward:
@@ -123,12 +144,26 @@ class RemoteReward(Reward, Saved):
         if settings["key_variable"] is not None:
             danger += f", and the token in {settings['key_variable']}"
         check_trusted(folder, danger, trust=trust)
-        return cls(**settings).eval()
+        tokenizer = Path(folder) / TEMPLATE
+        template = str(tokenizer) if tokenizer.is_dir() else None
+        return cls(**settings, template=template).eval()
+
+    def _say_glued(self) -> None:
+        """Log once that prompt and response are sent one after the other."""
+        if not self._said:
+            _log.warning(
+                "%s is sent each prompt with its response right behind it, and no chat template. "
+                "If it scores for a chat model, give --query-template TOKENIZER (template=); if "
+                "this is meant, say so by --query '%s' (query=).",
+                self.url,
+                GLUED,
+            )
+        self._said = True
 
     def _scores(self, samples: Samples) -> list[float]:
         answer = post_json(
             self.url,
-            {"query": self._queries(samples), "prompts": list(samples.prompts)},
+            {"query": self._queries(samples), "prompts": self._prompts(samples)},
             bearer(self.key_variable),
             timeout=self.timeout,
             retries=self.retries,
@@ -143,11 +178,53 @@ class RemoteReward(Reward, Saved):
         return list(rewards)
 
     def _queries(self, samples: Samples) -> list[str]:
+        """Return what is sent for each response."""
+        pairs = zip(samples.prompts, samples.outputs, strict=True)
+        if self.tokenizer is not None:
+            return [_rendered(self.tokenizer, prompt, response) for prompt, response in pairs]
+        query = GLUED if self.query is None else self.query
         queries = []
-        for prompt, response in zip(samples.prompts, samples.outputs, strict=True):
-            pieces = filled(self.query, prompt=prompt, response=response)
+        for prompt, response in pairs:
+            if isinstance(prompt, Conversation) and "{prompt}" in query:
+                raise InputError(
+                    "RemoteReward got a prompt of "
+                    f"{len(prompt.messages)} messages, and a query by text, {query!r}, has no form "
+                    "for turns. Give the tokenizer whose chat template has one: "
+                    "--query-template TOKENIZER (template=)."
+                )
+            pieces = filled(query, prompt=prompt, response=response)
             queries.append("".join(pieces))
         return queries
+
+    def _prompts(self, samples: Samples) -> list[Any]:
+        """Return the prompts beside the queries; servers may read them or not."""
+        if self.tokenizer is not None:
+            return [_rendered(self.tokenizer, prompt) for prompt in samples.prompts]
+        return [to_json(prompt) for prompt in samples.prompts]
+
+
+def _with_template(template: Any, query: str | None) -> Any:
+    """Return the tokenizer of a chat template, which is loaded if its folder is given."""
+    if query is not None:
+        raise InputError(
+            f"RemoteReward takes a query or a template, not both; got {query!r} and a template. "
+            "Leave one out."
+        )
+    tokenizer = load_tokenizer(template, template, "RemoteReward")
+    if not getattr(tokenizer, "chat_template", None):
+        raise InputError(
+            f"The tokenizer {str(template)[:100]} has no chat template, so it cannot make queries. "
+            "Give the reward model's own, or write the form as --query (query=)."
+        )
+    return tokenizer
+
+
+def _rendered(tokenizer: Any, prompt: Prompt, response: str | None = None) -> str:
+    """Return a prompt as the chat template writes it, answered or up to where the answer begins."""
+    text: str = tokenizer.apply_chat_template(
+        messages_of(prompt, response), tokenize=False, add_generation_prompt=response is None
+    )
+    return text
 
 
 def _are_numbers(values: Any, count: int) -> bool:

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 from rewardlab.conversations import Prompt, from_json
 from rewardlab.errors import InputError
 from rewardlab.storage.contents import decoded, is_arrow, is_parquet, plain_suffix, read_content
+from rewardlab.storage.metadata import read_text
 from rewardlab.storage.records import Record, is_json, parsed, read_records
 
 _log = logging.getLogger("rewardlab")
-_TABLE_SUFFIXES = (".csv", ".tsv")
-_JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+_ROW_SUFFIXES = (".jsonl", ".json", ".ndjson", ".csv", ".tsv", ".parquet", ".arrow")
 
 
 class PlacedPrompt(NamedTuple):
@@ -72,17 +72,28 @@ def placed_prompts(path: str | Path) -> list[PlacedPrompt]:
         [PlacedPrompt(place='line 1', prompt='a cat')]
     """
     path = Path(path)
-    if path.is_dir():
-        return _from_records(path, read_records(path))
-    content = read_content(path)
-    if is_parquet(content) or is_arrow(content):
-        return _from_records(path, read_records(path))
-    text = decoded(path, content)
-    suffix = plain_suffix(path)
-    if suffix in _JSON_SUFFIXES + _TABLE_SUFFIXES or is_json(text):
-        texts = _texts_of(text)
+    if holds_rows(path):
+        texts = _texts_of(path)
         return _from_records(path, read_records(path)) if texts is None else texts
-    return _from_lines(text)
+    return _from_lines(read_text(path))
+
+
+def holds_rows(path: str | Path) -> bool:
+    """Tell whether a file holds rows, JSON or a table, instead of a text on each line.
+
+    Its name or its content says so. A folder is one of `datasets`.
+
+    Example:
+        >>> path = getfixture("tmp_path") / "prompts.txt"
+        >>> _ = path.write_text('{"prompt": "a cat"}')
+        >>> holds_rows(path)
+        True
+    """
+    path = Path(path)
+    if path.is_dir() or plain_suffix(path) in _ROW_SUFFIXES:
+        return True
+    content = read_content(path)
+    return is_parquet(content) or is_arrow(content) or is_json(decoded(path, content))
 
 
 def _report_blank(path: Path, blank: list[str], total: int, strict: bool) -> None:
@@ -111,9 +122,11 @@ def _from_lines(text: str) -> list[PlacedPrompt]:
     return [PlacedPrompt(f"line {number}", line) for number, line in enumerate(lines, 1)]
 
 
-def _texts_of(text: str) -> list[PlacedPrompt] | None:
+def _texts_of(path: Path) -> list[PlacedPrompt] | None:
     """Return the prompts of a JSON array of texts; None if it is something else."""
-    values = parsed(text) if text.lstrip().startswith("[") else None
+    content = b"" if path.is_dir() else read_content(path)
+    is_array = content.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"[")
+    values = parsed(decoded(path, content)) if is_array else None
     if not isinstance(values, list) or not values:
         return None
     if not all(isinstance(value, str) for value in values):

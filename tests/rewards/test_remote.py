@@ -7,10 +7,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
+from rewardlab import cli
+from rewardlab.conversations import Conversation, Message, messages_of
 from rewardlab.endpoints.client import post_json
 from rewardlab.errors import InputError
+from rewardlab.rewards import load_reward
 from rewardlab.rewards.remote import RemoteReward
 from rewardlab.testing import RewardConformance
+from rewardlab.testing.tiny_text import tiny_tokenizer
 from rewardlab.types import Samples
 
 TEXTS = Samples(
@@ -200,3 +204,98 @@ def test_images_and_useless_arguments_are_refused():
         RemoteReward("http://127.0.0.1")(Samples([""], torch.zeros(1, 3, 2, 2)))
     with pytest.raises(InputError, match="response"):
         RemoteReward("http://127.0.0.1", query="{prompt}")
+
+
+TALK = Conversation(
+    (
+        Message("system", "Be brief."),
+        Message("user", "hi"),
+        Message("assistant", "hello"),
+        Message("user", "2+2?"),
+    )
+)
+TEMPLATE = (
+    "{% for m in messages %}<|start|>{{m.role}}\n{{m.content}}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+
+
+def chat_tokenizer():
+    tokenizer = tiny_tokenizer(chat=True)
+    tokenizer.chat_template = TEMPLATE
+    return tokenizer
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_a_template_writes_the_query_as_the_chat_model_reads_it(tmp_path, saved):
+    samples = Samples([TALK, "Name? {response}", ""], ["4", "{prompt}", "Bob"])
+    with server(lengths) as (url, requests):
+        reward = RemoteReward(url, template=chat_tokenizer())
+        if saved:
+            reward.save_pretrained(tmp_path / "reward")
+            reward = load_reward(tmp_path / "reward", trust=True)
+        reward(samples)
+    _, body, _ = requests[0]
+    assert body["query"] == [
+        "<|start|>system\nBe brief.<|end|><|start|>user\nhi<|end|><|start|>assistant\nhello<|end|>"
+        "<|start|>user\n2+2?<|end|><|start|>assistant\n4<|end|>",
+        "<|start|>user\nName? {response}<|end|><|start|>assistant\n{prompt}<|end|>",
+        "<|start|>user\n<|end|><|start|>assistant\nBob<|end|>",
+    ]
+    answered = ["4<|end|>", "{prompt}<|end|>", "Bob<|end|>"]
+    for query, prompt, end in zip(body["query"], body["prompts"], answered, strict=True):
+        assert query == prompt + end
+
+
+def test_prompt_and_response_are_glued_together_with_a_word_only(caplog):
+    with server(lengths) as (url, _):
+        reward = RemoteReward(url)
+        reward(Samples(["", ""], ["a", "b"]))
+        assert not caplog.text
+        reward(TEXTS)
+        reward(TEXTS)
+        assert caplog.text.count("--query-template") == 1
+        caplog.clear()
+        RemoteReward(url, "{prompt}{response}")(TEXTS)
+        RemoteReward(url, template=chat_tokenizer())(TEXTS)
+        assert not caplog.text
+
+
+def test_a_conversation_needs_a_form_for_its_turns():
+    with server(lengths) as (url, requests):
+        for query in (None, "{prompt} {response}"):
+            with pytest.raises(
+                InputError, match=r"4 messages, and a query by text.*query-template"
+            ):
+                RemoteReward(url, query)(Samples([TALK], ["4"]))
+        assert not requests
+        RemoteReward(url, "A: {response}")(Samples([TALK], ["4"]))
+        assert requests[0][1] == {"query": ["A: 4"], "prompts": [messages_of(TALK)]}
+
+
+def test_templates_that_cannot_be_used_are_refused(tmp_path):
+    tiny_tokenizer().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="has no chat template"):
+        RemoteReward("http://127.0.0.1", template=str(tmp_path))
+    with pytest.raises(InputError, match="not both"):
+        RemoteReward("http://127.0.0.1", "{response}", template=chat_tokenizer())
+
+
+def test_the_flags_name_query_and_template(tmp_path, capsys):
+    chat_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    ask = {"role": "user", "content": "2+2?"}
+    (tmp_path / "a.jsonl").write_text(json.dumps({"prompt": [ask], "response": "4"}))
+    with server(lengths) as (url, requests):
+        words = ["score", url, str(tmp_path / "a.jsonl")]
+        assert cli.main([*words, "--query-template", str(tmp_path / "tokenizer")]) == 0
+        assert cli.main([*words, "--query", r"Q: {prompt}\nA: {response}"]) == 0
+    sent = [body["query"] for _, body, _ in requests]
+    assert sent == [
+        ["<|start|>user\n2+2?<|end|><|start|>assistant\n4<|end|>"],
+        ["Q: 2+2?\nA: 4"],
+    ]
+    for command, option in (("score", "--help-all"), ("attack", "--help"), ("score", "--help")):
+        capsys.readouterr()
+        with suppress(SystemExit):
+            cli.main([command, option])
+        assert "--query-template" in capsys.readouterr().out
