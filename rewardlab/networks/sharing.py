@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from rewardlab.networks.stillness import recomputing_parts
+
 # share of a pass's tokens that must be saved by running prompts once; below it two passes cost more
 WORTH_SHARING = 0.2
 
@@ -31,7 +33,7 @@ def recomputes(network: Any) -> bool:
 
     Such a layer keeps no cache.
     """
-    return any(getattr(module, "gradient_checkpointing", False) for module in network.modules())
+    return bool(recomputing_parts(network))
 
 
 def saves_enough(spared: int, whole: int) -> bool:

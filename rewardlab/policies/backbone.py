@@ -13,6 +13,7 @@ from torch import Tensor
 from rewardlab.networks.loading import takes_positions
 from rewardlab.networks.precision import arithmetic
 from rewardlab.networks.sharing import saves_enough
+from rewardlab.networks.stillness import recomputing_parts
 from rewardlab.networks.tokens import Padded, positions_of
 from rewardlab.types import Distinct, Trajectory, distinct
 
@@ -86,17 +87,21 @@ class Backbone:
     @property
     def shares_prompts(self) -> bool:
         """Whether a pass with a gradient can run a prompt once for all rows that have it."""
-        return self.caches_tokens and not (self.recomputes and self.network.training)
+        if not self.recomputes:
+            return self.caches_tokens
+        keeps_states = not any(part.training for part in recomputing_parts(self.network))
+        return self.caches_tokens and keeps_states
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Run the network in evaluation mode for a while."""
-        training = self.network.training
+        """Run the network in evaluation mode for a while; each part gets its own mode back."""
+        parts = [part for part in self.network.modules() if part.training]
         self.network.eval()
         try:
             yield
         finally:
-            self.network.train(training)
+            for part in parts:
+                part.training = True
 
     def run(self, inputs: Inputs, cache: Any = None, *, keep: bool = False) -> States:
         """Run tokens after those in the cache.
@@ -117,7 +122,7 @@ class Backbone:
                 attention_mask=inputs.mask.long(),
                 **options,
             )
-        return States(output.last_hidden_state, output.past_key_values)
+        return States(output.last_hidden_state, getattr(output, "past_key_values", None))
 
     def run_shared(self, prompts: Inputs, unique: Distinct[Any]) -> States:
         """Run each distinct prompt once; return every row's last state [B, 1, D] and cache.

@@ -14,6 +14,7 @@ from torch import Tensor
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.networks import lora, sharing
+from rewardlab.networks.stillness import still
 from rewardlab.networks.tokens import context_length
 from rewardlab.policies import causal_lm_folder, language_network, text
 from rewardlab.policies.abilities import (
@@ -210,6 +211,12 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
     def has_critic(self) -> bool:
         """Tell whether the policy was made with a value head."""
         return self.value_head is not None
+
+    def train(self, mode: bool = True) -> CausalLMPolicy:
+        """Set the mode; the network scores as in eval mode in either, so that ratios start at 1."""
+        super().train(mode)
+        still(self.network, training=mode)
+        return self
 
     def log_prob(self, trajectory: Trajectory) -> Tensor:
         """Return log softmax(logits / temperature) of each response's tokens, float32 [B, T].

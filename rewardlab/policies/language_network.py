@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.kernels import linear_logits
 from rewardlab.networks import loading, lora
-from rewardlab.networks.tokens import check_vocabulary
+from rewardlab.networks.tokens import check_vocabulary, context_length, padded
+from rewardlab.policies.backbone import Backbone, Inputs
 
 
 def load_network(model: Any, dtype: torch.dtype) -> Any:
@@ -47,15 +50,6 @@ def softcap_of(network: Any) -> float | None:
     return softcap
 
 
-def without_dropout(network: Any) -> None:
-    """Turn dropout off for good, so that training mode scores what was sampled."""
-    for module in network.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
-
-
 def linear_layers(network: Any) -> list[str]:
     """Return the names of the layers that adapters attach to: every linear one but the head."""
     from transformers.pytorch_utils import Conv1D
@@ -71,8 +65,7 @@ def linear_layers(network: Any) -> list[str]:
 def prepare(
     network: Any, lora_rank: int | None, dtype: torch.dtype, gradient_checkpointing: bool
 ) -> None:
-    """Turn dropout off, and add an adapter and checkpointing of activations where asked for."""
-    without_dropout(network)
+    """Add an adapter and checkpointing of activations where asked for."""
     if lora_rank is not None:
         lora.add(network, lora_rank, linear_layers(network), dtype)
     if gradient_checkpointing:
@@ -87,7 +80,24 @@ def check_fits(tokenizer: Any, network: Any) -> None:
     """
     end = tokenizer.eos_token_id or 0
     check_vocabulary(tokenizer, network, needed=max(tokenizer.vocab_size, end + 1))
-    check_head(network)
+    with _refusing(network):
+        check_head(network)
+        check_rows(network)
+
+
+@contextmanager
+def _refusing(network: Any) -> Iterator[None]:
+    """Turn whatever a foreign network raises while it is tried into an `InputError`."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # any architecture may come, and raise anything
+        raise InputError(
+            f"CausalLMPolicy cannot run {type(network).__name__}: a batch of short rows ended in "
+            f"{type(error).__name__}: {str(error)[:200]}. Take a decoder with a cache of keys and "
+            "values, such as Llama, Qwen or Gemma."
+        ) from error
 
 
 def check_head(network: Any) -> None:
@@ -118,3 +128,46 @@ def check_head(network: Any) -> None:
             f"CausalLMPolicy cannot score {type(network).__name__}: it alters its logits after the "
             "head."
         )
+
+
+def check_rows(network: Any) -> None:
+    """Make sure that a row of text is the same behind padding, and token by token.
+
+    Recurrent models and decoders that count positions by themselves are not: what is drawn from
+    them in a batch would not be what is scored.
+
+    Raises:
+        InputError: if they differ.
+    """
+    device = next(network.parameters()).device
+    padding = 3
+    length = max(min(12, (context_length(network) or 12) - padding), 1)
+    text = [1 + number % 5 for number in range(length + padding)]
+    rows = Inputs.of(padded([text[:length], text], left=True, device=device))
+    row = Inputs.of(padded([text[:length]], device=device))
+    width = length + padding - 1
+    backbone = Backbone(network, torch.float32, caches_tokens=False, recomputes=False)
+    with torch.no_grad(), backbone.evaluating():
+        alone = backbone.run(row).states[0, -1]
+        together = backbone.run(rows).states[0, -1]
+        cache = backbone.run(rows.first(width), keep=True).cache
+        if cache is None:
+            raise InputError(
+                f"CausalLMPolicy cannot draw from {type(network).__name__}: it keeps no cache of "
+                "keys and values, as recurrent models do not. Take a decoder with attention."
+            )
+        stepwise = backbone.run(rows.after(width), cache, keep=True).states[0, -1]
+    for other, case in ((together, "behind padding"), (stepwise, "token by token")):
+        if not _is_close(other, alone):
+            raise InputError(
+                f"CausalLMPolicy cannot use {type(network).__name__}: it reads a text otherwise "
+                f"{case} than alone, so what is drawn in a batch would not be what is scored. "
+                "Is it the decoder of an encoder-decoder model, or recurrent?"
+            )
+
+
+def _is_close(states: Tensor, expected: Tensor) -> bool:
+    """Tell whether two states are the same up to rounding; half precision may route otherwise."""
+    tolerance = 1e-3 if expected.dtype == torch.float32 else 0.25
+    difference = (states.float() - expected.float()).norm()
+    return bool(difference <= tolerance * expected.float().norm())

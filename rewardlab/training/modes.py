@@ -9,6 +9,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from rewardlab.networks.stillness import random_rates, recomputing_parts
+
 
 @contextmanager
 def evaluating(parts: Iterable[nn.Module]) -> Iterator[None]:
@@ -36,13 +38,20 @@ def evaluating(parts: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def random_parts(policy: nn.Module) -> list[nn.Module]:
-    """Return the dropouts and batch norms of a policy.
+    """Return the parts of a policy that draw at random or by the batch in training mode.
 
-    In training mode they would make what samples differ from what is scored. The other parts keep
-    their mode, since gradient checkpointing may depend on it.
+    They are dropouts, batch norms, and layers with a rate of dropout of their own. They would make
+    what samples differ from what is scored. The other parts keep their mode, since gradient
+    checkpointing may depend on it; so do layers that recompute their activations.
     """
     kinds = (_DropoutNd, _BatchNorm)
-    return [part for part in policy.modules() if isinstance(part, kinds)]
+    recomputing = set(recomputing_parts(policy))
+    parts = []
+    for part in policy.modules():
+        draws = isinstance(part, kinds) or bool(random_rates(part))
+        if draws and part not in recomputing:
+            parts.append(part)
+    return parts
 
 
 @contextmanager

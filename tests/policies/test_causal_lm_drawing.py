@@ -250,10 +250,11 @@ def test_gradient_checkpointing_changes_no_gradient_and_drawing_still_uses_the_c
     samples = Samples(PROMPTS, ["sat.", "", "ran away, very far"])
     for checkpointing in (False, True):
         policy = make(gradient_checkpointing=checkpointing)
-        assert policy.network.training
+        modes = [part.training for part in policy.modules()]
+        assert any(part.training for part in policy.network.modules()) == checkpointing
         outputs.append(policy.generate(PROMPTS, seeds=row_seeds(0, 3)).outputs)
         outputs.append(policy.extend(samples, 2, seeds=row_seeds(0, 3)).outputs)
-        assert policy.network.training
+        assert [part.training for part in policy.modules()] == modes
         policy.log_prob(policy.encode(samples, seeds=row_seeds(0, 3))).sum().backward()
         gradients.append(policy.network.model.layers[0].self_attn.q_proj.weight.grad)
     assert outputs[:2] == outputs[2:]
