@@ -19,6 +19,7 @@ from rewardlab.data.samples import open_samples
 from rewardlab.data.splits import Part, Split, SplitData, held_out_count, split_groups
 from rewardlab.errors import InputError
 from rewardlab.policies import Policy
+from rewardlab.policies.abilities import HasAutoencoder
 from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import frozen_features
 from rewardlab.seeds import derive, row_seeds
@@ -26,6 +27,7 @@ from rewardlab.storage.image_folder import ImageFolder
 from rewardlab.types import SOURCES, LabeledSamples, Samples, balanced, concatenate, kind_of
 
 MOST_COMPARED = 500  # samples of each class that the diagnostic looks at, about
+AT_ONCE = 16  # images that pass an autoencoder together
 log = logging.getLogger("rewardlab")
 
 
@@ -109,9 +111,18 @@ class TargetSamples(SplitData):
         self.seed = seed
         self.pseudo: tuple[Samples, Tensor] | None = None
         self._swap = False
+        self._generator = policy
         self._target_data: Dataset[Samples] | None = None
         self._splits: dict[str, LabeledSamples] | None = None
         self._reward: Reward | None = None  # whose features the splits hold
+
+    def drawn_by(self, policy: Policy) -> None:
+        """Say whose samples the negatives are, unless a policy was given.
+
+        Rounds call it. Targets then pass that policy's autoencoder where `reconstruct` asks for
+        it, and its signature is looked for.
+        """
+        self._generator = self.policy or policy
 
     def against(
         self, negatives: Samples, pseudo: tuple[Samples, Tensor] | None = None, swap: bool = False
@@ -137,6 +148,7 @@ class TargetSamples(SplitData):
             self.strict,
             self.seed,
         )
+        other._generator = self._generator
         other._target_data = self._open_targets()
         other.pseudo = pseudo
         other._swap = swap
@@ -178,7 +190,7 @@ class TargetSamples(SplitData):
             self._target_data = self._open(self.targets)
             if self.reconstruct:
                 targets = gather(self._target_data)
-                self._target_data = Rows(reconstructed(self.policy, targets, self.seed))
+                self._target_data = Rows(reconstructed(self._generator, targets, self.seed))
         return self._target_data
 
     def _open_negatives(self) -> Dataset[Samples]:
@@ -212,8 +224,8 @@ class TargetSamples(SplitData):
     def _warn_of_separators(self, targets: Dataset[Samples], negatives: Dataset[Samples]) -> None:
         """Log what trivially separates the classes, and how to mend it."""
         reconstruct = None
-        if self.policy is not None:
-            reconstruct = partial(reconstructed, self.policy, seed=self.seed)
+        if self._may_leave_a_signature():
+            reconstruct = partial(reconstructed, self._generator, seed=self.seed)
         compared_targets = _evenly_spread(targets)
         compared_negatives = _evenly_spread(negatives)
         attributes = separators(
@@ -223,7 +235,21 @@ class TargetSamples(SplitData):
             generated_files=_files_of(compared_negatives),
             reconstruct=reconstruct,
         )
-        log.warning(report(attributes))
+        counts = {part: len(self._part(targets, part)) for part in ("train", "held_out")}
+        figures = {
+            "auc": {attribute.name: attribute.auc for attribute in attributes},
+            "chance": max(attribute.chance for attribute in attributes),
+            "targets": counts,
+            "generated": {part: len(self._part(negatives, part)) for part in counts},
+        }
+        log.warning(report(attributes), extra={"figures": figures})
+
+    def _may_leave_a_signature(self) -> bool:
+        """Tell whether the generator has an autoencoder; one that does not say may have one."""
+        generator = self._generator
+        if isinstance(generator, HasAutoencoder):
+            return generator.has_autoencoder
+        return self.policy is not None
 
     def _part(self, data: Dataset[Samples], part: Part) -> Dataset[Samples]:
         """Return the rows of a class that are trained on, or held out."""
@@ -302,8 +328,13 @@ def reconstructed(policy: Policy | None, samples: Samples, seed: int) -> Samples
             "give the `policy`."
         )
     seeds = row_seeds(derive(seed, "reconstruct"), len(samples))
+    parts = []
     with torch.no_grad():
-        return policy.decode(policy.encode(samples, seeds=seeds))
+        for start in range(0, len(samples), AT_ONCE):
+            part = samples[start : start + AT_ONCE]
+            trajectory = policy.encode(part, seeds=seeds[start : start + AT_ONCE])
+            parts.append(policy.decode(trajectory).to("cpu"))
+    return concatenate(parts)  # type: ignore[no-any-return]
 
 
 def _evenly_spread(dataset: Dataset[Samples]) -> Subset[Samples]:

@@ -83,5 +83,14 @@ class Adapted(ABC):
         """Return a context in which the policy is what it was before its adapter."""
 
 
-ABILITIES = (HasEntropy, HasCritic, Continues, Tempered, PredictsX0, Adapted)
+class HasAutoencoder(ABC):
+    """A policy whose outputs pass an autoencoder, which leaves a signature on them."""
+
+    @property
+    @abstractmethod
+    def has_autoencoder(self) -> bool:
+        """Tell whether the autoencoder is there: a leaf may work on the outputs themselves."""
+
+
+ABILITIES = (HasEntropy, HasCritic, Continues, Tempered, PredictsX0, Adapted, HasAutoencoder)
 EARLIER = {"foresee": "predict_x0"}

@@ -26,7 +26,7 @@ from rewardlab.kernels.diffusion_dpo import squared_error
 from rewardlab.networks import lora
 from rewardlab.networks.precision import arithmetic
 from rewardlab.policies import pipelines, samplers
-from rewardlab.policies.abilities import Adapted, PredictsX0
+from rewardlab.policies.abilities import Adapted, HasAutoencoder, PredictsX0
 from rewardlab.policies.base import Policy, frozen_copy
 from rewardlab.policies.denoising import Conditions, guided_output, stored_conditions
 from rewardlab.policies.families import prompt_inputs
@@ -43,7 +43,7 @@ from rewardlab.types import Samples, Trajectory, concatenate
 ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]  # layers that get an adapter
 
 
-class DiffusionPolicy(Policy, PredictsX0, Adapted):
+class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
     """Any diffusers pipeline with a `unet` or `transformer`, as a policy over images.
 
     It may be conditioned on text (SD 1.x, 2.x, SDXL, SD3), on classes or on nothing. Only the
@@ -345,6 +345,11 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted):
     @property
     def _vae(self) -> Any:
         return getattr(self.pipeline, "vae", None)
+
+    @property
+    def has_autoencoder(self) -> bool:
+        """Tell whether the pipeline works on latents of an autoencoder."""
+        return self._vae is not None
 
     @property
     def _guided(self) -> bool:

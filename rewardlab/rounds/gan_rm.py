@@ -36,6 +36,7 @@ from rewardlab.runs.folder import RunFolder
 from rewardlab.runs.layout import BOOTSTRAPPED_REWARD, MONITOR, NEGATIVES, POOL, POOL_SCORES, REWARD
 from rewardlab.runs.stage import Stage
 from rewardlab.training.base import trained_state
+from rewardlab.training.trainers import device_of
 from rewardlab.types import Samples
 
 
@@ -87,6 +88,7 @@ class GANRMRounds(Rounds):
         self.policy = policy
         self.reward = reward
         self.targets = targets
+        targets.drawn_by(policy)
         self.prompts = prompts if isinstance(prompts, list) else read_prompts(prompts)
         check_rounds("GANRMRounds", self.prompts, rounds, least=1)
         self.fit = fit
@@ -101,6 +103,7 @@ class GANRMRounds(Rounds):
     def run(self, run: RunFolder) -> None:
         """Run all rounds in the folder, or those that it lacks."""
         first_weights = trained_state(self.reward)
+        self.policy.to(device_of(self.fit.trainer))  # where targets pass its autoencoder
         real = self.targets.target_samples("held_out")
         state = begin(run, self, [self.reward], real, ["policy", "targets"])
         post_training = settings_of(run, self, "post_train")

@@ -24,10 +24,13 @@ from rewardlab.runs import attempts
 from rewardlab.runs.checks import FORM, NO_SETTINGS, check_run, read_config
 from rewardlab.runs.damage import UNREADABLE, find_damage, read_object, set_aside, write_checksums
 from rewardlab.runs.identity import absolute, leaves, without
+from rewardlab.runs.journal import Journal, read_diagnostics
 from rewardlab.runs.layout import (
     CONFIG_FILE,
+    DIAGNOSTICS_FILE,
     FACTS_FILE,
     LOCK_FILE,
+    LOG_FILE,
     RESULTS_FILE,
     SCRATCH_FOLDER,
     SECONDS_FILE,
@@ -43,7 +46,7 @@ from rewardlab.runs.stage import Stage
 from rewardlab.storage.atomic import atomic_folder, write_atomically
 
 log = logging.getLogger("rewardlab")
-BOOKKEEPING = {CONFIG_FILE, FACTS_FILE, TIMING_FILE}
+BOOKKEEPING = {CONFIG_FILE, FACTS_FILE, TIMING_FILE, LOG_FILE, DIAGNOSTICS_FILE}
 
 
 class RunFolder:
@@ -56,6 +59,7 @@ class RunFolder:
     Attributes:
         path: the folder.
         stages: where finished stages stand; several runs may share it.
+        journal: writes log.txt and diagnostics.json.
 
     Example:
         >>> run = RunFolder.open(getfixture("tmp_path") / "run", {"seed": 0})
@@ -69,6 +73,7 @@ class RunFolder:
     def __init__(self, path: Path, stages: Path) -> None:
         self.path = path
         self.stages = stages
+        self.journal = Journal(path)
         self._sound: set[str] = set()  # titles of stages whose checksums were right
 
     @classmethod
@@ -171,7 +176,8 @@ class RunFolder:
         self.record(attempts.beginning(command, self._read(FACTS_FILE)))
         error: BaseException | None = None
         try:
-            yield
+            with self.journal.listening(command[1] if len(command) > 1 else ""):
+                yield
         except BaseException as raised:
             error = raised
             raise
@@ -289,8 +295,11 @@ class RunFolder:
     def _fill(self, name: str, title: str, function: Callable[[Path], Any]) -> None:
         """Fill a stage's folder, note its seconds, and let its checkpoints go."""
         start = time.perf_counter()
+        self.journal.line(f"{name} begins")
         with self._timed(title), atomic_folder(self.stages / title) as folder:
-            function(folder)
+            with self.journal.listening(name):
+                function(folder)
+                self.journal.keep_with_stage(folder)
             earlier = self._seconds_so_far(title)
             seconds = {"seconds": earlier + time.perf_counter() - start}
             (folder / SECONDS_FILE).write_text(json.dumps(seconds) + "\n", encoding="ascii")
@@ -301,6 +310,7 @@ class RunFolder:
 
     def _note_reuse(self, title: str) -> None:
         """Write the seconds that a stage took in the run that made it; older versions kept none."""
+        self.journal.note(read_diagnostics(self.stages / title))
         try:
             seconds = read_object(self.stages / title / SECONDS_FILE).get("seconds")
         except UNREADABLE:
