@@ -30,6 +30,7 @@ FACTS = {
     "group": "int64: number of the prompt that the candidate belongs to",
     "step": "int64: training step at which the adversary drew the sample",
     "length": "int64: tokens of the response, with the end token",
+    "latent": "float32 [B, D]: point of a generator's latent space that the output was made from",
     "finished": "bool: whether the response ended by itself, by an end token or a stop string",
     "score": "float32: score by the reward that chose the sample",
     "attack": "float32: score by the reward that an attacker maximizes",

@@ -4,7 +4,8 @@
 `causal_lm`: `language_network` and `backbone` run it, `text` and `codec` tokenize, `decoding`
 draws, `scoring` states log-probabilities and losses. A diffusion model is `diffusion`: `pipelines`
 has its parts, `families` its prompts, `denoising` its network's output, `noising` its training
-targets, `samplers` and `schedulers` its steps.
+targets, `samplers` and `schedulers` its steps. `latent` is a Gaussian over the latents of a
+generator without a likelihood.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ if TYPE_CHECKING:
     from rewardlab.policies.causal_lm import CausalLMPolicy
     from rewardlab.policies.diffusion import DiffusionPolicy
     from rewardlab.policies.folders import load_policy
+    from rewardlab.policies.latent import LatentPolicy
+    from rewardlab.policies.latent_generators import LatentGenerator
     from rewardlab.policies.samplers import Sampler
 
 _HOMES = {
     "CausalLMPolicy": "rewardlab.policies.causal_lm",
     "DiffusionPolicy": "rewardlab.policies.diffusion",
+    "LatentGenerator": "rewardlab.policies.latent_generators",
+    "LatentPolicy": "rewardlab.policies.latent",
     "Sampler": "rewardlab.policies.samplers",
     "load_policy": "rewardlab.policies.folders",
 }
@@ -31,6 +36,8 @@ __all__ = [
     "CausalLMPolicy",
     "DiffusionPolicy",
     "Generator",
+    "LatentGenerator",
+    "LatentPolicy",
     "Policy",
     "Sampler",
     "frozen_copy",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         tiny_stable_diffusion_xl,
         tiny_tower,
     )
+    from rewardlab.testing.tiny_latents import tiny_latent_generator
     from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 
 _HOMES = {
@@ -22,6 +23,7 @@ _HOMES = {
     "RewardConformance": "rewardlab.testing.conformance",
     "tiny_causal_lm": "rewardlab.testing.tiny_text",
     "tiny_diffusion": "rewardlab.testing.tiny_images",
+    "tiny_latent_generator": "rewardlab.testing.tiny_latents",
     "tiny_stable_diffusion": "rewardlab.testing.tiny_images",
     "tiny_stable_diffusion_xl": "rewardlab.testing.tiny_images",
     "tiny_tokenizer": "rewardlab.testing.tiny_text",
@@ -32,6 +34,7 @@ __all__ = [
     "RewardConformance",
     "tiny_causal_lm",
     "tiny_diffusion",
+    "tiny_latent_generator",
     "tiny_stable_diffusion",
     "tiny_stable_diffusion_xl",
     "tiny_tokenizer",
