@@ -197,11 +197,11 @@ def _halves(row: dict[str, Any], doubled: bool) -> _Halves:
         return _dialogue(row["chosen"], row["rejected"])
     _check_keys(row)
     prompt = row.get("prompt")
-    if isinstance(prompt, str) and _are_texts(row) and _repeats(row):
-        if doubled or asks_for_answer(prompt):
-            chosen = Exchange(prompt, row["chosen"][len(prompt) :])
-            rejected = Exchange(prompt, row["rejected"][len(prompt) :])
-            return _Halves(chosen, rejected)
+    repeats = _are_texts(row) and _repeats(row)
+    if isinstance(prompt, str) and repeats and (doubled or asks_for_answer(prompt)):
+        chosen = Exchange(prompt, row["chosen"][len(prompt) :])
+        rejected = Exchange(prompt, row["rejected"][len(prompt) :])
+        return _Halves(chosen, rejected)
     return _Halves(exchange(prompt, row["chosen"]), exchange(prompt, row["rejected"]))
 
 
