@@ -29,8 +29,8 @@ from rewardlab.rewards.scoring import scores_of
 from rewardlab.storage import as_samples, write_atomically
 from rewardlab.storage.exchanges import Exchange, UnusableError, exchange, split_answer
 from rewardlab.storage.image_folder import ImageFolder
-from rewardlab.storage.images import SUFFIXES
 from rewardlab.storage.metadata import read_text
+from rewardlab.storage.picture_files import is_picture_name
 from rewardlab.storage.prompts import holds_rows, text_lines
 from rewardlab.storage.records import usable_rows
 from rewardlab.storage.tables import is_dataset
@@ -110,7 +110,7 @@ def read(flags: argparse.Namespace) -> Scored:
         raise InputError(f"{path} does not exist. Give a folder or a file of samples.")
     if path.is_dir() and not is_dataset(path):
         rows = open_samples(path, flags.size)
-    elif path.suffix.lower() in SUFFIXES:
+    elif is_picture_name(path):
         rows = open_samples(as_samples("", [path], flags.size))
     elif holds_rows(path):
         rows = open_samples(read_exchanges(path))
@@ -119,7 +119,7 @@ def read(flags: argparse.Namespace) -> Scored:
     files = None
     if isinstance(rows, ImageFolder):
         files = [str(file.relative_to(path)) for file in rows.paths]
-    elif path.suffix.lower() in SUFFIXES:
+    elif is_picture_name(path):
         files = [path.name]
     if flags.prompts:
         rows = _with_prompts(rows, flags.prompts, path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from torch import Tensor
 
 from rewardlab.conversations import Conversation, Message, Prompt, from_json
 from rewardlab.errors import InputError
-from rewardlab.storage.images import SUFFIXES, find_images, read_image, read_pil
+from rewardlab.storage.images import find_images, read_image, read_pil
+from rewardlab.storage.picture_files import is_picture_name, picture_files
 from rewardlab.types import Samples
+
+_log = logging.getLogger("rewardlab")
 
 
 def as_samples(prompts: Any, outputs: Any, size: int | None = None) -> Samples:
@@ -67,7 +71,7 @@ def _outputs(outputs: Any, size: int | None) -> Tensor | list[str]:
     if isinstance(outputs, Tensor):
         return outputs / 255 if outputs.dtype == torch.uint8 else outputs
     if isinstance(outputs, str | Path):
-        outputs = find_images(outputs) if Path(outputs).is_dir() else [outputs]
+        outputs = _found(Path(outputs)) if Path(outputs).is_dir() else [outputs]
     elif isinstance(outputs, Image.Image):
         outputs = [outputs]
     items = list(outputs)
@@ -78,9 +82,26 @@ def _outputs(outputs: Any, size: int | None) -> Tensor | list[str]:
     return _stacked([_pixels(item, size) for item in items])
 
 
+def _found(folder: Path) -> list[Path]:
+    """Return the pictures of a folder, and log what is left out."""
+    images = find_images(folder)
+    left_out = picture_files(folder).left_out
+    if left_out:
+        path, reason = left_out[0]
+        _log.warning(
+            "Left out %d of %d images in %s (%s: %s)",
+            len(left_out),
+            len(left_out) + len(images),
+            folder,
+            path.name,
+            reason,
+        )
+    return images
+
+
 def _is_picture(text: str) -> bool:
     """Tell whether a text is the path of a picture that exists."""
-    return text.lower().endswith(SUFFIXES) and len(text) < 4096 and Path(text).is_file()
+    return len(text) < 4096 and is_picture_name(text) and Path(text).is_file()
 
 
 def _pixels(item: Any, size: int | None) -> Tensor:

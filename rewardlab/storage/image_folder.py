@@ -1,27 +1,23 @@
-"""A folder of images as a data set, with what its metadata.jsonl says of each."""
+"""A folder of images as a data set, with what its metadata says of each."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch.utils.data import Dataset
 
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.storage.images import find_images, read_image
-from rewardlab.storage.metadata import fact_columns, prompt_of, read_metadata
+from rewardlab.storage.metadata import fact_columns, prompt_of
+from rewardlab.storage.picture_files import SkippedImage, picture_files
+from rewardlab.storage.sidecars import picture_rows
 from rewardlab.types import Samples
 
 _log = logging.getLogger("rewardlab")
-
-
-class SkippedImage(NamedTuple):
-    """A file that is not used, and the reason."""
-
-    path: Path
-    reason: str
 
 
 class ImageFolder(Dataset[Samples]):
@@ -29,8 +25,10 @@ class ImageFolder(Dataset[Samples]):
 
     An item is float32 [1, C, H, W] in [0, 1], with its prompt and row number. Every file is decoded
     once at the start, so that none fails in the middle of training. Prompts come from
-    `metadata.jsonl` in the folder, if there is one (lines with "file_name" and "prompt" or "text");
-    its other numeric keys become facts. Without it prompts are empty.
+    `metadata.jsonl`, `metadata.csv` or `metadata.parquet` in the folder or in one inside it (rows
+    with "file_name" and "prompt", "text" or "caption"); their other numeric keys become facts. A
+    picture without a prompt there has that of the text file of its name, a.txt or a.caption beside
+    a.png. Else its prompt is empty. How many have none is logged, if others have one.
 
     Args:
         folder: path of the folder; images may lie at any depth.
@@ -40,7 +38,7 @@ class ImageFolder(Dataset[Samples]):
 
     Attributes:
         paths: the N files that are used, sorted.
-        prompts: N strings.
+        prompts: N prompts.
         skipped: the files that are not used, each with the reason.
 
     Raises:
@@ -67,8 +65,9 @@ class ImageFolder(Dataset[Samples]):
         self.channels = channels
         self.skipped: list[SkippedImage] = []
         self.paths = self._usable_paths(find_images(folder), strict)
+        self._leave_out(strict)
         rows = self._metadata_rows(strict)
-        self.prompts = [prompt_of(row) for row in rows]
+        self.prompts = self._read_prompts(rows)
         self._facts = {"row": torch.arange(len(rows)), **fact_columns(rows, self.folder)}
         self._report()
 
@@ -110,27 +109,42 @@ class ImageFolder(Dataset[Samples]):
                     f"{path.name} {_width_by_height(shape)}). Give `size`."
                 )
 
+    def _leave_out(self, strict: bool) -> None:
+        """Note the pictures of the folder that are not read by their names."""
+        left_out = picture_files(self.folder).left_out
+        if strict and left_out:
+            path, reason = left_out[0]
+            raise InputError(f"{path} cannot be used: {reason}.")
+        self.skipped += left_out
+
     def _metadata_rows(self, strict: bool) -> list[dict[str, Any]]:
-        """Return the line of metadata.jsonl for each path, an empty one where there is none."""
-        file = self.folder / "metadata.jsonl"
-        lines = read_metadata(file) if file.is_file() else {}
-        broken = {skipped.path for skipped in self.skipped}
-        for name in lines:
-            path = self.folder / name
-            if path in broken or path.is_file():
-                continue
+        """Return what files say of each path, an empty row where there is nothing."""
+        said = picture_rows(self.folder, self.paths, [skipped.path for skipped in self.skipped])
+        for path, name in said.absent.items():
             if strict:
                 raise InputError(
-                    f"{file} lists {name}, which is not there. "
+                    f"{self.folder}: {name} lists {path.name}, which is not there. "
                     "Remove the line, or copy the image again."
                 )
-            reason = "it is listed in metadata.jsonl, but is not there."
+            reason = f"it is listed in {name}, but is not there."
             self.skipped.append(SkippedImage(path, reason))
-        rows = []
-        for path in self.paths:
-            name = path.relative_to(self.folder).as_posix()
-            rows.append(lines.get(name, {}))
-        return rows
+        if 0 < said.uncaptioned < len(self.paths):
+            _log.warning(
+                "%d of %d images in %s have no prompt; theirs is the empty text",
+                said.uncaptioned,
+                len(self.paths),
+                self.folder,
+            )
+        return said.rows
+
+    def _read_prompts(self, rows: list[dict[str, Any]]) -> list[Prompt]:
+        prompts = []
+        for path, row in zip(self.paths, rows, strict=True):
+            try:
+                prompts.append(prompt_of(row))
+            except InputError as error:
+                raise InputError(f"{path} has no usable prompt. {error}") from None
+        return prompts
 
     def _report(self) -> None:
         """Log how many files were skipped, and the reasons of the first three."""

@@ -14,9 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.storage.picture_files import formats, picture_files
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 _MOST_SIDE = 20_000
 _MOST_PIXELS = 178_000_000
@@ -25,25 +24,24 @@ _MOST_PIXELS = 178_000_000
 def find_images(folder: str | Path) -> list[Path]:
     """Return the image files under `folder`, at any depth, sorted.
 
-    They end in .png, .jpg, .webp, .bmp, .tiff or .gif.
+    They end as PNG, JPEG, WebP, AVIF, BMP, TIFF, GIF, JPEG 2000, PPM or QOI files do, or as HEIC
+    and JPEG XL do where a package taught Pillow to read them. `picture_files` also says what is
+    left out.
 
     Raises:
         InputError: if the folder is missing or holds none.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        state = "is a file" if folder.exists() else "does not exist"
+    files = picture_files(folder)
+    if not files.images:
+        count = files.others + len(files.left_out)
+        example = ""
+        if files.left_out:
+            example = f" ({files.left_out[0].path.name}: {files.left_out[0].reason})"
         raise InputError(
-            f"{folder} should be a folder of images, but it {state}. Is the path right?"
-        )
-    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
-    images = sorted(path for path in files if path.suffix.lower() in SUFFIXES)
-    if not images:
-        raise InputError(
-            f"{folder} holds no images, only {len(files)} other files. "
+            f"{folder} holds no images, only {count} other files{example}. "
             "Give a folder of PNG, JPEG or WebP files."
         )
-    return images
+    return files.images
 
 
 def read_image(path: str | Path, size: int | None = None, channels: Literal[1, 3] = 3) -> Tensor:
@@ -147,7 +145,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with warnings.catch_warnings():
             # Pillow warns of odd EXIF data, and of sizes that `_unusable` judges.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=_FORMATS) as image:
+            with Image.open(path, formats=formats()) as image:
                 reason = _unusable(image)
                 if reason is None:
                     image.load()

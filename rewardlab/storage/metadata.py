@@ -14,8 +14,8 @@ from rewardlab.conversations import Prompt, from_json
 from rewardlab.errors import InputError
 from rewardlab.storage.contents import decoded, read_content
 
-_PROMPT_KEYS = ("prompt", "text", "caption")
-_NOT_FACTS = ("file_name", "output", *_PROMPT_KEYS)
+PROMPT_KEYS = ("prompt", "text", "caption")
+_NOT_FACTS = ("file_name", "output", *PROMPT_KEYS)
 
 
 def read_text(path: Path) -> str:
@@ -86,7 +86,7 @@ def prompt_of(row: dict[str, Any]) -> Prompt:
         >>> prompt_of({"prompt": None, "text": "a cat"}), prompt_of({"prompt": 5}), prompt_of({})
         ('a cat', '5', '')
     """
-    for key in _PROMPT_KEYS:
+    for key in PROMPT_KEYS:
         value = row.get(key)
         if isinstance(value, list):
             return from_json(value)

@@ -1,5 +1,7 @@
 """Reading images: one path, and one sentence for each way in which a file can be bad."""
 
+import csv
+import json
 import logging
 import struct
 import zlib
@@ -7,10 +9,11 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from rewardlab.data import ImageFolder, find_images, read_image
 from rewardlab.errors import InputError
+from rewardlab.storage import as_samples
 
 
 def noise(*shape, seed=0):
@@ -206,3 +209,108 @@ def test_images_are_found_at_any_depth_in_order_without_hidden_files(tmp_path):
         "x/a.webp",
         "z.PNG",
     ]
+
+
+def pictures(folder, *names):
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        form = {".jfif": "JPEG", ".avif": "AVIF", ".heic": "PNG", "": "PNG"}
+        Image.new("RGB", (8, 8)).save(folder / name, format=form.get((folder / name).suffix))
+
+
+def test_every_picture_is_read_or_named(tmp_path, caplog):
+    names = ["a.png", "b.jpe", "c.jfif", "d.TIF", "e.webp", "in/f.bmp", "in/g.ppm", "h.jp2"]
+    if features.check("avif"):
+        names.append("i.avif")
+    left_out = ["j.heic", "k", ".hidden/l.png"]
+    pictures(tmp_path, *names, *left_out)
+    (tmp_path / "m.svg").write_text("<svg/>")
+    (tmp_path / "notes.txt").write_text("of another thing")
+    (tmp_path / "Thumbs.db").write_bytes(b"1")
+    images = ImageFolder(tmp_path)
+    assert {str(path.relative_to(tmp_path)) for path in images.paths} == set(names)
+    named = {str(path.relative_to(tmp_path)): reason for path, reason in images.skipped}
+    assert named.keys() == {*left_out, "m.svg"}
+    assert f"Skipped 4 of {len(names) + 4} images" in caplog.text
+    assert named["j.heic"] == ".heic files are not read here. Convert it to PNG or JPEG"
+    assert "Rename it" in named["k"]
+    caplog.clear()
+    assert len(as_samples("", tmp_path)) == len(names)
+    assert f"Left out 4 of {len(names) + 4} images" in caplog.text
+    with pytest.raises(InputError, match="cannot be used"):
+        ImageFolder(tmp_path, strict=True)
+
+
+def test_a_folder_of_nothing_but_unread_pictures_names_one(tmp_path):
+    pictures(tmp_path, "a.heic")
+    with pytest.raises(InputError, match=r"holds no images, only 1 other files \(a.heic: .heic"):
+        ImageFolder(tmp_path)
+
+
+def test_a_format_that_a_package_teaches_pillow_is_read(tmp_path, monkeypatch):
+    """As pillow_heif does for HEIC."""
+    pictures(tmp_path, "a.heic")
+    Image.init()
+    monkeypatch.setitem(Image.OPEN, "HEIF", Image.OPEN["PNG"])
+    assert len(ImageFolder(tmp_path)) == 1
+
+
+def test_a_link_to_a_folder_is_followed_or_named(tmp_path):
+    pictures(tmp_path, "one/a.png", "two/b.png")
+    (tmp_path / "one/more").symlink_to(tmp_path / "two", target_is_directory=True)
+    images = ImageFolder(tmp_path / "one")
+    assert [path.name for path, _ in images.skipped] + [p.name for p in images.paths] in (
+        ["more", "a.png"],
+        ["a.png", "b.png"],
+    )
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "metadata.jsonl", "metadata.parquet"])
+def test_captions_come_from_metadata_of_every_form(tmp_path, name):
+    """Also from a folder inside, with names relative to it, as Hugging Face's imagefolder."""
+    pictures(tmp_path, "a.png", "b.png", "in/c.png")
+    write_metadata(tmp_path / name, [("a.png", "a cat", 1.5), ("b.png", "a dog, and more", 2)])
+    write_metadata(tmp_path / "in" / name, [("c.png", "a bird", -1)])
+    images = ImageFolder(tmp_path)
+    assert images.prompts == ["a cat", "a dog, and more", "a bird"]
+    assert images[2].facts["score"].tolist() == [-1]
+    write_metadata(tmp_path / name, [("gone.png", "a cat", 1)])
+    images = ImageFolder(tmp_path)
+    assert images.prompts == ["", "", "a bird"]
+    assert images.skipped[0].reason == f"it is listed in {name}, but is not there."
+
+
+def write_metadata(path, rows):
+    names = ("file_name", "text", "score")
+    rows = [dict(zip(names, row, strict=True)) for row in rows]
+    if path.suffix == ".csv":
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    else:
+        arrow = pytest.importorskip("pyarrow")
+        rows = [row | {"score": float(row["score"])} for row in rows]
+        pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(rows), path)
+
+
+def test_captions_come_from_texts_beside_the_pictures(tmp_path, caplog):
+    """As kohya's trainers read them."""
+    pictures(tmp_path, "10_cat/a.png", "10_cat/b.jpg", "5_dog/c.webp", "5_dog/d.png")
+    (tmp_path / "10_cat/a.txt").write_text("a cat, sitting\n")
+    (tmp_path / "10_cat/b.caption").write_text("a cat")
+    (tmp_path / "5_dog/c.webp.txt").write_text("a dog")
+    images = ImageFolder(tmp_path)
+    assert images.prompts == ["a cat, sitting", "a cat", "a dog", ""]
+    assert "1 of 4 images" in caplog.text
+    write_metadata(tmp_path / "metadata.csv", [("10_cat\\a.png", "listed", 1)])
+    assert ImageFolder(tmp_path).prompts == ["listed", "a cat", "a dog", ""]
+
+
+def test_metadata_without_file_names_is_refused(tmp_path):
+    pictures(tmp_path, "a.png")
+    (tmp_path / "metadata.csv").write_text("image,text\na.png,a cat\n")
+    with pytest.raises(InputError, match=r'metadata.csv has a row without "file_name"'):
+        ImageFolder(tmp_path)
