@@ -1,10 +1,12 @@
-"""Accuracy on files in the format of RewardBench's first version.
+"""Accuracy on files in the format of RewardBench: pairs, or one right answer among several.
 
-Lambert et al., arXiv 2403.13787.
+The first version is Lambert et al., arXiv 2403.13787; the second is in
+`evaluation/rewardbench2.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,9 +15,10 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.evaluation.intervals import wilson
+from rewardlab.evaluation.rewardbench2 import evaluate_rows
+from rewardlab.evaluation.rewardbench_rows import BenchRow, read_bench_rows
 from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
-from rewardlab.storage.metadata import read_lines
 from rewardlab.types import PreferencePairs, Samples
 
 # How much a subset counts in its section: its number of prompts, but math-prm's 447 count as 984,
@@ -54,10 +57,6 @@ SECTIONS = {
         "hep-rust": 164,
     },
 }
-SHAPE = '{"prompt": "…", "chosen": "…", "rejected": "…", "subset": "llmbar-natural", "id": 0}'
-
-
-TEXTS = ("prompt", "chosen", "rejected")
 
 
 class Benchmark(NamedTuple):
@@ -75,13 +74,15 @@ class Benchmark(NamedTuple):
 
 
 def read_rewardbench(path: str | Path) -> Benchmark:
-    r"""Read a .jsonl file of pairs, and return the pairs, their subsets and their ids.
+    r"""Read a file of pairs, and return the pairs, their subsets and their ids.
 
-    A row without an id gets its number in the file, from 0; one without a subset belongs to "all".
+    Prompts and answers are texts or lists of messages; the forms of files are those of
+    `read_records`. A row without an id gets its number in the file, from 0; one without a subset
+    belongs to "all".
 
     Raises:
-        InputError: if the file is missing, empty or broken, or a row lacks a text; the row is
-            named.
+        InputError: if the file is missing, empty or broken, a row lacks a text, or has several
+            answers; the row is named.
 
     Example:
         >>> path = getfixture("tmp_path") / "bench.jsonl"
@@ -91,28 +92,32 @@ def read_rewardbench(path: str | Path) -> Benchmark:
         >>> pairs.chosen.outputs, subsets, ids
         (['hello'], ['mine'], [7])
     """
-    rows = read_lines(Path(path))
-    if not rows:
-        raise InputError(f"{path} holds no pairs. A line should be {SHAPE}.")
+    return _benchmark(path, read_bench_rows(path))
+
+
+def _benchmark(path: str | Path, rows: Sequence[BenchRow]) -> Benchmark:
+    """Return rows with one right and one wrong answer each as pairs."""
     for number, row in enumerate(rows, 1):
-        wrong = [name for name in TEXTS if not isinstance(row.get(name), str)]
-        if wrong:
+        if len(row.chosen) != 1 or len(row.rejected) != 1:
             raise InputError(
-                f"{path}, row {number} has no string {' and '.join(wrong)}. "
-                f"A line should be {SHAPE}."
+                f"{path}, row {number} has {len(row.chosen)} chosen and {len(row.rejected)} "
+                "rejected answers, as RewardBench 2; pairs have one each. `evaluate` takes both."
             )
-    prompts = [row["prompt"] for row in rows]
-    chosen = Samples(prompts, [row["chosen"] for row in rows])
-    rejected = Samples(prompts, [row["rejected"] for row in rows])
+    prompts = [row.prompt for row in rows]
+    chosen = Samples(prompts, [row.chosen[0] for row in rows])
+    rejected = Samples(prompts, [row.rejected[0] for row in rows])
     return Benchmark(
         pairs=PreferencePairs(chosen, rejected),
-        subsets=[str(row.get("subset", "all")) for row in rows],
-        ids=[row.get("id", number) for number, row in enumerate(rows)],
+        subsets=[row.subset for row in rows],
+        ids=[row.row_id for row in rows],
     )
 
 
 def evaluate(reward: Reward, path: str | Path) -> dict[str, Any]:
     """Score a file, and return accuracies by subset and section.
+
+    A file whose rows list several answers is one of RewardBench 2; its figures are those of
+    `rewardbench2.evaluate_rows`.
 
     Args:
         reward: the reward, which scores by `scores_of`.
@@ -132,7 +137,10 @@ def evaluate(reward: Reward, path: str | Path) -> dict[str, Any]:
         >>> evaluate(Length(), path)["sections"]["Chat"]["score"]
         1.0
     """
-    benchmark = read_rewardbench(path)
+    bench_rows = read_bench_rows(path)
+    if any(row.listed for row in bench_rows):
+        return evaluate_rows(reward, bench_rows)
+    benchmark = _benchmark(path, bench_rows)
     chosen = scores_of(reward, benchmark.pairs.chosen)
     rejected = scores_of(reward, benchmark.pairs.rejected)
     wins = ((chosen - rejected).sign() + 1) / 2

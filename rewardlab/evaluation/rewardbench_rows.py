@@ -1,0 +1,112 @@
+"""Rows of RewardBench's files, of both versions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rewardlab.conversations import Prompt
+from rewardlab.errors import InputError
+from rewardlab.storage.exchanges import Exchange, UnusableError, exchange
+from rewardlab.storage.records import Record, read_records
+
+SHAPE = '{"prompt": "…", "chosen": "…", "rejected": "…", "subset": "llmbar-natural", "id": 0}'
+TEXTS = ("prompt", "chosen", "rejected")
+
+
+class BenchRow(NamedTuple):
+    """A prompt with its right and its wrong answers.
+
+    Attributes:
+        prompt: a text or a conversation.
+        chosen: one or more right answers.
+        rejected: one or more wrong answers.
+        listed: whether the file lists them, as the second version does.
+        subset: the name of its subset.
+        row_id: its id.
+    """
+
+    prompt: Prompt
+    chosen: list[str]
+    rejected: list[str]
+    listed: bool
+    subset: str
+    row_id: Any
+
+
+def read_bench_rows(path: str | Path) -> list[BenchRow]:
+    """Return the rows of a file in any of the forms of `read_records`.
+
+    A row without an id gets its number in the file, from 0; one without a subset belongs to "all".
+
+    Raises:
+        InputError: if the file is missing, empty or broken, or a row lacks a text; the row is
+            named.
+    """
+    records = read_records(path)
+    if not records:
+        raise InputError(f"{path} holds no pairs. A line should be {SHAPE}.")
+    rows = []
+    for number, record in enumerate(records):
+        if record.problem is not None:
+            raise InputError(
+                f"{path}, {record.place} is {record.problem}. A line should be {SHAPE}."
+            )
+        try:
+            rows.append(_bench_row(record, number))
+        except UnusableError as reason:
+            raise InputError(
+                f"{path}, row {number + 1} {reason}. A line should be {SHAPE}."
+            ) from None
+    return rows
+
+
+def _bench_row(record: Record, number: int) -> BenchRow:
+    row = record.row
+    listed = _is_listed(row.get("chosen")) and _is_listed(row.get("rejected"))
+    chosen = row.get("chosen") if listed else [row.get("chosen")]
+    rejected = row.get("rejected") if listed else [row.get("rejected")]
+    _check_texts(row, chosen, rejected)
+    answers = _exchanges(row.get("prompt"), [*chosen, *rejected])
+    responses = [answer.response for answer in answers]
+    return BenchRow(
+        prompt=answers[0].prompt,
+        chosen=responses[: len(chosen)],
+        rejected=responses[len(chosen) :],
+        listed=listed,
+        subset=str(row.get("subset", "all")),
+        row_id=row.get("id", number),
+    )
+
+
+def _is_listed(value: Any) -> bool:
+    """Tell whether a value is a list of answers, instead of an answer or its messages."""
+    return isinstance(value, list) and bool(value) and isinstance(value[0], str | list)
+
+
+def _check_texts(row: dict[str, Any], chosen: Any, rejected: Any) -> None:
+    wrong = []
+    for name, values in (
+        ("prompt", [row.get("prompt")]),
+        ("chosen", chosen),
+        ("rejected", rejected),
+    ):
+        holds_prompt = name == "prompt" and values == [None] and not isinstance(chosen[0], str)
+        if not holds_prompt and not all(_is_text(value) for value in values):
+            wrong.append(name)
+    if wrong:
+        raise UnusableError(f"has no string {' and '.join(wrong)}")
+
+
+def _is_text(value: Any) -> bool:
+    """Tell whether a value is a text, or messages, which are mappings."""
+    if isinstance(value, list):
+        return bool(value) and all(isinstance(item, dict) for item in value)
+    return isinstance(value, str)
+
+
+def _exchanges(prompt: Any, answers: list[Any]) -> list[Exchange]:
+    exchanges = [exchange(prompt, answer) for answer in answers]
+    if any(found.prompt != exchanges[0].prompt for found in exchanges):
+        raise UnusableError("has another prompt for one answer than for another")
+    return exchanges
