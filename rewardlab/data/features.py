@@ -24,9 +24,9 @@ def features_of(
 ) -> Tensor:
     """Return `reward.features` of every item, [N, ...] on the CPU, from a cache if there is one.
 
-    A row's key in the cache is its pixels (or text) and its prompt. The cache file is named by the
-    reward's frozen weights and preprocessing. So nothing stale is read when a sample, the tower or
-    the preprocessing changes.
+    A row's key in the cache is its pixels (or text) and its prompt, and that a text is unfinished
+    where it is. The cache file is named by the reward's frozen weights and preprocessing. So
+    nothing stale is read when a sample, the tower or the preprocessing changes.
 
     Args:
         reward: has `features`, and `frozen_fingerprint()` when there is a cache.
@@ -75,7 +75,7 @@ def _cached_rows(
     rows = []
     for start in _batch_starts(dataset, batch_size):
         samples = _batch(dataset, start, batch_size)
-        keys = [fingerprint([samples.outputs[i], samples.prompts[i]]) for i in range(len(samples))]
+        keys = [_key(samples, i) for i in range(len(samples))]
         missing = [i for i, key in enumerate(keys) if key not in features]
         if missing:
             computed = _features(reward, samples[missing])
@@ -86,6 +86,14 @@ def _cached_rows(
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(file, save(features))
     return rows
+
+
+def _key(samples: Samples, row: int) -> str:
+    """Return the key of a row: all that its features depend on beside the reward."""
+    parts = [samples.outputs[row], samples.prompts[row]]
+    if "finished" in samples.facts and not samples.facts["finished"][row]:
+        parts.append("unfinished")
+    return fingerprint(parts)
 
 
 def _batch_starts(dataset: Dataset[Samples], batch_size: int) -> Any:

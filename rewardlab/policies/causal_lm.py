@@ -14,7 +14,9 @@ from torch import Tensor
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.networks import lora, sharing
+from rewardlab.networks.chat import TextTokens
 from rewardlab.networks.stillness import still
+from rewardlab.networks.text_format import TextFormat
 from rewardlab.networks.tokens import context_length
 from rewardlab.policies import causal_lm_folder, language_network, text
 from rewardlab.policies.abilities import (
@@ -45,9 +47,9 @@ from rewardlab.types import Samples, Trajectory
 class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthLimited, Adapted):
     """Any transformers causal language model as a policy, whose steps are a response's tokens.
 
-    The end token is a step too. A prompt is text; with a chat template it is the user's one
-    message. Rollouts are drawn from exactly the distribution that `log_prob` scores: temperature is
-    part of it, and dropout is off. With a chat template, texts that the tokenizer can represent
+    The end token is a step too. A prompt is a text or a conversation; with a chat template a text
+    is the user's one message. Rollouts are drawn from exactly the distribution that `log_prob`
+    scores: temperature is part of it, and dropout is off. Texts that the tokenizer can represent
     survive `encode` and then `decode`.
 
     Args:
@@ -66,6 +68,11 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
             stay float32.
         gradient_checkpointing: trade time for memory in the backward pass.
         value_head: whether to add a scalar head for `value`, zero at first.
+        chat: false for a model that knows no chat template, though its tokenizer has one; a
+            `TextFormat`, or a mapping of its settings, for a template, the date that it shows, its
+            keywords, and what becomes of special tokens and long rows. By default the tokenizer's
+            template formats, if it has one.
+        max_length: most tokens of a prompt with its response; the model's context by default.
 
     Raises:
         InputError: if model or tokenizer cannot be loaded or used, or (on use) a text does not fit
@@ -96,6 +103,8 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         gradient_checkpointing: bool = False,
         value_head: bool = False,
+        chat: bool | TextFormat | None = None,
+        max_length: int | None = None,
     ) -> None:
         super().__init__()
         self.max_new_tokens = max_new_tokens
@@ -111,7 +120,9 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
         self.tokenizer = language_network.load_tokenizer(tokenizer, model)
         self.network = language_network.load_network(model, weights_dtype).eval()
         language_network.check_fits(self.tokenizer, self.network)
-        self.ends = text.end_tokens(self.network, self.tokenizer)
+        self.texts = TextTokens(self.tokenizer, TextFormat.of(chat))
+        self.max_length = max_length
+        self.ends = text.end_tokens(self.network, self.tokenizer, self.texts.end)
         language_network.prepare(self.network, lora_rank, self.dtype, gradient_checkpointing)
         self._caches_tokens = sharing.keeps_only_keys_and_values(self.network)
         self._recomputes = sharing.recomputes(self.network)
@@ -133,8 +144,9 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
 
     @property
     def _codec(self) -> Codec:
-        context = context_length(self.network)
-        return Codec(self.tokenizer, self.ends, self.stop, context, self.device)
+        limits = [self.max_length, context_length(self.network)]
+        limit = min([limit for limit in limits if limit is not None], default=None)
+        return Codec(self.texts, self.ends, self.stop, limit, self.device)
 
     def _sampler(self, top_k: int, top_p: float) -> TokenSampler:
         return TokenSampler(self._backbone, self._head, self._codec, Truncation(top_k, top_p))
@@ -182,6 +194,8 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
     def encode(self, samples: Samples, *, seeds: Tensor) -> Trajectory:
         """Tokenize; an end token closes each response and counts as a step. Nothing is drawn.
 
+        Nothing closes a response of which the fact "finished" is false.
+
         Raises:
             InputError: if the outputs are no strings, or prompt and response do not fit the
                 context.
@@ -191,6 +205,17 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
     def decode(self, trajectory: Trajectory) -> Samples:
         """Return the responses' texts, without special tokens, each up to the first stop string."""
         return self._codec.decode(trajectory)
+
+    def fits(self, samples: Samples) -> Tensor:
+        """Return which samples are short enough to be encoded whole, bool [B].
+
+        The limit is `max_length` or the model's context, whichever is less. A loop asks before its
+        first step. `texts.form.too_long` says what is to become of the others.
+
+        Raises:
+            InputError: if the outputs are no strings, or a prompt cannot be formatted.
+        """
+        return self._codec.fits(samples)
 
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Refuse prompts that do not fit the context or cannot be formatted.

@@ -38,6 +38,8 @@ def save(policy: CausalLMPolicy, folder: Path) -> None:
         "lora_rank": policy.lora_rank,
         "dtype": str(policy.dtype).removeprefix("torch."),
         "value_head": policy.value_head is not None,
+        "chat": policy.texts.form.settings(),
+        "max_length": policy.max_length,
     }
     config = {"class_path": "rewardlab.policies.CausalLMPolicy", "init_args": settings}
     write_json(folder / POLICY_FILE, config)

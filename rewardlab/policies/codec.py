@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
+from rewardlab.networks.chat import TextTokens
 from rewardlab.networks.tokens import padded
 from rewardlab.policies import text
 from rewardlab.policies.text import Tokens
-from rewardlab.types import Samples, Trajectory, distinct
+from rewardlab.types import Samples, Trajectory
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,58 +22,92 @@ class Codec:
     """The tokens of prompts and responses.
 
     Attributes:
-        tokenizer: of transformers.
+        texts: how prompts and responses become tokens.
         ends: tokens that end a response; the first marks the end of an encoded one.
         stop: texts that end a response, and are no part of it.
-        context: number of the model's positions, None for no limit.
+        limit: most tokens of a prompt and its response, None for no limit.
         device: where trajectories are.
     """
 
-    tokenizer: Any
+    texts: TextTokens
     ends: Sequence[int]
     stop: Sequence[str]
-    context: int | None
+    limit: int | None
     device: torch.device
 
-    def prompts(self, prompts: Sequence[Prompt]) -> Tokens:
-        """Return the tokens of each prompt; equal prompts are tokenized once.
+    def prompts(self, prompts: Sequence[Prompt], room: int = 1) -> Tokens:
+        """Return the tokens of each prompt, with room for a response.
+
+        Args:
+            prompts: B texts or conversations.
+            room: how many tokens of a response a prompt is cut for, where the format truncates;
+                half of the limit at most.
 
         Raises:
             InputError: if one leaves no room for a response.
         """
-        unique = distinct(prompts)
-        unique_tokens = [text.prompt_tokens(self.tokenizer, prompt) for prompt in unique.values]
-        tokens = [unique_tokens[place] for place in unique.places]
-        texts = [str(prompt) for prompt in prompts]
-        text.check_fit(tokens, [1] * len(tokens), texts, self.context)
+        tokens = self.texts.prompt_ids(prompts)
+        if self.limit is not None and self._truncates:
+            space = max(self.limit - room, self.limit // 2, 1)
+            tokens = [self._shortened(row, [], space).prompt for row in tokens]
+        text.check_fit(tokens, [1] * len(tokens), prompts, self.limit)
         return tokens
 
-    def responses(self, texts: Sequence[str]) -> Tokens:
-        """Return the tokens of each response, without an end."""
-        return [text.response_tokens(self.tokenizer, response) for response in texts]
-
     def encode(self, samples: Samples) -> Trajectory:
-        """Return the trajectories that end in the samples; each has an end token.
+        """Return the trajectories that end in the samples.
+
+        Each has an end token, unless the fact "finished" says that nothing ended it; a response
+        without tokens has one in any case.
 
         Raises:
-            InputError: if the outputs are no strings, or prompt and response do not fit the
-                context.
+            InputError: if the outputs are no strings, or prompt and response are too long together.
         """
-        texts = strings_of(samples)
-        prompts = self.prompts(samples.prompts)
-        responses = [[*tokens, self.ends[0]] for tokens in self.responses(texts)]
+        prompts, responses = self._tokens(samples)
+        if self.limit is not None and self._truncates:
+            for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
+                prompts[row], responses[row] = self._shortened(prompt, response, self.limit)
         lengths = [len(response) for response in responses]
-        text.check_fit(prompts, lengths, texts, self.context)
+        text.check_fit(prompts, lengths, strings_of(samples), self.limit)
         return self.trajectory(samples.prompts, prompts, responses, samples.facts)
+
+    def fits(self, samples: Samples) -> Tensor:
+        """Return which rows are short enough as they are, bool [B]."""
+        prompts, responses = self._tokens(samples)
+        lengths = [len(response) for response in responses]
+        return torch.tensor(text.fits(prompts, lengths, self.limit), dtype=torch.bool)
 
     def decode(self, trajectory: Trajectory) -> Samples:
         """Return the responses' texts, each up to the first stop string."""
-        rows = trajectory.tensors["response"].tolist()
-        lengths = trajectory.tensors["response_mask"].sum(1).tolist()
+        prompts = _unpadded(trajectory.tensors["prompt"], trajectory.tensors["prompt_mask"])
+        rows = _unpadded(trajectory.tensors["response"], trajectory.tensors["response_mask"])
         texts = []
-        for row, length in zip(rows, lengths, strict=True):
-            texts.append(text.response_text(self.tokenizer, row[:length], self.stop))
+        for prompt, row in zip(prompts, rows, strict=True):
+            if row and row[-1] in self.ends:
+                row = row[:-1]
+            texts.append(text.until_stop(self.texts.response_text(prompt, row), self.stop))
         return Samples(trajectory.prompts, texts, trajectory.facts)
+
+    @property
+    def _truncates(self) -> bool:
+        return self.texts.form.too_long == "truncate"
+
+    def _tokens(self, samples: Samples) -> tuple[Tokens, Tokens]:
+        """Return the tokens of prompts and of responses with their ends."""
+        outputs = strings_of(samples)
+        prompts = self.texts.prompt_ids(samples.prompts)
+        responses = self.texts.response_ids(samples.prompts, outputs)
+        finished = [True] * len(outputs)
+        if "finished" in samples.facts:
+            finished = samples.facts["finished"].bool().tolist()
+        for response, ends in zip(responses, finished, strict=True):
+            if ends or not response:
+                response.append(self.ends[0])
+        return prompts, responses
+
+    def _shortened(self, prompt: list[int], response: list[int], limit: int) -> text.Shortened:
+        """Return a row cut to a limit; a first begin-of-text token stays."""
+        begins = prompt[:1] == [self.texts.tokenizer.bos_token_id] and limit > 2
+        return text.shortened(prompt, response, limit, keeps=int(begins))
 
     def trajectory(
         self,
@@ -106,3 +140,11 @@ def strings_of(samples: Samples) -> Sequence[str]:
             "Were they made for a diffusion model?"
         )
     return samples.outputs
+
+
+def _unpadded(table: Tensor, mask: Tensor) -> Tokens:
+    """Return the tokens of each row without padding."""
+    rows = []
+    for row, kept in zip(table, mask, strict=True):
+        rows.append(row[kept].tolist())
+    return rows

@@ -94,12 +94,12 @@ class TokenSampler:
         Facts are "seed", "finished" and "length".
 
         Args:
-            prompts: B strings.
+            prompts: B texts or conversations.
             seeds: int64 [B].
             limit: largest number of tokens of a response.
             micro_batch: largest number of prompts at once; None draws all together.
         """
-        prompt_tokens = self.codec.prompts(prompts)
+        prompt_tokens = self.codec.prompts(prompts, limit)
         responses: list[Response] = []
         for part in micro_batches(len(prompts), micro_batch):
             starts = prompt_tokens[part]
@@ -110,8 +110,8 @@ class TokenSampler:
 
     def extend(self, samples: Samples, tokens: int, seeds: Tensor, limit: int) -> Trajectory:
         """Continue each output by at most `tokens` tokens, up to `limit` in all."""
-        prompt_tokens = self.codec.prompts(samples.prompts)
-        outputs = self.codec.responses(strings_of(samples))
+        prompt_tokens = self.codec.prompts(samples.prompts, limit)
+        outputs = self.codec.texts.response_ids(samples.prompts, strings_of(samples))
         starts = []
         limits = []
         for prompt, output in zip(prompt_tokens, outputs, strict=True):
@@ -148,9 +148,9 @@ class TokenSampler:
 
     def _limit(self, prompt: list[int], limit: int) -> int:
         """Return how many tokens the context leaves to a response, at most `limit`."""
-        if self.codec.context is None:
+        if self.codec.limit is None:
             return limit
-        return min(limit, self.codec.context - len(prompt))
+        return min(limit, self.codec.limit - len(prompt))
 
     def _fill(self, responses: list[Response], prompts: Tokens, seeds: Tensor) -> None:
         """Draw until no response is open."""
@@ -196,7 +196,7 @@ class TokenSampler:
 
     def _ends(self, tokens: list[int]) -> bool:
         codec = self.codec
-        return tokens[-1] in codec.ends or completes(codec.tokenizer, tokens, codec.stop)
+        return tokens[-1] in codec.ends or completes(codec.texts.tokenizer, tokens, codec.stop)
 
 
 def _facts(responses: list[Response], tokens: Tokens, seeds: Tensor) -> dict[str, Tensor]:

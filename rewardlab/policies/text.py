@@ -1,71 +1,64 @@
-"""Texts as tokens of a language model: prompts, responses and their ends."""
+"""Responses of a language model: what ends them, and which are too long."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from rewardlab.conversations import Prompt, messages_of, text_prompts
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
+from rewardlab.networks.chat import decoded
 
 Tokens = list[list[int]]
 
 
-def end_tokens(network: Any, tokenizer: Any) -> list[int]:
+class Shortened(NamedTuple):
+    """A row that was cut to fit.
+
+    Attributes:
+        prompt: tokens of the prompt.
+        response: tokens of the response.
+    """
+
+    prompt: list[int]
+    response: list[int]
+
+
+def end_tokens(network: Any, tokenizer: Any, turn_end: int | None = None) -> list[int]:
     """Return the tokens that end a response; the first marks the end of an encoded response.
 
-    They are the tokenizer's end token, and those that the model's generation settings list beside
-    it.
+    They are the token with which the chat template ends the assistant's turn, the tokenizer's end
+    token, and those that the model's generation settings list beside these.
+
+    Args:
+        network: of transformers.
+        tokenizer: of transformers.
+        turn_end: the template's token, None where there is none.
 
     Raises:
-        InputError: if neither names any.
+        InputError: if none of the three names any.
     """
     settings = getattr(network, "generation_config", None)
     listed = getattr(settings, "eos_token_id", None) or []
     if isinstance(listed, int):
         listed = [listed]
-    end = tokenizer.eos_token_id
-    if end is None:
-        if not listed:
-            raise InputError(
-                "The tokenizer has no end token and the model names none; set tokenizer.eos_token."
-            )
-        end = listed[0]
-    if end not in listed:
-        return [end]
-    others = [token for token in listed if token != end]
-    return [end, *others]
-
-
-def prompt_tokens(tokenizer: Any, prompt: Prompt) -> list[int]:
-    """Return the tokens of a prompt, at least one.
-
-    With a chat template the prompt is one user message, else it is the text.
-    """
-    if getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template(
-            messages_of(prompt), add_generation_prompt=True, tokenize=False
+    named = [token for token in (turn_end, tokenizer.eos_token_id) if token is not None]
+    if not named and not listed:
+        raise InputError(
+            "The tokenizer has no end token and the model names none; set tokenizer.eos_token."
         )
-        return list(tokenizer(text, add_special_tokens=False).input_ids)
-    (text,) = text_prompts([prompt], "A tokenizer without a chat template")
-    tokens = list(tokenizer(text).input_ids)
-    if tokens and tokens[-1] == tokenizer.eos_token_id:  # some tokenizers end every text
-        tokens = tokens[:-1]
-    if tokens:
-        return tokens
-    if tokenizer.bos_token_id is None:
-        return [tokenizer.eos_token_id]
-    return [tokenizer.bos_token_id]
+    if named and not set(named) & set(listed):
+        listed = []  # defaults of a config that knows nothing of this tokenizer
+    return list(dict.fromkeys([*named, *listed]))
 
 
-def response_tokens(tokenizer: Any, text: str) -> list[int]:
-    """Return the tokens of a response, without special ones."""
-    return list(tokenizer(text, add_special_tokens=False).input_ids)
+def until_stop(text: str, stop: Sequence[str]) -> str:
+    """Return a text up to the first stop string.
 
-
-def response_text(tokenizer: Any, tokens: Sequence[int], stop: Sequence[str]) -> str:
-    """Return the text of a response, without special tokens, up to the first stop string."""
-    text = decoded(tokenizer, tokens)
+    Example:
+        >>> until_stop("yes. User: no", ["User:", "."])
+        'yes'
+    """
     end = len(text)
     for stop_string in stop:
         start = text.find(stop_string)
@@ -86,38 +79,62 @@ def completes(tokenizer: Any, tokens: Sequence[int], stop: Sequence[str]) -> boo
     return any(stop_string in tail for stop_string in stop)
 
 
-def decoded(tokenizer: Any, tokens: Sequence[int]) -> str:
-    """Return the text of tokens, without special ones, exactly as the tokenizer spells it."""
-    text: str = tokenizer.decode(
-        list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-    return text
+def fits(prompts: Sequence[Sequence[int]], lengths: Sequence[int], limit: int | None) -> list[bool]:
+    """Tell of each row whether its prompt and its response have at most `limit` tokens.
+
+    Args:
+        prompts: tokens of B prompts.
+        lengths: number of tokens of each response.
+        limit: most tokens of a row, None for no limit.
+    """
+    rows = zip(prompts, lengths, strict=True)
+    return [limit is None or len(prompt) + length <= limit for prompt, length in rows]
 
 
 def check_fit(
     prompts: Sequence[Sequence[int]],
     lengths: Sequence[int],
-    texts: Sequence[str],
-    context: int | None,
+    texts: Sequence[Prompt],
+    limit: int | None,
 ) -> None:
-    """Make sure that each prompt and its response fit the context together.
+    """Make sure that each prompt and its response are short enough together.
 
     Args:
         prompts: tokens of B prompts.
         lengths: number of tokens of each response.
-        texts: B strings by which the error names a row.
-        context: number of the model's positions, None for no limit.
+        texts: B texts by which the error names a row.
+        limit: most tokens of a row, None for no limit.
 
     Raises:
         InputError: if a row does not fit.
     """
-    if context is None:
+    fitting = fits(prompts, lengths, limit)
+    if all(fitting):
         return
-    rows = zip(prompts, lengths, texts, strict=True)
-    for number, (prompt, length, text) in enumerate(rows):
-        if len(prompt) + length > context:
-            start = repr(text[:40]) + " …" * (len(text) > 40)
-            raise InputError(
-                f"Row {number}, {start}, has {len(prompt)} tokens of prompt and needs {length} for "
-                f"its response; the model's context is {context}. Shorten or drop it."
-            )
+    number = fitting.index(False)
+    text = str(texts[number])
+    start = repr(text[:40]) + " …" * (len(text) > 40)
+    raise InputError(
+        f"Row {number}, {start}, has {len(prompts[number])} tokens of prompt and needs "
+        f"{lengths[number]} for its response; the model's context is {limit}, or max_length if "
+        f"that is less. Shorten or drop it ({fitting.count(False)} of {len(fitting)} rows are too "
+        'long), or set chat={too_long: "truncate"} or "drop".'
+    )
+
+
+def shortened(prompt: list[int], response: list[int], limit: int, keeps: int) -> Shortened:
+    """Return a prompt and its response with `limit` tokens at most.
+
+    The prompt loses its first tokens, but `keeps` of them and one before the response stay; then
+    the response loses its last.
+
+    Example:
+        >>> shortened([1, 2, 3, 4], [5, 6, 7], limit=5, keeps=1)
+        Shortened(prompt=[1, 4], response=[5, 6, 7])
+        >>> shortened([1, 2, 3, 4], [5, 6, 7], limit=3, keeps=0)
+        Shortened(prompt=[4], response=[5, 6])
+    """
+    room = max(limit - len(response), keeps + 1)
+    if len(prompt) > room:
+        prompt = [*prompt[:keeps], *prompt[len(prompt) - room + keeps :]]
+    return Shortened(prompt, response[: limit - len(prompt)])

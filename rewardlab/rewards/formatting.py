@@ -1,17 +1,16 @@
-"""From (prompt, response) to token ids: one way, for training and for scoring."""
+"""From (prompt, response) to the token ids that a language reward scores."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rewardlab.conversations import Prompt, messages_of, text_prompts
+from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
+from rewardlab.networks.chat import TextTokens
+from rewardlab.networks.marks import Ids
 from rewardlab.rewards.base import named_sample
-from rewardlab.types import Samples, distinct
-
-Ids = list[int]
+from rewardlab.types import Samples
 
 
 class TokenRows(NamedTuple):
@@ -40,67 +39,64 @@ class BatchRows(NamedTuple):
     cut: int
 
 
-def token_ids(tokenizer: Any, prompts: Sequence[Prompt], responses: Sequence[str]) -> TokenRows:
+def token_ids(
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    finished: Sequence[bool] | None = None,
+) -> TokenRows:
     """Return the ids of each prompt with its response, and how many of them are the prompt's.
 
-    With a chat template: the prompt as one user message, the response as the assistant's, rendered
-    by the template, whose own mark ends it. Without: prompt and response joined as they are. Where
-    nothing ends the response so far, the end token is appended, once. The whole is tokenized as one
-    text, as TRL's RewardTrainer and published models do; a token that straddles prompt and response
-    counts as the response's.
+    With a chat template they are what it renders, and its own mark ends them. Without, prompt and
+    response are joined as they are. Where nothing ends the response so far, the end token is
+    appended, once. The whole is tokenized as one text, as TRL's RewardTrainer and published models
+    do; a token that straddles prompt and response counts as the response's.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: of transformers, or the `TextTokens` of one.
         prompts: B texts or conversations, the empty string where there is none.
         responses: B texts, which may be empty.
+        finished: whether each response ended by itself; nothing is put behind one that did not. All
+            did by default.
 
     Example:
-        >>> from rewardlab.rewards.formatting import token_ids
-        >>> class Letters:
-        ...     chat_template, eos_token, eos_token_id = None, "!", 0
-        ...     def __call__(self, texts):
-        ...         return {"input_ids": [[ord(letter) - 96 for letter in text] for text in texts]}
-        >>> rows = token_ids(Letters(), ["ab", "ab"], ["cd", ""])
+        >>> from rewardlab.testing.tiny_text import tiny_tokenizer
+        >>> rows = token_ids(tiny_tokenizer(), ["ab", "ab"], ["cd", ""])
         >>> rows.ids, rows.starts
-        ([[1, 2, 3, 4, 0], [1, 2, 0]], [2, 2])
+        ([[97, 98, 99, 100, 256], [97, 98, 256]], [2, 2])
     """
     if not prompts:
         return TokenRows([], [])
-    unique = distinct(prompts)
-    pairs = list(zip(prompts, responses, strict=True))
-    if tokenizer.chat_template:
-        rows = _chat_ids(tokenizer, [messages_of(*pair) for pair in pairs])
-        prompt_rows = _chat_ids(tokenizer, [messages_of(prompt) for prompt in unique.values])
-        closed = _closes(tokenizer)
-    else:
-        texts = text_prompts(prompts, "A tokenizer without a chat template")
-        joined = map(operator.add, texts, responses)
-        rows = tokenizer(list(joined))["input_ids"]
-        prompt_rows = tokenizer(list(unique.values))["input_ids"]
-        closed = False
-    end = None if closed else tokenizer.eos_token_id
-    ended = [_ended(row, end) for row in rows]
+    texts = tokenizer if isinstance(tokenizer, TextTokens) else TextTokens(tokenizer)
+    rows = texts.row_ids(prompts, responses, finished or [True] * len(prompts))
     starts = []
-    for row, place in zip(ended, unique.places, strict=True):
-        starts.append(_common_start(row, prompt_rows[place]))
-    return TokenRows(ended, starts)
+    for row, prompt in zip(rows, texts.prompt_ids(prompts), strict=True):
+        starts.append(_common_start(row, prompt))
+    return TokenRows(rows, starts)
 
 
 def batch_ids(tokenizer: Any, samples: Samples, limit: int | None, scorer: str) -> BatchRows:
     """Return the token ids of samples, cut to fit a model's context.
 
+    The fact "finished" says which responses ended by themselves.
+
     Args:
-        tokenizer: of transformers.
+        tokenizer: of transformers, or the `TextTokens` of one, whose format says what becomes of
+            rows that are too long.
         samples: texts.
         limit: most tokens of a row. What goes are the prompt's first tokens (but a first
-            begin-of-text token stays); the response never loses any.
+            begin-of-text token stays); the response never loses any, unless the format truncates.
         scorer: who asks, for messages.
 
     Raises:
         InputError: if a response alone is longer than `limit`, or a row has no tokens at all; the
             row is named.
     """
-    whole = token_ids(tokenizer, samples.prompts, list(samples.outputs))
+    texts = tokenizer if isinstance(tokenizer, TextTokens) else TextTokens(tokenizer)
+    finished = None
+    if "finished" in samples.facts:
+        finished = samples.facts["finished"].bool().tolist()
+    whole = token_ids(texts, samples.prompts, list(samples.outputs), finished)
     rows = []
     starts = []
     cut = 0
@@ -112,39 +108,11 @@ def batch_ids(tokenizer: Any, samples: Samples, limit: int | None, scorer: str) 
             )
         if limit is not None and len(ids) > limit:
             refusal = f"{scorer} cannot score {named_sample(samples, i)}"
-            ids, start = _cut(ids, start, limit, tokenizer.bos_token_id, refusal)
+            ids, start = _fitted(ids, start, limit, texts, refusal)
             cut += 1
         rows.append(ids)
         starts.append(min(start, len(ids) - 1))
     return BatchRows(rows, starts, cut)
-
-
-def _chat_ids(tokenizer: Any, chats: list[list[dict[str, str]]]) -> list[Ids]:
-    """Return the ids of chats as the template renders them.
-
-    A chat of the user's message alone ends with the start of the assistant's.
-    """
-    texts = []
-    for chat in chats:
-        awaits = chat[-1]["role"] != "assistant"
-        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=awaits)
-        texts.append(text)
-    rows: list[Ids] = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return rows
-
-
-def _closes(tokenizer: Any) -> bool:
-    """Tell whether the chat template writes a mark of its own after the assistant's words."""
-    text = tokenizer.apply_chat_template(messages_of("question", "answer"), tokenize=False)
-    return bool(text.rpartition("answer")[2].strip())
-
-
-def _ended(ids: Sequence[int], end: int | None) -> Ids:
-    """Return a row with the end token at its end, once; as it is if there is none."""
-    row = list(ids)
-    if end is not None and row[-1:] != [end]:
-        row.append(end)
-    return row
 
 
 def _common_start(ids: Sequence[int], others: Sequence[int]) -> int:
@@ -155,6 +123,24 @@ def _common_start(ids: Sequence[int], others: Sequence[int]) -> int:
             break
         count += 1
     return count
+
+
+def _fitted(ids: Ids, start: int, limit: int, texts: TextTokens, refusal: str) -> tuple[Ids, int]:
+    """Return a row of `limit` tokens, and the response's start, as the format says.
+
+    Raises:
+        InputError: if the format refuses the row.
+    """
+    rule = texts.form.too_long
+    if rule == "refuse" or rule == "drop":
+        raise InputError(
+            f"{refusal}: prompt and response have {len(ids)} tokens and the model sees {limit}. "
+            f'The format says too_long="{rule}". Raise max_length, leave the row out, or take '
+            '"truncate".'
+        )
+    if rule == "truncate" and len(ids) - start > limit:
+        return ids[start : start + limit], 0
+    return _cut(ids, start, limit, texts.tokenizer.bos_token_id, refusal)
 
 
 def _cut(ids: Ids, start: int, limit: int, begin: int | None, refusal: str) -> tuple[Ids, int]:

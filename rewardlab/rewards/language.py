@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.networks import loading, lora, sharing, tokens
+from rewardlab.networks.chat import TextTokens
 from rewardlab.networks.precision import arithmetic, full_precision
+from rewardlab.networks.text_format import TextFormat
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import backbones, language_folder, language_states
 from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, Saved
@@ -29,9 +31,10 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
     """K linear heads without bias on one forward pass of a transformers language model.
 
     It is the reward that preferences train. `rewardlab.rewards.formatting.token_ids` formats text,
-    in training and in scoring. The state that is scored is gathered before the heads, which compute
-    in float32. "last" is the last token that is not the padding token, as transformers' classifiers
-    take it; where a tokenizer pads with its end token, that is the response's last word.
+    in training and in scoring. A prompt is a text or a conversation. The state that is scored is
+    gathered before the heads, which compute in float32. "last" is the last token that is not the
+    padding token, as transformers' classifiers take it; where a tokenizer pads with its end token,
+    that is the response's last word.
 
     With `frozen` or `lora_rank` the weights of a model that is given as an instance are shared and
     frozen in place, so that several rewards can stand on one; otherwise they are copied.
@@ -51,6 +54,10 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
         gradient_checkpointing: trade time for memory in the backward pass.
         pooling: "last" scores the last token's state, "mean" the mean over the response's tokens.
         seed: of new heads and of the adapter. Members of an ensemble get different ones.
+        chat: false for a reward that was trained on plain text beside a tokenizer with a chat
+            template; a `TextFormat`, or a mapping of its settings, for a template, the date that it
+            shows, its keywords, and what becomes of special tokens and long rows. By default the
+            tokenizer's template formats, if it has one.
 
     Attributes:
         meaning: what the scores are; "untrained" until a training loop says better.
@@ -86,8 +93,10 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
         gradient_checkpointing: bool = False,
         pooling: Literal["last", "mean"] = "last",
         seed: int = 0,
+        chat: bool | TextFormat | None = None,
     ) -> None:
         super().__init__()
+        form = TextFormat.of(chat)
         self.options = {
             "heads": heads,
             "lora_rank": lora_rank,
@@ -97,6 +106,7 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
             "gradient_checkpointing": gradient_checkpointing,
             "pooling": pooling,
             "seed": seed,
+            "chat": form.settings(),
         }
         self.frozen = frozen
         self.pooling = pooling
@@ -106,8 +116,8 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
             loading.checkpoint_activations(self.backbone)
         self._keeps_prompts = language_states.keeps_prompts(self.backbone)
         self._set_tokenizer(model, tokenizer, max_length, is_classifier=weight is not None)
+        self.texts = TextTokens(self.tokenizer, form)
         self._set_heads(weight, heads, seed)
-        self.meaning = "untrained"
         # refuses now what could not be saved later
         backbones.as_classifier(self.backbone, self.head, self.pad)
         self.train()
@@ -142,7 +152,7 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
         self._told_of_cuts = False
 
     def _set_heads(self, weight: Tensor | None, heads: int, seed: int) -> None:
-        """Set the heads [K, D], new or a classifier's, and the constants saved with them."""
+        """Set the heads [K, D], new or a classifier's, and what is saved with them."""
         width = self.backbone.config.get_text_config().hidden_size
         if weight is None:
             weight = new_heads(heads, width, seed)
@@ -152,6 +162,7 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
         self.register_buffer("offset", torch.zeros(heads))
         self.register_buffer("score_mean", torch.zeros(()))
         self.register_buffer("score_std", torch.zeros(()))
+        self.meaning = "untrained"
 
     @property
     def has_features(self) -> bool:
@@ -205,7 +216,7 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
     def _states(self, samples: Samples) -> Tensor:
         """Return the pooled state of each sample, float32 [B, D]."""
         texts_of(samples, "LanguageReward")
-        rows = batch_ids(self.tokenizer, samples, self.limit, "LanguageReward")
+        rows = batch_ids(self.texts, samples, self.limit, "LanguageReward")
         self._tell_of_cuts(rows)
         was_training = self.backbone.training
         if was_training and not torch.is_grad_enabled():
@@ -269,7 +280,7 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
         """
         vocabulary = self.tokenizer.get_vocab()
         template = self.tokenizer.chat_template or ""
-        settings = [self.limit, self.pooling, str(self.dtype)]
+        settings = [self.limit, self.pooling, str(self.dtype), self.options["chat"]]
         return fingerprint([self.backbone, vocabulary, template, *settings])
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -41,8 +41,19 @@ def write(folder: str | Path, reward: LanguageReward) -> None:
     backbones.write_classifier(folder, network, reward.tokenizer, config)
 
 
+def _restore(reward: LanguageReward, config: dict[str, Any]) -> None:
+    """Give a reward the constants that `write` wrote."""
+    reward.offset.copy_(torch.tensor(config["offset"]))
+    reward.score_mean.fill_(config["score_mean"])
+    reward.score_std.fill_(config["score_std"])
+    reward.meaning = config["meaning"]
+
+
 def read(folder: str | Path, kind: type[LanguageReward]) -> LanguageReward:
     """Load what `write` wrote, or any sequence classifier with a `score` head, in eval mode.
+
+    A reward.json that somebody wrote beside such a classifier may name class_path and init_args
+    alone, such as {"chat": false}.
 
     Raises:
         InputError: if files are missing, broken, or not of one model.
@@ -53,10 +64,8 @@ def read(folder: str | Path, kind: type[LanguageReward]) -> LanguageReward:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         reward = kind(folder, **config["init_args"])
-        reward.offset.copy_(torch.tensor(config["offset"]))
-        reward.score_mean.fill_(config["score_mean"])
-        reward.score_std.fill_(config["score_std"])
-        reward.meaning = config["meaning"]
+        if "offset" in config:
+            _restore(reward, config)
     except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
         raise InputError(
             f"{file} is not what save_pretrained wrote: {error}. Is it edited or cut off?"

@@ -31,13 +31,15 @@ class ReferenceFigures:
 class Shaping:
     """How scores become the rewards that PPO maximizes. By default they stay as they are.
 
-    Clip and length penalty are in σ, the standard deviation of the reference's scores within a
+    Clip and penalties are in σ, the standard deviation of the reference's scores within a
     prompt, so that they mean the same for any reward. They apply in this order, before the KL.
 
     Args:
         clip: most σ that a score may be away from the reference's mean; it is clamped there.
         length_penalty: σ that an output loses for each reference length (the mean) that it is long.
             It reads the fact "length" of the samples.
+        unfinished_penalty: σ that a response loses which did not end by itself. It reads the fact
+            "finished" of the samples.
         whiten: bring each step's batch of rewards, over all processes, to mean 0 and deviation 1.
             The KL's weight is then in those units; an attack's penalties then rule the scale.
 
@@ -53,11 +55,12 @@ class Shaping:
     clip: float | None = None
     length_penalty: float = 0.0
     whiten: bool = False
+    unfinished_penalty: float = 0.0
 
     @property
     def needs_reference(self) -> bool:
         """Tell whether the reference has to be sampled from, once."""
-        return self.clip is not None or self.length_penalty != 0
+        return self.clip is not None or self.length_penalty != 0 or self.unfinished_penalty != 0
 
     def __call__(
         self, scores: Tensor, samples: Samples, reference: ReferenceFigures | None
@@ -72,13 +75,16 @@ class Shaping:
         return whitened(scores) if self.whiten else scores
 
     def _in_units_of(self, reference: ReferenceFigures, scores: Tensor, samples: Samples) -> Tensor:
-        """Return the scores [B] with clip and length penalty."""
+        """Return the scores [B] with clip and penalties."""
         if self.clip is not None:
             bound = self.clip * reference.deviation
             scores = reference.mean + (scores - reference.mean).clamp(-bound, bound)
         if self.length_penalty:
             unit = self.length_penalty * reference.deviation
             scores = scores - unit * lengths(samples).to(scores) / reference.length
+        if self.unfinished_penalty:
+            unit = self.unfinished_penalty * reference.deviation
+            scores = scores - unit * unfinished(samples).to(scores)
         return scores
 
 
@@ -94,6 +100,21 @@ def lengths(samples: Samples) -> Tensor:
         f'A length penalty reads the fact "length" of the samples; they have '
         f"{sorted(samples.facts)}. Is this a policy whose outputs have no length? Set "
         "shaping.length_penalty to 0."
+    )
+
+
+def unfinished(samples: Samples) -> Tensor:
+    """Return which responses did not end by themselves [B], by the fact "finished".
+
+    Raises:
+        InputError: if the policy gives none.
+    """
+    if "finished" in samples.facts:
+        return ~samples.facts["finished"].bool()
+    raise InputError(
+        f'A penalty of unfinished responses reads the fact "finished" of the samples; they have '
+        f"{sorted(samples.facts)}. Is this a policy whose outputs cannot be cut off? Set "
+        "shaping.unfinished_penalty to 0."
     )
 
 
@@ -115,7 +136,7 @@ def reference_figures(
         raise InputError(
             f"Shaping is in units of the reference's standard deviation, but its {len(scores)} "
             f"samples score alike ({scores[0].item():g}) within each prompt. Take more prompts a "
-            "step, or no clip and length_penalty."
+            "step, or no clip and no penalties."
         )
     length = mean(lengths(samples)).item() if shaping.length_penalty else float("nan")
     return ReferenceFigures(mean(scores).item(), deviation, length)

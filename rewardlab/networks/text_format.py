@@ -1,0 +1,126 @@
+"""How prompts and responses become a model's text: the settings, which folders keep."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rewardlab.errors import InputError
+
+DATE = "2024-07-26"  # the day that Llama 3's template names where it has no clock
+DIRECTIVES = "aAbBcdeHIjmMpSuUwWxXyYZf"
+UNPADDED = ("-d", "-m", "-H", "-I", "-M", "-S", "-j")
+TOO_LONG = ("refuse", "truncate", "drop")
+
+
+@dataclass(frozen=True)
+class TextFormat:
+    """How prompts and responses become a model's text.
+
+    Args:
+        chat: format by the chat template; by default where the tokenizer has one. A model that was
+            trained on plain text beside a tokenizer with a template wants false.
+        template: a chat template (Jinja), or a file that holds one, in place of the tokenizer's.
+        date: the day that the template's clock shows, as year-month-day. The clock stands, so that
+            a text has the same tokens on every day.
+        options: further keywords of the template, such as {"enable_thinking": false}.
+        marks: read special tokens that a prompt or a response spells as such. By default they are
+            ordinary text, so that nobody can write a turn of somebody else's.
+        too_long: what becomes of a row that is longer than `max_length` or the model's context.
+            "refuse" raises an InputError. "truncate" cuts the prompt from the left, and then the
+            response from the right. "drop" leaves the row out of training; whoever is given such a
+            row later refuses it. By default a policy refuses, and a reward cuts the prompt and
+            refuses a response that is too long alone.
+
+    Raises:
+        InputError: if the date is none.
+
+    Example:
+        >>> TextFormat.of(False).chat, TextFormat.of({"date": "2026-01-02"}).date
+        (False, '2026-01-02')
+    """
+
+    chat: bool | None = None
+    template: str | None = None
+    date: str = DATE
+    options: dict[str, Any] = field(default_factory=dict)
+    marks: bool = False
+    too_long: Literal["refuse", "truncate", "drop"] | None = None
+
+    def __post_init__(self) -> None:
+        _day(self.date)
+        if self.too_long not in (None, *TOO_LONG):
+            raise InputError(
+                f"too_long should be one of {', '.join(TOO_LONG)}; got {self.too_long!r}."
+            )
+
+    @classmethod
+    def of(cls, chat: bool | TextFormat | Mapping[str, Any] | None) -> TextFormat:
+        """Return the format that an argument `chat` means: true or false is its first setting.
+
+        A template's file is read.
+
+        Raises:
+            InputError: if a setting has another name, or the file cannot be read.
+        """
+        if isinstance(chat, TextFormat):
+            return chat._with_template_read()
+        if chat is None or isinstance(chat, bool):
+            return cls(chat)
+        names = [setting.name for setting in fields(cls)]
+        wrong = [name for name in chat if name not in names]
+        if wrong:
+            raise InputError(f"A text format has the settings {names}; got {wrong}.")
+        return cls(**chat)._with_template_read()
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings as JSON files hold them."""
+        return asdict(self)
+
+    def _with_template_read(self) -> TextFormat:
+        """Return the format with its template's text in place of the name of a file."""
+        if self.template is None or "{" in self.template:
+            return self
+        try:
+            text = Path(self.template).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(
+                f"A chat template should be Jinja text, or a file that holds it; "
+                f"{self.template!r} cannot be read: {error}."
+            ) from error
+        return replace(self, template=text)
+
+
+def with_clock(template: str, date: str) -> str:
+    """Return a chat template whose `strftime_now` shows the first minute of a day.
+
+    A template that asks for no date is returned as it is.
+
+    Example:
+        >>> clocked = with_clock("{{ strftime_now('%d %b %Y') }}", "2026-01-02")
+        >>> import jinja2
+        >>> jinja2.Template(clocked).render()
+        '02 Jan 2026'
+    """
+    if "strftime_now" not in template:
+        return template
+    day = _day(date)
+    steps = "format|replace('%%', '\x00')"
+    for directive in (*UNPADDED, *DIRECTIVES):
+        shown = day.strftime(f"%{directive}").replace("'", "")
+        steps += f"|replace('%{directive}', '{shown}')"
+    steps += "|replace('\x00', '%')"
+    head = "{% macro strftime_now(format) %}{{ " + steps + " }}{% endmacro %}"
+    return head + "{{ '' }}" + template  # the empty text keeps a line's end that may follow
+
+
+def _day(date: str) -> datetime.datetime:
+    try:
+        return datetime.datetime.strptime(str(date), "%Y-%m-%d")
+    except ValueError as error:
+        raise InputError(
+            f'A date should be year-month-day, such as "{DATE}"; got {date!r}.'
+        ) from error
