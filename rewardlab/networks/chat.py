@@ -13,7 +13,7 @@ from rewardlab.conversations import Conversation, Prompt, messages_of
 from rewardlab.errors import InputError
 from rewardlab.networks.marks import Ids, Marks
 from rewardlab.networks.text_format import TextFormat, with_clock
-from rewardlab.types import distinct
+from rewardlab.types import Samples, distinct
 
 USER = "rewardlab-user-words"
 ASSISTANT = "rewardlab-assistant-words"
@@ -131,6 +131,22 @@ class TextTokens:
         for row, form, ends in zip(whole_rows, forms, finished, strict=True):
             rows.append(_ended(row, end) if ends else self._opened(row, form))
         return rows
+
+    def row_text(self, prompt: Prompt, response: str | None = None, finished: bool = True) -> str:
+        """Return a prompt with its response as one text, or a prompt up to where one begins.
+
+        Args:
+            prompt: a text or a conversation.
+            response: a text, None where it is awaited.
+            finished: whether the response ended by itself; otherwise nothing is put behind it.
+
+        Raises:
+            InputError: as for a prompt's tokens.
+        """
+        form = self._form(prompt)
+        if response is None:
+            return self.marks.show(form.text)
+        return self.marks.show(self._row_text(prompt, response, form, finished))
 
     def response_text(self, prompt: Ids, response: Ids) -> str:
         """Return the text of a response's tokens behind its prompt's, without special tokens.
@@ -305,6 +321,14 @@ class TextTokens:
         if mark is None:
             return False
         return self.marks.ids([mark + "x"])[0][1:] != self.marks.ids_inside("x")
+
+
+def finished_of(samples: Samples) -> list[bool]:
+    """Return which outputs ended by themselves, by the fact "finished"; all did where it lacks."""
+    if "finished" not in samples.facts:
+        return [True] * len(samples)
+    ended: list[bool] = samples.facts["finished"].bool().tolist()
+    return ended
 
 
 def decoded(tokenizer: Any, tokens: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
-from rewardlab.networks.chat import TextTokens
+from rewardlab.networks.chat import TextTokens, finished_of
 from rewardlab.networks.tokens import padded
 from rewardlab.policies import text
 from rewardlab.policies.text import Tokens
@@ -67,7 +67,10 @@ class Codec:
             for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
                 prompts[row], responses[row] = self._shortened(prompt, response, self.limit)
         lengths = [len(response) for response in responses]
-        text.check_fit(prompts, lengths, strings_of(samples), self.limit)
+        numbers = None
+        if "row" in samples.facts:
+            numbers = samples.facts["row"].tolist()
+        text.check_fit(prompts, lengths, strings_of(samples), self.limit, numbers)
         return self.trajectory(samples.prompts, prompts, responses, samples.facts)
 
     def fits(self, samples: Samples) -> Tensor:
@@ -96,10 +99,7 @@ class Codec:
         outputs = strings_of(samples)
         prompts = self.texts.prompt_ids(samples.prompts)
         responses = self.texts.response_ids(samples.prompts, outputs)
-        finished = [True] * len(outputs)
-        if "finished" in samples.facts:
-            finished = samples.facts["finished"].bool().tolist()
-        for response, ends in zip(responses, finished, strict=True):
+        for response, ends in zip(responses, finished_of(samples), strict=True):
             if ends or not response:
                 response.append(self.ends[0])
         return prompts, responses

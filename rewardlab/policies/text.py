@@ -96,6 +96,7 @@ def check_fit(
     lengths: Sequence[int],
     texts: Sequence[Prompt],
     limit: int | None,
+    numbers: Sequence[int] | None = None,
 ) -> None:
     """Make sure that each prompt and its response are short enough together.
 
@@ -104,6 +105,7 @@ def check_fit(
         lengths: number of tokens of each response.
         texts: B texts by which the error names a row.
         limit: most tokens of a row, None for no limit.
+        numbers: of the rows in their data set, for the error; by default in this batch.
 
     Raises:
         InputError: if a row does not fit.
@@ -111,14 +113,15 @@ def check_fit(
     fitting = fits(prompts, lengths, limit)
     if all(fitting):
         return
-    number = fitting.index(False)
-    text = str(texts[number])
+    place = fitting.index(False)
+    number = place if numbers is None else numbers[place]
+    text = str(texts[place])
     start = repr(text[:40]) + " …" * (len(text) > 40)
     raise InputError(
-        f"Row {number}, {start}, has {len(prompts[number])} tokens of prompt and needs "
-        f"{lengths[number]} for its response; the model's context is {limit}, or max_length if "
-        f"that is less. Shorten or drop it ({fitting.count(False)} of {len(fitting)} rows are too "
-        'long), or set chat={too_long: "truncate"} or "drop".'
+        f"Row {number}, {start}, has {len(prompts[place])} tokens of prompt and needs "
+        f"{lengths[place]} for its response; max_length or the model's context is {limit} "
+        f"({fitting.count(False)} of {len(fitting)} rows here are too long). Shorten or drop them, "
+        'or set chat={too_long: "truncate"}.'
     )
 
 

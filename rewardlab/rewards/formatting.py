@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
-from rewardlab.networks.chat import TextTokens
+from rewardlab.networks.chat import TextTokens, finished_of
 from rewardlab.networks.marks import Ids
 from rewardlab.rewards.base import named_sample
 from rewardlab.types import Samples
@@ -93,10 +93,7 @@ def batch_ids(tokenizer: Any, samples: Samples, limit: int | None, scorer: str) 
             row is named.
     """
     texts = tokenizer if isinstance(tokenizer, TextTokens) else TextTokens(tokenizer)
-    finished = None
-    if "finished" in samples.facts:
-        finished = samples.facts["finished"].bool().tolist()
-    whole = token_ids(texts, samples.prompts, list(samples.outputs), finished)
+    whole = token_ids(texts, samples.prompts, list(samples.outputs), finished_of(samples))
     rows = []
     starts = []
     cut = 0

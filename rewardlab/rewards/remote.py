@@ -10,10 +10,11 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
-from rewardlab.conversations import Conversation, Prompt, messages_of, to_json
+from rewardlab.conversations import Conversation, to_json
 from rewardlab.endpoints.client import bearer, checked_url, post_json
 from rewardlab.endpoints.wire import filled
 from rewardlab.errors import InputError
+from rewardlab.networks.chat import TextTokens, finished_of
 from rewardlab.networks.loading import load_tokenizer
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward, checked_scores
@@ -181,7 +182,7 @@ class RemoteReward(Reward, Saved):
         """Return what is sent for each response."""
         pairs = zip(samples.prompts, samples.outputs, strict=True)
         if self.tokenizer is not None:
-            return [_rendered(self.tokenizer, prompt, response) for prompt, response in pairs]
+            return self._rendered(samples)
         query = GLUED if self.query is None else self.query
         queries = []
         for prompt, response in pairs:
@@ -196,10 +197,20 @@ class RemoteReward(Reward, Saved):
             queries.append("".join(pieces))
         return queries
 
+    def _rendered(self, samples: Samples) -> list[str]:
+        """Return prompts with their responses as the chat template writes them."""
+        texts = TextTokens(self.tokenizer)
+        rows = zip(samples.prompts, samples.outputs, finished_of(samples), strict=True)
+        queries = []
+        for prompt, response, finished in rows:
+            queries.append(texts.row_text(prompt, response, finished))
+        return queries
+
     def _prompts(self, samples: Samples) -> list[Any]:
         """Return the prompts beside the queries; servers may read them or not."""
         if self.tokenizer is not None:
-            return [_rendered(self.tokenizer, prompt) for prompt in samples.prompts]
+            texts = TextTokens(self.tokenizer)
+            return [texts.row_text(prompt) for prompt in samples.prompts]
         return [to_json(prompt) for prompt in samples.prompts]
 
 
@@ -217,14 +228,6 @@ def _with_template(template: Any, query: str | None) -> Any:
             "Give the reward model's own, or write the form as --query (query=)."
         )
     return tokenizer
-
-
-def _rendered(tokenizer: Any, prompt: Prompt, response: str | None = None) -> str:
-    """Return a prompt as the chat template writes it, answered or up to where the answer begins."""
-    text: str = tokenizer.apply_chat_template(
-        messages_of(prompt, response), tokenize=False, add_generation_prompt=response is None
-    )
-    return text
 
 
 def _are_numbers(values: Any, count: int) -> bool:

@@ -32,7 +32,7 @@ from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.training.ppo import PPO
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.sample_table import SampleTable
-from rewardlab.training.shaping import Shaping
+from rewardlab.training.shaping import ReferenceFigures, Shaping
 from rewardlab.types import PreferencePairs, Samples
 
 LETTERS = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("letters.py"))))
@@ -166,6 +166,16 @@ class TestShaping:
         figures, lengths = module.reference_figures, experience.samples.facts["length"].float()
         wanted = experience.rollout.scores - 2 * figures.deviation * lengths / figures.length
         assert_close(experience.rollout.advantages, leave_one_out(wanted.view(8, 4)).view(-1, 1))
+
+    def test_unfinished_outputs_lose(self):
+        shaping = Shaping(unfinished_penalty=3.0)
+        figures = ReferenceFigures(mean=1.0, deviation=2.0, length=10.0)
+        facts = {"finished": torch.tensor([True, False])}
+        samples = Samples(["a"] * 2, ["b", "c"], facts)
+        assert shaping.needs_reference
+        assert shaping(torch.tensor([5.0, 5.0]), samples, figures).tolist() == [5.0, -1.0]
+        with pytest.raises(InputError, match='the fact "finished" of the samples'):
+            shaping(torch.tensor([5.0]), Samples(["a"], ["b"]), figures)
 
     def test_a_reward_without_a_deviation_and_outputs_without_a_length_are_refused(self):
         constant = Function(lambda samples: torch.ones(len(samples)))
