@@ -20,11 +20,17 @@ def add(
     """Freeze `network` in `dtype` and add a trainable float32 low-rank adapter to `layers`.
 
     LoRA, arXiv 2106.09685, with alpha = rank. The adapter starts as the identity; its random half
-    comes from `seed`.
+    comes from `seed`. Experts of a mixture, whose weights stand in one table, get one each.
 
     Raises:
-        InputError: if no layer of the network has such a name.
+        InputError: if no layer of the network has such a name, or it has an adapter already.
     """
+    if _adapted_layers(network):
+        raise InputError(
+            f"{type(network).__name__} has an adapter already, and lora_rank={rank} asks for "
+            "another. Merge the first into the model (peft's merge_and_unload), or train without "
+            "lora_rank."
+        )
     for parameter in network.parameters():
         parameter.requires_grad_(False)
         parameter.data = parameter.data.to(dtype)
@@ -39,7 +45,11 @@ def _inject(network: nn.Module, rank: int, layers: list[str] | str, seed: int) -
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(
-        r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=layers
+        r=rank,
+        lora_alpha=rank,
+        init_lora_weights="gaussian",
+        target_modules=layers,
+        target_parameters=expert_weights(network) or None,
     )
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "lora"))
@@ -50,6 +60,22 @@ def _inject(network: nn.Module, rank: int, layers: list[str] | str, seed: int) -
                 f"lora_rank={rank} needs layers called {layers}; "
                 f"{type(network).__name__} has none. Train it whole: lora_rank=null."
             ) from error
+
+
+def expert_weights(network: nn.Module) -> list[str]:
+    """Return the names of the weights [E, D, D'] that hold a layer of all experts of a mixture.
+
+    Example:
+        >>> expert_weights(nn.Linear(2, 1))
+        []
+    """
+    names = []
+    for path, module in network.named_modules():
+        if "Experts" in type(module).__name__:
+            for name, weight in module.named_parameters(recurse=False):
+                if weight.dim() == 3:
+                    names.append(f"{path}.{name}")
+    return names
 
 
 @contextmanager
@@ -69,16 +95,38 @@ def merged(network: nn.Module) -> nn.Module:
     """Return a copy whose weights contain the adapter, or `network` itself if it has none."""
     if not _adapted_layers(network):
         return network
+    from peft.utils.other import ModulesToSaveWrapper
+
     copy = deepcopy(network)
-    adapted = set(_adapted_layers(copy))
-    for name, module in list(copy.named_modules()):
-        if module in adapted:
-            module.merge()
-            copy.set_submodule(name, module.get_base_layer())
+    modules = dict(copy.named_modules())
+    for name, module in modules.items():
+        parent = modules.get(name.rpartition(".")[0])
+        if _is_adapted(module) and not _is_adapted(parent):
+            copy.set_submodule(name, _plain(module))
+        if isinstance(module, ModulesToSaveWrapper):
+            copy.set_submodule(name, module.modules_to_save[module.active_adapters[0]])
     return copy
 
 
-def _adapted_layers(network: nn.Module) -> list[Any]:
+def _plain(layer: Any) -> nn.Module:
+    """Return the layer below an adapter, with the adapter merged into it."""
+    from peft.tuners.lora.layer import ParamWrapper
+
+    if isinstance(layer, ParamWrapper):  # one lies in another where a module has several weights
+        plain: nn.Module = layer.unload_and_optionally_merge_module(
+            merge=True, safe_merge=False, adapter_names=None
+        )
+        return plain
+    layer.merge()
+    plain = layer.get_base_layer()
+    return plain
+
+
+def _is_adapted(module: Any) -> bool:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    return [module for module in network.modules() if isinstance(module, BaseTunerLayer)]
+    return isinstance(module, BaseTunerLayer)
+
+
+def _adapted_layers(network: nn.Module) -> list[Any]:
+    return [module for module in network.modules() if _is_adapted(module)]

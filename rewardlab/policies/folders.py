@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from rewardlab.errors import InputError
+from rewardlab.networks.adapters import Adapter, read_adapter
+from rewardlab.networks.loading import config_of, text_class
 from rewardlab.policies.base import Generator, Policy
-from rewardlab.storage.class_files import POLICY_FILE, read_class_file, read_json
+from rewardlab.storage.class_files import POLICY_FILE, read_class_file
 from rewardlab.storage.class_paths import named_class
 
 
@@ -45,8 +47,9 @@ def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
         from rewardlab.policies.diffusion import DiffusionPolicy
 
         return DiffusionPolicy(folder)
-    if (folder / "config.json").is_file():
-        _check_generates(folder)
+    adapter = read_adapter(folder)
+    if adapter is not None or (folder / "config.json").is_file():
+        _check_generates(folder, adapter)
         from rewardlab.policies.causal_lm import CausalLMPolicy
 
         return CausalLMPolicy(folder)
@@ -62,14 +65,19 @@ def _class_of(folder: Path, trust: bool) -> Any:
     return named_class(folder, class_path, Generator, trust=trust, mend=mend)
 
 
-def _check_generates(folder: Path) -> None:
+def _check_generates(folder: Path, adapter: Adapter | None) -> None:
     """Refuse a model whose head, by its config, draws no text.
 
     Transformers would give such a model a random language-modelling head.
     """
-    architectures = read_json(folder / "config.json").get("architectures") or []
-    names = [str(name) for name in architectures]
-    if names and not any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names):
+    if adapter is not None and adapter.classifies:
+        raise InputError(
+            f"{folder} holds the adapter of a sequence classifier, which writes no text. "
+            "Give the folder of a causal language model or its adapter."
+        )
+    config = config_of(str(folder))
+    names = [str(name) for name in config.architectures or []]
+    if names and text_class(config) is None:
         raise InputError(
             f"{folder} holds a {names[0]}, which writes no text. "
             "Give the folder of a causal language model."

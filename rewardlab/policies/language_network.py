@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rewardlab.errors import InputError
 from rewardlab.kernels import linear_logits
 from rewardlab.networks import loading, lora
+from rewardlab.networks.adapters import absorbed
 from rewardlab.networks.tokens import check_vocabulary, context_length, padded
 from rewardlab.policies.backbone import Backbone, Inputs
 
@@ -24,11 +25,12 @@ def load_network(model: Any, dtype: torch.dtype) -> Any:
         InputError: if it cannot be loaded, or lacks weights.
     """
     if not loading.is_name(model):
-        return model.to(dtype)
+        network = absorbed(model)
+        loading.check_whole(network, f"The {type(model).__name__} that is given")
+        return network.to(dtype)
     local = os.path.isdir(model)
-    return loading.load_network(
-        "AutoModelForCausalLM", str(model), dtype, quiet=local, local_files_only=local
-    )
+    kind = loading.text_class(loading.config_of(str(model))) or "AutoModelForCausalLM"
+    return loading.load_network(kind, str(model), dtype, quiet=local, local_files_only=local)
 
 
 def load_tokenizer(tokenizer: Any | None, model: Any) -> Any:

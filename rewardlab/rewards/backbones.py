@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
-from rewardlab.networks.loading import from_pretrained, is_name, load_network
+from rewardlab.networks.adapters import absorbed, read_adapter
+from rewardlab.networks.loading import check_whole, config_of, is_name, load_network
 from rewardlab.networks.silence import silent
 from rewardlab.rewards.folders import REWARD
 from rewardlab.storage.atomic import new_folder, write_json
 
 HEAD = "score.weight"
+DECODERS = ("ForCausalLM", "LMHeadModel")
 CLASSIFIER = "ForSequenceClassification"  # how the names of transformers' classifiers end
 
 
@@ -45,11 +47,14 @@ def load_backbone(model: str | Path | Any, dtype: torch.dtype, share: bool) -> B
             `score`.
     """
     if is_name(model):
-        network = load_headless(str(model), dtype)
+        is_adapter = read_adapter(model) is not None
+        network = load_headless(str(model), torch.float32 if is_adapter else dtype)
         head = _head_of(network)
-        if head is not None:
+        if head is not None and not is_adapter:
             head = _exact_head(Path(model), head)
         return Backbone(network.base_model, head)
+    model = absorbed(model)
+    check_whole(model, f"The {type(model).__name__} that is given")
     shared = {}
     if share:
         shared = {id(parameter): parameter for parameter in model.parameters()}
@@ -63,9 +68,15 @@ def load_headless(name: str, dtype: torch.dtype) -> Any:
     Raises:
         InputError: if it cannot be loaded, or weights are missing.
     """
-    architectures = from_pretrained("AutoConfig", name).architectures or []
+    architectures = config_of(name).architectures or []
+    adapter = read_adapter(name)
     classifies = any(architecture.endswith(CLASSIFIER) for architecture in architectures)
-    kind = "AutoModelForSequenceClassification" if classifies else "AutoModel"
+    kind = "AutoModel"
+    decodes = any(architecture.endswith(DECODERS) for architecture in architectures)
+    if adapter is not None and decodes:
+        kind = "AutoModelForCausalLM"  # an adapter's names are those of the whole model
+    if classifies or (adapter is not None and adapter.classifies):
+        kind = "AutoModelForSequenceClassification"
     return load_network(kind, name, dtype)
 
 
@@ -101,7 +112,7 @@ def has_score(model: str | Path) -> bool:
     Args:
         model: a folder or a hub id.
     """
-    config = from_pretrained("AutoConfig", str(model))
+    config = config_of(str(model))
     network = _empty(_classifier_of(config), config)
     return isinstance(getattr(network, "score", None), nn.Linear)
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.networks import tokens
+from rewardlab.networks.adapters import absorbed
 from rewardlab.networks.loading import is_name, load_tokenizer
 from rewardlab.rewards import backbones
 from rewardlab.rewards.abilities import Saved
@@ -41,9 +42,10 @@ class ClassifierReward(Reward, Saved):
         self, model: str | Path | Any, tokenizer: Any | None = None, max_length: int | None = None
     ) -> None:
         super().__init__()
-        self.network = model
         if is_name(model):
             self.network = backbones.load_headless(str(model), torch.float32)
+        else:
+            self.network = absorbed(model)
         self.tokenizer = load_tokenizer(tokenizer, model, "ClassifierReward")
         tokens.check_padding(self.tokenizer)
         tokens.check_vocabulary(self.tokenizer, self.network)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardlab.errors import InputError
+from rewardlab.networks.adapters import Adapter, read_adapter
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward
 from rewardlab.storage.atomic import new_folder, write_json
@@ -68,6 +69,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
             f"{folder} is not a folder. Give the folder that a reward's save_pretrained wrote."
         )
     file = _config_file(folder)
+    adapter = read_adapter(folder)
+    if adapter is not None and file.name != REWARD:
+        return _adapted_config(adapter)
     if not file.is_file():
         raise InputError(
             f"{folder} holds no {CONFIG}, so it is no reward's. "
@@ -176,6 +180,16 @@ def check_trusted(folder: str | Path, danger: str, *, trust: bool) -> None:
     """
     if not trust:
         raise InputError(f"{folder} names {danger}. If you trust it, {TO_TRUST}.")
+
+
+def _adapted_config(adapter: Adapter) -> dict[str, Any]:
+    """Return the config of a sequence classifier's adapter; refuse another model's."""
+    if not adapter.classifies:
+        raise InputError(
+            f"{adapter.folder} holds an adapter of the kind {adapter.task or 'that is not named'}; "
+            "a reward needs one of the kind SEQ_CLS (peft's task_type)."
+        )
+    return {"class_path": CLASSIFIER}
 
 
 def _config_file(folder: Path) -> Path:
