@@ -15,6 +15,7 @@ import torch
 from rewardlab.errors import InputError
 from rewardlab.networks.adapters import absorbed, read_adapter, saved_layers, with_adapter
 from rewardlab.networks.silence import silent
+from rewardlab.networks.tokens import PROBE_TEXT
 from rewardlab.networks.wrappers import key_mapping, tell_of_wrapper
 
 # buffers that older versions wrote, and newer ones compute
@@ -261,7 +262,45 @@ def load_tokenizer(
     if adapter is not None and not _has_tokenizer(adapter.folder):
         name = adapter.base
         options.pop("local_files_only", None)
-    return from_pretrained("AutoTokenizer", name, quiet=quiet, **options)
+    loaded = from_pretrained("AutoTokenizer", name, quiet=quiet, **options)
+    return _as_written(loaded, name)
+
+
+def _as_written(tokenizer: Any, name: str) -> Any:
+    """Return the tokenizer that a folder's tokenizer.json describes.
+
+    Beside some models' config.json (qwen2), and for some named classes, transformers rebuilds a
+    part of it, and cuts digits or spaces otherwise than in training.
+    """
+    file = Path(name) / "tokenizer.json"
+    if not file.is_file():
+        return tokenizer
+    expected = _ids_of_file(file)
+    if expected in (None, list(tokenizer(PROBE_TEXT, add_special_tokens=False).input_ids)):
+        return tokenizer
+    plain = from_pretrained("PreTrainedTokenizerFast", name)
+    if list(plain(PROBE_TEXT, add_special_tokens=False).input_ids) != expected:
+        return tokenizer
+    _log.info(
+        "%s: the tokenizer is what tokenizer.json says, and not the %s that transformers makes of "
+        "it",
+        name,
+        type(tokenizer).__name__,
+    )
+    return plain
+
+
+def _ids_of_file(file: Path) -> list[int] | None:
+    """Return the ids of the probe text by a tokenizer.json, None if it cannot be read."""
+    from tokenizers import Tokenizer
+
+    try:
+        written = Tokenizer.from_file(str(file))
+    except Exception:  # transformers may read what `tokenizers` alone cannot
+        return None
+    written.no_truncation()
+    written.no_padding()
+    return list(written.encode(PROBE_TEXT, add_special_tokens=False).ids)
 
 
 def _has_tokenizer(folder: Path) -> bool:

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 
+# digits, spaces, contractions and scripts: where tokenizers of the same tokens part
+PROBE_TEXT = "What is 12345678?  It's x+y = 7.\n\n\tdéjà vu 日本語 HELLO"
+
 
 class Padded(NamedTuple):
     """Token ids of rows of different length in one table.
@@ -125,4 +128,32 @@ def check_vocabulary(tokenizer: Any, network: Any, needed: int | None = None) ->
         raise InputError(
             f"The tokenizer has {len(tokenizer)} tokens, but the backbone embeds {embedded}. "
             "Do they belong to one model?"
+        )
+
+
+def check_same_tokens(tokenizer: Any, loaded: Any, folder: Any) -> None:
+    """Refuse a saved tokenizer that cuts texts otherwise than the one in use.
+
+    Args:
+        tokenizer: in use.
+        loaded: from the folder.
+        folder: for the message.
+
+    Raises:
+        InputError: if their ids of a probe text, or their chat templates, differ.
+    """
+    for special in (True, False):
+        ids = tokenizer(PROBE_TEXT, add_special_tokens=special).input_ids
+        loaded_ids = loaded(PROBE_TEXT, add_special_tokens=special).input_ids
+        if list(ids) != list(loaded_ids):
+            raise InputError(
+                f"The tokenizer that {folder} gives back is another than was used: the "
+                f"{len(ids)} ids of a probe text became {len(loaded_ids)}, from {ids[:5]} to "
+                f"{loaded_ids[:5]}. transformers takes the class that config.json or "
+                "tokenizer_config.json names for it. Use a tokenizer of the model's own class."
+            )
+    if getattr(tokenizer, "chat_template", None) != getattr(loaded, "chat_template", None):
+        raise InputError(
+            f"The tokenizer that {folder} gives back has another chat template than was used. "
+            "Set the tokenizer's chat_template to one text."
         )

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from rewardlab.networks import lora
 from rewardlab.networks.silence import silent
+from rewardlab.policies.saved import check_saved
 from rewardlab.storage.atomic import write_json
 from rewardlab.storage.class_files import POLICY_FILE, read_class_file
 
@@ -21,7 +22,10 @@ VALUE_HEAD = "value_head.safetensors"
 def save(policy: CausalLMPolicy, folder: Path) -> None:
     """Write the model, its tokenizer, the value head and policy.json.
 
-    An adapter is merged into the model.
+    An adapter is merged into the model. The folder is loaded, and has to score as the policy does.
+
+    Raises:
+        InputError: if it does not.
     """
     network: Any = lora.merged(policy.network)
     with silent():
@@ -43,6 +47,7 @@ def save(policy: CausalLMPolicy, folder: Path) -> None:
     }
     config = {"class_path": "rewardlab.policies.CausalLMPolicy", "init_args": settings}
     write_json(folder / POLICY_FILE, config)
+    check_saved(policy, folder)
 
 
 def load_settings(folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rewardlab.networks.adapters import absorbed, read_adapter
 from rewardlab.networks.loading import check_whole, config_of, is_name, load_network
 from rewardlab.networks.silence import silent
 from rewardlab.rewards.folders import REWARD
+from rewardlab.rewards.saved import check_saved
 from rewardlab.storage.atomic import new_folder, write_json
 
 HEAD = "score.weight"
@@ -80,8 +81,13 @@ def load_headless(name: str, dtype: torch.dtype) -> Any:
     return load_network(kind, name, dtype)
 
 
-def as_classifier(backbone: Any, weight: Tensor, pad: int) -> Any:
+def as_classifier(backbone: Any, weight: Tensor, pad: int | None) -> Any:
     """Return the transformers classifier of a backbone and a head's weight [K, D].
+
+    Args:
+        backbone: of transformers, without a head.
+        weight: of the head.
+        pad: the id that pads; None for a classifier that scores the very last token.
 
     Raises:
         InputError: if transformers has no classifier with a `score` head over this kind of
@@ -90,19 +96,36 @@ def as_classifier(backbone: Any, weight: Tensor, pad: int) -> Any:
     config = deepcopy(backbone.config)
     config.num_labels = len(weight)
     config.pad_token_id = pad
-    kind = _classifier_of(config)
-    network = _empty(kind, config)
+    network = _empty_classifier(backbone, config)
+    setattr(network, network.base_model_prefix, backbone)
+    heads, width = weight.shape
+    network.score = nn.Linear(width, heads, bias=False, device="meta")
+    network.score.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    network.config.architectures = [type(network).__name__]
+    return network
+
+
+def state_width(backbone: Any) -> int:
+    """Return D, the width of the states that a classifier's `score` head sees.
+
+    It is not always the config's hidden_size: OPT-350m projects its states to its embeddings'.
+
+    Raises:
+        InputError: as `as_classifier`.
+    """
+    width: int = _empty_classifier(backbone, deepcopy(backbone.config)).score.in_features
+    return width
+
+
+def _empty_classifier(backbone: Any, config: Any) -> Any:
+    """Return the classifier over a backbone, without memory for its weights."""
+    network = _empty(_classifier_of(config), config)
     if not isinstance(getattr(network, "score", None), nn.Linear):
         raise InputError(
             "transformers has no sequence classifier with a linear `score` head for "
             f"{type(backbone).__name__}; LanguageReward needs a decoder, such as Llama, Qwen or "
             "GPT-2."
         )
-    setattr(network, network.base_model_prefix, backbone)
-    heads, width = weight.shape
-    network.score = nn.Linear(width, heads, bias=False, device="meta")
-    network.score.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    network.config.architectures = [kind.__name__]
     return network
 
 
@@ -117,24 +140,26 @@ def has_score(model: str | Path) -> bool:
     return isinstance(getattr(network, "score", None), nn.Linear)
 
 
-def write_classifier(
-    folder: str | Path, network: Any, tokenizer: Any, config: dict[str, Any]
-) -> None:
+def write_classifier(folder: str | Path, network: Any, reward: Any, config: dict[str, Any]) -> None:
     """Write a sequence classifier of transformers that is a reward, whole or not at all.
+
+    What was written is loaded, and has to score as the reward does.
 
     Args:
         folder: where it is to stand.
         network: written as transformers does, config.json beside weights.
-        tokenizer: the same.
+        reward: whose class loads the folder, and whose tokenizer is written too.
         config: of the reward, into reward.json.
 
     Raises:
-        InputError: if `folder` holds something else.
+        InputError: if `folder` holds something else, or what was written scores otherwise.
     """
-    with new_folder(folder) as fresh, silent():
-        network.save_pretrained(fresh)
-        tokenizer.save_pretrained(fresh)
+    with new_folder(folder) as fresh:
+        with silent():
+            network.save_pretrained(fresh)
+            reward.tokenizer.save_pretrained(fresh)
         write_json(fresh / REWARD, config)
+        check_saved(reward, type(reward).from_pretrained(fresh), folder)
 
 
 def is_classifier(network: Any) -> bool:

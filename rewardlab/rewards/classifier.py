@@ -80,7 +80,7 @@ class ClassifierReward(Reward, Saved):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the classifier and its tokenizer into `folder`, whole or not at all."""
         config = {"class_path": CLASS_PATH, "max_length": self.max_length}
-        backbones.write_classifier(folder, self.network, self.tokenizer, config)
+        backbones.write_classifier(folder, self.network, self, config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Reward:

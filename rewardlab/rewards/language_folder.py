@@ -38,7 +38,7 @@ def write(folder: str | Path, reward: LanguageReward) -> None:
         "score_std": reward.score_std.item(),
         "rewardlab": __version__,
     }
-    backbones.write_classifier(folder, network, reward.tokenizer, config)
+    backbones.write_classifier(folder, network, reward, config)
 
 
 def _restore(reward: LanguageReward, config: dict[str, Any]) -> None:

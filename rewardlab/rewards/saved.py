@@ -1,0 +1,62 @@
+"""A text reward's folder is tried as soon as it is written: it has to score what the reward does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewardlab.errors import InputError
+from rewardlab.networks.tokens import check_same_tokens
+from rewardlab.rewards.base import Reward
+from rewardlab.types import Samples
+
+PROBES = (
+    Samples(["What is 12345678?", "hello"], ["It's 90.", " a cat"]),
+    Samples(["12"], ["3"]),
+)
+
+
+def check_saved(reward: Any, loaded: Any, folder: str | Path) -> None:
+    """Make sure that a reward, loaded from its folder, scores a probe as the reward does.
+
+    Args:
+        reward: which was saved, with a tokenizer.
+        loaded: the same from the folder.
+        folder: for the message.
+
+    Raises:
+        InputError: if tokens or scores differ.
+    """
+    check_same_tokens(reward.tokenizer, loaded.tokenizer, folder)
+    for probe in PROBES:
+        expected = _members(reward, probe)
+        if expected is not None:
+            _check_scores(loaded.members(probe).detach(), expected, folder)
+            return
+
+
+def _members(reward: Reward, probe: Samples) -> Tensor | None:
+    """Return the members' scores, None if the probe does not fit the context or the template."""
+    was_training = reward.training
+    try:
+        with torch.no_grad():
+            return reward.eval().members(probe).cpu()
+    except InputError:
+        return None
+    finally:
+        reward.train(was_training)
+
+
+def _check_scores(scores: Tensor, expected: Tensor, folder: str | Path) -> None:
+    """Refuse scores that differ by more than half precision's rounding does."""
+    scale = expected.abs().max().clamp_min(0.1)
+    if not (scores - expected).abs().max() <= 0.1 * scale:
+        raise InputError(
+            f"The reward that {folder} gives back scores a probe otherwise than the reward that "
+            f"was saved: {scores.flatten()[:4].tolist()} in place of "
+            f"{expected.flatten()[:4].tolist()}. Is the model changed in memory in a way that its "
+            "config does not tell?"
+        )
