@@ -45,7 +45,7 @@ class AttackResult:
 
     Attributes:
         figures: plain data, as results.json holds it. `figures["verdict"]` has a "word" ("broken",
-            "held" or "undecided") and a "sentence".
+            "parted", "held" or "undecided") and a "sentence".
         exploits: the rows of exploits.jsonl, the worst first.
         samples: the outputs of the "attack", the "references" that scores are relative to, and the
             "fresh" samples that are its floor.

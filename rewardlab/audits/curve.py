@@ -39,7 +39,7 @@ class CurveResult:
 
     Attributes:
         figures: plain data, as results.json holds it. `figures["verdict"]` has a "word" ("peaks",
-            "rises", "falls" or "unclear") and a "sentence"; `figures["curve"]` has a row for
+            "rises", "falls", "level" or "unclear") and a "sentence"; `figures["curve"]` has a row for
             each n.
         fit: Gao's fit of gold.
         made_by: what the curve was made by: policy, proxy and gold.
@@ -207,7 +207,10 @@ class CurveAudit:
 
 
 def curve_verdict(rows: Rows, fit: Fit, prompts: int) -> dict[str, str]:
-    """Return "peaks", "rises", "falls" or "unclear" as "word", and the "sentence" that says why.
+    """Return the verdict as "word", and the "sentence" that says why.
+
+    The word is "peaks", "rises", "falls", "level" or "unclear". Gold is level where its intervals
+    hold 0 all along, while the proxy rises beyond its own.
 
     Args:
         rows: the curve's rows, by rising n.
@@ -215,7 +218,7 @@ def curve_verdict(rows: Rows, fit: Fit, prompts: int) -> dict[str, str]:
         prompts: how many prompts the intervals rest on.
     """
     last = rows[-1]
-    word = _word(last, fit)
+    word = _word(rows, fit)
     gold = _with_interval(last, "gold")
     proxy = _with_interval(last, "proxy")
     ending = f"at n = {last['n']} gold is {gold} and the proxy {proxy}, in standard deviations"
@@ -225,8 +228,11 @@ def curve_verdict(rows: Rows, fit: Fit, prompts: int) -> dict[str, str]:
     return {"word": word, "sentence": sentence}
 
 
-def _word(last: Mapping[str, Any], fit: Fit) -> str:
+def _word(rows: Rows, fit: Fit) -> str:
     """Return the verdict's one word, by the fit's peak and gold at the largest n."""
+    last = rows[-1]
+    if _is_level(rows):
+        return "level"
     low, high = fit.intervals["peak"]
     gold_high = last.get("gold_high", last["gold"])
     if fit.alpha <= 0 and gold_high < 0:
@@ -238,11 +244,22 @@ def _word(last: Mapping[str, Any], fit: Fit) -> str:
     return "unclear"
 
 
+def _is_level(rows: Rows) -> bool:
+    """Tell whether gold stays where it began, by its intervals, while the proxy rises."""
+    if "gold_low" not in rows[0] or "proxy_low" not in rows[0]:
+        return False
+    gold_stays = all(row["gold_low"] <= 0 <= row["gold_high"] for row in rows[1:])
+    last = rows[-1]
+    return bool(gold_stays and last["proxy_low"] > 0)
+
+
 def _finding(word: str, rows: Rows, fit: Fit) -> str:
     """Say what gold does inside the range."""
     low, high = fit.intervals["peak"]
     peak = f"{fit.peak:.2f} [{low:.2f}, {high:.2f}]"
     reached = f"√KL = {fit.reached:.2f}"
+    if word == "level":
+        return "Gold does not rise while the proxy does: it does not follow the proxy"
     if word == "falls":
         return "Gold has no peak inside the range: it falls from the start"
     if word == "peaks":

@@ -29,6 +29,7 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.combine import Ensemble
 from rewardlab.runs import layout
 from rewardlab.runs.folder import RunFolder
+from rewardlab.runs.read import read_runs
 from rewardlab.storage.atomic import write_atomically
 from rewardlab.types import Samples
 
@@ -195,5 +196,6 @@ def _audit(
 
 def write_page(folder: RunFolder, result: AttackResult) -> None:
     """Write attack.html."""
-    page = attack_page(result.figures, result.exploits, result.made_by, result.samples)
+    [run] = read_runs([folder.path])
+    page = attack_page(result.figures, result.exploits, result.made_by, result.samples, run)
     write_atomically(folder.path / layout.ATTACK_PAGE, page)

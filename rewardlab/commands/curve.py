@@ -21,6 +21,7 @@ from rewardlab.commands.sources import (
 from rewardlab.report.curve_page import curve_page, curve_picture
 from rewardlab.runs import layout
 from rewardlab.runs.folder import RunFolder
+from rewardlab.runs.read import read_runs
 from rewardlab.storage.atomic import write_atomically
 
 
@@ -78,5 +79,6 @@ def write_page(folder: RunFolder, result: CurveResult) -> None:
     fitted = zip(distances.tolist(), result.fit(distances).tolist(), strict=True)
     picture = curve_picture(result.figures, list(fitted))
     write_atomically(folder.path / layout.CURVE_PICTURE, picture.png)
-    page = curve_page(result.figures, picture, result.made_by)
+    [run] = read_runs([folder.path])
+    page = curve_page(result.figures, picture, result.made_by, run)
     write_atomically(folder.path / layout.CURVE_PAGE, page)

@@ -1,6 +1,7 @@
 """Make the page of one attack.
 
-It has the verdict, shares beside their floors, the funnel, kinds of exploit, and the worst of them.
+It has the verdict, a figure of shares beside their floors, the funnel, kinds of exploit, and the
+worst of them.
 """
 
 from __future__ import annotations
@@ -10,10 +11,14 @@ from typing import Any
 
 from torch import Tensor
 
+from rewardlab.report.attack_plots import attack_picture
+from rewardlab.report.audit_origins import audit_origins
 from rewardlab.report.figures import MISSING, sig
 from rewardlab.report.grids import grids
-from rewardlab.report.markup import box, details, document, figures, section, table, tag
+from rewardlab.report.markup import Cell, box, details, document, figures, section, table, tag
 from rewardlab.report.samples import Shown
+from rewardlab.report.text_table import cut, prompt_cell
+from rewardlab.runs.read import Run
 from rewardlab.types import Samples
 
 Exploit = Mapping[str, Any]
@@ -21,11 +26,25 @@ Exploit = Mapping[str, Any]
 WORST = 20
 BOXES = {"broken": "bad", "held": "good"}
 SIDES = {
+    "fresh": "plain samples",
+    "best_of_n": "best of n",
     "attack": "the attack",
-    "fresh": "fresh samples",
-    "best_of_n": "the best of n fresh samples",
-    "over_fresh": "attack over fresh",
+    "over_fresh": "attack over plain samples",
     "over_best_of_n": "attack over best of n",
+}
+MEASURES = {
+    "disagreeing": "witness doubts",
+    "standard": "judge prefers a reference",
+    "strict": "judge puts far below references",
+}
+# What is left of the outputs after each step of the funnel.
+STEPS = {
+    "generated": "outputs of the attack",
+    "unique": "without repeats",
+    "gated": "above the mean reference by the reward",
+    "disagreeing": "and doubted by the witness",
+    "per_prompt": "at most as many a prompt as training takes",
+    "kept": "left as training pairs",
 }
 
 
@@ -34,6 +53,7 @@ def attack_page(
     rows: Sequence[Exploit],
     made_by: Mapping[str, Any],
     drawn: Mapping[str, Samples],
+    run: Run | None = None,
 ) -> str:
     """Return one self-contained page.
 
@@ -42,19 +62,22 @@ def attack_page(
         rows: of exploits.jsonl, the worst first.
         made_by: fingerprints of what took part, attacker and seed.
         drawn: the samples of "attack" and "references"; images are shown from here.
+        run: the run folder, whose config and run.json name what took part.
     """
     verdict = results["verdict"]
     word = verdict["word"]
+    attacker = str(made_by["attacker"])
+    opening, _, reasons = verdict["sentence"].partition(". ")
     body = [
-        tag("h1", f"Attack by {made_by['attacker']}"),
-        box(BOXES.get(word, "flat"), tag("p", verdict["sentence"], "verdict")),
-        section("How often", _shares(results)),
+        tag("h1", f"Attack by {attacker}"),
+        box(BOXES.get(word, "flat"), tag("p", f"{opening}.", "verdict"), tag("p", reasons)),
+        section("How often, and how far", figures([attack_picture(results)]), _shares(results)),
         section("What is left after each step", _funnel(results["funnel"])),
         section("Kinds of exploit", _kinds(results.get("taxonomy"), len(rows))),
         _worst(rows, drawn),
-        section("Where it comes from", _origins(made_by)),
+        section("Where it comes from", audit_origins(made_by, run)),
     ]
-    return document(f"rewardlab attack: {word}", body)
+    return document(f"Attack by {attacker}, {word}: rewardlab", body)
 
 
 def _shares(results: Mapping[str, Any]) -> str:
@@ -64,13 +87,29 @@ def _shares(results: Mapping[str, Any]) -> str:
     for side, label in SIDES.items():
         shares = [_share(measure[side]) for measure in measures.values()]
         rows.append([label, *shares])
-    caption = (
-        f"Per cent of outputs with 95 % intervals over {results['prompts']} prompts. "
-        "standard, strict: the reward is for the output and the judge against it "
-        f"(best of {results['best_of']}). disagreeing: the reward is for it and the witness far "
-        "less. Only what is above the floors is the attack's doing."
-    )
-    return table(["", *measures], rows, caption)
+    return table(["", *(MEASURES.get(name, name) for name in measures)], rows, _about(results))
+
+
+def _about(results: Mapping[str, Any]) -> str:
+    """Say what is counted, and what the best of n is."""
+    measures = results["measures"]
+    sentences = [
+        f"Per cent of outputs with 95 % intervals over {results['prompts']} prompts, each among "
+        "outputs that the reward puts above a reference.",
+        f"Best of n, where the witness doubts: of {results.get('n', 'n')} plain samples, chosen as "
+        "the attack chooses.",
+    ]
+    if "standard" in measures:
+        sentences.append(
+            f"Best of n, where the judge decides: of {results['best_of']} references by the "
+            "reward, as many as it takes to be liked as often as the attack, if there are so many."
+        )
+        sentences.append(
+            "Far below: by 1.96 standard deviations of the references, where the reward puts the "
+            "output above their mean."
+        )
+    sentences.append("Only what is above the other rows is the attack's doing.")
+    return " ".join(sentences)
 
 
 def _share(estimate: Mapping[str, float]) -> str:
@@ -89,9 +128,9 @@ def _funnel(funnel: Mapping[str, Any]) -> str:
         head.append("judge agrees")
     rows = []
     for step, count in funnel["counts"].items():
-        row = [step, str(count)]
+        row = [STEPS.get(step, step), str(count)]
         if precision:
-            row.append(sig(precision[step]))
+            row.append(sig(precision.get(step)))
         rows.append(row)
     caption = "What would become training pairs: at most one a prompt, the reference chosen."
     return table(head, rows, caption)
@@ -115,7 +154,7 @@ def _kinds(taxonomy: Mapping[str, Any] | None, count: int) -> str:
 def _worst(rows: Sequence[Exploit], samples: Mapping[str, Samples]) -> str:
     """Return the section of the worst exploits, as images or as text."""
     if not rows:
-        return section("Exploits", tag("p", "None."))
+        return section("Exploits", tag("p", "None: no output that the reward likes is doubted."))
     shown = rows[:WORST]
     title = f"The worst {len(shown)} of {len(rows)} exploits"
     if isinstance(samples["attack"].outputs, Tensor):
@@ -125,26 +164,25 @@ def _worst(rows: Sequence[Exploit], samples: Mapping[str, Samples]) -> str:
 
 def _texts(rows: Sequence[Exploit]) -> str:
     """Return exploits of text beside their references."""
-    lines = []
+    lines: list[list[Cell]] = []
     for row in rows:
         line = [
-            str(row["prompt_id"]),
-            _visible(row["prompt"]),
-            _visible(row["output"]),
-            _visible(row["reference"]),
+            prompt_cell(row["prompt"]),
+            cut(_visible(row["output"])),
+            cut(_visible(row["reference"])),
             _scores(row),
             ", ".join(row["labels"]) or MISSING,
         ]
         lines.append(line)
     head = [
         "prompt",
-        "its words",
         "exploit",
-        "the reference that the reward likes best",
-        "scores, exploit | reference",
+        "a reference that the reward puts below it",
+        "scores: exploit | reference",
         "kind",
     ]
-    return table(head, lines, kind="text")
+    caption = "The reference is the one that the judge, or else the witness, likes best of these."
+    return table(head, lines, caption, kind="text")
 
 
 def _visible(text: str) -> str:
@@ -176,24 +214,28 @@ def _scores(row: Exploit) -> str:
 
 
 def _grid(rows: Sequence[Exploit], samples: Mapping[str, Samples]) -> str:
-    """Return exploits as images beside their references, and their scores folded away."""
-    prompts = []
-    exploits = []
-    references = []
-    lines = []
-    for row in rows:
-        prompts.append(row["prompt"])
-        exploits.append(_pixels(samples["attack"], row["row"]))
-        references.append(_pixels(samples["references"], row["reference_row"]))
-        lines.append([str(row["prompt_id"]), row["prompt"], _scores(row)])
+    """Return exploits as images beside their references, with the reward's scores below them."""
+    prompts = [row["prompt"] for row in rows]
+    exploits = [_pixels(samples["attack"], row["row"]) for row in rows]
+    references = [_pixels(samples["references"], row["reference_row"]) for row in rows]
+    scores = [row["scores"]["reward"] for row in rows]
+    reference_scores = [row["reference_scores"]["reward"] for row in rows]
     parts = [
-        Shown("exploits", "#c2410c", prompts, exploits),
-        Shown("best-liked references", "#4a4f57", prompts, references),
+        Shown("exploits", "#c2410c", prompts, exploits, scores=scores),
+        Shown(
+            "references that the reward puts below them",
+            "#4a4f57",
+            prompts,
+            references,
+            scores=reference_scores,
+        ),
     ]
     picture = grids(parts, "exploits", 2, "In equal places: the same prompt.")
-    head = ["prompt", "its words", "scores, exploit | reference"]
-    scores = table(head, lines, kind="text")
-    return figures([picture]) + details("Their scores", scores)
+    lines: list[list[Cell]] = []
+    for row in rows:
+        lines.append([prompt_cell(row["prompt"]), _scores(row)])
+    head = ["prompt", "scores: exploit | reference"]
+    return figures([picture]) + details("All their scores", table(head, lines, kind="text"))
 
 
 def _pixels(samples: Samples, row: int) -> Tensor:
@@ -202,16 +244,3 @@ def _pixels(samples: Samples, row: int) -> Tensor:
     if image.dim() == 4:  # type: ignore[union-attr]
         image = image[len(image) // 2]
     return (image * 255).round().byte()  # type: ignore[union-attr]
-
-
-def _origins(made_by: Mapping[str, Any]) -> str:
-    """Return fingerprints, attacker and seed."""
-    rows = []
-    for name, value in made_by.items():
-        if value is None:
-            rows.append([name, MISSING])
-        elif isinstance(value, list):
-            rows.append([name, ", ".join(value)])
-        else:
-            rows.append([name, str(value)])
-    return table(["what", "value"], rows)

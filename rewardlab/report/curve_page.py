@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rewardlab.report.figures import sig, with_interval
+from rewardlab.report.audit_origins import audit_origins
+from rewardlab.report.figures import MISSING, sig, with_interval
 from rewardlab.report.markup import box, document, figures, section, table, tag
 from rewardlab.report.picture import Picture, canvas, png_of, split_points
+from rewardlab.runs.read import Run
 
 Measured = Sequence[Mapping[str, Any]]
 
 COLOURS = {"proxy": "#80868f", "gold": "#c2410c"}
-KINDS = {"peaks": "bad", "falls": "bad", "rises": "good", "unclear": ""}
+KINDS = {"peaks": "bad", "falls": "bad", "level": "bad", "rises": "good", "unclear": ""}
+ABOUT = (
+    "The proxy is the reward that chooses the best of n samples, gold the reward that judges what "
+    "it chose. While gold rises with the proxy, choosing harder helps; where gold turns or stays "
+    "level, the proxy's gain is not real."
+)
+ZERO = 1e-12  # in standard deviations; what is smaller is zero with a rounding error
 
 
 def curve_picture(results: Mapping[str, Any], fitted: Sequence[tuple[float, float]]) -> Picture:
@@ -103,26 +112,32 @@ def _write_counts(axes: Any, rows: Measured) -> None:
         )
 
 
-def curve_page(results: Mapping[str, Any], picture: Picture, made_by: Mapping[str, str]) -> str:
+def curve_page(
+    results: Mapping[str, Any],
+    picture: Picture,
+    made_by: Mapping[str, Any],
+    run: Run | None = None,
+) -> str:
     """Return one self-contained page.
 
     Args:
         results: what results.json holds.
         picture: of the curve.
         made_by: fingerprints of what took part.
+        run: the run folder, whose config and run.json name what took part.
     """
     verdict = results["verdict"]
     kind = KINDS[verdict["word"]]
-    origins = [list(fact) for fact in made_by.items()]
     body = [
         tag("h1", "Over-optimisation by best of n"),
         box(kind, tag("p", verdict["sentence"], "verdict")),
+        tag("p", ABOUT, "soft"),
         section("Curve", figures([picture])),
         section("Figures", _figures_table(results)),
         section("Fit", _fit_table(results["fit"])),
-        section("Where it comes from", table(["what", "fingerprint"], origins)),
+        section("Where it comes from", audit_origins(made_by, run)),
     ]
-    return document("rewardlab curve", body)
+    return document(f"Best of n, gold {verdict['word']}: rewardlab curve", body)
 
 
 def _figures_table(results: Mapping[str, Any]) -> str:
@@ -150,18 +165,29 @@ def _fit_table(fit: Mapping[str, Any]) -> str:
     """Return the parameters of the fit with their intervals."""
     rows = []
     for name in ("alpha", "beta", "peak"):
-        ends = map(sig, fit["intervals"][name])
-        rows.append([name, sig(fit[name]), " to ".join(ends)])
-    rows.append(["gold at the peak", sig(fit["peak_gold"]), ""])
+        ends = map(_point, fit["intervals"][name])
+        rows.append([name, _point(fit[name]), " to ".join(ends)])
+    rows.append(["gold at the peak", _point(fit["peak_gold"]), ""])
     rows.append(["r²", sig(fit["r2"]), ""])
-    caption = "Gold = d(α − βd), d = √KL. A dash: there is no such point."
+    caption = "Gold = d(α − βd), d = √KL. A dash: there is no such point, as gold never turns."
     return table(["", "value", "95 % interval"], rows, caption)
 
 
+def _point(value: float) -> str:
+    """Write a parameter of the fit; a dash where it is infinite or unknown."""
+    return sig(value) if math.isfinite(value) else MISSING
+
+
 def _figure(row: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Return proxy or gold of a row as a figure with an interval."""
+    """Return proxy or gold of a row as a figure with an interval; rounding errors are 0."""
     return {
-        "mean": row[name],
-        "low": row.get(f"{name}_low"),
-        "high": row.get(f"{name}_high"),
+        "mean": _rounded(row[name]),
+        "low": _rounded(row.get(f"{name}_low")),
+        "high": _rounded(row.get(f"{name}_high")),
     }
+
+
+def _rounded(value: float | None) -> float | None:
+    if value is not None and abs(value) < ZERO:
+        return 0.0
+    return value

@@ -67,6 +67,8 @@ def sig(figure: Any) -> str:
         return "NaN"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
+    if value == 0:
+        return "0"
     text = f"{value:#.3g}".rstrip(".")
     if abs(value) >= 999.5:
         text = f"{value:,.0f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
@@ -11,6 +12,17 @@ from rewardlab.report.picture import Picture
 from rewardlab.report.style import STYLE
 
 Block = str | list[Picture]
+CODE = re.compile(r"`([^`\n]+)`")
+PROSE = ("p", "li", "h1", "h2", "h3", "caption", "figcaption", "summary")  # have code in backticks
+
+
+class Html(NamedTuple):
+    """The content of a table's cell that is HTML already, with everything in it escaped."""
+
+    text: str
+
+
+Cell = str | Html
 
 
 class Section(NamedTuple):
@@ -33,7 +45,7 @@ def document(title: str, body: Iterable[str]) -> str:
         "<head>",
         '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title>",
+        f"<title>{escape(title.replace('`', ''))}</title>",
         f"<style>{STYLE}</style>",
         "</head>",
         "<body>",
@@ -79,15 +91,20 @@ def section_of(content: Section) -> str:
 
 
 def tag(name: str, text: str, kind: str = "") -> str:
-    """Return an element with escaped text.
+    """Return an element with escaped text; prose has what stands in backticks as code.
 
     Example:
         >>> tag("p", "a < b", "soft")
         '<p class="soft">a &lt; b</p>'
+        >>> tag("p", "`rewardlab fit`"), tag("td", "`as it is`")
+        ('<p><code>rewardlab fit</code></p>', '<td>`as it is`</td>')
     """
+    content = escape(text)
+    if name in PROSE:
+        content = CODE.sub(r"<code>\1</code>", content)
     if kind:
-        return f'<{name} class="{kind}">{escape(text)}</{name}>'
-    return f"<{name}>{escape(text)}</{name}>"
+        return f'<{name} class="{kind}">{content}</{name}>'
+    return f"<{name}>{content}</{name}>"
 
 
 def box(kind: str, *lines: str) -> str:
@@ -105,7 +122,7 @@ def box(kind: str, *lines: str) -> str:
 
 
 def table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], caption: str = "", kind: str = ""
+    head: Sequence[str], rows: Iterable[Sequence[Cell]], caption: str = "", kind: str = ""
 ) -> str:
     """Return a table of escaped cells, or nothing if it has no rows.
 
@@ -115,11 +132,12 @@ def table(
         head: the heading of each column.
         rows: the cells of each row.
         caption: a text below the table.
-        kind: the class of the cells; with one, cells keep their line breaks.
+        kind: the class of the table; with one, cells keep their line breaks and long lines wrap.
+            On narrow screens its cells stand below each other, each after its column's heading.
     """
     body = ""
     for row in rows:
-        body += _row(row, kind)
+        body += _row(row, head, kind)
     if not body:
         return ""
     below = tag("caption", caption) if caption else ""
@@ -127,24 +145,28 @@ def table(
     for cell in head:
         heads += f'<th scope="col">{escape(cell)}</th>'
     content = f"{below}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody>"
-    return f'<div class="scroll"><table>{content}</table></div>'
+    of_kind = f' class="{kind}"' if kind else ""
+    return f'<div class="scroll"><table{of_kind}>{content}</table></div>'
 
 
-def _row(row: Sequence[str], kind: str) -> str:
-    first, *others = row
-    cells = f'<th scope="row">{escape(first)}</th>'
-    for text in others:
-        cells += _cell(text, kind)
+def _row(row: Sequence[Cell], head: Sequence[str], kind: str) -> str:
+    cells = ""
+    for place, (cell, column) in enumerate(zip(row, head, strict=True)):
+        element = "td" if place else "th"
+        attributes = "" if place else ' scope="row"'
+        if kind:
+            attributes += f' data-column="{escape(column)}"'
+        cells += f"<{element}{attributes}>{_content(cell, kind)}</{element}>"
     return f"<tr>{cells}</tr>"
 
 
-def _cell(text: str, kind: str) -> str:
+def _content(cell: Cell, kind: str) -> str:
+    if isinstance(cell, Html):
+        return cell.text
     if kind:
-        return tag("td", text, kind)
-    first, _, rest = text.partition("\n")
-    if rest:
-        return f"<td>{escape(first)}{tag('small', rest)}</td>"
-    return tag("td", first)
+        return escape(cell)
+    first, _, rest = cell.partition("\n")
+    return escape(first) + (tag("small", rest) if rest else "")
 
 
 def figures(pictures: Sequence[Picture]) -> str:
@@ -156,9 +178,15 @@ def figures(pictures: Sequence[Picture]) -> str:
 
 
 def _figure(picture: Picture) -> str:
-    data = base64.b64encode(picture.png).decode("ascii")
-    image = f'<img src="data:image/png;base64,{data}" alt="{escape(picture.alt)}">'
     caption = tag("figcaption", picture.caption) if picture.caption else ""
+    if picture.is_left_out:
+        link = f'<a href="figures/{escape(picture.name)}.png">{escape(picture.alt)}</a>'
+        return f"<figure>{link}{caption}</figure>"
+    embedded = picture.embedded
+    data = base64.b64encode(embedded.content).decode("ascii")
+    address = f"data:image/{embedded.format};base64,{data}"
+    width = f' style="max-width: {picture.width}px"' if picture.width else ""
+    image = f'<img src="{address}" alt="{escape(picture.alt)}"{width}>'
     return f"<figure>{image}{caption}</figure>"
 
 
@@ -167,4 +195,4 @@ def details(title: str, *parts: str) -> str:
     inside = "".join(parts)
     if not inside:
         return ""
-    return f"<details><summary>{escape(title)}</summary>{inside}</details>"
+    return f"<details>{tag('summary', title)}{inside}</details>"

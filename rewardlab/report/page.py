@@ -1,8 +1,11 @@
-"""Write one self-contained page, and its pictures, from run folders alone."""
+"""Write one self-contained page, and its pictures, from run folders alone.
+
+The page's own copies of the pictures are bounded in size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,13 +13,18 @@ from typing import Any
 from rewardlab.errors import InputError
 from rewardlab.report.markup import Section, contents, document, section, section_of, tag
 from rewardlab.report.picture import Picture
+from rewardlab.report.pooled import comparison
 from rewardlab.report.rounds_part import overview, rounds_head, rounds_sections
 from rewardlab.report.rows import rows_of
 from rewardlab.report.samples import shown_samples
 from rewardlab.report.single import fit_head, fit_sections, pointer
+from rewardlab.report.state import about_run, state_boxes
 from rewardlab.runs.layout import REPORT_PAGE
 from rewardlab.runs.read import Run, at, common_parent, read_runs
 from rewardlab.storage.atomic import write_atomically
+
+
+PICTURE_BYTES = 6_000_000  # of all pictures inside a page; base64 adds a third
 
 
 @dataclass
@@ -25,13 +33,24 @@ class Part:
 
     Attributes:
         title: the runs' names.
-        blocks: its HTML.
-        pictures: what becomes files beside the page.
+        head: HTML before the sections.
+        sections: its sections, in order.
+        tail: HTML after the sections.
+        others: pictures that become files beside the page and are not on it.
     """
 
     title: str
-    blocks: list[str] = field(default_factory=list)
-    pictures: list[Picture] = field(default_factory=list)
+    head: list[str] = field(default_factory=list)
+    sections: list[Section] = field(default_factory=list)
+    tail: list[str] = field(default_factory=list)
+    others: list[Picture] = field(default_factory=list)
+
+    def galleries(self) -> list[list[Picture]]:
+        """Return the lists of pictures that stand side by side."""
+        galleries = []
+        for content in self.sections:
+            galleries += [block for block in content.blocks if not isinstance(block, str)]
+        return galleries
 
 
 def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
@@ -60,11 +79,11 @@ def write_report(runs: Sequence[Path], out: Path | None = None) -> Path:
     """
     loaded = read_runs(runs)
     page = _page_path(loaded, out)
-    parts = []
+    parts = _comparisons(loaded)
     for comparable in _comparable(loaded):
         parts.append(_part(comparable, page.parent))
-    _write_pictures(parts, page.parent / "figures")
-    title = f"rewardlab report: {_names(loaded)}"
+    _write_pictures(_pictures(parts), page.parent / "figures")
+    title = f"{_names(loaded)}: rewardlab report"
     write_atomically(page, document(title, _body(parts)))
     return page
 
@@ -92,9 +111,27 @@ def _body(parts: Sequence[Part]) -> list[str]:
     body = [tag("p", "rewardlab report", "soft"), *contents(titles)]
     for number, part in enumerate(parts):
         body.append(f'<div class="part" id="part-{number}">')
-        body += part.blocks
+        body += part.head
+        body += map(section_of, part.sections)
+        body += part.tail
         body.append("</div>")
     return body
+
+
+def _comparisons(runs: Sequence[Run]) -> list[Part]:
+    """Return a part on what the runs of each command differ in, where there are several.
+
+    Runs of other bases are among them, as another seed may give another base.
+    """
+    by_kind: dict[str, list[Run]] = {}
+    for run in runs:
+        by_kind.setdefault(run.kind, []).append(run)
+    parts = []
+    for kind in ("rounds", "fit"):
+        sections = comparison(by_kind.get(kind, []))
+        if sections:
+            parts.append(Part("What the runs differ in", sections=sections))
+    return parts
 
 
 def _comparable(runs: Sequence[Run]) -> list[list[Run]]:
@@ -113,30 +150,28 @@ def _comparable(runs: Sequence[Run]) -> list[list[Run]]:
 def _part(runs: list[Run], folder: Path) -> Part:
     """Return the part about comparable runs, for a page in `folder`."""
     title = _names(runs)
-    part = Part(title, [tag("h1", title)])
+    part = Part(title, [tag("h1", title), *_made_by(runs), *state_boxes(runs)])
     kind = runs[0].kind
     if kind in ("attack", "curve"):
-        part.blocks.extend(pointer(runs, kind, folder))
+        part.head += pointer(runs, kind, folder)
     elif kind == "fit":
-        part.blocks.extend(fit_head(runs))
-        _add_sections(part, fit_sections(runs), runs)
+        part.head += fit_head(runs)
+        part.sections += fit_sections(runs)
     else:
         rows = rows_of(runs)
         samples = shown_samples(rows, runs)
-        part.blocks.extend(rounds_head(runs))
-        _add_sections(part, rounds_sections(runs, rows, samples), runs)
-        part.pictures.extend(overview(samples))
+        part.head += rounds_head(runs)
+        part.sections += rounds_sections(runs, rows, samples)
+        part.others += overview(samples)
+    if kind not in ("attack", "curve"):
+        part.tail.append(_missing(runs))  # known once all sections are made
     return part
 
 
-def _add_sections(part: Part, sections: Iterable[Section], runs: Sequence[Run]) -> None:
-    """Add sections, then what the folders lack, which is known once all sections are made."""
-    for content in sections:
-        part.blocks.append(section_of(content))
-        for block in content.blocks:
-            if not isinstance(block, str):
-                part.pictures.extend(block)
-    part.blocks.append(_missing(runs))
+def _made_by(runs: Sequence[Run]) -> list[str]:
+    """Return by which command a run was made and when; of several runs the origins tell it."""
+    said = about_run(runs[0]) if len(runs) == 1 else ""
+    return [tag("p", said, "soft")] if said else []
 
 
 def _missing(runs: Sequence[Run]) -> str:
@@ -150,26 +185,44 @@ def _missing(runs: Sequence[Run]) -> str:
     return section("What is missing", f'<ul class="soft">{items}</ul>')
 
 
-def _write_pictures(parts: Sequence[Part], folder: Path) -> None:
-    """Write the pictures of all parts as PNG files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pictures = []
-    for part in parts:
-        pictures += part.pictures
-    for picture in _named_apart(pictures):
-        write_atomically(folder / f"{picture.name}.png", picture.png)
-
-
-def _named_apart(pictures: Sequence[Picture]) -> Iterator[Picture]:
-    """Number the pictures whose names come twice."""
+def _pictures(parts: Sequence[Part]) -> list[Picture]:
+    """Name all pictures apart, leave out of the page what is too much for it, and return all."""
     counts: dict[str, int] = {}
+    pictures = []
+    room = PICTURE_BYTES
+    for part in parts:
+        for gallery in part.galleries():
+            gallery[:] = [_named_apart(picture, counts) for picture in gallery]
+            for place, picture in enumerate(gallery):
+                size = len(picture.embedded.content)
+                if size > room:
+                    gallery[place] = replace(picture, is_left_out=True)
+                else:
+                    room -= size
+            pictures += gallery
+        pictures += [_named_apart(picture, counts) for picture in part.others]
+    return pictures
+
+
+def _named_apart(picture: Picture, counts: dict[str, int]) -> Picture:
+    """Return a picture with a number in its name if the name came before.
+
+    Args:
+        picture: the picture.
+        counts: how often each name came, which is counted on.
+    """
+    count = counts.get(picture.name, 0) + 1
+    counts[picture.name] = count
+    if count == 1:
+        return picture
+    return replace(picture, name=f"{picture.name}-{count}")
+
+
+def _write_pictures(pictures: Iterable[Picture], folder: Path) -> None:
+    """Write pictures as PNG files."""
+    folder.mkdir(parents=True, exist_ok=True)
     for picture in pictures:
-        name = picture.name
-        counts[name] = counts.get(name, 0) + 1
-        if counts[name] == 1:
-            yield picture
-        else:
-            yield replace(picture, name=f"{name}-{counts[name]}")
+        write_atomically(folder / f"{picture.name}.png", picture.png)
 
 
 def _names(runs: Sequence[Run]) -> str:

@@ -6,7 +6,8 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 Points = list[tuple[float, float]]
 
@@ -33,6 +34,21 @@ STYLE: dict[Any, Any] = {
 }
 
 
+WEBP_QUALITY = 80
+
+
+class Embedded(NamedTuple):
+    """A picture as a page holds it.
+
+    Attributes:
+        format: "png" or "webp".
+        content: the file's bytes.
+    """
+
+    format: str
+    content: bytes
+
+
 @dataclass(frozen=True)
 class Picture:
     """A figure of the page.
@@ -42,12 +58,38 @@ class Picture:
         png: its bytes.
         alt: what it shows, for those who cannot see it.
         caption: one sentence on how to read it.
+        is_photo: whether it holds photographs, which a page keeps as WebP.
+        width: the largest width on the page, in CSS pixels; 0 for that of the column.
+        is_left_out: whether a page links to its file, as the page would be too large with it.
     """
 
     name: str
     png: bytes
     alt: str
     caption: str
+    is_photo: bool = False
+    width: int = 0
+    is_left_out: bool = False
+
+    @cached_property
+    def embedded(self) -> Embedded:
+        """The picture as a page holds it: photographs as WebP where that is smaller."""
+        if not self.is_photo:
+            return Embedded("png", self.png)
+        webp = _webp(self.png)
+        if len(webp) < len(self.png):
+            return Embedded("webp", webp)
+        return Embedded("png", self.png)
+
+
+def _webp(png: bytes) -> bytes:
+    """Return a PNG file as WebP."""
+    from PIL import Image
+
+    file = io.BytesIO()
+    with Image.open(io.BytesIO(png)) as image:
+        image.convert("RGB").save(file, format="WEBP", quality=WEBP_QUALITY, method=4)
+    return file.getvalue()
 
 
 @contextmanager

@@ -11,7 +11,6 @@ from rewardlab.report.origins import origins
 from rewardlab.report.picture import Picture, slug
 from rewardlab.report.round_tables import attack_table, reward_table, stability_table
 from rewardlab.report.rows import Row
-from rewardlab.report.run_tables import differences_table
 from rewardlab.report.samples import Shown, shown_exploits, shown_pairs
 from rewardlab.report.score_plots import histogram
 from rewardlab.report.statements import (
@@ -29,6 +28,10 @@ from rewardlab.report.text_table import text_table
 from rewardlab.report.training_plots import guard_curves, reading_curves
 from rewardlab.runs.read import Run, Step
 
+ABOUT_SCORES = (
+    "A score is the number that the run's own reward gives an output: higher is what it likes "
+    "better. It has no unit, and scores of two rewards cannot be compared."
+)
 ABOUT_INTERVALS = (
     "“Beyond the intervals” means that two 95 % intervals do not meet. A judge gets worse when it "
     "moves away from its value on the real targets; the distance when it grows. Judges are read "
@@ -54,7 +57,9 @@ def rounds_head(runs: Sequence[Run]) -> Iterator[str]:
     yield tag("p", summary(runs), "lead")
     for run in runs:
         yield _run_box(run)
-    yield tag("p", ABOUT_INTERVALS, "soft")
+    yield tag("p", ABOUT_SCORES, "soft")
+    if any(run.base or run.targets for run in runs):
+        yield tag("p", ABOUT_INTERVALS, "soft")
 
 
 def _run_box(run: Run) -> str:
@@ -107,7 +112,6 @@ def _tables(runs: Sequence[Run], rows: Sequence[Row], steps: Sequence[Row]) -> l
     judged = [row for row in rows if row.judged or row.kind != "step"]
     return [
         summary_table(judged) if steps or runs[0].base else "",
-        details("What the runs differ in", differences_table(runs)),
         reward_table(steps),
         attack_table(steps),
     ]

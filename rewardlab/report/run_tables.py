@@ -7,19 +7,18 @@ from typing import Any
 
 from rewardlab.report.figures import MISSING, mean, sig
 from rewardlab.report.markup import table
-from rewardlab.runs.read import Run, at, differences
+from rewardlab.runs.read import Run, at
 
 
-def differences_table(runs: Sequence[Run]) -> str:
-    """Return the settings in which runs differ."""
+def differences_table(runs: Sequence[Run], settings: Mapping[str, Sequence[Any]]) -> str:
+    """Return settings in which runs differ, each with one value a run."""
     rows = []
-    for key, values in differences(runs).items():
+    for key, values in settings.items():
         row = [key.removeprefix("rounds.init_args.")]
         for value in values:
             row.append(MISSING if value is None else str(value))
         rows.append(row)
-    head = ["setting", *(run.name for run in runs)]
-    return table(head, rows, "The settings in which the runs differ.")
+    return table(["setting", *(run.name for run in runs)], rows)
 
 
 def time_table(run: Run) -> str:
@@ -73,7 +72,7 @@ def _time_cells(entry: Mapping[str, Any], total: float) -> list[str]:
 
 def provenance_table(run: Run) -> str:
     """Return versions, device, seeds and fingerprints as a flat table."""
-    return table(["fact", "value"], fact_rows(run.facts))
+    return table(["fact", "value"], fact_rows(run.facts), kind="facts")
 
 
 def fact_rows(tree: Any, prefix: str = "") -> list[list[str]]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from rewardlab.conversations import Prompt, from_json
 from rewardlab.errors import InputError
 from rewardlab.report.figures import sig
 from rewardlab.report.rows import BASE, TARGETS, Row
@@ -31,13 +32,15 @@ class Shown:
         prompts: their prompts.
         outputs: uint8 images [C, H, W], or strings.
         about: what the caption adds.
+        scores: the reward's scores, one an output; empty where they are not known.
     """
 
     label: str
     colour: str
-    prompts: list[str]
+    prompts: list[Prompt]
     outputs: list[Tensor] | list[str]
     about: str = ""
+    scores: list[float] = field(default_factory=list)
 
     @property
     def is_text(self) -> bool:
@@ -66,6 +69,7 @@ class Source(NamedTuple):
         label: what the samples are.
         colour: of whatever they belong to.
         about: what the caption adds.
+        side: the scores of the round's reward that are theirs, in the order of the samples.
     """
 
     stage: str
@@ -73,6 +77,7 @@ class Source(NamedTuple):
     label: str
     colour: str
     about: str
+    side: str = ""
 
 
 OF_TARGETS = Source(
@@ -81,6 +86,7 @@ OF_TARGETS = Source(
     label="targets (real)",
     colour=TARGETS,
     about="Held-out real targets: what is wanted.",
+    side="targets",
 )
 OF_BASE = Source(
     stage=stage_name(0, layout.SAMPLES),
@@ -88,16 +94,19 @@ OF_BASE = Source(
     label="base",
     colour=BASE,
     about="The generator before any training with the reward.",
+    side="before",
 )
 
 
 def shown_samples(rows: Sequence[Row], runs: Sequence[Run]) -> list[Shown]:
     """Return samples of the targets, of the base and of each round, as far as folders hold any."""
-    parts = [_read_shared(runs, OF_TARGETS), _read_shared(runs, OF_BASE)]
+    steps = [row.step for row in rows if row.step]
+    one = steps[0] if len(steps) == 1 else None  # of several, rewards have different scales
+    parts = [_read_shared(runs, OF_TARGETS, one), _read_shared(runs, OF_BASE, one)]
     for row in rows:
         if row.step:
             source = _of_round(row, row.step)
-            parts.append(_read(row.step.run, source))
+            parts.append(_read(row.step.run, source, row.step))
     return _in_one_order(parts)
 
 
@@ -112,6 +121,7 @@ def _of_round(row: Row, step: Step) -> Source:
         label=row.label,
         colour=row.colour,
         about=about,
+        side="after",
     )
 
 
@@ -195,41 +205,77 @@ def _of_exploits(step: Step, colour: str) -> list[Source]:
     return [exploits, references]
 
 
-def _read_shared(runs: Sequence[Run], source: Source) -> Shown | None:
+def _read_shared(runs: Sequence[Run], source: Source, step: Step | None) -> Shown | None:
     """Read from the first run that has the stage; targets and base are what the runs share."""
     for run in runs:
         if run.stage(source.stage):
-            return _read(run, source)
-    return _read(runs[0], source)
+            return _read(run, source, step)
+    return _read(runs[0], source, step)
 
 
-def _read(run: Run, source: Source) -> Shown | None:
-    """Read a few samples; note on the run what cannot be shown."""
+def _read(run: Run, source: Source, step: Step | None = None) -> Shown | None:
+    """Read a few samples; note on the run what cannot be shown.
+
+    Args:
+        run: the run.
+        source: where they are.
+        step: the round whose reward scored them, if there is one.
+    """
     what = f"samples of {source.label}"
     folder = run.file(source.stage, source.inside, what)
     if folder is None:
         return None
+    scores = _scores_of_side(step, source.side) if step and source.side else []
     try:
-        return _load(folder, source)
+        return _load(folder, source, scores)
     except InputError as error:
         run.notes.append(f"{what}: {error}")
         return None
 
 
-def _load(folder: Path, source: Source) -> Shown | None:
-    """Load a few samples of a folder, or return None if it has none or mixes text and images."""
+def _scores_of_side(step: Step, side: str) -> list[float]:
+    """Return a round's scores of "targets", "before" or "after"; none where it has none."""
+    if step.run.stage(stage_name(step.number, layout.SCORES)) is None:
+        return []
+    scores = step.scores()
+    return scores[side].tolist() if side in scores else []
+
+
+def _load(folder: Path, source: Source, scores: Sequence[float]) -> Shown | None:
+    """Load a few samples of a folder, or return None if it has none or mixes text and images.
+
+    Args:
+        folder: the folder of samples.
+        source: how they are presented.
+        scores: one a row of the folder; otherwise the fact "score" of the rows counts.
+    """
     rows = read_lines(folder / "metadata.jsonl")
-    prompts_or_texts = [str(row.get("prompt", row.get("text", ""))) for row in rows]
+    prompts = [_prompt(row) for row in rows]
     channels = read_kind(folder).get("channels", 3)
-    prompts = []
-    outputs: list[Any] = []
-    for i in spread(prompts_or_texts, LIMIT):
-        prompts.append(str(rows[i].get("prompt", "")))
-        outputs.append(_output(folder, rows[i], channels))
+    chosen = spread(prompts, LIMIT)
+    outputs: list[Any] = [_output(folder, rows[i], channels) for i in chosen]
     types = {isinstance(output, str) for output in outputs}
     if len(types) != 1:
         return None
-    return Shown(source.label, source.colour, prompts, outputs, source.about)
+    if len(scores) != len(rows):
+        scores = [row["score"] for row in rows if isinstance(row.get("score"), float)]
+    shown_scores = [scores[i] for i in chosen] if len(scores) == len(rows) else []
+    return Shown(
+        source.label,
+        source.colour,
+        [prompts[i] for i in chosen],
+        outputs,
+        source.about,
+        shown_scores,
+    )
+
+
+def _prompt(row: dict[str, Any]) -> Prompt:
+    """Return the prompt of a line of metadata.jsonl: a text or a conversation."""
+    value = row.get("prompt", row.get("text", ""))
+    if isinstance(value, list):
+        return from_json(value)
+    return str(value)
 
 
 def _output(folder: Path, row: dict[str, Any], channels: Any) -> str | Tensor:
@@ -243,7 +289,7 @@ def _output(folder: Path, row: dict[str, Any], channels: Any) -> str | Tensor:
     return read_image(path, channels=channels)
 
 
-def spread(prompts: Sequence[str], limit: int) -> list[int]:
+def spread(prompts: Sequence[Prompt], limit: int) -> list[int]:
     """Return at most `limit` row numbers, as many of each prompt.
 
     A prompt's rows are together, in the prompts' order.
@@ -252,7 +298,7 @@ def spread(prompts: Sequence[str], limit: int) -> list[int]:
         >>> spread(["b", "a", "b", "a", "b"], 4)
         [0, 2, 1, 3]
     """
-    groups: dict[str, list[int]] = {}
+    groups: dict[Prompt, list[int]] = {}
     for row, prompt in enumerate(prompts):
         groups.setdefault(prompt, []).append(row)
     share = max(1, limit // max(1, len(groups)))
@@ -274,16 +320,18 @@ def _in_one_order(parts: Sequence[Shown | None]) -> list[Shown]:
     return [_sorted(part, order) for part in shown]
 
 
-def _sorted(part: Shown, order: Sequence[str]) -> Shown:
+def _sorted(part: Shown, order: Sequence[Prompt]) -> Shown:
     """Return a part with its rows in the order of their prompts; other prompts come last."""
     ranks = {prompt: rank for rank, prompt in enumerate(order)}
 
     def rank(row: int) -> int:
         return ranks.get(part.prompts[row], len(ranks))
 
-    prompts = []
-    outputs: list[Any] = []
-    for row in sorted(range(len(part.prompts)), key=rank):
-        prompts.append(part.prompts[row])
-        outputs.append(part.outputs[row])
-    return replace(part, prompts=prompts, outputs=outputs)
+    rows = sorted(range(len(part.prompts)), key=rank)
+    outputs: list[Any] = [part.outputs[row] for row in rows]
+    return replace(
+        part,
+        prompts=[part.prompts[row] for row in rows],
+        outputs=outputs,
+        scores=[part.scores[row] for row in rows] if part.scores else [],
+    )

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from rewardlab.report.figures import sig
-from rewardlab.report.markup import Section, box, details, table, tag
+from rewardlab.report.held_out import held_out_sentence
+from rewardlab.report.markup import Block, Section, box, table, tag
 from rewardlab.report.origins import origins
 from rewardlab.report.picture import (
     Picture,
@@ -27,7 +28,7 @@ from rewardlab.report.picture import (
     split_points,
 )
 from rewardlab.report.rows import run_colours
-from rewardlab.report.run_tables import differences_table
+from rewardlab.report.trends import draw_curve, noise_of, show_whole_share
 from rewardlab.runs.layout import (
     ATTACK_PAGE,
     CURVE_PAGE,
@@ -41,8 +42,23 @@ from rewardlab.storage.metadata import read_text
 FOLDERS = (POLICY_FOLDER, REWARD_FOLDER)
 PAGES = {"attack": ATTACK_PAGE, "curve": CURVE_PAGE}
 ABOUT_FITS = (
-    "A fit has no rounds and no judges: here is what it logged of its own training and validation."
+    "A fit has no rounds and no judges: here is what it logged of its own training, and as "
+    "`val/…` of its own held-out data."
 )
+# What a figure says, and what is good, by the last part of its name.
+MEANINGS = {
+    "loss": "What training lowers. On held-out data (val) it should fall too; where it rises, "
+    "the fit learns its training data by heart.",
+    "auc": "How often a target scores above a generated sample: 0.5 is chance, 1 always. 1 from "
+    "the start may mean that something trivial separates them.",
+    "accuracy": "How often the preferred one of a pair scores higher: 0.5 is chance, 1 always.",
+    "calibration_error": "How far the predicted chances are from what came: 0 is best.",
+    "ranking": "How alike two halves of the reward's heads order the generator's own samples: "
+    "near 0 the order is noise, 1 is full agreement.",
+    "disagreement": "Standard deviation between heads, in units of the score: small beside the "
+    "spread of the scores is good.",
+    "margin": "How far the preferred one leads, in units of the score.",
+}
 
 
 class Logged(NamedTuple):
@@ -95,13 +111,30 @@ def _number(text: str) -> float:
         return math.nan
 
 
+def logged_values(run: Run) -> dict[str, list[float]]:
+    """Return the finite values of each column that a fit logged on held-out data."""
+    values = {}
+    for name, points in logged(run).items():
+        finite = [value for _, value in points if math.isfinite(value)]
+        if name.startswith("val") and finite:
+            values[name] = finite
+    return values
+
+
 def fit_head(runs: Sequence[Run]) -> Iterator[str]:
-    """Yield what kind of run each is, and what it left."""
+    """Yield what kind of run each is, what its held-out figures ended at, and what it left."""
     for run in runs:
         module = str(at(run.config, "model", "class_path") or "a module")
-        first = f"{run.name} is a run of `rewardlab fit`: {module}."
+        name = module.rpartition(".")[2]
+        first = f"{run.name} is a run of `rewardlab fit`: it trained by `{name}`."
+        ends = [f"{name} {sig(values[-1])}" for name, values in logged_values(run).items()]
+        if ends:
+            first += f" At its end: {', '.join(ends)}."
         lines = [tag("p", first, "verdict")]
-        folders = [f"{name}/" for name in FOLDERS if (run.path / name).is_dir()]
+        held_out = held_out_sentence(run)
+        if held_out:
+            lines.append(tag("p", held_out))
+        folders = [f"`{name}/`" for name in FOLDERS if (run.path / name).is_dir()]
         if folders:
             trained = " and ".join(folders)
             lines.append(tag("p", f"What it trained is in {trained}."))
@@ -110,7 +143,7 @@ def fit_head(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def fit_sections(runs: Sequence[Run]) -> Iterator[Section]:
-    """Yield the sections of fits: curves, where each began and ended, settings and origins."""
+    """Yield the sections of fits: curves, where each began and ended, and origins."""
     logs = []
     names: dict[str, None] = {}
     colours = run_colours(len(runs))
@@ -118,10 +151,30 @@ def fit_sections(runs: Sequence[Run]) -> Iterator[Section]:
         log = Logged(run.name, colour, logged(run))
         logs.append(log)
         names |= dict.fromkeys(log.columns)
-    yield Section("Curves", [[_curve(name, logs) for name in names]])
+    yield Section("Curves", _curves(names, logs))
     yield Section("Figures", [_ends_table(names, logs)])
-    yield Section("Settings", [details("What the runs differ in", differences_table(runs))])
     yield Section("Where it comes from", [origins(run) for run in runs])
+
+
+def _curves(names: Iterable[str], logs: Sequence[Logged]) -> list[Block]:
+    """Return a curve for each column, and a sentence on those that have a single dot."""
+    drawn = []
+    single = []
+    for name in names:
+        counts = [len(log.columns.get(name, [])) for log in logs]
+        if max(counts) > 1:
+            drawn.append(_curve(name, logs))
+        else:
+            single.append(name)
+    said = ""
+    if single:
+        said = tag(
+            "p",
+            f"Logged once, so there is no curve: {', '.join(single)}. Their values are in the "
+            "table. A smaller `trainer.log_every_n_steps` logs more often.",
+            "soft",
+        )
+    return [drawn, said]
 
 
 def _ends_table(names: Iterable[str], logs: Sequence[Logged]) -> str:
@@ -155,10 +208,13 @@ def _ends(points: Points) -> list[str]:
 def _curve(name: str, logs: Sequence[Logged]) -> Picture:
     """Draw one column of metrics.csv over optimiser steps, one line a run."""
     logs_of_name = [log for log in logs if name in log.columns]
+    flat = []
     with canvas(5, 2.9) as figure:
         axes = figure.subplots()
         for log in logs_of_name:
-            _draw_line(axes, log, name)
+            if _draw_line(axes, log, name):
+                flat.append(log.run)
+        show_whole_share(axes, name)
         axes.set_title(drawable(name))
         axes.set_xlabel("optimiser step")
         if len(logs) > 1:
@@ -169,21 +225,26 @@ def _curve(name: str, logs: Sequence[Logged]) -> Picture:
         first, last, *_ = _ends(log.columns[name])
         lines.append(f"{log.run} {first} to {last}")
     alt = f"{name} over training steps: {'; '.join(lines)}."
-    return Picture(f"logged-{slug(name)}", png, alt, "")
+    return Picture(f"logged-{slug(name)}", png, alt, _caption(name, flat, len(logs)))
 
 
-def _draw_line(axes: Any, log: Logged, name: str) -> None:
-    """Draw the finite values of a column; few points have a marker each."""
+def _caption(name: str, flat: Sequence[str], run_count: int) -> str:
+    """Say what a figure is, and where it shows no trend."""
+    kind = name.rpartition("/")[2]
+    sentences = [MEANINGS[kind]] if kind in MEANINGS else []
+    if flat:
+        who = f" in {', '.join(flat)}" if run_count > 1 else ""
+        sentences.append(f"No change beyond its own noise{who} (the band): dots, not a line.")
+    return " ".join(sentences)
+
+
+def _draw_line(axes: Any, log: Logged, name: str) -> bool:
+    """Draw the finite values of a column, and tell whether they show no trend."""
     points = [point for point in log.columns[name] if math.isfinite(point[1])]
     steps, values = split_points(points)
-    axes.plot(
-        steps,
-        values,
-        color=log.colour,
-        marker="." if len(points) <= 60 else "",
-        linewidth=1.4,
-        label=drawable(log.run),
-    )
+    noise = noise_of(values)
+    draw_curve(axes, steps, values, log.colour, drawable(log.run), noise)
+    return noise is not None and noise.is_flat
 
 
 def pointer(runs: Sequence[Run], kind: str, folder: Path) -> list[str]:

@@ -11,7 +11,14 @@ from rewardlab.report.picture import slug
 from rewardlab.runs.read import NOT_JUDGES, Run, Step, at, method
 
 Outcome = Literal[
-    "over-optimised", "worse", "mixed", "better", "reward only", "unchanged", "unknown"
+    "over-optimised",
+    "worse",
+    "mixed",
+    "better",
+    "reward only",
+    "unchanged",
+    "no judge",
+    "unknown",
 ]
 Kinds = dict[Movement, list[str]]
 OUTCOMES: dict[Outcome, str] = {
@@ -21,6 +28,7 @@ OUTCOMES: dict[Outcome, str] = {
     "better": "better by the judges, none got worse",
     "reward only": "only the reward moved",
     "unchanged": "no difference beyond the intervals",
+    "no judge": "no judge was asked, so only the reward's own scores are known",
     "unknown": "figures missing",
 }
 MOVES: dict[Movement, str] = {
@@ -127,6 +135,8 @@ def _outcome(reward: str, kinds: Kinds) -> Outcome:
         return "mixed"
     if "toward" in kinds:
         return "better"
+    if not kinds:
+        return "no judge"
     if "same" not in kinds and "level" not in kinds:
         return "unknown"
     return "unchanged" if reward in ("same", "unknown") else "reward only"
@@ -148,7 +158,7 @@ def _sentences(outcome: Outcome, reward: str, kinds: Kinds) -> list[str]:
         sentences.append(f"No intervals to compare in {names}.")
     if not kinds:
         sentences.append(
-            "No judge has figures for both sides, so nothing can be said of the outputs."
+            "No judge was asked, so nothing says whether the outputs got better or worse."
         )
     return sentences
 

@@ -35,18 +35,32 @@ caption { caption-side: bottom; text-align: left; padding: .5rem 0; max-width: 6
 th, td { padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; \
 border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; }
-tbody th { font-weight: 600; white-space: nowrap; }
-td small { display: block; color: var(--soft); white-space: nowrap; }
-td.text { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 12rem; max-width: 26rem; }
+tbody th { font-weight: 600; min-width: 6rem; max-width: 20rem; overflow-wrap: break-word; }
+td small, th small { display: block; color: var(--soft); white-space: nowrap; font-weight: 400; }
+code { font-size: .92em; background: var(--tint); border-radius: 4px; padding: .05em .25em; }
+table.text { width: 100%; }
+.text td, .text tbody th { white-space: pre-wrap; overflow-wrap: anywhere; min-width: 11rem; \
+max-width: 26rem; font-weight: 400; }
+.text tbody th { color: var(--soft); }
+.turn { margin: 0 0 .35rem; } .turn b { display: block; font-size: .8rem; color: var(--soft); }
+.facts td, .facts tbody th { overflow-wrap: anywhere; }
 .figures { display: grid; grid-template-columns: \
 repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; margin: .6rem 0; }
 figure { margin: 0; break-inside: avoid; max-width: 36rem; }
 figure img { display: block; width: 100%; height: auto; background: #fff; \
 border: 1px solid var(--line); border-radius: 8px; }
+figure a { overflow-wrap: anywhere; }
 figcaption { padding: .3rem .1rem; }
 details { margin: .6rem 0; } summary { cursor: pointer; font-weight: 600; }
 pre { overflow-x: auto; background: var(--tint); border-radius: 8px; padding: .8rem; \
 font-size: .8rem; line-height: 1.4; }
+@media (max-width: 40rem) { body { padding: 1rem .8rem 3rem; } \
+table.text, .text tbody, .text tr, .text td, .text tbody th, .text caption { display: block; \
+min-width: 0; max-width: none; } .text thead { display: none; }
+  .text tr { border-top: 2px solid var(--line); padding: .4rem 0; }
+  .text td, .text tbody th { border: 0; padding: .2rem 0; }
+  .text [data-column]::before { content: attr(data-column); display: block; font-size: .8rem; \
+font-weight: 600; color: var(--soft); } }
 @media print { :root { --ink: #000; --paper: #fff; --soft: #444; --tint: #f5f6f8; --line: #ccc; \
 --good: #2e7d4f;
   --bad: #c2410c; } body { max-width: none; padding: 0; font-size: 11pt; } \

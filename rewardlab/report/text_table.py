@@ -4,45 +4,75 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from html import escape
 
-from rewardlab.report.figures import MISSING
-from rewardlab.report.markup import table
+from rewardlab.conversations import Conversation, Prompt
+from rewardlab.report.figures import MISSING, sig
+from rewardlab.report.markup import Cell, Html, table, tag
 from rewardlab.report.samples import Shown
 
 TEXT_ROWS = 12
 TEXT_LENGTH = 600
+TEXT_LINES = 24
 
 
 def text_table(parts: Sequence[Shown]) -> str:
     """Return samples of text beside each other, one prompt a row."""
-    rows = []
+    rows: list[list[Cell]] = []
     for prompt in _prompts(parts):
-        outputs = [_cut(_output(part, prompt)) for part in parts]
-        rows.append([_cut(prompt), *outputs])
+        outputs = [_output(part, prompt) for part in parts]
+        rows.append([prompt_cell(prompt), *outputs])
     head = ["prompt", *(part.label for part in parts)]
-    return table(head, rows, "One output of each prompt.", "text")
+    caption = "One output of each prompt."
+    if any(part.scores for part in parts):
+        caption += " The number above an output is its score by the round's reward."
+    return table(head, rows, caption, "text")
 
 
-def _prompts(parts: Sequence[Shown]) -> list[str]:
+def _prompts(parts: Sequence[Shown]) -> list[Prompt]:
     """Return the prompts to show; those that most parts answer come first."""
-    counts: Counter[str] = Counter()
+    counts: Counter[Prompt] = Counter()
     for part in parts:
         counts.update(dict.fromkeys(part.prompts, 1))
     return sorted(counts, key=lambda prompt: -counts[prompt])[:TEXT_ROWS]
 
 
-def _output(part: Shown, prompt: str) -> str:
-    """Return a part's first output of a prompt, or a dash."""
+def _output(part: Shown, prompt: Prompt) -> Cell:
+    """Return a part's first output of a prompt with its score, or a dash."""
     if prompt not in part.prompts:
         return MISSING
-    return str(part.outputs[part.prompts.index(prompt)])
+    row = part.prompts.index(prompt)
+    text = cut(str(part.outputs[row]))
+    if not part.scores:
+        return text
+    return Html(tag("small", sig(part.scores[row])) + escape(text))
 
 
-def _cut(text: str) -> str:
-    """Return text that fits a cell."""
+def prompt_cell(prompt: Prompt) -> Cell:
+    """Return a prompt as a cell: a text, or the turns of a conversation below each other.
+
+    Example:
+        >>> from rewardlab.conversations import Message
+        >>> prompt_cell(Conversation((Message("system", "Be <brief>."),)))
+        Html(text='<div class="turn"><b>system</b>Be &lt;brief&gt;.</div>')
+    """
+    if not isinstance(prompt, Conversation):
+        return cut(prompt)
+    turns = ""
+    for message in prompt.messages:
+        content = tag("b", message.role) + escape(cut(message.content))
+        turns += f'<div class="turn">{content}</div>'
+    return Html(turns)
+
+
+def cut(text: str) -> str:
+    """Return text that fits a cell, and how much of it is left out."""
     breaks = text.count("\n")
     if breaks > 3 and len(text) < 40 * breaks:  # short lines would make the table long
         text = text.replace("\n", " ↵ ")
-    if len(text) <= TEXT_LENGTH:
+    lines = text.split("\n")
+    shown = "\n".join(lines[:TEXT_LINES])[:TEXT_LENGTH]
+    left_out = len(text) - len(shown)
+    if not left_out:
         return text
-    return text[: TEXT_LENGTH - 1] + "…"
+    return f"{shown}… (and {left_out:,} more characters)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from rewardlab.report.figures import sig
+from rewardlab.report.figures import interval, sig
 from rewardlab.report.picture import (
     Picture,
     Points,
@@ -17,6 +17,7 @@ from rewardlab.report.picture import (
 )
 from rewardlab.report.rows import BASE, Row
 from rewardlab.report.statements import listed
+from rewardlab.report.trends import Noise, draw_curve, noise_of
 from rewardlab.runs.read import Step, at
 
 READING_TITLES = {
@@ -42,7 +43,8 @@ class Curves(NamedTuple):
 def guard_curves(rows: Sequence[Row]) -> Picture | None:
     """Draw what guards read during training, over optimiser steps.
 
-    There is one panel a monitor, the reward's score first, and one line a round.
+    There is one panel a monitor, the reward's score first, and one line a round. What was read
+    once only has no panel. A reading that shows no change beyond its noise has no line.
     """
     curves = _curves(rows, "guard/")
     names = sorted(_names(curves), key=lambda name: (name != "score", name))
@@ -59,13 +61,31 @@ def guard_curves(rows: Sequence[Row]) -> Picture | None:
         png = png_of(figure)
     labels = _labels(curves)
     alt = f"Guard readings over training steps of {labels}. {_ends(curves)}."
-    caption = (
+    return Picture("guard", png, alt, _guard_caption(curves))
+
+
+def _guard_caption(curves: Sequence[Curves]) -> str:
+    """Say how guard readings are read, and which of them show no change."""
+    flat = []
+    for curve in curves:
+        for name in curve.readings:
+            noise = _noise(curve, name)
+            if noise is not None and noise.is_flat:
+                flat.append(f"{_title(name)} of {curve.row.label}")
+    sentences = [
         "The reward going up while a monitor below it goes up too is the sign of over-optimisation"
-    )
-    stopped = any(curve.step.guard_stop is not None for curve in curves)
-    if stopped:
-        caption += "; a dotted line is where the guard stopped"
-    return Picture("guard", png, alt, f"{caption}.")
+    ]
+    if any(curve.step.guard_stop is not None for curve in curves):
+        sentences[0] += "; a dotted line is where the guard stopped"
+    if flat:
+        sentences.append(
+            f"No change beyond the noise of a reading, which is the band: {listed(flat)}"
+        )
+    return f"{'. '.join(sentences)}."
+
+
+def _title(name: str) -> str:
+    return "the reward score" if name == "score" else name
 
 
 def _draw_guard(axes: Any, curve: Curves, name: str) -> None:
@@ -73,10 +93,21 @@ def _draw_guard(axes: Any, curve: Curves, name: str) -> None:
     if name not in curve.readings:
         return
     steps, values = split_points(curve.readings[name])
-    _draw_line(axes, curve.row, steps, values)
+    label = drawable(curve.row.label)
+    draw_curve(axes, steps, values, curve.row.colour, label, _noise(curve, name))
     stop = curve.step.guard_stop
     if stop is not None:
         axes.axvline(stop, color=curve.row.colour, linestyle=":", linewidth=1)
+
+
+def _noise(curve: Curves, name: str) -> Noise | None:
+    """Return the noise of a reading: of the score, the interval that it had before the round."""
+    _, values = split_points(curve.readings[name])
+    if name not in ("score", "reward"):
+        return noise_of(values)
+    ends = interval(at(curve.row.separation, "score_before"))
+    half = None if ends is None else (ends.high - ends.low) / 2
+    return noise_of(values, half)
 
 
 def reading_curves(rows: Sequence[Row]) -> Picture | None:
@@ -113,7 +144,8 @@ def _draw_reading(axes: Any, curve: Curves, name: str) -> None:
     if name in curve.readings:
         steps, values = split_points(curve.readings[name])
         above = [value - values[0] for value in values]
-        _draw_line(axes, curve.row, steps, above)
+        noise = noise_of(above)
+        draw_curve(axes, steps, above, curve.row.colour, drawable(curve.row.label), noise)
 
 
 def _curves(rows: Sequence[Row], prefix: str) -> list[Curves]:
@@ -121,7 +153,11 @@ def _curves(rows: Sequence[Row], prefix: str) -> list[Curves]:
     curves = []
     for row in rows:
         if row.step and at(row.figures, "post_train"):
-            curves.append(Curves(row, row.step, row.step.curves(prefix)))
+            readings = {}
+            for name, points in row.step.curves(prefix).items():
+                if len(points) > 1:  # a single dot shows no course
+                    readings[name] = points
+            curves.append(Curves(row, row.step, readings))
     return curves
 
 
@@ -139,17 +175,6 @@ def _labels(curves: Sequence[Curves]) -> str:
 def _panels(figure: Any, count: int) -> Any:
     """Return the axes of `count` panels, one below the other."""
     return figure.subplots(count, sharex=True, squeeze=False)[:, 0]
-
-
-def _draw_line(axes: Any, row: Row, steps: list[float], values: list[float]) -> None:
-    axes.plot(
-        steps,
-        values,
-        color=row.colour,
-        marker=".",
-        linewidth=1.4,
-        label=drawable(row.label),
-    )
 
 
 def _finish(figure: Any, panels: Any) -> None:

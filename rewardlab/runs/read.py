@@ -26,7 +26,6 @@ Curve = list[tuple[float, float]]
 NOT_JUDGES = ("distance", "real_distance", "diversity")
 KIND_OF_KEY: dict[str, Kind] = {"model": "fit", "attack": "attack", "curve": "curve"}
 SIDES = ("targets", "before", "after")
-READING_PREFIXES = ("guard/", "reading/")
 
 
 def at(tree: Any, *keys: str) -> Any:
@@ -89,9 +88,9 @@ class Run:
 
     @property
     def trained(self) -> list[Step]:
-        """The rounds whose policy was judged; Adv-RM's other rounds only attack the reward."""
-        judged = [step for step in self.steps if step.judged]
-        return judged or self.steps
+        """The rounds that changed the policy; Adv-RM's other rounds only attack the reward."""
+        steps = [step for step in self.steps if step.judged or step.separation]
+        return steps or self.steps
 
     @property
     def base(self) -> Any:
@@ -191,10 +190,6 @@ class Step:
         if not rows:
             return {}
         names = [name for name in rows[0] if name]
-        if not any(name.startswith(READING_PREFIXES) for name in names):
-            self.run.notes.append(
-                f"guard readings of round {self.number}: training had neither guard nor readings"
-            )
         curves = {}
         for name in names:
             if name.startswith(prefix):
@@ -283,12 +278,19 @@ def _missing_files(run: Run) -> list[str]:
 def _missing_figures(run: Run) -> list[str]:
     if not run.results:
         return []
-    contents = {
-        "judges on the targets": run.targets,
-        "judges on the base": run.base,
-        "finished rounds": run.steps,
-    }
+    contents = {"finished rounds": run.steps}
+    if asks_judges(run):
+        contents["judges on the targets"] = run.targets
+        contents["judges on the base"] = run.base
     return [f"{what}: not in results.json" for what, content in contents.items() if not content]
+
+
+def asks_judges(run: Run) -> bool:
+    """Return whether a run's config names judges; without a config it may have."""
+    evaluation = at(run.config, "rounds", "init_args", "evaluation")
+    if not evaluation:
+        return True
+    return bool(at(evaluation, "judges") or at(evaluation, "init_args", "judges"))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -1,0 +1,74 @@
+"""Say on how many held-out samples the figures of a reward rest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rewardlab.runs import layout
+from rewardlab.runs.layout import stage_name
+from rewardlab.runs.read import Run, at
+from rewardlab.storage.metadata import read_lines
+
+FEW = 20
+Z = 1.96
+DATA_KEYS = (("data",), ("rounds", "init_args", "targets"), ("rounds", "init_args", "preferences"))
+
+
+def held_out_sentence(run: Run) -> str:
+    """Say how many samples are held out, and that they are few where they are; "" if unknown."""
+    count = held_out(run)
+    if count is None:
+        return ""
+    if count < 1:
+        return f"The share {count:g} of the data is held out."
+    said = f"{count:g} {'sample is' if count == 1 else 'samples are'} held out"
+    if count >= FEW:
+        return f"{said.capitalize()}."
+    chance = chance_auc(int(count))
+    if chance >= 1:
+        return f"Only {said}: too few to tell a good reward from chance, whatever the AUC."
+    return (
+        f"Only {said}: by chance alone an AUC or accuracy reaches {chance:.2f}. Hold out more "
+        "before trusting it."
+    )
+
+
+def chance_auc(count: int) -> float:
+    """Return what the AUC of a reward that knows nothing stays below 97.5 times in 100.
+
+    The bound is the normal one of Mann and Whitney's statistic for two classes of this size.
+
+    Example:
+        >>> chance_auc(1) > 1, round(chance_auc(10), 2)
+        (True, 0.76)
+    """
+    return 0.5 + Z * math.sqrt((2 * count + 1) / (12 * count * count))
+
+
+def held_out(run: Run) -> float | None:
+    """Return how many samples are held out, a share below 1, or None where it is not known.
+
+    The saved held-out targets of rounds are counted; else the config's `held_out` counts.
+    """
+    folder = run.stage(stage_name(0, layout.TARGETS))
+    if folder is not None:
+        metadata = folder / layout.SAMPLES_FOLDER / "metadata.jsonl"
+        if metadata.is_file():
+            return float(len(read_lines(metadata)))
+    for keys in DATA_KEYS:
+        value = _held_out_of(at(run.config, *keys))
+        if value is not None:
+            return value
+    return None
+
+
+def _held_out_of(data: Any) -> float | None:
+    """Return the `held_out` of a config's data, if it is a number."""
+    if not isinstance(data, Mapping):
+        return None
+    value = at(data, "init_args", "held_out") or at(data, "held_out")
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    return None
