@@ -130,7 +130,9 @@ def test_an_attack_that_leaves_what_the_reward_was_right_about_breaks_it(place, 
     inputs = json.loads((place / "run" / "run.json").read_text())["inputs"]
     assert rows[0]["provenance"] | inputs == rows[0]["provenance"]
     page = (place / "run" / "attack.html").read_text()
-    assert "Broken. For " in page
+    assert ">Broken.<" in page
+    assert "made by" in page.lower()
+    assert "high_temperature" in page
     assert "repetition" in page
     assert "http" not in page
 

@@ -37,7 +37,7 @@ MEANINGS = {
     ),
 }
 Floor = Literal["fresh", "best_of_n"]
-PLAIN = "plain samples of the policy"
+PLAIN = "fresh samples"
 
 
 @dataclass(frozen=True)
@@ -314,7 +314,7 @@ def _floor_name(floor: Floor, best_of: int, judged: bool) -> str:
         return PLAIN
     if judged:
         return f"the best of {best_of} references by the reward"
-    return f"the best of {best_of} plain samples, chosen as the attack chooses,"
+    return f"the best of {best_of} fresh samples, chosen as the attack chooses,"
 
 
 def _on_choosing(choosing: Choosing, n: int | None) -> str:
@@ -325,11 +325,11 @@ def _on_choosing(choosing: Choosing, n: int | None) -> str:
     if choosing.over_plain.low > 0:
         return (
             f"Choosing the best{of_n} by the reward alone raises the share that the witness doubts "
-            f"from {plain} of plain samples to {chosen}."
+            f"from {plain} of fresh samples to {chosen}."
         )
     return (
         f"Choosing the best{of_n} by the reward alone, the witness doubts {chosen}, against "
-        f"{plain} of plain samples: no difference beyond the intervals."
+        f"{plain} of fresh samples: no difference beyond the intervals."
     )
 
 

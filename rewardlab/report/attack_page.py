@@ -26,10 +26,10 @@ Exploit = Mapping[str, Any]
 WORST = 20
 BOXES = {"broken": "bad", "held": "good"}
 SIDES = {
-    "fresh": "plain samples",
+    "fresh": "fresh samples",
     "best_of_n": "best of n",
     "attack": "the attack",
-    "over_fresh": "attack over plain samples",
+    "over_fresh": "attack over fresh samples",
     "over_best_of_n": "attack over best of n",
 }
 MEASURES = {
@@ -96,7 +96,7 @@ def _about(results: Mapping[str, Any]) -> str:
     sentences = [
         f"Per cent of outputs with 95 % intervals over {results['prompts']} prompts, each among "
         "outputs that the reward puts above a reference.",
-        f"Best of n, where the witness doubts: of {results.get('n', 'n')} plain samples, chosen as "
+        f"Best of n, where the witness doubts: of {results.get('n', 'n')} fresh samples, chosen as "
         "the attack chooses.",
     ]
     if "standard" in measures:

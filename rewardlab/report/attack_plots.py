@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from rewardlab.report.figures import interval, mean, sig
 from rewardlab.report.picture import Picture, canvas, png_of
 
-SHARES = {"attack": "the attack", "best_of_n": "best of n", "fresh": "plain samples"}
+SHARES = {"attack": "the attack", "best_of_n": "best of n", "fresh": "fresh samples"}
 MEANS = {
     "attack": "the attack",
     "best_of_n": "best of n by the reward",
-    "fresh": "plain samples",
+    "fresh": "fresh samples",
     "references": "references",
 }
 TITLES = {
@@ -49,7 +49,9 @@ def attack_picture(results: Mapping[str, Any]) -> Picture:
     Args:
         results: what results.json holds of an attack.
     """
-    panels = {TITLES.get(name, name): _shares(results["measures"][name]) for name in _order(results)}
+    panels = {
+        TITLES.get(name, name): _shares(results["measures"][name]) for name in _order(results)
+    }
     score_bars = _means(results.get("means", {}))
     counts = [len(bars) for bars in panels.values()] + [len(score_bars)]
     rows = [count for count in counts if count]

@@ -173,9 +173,11 @@ def _fit_table(fit: Mapping[str, Any]) -> str:
     return table(["", "value", "95 % interval"], rows, caption)
 
 
-def _point(value: float) -> str:
+def _point(value: float | None) -> str:
     """Write a parameter of the fit; a dash where it is infinite or unknown."""
-    return sig(value) if math.isfinite(value) else MISSING
+    if value is None or not math.isfinite(value):
+        return MISSING
+    return sig(_rounded(value))
 
 
 def _figure(row: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from rewardlab.runs.layout import REPORT_PAGE
 from rewardlab.runs.read import Run, at, common_parent, read_runs
 from rewardlab.storage.atomic import write_atomically
 
-
 PICTURE_BYTES = 6_000_000  # of all pictures inside a page; base64 adds a third
 
 

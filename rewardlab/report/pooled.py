@@ -24,7 +24,7 @@ SETTINGS_SHOWN = 8
 LABEL_SETTINGS = 3
 MOST_PANELS = 6
 WIDE_RATIO = 20.0  # from which a positive setting has a logarithmic axis
-# 97.5 % quantiles of Student's t, by degrees of freedom from 1 to 12; beyond, the normal one is near
+# 97.5 % quantiles of Student's t, by degrees of freedom from 1; beyond them the normal one is near
 STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
 NORMAL = 1.96
 ABOUT_POOLED = (

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rewardlab.report.figures import MISSING, sig
+from rewardlab.report.held_out import held_out_sentence
 from rewardlab.report.markup import table
 from rewardlab.report.rows import Row
 from rewardlab.runs.read import at
@@ -56,13 +57,23 @@ def reward_table(rows: Sequence[Row]) -> str:
         who = _who(labels, len(rows))
         lines.append([f"{who}: {fit.name}", *fit.cells])
     caption = (
-        "On held-out data. AUC: targets against generated samples. Ranking: rank correlation "
-        "between two halves of the reward's heads on the generator's own samples; near 0, the "
+        f"On held-out data. {_held_out(rows)}AUC: targets against generated samples. Ranking: rank "
+        "correlation between two halves of the reward's heads on the generator's own samples; near 0, the "
         "order of candidates is noise. Disagreement: standard deviation between heads. "
-        f"What a score is: {'; '.join(meanings)}."
+        f"What a score estimates: {'; '.join(meanings)}."
     )
     head = ["reward", "AUC", "ranking", "calibration error", "disagreement", "epochs"]
     return table(head, lines, caption)
+
+
+def _held_out(rows: Sequence[Row]) -> str:
+    """Say how many samples each run holds out, once if they say the same."""
+    sentences: dict[str, None] = {}
+    for row in rows:
+        if row.step is not None:
+            sentences[held_out_sentence(row.step.run)] = None
+    said = " ".join(filter(None, sentences))
+    return f"{said} " if said else ""
 
 
 def _fit(name: str, figures: Mapping[str, Any]) -> Fit:
@@ -86,15 +97,17 @@ def attack_table(rows: Sequence[Row]) -> str:
     head = [
         "",
         "members' accuracy",
-        "generated",
+        "outputs of the attack",
         "above references",
-        "in disagreement",
+        "and doubted by the witness",
         "became pairs",
         "yield of a fresh attack",
     ]
     caption = (
-        "Accuracy: on held-out clean pairs, a member a number; it should not fall from round to "
-        "round. Yield: the share of a fresh adversary's outputs that the target overrates and the "
+        "Accuracy: on held-out clean pairs, a number for each member of the ensemble; it should not "
+        "fall from round to round. Above references: by the reward, over the mean of the prompt's "
+        "own answers. Became pairs: without repeats, and at most as many of a prompt as the config "
+        "takes. Yield: the share of a fresh adversary's outputs that the target overrates and the "
         "witness doubts; it should fall."
     )
     return table(head, map(_attack_line, attacked), caption)

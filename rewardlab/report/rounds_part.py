@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from rewardlab.report.grids import grids
 from rewardlab.report.judge_plots import judge_pictures
-from rewardlab.report.markup import Block, Section, box, details, tag
+from rewardlab.report.markup import Block, Section, box, tag
 from rewardlab.report.origins import origins
 from rewardlab.report.picture import Picture, slug
 from rewardlab.report.round_tables import attack_table, reward_table, stability_table
@@ -79,7 +79,7 @@ def _run_box(run: Run) -> str:
 
 def _round(step: Step) -> str:
     """Say what a round came to, of several."""
-    if not step.judged:
+    if not step.judged and not step.separation:
         return attack_sentence(step)
     if len(step.run.trained) == 1:
         return f"{step_course(step)}."
@@ -109,7 +109,7 @@ def _one(picture: Picture | None) -> list[Picture]:
 
 
 def _tables(runs: Sequence[Run], rows: Sequence[Row], steps: Sequence[Row]) -> list[Block]:
-    judged = [row for row in rows if row.judged or row.kind != "step"]
+    judged = [row for row in rows if row.judged or row.separation or row.kind != "step"]
     return [
         summary_table(judged) if steps or runs[0].base else "",
         reward_table(steps),

@@ -100,6 +100,8 @@ def _once(rows: Sequence[Row], runs: Sequence[Run]) -> list[Row]:
         if row.judged:
             judged.append(row)
             named.append(replace(row, label=f"{row.label}, {run.name}"))
+    if not judged:  # without judges they have the scores of the rounds' reward, where it is one
+        return list(rows[:1]) if one_reward(step_rows(runs)) else []
     if all(row.judged == judged[0].judged for row in judged):
         return judged[:1]
     return named

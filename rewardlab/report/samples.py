@@ -104,7 +104,7 @@ def shown_samples(rows: Sequence[Row], runs: Sequence[Run]) -> list[Shown]:
     one = steps[0] if len(steps) == 1 else None  # of several, rewards have different scales
     parts = [_read_shared(runs, OF_TARGETS, one), _read_shared(runs, OF_BASE, one)]
     for row in rows:
-        if row.step:
+        if row.step and row.step in row.step.run.trained:
             source = _of_round(row, row.step)
             parts.append(_read(row.step.run, source, row.step))
     return _in_one_order(parts)

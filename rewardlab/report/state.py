@@ -64,7 +64,9 @@ def read_diagnostics(run: Run) -> list[Diagnostic]:
             f"{path} should hold a list of objects; got {str(entries)[:60]}. Restore it, or "
             "remove it."
         )
-    diagnostics = [_diagnostic(entry) for entry in entries if str(entry.get("sentence", "")).strip()]
+    diagnostics = [
+        _diagnostic(entry) for entry in entries if str(entry.get("sentence", "")).strip()
+    ]
     return sorted(diagnostics, key=lambda diagnostic: diagnostic.level not in GRAVE)
 
 

@@ -222,10 +222,13 @@ def attack_sentence(step: Step) -> str:
     Example:
         >>> from pathlib import Path
         >>> counts = {"generated": 50, "disagreeing": 10, "kept": 5}
-        >>> attack = {"funnel": {"counts": counts}, "yield": 0.2}
+        >>> attack = {"funnel": {"counts": counts}, "yield": 0.1}
         >>> run = Run(Path(), "a", {"rounds": {"1": {"attack": attack}}}, {}, {}, {})
-        >>> attack_sentence(run.steps[0])
-        'attacked: of 50 outputs 10 passed gate and disagreement, 5 became pairs (yield 0.200).'
+        >>> said, _, pairs = attack_sentence(run.steps[0]).partition(", ")
+        >>> said
+        'attacked: of 50 outputs the reward likes and the witness doubts 10'
+        >>> pairs
+        '5 became pairs (yield 0.100).'
     """
     attack = at(step.figures, "attack")
     counts = at(attack, "funnel", "counts")
@@ -237,7 +240,7 @@ def attack_sentence(step: Step) -> str:
     precision = mean(at(attack, "funnel", "precision", "kept"))
     if precision is not None:
         pairs += f", {sig(precision)} of them right by the judge"
-    passed = f"of {generated} outputs {disagreeing} passed gate and disagreement"
+    passed = f"of {generated} outputs the reward likes and the witness doubts {disagreeing}"
     share = sig(attack.get("yield"))
     return f"attacked: {passed}, {pairs} (yield {share})."
 

@@ -31,7 +31,8 @@ padding: .6rem .9rem;
 .verdict { font-weight: 600; }
 .scroll { overflow-x: auto; margin: .6rem 0; }
 table { border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums; }
-caption { caption-side: bottom; text-align: left; padding: .5rem 0; max-width: 60rem; }
+caption { caption-side: bottom; text-align: left; padding: .5rem 0; \
+max-width: min(60rem, calc(100vw - 2rem)); }
 th, td { padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top; \
 border-bottom: 1px solid var(--line); }
 thead th { border-bottom: 2px solid var(--line); vertical-align: bottom; }

@@ -9,11 +9,12 @@ from html import escape
 from rewardlab.conversations import Conversation, Prompt
 from rewardlab.report.figures import MISSING, sig
 from rewardlab.report.markup import Cell, Html, table, tag
-from rewardlab.report.samples import Shown
+from rewardlab.report.samples import OF_TARGETS, Shown
 
 TEXT_ROWS = 12
 TEXT_LENGTH = 600
 TEXT_LINES = 24
+EMPTY = "(empty)"
 
 
 def text_table(parts: Sequence[Shown]) -> str:
@@ -24,6 +25,8 @@ def text_table(parts: Sequence[Shown]) -> str:
         rows.append([prompt_cell(prompt), *outputs])
     head = ["prompt", *(part.label for part in parts)]
     caption = "One output of each prompt."
+    if any(part.label == OF_TARGETS.label for part in parts):
+        caption += " Targets: of preference data, the preferred answers that are held out."
     if any(part.scores for part in parts):
         caption += " The number above an output is its score by the round's reward."
     return table(head, rows, caption, "text")
@@ -42,7 +45,7 @@ def _output(part: Shown, prompt: Prompt) -> Cell:
     if prompt not in part.prompts:
         return MISSING
     row = part.prompts.index(prompt)
-    text = cut(str(part.outputs[row]))
+    text = cut(str(part.outputs[row])) or EMPTY
     if not part.scores:
         return text
     return Html(tag("small", sig(part.scores[row])) + escape(text))

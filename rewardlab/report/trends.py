@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
@@ -49,7 +50,7 @@ def noise_of(values: Sequence[float], half: float | None = None) -> Noise | None
         return Noise(low, high, all(low <= value <= high for value in values))
     if len(values) < FEWEST:
         return None
-    steps = [after - before for before, after in zip(values, values[1:], strict=False)]
+    steps = [after - before for before, after in pairwise(values)]
     deviation = stdev(steps) / math.sqrt(2)
     quarter = max(1, len(values) // 4)
     change = fmean(values[-quarter:]) - fmean(values[:quarter])

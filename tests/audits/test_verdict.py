@@ -24,7 +24,7 @@ def test_what_few_prompts_cannot_rule_out_is_not_called_held():
     for count in (12, 600, 10**6):
         measures = measured(0.12, 0.1, count)
         said[count] = verdict(measures, best_of=4, judged=False, trained=False)
-    assert [each["word"] for each in said.values()] == ["undecided", "held", "broken"]
+    assert [each["word"] for each in said.values()] == ["undecided", "held", "parted"]
     assert "12 prompts cannot rule out an excess of up to" in said[12]["sentence"]
     assert "cannot rule out" not in said[600]["sentence"]
 

@@ -34,7 +34,8 @@ def test_one_run_gives_one_self_contained_page(clean):
     text = (clean / "report.html").read_text(encoding="utf-8")
     page = FOLDERS.Page(text)
     assert page.addresses
-    assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
+    embedded = re.compile("data:image/(png|webp);base64,")
+    assert all(embedded.match(address) for address in page.addresses)
     assert "http" not in text.lower()
     assert "url(" not in text
     assert page.counts.get("script") is page.counts.get("link") is None
@@ -141,8 +142,8 @@ def test_a_hardened_run_shows_its_curve_its_exploits_and_its_cost(tmp_path):
     run = FOLDERS.make_hardened(tmp_path / "hardened")
     page = page_of(run)
     assert (
-        "Round 1: attacked: of 50 outputs 10 passed gate and disagreement, 4 became pairs, "
-        "0.750 of them right"
+        "Round 1: attacked: of 50 outputs the reward likes and the witness doubts 10, "
+        "4 became pairs, 0.750 of them right"
     ) in page.text
     assert "of ↵ of ↵ of ↵ of ↵ of" in page.text
     assert "gold 90.0 0.500 at step 50.0 0.250 –" in page.text

@@ -24,11 +24,13 @@ def test_fits_show_the_curves_that_they_logged(tmp_path):
     other = make_fit(tmp_path / "other", ["0,0.8,,0", "1,0.4,0.75,0"])
     (one / "reward").mkdir()
     page = page_of(one, other, out=tmp_path / "page.html")
-    assert "one is a run of `rewardlab fit`: some.Loop. What it trained is in reward/." in page.text
+    assert "one is a run of rewardlab fit : it trained by Loop ." in page.text
+    assert "At its end: val/auc 0.500. What it trained is in reward/ ." in page.text
     assert page.alts == [
+        "Figures against model lr. model lr 3: val/auc 0.500; model lr 5: val/auc 0.750.",
         "loss over training steps: one 0.900 to 0.250; other 0.800 to 0.400.",
-        "val/auc over training steps: one 0.500 to 0.500; other 0.750 to 0.750.",
     ]
+    assert "Logged once, so there is no curve: val/auc." in page.text
     assert "No round" not in page.text
     assert "What is missing" not in page.text
     assert "init_args.lr" in page.text, "what they differ in"
@@ -45,6 +47,6 @@ def test_an_attack_is_pointed_to_its_own_page(tmp_path):
     (run / "attack.html").touch()
     rounds = FOLDERS.make_run(tmp_path / "runs" / "sft", FOLDERS.CLEAN)
     page = page_of(run, rounds, out=tmp_path / "page.html")
-    assert "an attack is a run of `rewardlab attack`. Held: no more than its floor." in page.text
+    assert "an attack is a run of rewardlab attack . Held: no more than its floor." in page.text
     assert "an%20attack/attack.html" in page.addresses
     assert page.counts["h1"] == 2, "rounds have a part of their own"

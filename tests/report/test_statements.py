@@ -47,7 +47,7 @@ def test_rounds_are_judged_one_by_one_and_as_a_whole(tmp_path):
         ({"ink": 0.45}, 3.0, "over-optimised"),
         ({"distance": 0.3}, 3.0, "over-optimised"),
         ({"distance": 0.0}, -3.0, "better"),
-        ({}, 3.0, "unknown"),
+        ({}, 3.0, "no judge"),
     ],
 )
 def test_statements_follow_from_the_intervals(after, reward, outcome):
