@@ -30,7 +30,7 @@ check: threads lint site
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 nightly: install threads lint site
-	$(BIN)/python -m pytest -n $(WORKERS) -m "nightly or not nightly"
+	REWARDLAB_EXAMPLES=1000 $(BIN)/python -m pytest -n $(WORKERS) -m "nightly or not nightly"
 
 lint:
 	$(BIN)/ruff check .
