@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rewardlab.data.loader import ResumableLoader, Rows
+from rewardlab.data.long_rows import LongRows, Model, fitting, models_of
 from rewardlab.data.splits import Part, Split, SplitData, held_out_count, split_groups
 from rewardlab.errors import InputError
 from rewardlab.storage.preferences import PAIR_FACTS, read_preferences
@@ -33,6 +35,9 @@ class Preferences(SplitData):
         batch_size: pairs a step, on each device.
         seed: names the split and the order.
         strict: refuse unusable lines instead of skipping them.
+        long_rows: what becomes of pairs that do not fit the context of the model that is trained:
+            "refuse", "drop" or "truncate" (see `rewardlab.data.long_rows.fitting`). They are looked
+            for before the first step.
 
     Raises:
         InputError: if the pairs cannot be read, `held_out` leaves none to train on, or clean and
@@ -54,6 +59,7 @@ class Preferences(SplitData):
         batch_size: int = 32,
         seed: int = 0,
         strict: bool = False,
+        long_rows: LongRows = "refuse",
     ) -> None:
         super().__init__()
         self.pairs = pairs
@@ -62,8 +68,10 @@ class Preferences(SplitData):
         self.batch_size = batch_size
         self.seed = seed
         self.strict = strict
+        self.long_rows = long_rows
         self.order_seed = seed
         self._splits: dict[str, PreferencePairs] | None = None
+        self._models: list[Model] = []  # whose context the pairs fit
 
     def extended(self, extra: PreferencePairs, seed: int | None = None) -> Preferences:
         """Return the same clean pairs and split, with `extra` in place of the adversarial ones.
@@ -77,14 +85,33 @@ class Preferences(SplitData):
             self.batch_size,
             self.seed,
             self.strict,
+            self.long_rows,
         )
         other.order_seed = self.order_seed if seed is None else seed
         return other
 
     def setup(self, stage: str) -> None:
-        """Read and split the pairs, once."""
-        if self._splits is not None:
-            return
+        """Read and split the pairs, once; look for those that do not fit the trainer's models."""
+        if self._splits is None:
+            self._splits = self._read()
+        models = models_of(self.trainer)
+        if models:
+            self.fit_to(models)
+
+    def fit_to(self, models: Sequence[Model]) -> None:
+        """Refuse, drop or truncate pairs that do not fit the models' context, once for each.
+
+        Raises:
+            InputError: if there are some, and `long_rows` refuses them.
+        """
+        splits = self._splits or self._read()
+        models = [model for model in models if model not in self._models]
+        for part, name in {"train": "training pairs", "held_out": "held-out pairs"}.items():
+            splits[part] = fitting(splits[part], models, self.long_rows, name)
+        self._splits = splits
+        self._models += models
+
+    def _read(self) -> dict[str, PreferencePairs]:
         clean = _with_facts(self._open(self.pairs), first_row=0, extra=0)
         rows = self._split_rows(clean.chosen.prompts)
         train = clean[rows.train]
@@ -92,7 +119,7 @@ class Preferences(SplitData):
             extra = _with_facts(self._open(self.extra), first_row=len(clean), extra=1)
             _check_kinds(train, extra)
             train = concatenate([train, extra])
-        self._splits = {"train": train, "held_out": clean[rows.held_out]}
+        return {"train": train, "held_out": clean[rows.held_out]}
 
     def train_dataloader(self) -> ResumableLoader:
         return ResumableLoader(Rows(self.split("train")), self.batch_size, seed=self.order_seed)

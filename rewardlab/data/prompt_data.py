@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rewardlab.conversations import Prompt
 from rewardlab.data.loader import ResumableLoader, Rows
+from rewardlab.data.long_rows import fitting, models_of
 from rewardlab.errors import InputError
 from rewardlab.storage.prompts import read_prompts
 from rewardlab.types import Index, take
@@ -67,6 +68,7 @@ class Prompts(pl.LightningDataModule):
             as many rows.
         seed: names the order.
         strict: refuse blank lines in the file, instead of skipping them.
+        long_rows: what becomes of prompts that do not fit the policy's context: "refuse" or "drop".
 
     Raises:
         InputError: if the file is missing or broken, or there are no prompts.
@@ -84,18 +86,24 @@ class Prompts(pl.LightningDataModule):
         batch_size: int = 16,
         seed: int = 0,
         strict: bool = False,
+        long_rows: Literal["refuse", "drop"] = "refuse",
     ) -> None:
         super().__init__()
         self.prompts = prompts
         self.batch_size = batch_size
         self.seed = seed
         self.strict = strict
+        self.long_rows = long_rows
         self.dataset: Rows | None = None
 
     def setup(self, stage: str) -> None:
-        """Read the file, once."""
-        if self.dataset is not None:
-            return
+        """Read the file, once; look for prompts that do not fit the trainer's policy."""
+        if self.dataset is None:
+            self.dataset = Rows(self._read())
+        noun = fitting(self.dataset.noun, models_of(self.trainer), self.long_rows, "prompts")
+        self.dataset = Rows(noun)
+
+    def _read(self) -> NumberedPrompts:
         prompts = self.prompts
         if not isinstance(prompts, list):
             prompts = read_prompts(prompts, self.strict)
@@ -104,7 +112,7 @@ class Prompts(pl.LightningDataModule):
                 "Prompts got an empty list. "
                 'A generator that takes no prompt needs [""], once a row.'
             )
-        self.dataset = Rows(numbered(prompts))
+        return numbered(prompts)
 
     def train_dataloader(self) -> ResumableLoader:
         return ResumableLoader(self.dataset, self.batch_size, seed=self.seed)

@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 from torch.utils.data import Dataset
 
 from rewardlab.data.loader import ResumableLoader, Rows
+from rewardlab.data.long_rows import LongRows, fitting, models_of
 from rewardlab.storage.image_folder import ImageFolder
 from rewardlab.storage.metadata import read_lines
 from rewardlab.storage.samples import load_pairs, load_samples
@@ -27,6 +28,8 @@ class SamplesData(pl.LightningDataModule):
         seed: names the order.
         num_workers: processes that read ahead.
         strict: refuse unusable images instead of skipping them.
+        long_rows: what becomes of texts that do not fit the context of the model that is trained:
+            "refuse", "drop" or "truncate" (see `rewardlab.data.long_rows.fitting`).
 
     Example:
         >>> data = SamplesData(Samples(["hi"] * 3, ["a", "b", "c"]), batch_size=2)
@@ -44,8 +47,10 @@ class SamplesData(pl.LightningDataModule):
         seed: int = 0,
         num_workers: int = 0,
         strict: bool = False,
+        long_rows: LongRows = "refuse",
     ) -> None:
         super().__init__()
+        self.long_rows = long_rows
         self.samples = samples
         self.batch_size = batch_size
         self.seed = seed
@@ -56,9 +61,12 @@ class SamplesData(pl.LightningDataModule):
         self.dataset: Dataset[Samples] | None = None
 
     def setup(self, stage: str) -> None:
-        """Read the folder, once."""
+        """Read the folder, once; look for rows that do not fit the trainer's models."""
         if self.dataset is None:
             self.dataset = open_samples(self.samples, self.size, self.channels, self.strict)
+        if isinstance(self.dataset, Rows):
+            noun = fitting(self.dataset.noun, models_of(self.trainer), self.long_rows, "samples")
+            self.dataset = Rows(noun)
 
     def train_dataloader(self) -> ResumableLoader:
         return ResumableLoader(
@@ -74,6 +82,8 @@ class PairsData(pl.LightningDataModule):
         batch_size: pairs a step, on each device.
         seed: names the order.
         num_workers: processes that read ahead.
+        long_rows: what becomes of texts that do not fit the context of the model that is trained:
+            "refuse", "drop" or "truncate" (see `rewardlab.data.long_rows.fitting`).
     """
 
     def __init__(
@@ -82,22 +92,25 @@ class PairsData(pl.LightningDataModule):
         batch_size: int = 16,
         seed: int = 0,
         num_workers: int = 0,
+        long_rows: LongRows = "refuse",
     ) -> None:
         super().__init__()
+        self.long_rows = long_rows
         self.pairs = pairs
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers
-        self.dataset: Dataset[PreferencePairs] | None = None
+        self.dataset: Rows | None = None
 
     def setup(self, stage: str) -> None:
-        """Read the folder, once."""
-        if self.dataset is not None:
-            return
-        pairs = self.pairs
-        if not isinstance(pairs, PreferencePairs):
-            pairs = load_pairs(pairs)
-        self.dataset = Rows(PreferencePairs(_numbered(pairs.chosen), _numbered(pairs.rejected)))
+        """Read the folder, once; look for pairs that do not fit the trainer's models."""
+        if self.dataset is None:
+            pairs = self.pairs
+            if not isinstance(pairs, PreferencePairs):
+                pairs = load_pairs(pairs)
+            self.dataset = Rows(PreferencePairs(_numbered(pairs.chosen), _numbered(pairs.rejected)))
+        noun = fitting(self.dataset.noun, models_of(self.trainer), self.long_rows, "pairs")
+        self.dataset = Rows(noun)
 
     def train_dataloader(self) -> ResumableLoader:
         return ResumableLoader(

@@ -15,6 +15,7 @@ from rewardlab.data.captions import check_prompts, mismatched
 from rewardlab.data.diagnostics import report, separators
 from rewardlab.data.features import features_of
 from rewardlab.data.loader import ResumableLoader, Rows
+from rewardlab.data.long_rows import fitting, models_of
 from rewardlab.data.samples import open_samples
 from rewardlab.data.splits import Part, Split, SplitData, held_out_count, split_groups
 from rewardlab.errors import InputError
@@ -162,6 +163,10 @@ class TargetSamples(SplitData):
         negatives = self._open_negatives()
         targets = self._open_targets()
         self._check_classes(targets, negatives)
+        if kind_of(targets[0]) == "texts":
+            models = models_of(self.trainer)
+            fitting(gather(targets), models, "refuse", "targets")
+            fitting(gather(negatives), models, "refuse", "negatives")
         if reward is not None and reward.conditional:
             check_prompts(reward, gather(targets).prompts, gather(negatives).prompts)
         train = self._labeled("train", negatives, reward)

@@ -103,6 +103,15 @@ class Policy(Generator):
         """Tell whether log-probabilities are means over dimensions instead of nats."""
         return self.dimensions != 1
 
+    def check_samples(self, samples: Samples) -> None:
+        """Refuse samples that cannot be encoded, such as those longer than a model's context.
+
+        By default every sample can be encoded.
+
+        Raises:
+            InputError: if one cannot; the message names the first.
+        """
+
     @abstractmethod
     def sample(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Trajectory:
         """Draw a trajectory per prompt from exactly the distribution that `log_prob` scores."""

@@ -226,6 +226,14 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
         empty = Samples(list(prompts), [""] * len(prompts))
         self.encode(empty, seeds=row_seeds(0, len(prompts)))
 
+    def check_samples(self, samples: Samples) -> None:
+        """Refuse samples whose prompt and response do not fit the context.
+
+        Raises:
+            InputError: if a sample is refused; the message names the first.
+        """
+        self.encode(samples, seeds=row_seeds(0, len(samples)))
+
     def with_temperature(self, temperature: float) -> CausalLMPolicy:
         """Return the policy at another temperature. It shares all weights with this one."""
         other = copy(self)

@@ -60,6 +60,15 @@ class Reward(nn.Module, ABC):
         scores: Tensor = self(samples)
         return scores[:, None]
 
+    def check_samples(self, samples: Samples) -> None:
+        """Refuse samples that cannot be scored, such as responses longer than a model's context.
+
+        By default every sample can be scored.
+
+        Raises:
+            InputError: if one cannot; the message names the first.
+        """
+
 
 def checked_scores(scores: Tensor, samples: Samples, scorer: str) -> Tensor:
     """Return scores [B] or [B, M] in float32 if every one is finite.

@@ -57,6 +57,14 @@ class ClassifierReward(Reward, Saved):
             )
         self.max_length = tokens.token_limit(max_length, self.network, self.tokenizer)
 
+    def check_samples(self, samples: Samples) -> None:
+        """Refuse a response that leaves no room for its prompt.
+
+        Raises:
+            InputError: if there is one.
+        """
+        self._check_lengths(list(texts_of(samples, "ClassifierReward")))
+
     def forward(self, samples: Samples) -> Tensor:
         """Return the logits, float32 [B].
 

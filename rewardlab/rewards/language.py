@@ -203,6 +203,14 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
         scores = self.score_features(self._states(samples))
         return checked_scores(scores, samples, "LanguageReward")
 
+    def check_samples(self, samples: Samples) -> None:
+        """Refuse samples whose response alone does not fit the context.
+
+        Raises:
+            InputError: if a sample is refused; the message names the first.
+        """
+        batch_ids(self.tokenizer, samples, self.limit, "LanguageReward")
+
     def forward(self, samples: Samples) -> Tensor:
         """Return the mean over the heads' scores, float32 [B]."""
         return self.members(samples).mean(1)

@@ -126,6 +126,8 @@ class AdvRMRounds(Rounds):
 
     def run(self, run: RunFolder) -> None:
         """Run all rounds in the folder, or those that it lacks."""
+        self.preferences.fit_to(self.members)
+        self.policy.check_prompts(self._unseen_prompts())
         real = self.preferences.split("held_out").chosen
         state = begin(run, self, self.members, real, ["policy", "preferences"])
         fits = MemberFits(self, state)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rewardlab.conversations import Prompt
 from rewardlab.data import TargetSamples, read_prompts
+from rewardlab.data.long_rows import fitting
 from rewardlab.evaluation import Evaluation, Guard, MonitoredPolicy
 from rewardlab.evaluation.evaluation import separation_figures
 from rewardlab.mining import RankBootstrap
@@ -104,6 +105,8 @@ class GANRMRounds(Rounds):
         """Run all rounds in the folder, or those that it lacks."""
         first_weights = trained_state(self.reward)
         self.policy.to(device_of(self.fit.trainer))  # where targets pass its autoencoder
+        for part in ("train", "held_out"):
+            fitting(self.targets.target_samples(part), [self.reward], "refuse", f"{part} targets")
         real = self.targets.target_samples("held_out")
         state = begin(run, self, [self.reward], real, ["policy", "targets"])
         post_training = settings_of(run, self, "post_train")

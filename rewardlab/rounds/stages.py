@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from rewardlab.data import ResumableLoader, Rows
+from rewardlab.data.long_rows import fitting
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Guard, MonitoredPolicy, Readings
 from rewardlab.mining import check_candidates
@@ -100,6 +101,9 @@ class PostTrain:
         checkpoint_every: optimizer steps between checkpoints, which bound what a kill can lose.
         checkpoint_minutes: minutes between checkpoints, whichever comes first. No result depends
             on it.
+        long_rows: what becomes of prompts that do not fit the policy's context: "refuse" or "drop".
+            Outputs that the policy drew and that do not fit it any more, which is rare, are
+            dropped.
     """
 
     loop: Callable[[Policy, Reward], LightningModule] | None = None
@@ -111,6 +115,7 @@ class PostTrain:
     reference: Literal["round", "run"] = "round"
     checkpoint_every: int = 500
     checkpoint_minutes: float = MINUTES
+    long_rows: Literal["refuse", "drop"] = "refuse"
 
     def __post_init__(self) -> None:
         if self.loop is not None:
@@ -159,7 +164,8 @@ class PostTrain:
         checkpoints = LastCheckpoint(
             scratch / LAST_CHECKPOINT, self.checkpoint_every, self.checkpoint_minutes
         )
-        loader = ResumableLoader(Rows(_numbered(examples)), self.batch_size, seed=module.seed)
+        examples = fitting(_numbered(examples), [module.policy], "drop", "examples")
+        loader = ResumableLoader(Rows(examples), self.batch_size, seed=module.seed)
         module.policy.train()
         added = [*callbacks, checkpoints]
         trainer = _fit(self.trainer, module, scratch, added, train_dataloaders=loader)

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from rewardlab.conversations import Prompt
 from rewardlab.data import load_samples, save_samples
+from rewardlab.data.long_rows import fitting
+from rewardlab.data.prompt_data import numbered
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation
 from rewardlab.evaluation.prompts import in_turn
@@ -150,6 +152,9 @@ def begin(
         names: of the arguments that every stage depends on.
     """
     rounds.policy.to(device_of(rounds.fit.trainer))
+    prompts = numbered(rounds.prompts)
+    prompts = fitting(prompts, [rounds.policy], rounds.post_train.long_rows, "prompts")
+    rounds.prompts = list(prompts.prompts)
     start = _start(run, rounds, rewards, real, names)
     state = State(
         run=run,

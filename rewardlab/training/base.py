@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from rewardlab.data.splits import SplitData
 from rewardlab.errors import InputError
@@ -16,6 +17,7 @@ from rewardlab.policies.base import Policy
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards.abilities import frozen_features
 from rewardlab.seeds import derive, row_seeds
+from rewardlab.training.accumulation import AccumulationWindow, parts_of
 from rewardlab.training.trainer_options import check_options
 from rewardlab.types import Samples
 
@@ -60,6 +62,7 @@ class Trained(LightningModule):
         self.reference = None
         self.generations = 0
         self._mark: str | None = None
+        self._window = AccumulationWindow()
 
     def configure_callbacks(self) -> Any:
         """Refuse options of the Trainer that the loop cannot follow, in the first hook there is.
@@ -109,6 +112,19 @@ class Trained(LightningModule):
                 "preprocessing differ), so its heads or adapters mean nothing on this one. Give "
                 "the backbone that it was trained on."
             )
+
+    def share_of_step(self, loss: Tensor, count: float | Tensor) -> Tensor:
+        """Return a batch's mean loss as its share of an optimizer step of several batches.
+
+        Args:
+            loss: the mean over what the batch counts.
+            count: of what it is the mean; the mean count of all processes.
+        """
+        return self._window.shared(loss, count, parts_of(self))
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Bring accumulated gradients to the mean over all batches, before they are clipped."""
+        self._window.close(self.parameters())
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any

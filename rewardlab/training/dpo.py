@@ -27,9 +27,9 @@ class DPO(Trained):
     together.
 
     Logged beside the loss: `accuracy` (share of pairs that the policy prefers rightly, against the
-    reference), `margin` (β · difference of log-ratios), `chosen` and `rejected` (the log-ratios).
-    When both log-ratios fall, the policy forgets both: raise β, lower the learning rate, or give
-    `sft_weight`.
+    reference; a tie counts one half), `margin` (β · difference of log-ratios), `chosen` and
+    `rejected` (the log-ratios). When both log-ratios fall, the policy forgets both: raise β, lower
+    the learning rate, or give `sft_weight`.
 
     Args:
         policy: the policy to train. It can already make the outputs (SFT first).
@@ -81,7 +81,7 @@ class DPO(Trained):
         self.reference = frozen_reference(policy, reference)
 
     def training_step(self, pairs: PreferencePairs, batch_idx: int) -> Tensor:
-        return self._loss(pairs, "")
+        return self.share_of_step(self._loss(pairs, ""), len(pairs))
 
     def validation_step(self, pairs: PreferencePairs, batch_idx: int) -> None:
         self._loss(pairs, "val/")
@@ -116,7 +116,7 @@ class DPO(Trained):
         chosen, rejected = log_ratios.chunk(2)
         figures = {
             f"{prefix}loss": loss.detach(),
-            f"{prefix}accuracy": (chosen > rejected).float().mean(),
+            f"{prefix}accuracy": (1 + (chosen - rejected).sign()).mean() / 2,
             f"{prefix}margin": self.beta * (chosen - rejected).mean(),
             f"{prefix}chosen": chosen.mean(),
             f"{prefix}rejected": rejected.mean(),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW
@@ -10,17 +12,25 @@ from rewardlab.losses.policy_gradient import step_weights
 from rewardlab.policies import Policy
 from rewardlab.policies.base import At, Steps
 from rewardlab.rewards import Reward
+from rewardlab.training.accumulation import parts_of
 from rewardlab.training.base import Trained, trainable
-from rewardlab.training.processes import joint_step_weights
+from rewardlab.training.processes import joint_step_weights, mean
 from rewardlab.types import Samples
+
+
+class CountedLoss(NamedTuple):
+    """A batch's mean loss, and the number of this process's steps of which it is the mean."""
+
+    loss: Tensor
+    count: Tensor
 
 
 class SFT(Trained):
     """Raise the likelihood of given outputs by supervised fine-tuning.
 
     For text that is cross-entropy, for images half the denoising loss. Batches are Samples. The
-    loss is the mean over a batch's steps, over all processes; with `accumulate_grad_batches` the
-    mean of its batches' means.
+    loss is the mean over a batch's steps, over all processes. With `accumulate_grad_batches` the
+    gradient is that of the mean over the steps of all its batches, as of one large batch.
 
     Args:
         policy: the policy to train.
@@ -57,15 +67,20 @@ class SFT(Trained):
         self.policy = trainable(policy)
 
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
-        loss = self._loss(samples)
-        self.log("loss", loss, prog_bar=True, batch_size=len(samples))
-        return loss
+        batch = self._counted_loss(samples)
+        self.log("loss", batch.loss, prog_bar=True, batch_size=len(samples))
+        if parts_of(self) == 1:
+            return batch.loss
+        return self.share_of_step(batch.loss, mean(batch.count[None]))
 
     def validation_step(self, samples: Samples, batch_idx: int) -> None:
         loss = self._loss(samples)
         self.log("val/loss", loss, prog_bar=True, batch_size=len(samples), sync_dist=True)
 
     def _loss(self, samples: Samples) -> Tensor:
+        return self._counted_loss(samples).loss
+
+    def _counted_loss(self, samples: Samples) -> CountedLoss:
         trajectory = self.policy.encode(samples, seeds=self.seeds(samples))
         weights_of = joint_step_weights if self.training else step_weights
         weights = weights_of(trajectory.mask, "token")
@@ -73,4 +88,5 @@ class SFT(Trained):
         def step_loss(steps: Steps, at: At) -> Tensor:
             return -(at(weights) * steps.log_prob).sum()
 
-        return self.policy.apply_loss(trajectory, step_loss)
+        loss = self.policy.apply_loss(trajectory, step_loss)
+        return CountedLoss(loss, trajectory.mask.sum().float())

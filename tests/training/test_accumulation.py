@@ -1,0 +1,86 @@
+"""Accumulated gradients are those of one batch, and a tie is half right."""
+
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from rewardlab import DiffusionPolicy, PreferencePairs, Sampler, Samples
+from rewardlab.data import PairsData, SamplesData
+from rewardlab.policies.causal_lm import CausalLMPolicy
+from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer
+from rewardlab.training import DPO, SFT
+from rewardlab.training.trainers import SILENT
+
+SGD = partial(torch.optim.SGD, lr=1.0)
+TEXTS = Samples(["q"] * 6, ["a", "b" * 40, "c", "d" * 30, "e" * 5, "f" * 20])
+PICTURES = Samples([""] * 6, torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+
+
+def policy_of(samples):
+    if isinstance(samples.outputs, torch.Tensor):
+        return DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=2))
+    return CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer())
+
+
+def gradient(loop, make_data, batch, parts, **options):
+    """Return what one step of plain SGD with rate 1 takes off the weights."""
+    before = flat(loop.policy)
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        accumulate_grad_batches=parts,
+        **SILENT,
+        **options,
+    )
+    trainer.fit(loop, make_data(batch_size=batch))
+    assert trainer.global_step == 1
+    return before - flat(loop.policy)
+
+
+def flat(policy):
+    trained = [p.detach().clone().flatten() for p in policy.parameters() if p.requires_grad]
+    return torch.cat(trained)
+
+
+@pytest.mark.parametrize("samples", [TEXTS, PICTURES], ids=["texts", "pictures"])
+@pytest.mark.parametrize(("batch", "parts"), [(1, 6), (2, 3), (4, 2), (5, 8)])
+@pytest.mark.parametrize("clip", [None, 0.01])
+def test_the_gradient_of_sft_is_the_batchs(samples, batch, parts, clip):
+    options = {"gradient_clip_val": clip}
+    data = partial(SamplesData, samples)
+    whole = gradient(SFT(policy_of(samples), optimizer=SGD), data, 6, 1, **options)
+    accumulated = gradient(SFT(policy_of(samples), optimizer=SGD), data, batch, parts, **options)
+    torch.testing.assert_close(accumulated, whole, rtol=1e-3, atol=1e-6)
+
+
+def test_the_gradient_is_of_the_mean_over_all_steps():
+    """By an independent computation: the sum of all tokens' surprisals over their number."""
+    policy = policy_of(TEXTS)
+    trajectory = policy.encode(TEXTS, seeds=torch.arange(6))
+    log_probs = policy.log_prob(trajectory)
+    (-log_probs.sum() / trajectory.mask.sum()).backward()
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    expected = torch.cat([p.grad.flatten() for p in trained])
+    accumulated = gradient(SFT(policy_of(TEXTS), optimizer=SGD), partial(SamplesData, TEXTS), 2, 3)
+    torch.testing.assert_close(accumulated, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch", "parts"), [(1, 6), (4, 2), (5, 2)])
+def test_the_gradient_of_dpo_is_the_batchs_where_the_last_batch_is_small(batch, parts):
+    rejected = Samples(TEXTS.prompts, list(reversed(TEXTS.outputs)))
+    data = partial(PairsData, PreferencePairs(TEXTS, rejected))
+    whole = gradient(DPO(policy_of(TEXTS), optimizer=SGD), data, 6, 1)
+    accumulated = gradient(DPO(policy_of(TEXTS), optimizer=SGD), data, batch, parts)
+    torch.testing.assert_close(accumulated, whole, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [TEXTS, PICTURES], ids=["texts", "pictures"])
+def test_a_policy_that_is_its_reference_is_half_right(samples):
+    module = DPO(policy_of(samples))
+    seen = {}
+    module.log_dict = lambda figures, **_: seen.update(figures)
+    module._loss(PreferencePairs(samples[:2], samples[2:4]), "")
+    assert float(seen["loss"]) == pytest.approx(0.6931, abs=1e-4)
+    assert float(seen["accuracy"]) == 0.5
