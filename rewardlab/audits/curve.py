@@ -234,7 +234,7 @@ def _word(rows: Rows, fit: Fit) -> str:
     if _is_level(rows):
         return "level"
     low, high = fit.intervals["peak"]
-    gold_high = last.get("gold_high", last["gold"])
+    gold_high = last["gold_high" if "gold_high" in last else "gold"]
     if fit.alpha <= 0 and gold_high < 0:
         return "falls"
     if low > 0 and high < fit.reached:

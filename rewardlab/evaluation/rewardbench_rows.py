@@ -64,8 +64,11 @@ def read_bench_rows(path: str | Path) -> list[BenchRow]:
 def _bench_row(record: Record, number: int) -> BenchRow:
     row = record.row
     listed = _is_listed(row.get("chosen")) and _is_listed(row.get("rejected"))
-    chosen = row.get("chosen") if listed else [row.get("chosen")]
-    rejected = row.get("rejected") if listed else [row.get("rejected")]
+    chosen: list[Any] = [row.get("chosen")]
+    rejected: list[Any] = [row.get("rejected")]
+    if listed:
+        chosen = row["chosen"]
+        rejected = row["rejected"]
     _check_texts(row, chosen, rejected)
     answers = _exchanges(row.get("prompt"), [*chosen, *rejected])
     responses = [answer.response for answer in answers]

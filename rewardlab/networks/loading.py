@@ -120,7 +120,7 @@ def text_class(config: Any) -> str | None:
         "AutoModelForImageTextToText": modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     }
     for kind, mapping in mappings.items():
-        model = mapping.get(type(config), None)
+        model: Any = mapping.get(type(config), None)
         if model is not None and model.__name__ in names:
             return kind
     return None

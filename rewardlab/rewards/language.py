@@ -20,6 +20,7 @@ from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, Saved
 from rewardlab.rewards.base import Reward, checked_scores, score_scale
 from rewardlab.rewards.feature_scale import feature_scale
 from rewardlab.rewards.formatting import BatchRows, batch_ids
+from rewardlab.rewards.labels import one_head
 from rewardlab.rewards.language_heads import checked_heads, new_heads
 from rewardlab.seeds import derive
 from rewardlab.types import Samples, texts_of
@@ -58,6 +59,8 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
             template; a `TextFormat`, or a mapping of its settings, for a template, the date that it
             shows, its keywords, and what becomes of special tokens and long rows. By default the
             tokenizer's template formats, if it has one.
+        label: of a classifier with several labels, the one whose log-odds are the score, by its
+            name or number; by default label 1 of two. See `rewardlab.rewards.labels`.
 
     Attributes:
         meaning: what the scores are; "untrained" until a training loop says better.
@@ -94,6 +97,7 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
         pooling: Literal["last", "mean"] = "last",
         seed: int = 0,
         chat: bool | TextFormat | None = None,
+        label: str | int | None = None,
     ) -> None:
         super().__init__()
         form = TextFormat.of(chat)
@@ -117,6 +121,13 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
         self._keeps_prompts = language_states.keeps_prompts(self.backbone)
         self._set_tokenizer(model, tokenizer, max_length, is_classifier=weight is not None)
         self.texts = TextTokens(self.tokenizer, form)
+        if weight is not None and heads == 1:
+            weight = one_head(weight, self.backbone.config, label)
+        elif label is not None:
+            raise InputError(
+                f"A label is one head of a classifier; got label={label!r} with heads={heads} of a "
+                f"{type(model).__name__}."
+            )
         self._set_heads(weight, heads, seed)
         # refuses now what could not be saved later
         backbones.as_classifier(self.backbone, self.head, self.pad)

@@ -40,6 +40,8 @@ def checked_heads(weight: Tensor, heads: int) -> Tensor:
     if len(weight) != heads:
         raise InputError(
             f"The model is a classifier with {len(weight)} scores, and heads={heads} were asked "
-            f"for. Give heads={len(weight)}; for new heads, give its backbone."
+            f"for. heads=1 scores the log-odds of one label (label=...); heads={len(weight)} takes "
+            "each score as a member of an ensemble, whose mean is the reward. For new heads, give "
+            "its backbone."
         )
     return weight.float().clone()

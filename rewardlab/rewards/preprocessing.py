@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +15,27 @@ from rewardlab.kernels.resize import resize
 
 Size = tuple[int, int]  # height, width
 DEFAULTS = {"interpolation": "bicubic", "resize_mode": "shortest", "fill_color": 0}
+INTERPOLATIONS = ("bicubic", "bilinear")
+RESIZE_MODES = ("shortest", "longest", "squash")
+MOST_PIXELS = 16384  # of a side: more is a damaged config
 
 
 class Preprocessing(nn.Module):
     """Antialiased resize, centre crop and normalisation with a tower's own numbers.
 
-    The result is what open_clip computes on PIL images.
+    The result is what open_clip computes on PIL images, within one grey level. PIL's images hold
+    bytes between the passes too, so values are clamped after each. Its order is that of Pillow 13:
+    the height first where the width shrinks by less than half as many pixels as the height, else
+    the width first. Earlier ones always take the width first.
 
     Args:
         numbers: `size` (height, width), `mean`, `std`, and optionally `interpolation` (bicubic or
             bilinear), `resize_mode` (shortest, longest or squash) and `fill_color`; what
-            `open_clip.PreprocessCfg` holds.
+            `open_clip.PreprocessCfg` holds. With a `crop_pct` it is what timm computes: images are
+            resized to `size`/crop_pct, and `size` of them is cropped.
+
+    Raises:
+        InputError: if a number is missing or none that preprocesses.
 
     Example:
         >>> prepare = Preprocessing({"size": (4, 4), "mean": [0.5] * 3, "std": [0.5] * 3})
@@ -33,15 +46,12 @@ class Preprocessing(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, numbers: dict[str, Any]) -> None:
+    def __init__(self, numbers: Mapping[str, Any]) -> None:
         super().__init__()
-        size = numbers["size"]
-        if isinstance(size, int):
-            size = (size, size)
-        self.size = tuple(size)
-        self.numbers: dict[str, Any] = {**DEFAULTS, **numbers, "size": self.size}
-        mean = torch.as_tensor(numbers["mean"]).view(-1, 1, 1)
-        std = torch.as_tensor(numbers["std"]).view(-1, 1, 1)
+        self.numbers: dict[str, Any] = checked_numbers(numbers)
+        self.size: Size = self.numbers["size"]
+        mean = torch.as_tensor(numbers["mean"], dtype=torch.float32).view(-1, 1, 1)
+        std = torch.as_tensor(numbers["std"], dtype=torch.float32).view(-1, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
 
@@ -63,7 +73,7 @@ class Preprocessing(nn.Module):
                 "channel, or decode latents to pixels first."
             )
         images = images.to(self.mean.device, torch.float32).expand(-1, 3, -1, -1)
-        if (height, width) == self.size:
+        if (height, width) == self.size and (not resize or self._scaled == self.size):
             return (images - self.mean) / self.std
         if not resize:
             raise InputError(
@@ -72,11 +82,30 @@ class Preprocessing(nn.Module):
             )
         return self._fit(images)
 
+    @property
+    def _scaled(self) -> Size:
+        """Return the size to which images are resized before `size` of them is cropped."""
+        share = self.numbers.get("crop_pct", 1.0)
+        height, width = self.size
+        return math.floor(height / share), math.floor(width / share)
+
+    @property
+    def _interpolation(self) -> Literal["bicubic", "bilinear"]:
+        """Return the filter; open_clip's is bicubic for shortest sides of oblong towers."""
+        is_oblong = self.size[0] != self.size[1]
+        shortest = self.numbers["resize_mode"] == "shortest"
+        if shortest and is_oblong and "crop_pct" not in self.numbers:
+            return "bicubic"
+        return "bilinear" if self.numbers["interpolation"] == "bilinear" else "bicubic"
+
     def _fit(self, images: Tensor) -> Tensor:
         """Resize, crop and normalise."""
-        height, width = images.shape[2:]
-        size = _resized((height, width), self.size, self.numbers["resize_mode"])
-        mode = self.numbers["interpolation"]
+        have = (images.shape[2], images.shape[3])
+        size = _resized(have, self._scaled, self.numbers["resize_mode"])
+        mode = self._interpolation
+        between = _between_passes(have, size)
+        if between not in (have, size):
+            images = resize(images, between, mode=mode)
         return resize(
             images,
             size,
@@ -84,8 +113,83 @@ class Preprocessing(nn.Module):
             fill=self.numbers["fill_color"] / 255,
             mean=self.mean,
             std=self.std,
-            mode="bilinear" if mode == "bilinear" else "bicubic",
+            mode=mode,
         )
+
+
+def checked_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:
+    """Return preprocessing numbers with defaults for those that may be left out.
+
+    Raises:
+        InputError: if one is missing or no image can be preprocessed by it.
+
+    Example:
+        >>> checked_numbers({"size": 8, "mean": [0.5], "std": [0.5]})["size"]
+        (8, 8)
+    """
+    if not isinstance(numbers, Mapping):
+        raise InputError(f"Preprocessing numbers should be a mapping; got {numbers!r:.80}.")
+    checked: dict[str, Any] = {**DEFAULTS, **numbers}
+    size = checked.get("size")
+    checked["size"] = tuple(size) if isinstance(size, Sequence) else (size, size)
+    wrong = _first_wrong(checked)
+    if wrong is not None:
+        raise InputError(
+            f"Preprocessing with {wrong}={checked.get(wrong)!r:.80} is not possible. It takes a "
+            "size (height, width) in whole pixels, a finite mean and a positive std of one or "
+            f"three channels, an interpolation of {', '.join(INTERPOLATIONS)}, a resize_mode of "
+            f"{', '.join(RESIZE_MODES)}, a fill_color from 0 to 255 and a crop_pct about 1. Is the "
+            "config edited?"
+        )
+    return checked
+
+
+def _first_wrong(numbers: Mapping[str, Any]) -> str | None:
+    """Return the name of the first number by which nothing can be preprocessed, None without."""
+    std: Any = numbers.get("std")
+    rules = {
+        "size": _is_size(numbers["size"]),
+        "mean": _are_channels(numbers.get("mean")),
+        "std": _are_channels(std) and min(std) > 0,
+        "interpolation": numbers["interpolation"] in INTERPOLATIONS,
+        "resize_mode": numbers["resize_mode"] in RESIZE_MODES,
+        "fill_color": _lies_between(0, numbers["fill_color"], 255),
+        "crop_pct": _lies_between(0.1, numbers.get("crop_pct", 1.0), 10),
+    }
+    for name, is_right in rules.items():
+        if not is_right:
+            return name
+    return None
+
+
+def _is_size(size: Sequence[Any]) -> bool:
+    if len(size) != 2:
+        return False
+    return all(type(side) is int and 0 < side <= MOST_PIXELS for side in size)
+
+
+def _are_channels(numbers: Any) -> bool:
+    """Tell whether there is a finite number for each of one or three channels."""
+    if isinstance(numbers, str) or not isinstance(numbers, Sequence):
+        return False
+    return len(numbers) in (1, 3) and all(map(_is_number, numbers))
+
+
+def _lies_between(low: float, value: Any, high: float) -> bool:
+    return _is_number(value) and low <= value <= high
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _between_passes(have: Size, want: Size) -> Size:
+    """Return the size (height, width) that an image has between PIL's two passes."""
+    flattened = have[0] - want[0]
+    narrowed = have[1] - want[1]
+    if flattened > 0 and 2 * narrowed < flattened:
+        return want[0], have[1]
+    return have[0], want[1]
 
 
 def _resized(size: Size, target: Size, mode: str) -> Size:

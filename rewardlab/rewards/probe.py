@@ -23,7 +23,7 @@ def prompt_probe_auc(text_features: Tensor, labels: Tensor, seed: int = 0, folds
         folds: at least 2; fewer are used where a class has fewer rows.
 
     Raises:
-        InputError: if a class has fewer than two rows.
+        InputError: if a class has fewer than two rows, or rows and labels do not fit each other.
 
     Example:
         >>> labels = torch.tensor([0.0, 1.0]).repeat(20)
@@ -35,6 +35,17 @@ def prompt_probe_auc(text_features: Tensor, labels: Tensor, seed: int = 0, folds
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    if text_features.dim() != 2 or labels.shape != text_features.shape[:1]:
+        raise InputError(
+            "The prompt-only probe takes features [B, D] and labels [B]; got "
+            f"{list(text_features.shape)} and {list(labels.shape)}."
+        )
+    if folds < 2 or not torch.isfinite(text_features).all():
+        raise InputError(
+            "The prompt-only probe needs finite features and at least 2 folds; got "
+            f"folds={folds} and {int((~torch.isfinite(text_features)).sum())} features that are "
+            "not finite."
+        )
     classes = (labels > 0.5).long().cpu()
     smallest = int(torch.bincount(classes, minlength=2).min())
     if smallest < 2:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import torch
@@ -54,12 +55,8 @@ class RewardProjection(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if min(features, heads, width) < 1 or not 0 < feature_share <= 1 or not 0 <= dropout < 1:
-            raise InputError(
-                "RewardProjection needs heads and width of at least 1, feature_share in (0, 1] and "
-                f"dropout in [0, 1); got heads={heads}, width={width}, "
-                f"feature_share={feature_share}, dropout={dropout}."
-            )
+        _check_sizes(features, heads, width, seed)
+        _check_shares(feature_share, dropout)
         self.heads = heads
         self.width = width
         self.dropout = nn.Dropout(dropout)
@@ -113,6 +110,29 @@ class RewardProjection(nn.Module):
         scale = feature_scale(features)
         self.mean.copy_(scale.mean)
         self.std.copy_(scale.std)
+
+
+def _check_sizes(features: int, heads: int, width: int, seed: int) -> None:
+    """Refuse what is no whole number; a saved folder's config can hold anything."""
+    sizes = (features, heads, width)
+    are_whole = not any(isinstance(number, bool) for number in sizes)
+    for number in (*sizes, seed):
+        are_whole &= isinstance(number, Integral)
+    if not are_whole or min(sizes) < 1:
+        raise InputError(
+            "RewardProjection needs whole numbers of heads and of hidden units of at least 1, and "
+            f"a whole seed; got heads={heads!r:.40}, width={width!r:.40}, seed={seed!r:.40} and "
+            f"{features!r:.40} features."
+        )
+
+
+def _check_shares(feature_share: float, dropout: float) -> None:
+    are_numbers = isinstance(feature_share, Real) and isinstance(dropout, Real)
+    if not are_numbers or not 0 < feature_share <= 1 or not 0 <= dropout < 1:
+        raise InputError(
+            "RewardProjection needs feature_share in (0, 1] and dropout in [0, 1); got "
+            f"feature_share={feature_share!r:.40}, dropout={dropout!r:.40}."
+        )
 
 
 class _Head(NamedTuple):

@@ -2,23 +2,52 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from collections.abc import Mapping
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rewardlab.errors import InputError
+from rewardlab.rewards.tower_description import described
+from rewardlab.rewards.tower_forms import (
+    CONFIG,
+    Form,
+    Gelu,
+    form_of_file,
+    form_of_folder,
+    form_of_random,
+    form_of_tag,
+)
+from rewardlab.rewards.tower_weights import (
+    in_clip_form,
+    load_weights,
+    read_weights,
+    weights_file,
+)
 from rewardlab.storage.atomic import write_json
 
 LOCAL = "local-dir:"
 HUB = "hf-hub:"
-CONFIG = "open_clip_config.json"
 WEIGHTS = "open_clip_model.safetensors"
-ENDINGS = ("safetensors", "bin", "pth")  # of the weights files that open_clip reads
+NUMPY = (".npz", ".npy")  # big_vision's weights files, which open_clip reads
+
+
+class TowerOptions(NamedTuple):
+    """Which weights a named tower gets, and what the user says of their form.
+
+    Attributes:
+        pretrained: for an architecture: a tag, a weights file, or "random".
+        gelu: "quick" or "exact", the activation that the weights were trained with.
+        preprocessing: a tag whose numbers they were trained with, or a mapping of numbers.
+    """
+
+    pretrained: str | None = None
+    gelu: Gelu | None = None
+    preprocessing: str | Mapping[str, Any] | None = None
 
 
 class OpenedModel(NamedTuple):
@@ -35,39 +64,98 @@ class OpenedModel(NamedTuple):
     config: dict[str, Any]
 
 
-def open_model(name: str, pretrained: str | None, text: bool) -> OpenedModel:
+def open_model(name: str, text: bool, options: TowerOptions) -> OpenedModel:
     """Load an open_clip model by its name; see `load_tower`.
 
     Args:
         name: an architecture, "local-dir:FOLDER" or "hf-hub:ORGANISATION/NAME".
-        pretrained: for an architecture: a tag, a weights file, or "random".
         text: whether the text tower's own tokenizer is loaded too.
+        options: which weights, and the form that they are in.
 
     Raises:
-        InputError: if the name, the folder or the weights are not there or do not fit each other.
+        InputError: if the name, the folder or the weights are not there or do not fit each other,
+            or nothing decides the weights' form.
     """
     import open_clip
 
-    if name.startswith(LOCAL):
-        _check_folder(name)
-    elif not name.startswith(HUB):
+    if name.startswith((LOCAL, HUB)):
+        _check_source(name, options.pretrained)
+    else:
         _check_architecture(name)
-        _check_weights(name, pretrained, text)
-    tag = None if pretrained == "random" else pretrained
+        name = name.replace("/", "-")
+        _check_weights(name, options.pretrained, text)
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
-            model = open_clip.create_model(name, tag, pretrained_text=False)
+        form = _form(name, options)
+        model, config = _built(name, options.pretrained, form)
         tokenizer = open_clip.get_tokenizer(name) if text else None
-        return OpenedModel(model, tokenizer, open_clip.get_model_config(name))
+        return OpenedModel(model, tokenizer, config)
+    except InputError:
+        raise
     except Exception as error:  # a foreign file can make open_clip raise anything
         raise InputError(
-            f"open_clip cannot load the tower {name} with pretrained={pretrained}: "
+            f"open_clip cannot load the tower {name} with pretrained={options.pretrained}: "
             f"{str(error)[:300]} … Are the weights whole, and do they belong to it?"
         ) from error
 
 
-def save_tower(model: nn.Module, folder: str | Path, config: dict[str, Any] | None = None) -> None:
+def _form(name: str, options: TowerOptions) -> Form:
+    """Return the form of a tower's weights."""
+    import open_clip
+
+    source, gelu, numbers = options.pretrained, options.gelu, options.preprocessing
+    if name.startswith((LOCAL, HUB)):
+        return form_of_folder(name, open_clip.get_model_config(name), gelu, numbers)
+    if source == "random":
+        return form_of_random(name, gelu, numbers)
+    if source in open_clip.list_pretrained_tags_by_model(name):
+        return form_of_tag(name, str(source), gelu, numbers)
+    return form_of_file(name, Path(str(source)), gelu, numbers)
+
+
+def _built(name: str, pretrained: str | None, form: Form) -> tuple[nn.Module, dict[str, Any]]:
+    """Build a model in the form of its weights and load them; return its config too."""
+    import open_clip
+
+    config = open_clip.get_model_config(name)
+    options = {"force_quick_gelu": True} if form.is_quick else {}
+    file = _local_file(name, pretrained)
+    tag = None if file or pretrained == "random" else pretrained
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        model = open_clip.create_model(
+            name,
+            tag,
+            load_weights=file is None,
+            require_pretrained=file is None and pretrained != "random",
+            pretrained_text=False,
+            force_preprocess_cfg=form.numbers,
+            **options,
+        )
+    if file is not None and file.suffix in NUMPY:
+        open_clip.factory.load_checkpoint(model, str(file))
+    elif file is not None:
+        load_weights(model, in_clip_form(model, read_weights(file)), file)
+    return model, config | ({"quick_gelu": True} if form.is_quick else {})
+
+
+def _local_file(name: str, pretrained: str | None) -> Path | None:
+    """Return the weights file to load, None for a tag, a hub's name or random weights."""
+    import open_clip
+
+    if name.startswith(LOCAL):
+        return weights_file(Path(name.removeprefix(LOCAL)))
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if name.startswith(HUB) or pretrained == "random" or pretrained in tags:
+        return None
+    return Path(str(pretrained))
+
+
+def save_tower(
+    model: nn.Module,
+    folder: str | Path,
+    config: dict[str, Any] | None = None,
+    numbers: dict[str, Any] | None = None,
+) -> None:
     """Write an open_clip model into a folder that "local-dir:FOLDER" loads, also in open_clip.
 
     Args:
@@ -75,6 +163,7 @@ def save_tower(model: nn.Module, folder: str | Path, config: dict[str, Any] | No
         folder: made if missing; a tower in it is overwritten.
         config: what open_clip builds the model from; by default it is read off the model, see
             `described`.
+        numbers: the preprocessing numbers; by default the model's own.
 
     Raises:
         InputError: if the config cannot be read off the model.
@@ -84,39 +173,12 @@ def save_tower(model: nn.Module, folder: str | Path, config: dict[str, Any] | No
     folder = Path(folder)
     content = {
         "model_cfg": config or described(model),
-        "preprocess_cfg": preprocessing_numbers(model),
+        "preprocess_cfg": numbers or preprocessing_numbers(model),
     }
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, folder / WEIGHTS)
     write_json(folder / CONFIG, content)
-
-
-def described(model: nn.Module) -> dict[str, Any]:
-    """Read off a plain CLIP model with a VisionTransformer what open_clip builds it from.
-
-    The description is verified: a twin is built from it and has to behave as the model does.
-
-    Raises:
-        InputError: if the model is of another kind, or its twin does not behave as it does.
-    """
-    kind = type(model).__name__
-    visual_kind = type(model.visual).__name__
-    unknown = InputError(
-        f"The architecture of this tower (a {kind} with a {visual_kind}) cannot be read off it, so "
-        "it cannot be embedded. Give the tower by name or as local-dir:FOLDER, or save with "
-        "tower=False."
-    )
-    if kind != "CLIP" or visual_kind != "VisionTransformer":
-        raise unknown
-    try:
-        config = _read_off(model)
-        is_alike = _behave_alike(model, config)
-    except (AttributeError, RuntimeError, TypeError) as error:
-        raise unknown from error
-    if not is_alike:
-        raise unknown
-    return config
 
 
 def preprocessing_numbers(model: nn.Module) -> dict[str, Any]:
@@ -127,13 +189,15 @@ def preprocessing_numbers(model: nn.Module) -> dict[str, Any]:
     return defaults | open_clip.get_model_preprocess_cfg(model)
 
 
-def heads_of(tower: nn.Module) -> int | None:
-    """Return the attention heads of a transformer tower's blocks, None for any other tower."""
-    transformer = getattr(tower, "transformer", None)
-    blocks = getattr(transformer, "resblocks", None)
-    if not blocks:
-        return None
-    return getattr(blocks[0].attn, "num_heads", None)
+def _check_source(name: str, pretrained: str | None) -> None:
+    """Refuse a folder that is no tower's, and weights beside one that brings its own."""
+    if name.startswith(LOCAL):
+        _check_folder(name)
+    if pretrained is not None:
+        raise InputError(
+            f"The tower {name} brings its own weights; got pretrained={pretrained} as well, which "
+            "open_clip would ignore. Leave one of the two out."
+        )
 
 
 def _check_folder(name: str) -> None:
@@ -143,7 +207,7 @@ def _check_folder(name: str) -> None:
         missing = "folder"
     elif not (folder / CONFIG).is_file():
         missing = CONFIG
-    elif not any(any(folder.glob(f"*.{ending}")) for ending in ENDINGS):
+    elif weights_file(folder) is None:
         missing = "weights file"
     if missing:
         raise InputError(
@@ -186,76 +250,3 @@ def _check_weights(name: str, pretrained: str | None, text: bool) -> None:
             f"does not bring. Give a tag ({', '.join(tags)}), which downloads it, or a folder as "
             "local-dir:FOLDER."
         )
-
-
-def _read_off(model: nn.Module) -> dict[str, Any]:
-    visual = model.visual
-    activation = type(visual.transformer.resblocks[0].mlp.gelu).__name__
-    config = {
-        "embed_dim": visual.output_dim,
-        "vision_cfg": _read_off_vision(visual),
-        "text_cfg": _read_off_text(model),
-        "quick_gelu": activation == "QuickGELU",
-    }
-    if model.logit_bias is not None:
-        config["init_logit_bias"] = 0.0
-    return config
-
-
-def _read_off_vision(visual: nn.Module) -> dict[str, Any]:
-    return _read_off_blocks(visual.transformer, visual.ln_post) | {
-        "head_width": visual.transformer.width // heads_of(visual),
-        "patch_size": visual.patch_size[0],
-        "image_size": list(visual.image_size),
-        "pool_type": visual.pool_type,
-        "final_ln_after_pool": visual.final_ln_after_pool,
-        "no_ln_pre": isinstance(visual.ln_pre, nn.Identity),
-    }
-
-
-def _read_off_text(model: nn.Module) -> dict[str, Any]:
-    return _read_off_blocks(model.transformer, model.ln_final) | {
-        "heads": heads_of(model),
-        "context_length": model.context_length,
-        "vocab_size": model.vocab_size,
-        "pool_type": model.text_pool_type,
-        "eos_id": model.text_eos_id,
-    }
-
-
-def _read_off_blocks(transformer: nn.Module, norm: nn.Module) -> dict[str, Any]:
-    block = transformer.resblocks[0]
-    return {
-        "width": transformer.width,
-        "layers": transformer.layers,
-        "mlp_ratio": block.mlp.c_fc.out_features / transformer.width,
-        "ls_init_value": None if isinstance(block.ls_1, nn.Identity) else 1.0,
-        "norm_kwargs": {"eps": norm.eps},
-    }
-
-
-@torch.no_grad()
-def _behave_alike(model: nn.Module, config: dict[str, Any]) -> bool:
-    """Tell whether a model built from `config`, with the weights, embeds as the model does.
-
-    They are compared on a fixed image and a fixed text.
-    """
-    from open_clip.model import CLIP
-
-    like = model.visual.conv1.weight
-    with torch.random.fork_rng(devices=[]):
-        twin = CLIP(**deepcopy(config)).to(like).eval()
-    twin.load_state_dict(model.state_dict())
-    height, width = model.visual.image_size
-    image = torch.arange(3 * height * width).sin().view(1, 3, height, width).to(like)
-    ids = (torch.arange(model.context_length)[None] % model.vocab_size).to(like.device)
-    was_training = model.training
-    model.eval()
-    same_image = _are_close(model.encode_image(image), twin.encode_image(image))
-    same_text = _are_close(model.encode_text(ids), twin.encode_text(ids))
-    model.train(was_training)
-    return same_image and same_text
-
-
-def _are_close(one: Tensor, other: Tensor) -> bool:
-    return torch.allclose(one, other, atol=1e-5, rtol=1e-3)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from rewardlab.conversations import Prompt, text_prompts
 from rewardlab.errors import InputError
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards.preprocessing import Preprocessing
+from rewardlab.rewards.tower_description import described, heads_of
 from rewardlab.rewards.tower_files import (
-    described,
-    heads_of,
+    TowerOptions,
     open_model,
     preprocessing_numbers,
     save_tower,
 )
+from rewardlab.rewards.tower_forms import Gelu
 from rewardlab.types import distinct
+
+LongPrompts = Literal["cut", "refuse"]
+
+_log = logging.getLogger("rewardlab")
 
 
 class Tower(nn.Module):
@@ -39,6 +46,12 @@ class Tower(nn.Module):
             given.
         config: what open_clip builds the model from; read off the model when it is needed and not
             given.
+        numbers: preprocessing numbers that replace the model's own.
+        long_prompts: what becomes of prompts that the text tower's context does not hold: "cut"
+            cuts their ends, counts them and says so once; "refuse" refuses them.
+
+    Attributes:
+        cut_prompts: how many distinct prompts were cut so far, counted anew in each call.
 
     Raises:
         InputError: if the model is no open_clip model, or cannot be cut there.
@@ -51,6 +64,8 @@ class Tower(nn.Module):
         name: str | None = None,
         tokenizer: Any = None,
         config: Any = None,
+        numbers: Mapping[str, Any] | None = None,
+        long_prompts: LongPrompts = "cut",
     ) -> None:
         super().__init__()
         if not (hasattr(model, "visual") and hasattr(model, "encode_image")):
@@ -63,8 +78,11 @@ class Tower(nn.Module):
         self.name = name
         self._tokenizer = tokenizer
         self._config = config
+        self.long_prompts = long_prompts
+        self.cut_prompts = 0
         device = next(model.parameters()).device
-        self.prepare = Preprocessing(preprocessing_numbers(model)).to(device)
+        own_numbers = preprocessing_numbers(model)
+        self.prepare = Preprocessing(own_numbers | dict(numbers or {})).to(device)
         self.requires_grad_(False).eval()
         for parameter in self._rest_parameters():
             parameter.requires_grad_(True)
@@ -122,9 +140,14 @@ class Tower(nn.Module):
         return features.unflatten(1, (-1, self.model.visual.transformer.width))
 
     @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Return the text tower's embedding of each prompt [B, D]; equal prompts are run once."""
-        unique = distinct(prompts)
+    def encode_text(self, prompts: Sequence[Prompt]) -> Tensor:
+        """Return the text tower's embedding of each prompt [B, D]; equal prompts are run once.
+
+        Raises:
+            InputError: if a prompt is a conversation, or longer than the context where
+                `long_prompts` is "refuse".
+        """
+        unique = distinct(text_prompts(prompts, "A text tower"))
         ids = self._tokens(unique.values).to(self.prepare.mean.device)
         embeddings = self.model.encode_text(ids, normalize=False)
         return embeddings[unique.places]
@@ -155,7 +178,7 @@ class Tower(nn.Module):
 
     def save(self, folder: str | Path) -> None:
         """Write the whole model into a folder that `local-dir:` loads, here and in open_clip."""
-        save_tower(self.model, folder, self.config())
+        save_tower(self.model, folder, self.config(), self.prepare.numbers)
         if hasattr(self._tokenizer, "save_pretrained"):
             self._tokenizer.save_pretrained(Path(folder))
 
@@ -187,7 +210,25 @@ class Tower(nn.Module):
     def _tokens(self, prompts: list[str]) -> Tensor:
         if self._tokenizer is None:
             self._tokenizer = self._default_tokenizer()
-        return self._tokenizer(prompts)
+        ids: Tensor = self._tokenizer(prompts)
+        cut = _cut_prompts(self._tokenizer, prompts, ids)
+        if cut and self.long_prompts == "refuse":
+            raise InputError(
+                f"{len(cut)} of {len(prompts)} prompts are longer than the {ids.shape[1]} tokens "
+                f"that the text tower sees, such as {cut[0][:80]!r}. Shorten them, or let their "
+                "ends be cut (conditional=True)."
+            )
+        if cut and not self.cut_prompts:
+            _log.warning(
+                "The text tower sees %d tokens: %d of %d prompts are longer and lose their ends, "
+                "such as %.80r; told once. conditional='refuse' refuses them",
+                ids.shape[1],
+                len(cut),
+                len(prompts),
+                cut[0],
+            )
+        self.cut_prompts += len(cut)
+        return ids
 
     def _default_tokenizer(self) -> Any:
         from open_clip.tokenizer import SimpleTokenizer
@@ -205,9 +246,16 @@ class Tower(nn.Module):
     def _embedding_width(self) -> int:
         width = getattr(self.model.visual, "output_dim", None)
         if width:
-            return width
-        image = torch.zeros(1, 3, *self.prepare.size)
-        return self.model.encode_image(self.prepare(image).to(self._dtype)).shape[1]
+            return int(width)
+        height, width = self.prepare.size
+        image = torch.zeros(1, 3, height, width, device=self.prepare.mean.device)
+        try:
+            return int(self.model.encode_image(self.prepare(image).to(self._dtype)).shape[1])
+        except (AssertionError, RuntimeError) as error:
+            raise InputError(
+                f"The image tower does not take the images of {height}x{width} that its config "
+                f"names: {str(error)[:200]}. Is image_size the one of its architecture?"
+            ) from error
 
 
 def load_tower(
@@ -215,6 +263,9 @@ def load_tower(
     pretrained: str | None = None,
     text: bool = False,
     unlocked_groups: int = 0,
+    gelu: Gelu | None = None,
+    preprocessing: str | Mapping[str, Any] | None = None,
+    long_prompts: LongPrompts = "cut",
 ) -> Tower:
     """Load an open_clip model and split its image tower.
 
@@ -227,9 +278,17 @@ def load_tower(
             control that knows nothing.
         text: whether prompts will be embedded too, so that a named tower's own tokenizer is loaded.
         unlocked_groups: see `Tower`.
+        gelu: the activation that a weights file was trained with, "quick" for OpenAI's and for
+            others whose tags say so. Needed where the architecture has weights of both kinds and no
+            open_clip_config.json stands beside the file.
+        preprocessing: what a weights file was trained with: one of open_clip's tags that has the
+            same, or a mapping of numbers (mean, std, interpolation, resize_mode). Needed where the
+            architecture's tags differ. Of folders, tags and models it replaces their own.
+        long_prompts: see `Tower`.
 
     Raises:
-        InputError: if the name, the folder or the weights are not there or do not fit each other.
+        InputError: if the name, the folder or the weights are not there or do not fit each other,
+            or nothing decides the form of the weights.
 
     Example:
         >>> load_tower("ViT-L-41", "random")
@@ -237,9 +296,56 @@ def load_tower(
         rewardlab.errors.InputError: open_clip has no tower named ViT-L-41; the nearest is ...
     """
     if isinstance(tower, nn.Module):
-        return Tower(tower, unlocked_groups)
-    model, tokenizer, config = open_model(tower, pretrained, text)
-    return Tower(model, unlocked_groups, tower, tokenizer, config)
+        numbers = _numbers_of_instance(tower, pretrained, gelu, preprocessing)
+        return Tower(tower, unlocked_groups, numbers=numbers, long_prompts=long_prompts)
+    if not isinstance(tower, str):
+        raise InputError(
+            f"A tower is a name, a folder as local-dir:FOLDER, or a model; got {tower!r:.80}."
+        )
+    options = TowerOptions(pretrained, gelu, preprocessing)
+    model, tokenizer, config = open_model(tower, text, options)
+    return Tower(model, unlocked_groups, tower, tokenizer, config, long_prompts=long_prompts)
+
+
+def _numbers_of_instance(
+    tower: nn.Module, pretrained: str | None, gelu: Gelu | None, preprocessing: Any
+) -> Mapping[str, Any] | None:
+    """Return the preprocessing numbers for a model that is built already; refuse the rest."""
+    if pretrained is not None or gelu is not None:
+        raise InputError(
+            f"A {type(tower).__name__} that is given as a model has its weights and its "
+            f"activation; got pretrained={pretrained} and gelu={gelu} as well. Leave them out."
+        )
+    if preprocessing is None or isinstance(preprocessing, Mapping):
+        return preprocessing
+    raise InputError(
+        "Of a tower that is given as a model, preprocessing is a mapping of numbers; got "
+        f"{preprocessing!r}."
+    )
+
+
+def _cut_prompts(tokenizer: Any, prompts: list[str], ids: Tensor) -> list[str]:
+    """Return the prompts that a context does not hold.
+
+    A tokenizer cuts in silence, so long prompts are tokenized with two more tokens of context: what
+    was cut differs.
+
+    Args:
+        tokenizer: of open_clip.
+        prompts: B texts.
+        ids: [B, T], what the tokenizer gave for them.
+    """
+    context = ids.shape[1]
+    long = []
+    for row, prompt in enumerate(prompts):
+        if len(prompt.encode()) + 2 > context:
+            long.append(row)
+    if not long:
+        return []
+    wider = tokenizer([prompts[row] for row in long], context_length=context + 2)
+    differs = (wider[:, :context] != ids[long]).any(1)
+    cut = torch.tensor(long)[differs.cpu()]
+    return [prompts[row] for row in cut.tolist()]
 
 
 def _check_cut(visual: nn.Module, unlocked_groups: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from rewardlab.rewards.base import Reward, checked_scores, score_scale
 from rewardlab.rewards.folders import CONFIG, read_config
 from rewardlab.rewards.projection import RewardProjection
 from rewardlab.rewards.tower_files import LOCAL
+from rewardlab.rewards.tower_forms import Gelu
+from rewardlab.rewards.tower_weights import read_safetensors
 from rewardlab.rewards.towers import load_tower
 from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples, images_of
@@ -45,10 +47,14 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
         unlocked_groups: how many of the tower's last groups are trained; 0 freezes it whole. See
             `Tower`.
         conditional: whether heads see the prompt too, through the text tower: [image, text, image *
-            text] embeddings.
+            text] embeddings. Prompts that are longer than the text tower's context lose their ends,
+            which is said once; "refuse" refuses them.
         resize: whether images may be resized and cropped; if false, another size than the tower's
             is refused.
         seed: of the heads' first weights and feature subsets.
+        gelu: the activation of a weights file, "quick" or "exact", where nothing else decides it.
+        preprocessing: of a weights file, where nothing else decides it: a tag that has the same, or
+            a mapping of numbers. See `rewardlab.rewards.towers.load_tower` for both.
 
     Attributes:
         meaning: what the scores are; "untrained" until a training loop says better.
@@ -74,9 +80,11 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
         dropout: float = 0.0,
         feature_share: float = 1.0,
         unlocked_groups: int = 0,
-        conditional: bool = False,
+        conditional: bool | Literal["refuse"] = False,
         resize: bool = True,
         seed: int = 0,
+        gelu: Gelu | None = None,
+        preprocessing: str | dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         heads_options = {
@@ -92,10 +100,16 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
             "resize": resize,
         }
         self.options = heads_options | tower_options
-        self.conditional = conditional
+        self.conditional = bool(conditional)
         self.resize = resize
-        self.pretrained = pretrained
-        self.tower = load_tower(tower, pretrained, conditional, unlocked_groups)
+        self.source = {"pretrained": pretrained, "gelu": gelu, "preprocessing": preprocessing}
+        self.tower = load_tower(
+            tower,
+            text=self.conditional,
+            unlocked_groups=unlocked_groups,
+            long_prompts="refuse" if conditional == "refuse" else "cut",
+            **self.source,
+        )
         embeddings = 3 if conditional else 1
         self.projection = RewardProjection(self.tower.width * embeddings, **heads_options)
         self.register_buffer("score_mean", torch.zeros(()))
@@ -206,7 +220,7 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
 
         source = {"tower": f"{LOCAL}tower"}
         if not tower:
-            source = {"tower": self.tower.name, "pretrained": self.pretrained}
+            source = {"tower": self.tower.name, **self.source}
         config = {
             "class_path": CLASS_PATH,
             "init_args": source | self.options,
@@ -237,39 +251,46 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
         folder = Path(folder)
         config = _checked_config(folder)
         options = dict(config["init_args"])
-        name = options.pop("tower")
-        if name == f"{LOCAL}tower":
-            name = f"{LOCAL}{folder / 'tower'}"
-        if tower is None and name is None:
+        source: Any = options.pop("tower")
+        if source == f"{LOCAL}tower":
+            source = f"{LOCAL}{folder / 'tower'}"
+        if tower is not None:
+            source = tower
+            options |= {"pretrained": None, "gelu": None}
+        if source is None:
             raise InputError(
                 f"{folder} was saved without its tower, which had no name. "
                 "Call from_pretrained(folder, tower=model)."
             )
-        reward = cls(name if tower is None else tower, **options)
-        if reward.frozen_fingerprint() != config["tower_fingerprint"]:
-            source = name if tower is None else "the one given"
+        _check_heads(folder, options)
+        try:
+            reward = cls(source, **options)
+        except TypeError as error:
             raise InputError(
-                f"The reward in {folder} was trained on another tower than {source}: the "
-                "fingerprints of weights and preprocessing differ. Give the tower that it was "
-                "trained on."
-            )
+                f"{folder / CONFIG} is not what save_pretrained wrote: {error}. Is it edited?"
+            ) from error
+        reward._check_tower(folder, config["tower_fingerprint"], source)
         reward._load_trained(folder / WEIGHTS)
         reward.meaning = config["meaning"]
         return reward.eval()
 
-    def _load_trained(self, path: Path) -> None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+    def _check_tower(self, folder: Path, fingerprint: str, source: Any) -> None:
+        """Refuse another tower than the one that the reward in a folder was trained on."""
+        if self.frozen_fingerprint() == fingerprint:
+            return
+        name = source if isinstance(source, str) else "the one given"
+        raise InputError(
+            f"The reward in {folder} was trained on another tower than {name}: the fingerprints of "
+            "weights and preprocessing differ. Give the tower that it was trained on."
+        )
 
-        try:
-            tensors = load_file(path)
-        except SafetensorError as error:
-            raise InputError(
-                f"{path} is not a readable safetensors file: {error}. Is it cut off?"
-            ) from error
+    def _load_trained(self, path: Path) -> None:
+        tensors = read_safetensors(path)
         if _shapes(tensors) != _shapes(self.trained_state()):
+            odd = sorted(tensors.keys() ^ self.trained_state().keys())
+            names = f" (such as {odd[0]})" if odd else ""
             raise InputError(
-                f"{path} does not fit {CONFIG} beside it: other tensors or shapes. "
+                f"{path} does not fit {CONFIG} beside it: other tensors{names} or shapes. "
                 "Was one of them exchanged?"
             )
         self.load_state_dict(tensors, strict=False)
@@ -298,10 +319,30 @@ def _checked_config(folder: Path) -> dict[str, Any]:
             "Use load_reward(folder)."
         )
     missing = {"init_args", "meaning", "tower_fingerprint"} - config.keys()
+    if not missing and not isinstance(config["init_args"], dict):
+        missing = {"init_args"}
     if missing or "tower" not in config["init_args"]:
         raise InputError(
             f"{folder / CONFIG} lacks {sorted(missing) or 'init_args.tower'}. Is the file edited?"
         )
+    if not isinstance(config["meaning"], str):
+        raise InputError(f"{folder / CONFIG} has a meaning that is no text. Is the file edited?")
     if not (folder / WEIGHTS).is_file():
         raise InputError(f"{folder} holds no {WEIGHTS}. Was it copied in part?")
     return config
+
+
+def _check_heads(folder: Path, options: Mapping[str, Any]) -> None:
+    """Refuse heads of other sizes than the weights have, before they are built.
+
+    A config that was edited could ask for more memory than there is.
+    """
+    tensors = read_safetensors(folder / WEIGHTS)
+    hidden = tensors.get("projection.hidden_bias", torch.empty(0))
+    sizes = [options.get("heads", 1), options.get("width", 512)]
+    if list(hidden.shape) != sizes:
+        raise InputError(
+            f"{folder / WEIGHTS} does not fit {CONFIG} beside it: its heads are "
+            f"{list(hidden.shape)} and the config has heads={sizes[0]!r:.40} and "
+            f"width={sizes[1]!r:.40}. Was one of them exchanged?"
+        )

@@ -22,7 +22,7 @@ class CountedLoss(NamedTuple):
     """A batch's mean loss, and the number of this process's steps of which it is the mean."""
 
     loss: Tensor
-    count: Tensor
+    steps: Tensor
 
 
 class SFT(Trained):
@@ -71,7 +71,7 @@ class SFT(Trained):
         self.log("loss", batch.loss, prog_bar=True, batch_size=len(samples))
         if parts_of(self) == 1:
             return batch.loss
-        return self.share_of_step(batch.loss, mean(batch.count[None]))
+        return self.share_of_step(batch.loss, mean(batch.steps[None]))
 
     def validation_step(self, samples: Samples, batch_idx: int) -> None:
         loss = self._loss(samples)

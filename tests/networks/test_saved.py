@@ -60,7 +60,7 @@ def qwen2(tokenizer):
 
 
 def test_a_qwen2_body_keeps_the_ids_of_its_own_tokenizer(tmp_path):
-    """transformers puts Qwen's one digit a token in place of what tokenizer.json says."""
+    """Transformers puts Qwen's one digit a token in place of what tokenizer.json says."""
     tokenizer = by_threes()
     ids = tokenizer("12345").input_ids
     assert len(ids) == 2

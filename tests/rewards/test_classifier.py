@@ -75,6 +75,18 @@ def test_an_encoder_is_no_language_reward():
 def test_what_cannot_work_is_refused():
     with pytest.raises(InputError, match=r"ClassifierReward got a BertFor.* and no tokenizer"):
         ClassifierReward(TINY.encoder())
-    two_labels = TINY.backbone(LlamaForSequenceClassification, num_labels=2)
-    with pytest.raises(InputError, match=r"one label; got a LlamaFor.* with 2"):
-        ClassifierReward(two_labels, TINY.tokenizer())
+    with pytest.raises(InputError, match=r"takes a sequence classifier; got a LlamaForCausalLM"):
+        ClassifierReward(TINY.backbone(), TINY.tokenizer())
+    with pytest.raises(InputError, match=r"cut is one of prompt, pair, nothing; got 'all'"):
+        ClassifierReward(TINY.encoder(), TINY.tokenizer(), cut="all")
+    with pytest.raises(InputError, match=r"cannot take pairs of 1 tokens"):
+        ClassifierReward(TINY.encoder(), TINY.tokenizer(), max_length=1)
+
+
+def test_a_short_context_is_a_folders_and_a_short_pair_is_whole(tmp_path):
+    mine = ClassifierReward(TINY.encoder(), TINY.tokenizer(), max_length=20, cut="pair").eval()
+    mine.save_pretrained(tmp_path / "reward")
+    loaded = load_reward(tmp_path / "reward")
+    long = Samples(["a" * 70], ["b" * 60])
+    assert (loaded.max_length, loaded.cut) == (20, "pair")
+    assert torch.equal(loaded(long), mine(long))

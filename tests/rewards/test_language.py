@@ -184,7 +184,7 @@ def with_unknown_tokens():
 
 def with_other_heads():
     classifier = TINY.backbone(LlamaForSequenceClassification, num_labels=2)
-    return LanguageReward(classifier, TINY.tokenizer())
+    return LanguageReward(classifier, TINY.tokenizer(), heads=3)
 
 
 @pytest.mark.parametrize(

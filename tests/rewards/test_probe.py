@@ -34,3 +34,15 @@ def test_labels_by_chance_are_not_found(features):
 def test_one_class_alone_is_refused(features):
     with pytest.raises(InputError, match="two prompts of each class"):
         prompt_probe_auc(features, torch.zeros(60))
+
+
+def test_rows_that_do_not_fit_are_refused(features):
+    labels = torch.tensor([0.0, 1.0]).repeat(30)
+    with pytest.raises(InputError, match=r"got \[60, 32\] and \[59\]"):
+        prompt_probe_auc(features, labels[:59])
+    with pytest.raises(InputError, match=r"got \[60\] and \[60\]"):
+        prompt_probe_auc(features[:, 0], labels)
+    with pytest.raises(InputError, match="60 features that are not finite"):
+        prompt_probe_auc(features.clone().index_fill_(1, torch.tensor([3]), float("nan")), labels)
+    with pytest.raises(InputError, match="folds=1"):
+        prompt_probe_auc(features, labels, folds=1)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -100,10 +102,24 @@ def test_logits_are_float32_under_autocast():
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("heads", 0), ("feature_share", 0.0), ("feature_share", 1.5), ("dropout", 1.0)],
+    [
+        ("heads", 0),
+        ("heads", "3"),
+        ("heads", True),
+        ("width", 2.5),
+        ("width", None),
+        ("seed", "x"),
+        ("seed", [1]),
+        ("feature_share", 0.0),
+        ("feature_share", 1.5),
+        ("feature_share", "all"),
+        ("feature_share", float("nan")),
+        ("dropout", 1.0),
+        ("dropout", [0.5]),
+    ],
 )
 def test_impossible_shapes_are_refused(name, value):
-    with pytest.raises(InputError, match=f"{name}={value}"):
+    with pytest.raises(InputError, match=re.escape(f"{name}={value!r}")):
         RewardProjection(12, **{name: value})
 
 

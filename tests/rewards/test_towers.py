@@ -6,7 +6,8 @@ import torch
 from torch.testing import assert_close
 
 from rewardlab.errors import InputError
-from rewardlab.rewards.tower_files import described, save_tower
+from rewardlab.rewards.tower_description import described
+from rewardlab.rewards.tower_files import save_tower
 from rewardlab.rewards.towers import Tower, load_tower
 from rewardlab.testing import tiny_tower
 
@@ -137,6 +138,95 @@ def test_a_saved_tower_loads_as_local_dir(tmp_path):
     assert_close(loaded.model.visual(IMAGES), model.visual(IMAGES))
     assert_close(loaded.encode_text(["a cat"]), expected.encode_text(["a cat"]))
     assert loaded.fingerprint(text=True) == expected.fingerprint(text=True)
+
+
+def timm_clip(kind="CustomTextCLIP", quick_gelu=False, **vision):
+    """Return a CLIP with an image tower of timm."""
+    vision_config = {"timm_model_name": "test_vit", "image_size": 160} | vision
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = getattr(open_clip.model, kind)(
+            32, vision_config, TEXT | {"vocab_size": 49408}, quick_gelu=quick_gelu
+        )
+    return made.eval()
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "CustomTextCLIP"])
+@pytest.mark.parametrize(
+    "vision",
+    [
+        {"timm_pool": "", "timm_proj": "linear"},
+        {"timm_pool": "avg", "timm_proj": "mlp"},
+        {"timm_model_name": "test_efficientnet", "timm_pool": "avg", "timm_proj_bias": True},
+        {"timm_model_name": "test_vit2", "timm_pool": "avg", "timm_proj": ""},
+    ],
+)
+def test_a_tower_of_timm_is_saved_and_loads(tmp_path, kind, vision):
+    model = timm_clip(kind, quick_gelu=kind == "CLIP", **vision)
+    save_tower(model, tmp_path / "tower")
+    loaded = load_tower(f"local-dir:{tmp_path / 'tower'}", text=True)
+    mine = Tower(model)
+    with torch.no_grad():
+        assert_close(loaded.frozen(IMAGES), mine.frozen(IMAGES), atol=1e-5, rtol=1e-5)
+    assert_close(loaded.encode_text(["a cat"]), mine.encode_text(["a cat"]))
+    assert loaded.fingerprint() == mine.fingerprint()
+
+
+def test_a_size_that_timm_does_not_take_is_named():
+    with pytest.raises(InputError, match=r"does not take the images of 64x64 .*doesn't match"):
+        Tower(timm_clip(timm_model_name="vit_tiny_patch16_224", image_size=64))
+
+
+def test_what_cannot_be_read_off_is_saved_with_its_config(tmp_path):
+    vision = {"layers": [1, 1, 1, 1], "width": 8, "image_size": 32, "head_width": 8}
+    model = clip(vision, {"vocab_size": 49408})
+    with pytest.raises(InputError, match=r"save_tower\(model, folder, config="):
+        save_tower(model, tmp_path)
+    config = {"embed_dim": 32, "vision_cfg": VISION | vision, "text_cfg": TEXT}
+    config["text_cfg"] = TEXT | {"vocab_size": 49408}
+    save_tower(model, tmp_path, config=config)
+    loaded = load_tower(f"local-dir:{tmp_path}")
+    assert_close(loaded.frozen(IMAGES), Tower(model).frozen(IMAGES), atol=1e-5, rtol=1e-5)
+
+
+class TestLongPrompts:
+    """The tiny tower's context is 16 tokens, two of which begin and end a prompt."""
+
+    fits = "cat " * 14
+    long = "cat " * 15
+
+    def test_they_are_counted_and_said_once(self, caplog):
+        tower = Tower(tiny_tower())
+        tower.encode_text([self.fits, "a", self.fits.strip() + "s"])
+        assert not tower.cut_prompts
+        assert not caplog.records
+        tower.encode_text([self.long, self.fits, self.long + "dog", self.long])
+        tower.encode_text([self.long])
+        assert tower.cut_prompts == 3
+        assert len(caplog.records) == 1
+        assert "2 of 3 prompts are longer" in caplog.text
+
+    def test_they_are_refused_if_asked_for(self):
+        tower = load_tower(tiny_tower(), long_prompts="refuse")
+        tower.encode_text([self.fits])
+        with pytest.raises(InputError, match=r"1 of 2 prompts are longer than the 16 tokens"):
+            tower.encode_text([self.fits, self.long])
+
+    def test_other_tokenizers_are_asked_the_same(self):
+        class Padded:
+            """Ends rows with a token that pads them too, as SigLIP's does."""
+
+            def __call__(self, texts, context_length=16):
+                rows = torch.full((len(texts), context_length), 1)
+                for row, text in zip(rows, texts, strict=True):
+                    count = min(len(text.split()), context_length - 1)
+                    row[:count] = torch.arange(2, 2 + count)
+                return rows
+
+        tower = Tower(tiny_tower(), tokenizer=Padded(), long_prompts="refuse")
+        tower.encode_text(["a " * 15])
+        with pytest.raises(InputError, match="1 of 1 prompts"):
+            tower.encode_text(["a " * 16])
 
 
 def test_an_architecture_that_is_not_what_it_seems_is_not_described():

@@ -122,3 +122,16 @@ def test_without_resize_another_size_is_refused():
 def test_constants_of_equal_scores_are_refused():
     with pytest.raises(InputError, match="deviation 0"):
         reward().calibrate(torch.ones(5))
+
+
+def test_a_conditional_reward_refuses_long_prompts_if_asked_to(tmp_path):
+    mine = reward(conditional="refuse")
+    assert mine.conditional is True
+    mine(SAMPLES)
+    long = Samples(["cat " * 20] * 4, IMAGES)
+    with pytest.raises(InputError, match="longer than the 16 tokens"):
+        mine(long)
+    mine.save_pretrained(tmp_path / "reward")
+    with pytest.raises(InputError, match="longer than the 16 tokens"):
+        VisionReward.from_pretrained(tmp_path / "reward")(long)
+    assert torch.isfinite(reward(conditional=True)(long)).all()

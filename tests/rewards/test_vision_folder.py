@@ -152,6 +152,28 @@ def without_tower(folder):
     with_argument(folder, "tower", None)
 
 
+OPTIONS = list(reward().options)
+ODD_VALUES = [None, -1, 0, 10**12, 2.5, "x", [], {}, True, float("nan")]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [*OPTIONS, "tower", "pretrained", "gelu", "preprocessing", "zoom"],
+)
+def test_odd_options_are_harmless_or_refused(tmp_path, name):
+    reward().save_pretrained(tmp_path / "reward")
+    refused = 0
+    for value in ODD_VALUES:
+        with_argument(tmp_path / "reward", name, value)
+        try:
+            loaded = VisionReward.from_pretrained(tmp_path / "reward")
+        except InputError:
+            refused += 1
+        else:
+            assert torch.isfinite(loaded(SAMPLES)).all()
+    assert refused >= 3 or name in ("resize", "conditional")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
