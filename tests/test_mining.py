@@ -8,12 +8,12 @@ import torch
 from rewardlab import DiffusionPolicy
 from rewardlab.errors import InputError
 from rewardlab.mining import BestOf, RankBootstrap, best_and_worst, candidates, extremes
-from rewardlab.policies import Policy, load_policy
+from rewardlab.policies import CausalLMPolicy, Policy, load_policy
 from rewardlab.policies.samplers import Sampler
 from rewardlab.rewards import Brightness, Ensemble, Function
 from rewardlab.rewards.scoring import member_scores
 from rewardlab.seeds import derive, row_seeds
-from rewardlab.testing import tiny_diffusion
+from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer
 from rewardlab.training import SFT
 from rewardlab.types import Samples
 
@@ -149,6 +149,26 @@ class TestRankBootstrap:
         pool = numbered(6)
         with pytest.raises(InputError, match="2 of the pool were its negatives"):
             RankBootstrap(pool=6, count=2)(pool, torch.rand(6), pool[[1, 4]])
+
+
+def test_a_folder_of_a_best_of_n_passes_trust_on_to_its_parts(tmp_path, monkeypatch):
+    (tmp_path / "outside.py").write_text(
+        "import torch\n"
+        "def lengths(samples):\n"
+        "    return torch.tensor([float(len(text)) for text in samples.outputs])\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    from outside import lengths as outside_lengths
+
+    policy = CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer(), max_new_tokens=3)
+    best = BestOf(BestOf(policy, Function(outside_lengths), 2), Function(outside_lengths), 2)
+    best.save_pretrained(tmp_path / "best")
+    with pytest.raises(InputError, match="trust"):
+        load_policy(tmp_path / "best")
+    loaded = load_policy(tmp_path / "best", trust=True)
+    seeds = row_seeds(0, 2)
+    expected = best.generate(["a", "b"], seeds=seeds)
+    assert loaded.generate(["a", "b"], seeds=seeds).outputs == expected.outputs
 
 
 class TestBestOf:

@@ -146,15 +146,20 @@ class BestOf(Generator):
         write_json(Path(folder) / POLICY_FILE, config)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> BestOf:
+    def from_pretrained(cls, folder: str | Path, *, trust: bool = False) -> BestOf:
         """Load what `save_pretrained` wrote, in eval mode.
+
+        Args:
+            folder: which `save_pretrained` wrote.
+            trust: as `load_policy` and `load_reward` take it, for the two parts.
 
         Raises:
             InputError: if a part is missing or cannot be read.
         """
         config = read_class_file(Path(folder) / POLICY_FILE)
-        policy = load_policy(Path(folder) / "policy")
-        return cls(policy, load_reward(Path(folder) / "reward"), int(config["n"])).eval()
+        policy = load_policy(Path(folder) / "policy", trust=trust)
+        reward = load_reward(Path(folder) / "reward", trust=trust)
+        return cls(policy, reward, int(config["n"])).eval()
 
 
 def repeated(prompts: Sequence[Prompt], k: int) -> list[Prompt]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import warnings
 from copy import deepcopy
 from pathlib import Path
@@ -49,7 +50,9 @@ def read_adapter(model: Any) -> Adapter | None:
     Raises:
         InputError: if the adapter does not say what it is for.
     """
-    folder = Path(str(model))
+    if not isinstance(model, str | os.PathLike):
+        return None
+    folder = Path(model)
     if not (folder / ADAPTER_FILE).is_file():
         return None
     config = read_json(folder / ADAPTER_FILE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
         path: a folder that a policy's, a transformers model's or a diffusers pipeline's
             `save_pretrained` wrote.
         trust: whether to import classes from outside rewardlab too. Loading such a folder runs the
-            code that its policy.json names.
+            code that its policy.json names, and that the folders of its parts name.
 
     Raises:
         InputError: if the folder is missing, is no policy's, or names a class that is not trusted
@@ -41,8 +42,7 @@ def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
             "Give one that a policy's or a model's save_pretrained wrote."
         )
     if (folder / POLICY_FILE).is_file():
-        policy: Policy = _class_of(folder, trust).from_pretrained(folder)
-        return policy
+        return _load_as(_class_of(folder, trust), folder, trust)
     if (folder / "model_index.json").is_file():
         from rewardlab.policies.diffusion import DiffusionPolicy
 
@@ -57,6 +57,15 @@ def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
         f"{folder} holds no {POLICY_FILE}, model_index.json (diffusers) or config.json "
         "(transformers): it is no policy."
     )
+
+
+def _load_as(kind: Any, folder: Path, trust: bool) -> Policy:
+    """Load a folder as a class, which is told of `trust` if its `from_pretrained` takes it."""
+    options = {}
+    if "trust" in signature(kind.from_pretrained).parameters:
+        options["trust"] = trust
+    policy: Policy = kind.from_pretrained(folder, **options)
+    return policy
 
 
 def _class_of(folder: Path, trust: bool) -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.networks import loading, lora, sharing, tokens
+from rewardlab.networks.adapters import read_adapter
 from rewardlab.networks.chat import TextTokens
 from rewardlab.networks.precision import arithmetic, full_precision
 from rewardlab.networks.text_format import TextFormat
@@ -158,13 +159,17 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
         tokens.check_padding(self.tokenizer)
         tokens.check_vocabulary(self.tokenizer, self.backbone)
         self.limit = tokens.token_limit(max_length, self.backbone, self.tokenizer)
-        model_pad = self.backbone.config.pad_token_id if is_classifier else None
-        self.pad = tokens.pad_token(self.tokenizer, model_pad)
+        # a classifier whose config names none scores the very last token, as transformers does
+        self.pad = self.backbone.config.get_text_config().pad_token_id
+        if not is_classifier:
+            self.pad = tokens.pad_token(self.tokenizer)
+        elif self.pad is None and read_adapter(model) is not None:
+            self.pad = self.tokenizer.pad_token_id  # trainers set it in memory alone
         self._told_of_cuts = False
 
     def _set_heads(self, weight: Tensor | None, heads: int, seed: int) -> None:
         """Set the heads [K, D], new or a classifier's, and what is saved with them."""
-        width = self.backbone.config.get_text_config().hidden_size
+        width = backbones.state_width(self.backbone)
         if weight is None:
             weight = new_heads(heads, width, seed)
         self.head = nn.Parameter(checked_heads(weight, heads))

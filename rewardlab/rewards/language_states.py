@@ -29,7 +29,7 @@ class TokenStates(NamedTuple):
     spans: Tensor
 
 
-def whole_states(backbone: Any, rows: BatchRows, pad: int) -> TokenStates:
+def whole_states(backbone: Any, rows: BatchRows, pad: int | None) -> TokenStates:
     """Run each row whole, its prompt and its response.
 
     Args:
@@ -37,13 +37,13 @@ def whole_states(backbone: Any, rows: BatchRows, pad: int) -> TokenStates:
         rows: B rows of ids.
         pad: the id that pads.
     """
-    ids, mask = padded(rows.ids, pad, device=backbone.device)
+    ids, mask = padded(rows.ids, pad or 0, device=backbone.device)
     output = backbone(input_ids=ids, attention_mask=mask.long(), use_cache=False)
     spans = _spans(rows.starts, rows.ids)
     return TokenStates(output.last_hidden_state, ids, spans.to(backbone.device))
 
 
-def shared_states(backbone: Any, rows: BatchRows, pad: int) -> TokenStates:
+def shared_states(backbone: Any, rows: BatchRows, pad: int | None) -> TokenStates:
     """Run each distinct prompt once, then the responses; states are those of the responses.
 
     The keys and values of a prompt serve all rows that have it.
@@ -60,12 +60,12 @@ def shared_states(backbone: Any, rows: BatchRows, pad: int) -> TokenStates:
         prompts.append(tuple(ids[:start]))
         responses.append(ids[start:])
     unique = distinct(prompts)
-    prompt_table = padded(unique.values, pad, left=True, device=device)
+    prompt_table = padded(unique.values, pad or 0, left=True, device=device)
     prompt_mask = prompt_table.mask.long()
     cache = prompt_cache(backbone, prompt_table.ids, prompt_mask, positions_of(prompt_mask))
     prompt_of_row = torch.tensor(unique.places, device=device)
     cache.batch_select_indices(prompt_of_row)
-    response_table = padded(responses, pad, device=device)
+    response_table = padded(responses, pad or 0, device=device)
     mask = torch.cat([prompt_mask[prompt_of_row], response_table.mask.long()], 1)
     width = prompt_mask.shape[1]
     output = backbone(
@@ -84,7 +84,7 @@ def keeps_prompts(backbone: Any) -> bool:
     return takes_positions(backbone) and keeps_only_keys_and_values(backbone)
 
 
-def worth_sharing(rows: BatchRows, pad: int) -> bool:
+def worth_sharing(rows: BatchRows, pad: int | None) -> bool:
     """Tell whether running each prompt once saves enough and changes no score.
 
     Every row needs a prompt, and a token of its response that does not pad: the last such token is
@@ -101,10 +101,16 @@ def worth_sharing(rows: BatchRows, pad: int) -> bool:
     return has_own_token and saves_enough(spared, sum(map(len, rows.ids)))
 
 
-def last_states(tokens: TokenStates, pad: int) -> Tensor:
-    """Return the state of each row's last token that is not the padding token, float32 [B, D]."""
-    is_token = tokens.ids != pad
-    last = (_columns(tokens) * is_token).argmax(1)
+def last_states(tokens: TokenStates, pad: int | None) -> Tensor:
+    """Return the state of each row's last token that is not the padding token, float32 [B, D].
+
+    Without a padding token it is the row's very last.
+    """
+    if pad is None:
+        last = tokens.spans[:, 1] - 1
+    else:
+        is_token = tokens.ids != pad
+        last = (_columns(tokens) * is_token).argmax(1)
     rows = torch.arange(len(last))
     return tokens.states[rows, last].float()
 

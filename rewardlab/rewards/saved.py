@@ -1,4 +1,4 @@
-"""A text reward's folder is tried as soon as it is written: it has to score what the reward does."""
+"""A text reward's folder is tried as soon as it is written: it has to score as the reward."""
 
 from __future__ import annotations
 

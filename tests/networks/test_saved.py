@@ -60,7 +60,7 @@ def qwen2(tokenizer):
 
 
 def test_a_qwen2_body_keeps_the_ids_of_its_own_tokenizer(tmp_path):
-    """Transformers puts Qwen's one digit a token in place of what tokenizer.json says."""
+    """Beside a qwen2 config transformers replaces what tokenizer.json says of digits."""
     tokenizer = by_threes()
     ids = tokenizer("12345").input_ids
     assert len(ids) == 2

@@ -6,10 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import LlamaForSequenceClassification
+from transformers import (
+    LlamaForSequenceClassification,
+    OPTConfig,
+    OPTForCausalLM,
+    OPTForSequenceClassification,
+)
 
 from rewardlab.errors import InputError
-from rewardlab.rewards import Ensemble
+from rewardlab.rewards import Ensemble, load_reward
 from rewardlab.rewards.abilities import frozen_features
 from rewardlab.rewards.formatting import token_ids
 from rewardlab.rewards.language import LanguageReward
@@ -211,3 +216,68 @@ def test_members_with_different_tokenizers_are_an_ensemble_all_the_same():
     samples = Samples(["a cat", "dogs"], ["sat.", "ran"])
     expected = torch.cat([plain.members(samples), chat.members(samples)], 1)
     assert torch.equal(Ensemble([plain, chat]).members(samples), expected)
+
+
+def classifier_rows(network, tokenizer, samples, end):
+    """Return the logits of a classifier of transformers, a row at a time."""
+    logits = []
+    for prompt, output in zip(samples.prompts, samples.outputs, strict=True):
+        ids = [*tokenizer(prompt + output).input_ids, end]
+        with torch.no_grad():
+            logits.append(network(torch.tensor([ids])).logits[0, 0])
+    return torch.stack(logits)
+
+
+@pytest.mark.parametrize("pad", [True, False])
+def test_a_classifier_without_padding_token_scores_the_very_last_token(tmp_path, pad):
+    """It is what transformers takes where a config names no padding token."""
+    config = tiny_causal_lm().config
+    config.num_labels = 1
+    config.pad_token_id = None
+    network = LlamaForSequenceClassification(config).eval()
+    tokenizer = tiny_tokenizer(pad=pad)
+    network.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    samples = Samples(["Hi", "Hi", "Hi"], ["yes", " you", " a cat"])
+    expected = classifier_rows(network, tokenizer, samples, 256)
+    reward = load_reward(tmp_path / "model")
+    with torch.no_grad():
+        assert_close(reward(samples), expected, atol=1e-5, rtol=1e-4)
+    reward.save_pretrained(tmp_path / "saved")
+    with torch.no_grad():
+        assert_close(load_reward(tmp_path / "saved")(samples), expected, atol=1e-5, rtol=1e-4)
+    plain = LlamaForSequenceClassification.from_pretrained(tmp_path / "saved")
+    assert_close(classifier_rows(plain, tokenizer, samples, 256), expected)
+
+
+def opt(kind, **options):
+    config = OPTConfig(
+        vocab_size=259,
+        hidden_size=32,
+        word_embed_proj_dim=16,
+        ffn_dim=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=64,
+        init_std=0.3,
+        eos_token_id=256,
+        pad_token_id=257,
+        bos_token_id=258,
+        **options,
+    )
+    return kind(config).eval()
+
+
+def test_states_narrower_than_the_network_are_scored_as_opt_350m_has_them(tmp_path):
+    samples = Samples(["Hi", "Hi", "Hi"], ["yes", " you", " a cat"])
+    network = opt(OPTForSequenceClassification, num_labels=1)
+    expected = classifier_rows(network, tiny_tokenizer(), samples, 256)
+    reward = LanguageReward(network, tiny_tokenizer()).eval()
+    fresh = LanguageReward(opt(OPTForCausalLM), tiny_tokenizer(), heads=2).eval()
+    with torch.no_grad():
+        assert_close(reward(samples), expected, atol=1e-5, rtol=1e-4)
+        assert fresh.members(samples).shape == (3, 2)
+    for number, saved in enumerate((reward, fresh)):
+        saved.save_pretrained(tmp_path / str(number))
+        with torch.no_grad():
+            assert_close(load_reward(tmp_path / str(number))(samples), saved(samples))
