@@ -121,6 +121,16 @@ class PolicyConformance:
         assert list(encoded.prompts) == list(self.prompts)
         check_column(log_prob, encoded.mask.shape)
 
+    def test_scoring_draws_nothing(self) -> None:
+        """Ratios of a policy to itself are 1, and the reference equals the policy at first."""
+        policy, trajectory = self.sampled()
+        with torch.no_grad():
+            log_prob = _masked_log_prob(policy, trajectory)
+            reference = _masked_log_prob(policy.reference(), trajectory)
+            again = _masked_log_prob(policy, trajectory)
+        assert torch.equal(again, log_prob), "log_prob draws at random"
+        self._check_close(reference, log_prob)
+
     def test_gradients_reach_the_parameters(self) -> None:
         policy, trajectory = self.sampled()
         policy.train()
