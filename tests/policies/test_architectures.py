@@ -57,7 +57,7 @@ def make(name, **options):
 
 
 def check(policy):
-    """Check that scoring draws nothing: twice equal, the reference equal, as transformers has it."""
+    """Check that scoring draws nothing, and is as transformers has it row by row."""
     trajectory = policy.sample(["Hello", "What is it"], seeds=row_seeds(0, 2))
     reference = policy.reference().log_prob(trajectory)
     scores = policy.log_prob(trajectory)
