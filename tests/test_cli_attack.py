@@ -259,6 +259,36 @@ def test_images_are_shown_as_grids(place):
     assert not rows or "data:image/png" in (place / "run" / "attack.html").read_text()
 
 
+def test_conversations_are_attacked_and_shown_as_turns(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tokenizer = tiny_tokenizer(chat=True)
+    for seed in range(2):
+        reward = LanguageReward(tiny_causal_lm(seed, context=128), tokenizer, seed=seed)
+        reward.save_pretrained(f"reward-{seed}")
+    tiny_causal_lm(context=128).save_pretrained("policy")
+    tokenizer.save_pretrained("policy")
+    talks = []
+    for number in range(4):
+        system = {"role": "system", "content": "Be <i>brief</i>."}
+        talks.append([system, {"role": "user", "content": f"hi {number}"}])
+    lines = [json.dumps({"prompt": talk}) + "\n" for talk in talks]
+    (tmp_path / "prompts.jsonl").write_text("".join(lines))
+    words = ["--policy", "policy", "--prompts", "prompts.jsonl", "--max-length", "4"]
+    words += ["--references", "3", "--n", "4"]
+    words += ["--reward", "reward-0", "--witness", "reward-1", "--judge", "reward-1"]
+    for attacker in ("best_of_n", "rl"):
+        run = tmp_path / attacker
+        search = ["--attacker", attacker, "--steps", "2", "--out", str(run)]
+        assert cli.main(["attack", *words, *search]) == 0
+        rows = exploits(run)
+        assert rows
+        assert all(row["prompt"] == talks[row["prompt_id"]] for row in rows)
+        page = (run / "attack.html").read_text(encoding="utf-8")
+        assert "Be &lt;i&gt;brief&lt;/i&gt;." in page
+        assert "<i>brief" not in page
+        assert "Message(" not in page
+
+
 def test_a_reward_behind_a_url(place):
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self):

@@ -11,6 +11,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from rewardlab.attackers.base import StopRule, with_parts
+from rewardlab.conversations import from_json, to_json
 from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
 from rewardlab.rewards.attack import Attack
@@ -95,12 +96,17 @@ class BufferCheckpoint(pl.Callback):
         parts = []
         for batch in self.buffer.batches:
             facts = dict(batch.facts)
-            parts.append({"prompts": list(batch.prompts), "outputs": batch.outputs, "facts": facts})
+            prompts = [to_json(prompt) for prompt in batch.prompts]
+            parts.append({"prompts": prompts, "outputs": batch.outputs, "facts": facts})
         return {"step": self.buffer.step, "parts": parts}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.buffer.step = state_dict["step"]
-        self.buffer.batches = [Samples(**part) for part in state_dict["parts"]]
+        batches = []
+        for part in state_dict["parts"]:
+            prompts = [from_json(prompt) for prompt in part["prompts"]]
+            batches.append(Samples(prompts, part["outputs"], part["facts"]))
+        self.buffer.batches = batches
 
 
 class EarlyStop(pl.Callback):

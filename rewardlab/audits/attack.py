@@ -18,7 +18,7 @@ from rewardlab.audits.exploits import find_exploits
 from rewardlab.audits.inputs import distinct_prompts, names_of
 from rewardlab.audits.scores import AttackScores, ScoredSamples
 from rewardlab.audits.verdict import attack_figures
-from rewardlab.conversations import Prompt
+from rewardlab.conversations import Prompt, to_json
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
 from rewardlab.policies import Generator
@@ -251,4 +251,9 @@ def _name_image_files(rows: list[dict[str, Any]], images: Path, root: Path) -> N
 
 
 def _json_lines(rows: list[dict[str, Any]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    """Return exploits as lines of JSON; a conversation is its list of messages."""
+    lines = ""
+    for row in rows:
+        content = {**row, "prompt": to_json(row["prompt"])}
+        lines += json.dumps(content, ensure_ascii=False) + "\n"
+    return lines

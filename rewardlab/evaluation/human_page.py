@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.endpoints.wire import picture_uri
 
 CHOICES = ("left", "right", "tie")
@@ -78,7 +79,7 @@ class Item(NamedTuple):
 
     Attributes:
         row: row of the pair.
-        prompt: its prompt.
+        prompt: its prompt, a text or a conversation.
         left: name of the output on the left side.
         right: name of the output on the right side.
         left_html: the output on the left side.
@@ -86,7 +87,7 @@ class Item(NamedTuple):
     """
 
     row: int
-    prompt: str
+    prompt: Prompt
     left: str
     right: str
     left_html: str
@@ -98,7 +99,7 @@ class Item(NamedTuple):
 
     def content(self) -> list[str]:
         """Return what judges see of the item."""
-        return [self.prompt, self.left_html, self.right_html]
+        return [str(self.prompt), self.left_html, self.right_html]
 
 
 def document(digest: str, question: str, items: Sequence[Item]) -> str:
@@ -116,9 +117,7 @@ def document(digest: str, question: str, items: Sequence[Item]) -> str:
 
 def _fieldset(number: int, item: Item) -> str:
     """Return one item of the page."""
-    prompt = ""
-    if item.prompt.strip():
-        prompt = f'<p class="text">{escape(item.prompt)}</p>'
+    prompt = prompt_html(item.prompt)
     left = f"<div><small>Left</small>{item.left_html}</div>"
     right = f"<div><small>Right</small>{item.right_html}</div>"
     buttons = [
@@ -129,6 +128,22 @@ def _fieldset(number: int, item: Item) -> str:
         f"<fieldset><legend>{number + 1}</legend>{prompt}"
         f'<div class="sides">{left}{right}</div>{"".join(buttons)}</fieldset>'
     )
+
+
+def prompt_html(prompt: Prompt) -> str:
+    """Return a prompt as HTML: a text, or the turns of a conversation below each other.
+
+    Example:
+        >>> from rewardlab.conversations import Conversation, Message
+        >>> prompt_html(Conversation((Message("user", "a < b?"),)))
+        '<p class="text"><b>user</b><br>a &lt; b?</p>'
+    """
+    if isinstance(prompt, str):
+        return f'<p class="text">{escape(prompt)}</p>' if prompt.strip() else ""
+    turns = ""
+    for message in prompt.messages:
+        turns += f'<p class="text"><b>{escape(message.role)}</b><br>{escape(message.content)}</p>'
+    return turns
 
 
 def output_html(output: str | Tensor) -> str:

@@ -143,7 +143,7 @@ class EndpointJudge(Reward, ComparesPairs):
         for prompt, output in zip(samples.prompts, samples.outputs, strict=True):
             question = filled(
                 self.score_template,
-                prompt=prompt,
+                prompt=str(prompt),
                 response=output,
                 low=f"{low:g}",
                 high=f"{high:g}",
@@ -165,7 +165,8 @@ class EndpointJudge(Reward, ComparesPairs):
             swap = self._swaps(prompt, chosen, rejected)
             first = rejected if swap else chosen
             second = chosen if swap else rejected
-            question = filled(self.compare_template, prompt=prompt, first=first, second=second)
+            parts = {"prompt": str(prompt), "first": first, "second": second}
+            question = filled(self.compare_template, **parts)
             swaps.append(swap)
             questions.append(question)
         answers = self._answers(questions, valid=lambda number: number in (0, 1, 2))

@@ -13,10 +13,13 @@ from pytorch_lightning import Callback, LightningModule
 
 from rewardlab.attackers import RLAttacker
 from rewardlab.attackers.rl import fresh_copy
+from rewardlab.attackers.rollout_buffer import BufferCheckpoint, RolloutBuffer
+from rewardlab.conversations import Conversation, Message
 from rewardlab.errors import InputError
 from rewardlab.mining import adversarial_pairs, candidates
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.provenance import fingerprint
+from rewardlab.rewards import Function
 from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.rewards.pessimism import Member
@@ -24,6 +27,7 @@ from rewardlab.rewards.relative import Relative
 from rewardlab.rewards.scoring import member_scores
 from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.training.ppo import PPO
+from rewardlab.types import Samples
 
 LETTERS = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("letters.py"))))
 Letters = LETTERS.Letters
@@ -233,3 +237,17 @@ def test_an_adversary_and_its_target_share_a_frozen_backbone_and_the_target_stay
     assert [fingerprint(thing) for thing in (members, policy)] == prints
     torch.testing.assert_close(attack(references), scores, atol=0, rtol=0)
     assert len(found) == 3 * 4 * 4
+
+
+def test_conversations_in_the_buffer_survive_a_checkpoint(tmp_path):
+    """Lightning reads checkpoints of plain data only."""
+    talk = Conversation((Message("system", "Be brief."), Message("user", "2+2?")))
+    buffer = RolloutBuffer(Function(lambda samples: torch.ones(len(samples))))
+    buffer(Samples([talk, "hi"], ["4", "hello"]))
+    callback = BufferCheckpoint(buffer, tmp_path / "unused.ckpt", every=1)
+    torch.save(callback.state_dict(), tmp_path / "state.pt")
+    again = RolloutBuffer(buffer.reward)
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    BufferCheckpoint(again, tmp_path / "unused.ckpt", every=1).load_state_dict(state)
+    assert again.samples().prompts == [talk, "hi"]
+    assert again.samples().outputs == ["4", "hello"]

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from rewardlab.conversations import Conversation, Message
 from rewardlab.errors import InputError
 from rewardlab.evaluation.human import read_answers, write_page
 from rewardlab.types import PreferencePairs, Samples
@@ -155,3 +156,12 @@ def test_odd_texts_survive(tmp_path):
     assert "? 月" in page
     assert "(nothing)" in page
     assert "line\n\nline" in page
+
+
+def test_a_conversation_is_shown_turn_by_turn(tmp_path):
+    talk = Conversation((Message("system", "Be <b>brief</b>."), Message("user", "2+2?\nNow.")))
+    pairs = PreferencePairs(Samples([talk], ["4"]), Samples([talk], ["5"]))
+    write_page(tmp_path / "page.html", tmp_path / "key.json", pairs, seed=0)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert '<p class="text"><b>system</b><br>Be &lt;b&gt;brief&lt;/b&gt;.</p>' in text
+    assert '<p class="text"><b>user</b><br>2+2?\nNow.</p>' in text

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import torch
 
+from rewardlab.conversations import Conversation, Message
 from rewardlab.errors import InputError
 from rewardlab.evaluation.judges import (
     AGAIN,
@@ -265,3 +266,13 @@ def test_calibration_does_not_depend_on_which_side_is_listed_first():
     margins = torch.tensor([1.0, -2.0, 0.5, 0.0])
     wins = torch.tensor([1.0, 1.0, 0.5, 1.0])
     assert calibration(margins, wins, bins=2) == calibration(-margins, 1 - wins, bins=2)
+
+
+def test_a_judge_reads_a_conversation_as_turns():
+    talk = Conversation((Message("system", "Be {response}."), Message("user", "2+2?")))
+    with endpoint(lambda messages: "Score: 1") as (url, requests):
+        judge = EndpointJudge(url, "m")
+        judge(Samples([talk], ["4"]))
+        judge.compare(PreferencePairs(Samples([talk], ["4"]), Samples([talk], ["5"])))
+    for _, body, _ in requests:
+        assert "system: Be {response}.\n\nuser: 2+2?" in body["messages"][0]["content"]
