@@ -181,8 +181,8 @@ rewardlab score: what a reward says of each sample, one row a sample.
                    the CSV is printed. A bar shows rate and time left if stderr is a terminal
   --batch-size 64    --device NAME    --trust
   --query-template TOKENIZER  folder of the tokenizer whose chat template writes what a URL is sent,
-                   as a chat model's reward expects it; or --query 'Q: {prompt}\\nA: {response}', \\n
-                   for a line break. With neither, the response right behind its prompt, and a
+                   as a chat model's reward expects it; or --query 'Q: {prompt}\\nA: {response}',
+                   \\n for a line break. With neither, the response right behind its prompt, and a
                    warning. --key-variable NAME: the environment variable with the server's key
 
 Examples:

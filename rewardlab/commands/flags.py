@@ -56,8 +56,9 @@ _POLICY = "folder of a policy, a transformers causal language model or a diffuse
 _PROMPTS = 'text file, one prompt a line, or rows (JSON, CSV, parquet) with "prompt"'
 _MAX_LENGTH = "most tokens of a response; the policy's own limit by default"
 _QUERY = (
-    "what a reward behind a URL is sent for a text, such as 'Q: {prompt}\\nA: {response}'; \\n is a "
-    "line break. Without --query and --query-template it is prompt and response one after the other"
+    "what a reward behind a URL is sent for a text, such as 'Q: {prompt}\\nA: {response}'; "
+    "\\n is a line break. Without --query and --query-template it is the response right behind "
+    "its prompt"
 )
 _QUERY_TEMPLATE = (
     "folder of the tokenizer whose chat template makes the query, as a chat model's reward behind "

@@ -82,7 +82,7 @@ def source(location: str) -> str:
 def open_reward(location: str, flags: argparse.Namespace) -> Reward:
     """Load a reward from a folder, ours or a published classifier's, or reach it by a URL."""
     if is_url(location):
-        from rewardlab.rewards.remote import RemoteReward
+        from rewardlab.rewards import RemoteReward
 
         query = flags.query
         if query is not None:

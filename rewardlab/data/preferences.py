@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from rewardlab.conversations import Prompt
 from rewardlab.data.loader import ResumableLoader, Rows
 from rewardlab.data.long_rows import LongRows, Model, fitting, models_of
 from rewardlab.data.splits import Part, Split, SplitData, held_out_count, split_groups
@@ -28,7 +29,7 @@ class Preferences(SplitData):
     single pairs are held out.
 
     Args:
-        pairs: clean pairs: a .jsonl file or a folder (see `read_preferences`), or PreferencePairs.
+        pairs: clean pairs: a file or a folder (see `read_preferences`), or PreferencePairs.
         extra: the same of adversarial pairs; all are trained on, none held out.
         held_out: how many clean pairs (a number), or what share of them (below 1), are held out,
             about; 0 for none.
@@ -144,7 +145,7 @@ class Preferences(SplitData):
             return source
         return read_preferences(source, self.strict)
 
-    def _split_rows(self, prompts: list[str]) -> Split:
+    def _split_rows(self, prompts: Sequence[Prompt]) -> Split:
         """Return the row numbers to train on and to hold out."""
         count = len(prompts)
         held = held_out_count(self.held_out, count)

@@ -24,7 +24,7 @@ class NumberedPrompts:
     """Prompts, each with the number from which its noise is seeded.
 
     Attributes:
-        prompts: P strings.
+        prompts: P texts or conversations.
         rows: int64 [P], the same in every epoch, batch and process; on the CPU, where seeds are
             made.
 
@@ -61,7 +61,7 @@ class Prompts(pl.LightningDataModule):
     """Prompts to train on; batches are `NumberedPrompts`.
 
     Args:
-        prompts: a file, one prompt a line or JSON lines with "prompt"; or the prompts. A generator
+        prompts: a file (see `read_prompts`); or the prompts, texts or conversations. A generator
             that takes none gets empty strings, as many as samples of different noise are wanted in
             an epoch.
         batch_size: prompts a step, on each device. A loop that draws K samples a prompt has K times

@@ -71,9 +71,8 @@ def evaluate_rows(reward: Reward, rows: Sequence[BenchRow]) -> dict[str, Any]:
     for name in sorted({row.subset for row in rows}):
         numbers = [number for number, row in enumerate(rows) if row.subset == name]
         if name == TIES:
-            subsets[name] = ties_score(
-                [rows[number].row_id for number in numbers], [scores[number] for number in numbers]
-            )
+            ids = [rows[number].row_id for number in numbers]
+            subsets[name] = ties_score(ids, [scores[number] for number in numbers])
         else:
             subsets[name] = _accuracy([credits[number] for number in numbers])
     others = [credit for credit, row in zip(credits, rows, strict=True) if row.subset != TIES]

@@ -87,7 +87,7 @@ def _is_listed(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], str | list)
 
 
-def _check_texts(row: dict[str, Any], chosen: Any, rejected: Any) -> None:
+def _check_texts(row: dict[str, Any], chosen: list[Any], rejected: list[Any]) -> None:
     wrong = []
     for name, values in (
         ("prompt", [row.get("prompt")]),

@@ -117,8 +117,12 @@ def _holds(turns: Turns, inner: Turns) -> bool:
 
 def _equal(turns: Turns, others: Turns) -> bool:
     """Tell whether turns say the same, but for spaces around their texts."""
-    pairs = zip(turns, others, strict=True)
-    return all(a.role == b.role and a.content.strip() == b.content.strip() for a, b in pairs)
+    return [_said(turn) for turn in turns] == [_said(turn) for turn in others]
+
+
+def _said(turn: Message) -> Message:
+    """Return a turn without the spaces around its text."""
+    return Message(turn.role, turn.content.strip())
 
 
 def _turns(messages: Sequence[Any]) -> Turns:

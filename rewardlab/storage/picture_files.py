@@ -1,4 +1,4 @@
-"""Which files of a folder are pictures that can be read, and which are left out, with the reason."""
+"""Which files of a folder are pictures that can be read, and why others are left out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What files say of the pictures of a folder: metadata.jsonl, metadata.csv, and texts beside them."""
+"""What files say of a folder's pictures: metadata.jsonl or .csv, and texts beside them."""
 
 from __future__ import annotations
 
