@@ -17,6 +17,7 @@ from rewardlab.types import Samples, distinct
 
 USER = "rewardlab-user-words"
 ASSISTANT = "rewardlab-assistant-words"
+NEVER = "\0"  # what no template begins with
 CONTEXT = 16  # tokens before a response that tell whether its first space is its own
 
 
@@ -36,18 +37,21 @@ class Turns(NamedTuple):
     written: str
 
 
+NO_TURNS = Turns("", "", "", "")
+
+
 class Form(NamedTuple):
     """The text of a prompt.
 
     Attributes:
         text: with hidden marks.
-        framed: whether the tokenizer puts its own tokens around it; no template did.
-        closing: what ends a response to it, for the text of a whole row.
+        framed: whether the tokenizer puts its own tokens around it, since no template did.
+        formatted: whether it was what a template writes before we had it.
     """
 
     text: str
-    framed: bool
-    closing: str
+    framed: bool = False
+    formatted: bool = False
 
 
 class TextTokens:
@@ -79,10 +83,9 @@ class TextTokens:
         self.tokenizer = tokenizer
         self.form = form or TextFormat()
         self._template = _template_of(tokenizer, self.form)
-        turns = None if self._template is None else self._turns()
-        self.turns = turns
-        self.marks = Marks(tokenizer, turns.written if turns else "")
-        self.closes = bool(turns and turns.closing.strip())
+        self.turns = NO_TURNS if self._template is None else self._turns()
+        self.marks = Marks(tokenizer, self.turns.written)
+        self.closes = bool(self.turns.closing.strip())
         self.end = self._end_of_turn()
 
     def prompt_ids(self, prompts: Sequence[Prompt]) -> list[Ids]:
@@ -90,7 +93,7 @@ class TextTokens:
         unique = distinct(prompts)
         forms = [self._form(prompt) for prompt in unique.values]
         rows = self._open_ids([form.text for form in forms], forms)
-        return [rows[place] for place in unique.places]
+        return [list(rows[place]) for place in unique.places]
 
     def response_ids(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Ids]:
         """Return the tokens of responses as they stand behind their prompts, without an end.
@@ -98,7 +101,7 @@ class TextTokens:
         Tokens of a prompt and then of its response are those of the joined text, unless one of
         these straddles both.
         """
-        forms = [self._form(prompt) for prompt in prompts]
+        forms = self._forms(prompts)
         words = [self._hidden(response) for response in responses]
         joined = [form.text + word for form, word in zip(forms, words, strict=True)]
         wholes = self._open_ids(joined, forms)
@@ -119,14 +122,12 @@ class TextTokens:
         Where nothing ends a finished response so far, the end token does, once. Nothing ends a
         response that is not finished.
         """
-        unique = distinct(prompts)
-        forms = [self._form(prompt) for prompt in unique.values]
-        forms = [forms[place] for place in unique.places]
+        forms = self._forms(prompts)
         texts = []
         for prompt, response, form, ends in zip(prompts, responses, forms, finished, strict=True):
             texts.append(self._row_text(prompt, response, form, ends))
-        rows = []
         end = None if self.closes else self.tokenizer.eos_token_id
+        rows = []
         whole_rows = self._framed_ids(texts, [form.framed for form in forms])
         for row, form, ends in zip(whole_rows, forms, finished, strict=True):
             rows.append(_ended(row, end) if ends else self._opened(row, form))
@@ -162,6 +163,12 @@ class TextTokens:
         whole = decoded(self.tokenizer, [*context, *response])
         return whole[len(before) :] if before and whole.startswith(before) else alone
 
+    def _forms(self, prompts: Sequence[Prompt]) -> list[Form]:
+        """Return the texts of prompts; equal ones are made once."""
+        unique = distinct(prompts)
+        forms = [self._form(prompt) for prompt in unique.values]
+        return [forms[place] for place in unique.places]
+
     def _form(self, prompt: Prompt) -> Form:
         """Return the text of a prompt.
 
@@ -169,36 +176,33 @@ class TextTokens:
             InputError: if it is a conversation and there is no template, or the template fails.
         """
         if isinstance(prompt, Conversation) and self._template is None:
+            reason = "chat=false forbids it" if self.form.chat is False else "there is none"
             raise InputError(
                 f"A conversation of {len(prompt.messages)} messages needs a chat template, and "
-                + ("chat=false forbids it. " if self.form.chat is False else "there is none. ")
-                + "Give one: chat_template.jinja beside the tokenizer, or chat={template: FILE}."
+                f"{reason}. Give one: chat_template.jinja beside the tokenizer, or "
+                "chat={template: FILE}."
             )
-        closing = self.turns.closing if self.turns else ""
         if isinstance(prompt, str) and self._is_formatted(prompt):
-            return Form(self._begun(prompt), False, closing)
-        if self._template is None:
-            assert isinstance(prompt, str)
-            return Form(self._hidden(prompt), True, closing)
-        return Form(self._rendered(prompt, None), False, closing)
+            return Form(self._whole(prompt), formatted=True)
+        if isinstance(prompt, str) and self._template is None:
+            return Form(self._hidden(prompt), framed=True)
+        return Form(self._rendered(prompt, None))
 
     def _row_text(self, prompt: Prompt, response: str, form: Form, finished: bool) -> str:
         """Return the text of a prompt with its response; an unfinished one is left open."""
-        is_plain = isinstance(prompt, str) and self._is_formatted(prompt)
-        if self._template is None or is_plain:
-            text = form.text + self._hidden(response) + form.closing
+        closing = self.turns.closing
+        if form.framed or form.formatted:
+            text = form.text + self._hidden(response) + closing
         else:
             text = self._rendered(prompt, response)
-        return text if finished else text.removesuffix(form.closing)
+        return text if finished else text.removesuffix(closing)
 
     def _rendered(self, prompt: Prompt, response: str | None) -> str:
         """Return a conversation by the template; where the answer is awaited, up to it."""
         messages = messages_of(prompt, response)
-        hidden = [
-            {"role": message["role"], "content": self._hidden(message["content"])}
-            for message in messages
-        ]
-        return self._render(hidden, awaits=response is None)
+        for message in messages:
+            message["content"] = self._hidden(message["content"])
+        return self._render(messages, awaits=response is None)
 
     def _render(self, messages: list[dict[str, str]], awaits: bool) -> str:
         """Call the template.
@@ -239,28 +243,28 @@ class TextTokens:
         text is that begins with a special token, other than those that end and pad.
         """
         mark = self.marks.first(prompt)
-        if self.turns is None:
-            begin = self.tokenizer.bos_token
+        begin = self.tokenizer.bos_token
+        if self._template is None:
             ends = (None, self.tokenizer.eos_token, self.tokenizer.pad_token)
             return mark is not None and (mark == begin or mark not in ends)
-        awaiting = self.turns.awaiting.strip()
+        awaiting = self.turns.awaiting.rstrip()
         if not awaiting or not prompt.rstrip().endswith(awaiting):
             return False
         if mark is not None:
-            return mark in self.turns.written or mark == self.tokenizer.bos_token
-        opening = self.turns.opening.removeprefix(self.tokenizer.bos_token or "")
+            return mark == begin or mark in self.turns.written
+        opening = self.turns.opening.removeprefix(begin or "")
         return bool(opening) and prompt.startswith(opening)
 
-    def _begun(self, prompt: str) -> str:
-        """Return a formatted prompt with one beginning of text, if the model wants one."""
-        begin = self.tokenizer.bos_token
-        if begin is None or prompt.startswith(begin):
-            return prompt
-        if self.turns is None:
-            wanted = self.tokenizer.bos_token_id in self.marks.frame.before
+    def _whole(self, prompt: str) -> str:
+        """Return a formatted prompt with what files like to strip: beginning and last space."""
+        if self._template is None:
+            begins = self.tokenizer.bos_token_id in self.marks.frame.before
         else:
-            wanted = self.turns.opening.startswith(begin)
-        return begin + prompt if wanted else prompt
+            awaiting = self.turns.awaiting
+            prompt = prompt.rstrip().removesuffix(awaiting.rstrip()) + awaiting
+            begins = self.turns.opening.startswith(self.tokenizer.bos_token or NEVER)
+        begin = self.tokenizer.bos_token or ""
+        return begin + prompt.removeprefix(begin) if begins else prompt
 
     def _hidden(self, text: str) -> str:
         """Return a text whose marks stay text, unless they are to be read."""
@@ -268,22 +272,23 @@ class TextTokens:
 
     def _framed_ids(self, texts: Sequence[str], framed: Sequence[bool]) -> list[Ids]:
         """Return the tokens of texts, some of which the tokenizer frames."""
-        rows: list[Ids] = [[]] * len(texts)
+        rows = dict[int, Ids]()
         for way in (False, True):
-            places = [i for i, is_framed in enumerate(framed) if is_framed == way]
-            ids = self.marks.ids([texts[i] for i in places], framed=way)
-            for i, row in zip(places, ids, strict=True):
-                rows[i] = row
-        return rows
+            places = [place for place, is_framed in enumerate(framed) if is_framed == way]
+            ids = self.marks.ids([texts[place] for place in places], framed=way)
+            rows.update(zip(places, ids, strict=True))
+        return [rows[place] for place in range(len(texts))]
 
     def _open_ids(self, texts: Sequence[str], forms: Sequence[Form]) -> list[Ids]:
         """Return the tokens of texts without what the tokenizer puts behind; at least one."""
-        rows = self._framed_ids(texts, [form.framed for form in forms])
-        opened = [self._opened(row, form) for row, form in zip(rows, forms, strict=True)]
         begin = self.tokenizer.bos_token_id
         if begin is None:
             begin = self.tokenizer.eos_token_id
-        return [row or [begin] for row in opened]
+        framed_rows = self._framed_ids(texts, [form.framed for form in forms])
+        rows = []
+        for row, form in zip(framed_rows, forms, strict=True):
+            rows.append(self._opened(row, form) or [begin])
+        return rows
 
     def _opened(self, row: Ids, form: Form) -> Ids:
         """Return a row without what the tokenizer put behind it."""
@@ -294,13 +299,8 @@ class TextTokens:
 
     def _end_of_turn(self) -> int | None:
         """Return the first mark's token that the template writes behind the assistant's words."""
-        if self.turns is None:
-            return None
-        tokens = {*self.tokenizer.all_special_ids, *self.marks.tokens}
-        for token in self.marks.ids([self.turns.closing])[0]:
-            if token in tokens:
-                return token
-        return None
+        tokens = self.marks.ids([self.turns.closing])[0]
+        return next((token for token in tokens if token in self.marks.tokens), None)
 
     def _context(self, prompt: Ids) -> Ids:
         """Return tokens of a prompt that stand before its response, none where it begins anew."""

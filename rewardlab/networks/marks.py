@@ -90,12 +90,14 @@ class Marks:
             framed: put the tokenizer's own tokens around each.
         """
         plain = [text for text in texts if not HIDDEN.search(text)]
-        rows = iter(self._plain_ids(plain, framed))
-        result = []
+        plain_rows = iter(self._plain_ids(plain, framed))
+        rows = []
         for text in texts:
-            row = self._mixed_ids(text, framed) if HIDDEN.search(text) else next(rows)
-            result.append(row)
-        return result
+            if HIDDEN.search(text):
+                rows.append(self._mixed_ids(text, framed))
+            else:
+                rows.append(next(plain_rows))
+        return rows
 
     def ids_inside(self, text: str) -> Ids:
         """Return the tokens of a text as they are behind other text, not at a beginning.
@@ -104,7 +106,7 @@ class Marks:
         """
         if HIDDEN.search(text):
             return self._words(text, begins=False)
-        return ids_behind(lambda words: self._plain_ids([words], framed=False)[0], text)
+        return ids_behind(self._bare_ids, text)
 
     @cached_property
     def frame(self) -> Frame:
@@ -138,26 +140,33 @@ class Marks:
         """Return the tokens of a text with hidden words."""
         ids: Ids = []
         passed = ""  # text without hidden words that is not tokenized yet
+        before = ""
         parts = self._boundary.split(text)  # text, added token, text, added token, ..., text
         for number, part in enumerate(parts):
-            if number % 2 or not HIDDEN.search(part):
-                passed += part
-                continue
-            if passed:
-                ids += self._plain_ids([passed], framed=False)[0]
+            if HIDDEN.search(part):
+                ids += self._bare_ids(passed)
+                after = "".join(parts[number + 1 : number + 2])
+                words = self._trimmed(part, before, after)
+                ids += self._words(words, begins=number == 0)
                 passed = ""
-            words = self._trimmed(part, parts[:number][-1:], parts[number + 1 :][:1])
-            ids += self._words(words, begins=number == 0)
-        if passed:
-            ids += self._plain_ids([passed], framed=False)[0]
-        return [*self.frame.before, *ids, *self.frame.after] if framed else ids
+            else:
+                passed += part
+            before = part
+        ids += self._bare_ids(passed)
+        if framed:
+            return [*self.frame.before, *ids, *self.frame.after]
+        return ids
 
-    def _trimmed(self, part: str, before: Sequence[str], after: Sequence[str]) -> str:
+    def _bare_ids(self, text: str) -> Ids:
+        """Return the tokens of a text without hidden words; none of the empty text."""
+        return self._plain_ids([text], framed=False)[0] if text else []
+
+    def _trimmed(self, part: str, before: str, after: str) -> str:
         """Return a part without the spaces that the added tokens beside it take."""
         for token in self._added:
-            if token.rstrip and token.content in before:
+            if token.rstrip and token.content == before:
                 part = part.lstrip()
-            if token.lstrip and token.content in after:
+            if token.lstrip and token.content == after:
                 part = part.rstrip()
         return part
 

@@ -6,14 +6,13 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rewardlab.errors import InputError
 
 DATE = "2024-07-26"  # the day that Llama 3's template names where it has no clock
 DIRECTIVES = "aAbBcdeHIjmMpSuUwWxXyYZf"
 UNPADDED = ("-d", "-m", "-H", "-I", "-M", "-S", "-j")
-TOO_LONG = ("refuse", "truncate", "drop")
 
 
 @dataclass(frozen=True)
@@ -29,11 +28,6 @@ class TextFormat:
         options: further keywords of the template, such as {"enable_thinking": false}.
         marks: read special tokens that a prompt or a response spells as such. By default they are
             ordinary text, so that nobody can write a turn of somebody else's.
-        too_long: what becomes of a row that is longer than `max_length` or the model's context.
-            "refuse" raises an InputError. "truncate" cuts the prompt from the left, and then the
-            response from the right. "drop" leaves the row out of training; whoever is given such a
-            row later refuses it. By default a policy refuses, and a reward cuts the prompt and
-            refuses a response that is too long alone.
 
     Raises:
         InputError: if the date is none.
@@ -48,14 +42,9 @@ class TextFormat:
     date: str = DATE
     options: dict[str, Any] = field(default_factory=dict)
     marks: bool = False
-    too_long: Literal["refuse", "truncate", "drop"] | None = None
 
     def __post_init__(self) -> None:
         _day(self.date)
-        if self.too_long not in (None, *TOO_LONG):
-            raise InputError(
-                f"too_long should be one of {', '.join(TOO_LONG)}; got {self.too_long!r}."
-            )
 
     @classmethod
     def of(cls, chat: bool | TextFormat | Mapping[str, Any] | None) -> TextFormat:

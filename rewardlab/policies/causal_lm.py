@@ -70,7 +70,7 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
         value_head: whether to add a scalar head for `value`, zero at first.
         chat: false for a model that knows no chat template, though its tokenizer has one; a
             `TextFormat`, or a mapping of its settings, for a template, the date that it shows, its
-            keywords, and what becomes of special tokens and long rows. By default the tokenizer's
+            keywords, and what becomes of special tokens in texts. By default the tokenizer's
             template formats, if it has one.
         max_length: most tokens of a prompt with its response; the model's context by default.
 
@@ -210,7 +210,7 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
         """Return which samples are short enough to be encoded whole, bool [B].
 
         The limit is `max_length` or the model's context, whichever is less. A loop asks before its
-        first step. `texts.form.too_long` says what is to become of the others.
+        first step.
 
         Raises:
             InputError: if the outputs are no strings, or a prompt cannot be formatted.

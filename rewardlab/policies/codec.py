@@ -35,21 +35,13 @@ class Codec:
     limit: int | None
     device: torch.device
 
-    def prompts(self, prompts: Sequence[Prompt], room: int = 1) -> Tokens:
-        """Return the tokens of each prompt, with room for a response.
-
-        Args:
-            prompts: B texts or conversations.
-            room: how many tokens of a response a prompt is cut for, where the format truncates;
-                half of the limit at most.
+    def prompts(self, prompts: Sequence[Prompt]) -> Tokens:
+        """Return the tokens of each prompt.
 
         Raises:
             InputError: if one leaves no room for a response.
         """
         tokens = self.texts.prompt_ids(prompts)
-        if self.limit is not None and self._truncates:
-            space = max(self.limit - room, self.limit // 2, 1)
-            tokens = [self._shortened(row, [], space).prompt for row in tokens]
         text.check_fit(tokens, [1] * len(tokens), prompts, self.limit)
         return tokens
 
@@ -63,9 +55,6 @@ class Codec:
             InputError: if the outputs are no strings, or prompt and response are too long together.
         """
         prompts, responses = self._tokens(samples)
-        if self.limit is not None and self._truncates:
-            for row, (prompt, response) in enumerate(zip(prompts, responses, strict=True)):
-                prompts[row], responses[row] = self._shortened(prompt, response, self.limit)
         lengths = [len(response) for response in responses]
         numbers = None
         if "row" in samples.facts:
@@ -90,10 +79,6 @@ class Codec:
             texts.append(text.until_stop(self.texts.response_text(prompt, row), self.stop))
         return Samples(trajectory.prompts, texts, trajectory.facts)
 
-    @property
-    def _truncates(self) -> bool:
-        return self.texts.form.too_long == "truncate"
-
     def _tokens(self, samples: Samples) -> tuple[Tokens, Tokens]:
         """Return the tokens of prompts and of responses with their ends."""
         outputs = strings_of(samples)
@@ -103,11 +88,6 @@ class Codec:
             if ends or not response:
                 response.append(self.ends[0])
         return prompts, responses
-
-    def _shortened(self, prompt: list[int], response: list[int], limit: int) -> text.Shortened:
-        """Return a row cut to a limit; a first begin-of-text token stays."""
-        begins = prompt[:1] == [self.texts.tokenizer.bos_token_id] and limit > 2
-        return text.shortened(prompt, response, limit, keeps=int(begins))
 
     def trajectory(
         self,

@@ -99,7 +99,7 @@ class TokenSampler:
             limit: largest number of tokens of a response.
             micro_batch: largest number of prompts at once; None draws all together.
         """
-        prompt_tokens = self.codec.prompts(prompts, limit)
+        prompt_tokens = self.codec.prompts(prompts)
         responses: list[Response] = []
         for part in micro_batches(len(prompts), micro_batch):
             starts = prompt_tokens[part]
@@ -110,7 +110,7 @@ class TokenSampler:
 
     def extend(self, samples: Samples, tokens: int, seeds: Tensor, limit: int) -> Trajectory:
         """Continue each output by at most `tokens` tokens, up to `limit` in all."""
-        prompt_tokens = self.codec.prompts(samples.prompts, limit)
+        prompt_tokens = self.codec.prompts(samples.prompts)
         outputs = self.codec.texts.response_ids(samples.prompts, strings_of(samples))
         starts = []
         limits = []

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.networks.chat import decoded
 
 Tokens = list[list[int]]
-
-
-class Shortened(NamedTuple):
-    """A row that was cut to fit.
-
-    Attributes:
-        prompt: tokens of the prompt.
-        response: tokens of the response.
-    """
-
-    prompt: list[int]
-    response: list[int]
 
 
 def end_tokens(network: Any, tokenizer: Any, turn_end: int | None = None) -> list[int]:
@@ -120,24 +108,5 @@ def check_fit(
     raise InputError(
         f"Row {number}, {start}, has {len(prompts[place])} tokens of prompt and needs "
         f"{lengths[place]} for its response; max_length or the model's context is {limit} "
-        f"({fitting.count(False)} of {len(fitting)} rows here are too long). Shorten or drop them, "
-        'or set chat={too_long: "truncate"}.'
+        f"({fitting.count(False)} of {len(fitting)} rows here are too long). Shorten or drop them."
     )
-
-
-def shortened(prompt: list[int], response: list[int], limit: int, keeps: int) -> Shortened:
-    """Return a prompt and its response with `limit` tokens at most.
-
-    The prompt loses its first tokens, but `keeps` of them and one before the response stay; then
-    the response loses its last.
-
-    Example:
-        >>> shortened([1, 2, 3, 4], [5, 6, 7], limit=5, keeps=1)
-        Shortened(prompt=[1, 4], response=[5, 6, 7])
-        >>> shortened([1, 2, 3, 4], [5, 6, 7], limit=3, keeps=0)
-        Shortened(prompt=[4], response=[5, 6])
-    """
-    room = max(limit - len(response), keeps + 1)
-    if len(prompt) > room:
-        prompt = [*prompt[:keeps], *prompt[len(prompt) - room + keeps :]]
-    return Shortened(prompt, response[: limit - len(prompt)])

@@ -81,11 +81,10 @@ def batch_ids(tokenizer: Any, samples: Samples, limit: int | None, scorer: str) 
     The fact "finished" says which responses ended by themselves.
 
     Args:
-        tokenizer: of transformers, or the `TextTokens` of one, whose format says what becomes of
-            rows that are too long.
+        tokenizer: of transformers, or the `TextTokens` of one.
         samples: texts.
         limit: most tokens of a row. What goes are the prompt's first tokens (but a first
-            begin-of-text token stays); the response never loses any, unless the format truncates.
+            begin-of-text token stays); the response never loses any.
         scorer: who asks, for messages.
 
     Raises:
@@ -105,7 +104,7 @@ def batch_ids(tokenizer: Any, samples: Samples, limit: int | None, scorer: str) 
             )
         if limit is not None and len(ids) > limit:
             refusal = f"{scorer} cannot score {named_sample(samples, i)}"
-            ids, start = _fitted(ids, start, limit, texts, refusal)
+            ids, start = _cut(ids, start, limit, texts.tokenizer.bos_token_id, refusal)
             cut += 1
         rows.append(ids)
         starts.append(min(start, len(ids) - 1))
@@ -120,24 +119,6 @@ def _common_start(ids: Sequence[int], others: Sequence[int]) -> int:
             break
         count += 1
     return count
-
-
-def _fitted(ids: Ids, start: int, limit: int, texts: TextTokens, refusal: str) -> tuple[Ids, int]:
-    """Return a row of `limit` tokens, and the response's start, as the format says.
-
-    Raises:
-        InputError: if the format refuses the row.
-    """
-    rule = texts.form.too_long
-    if rule == "refuse" or rule == "drop":
-        raise InputError(
-            f"{refusal}: prompt and response have {len(ids)} tokens and the model sees {limit}. "
-            f'The format says too_long="{rule}". Raise max_length, leave the row out, or take '
-            '"truncate".'
-        )
-    if rule == "truncate" and len(ids) - start > limit:
-        return ids[start : start + limit], 0
-    return _cut(ids, start, limit, texts.tokenizer.bos_token_id, refusal)
 
 
 def _cut(ids: Ids, start: int, limit: int, begin: int | None, refusal: str) -> tuple[Ids, int]:

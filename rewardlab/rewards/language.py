@@ -58,7 +58,7 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
         seed: of new heads and of the adapter. Members of an ensemble get different ones.
         chat: false for a reward that was trained on plain text beside a tokenizer with a chat
             template; a `TextFormat`, or a mapping of its settings, for a template, the date that it
-            shows, its keywords, and what becomes of special tokens and long rows. By default the
+            shows, its keywords, and what becomes of special tokens in texts. By default the
             tokenizer's template formats, if it has one.
         label: of a classifier with several labels, the one whose log-odds are the score, by its
             name or number; by default label 1 of two. See `rewardlab.rewards.labels`.

@@ -126,27 +126,7 @@ def test_rows_that_do_not_fit_are_told_before_anything_is_done():
         policy.encode(LONG.numbered(7), seeds=row_seeds(0, 3))
 
 
-def test_long_rows_are_truncated_where_the_format_says_so():
-    """The prompt loses its first tokens, then the response its last, the end with them."""
-    policy = CausalLMPolicy(
-        tiny_causal_lm(), tiny_tokenizer(), max_length=20, chat={"too_long": "truncate"}
-    )
-    trajectory = policy.encode(LONG, seeds=row_seeds(0, 3))
-    prompts = trajectory.tensors["prompt"]
-    assert prompts[trajectory.tensors["prompt_mask"]].tolist() == [
-        *b"abababababababab",
-        *b"a",
-        *b"abc",
-    ]
-    lengths = trajectory.mask.sum(1).tolist()
-    rows = zip(trajectory.tensors["response"].tolist(), lengths, strict=True)
-    responses = [row[:length] for row, length in rows]
-    assert responses == [[*b"xyz", 256], [*b"q" * 19], [*b"r", 256]]
-    samples = policy.generate(["ab" * 20], seeds=SEED)
-    assert samples.facts["length"].item() <= 10
-
-
-@pytest.mark.parametrize("chat", [False, {"date": "2030-01-02", "too_long": "drop"}])
+@pytest.mark.parametrize("chat", [False, {"date": "2030-01-02"}])
 def test_the_format_is_saved_with_the_policy(tmp_path, chat):
     tokenizer = tiny_tokenizer(chat=True)
     tokenizer.chat_template = "{{ strftime_now('%d %b %Y') }} " + tokenizer.chat_template

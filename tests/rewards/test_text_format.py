@@ -127,21 +127,3 @@ def test_an_unfinished_response_is_scored_without_an_end(tmp_path):
     for samples in (ended, cut):
         cached = features_of(reward, Rows(samples), tmp_path)
         assert torch.equal(cached, reward.features(samples))
-
-
-@pytest.mark.parametrize(
-    ("rule", "message"), [("refuse", 'too_long="refuse"'), ("drop", 'too_long="drop"')]
-)
-def test_long_rows_are_refused_or_truncated_as_the_format_says(rule, message):
-    long = Samples(["x" * 50 + "ab"], ["response"])
-    reward = LanguageReward(
-        TINY.backbone(), TINY.tokenizer(), max_length=10, chat={"too_long": rule}
-    )
-    with pytest.raises(InputError, match=message):
-        reward(long)
-    cut = LanguageReward(
-        TINY.backbone(), TINY.tokenizer(), max_length=10, chat={"too_long": "truncate"}
-    ).eval()
-    whole = LanguageReward(TINY.backbone(), TINY.tokenizer(), max_length=10).eval()
-    assert cut(long).item() == whole(long).item()
-    assert cut(Samples(["a"], ["r" * 30])).isfinite().all()
