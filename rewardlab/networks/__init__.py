@@ -1,4 +1,4 @@
-"""What policies and rewards share of transformers: adapters, shared prompts, quiet loading."""
+"""What policies and rewards share of transformers: adapters, shared prompts, text formats."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.networks.silence import silent
+    from rewardlab.networks.text_format import TextFormat
 
 _HOMES = {
+    "TextFormat": "rewardlab.networks.text_format",
     "silent": "rewardlab.networks.silence",
 }
 __all__ = [
+    "TextFormat",
     "silent",
 ]
 

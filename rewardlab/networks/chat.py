@@ -130,7 +130,10 @@ class TextTokens:
         rows = []
         whole_rows = self._framed_ids(texts, [form.framed for form in forms])
         for row, form, ends in zip(whole_rows, forms, finished, strict=True):
-            rows.append(_ended(row, end) if ends else self._opened(row, form))
+            if ends:
+                rows.append(_ended(row, end))
+            else:
+                rows.append(self._opened(row, form))
         return rows
 
     def row_text(self, prompt: Prompt, response: str | None = None, finished: bool = True) -> str:
@@ -161,7 +164,9 @@ class TextTokens:
         context = self._context(prompt)
         before = decoded(self.tokenizer, context)
         whole = decoded(self.tokenizer, [*context, *response])
-        return whole[len(before) :] if before and whole.startswith(before) else alone
+        if before and whole.startswith(before):
+            return whole[len(before) :]
+        return alone
 
     def _forms(self, prompts: Sequence[Prompt]) -> list[Form]:
         """Return the texts of prompts; equal ones are made once."""
@@ -245,8 +250,10 @@ class TextTokens:
         mark = self.marks.first(prompt)
         begin = self.tokenizer.bos_token
         if self._template is None:
-            ends = (None, self.tokenizer.eos_token, self.tokenizer.pad_token)
-            return mark is not None and (mark == begin or mark not in ends)
+            others = (None, self.tokenizer.eos_token, self.tokenizer.pad_token)
+            if mark == begin:
+                return mark is not None
+            return mark not in others
         awaiting = self.turns.awaiting.rstrip()
         if not awaiting or not prompt.rstrip().endswith(awaiting):
             return False
