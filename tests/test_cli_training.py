@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -134,7 +136,10 @@ def weights(module):
 def test_a_fit_of_a_policy_leaves_it_where_other_commands_take_it(place, capsys):
     words = ["fit", "--config", "fit.yaml", "--out", "run"]
     assert cli.main(words) == 0
-    assert capsys.readouterr().out.splitlines()[-1].endswith("run/policy")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2].endswith("run/policy")
+    assert lines[-1].endswith("run/report.html")
+    assert (place / "run" / "report.html").is_file()
     trained = load_policy("run/policy")
     state = torch.load("run/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert all(state[f"policy.{name}"].equal(weight) for name, weight in trained.named_parameters())
@@ -145,7 +150,7 @@ def test_a_fit_of_a_policy_leaves_it_where_other_commands_take_it(place, capsys)
 
 def test_a_fit_of_a_reward_leaves_it_and_the_report_shows_its_curves(place, capsys):
     assert cli.main(["fit", "--config", "reward.yaml", "--out", "run"]) == 0
-    assert capsys.readouterr().out.splitlines()[-1].endswith("run/reward")
+    assert capsys.readouterr().out.splitlines()[-2].endswith("run/reward")
     trained = load_reward("run/reward")
     assert trained.meaning.startswith("log density ratio")
     assert not weights(trained).equal(weights(load_reward("reward")))
@@ -157,6 +162,66 @@ def test_a_fit_of_a_reward_leaves_it_and_the_report_shows_its_curves(place, caps
     assert {"logged-loss.png", "logged-val-auc.png"} <= {
         file.name for file in (place / "run" / "figures").iterdir()
     }
+
+
+def test_a_page_that_fails_does_not_fail_the_run_and_can_be_left_out(
+    place, capsys, heard, monkeypatch
+):
+    words = ["fit", "--config", "fit.yaml", "--trainer.max_epochs=1"]
+    assert cli.main([*words, "--out", "without", "--report=false"]) == 0
+    assert not (place / "without" / "report.html").exists()
+    monkeypatch.setattr("rewardlab.report.page.read_runs", lambda runs: 1 / 0)
+    assert cli.main([*words, "--out", "run"]) == 0
+    assert "division by zero" in heard.text
+    assert "rewardlab report run" in heard.text
+    facts = json.loads((place / "run" / "run.json").read_text())
+    assert facts["status"] == "finished"
+    assert cli.main([*words, "--out", "run", "--resume", "--report=false"]) == 0
+
+
+def test_a_dry_run_goes_through_one_batch_and_writes_nothing(place, capsys):
+    before = sorted(place.rglob("*"))
+    assert cli.main(["fit", "--config", "fit.yaml", "--out", "run", "--dry-run"]) == 0
+    text = capsys.readouterr().out
+    assert "policy" in text
+    assert "trained" in text
+    assert sorted(place.rglob("*")) == before
+
+
+class Code:
+    def __reduce__(self):
+        return (Path.touch, (Path("executed"),))
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test"])
+@pytest.mark.parametrize(
+    ("location", "words"),
+    [
+        ("https://example.org/last.ckpt", "would be fetched"),
+        ("s3://bucket/last.ckpt", "would be fetched"),
+        ("file:///tmp/last.ckpt", "would be fetched"),
+        ("registry:model", "would be fetched"),
+        ("code.ckpt", "whose code would run"),
+        ("plain.pkl", "whose code would run"),
+        ("cut.ckpt", "cannot be loaded as tensors"),
+        ("absent.ckpt", "does not exist"),
+    ],
+)
+def test_a_checkpoint_is_a_local_file_of_tensors(place, capsys, verb, location, words):
+    torch.save({"state_dict": {}, "extra": Code()}, "code.ckpt")
+    Path("plain.pkl").write_bytes(pickle.dumps(Code()))
+    Path("cut.ckpt").write_bytes(Path("code.ckpt").read_bytes()[:100])
+    argv = [verb, "--config", "fit.yaml", f"--ckpt_path={location}"]
+    assert cli.main([*argv, "--out", "run"]) == 2
+    assert words in " ".join(capsys.readouterr().err.split())
+    assert not Path("executed").exists()
+    assert not Path("run").exists()
+
+
+def test_nothing_is_unpickled_on_request_either(place, capsys):
+    argv = ["fit", "--config", "fit.yaml", "--out", "run", "--weights_only=false"]
+    assert cli.main(argv) == 2
+    assert "would unpickle" in capsys.readouterr().err
 
 
 def test_a_fit_that_is_interrupted_exports_nothing(place, capsys):

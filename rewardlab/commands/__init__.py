@@ -12,7 +12,9 @@ rewardlab {verb}: {what}
                       override earlier ones
   --out RUN           {out}
   --resume            go on in a RUN that the same config made
-  --ckpt_path FILE    checkpoint to start from
+  --dry-run           send one batch through, print sizes, write nothing
+  --report=false      write no report.html at the end of a fit
+  --ckpt_path FILE    checkpoint to start from: a local file of tensors
   --experiment.KEY=V  a value that other keys take as ${{experiment.KEY}}: policy_path, reward_path,
                       tower_path, data_path, prompts_path, out, seed
   --model.help CLASS  what a class takes; --help-all lists every flag
@@ -107,6 +109,9 @@ rewardlab rounds: the outer loop. Sample, fit the reward, select, post-train the
                       policy/, reward/. Default: runs/ and the last config's name
   --stages DIR        share finished stages between runs; default RUN/stages
   --resume            go on from the last finished stage of a RUN that the same config made
+  --dry-run           go through every stage on a few rows in a temporary folder, print sizes,
+                      seconds, memory and disk, and write nothing that stays
+  --report=false      write no report.html at the end
   --experiment.KEY=V  a value that other keys take as ${experiment.KEY}: policy_path, reward_path,
                       tower_path, data_path, prompts_path, out, seed
   --rounds.help CLASS what a class takes; --help-all lists every flag

@@ -28,6 +28,8 @@ _OF_FIT = (
     "experiment",
     "seed_everything",
     "resume",
+    "report",
+    "dry-run",
     "ckpt_path",
     "weights_only",
     "verbose",
@@ -38,7 +40,7 @@ TOP_KEYS = {
     "validate": _OF_FIT,
     "test": _OF_FIT,
     "predict": _OF_FIT,
-    "rounds": ("rounds", "experiment", "resume", "stages"),
+    "rounds": ("rounds", "experiment", "resume", "report", "dry-run", "stages"),
 }
 _REFERENCE = re.compile(r"\$\{experiment\.(data_path|prompts_path|tower_path)\}")
 

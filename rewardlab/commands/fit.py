@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
@@ -16,6 +18,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
+from rewardlab.commands.pages import write_page
 from rewardlab.commands.parsing import (
     Parser,
     instantiate,
@@ -25,12 +28,14 @@ from rewardlab.commands.parsing import (
     prepare,
     resolved,
 )
+from rewardlab.commands.rehearsal import table
 from rewardlab.errors import InputError
+from rewardlab.rounds.rehearsal import Line, size_of
 from rewardlab.runs.exporting import export
 from rewardlab.runs.folder import RunFolder
 from rewardlab.runs.layout import LAST_CHECKPOINT, POLICY_FOLDER, REWARD_FOLDER
 from rewardlab.training.base import Trained
-from rewardlab.training.checkpoints import LastCheckpoint, checkpoint_to_resume
+from rewardlab.training.checkpoints import UNREADABLE, LastCheckpoint, checkpoint_to_resume
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.trainer_options import check_options
 from rewardlab.training.trainers import Interruptible, make_trainer
@@ -55,6 +60,8 @@ _INSTEAD = {
 }
 # Parts of a module that are exported once they were trained, and their folders.
 EXPORTED = {"policy": POLICY_FOLDER, "reward": REWARD_FOLDER}
+# Options of the Trainer for `--dry-run`.
+ONE_BATCH = {"fast_dev_run": 1, "logger": False, "enable_checkpointing": False, "callbacks": []}
 # Arguments of the Trainer's verbs that other flags give.
 _OBJECTS = {"model", "train_dataloaders", "val_dataloaders", "dataloaders", "datamodule"}
 
@@ -66,6 +73,9 @@ def run(verb: str, argv: Sequence[str]) -> int:
     if verb == "fit":
         _check_trainer(cli.model, cli.trainer)
     options = {key: cli.config.get(key) for key in cli.verb_keys}
+    options["weights_only"] = True
+    if cli.config.dry_run:
+        return _rehearse(cli)
     writes = bool(cli.out) and first_process()  # other processes are launched with the same argv
     folder = _open_folder(cli) if writes else None
     if cli.config.resume and not options["ckpt_path"] and cli.out:
@@ -73,6 +83,20 @@ def run(verb: str, argv: Sequence[str]) -> int:
     attempt = nullcontext() if folder is None else folder.attempt(["rewardlab", verb, *argv])
     with attempt:
         _train(cli, folder, options)
+    if folder is not None and verb == "fit" and cli.config.report:
+        write_page(folder.path)
+    return 0
+
+
+def _rehearse(cli: TrainingCLI) -> int:
+    """Run the verb on one batch, say how large the model is, and write nothing."""
+    getattr(cli.trainer, cli.verb)(cli.model, datamodule=cli.datamodule)
+    lines = []
+    for name, part in cli.model.named_children():
+        if name != "reference":
+            lines.append(Line(name, f"{type(part).__name__}, {size_of(part)}"))
+    print(table([*lines, Line(cli.verb, "one batch went through")]))
+    print(f"Nothing was written. The run's folder will be {cli.out}.")
     return 0
 
 
@@ -124,16 +148,45 @@ def _check_trainer(module: LightningModule, trainer: Trainer) -> None:
         check_options(type(module).__name__, module.instead_of_trainer, options)
 
 
-def _check_checkpoint(location: Any) -> None:
-    """Refuse a checkpoint file that does not exist."""
+def _check_checkpoint(location: Any, weights_only: Any) -> None:
+    """Refuse a checkpoint that is not a local file of tensors and numbers.
+
+    Raises:
+        InputError: if it is to be fetched, does not exist, or would have to be unpickled.
+    """
+    if weights_only is False:
+        raise InputError(
+            "--weights_only=false would unpickle the checkpoint, which runs whatever code it holds."
+            " Leave it out: rewardlab's checkpoints hold tensors and numbers."
+        )
     if not location or location in ("best", "last", "hpc"):
         return
-    is_remote = str(location).startswith("registry") or "://" in str(location)
-    if not is_remote and not Path(location).exists():
+    if "://" in str(location) or re.fullmatch("registry(:.*)?", str(location), re.IGNORECASE):
+        raise InputError(
+            f"--ckpt_path {location} would be fetched and loaded unseen. Download it, look where it"
+            " comes from, and give the local file."
+        )
+    path = Path(location)
+    if not path.exists():
         raise InputError(
             f"--ckpt_path {location} does not exist. Give a file such as "
             "RUN/checkpoints/last.ckpt of a fit."
         )
+    if path.is_file():
+        _check_no_code(path)
+
+
+def _check_no_code(path: Path) -> None:
+    """Refuse a checkpoint that cannot be loaded, or only by unpickling objects."""
+    try:
+        torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except UNREADABLE as error:
+        reason = str(error).partition(". ")[0].splitlines()[0]
+        raise InputError(
+            f"--ckpt_path {path} cannot be loaded as tensors and numbers ({reason}). It is cut, no "
+            "checkpoint, or holds other objects, whose code would run when they are unpickled. "
+            "Give a checkpoint of a fit, such as RUN/checkpoints/last.ckpt."
+        ) from None
 
 
 def export_trained(trainer: Trainer, module: LightningModule, out: Path) -> list[Path]:
@@ -216,10 +269,10 @@ class TrainingCLI(LightningCLI):
         self.config = parse(parser, args)
 
     def before_instantiate_classes(self) -> None:
-        _check_checkpoint(self.config.get("ckpt_path"))
+        _check_checkpoint(self.config.get("ckpt_path"), self.config.get("weights_only"))
         needs_folder = self.verb == "fit" or self.config.experiment.out
         self.out = out_folder(self.config, self.argv) if needs_folder else None
-        if self.out and first_process():
+        if self.out and first_process() and not self.config.dry_run:
             RunFolder.check(self.out, resolved(self.parser, self.config), self.config.resume)
 
     def instantiate_classes(self) -> None:
@@ -231,6 +284,8 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Return the config's Trainer, with a run's logger and callbacks added."""
         config = {**self._get(self.config_init, "trainer"), **kwargs}
+        if self.config.dry_run:
+            return make_trainer(Trainer, **{**config, **ONE_BATCH})
         loggers = [logger for logger in _as_list(config["logger"]) if isinstance(logger, Logger)]
         if self.out:
             loggers.insert(0, CSVLogger(str(self.out), name="", version=""))

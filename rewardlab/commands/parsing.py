@@ -38,7 +38,7 @@ from rewardlab.errors import InputError
 
 NULLS = ("null", "~")
 # Keys that say only where and how to run, so that a run is not known by them.
-NOT_IN_CONFIG = ("config", "resume", "stages")
+NOT_IN_CONFIG = ("config", "resume", "stages", "report", "dry_run")
 
 
 class Parser(LightningArgumentParser):
@@ -97,6 +97,12 @@ def prepare(parser: ArgumentParser) -> None:
     parser.add_argument("--experiment", type=Experiment, default=Experiment())
     parser.add_argument(
         "--resume", action="store_true", help="Go on in a run folder that the same config made."
+    )
+    parser.add_argument(
+        "--report", type=bool, default=True, help="Write the run's report.html at the end."
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="Build everything on one tiny batch; write nothing."
     )
 
 

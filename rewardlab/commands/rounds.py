@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rewardlab.commands.pages import write_page
 from rewardlab.commands.parsing import (
     instantiate,
     make_parser,
@@ -14,6 +15,7 @@ from rewardlab.commands.parsing import (
     prepare,
     resolved,
 )
+from rewardlab.commands.rehearsal import rehearse
 from rewardlab.commands.trainers_of_rounds import check_trainers
 from rewardlab.errors import InputError
 from rewardlab.rounds.base import Rounds
@@ -29,6 +31,8 @@ class Built(NamedTuple):
         config: the resolved config.
         resume: whether the run may stand already.
         stages: the folder of stages, if several runs share one.
+        writes_page: whether report.html is written at the end.
+        is_dry: whether everything is only built, on one tiny batch.
     """
 
     rounds: Rounds
@@ -36,11 +40,15 @@ class Built(NamedTuple):
     config: dict[str, Any]
     resume: bool
     stages: str | None
+    writes_page: bool
+    is_dry: bool
 
 
 def run(command: str, argv: Sequence[str]) -> int:
     """Build everything, and only then touch the run folder and start."""
     built = build(argv)
+    if built.is_dry:
+        return rehearse(built.rounds, built.out)
     folder = RunFolder.open(built.out, built.config, built.resume, built.stages)
     with folder.attempt(["rewardlab", command, *argv]):
         try:
@@ -48,7 +56,9 @@ def run(command: str, argv: Sequence[str]) -> int:
         except InputError:
             folder.abandon()
             raise
-    print(f"{built.out}\nFor a page of it: rewardlab report {built.out}")
+    print(built.out)
+    if built.writes_page:
+        write_page(built.out)
     return 0
 
 
@@ -63,6 +73,9 @@ def build(argv: Sequence[str]) -> Built:
     out = out_folder(config, argv)
     tree = resolved(parser, config)
     check_trainers(tree)
-    RunFolder.check(out, tree, config.resume)
+    if not config.dry_run:
+        RunFolder.check(out, tree, config.resume)
     rounds = instantiate(parser, config).rounds
-    return Built(rounds, out, tree, config.resume, config.stages)
+    return Built(
+        rounds, out, tree, config.resume, config.stages, config.report, is_dry=config.dry_run
+    )

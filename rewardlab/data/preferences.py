@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,15 @@ class Preferences(SplitData):
             self.long_rows,
         )
         other.order_seed = self.order_seed if seed is None else seed
+        return other
+
+    def few(self, count: int) -> Preferences:
+        """Return the same data module of the first `count` clean pairs, a quarter held out."""
+        other = copy(self)
+        other.pairs = self._open(self.pairs)[:count]
+        other.held_out = 0.25
+        other._splits = None
+        other._models = []
         return other
 
     def setup(self, stage: str) -> None:

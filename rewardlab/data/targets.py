@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from copy import copy
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -124,6 +125,17 @@ class TargetSamples(SplitData):
         it, and its signature is looked for.
         """
         self._generator = self.policy or policy
+
+    def few(self, count: int) -> TargetSamples:
+        """Return the same data module of the first `count` targets, a quarter of them held out."""
+        targets = self._open(self.targets)
+        some = gather(Subset(targets, range(min(count, len(targets)))))
+        other = copy(self)
+        other.targets = some
+        other.held_out = 0.25
+        other._target_data = None
+        other._splits = None
+        return other
 
     def against(
         self, negatives: Samples, pseudo: tuple[Samples, Tensor] | None = None, swap: bool = False

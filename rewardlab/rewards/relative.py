@@ -35,8 +35,8 @@ class Relative(Reward, Saved):
     Args:
         reward: whose scores are brought to that scale.
         references: responses of the policy that attacks and optimisation start from, two or more a
-            prompt: Samples; a mapping from prompts to their responses; or a file that
-            `save_constants` of this reward wrote.
+            prompt: Samples; a mapping from prompts to their responses; a file that
+            `save_constants` of this reward wrote; or the `Spread` of its members' scores.
         batch_size: references scored at once.
 
     Raises:
@@ -60,13 +60,15 @@ class Relative(Reward, Saved):
     def __init__(
         self,
         reward: Reward,
-        references: str | Path | Samples | Mapping[str, Any],
+        references: str | Path | Samples | Mapping[str, Any] | Spread,
         batch_size: int = 256,
     ) -> None:
         super().__init__()
         self.reward = reward
         if isinstance(references, str | Path):
             spread = _read(Path(references))
+        elif isinstance(references, Spread):
+            spread = references
         else:
             samples = references if isinstance(references, Samples) else _samples(references)
             scores = member_scores(reward, samples, batch_size)

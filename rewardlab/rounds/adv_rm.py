@@ -20,6 +20,7 @@ from rewardlab.rewards.combine import Ensemble
 from rewardlab.rounds.attacking import (
     AttackAndMine,
     Attacked,
+    Sides,
     attack,
     attack_figures,
     is_enough,
@@ -47,6 +48,7 @@ from rewardlab.runs.layout import (
     ATTACK,
     HELD_OUT_ATTACK,
     HELD_OUT_REFERENCES,
+    REFERENCE_SCORES,
     REFERENCES,
 )
 from rewardlab.runs.stage import Stage
@@ -171,7 +173,7 @@ class AdvRMRounds(Rounds):
         options: dict[str, Any] = {"judge": judge, "enough": self.attack.enough}
         for number in range(len(self.members) if self.attack.members == "each" else 1):
             stage = self._attack_stage(state, fits, references, self.prompts, ATTACK, number)
-            sides = sides_of(self.members, number, self.attack.witness, references.samples)
+            sides = self._sides(state, fits, references, number)
             attacked = attack(
                 state, self.policy, self.attack, sides, stage, self.prompts, **options
             )
@@ -202,8 +204,21 @@ class AdvRMRounds(Rounds):
         prompts = self.held_out_prompts
         references = self._references(state, prompts, HELD_OUT_REFERENCES)
         stage = self._attack_stage(state, fits, references, prompts, HELD_OUT_ATTACK, 0)
-        sides = sides_of(self.members, 0, self.attack.witness, references.samples)
+        sides = self._sides(state, fits, references, 0)
         return attack(state, self.policy, self.attack, sides, stage, prompts).yield_share
+
+    def _sides(self, state: State, fits: MemberFits, references: References, number: int) -> Sides:
+        """Return the two sides of an attack on one member, with the references' scores."""
+        witness = self.attack.witness
+        settings: dict[str, Any] = {"member": number}
+        if witness is not None:
+            settings["witness"] = fingerprint(witness)
+        name = _attack_name(REFERENCE_SCORES, number)
+        if references.stage.name.endswith(HELD_OUT_REFERENCES):
+            name = f"held-out-{name}"
+        stage = state.stage(name, references.stage, *fits.stages, **settings)
+        members = self.members
+        return sides_of(state, stage, members, number, witness, references.samples)
 
     def _attack_stage(
         self,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rewardlab.attackers.base import TrainedAttacker, with_scores
@@ -15,15 +17,17 @@ from rewardlab.errors import InputError
 from rewardlab.evaluation.evaluation import mean_figure
 from rewardlab.mining import Funnel, adversarial_pairs
 from rewardlab.policies import Policy
+from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward
 from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.combine import Ensemble
-from rewardlab.rewards.relative import Relative
+from rewardlab.rewards.relative import Relative, Spread
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds.state import State, keep_samples
+from rewardlab.runs.layout import JUDGED_ATTACK, SCORES_FILE
 from rewardlab.runs.stage import Stage
 from rewardlab.seeds import derive, row_seeds
-from rewardlab.types import PreferencePairs, Samples
+from rewardlab.types import PreferencePairs, Samples, distinct
 
 
 @dataclass
@@ -136,11 +140,18 @@ class Attacked(NamedTuple):
 
 
 def sides_of(
-    members: Sequence[Reward], target_number: int, witness: Reward | None, references: Samples
+    state: State,
+    stage: Stage,
+    members: Sequence[Reward],
+    target_number: int,
+    witness: Reward | None,
+    references: Samples,
 ) -> Sides:
-    """Return the two sides of an attack on one member.
+    """Return the two sides of an attack on one member; the references' scores are kept as a stage.
 
     Args:
+        state: where the run stands.
+        stage: the record of those scores.
         members: of the round.
         target_number: number of the one under attack.
         witness: the reward that has to object; None for the mean of the other members.
@@ -149,15 +160,24 @@ def sides_of(
     if witness is None:
         others = [member for number, member in enumerate(members) if number != target_number]
         witness = Ensemble(others)
-    target_side = Relative(members[target_number], references)
-    witness_side = Relative(witness, references)
-    return Sides(
-        target_side,
-        witness_side,
-        references,
-        scores_of(target_side, references),
-        scores_of(witness_side, references),
-    )
+    rewards = {"target": members[target_number], "witness": witness}
+
+    def score(folder: Path) -> None:
+        columns = {}
+        for name, reward in rewards.items():
+            side = Relative(reward, references)
+            columns[f"{name}_means"] = side.means
+            columns[f"{name}_deviations"] = side.deviations
+            columns[name] = scores_of(side, references)
+        save_file(columns, folder / SCORES_FILE)
+
+    kept = load_file(state.run.make(stage, score) / SCORES_FILE)
+    prompts = distinct(references.prompts).values
+    sides = []
+    for name, reward in rewards.items():
+        spread = Spread(prompts, kept[f"{name}_means"], kept[f"{name}_deviations"])
+        sides.append(Relative(reward, spread))
+    return Sides(sides[0], sides[1], references, kept["target"], kept["witness"])
 
 
 def attack(
@@ -194,9 +214,26 @@ def attack(
     samples = keep_samples(state, stage, make)
     judged = None
     if judge is not None:
-        judged = (scores_of(judge, samples), scores_of(judge, sides.references))
+        judged = _judged(state, stage, judge, samples, sides.references)
     pairs, funnel = mine(samples, sides, settings.mining, seed=state.seed, judged=judged)
     return Attacked(samples, pairs, funnel)
+
+
+def _judged(
+    state: State, stage: Stage, judge: Reward, samples: Samples, references: Samples
+) -> tuple[Tensor, Tensor]:
+    """Return a judge's scores of an attack's outputs and of the references, kept as a stage."""
+
+    def score(folder: Path) -> None:
+        columns = {
+            "samples": scores_of(judge, samples),
+            "references": scores_of(judge, references),
+        }
+        save_file(columns, folder / SCORES_FILE)
+
+    record = Stage(f"{stage.name}-{JUDGED_ATTACK}", (stage,), {"judge": fingerprint(judge)})
+    kept = load_file(state.run.make(record, score) / SCORES_FILE)
+    return kept["samples"], kept["references"]
 
 
 def mine(

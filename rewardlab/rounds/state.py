@@ -40,7 +40,7 @@ from rewardlab.runs.layout import (
 )
 from rewardlab.runs.stage import Stage
 from rewardlab.seeds import derive, row_seeds
-from rewardlab.training.trainers import device_of
+from rewardlab.training.trainers import device_of, processes_of
 from rewardlab.types import Samples
 
 
@@ -151,6 +151,7 @@ def begin(
         real: samples that outputs are held against.
         names: of the arguments that every stage depends on.
     """
+    _check_processes(rounds)
     rounds.policy.to(device_of(rounds.fit.trainer))
     prompts = numbered(rounds.prompts)
     prompts = fitting(prompts, [rounds.policy], rounds.post_train.long_rows, "prompts")
@@ -174,6 +175,29 @@ def begin(
     run.results({"targets": figures})
     judge_policy(state, rounds.evaluation)
     return state
+
+
+def _check_processes(rounds: Any) -> None:
+    """Refuse trainers that would start further processes, each of which would run the rounds.
+
+    Raises:
+        InputError: naming the argument whose trainer it is.
+    """
+    attack = getattr(rounds, "attack", None)
+    parts = {
+        "fit": rounds.fit,
+        "post_train": rounds.post_train,
+        "attack.attacker": getattr(attack, "attacker", None),
+    }
+    for name, part in parts.items():
+        make = getattr(part, "trainer", None)
+        count = 1 if make is None else processes_of(make)
+        if count > 1:
+            raise InputError(
+                f"The trainer of `{name}` would start {count} processes, and rounds run in one: "
+                "every process would draw, fit and write the same stages. Give it devices=1 and "
+                "num_nodes=1; several processes train with `rewardlab fit`."
+            )
 
 
 def _start(

@@ -64,6 +64,8 @@ MONITOR = "monitor"
 # Stages of Adv-RM.
 MEMBER = "member"
 REFERENCES = "references"
+REFERENCE_SCORES = "reference-scores"
+JUDGED_ATTACK = "judged"
 ATTACK = "attack"
 ADVERSARIAL = "adversarial"
 HELD_OUT_REFERENCES = "held-out-references"

@@ -69,6 +69,17 @@ def device_of(make: Callable[..., Trainer]) -> torch.device:
     return make_trainer(make, **SILENT).strategy.root_device
 
 
+def processes_of(make: Callable[..., Trainer]) -> int:
+    """Return how many processes train when the trainer is made by `make`.
+
+    Example:
+        >>> from functools import partial
+        >>> processes_of(partial(Trainer, accelerator="cpu", devices=2))
+        2
+    """
+    return make_trainer(make, **SILENT).world_size
+
+
 class Interruptible(pl.Callback):
     """Let Ctrl-C, SIGTERM and SIGHUP end the training after the current step, with a checkpoint.
 

@@ -37,6 +37,7 @@ from rewardlab.rounds import (
     RunFolder,
     Tether,
 )
+from rewardlab.rounds.rehearsal import rehearse
 from rewardlab.rounds.state import begin
 from rewardlab.rounds.tether import tethered
 from rewardlab.seeds import row_seeds
@@ -257,6 +258,37 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path / "killed")
     assert run(tmp_path / "killed") == whole
+
+
+def test_a_resumed_run_scores_neither_references_nor_what_an_attack_found_again(
+    tmp_path, monkeypatch
+):
+    options = {"judge": "letters", "held_out_prompts": ["say y", "say z"]}
+    whole = run(tmp_path / "run", **options)
+    for name in ("attacking.scores_of", "state.scores_of", "post_training.scores_of"):
+        monkeypatch.setattr(f"rewardlab.rounds.{name}", lambda *_: 1 / 0)
+    monkeypatch.setattr("rewardlab.rewards.relative.member_scores", lambda *_: 1 / 0)
+    assert run(tmp_path / "run", **options) == whole
+
+
+@pytest.mark.parametrize("where", ["fit", "post_train", "attack.attacker"])
+def test_trainers_of_several_processes_are_refused(tmp_path, where):
+    several = partial(Trainer, accelerator="cpu", devices=2, max_epochs=1)
+    play = game()
+    part = play
+    for name in where.split("."):
+        part = getattr(part, name)
+    part.trainer = several
+    with pytest.raises(InputError, match=f"`{where}` would start 2 processes"):
+        play.run(RunFolder.open(tmp_path / "run", {"seed": 0}))
+    assert not list((tmp_path / "run" / "stages").glob("*-????????"))
+
+
+def test_a_rehearsal_goes_through_every_stage_and_writes_nothing_else(tmp_path):
+    lines = {line.name: line.text for line in rehearse(game(rounds=2), tmp_path)}
+    assert {"prompts", "policy", "reward", "reward 1", "disk"} <= lines.keys()
+    assert {"1-member-1", "1-attack", "2-post-train", "2-scores"} <= lines.keys()
+    assert [item.name for item in tmp_path.iterdir()] == ["run"]
 
 
 def test_no_rounds_is_the_baseline(tmp_path):

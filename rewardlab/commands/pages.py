@@ -1,0 +1,34 @@
+"""The page that `fit` and `rounds` write at their end."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+log = logging.getLogger("rewardlab")
+
+
+def write_page(out: Path) -> Path | None:
+    """Write a run's report.html and print its path; a page that fails does not fail the run.
+
+    Args:
+        out: the run folder.
+
+    Returns:
+        The page's path, or None where it could not be written.
+    """
+    try:
+        from rewardlab.report import write_report
+
+        page = write_report([out])
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        log.warning(
+            "The run is finished, and its page could not be written (%s). "
+            "`rewardlab report %s` writes it anew.",
+            reason,
+            out,
+        )
+        return None
+    print(page)
+    return page

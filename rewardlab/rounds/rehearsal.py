@@ -1,0 +1,197 @@
+"""A rehearsal of rounds: every stage on a few rows, in a temporary folder, and what it would take.
+
+The rehearsal changes the rounds that it is given and trains their models; nothing else is to be
+done with them.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import is_dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytorch_lightning import Trainer
+from torch import nn
+
+from rewardlab.data.long_rows import fitting
+from rewardlab.data.prompt_data import numbered
+from rewardlab.evaluation import Guard
+from rewardlab.rounds.base import Rounds
+from rewardlab.runs.folder import RunFolder
+from rewardlab.runs.layout import STATE_FILE, name_of_title, parse_stage_name
+
+PROMPTS = 2
+FEW = 8  # outputs that are judged
+ROWS = 32  # targets or pairs; a quarter of them are held out
+ONE_STEP = {"max_steps": 1, "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1}
+SMALL_ATTACK = {"n": 2, "candidates": 2, "segments": 1, "per_prompt": 1, "batch_size": PROMPTS}
+ADAM_COPIES = 2  # floats that AdamW keeps for each trained one
+GIB = 2**30
+
+
+class Line(NamedTuple):
+    """A line of the table: a part, and what is to be known of it."""
+
+    name: str
+    text: str
+
+
+def rehearse(rounds: Rounds, folder: Path) -> list[Line]:
+    """Run every stage on a few rows, and return the table.
+
+    Args:
+        rounds: as they were built; they are of no use afterwards.
+        folder: an empty one; it holds the rehearsal's run.
+
+    Raises:
+        InputError: if something refuses, as the run itself would.
+    """
+    lines = _lengths(rounds) + _sizes(rounds)
+    planned = _planned(rounds)
+    shrink(rounds)
+    run = RunFolder.open(folder / "run", {"rehearsal": 1})
+    rounds.run(run)
+    return [*lines, *_stages(run), *_disk(run, planned)]
+
+
+def shrink(rounds: Any) -> None:
+    """Make rounds of a few rows and single steps, in place."""
+    rounds.prompts = rounds.prompts[:PROMPTS]
+    rounds.rounds = min(rounds.rounds, 1)
+    rounds.evaluation = replace(rounds.evaluation, samples=FEW)
+    rounds.fit = replace(rounds.fit, trainer=_one_step(rounds.fit.trainer))
+    post_train = replace(rounds.post_train, groups=PROMPTS, batch_size=PROMPTS)
+    post_train.trainer = _one_step(post_train.trainer)
+    post_train.callbacks = [_small_callback(callback) for callback in post_train.callbacks]
+    rounds.post_train = post_train
+    if getattr(rounds, "targets", None) is not None:
+        rounds.targets = rounds.targets.few(ROWS)
+        rounds.targets.drawn_by(rounds.policy)
+        rounds.negatives = ROWS
+    if getattr(rounds, "bootstrap", None) is not None:
+        rounds.bootstrap = replace(rounds.bootstrap, pool=FEW, count=1)
+    if getattr(rounds, "preferences", None) is not None:
+        rounds.preferences = rounds.preferences.few(ROWS)
+        rounds.held_out_prompts = rounds.held_out_prompts[:PROMPTS]
+        attacker = _small_attacker(rounds.attack.attacker)
+        rounds.attack = replace(rounds.attack, attacker=attacker, references=2, enough=None)
+
+
+def _one_step(make: Callable[..., Trainer]) -> Callable[..., Trainer]:
+    return partial(make, **ONE_STEP, enable_progress_bar=False)
+
+
+def _small_callback(callback: Any) -> Any:
+    """Return a guard that reads few samples; other callbacks stay."""
+    if isinstance(callback, Guard):
+        callback = copy.copy(callback)
+        callback.samples = FEW
+    return callback
+
+
+def _small_attacker(attacker: Any) -> Any:
+    """Return an attacker that draws little; one that is no dataclass stays."""
+    if not is_dataclass(attacker) or isinstance(attacker, type):
+        return attacker
+    names = vars(attacker).keys()
+    changes: dict[str, Any] = {name: few for name, few in SMALL_ATTACK.items() if name in names}
+    if "trainer" in names:
+        changes["trainer"] = _one_step(vars(attacker)["trainer"])
+    return replace(attacker, **changes)
+
+
+def _rewards(rounds: Any) -> list[nn.Module]:
+    """Return the rewards that are fitted."""
+    members = getattr(rounds, "members", None)
+    return [rounds.reward] if members is None else list(members)
+
+
+def _lengths(rounds: Any) -> list[Line]:
+    """Say how many prompts there are; those that do not fit the context are refused or dropped."""
+    prompts = numbered(rounds.prompts)
+    fits = fitting(prompts, [rounds.policy], rounds.post_train.long_rows, "prompts")
+    text = f"{len(prompts)}, of which {len(fits)} fit the policy's context"
+    return [Line("prompts", text)]
+
+
+def _sizes(rounds: Any) -> list[Line]:
+    """Say how large the models are, and what training them keeps in memory beside activations."""
+    lines = []
+    parts = {"policy": rounds.policy}
+    for number, reward in enumerate(_rewards(rounds)):
+        parts[f"reward {number}" if number else "reward"] = reward
+    for name, part in parts.items():
+        lines.append(Line(name, f"{type(part).__name__}, {size_of(part)}"))
+    return lines
+
+
+def size_of(part: nn.Module) -> str:
+    """Return how many weights a model has, and what training it keeps in memory."""
+    weights = list(part.parameters())
+    trained = [weight for weight in weights if weight.requires_grad]
+    held = sum(weight.numel() * weight.element_size() for weight in weights)
+    gradients = sum(weight.numel() * weight.element_size() for weight in trained)
+    total = held + gradients * (1 + ADAM_COPIES)
+    count = sum(weight.numel() for weight in weights)
+    trained_count = sum(weight.numel() for weight in trained)
+    return (
+        f"{count:,} weights, {trained_count:,} trained: {held / GIB:.2f} GiB, in training "
+        f"{total / GIB:.2f} GiB with gradients and AdamW, beside activations"
+    )
+
+
+def _planned(rounds: Any) -> dict[str, int]:
+    """Return how many rows the real run draws in each of its sampling stages."""
+    post_train = rounds.post_train
+    groups = post_train.groups or len(rounds.prompts)
+    planned = {"samples": rounds.evaluation.samples, "candidates": groups * post_train.candidates}
+    if getattr(rounds, "targets", None) is not None:
+        target_count = len(rounds.targets.target_samples("train"))
+        planned["negatives"] = rounds.negatives or target_count
+        if rounds.bootstrap is not None:
+            planned["pool"] = rounds.bootstrap.pool
+    if getattr(rounds, "attack", None) is not None:
+        planned["references"] = rounds.attack.references * len(rounds.prompts)
+    planned["rounds"] = max(rounds.rounds, 1)
+    return planned
+
+
+def _stages(run: RunFolder) -> list[Line]:
+    """Say what each stage took here: seconds and peak memory."""
+    lines = []
+    for title, entry in run.timing().items():
+        if not name_of_title(title) or "seconds" not in entry:
+            continue
+        text = f"{entry['seconds']:6.1f} s on a few rows, peak {entry['peak_memory_mib']:,.0f} MiB"
+        if "peak_gpu_mib" in entry:
+            text += f", GPU {entry['peak_gpu_mib']:,.0f} MiB"
+        lines.append(Line(name_of_title(title), text))
+    return lines
+
+
+def _disk(run: RunFolder, planned: dict[str, int]) -> list[Line]:
+    """Estimate the run's size on disk: rows as planned, weights of each round, and checkpoints."""
+    drawn = 0.0
+    states = 0.0
+    for stage in run.stages.glob("*-????????"):
+        kind = parse_stage_name(name_of_title(stage.name)).stage
+        size = sum(file.stat().st_size for file in stage.rglob("*") if file.is_file())
+        if (stage / STATE_FILE).exists():
+            states += size
+        elif kind in planned:
+            drawn += size * planned[kind] / _rows_here(kind)
+    whole = planned["rounds"] * (drawn + states)
+    checkpoints = 2 * (1 + ADAM_COPIES) * states  # the last two, which go when their stage stands
+    text = (
+        f"about {whole / GIB:.2f} GiB of stages, and {checkpoints / GIB:.2f} GiB of checkpoints "
+        "while it trains; the exported policy and reward come on top"
+    )
+    return [Line("disk", text)]
+
+
+def _rows_here(kind: str) -> int:
+    """Return how many rows a sampling stage of the rehearsal has, about."""
+    return {"negatives": ROWS, "pool": FEW, "samples": FEW}.get(kind, PROMPTS)
