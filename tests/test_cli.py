@@ -375,7 +375,7 @@ def test_exit_codes(place, capsys):
 def test_fit_writes_a_run_folder_and_an_override_reaches_the_model(place, capsys):
     words = ["fit", "--config", "fit.yaml", "--out", "run", "--experiment.reward_path=other"]
     assert cli.main(words) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "run"
+    assert capsys.readouterr().out.splitlines()[0] == "run"
     saved = yaml.safe_load((place / "run" / "config.yaml").read_text())
     assert saved["model"]["init_args"]["note"] == "other"
     assert saved["trainer"]["max_steps"] == 3

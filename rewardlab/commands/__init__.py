@@ -109,15 +109,13 @@ rewardlab rounds: the outer loop. Sample, fit the reward, select, post-train the
                       policy/, reward/. Default: runs/ and the last config's name
   --stages DIR        share finished stages between runs; default RUN/stages
   --resume            go on from the last finished stage of a RUN that the same config made
-  --dry-run           go through every stage on a few rows in a temporary folder, print sizes,
-                      seconds, memory and disk, and write nothing that stays
+  --dry-run           rehearse every stage on a few rows: sizes, seconds, disk; nothing stays
   --report=false      write no report.html at the end
   --experiment.KEY=V  a value that other keys take as ${experiment.KEY}: policy_path, reward_path,
                       tower_path, data_path, prompts_path, out, seed
   --rounds.help CLASS what a class takes; --help-all lists every flag
 
 Examples:
-  rewardlab rounds --config configs/gan_rm/digits.yaml --out runs/digits
   rewardlab rounds --config configs/gan_rm/digits.yaml --out runs/digits --resume
   rewardlab rounds --config configs/gan_rm/digits.yaml --config configs/gan_rm/digits_dpo.yaml \\
     --out runs/beta500 --rounds.init_args.post_train.loop.init_args.beta=500

@@ -37,6 +37,7 @@ from rewardlab.runs.layout import LAST_CHECKPOINT, POLICY_FOLDER, REWARD_FOLDER
 from rewardlab.training.base import Trained
 from rewardlab.training.checkpoints import UNREADABLE, LastCheckpoint, checkpoint_to_resume
 from rewardlab.training.resumable import Resumable
+from rewardlab.training.steps import CountedSteps
 from rewardlab.training.trainer_options import check_options
 from rewardlab.training.trainers import Interruptible, make_trainer
 
@@ -300,7 +301,7 @@ class TrainingCLI(LightningCLI):
 
     def _callbacks_of_a_fit(self, enable_checkpointing: Any, callbacks: list[Any]) -> list[Any]:
         """Return what makes a fit resumable, and its checkpoints unless the config has its own."""
-        added: list[Any] = [Resumable()]
+        added: list[Any] = [Resumable(), CountedSteps()]
         has_own = any(isinstance(callback, Checkpoint) for callback in callbacks)
         if enable_checkpointing is False or self.out is None:
             return added

@@ -10,8 +10,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
+from rewardlab.progress import counted
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward
 from rewardlab.storage.atomic import write_atomically
@@ -99,7 +99,8 @@ def _key(samples: Samples, row: int) -> str:
 def _batch_starts(dataset: Dataset[Samples], batch_size: int) -> Any:
     """Return the first row of each batch, with a progress bar if there are more than ten."""
     starts = range(0, len(dataset), batch_size)
-    return tqdm(starts, "features", leave=False, disable=None if len(starts) > 10 else True)
+    hidden = None if len(starts) > 10 else True
+    return counted(starts, len(dataset), "features", hidden=hidden)
 
 
 def _batch(dataset: Dataset[Samples], start: int, batch_size: int) -> Samples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tqdm import tqdm
+from rewardlab.progress import counted
 
 
 def micro_batches(count: int, size: int | None) -> Iterator[slice]:
@@ -23,5 +23,5 @@ def micro_batches(count: int, size: int | None) -> Iterator[slice]:
     size = size or max(count, 1)
     starts = range(0, max(count, 1), size)
     hidden = None if len(starts) > 1 else True
-    for start in tqdm(starts, "sampling", leave=False, disable=hidden):
+    for start in counted(starts, count, "drawing", hidden=hidden):
         yield slice(start, start + size)

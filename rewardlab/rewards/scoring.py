@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from rewardlab.progress import counted
 from rewardlab.rewards.base import Reward, checked_scores
 from rewardlab.types import Samples
 
@@ -92,7 +92,7 @@ def in_batches(
     starts = range(0, len(samples), batch_size)
     quiet = None if len(starts) > 4 else True
     parts = []
-    for start in tqdm(starts, "scoring", leave=False, disable=quiet):
+    for start in counted(starts, len(samples), "scoring", hidden=quiet):
         batch = samples[start : start + batch_size].to(device)
         parts.append(method(batch).cpu())
     reward.train(was_training)

@@ -7,7 +7,7 @@ done with them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import is_dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -132,15 +132,25 @@ def size_of(part: nn.Module) -> str:
     """Return how many weights a model has, and what training it keeps in memory."""
     weights = list(part.parameters())
     trained = [weight for weight in weights if weight.requires_grad]
-    held = sum(weight.numel() * weight.element_size() for weight in weights)
-    gradients = sum(weight.numel() * weight.element_size() for weight in trained)
+    gradients = _bytes(trained)
+    held = _bytes(weights)
     total = held + gradients * (1 + ADAM_COPIES)
-    count = sum(weight.numel() for weight in weights)
-    trained_count = sum(weight.numel() for weight in trained)
     return (
-        f"{count:,} weights, {trained_count:,} trained: {held / GIB:.2f} GiB, in training "
-        f"{total / GIB:.2f} GiB with gradients and AdamW, beside activations"
+        f"{_count(weights):,} weights, {_count(trained):,} trained: {held / GIB:.2f} GiB, in "
+        f"training {total / GIB:.2f} GiB with gradients and AdamW, beside activations"
     )
+
+
+def _count(weights: Sequence[nn.Parameter]) -> int:
+    return sum(weight.numel() for weight in weights)
+
+
+def _bytes(weights: Sequence[nn.Parameter]) -> int:
+    total = 0
+    for weight in weights:
+        count = weight.numel()
+        total += count * weight.element_size()
+    return total
 
 
 def _planned(rounds: Any) -> dict[str, int]:
@@ -165,9 +175,12 @@ def _stages(run: RunFolder) -> list[Line]:
     for title, entry in run.timing().items():
         if not name_of_title(title) or "seconds" not in entry:
             continue
-        text = f"{entry['seconds']:6.1f} s on a few rows, peak {entry['peak_memory_mib']:,.0f} MiB"
-        if "peak_gpu_mib" in entry:
-            text += f", GPU {entry['peak_gpu_mib']:,.0f} MiB"
+        seconds = entry["seconds"]
+        memory = entry["peak_memory_mib"]
+        text = f"{seconds:6.1f} s on a few rows, peak {memory:,.0f} MiB"
+        gpu_memory = entry.get("peak_gpu_mib")
+        if gpu_memory is not None:
+            text += f", GPU {gpu_memory:,.0f} MiB"
         lines.append(Line(name_of_title(title), text))
     return lines
 
@@ -178,11 +191,13 @@ def _disk(run: RunFolder, planned: dict[str, int]) -> list[Line]:
     states = 0.0
     for stage in run.stages.glob("*-????????"):
         kind = parse_stage_name(name_of_title(stage.name)).stage
-        size = sum(file.stat().st_size for file in stage.rglob("*") if file.is_file())
-        if (stage / STATE_FILE).exists():
+        size = _size_on_disk(stage)
+        has_weights = stage.joinpath(STATE_FILE).exists()
+        if has_weights:
             states += size
         elif kind in planned:
-            drawn += size * planned[kind] / _rows_here(kind)
+            share = planned[kind] / _rows_here(kind)
+            drawn += size * share
     whole = planned["rounds"] * (drawn + states)
     checkpoints = 2 * (1 + ADAM_COPIES) * states  # the last two, which go when their stage stands
     text = (
@@ -190,6 +205,14 @@ def _disk(run: RunFolder, planned: dict[str, int]) -> list[Line]:
         "while it trains; the exported policy and reward come on top"
     )
     return [Line("disk", text)]
+
+
+def _size_on_disk(folder: Path) -> int:
+    size = 0
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        size += status.st_size
+    return size
 
 
 def _rows_here(kind: str) -> int:

@@ -33,6 +33,7 @@ from rewardlab.training import GANRM
 from rewardlab.training.base import Trained, frozen_reference, trained_state
 from rewardlab.training.checkpoints import MINUTES, LastCheckpoint, checkpoint_to_resume
 from rewardlab.training.resumable import Resumable
+from rewardlab.training.steps import CountedSteps
 from rewardlab.training.trainers import Interruptible, make_trainer
 from rewardlab.types import PreferencePairs, Samples
 
@@ -209,7 +210,12 @@ def _fit(
         num_sanity_val_steps=0,
         logger=CSVLogger(scratch, name="", version=""),
         default_root_dir=scratch,
-        callbacks=[*callbacks, Resumable(), Interruptible(scratch / LAST_CHECKPOINT)],
+        callbacks=[
+            *callbacks,
+            Resumable(),
+            Interruptible(scratch / LAST_CHECKPOINT),
+            CountedSteps(),
+        ],
         enable_model_summary=False,
         log_every_n_steps=10,
     )

@@ -1,6 +1,7 @@
 """What a run says while it works: a log file, and the diagnostics that its page shows.
 
-`log.txt` has a line for each message of rewardlab's log. `diagnostics.json` is a list of objects
+`log.txt` has a line for each message of rewardlab's log, and about every minute one that says how
+far the stage is. `diagnostics.json` is a list of objects
 `{"stage", "level", "sentence", "figures"}`: each warning, and each message that has figures. A
 message has figures if it was logged with `extra={"figures": {...}}`.
 """
@@ -9,19 +10,43 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rewardlab import progress
 from rewardlab.runs.damage import UNREADABLE, set_aside
 from rewardlab.runs.layout import DIAGNOSTICS_FILE, LOG_FILE
 from rewardlab.storage.atomic import write_atomically
 
+MINUTE = 60.0  # seconds between two signs of life in the log file
 MOST = 500  # diagnostics of a run; the first are kept
 KEYS = ("stage", "level", "sentence", "figures")
 log = logging.getLogger("rewardlab")
+
+
+class Pulse:
+    """Call a function about every minute, from a thread of its own."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+
+    def start(self, beat: Callable[[], None]) -> None:
+        """Call `beat` after each minute until `stop`."""
+        over = threading.Event()
+        self._over = over
+
+        def run() -> None:
+            while not over.wait(MINUTE):
+                beat()
+
+        threading.Thread(target=run, name="rewardlab heartbeat", daemon=True).start()
+
+    def stop(self) -> None:
+        self._over.set()
 
 
 class Journal(logging.Filter):
@@ -52,6 +77,10 @@ class Journal(logging.Filter):
         self._listeners = 0
         self._entries: list[dict[str, Any]] | None = None
         self._of_stage: list[dict[str, Any]] = []
+        self._pulse = Pulse()
+
+    def _beat(self) -> None:
+        self.line(f"{self.stage}: {progress.current() or 'at work'}")
 
     def filter(self, record: logging.LogRecord) -> bool:
         sentence = record.getMessage()
@@ -96,13 +125,16 @@ class Journal(logging.Filter):
         self.stage = stage
         self._of_stage = []
         self._listeners += 1
-        log.addFilter(self)  # once, however often it is added
+        if self._listeners == 1:
+            log.addFilter(self)
+            self._pulse.start(self._beat)
         try:
             yield
         finally:
             self._listeners -= 1
             if not self._listeners:
                 log.removeFilter(self)
+                self._pulse.stop()
             self.stage = before
             self._of_stage = entries_before
 

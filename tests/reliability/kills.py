@@ -1,6 +1,7 @@
 """Kill a run by SIGKILL at random moments, resume it, and compare it with one that nothing stopped.
 
     python tests/reliability/kills.py --kills 40 --seed 0
+    python tests/reliability/kills.py all --kills 20 --seed 1
 
 Each process is a fork of this one, so that the libraries are loaded once; none waits for the disk,
 since a kill, unlike a power cut, loses nothing that was written. The first moment is drawn evenly
@@ -28,15 +29,33 @@ from pathlib import Path
 import torch
 from pytorch_lightning import Trainer
 
-from rewardlab import DiffusionPolicy, Sampler, TargetSamples, VisionReward, cli
-from rewardlab.data import save_samples
+from rewardlab import (
+    DiffusionPolicy,
+    LanguageReward,
+    PreferencePairs,
+    Sampler,
+    TargetSamples,
+    VisionReward,
+    cli,
+)
+from rewardlab.attackers import RLAttacker
+from rewardlab.data import Preferences, save_pairs, save_samples
 from rewardlab.evaluation import Evaluation, Guard
 from rewardlab.mining import RankBootstrap
-from rewardlab.rewards import Brightness
-from rewardlab.rounds import FitReward, GANRMRounds, PostTrain, RunFolder
+from rewardlab.policies.causal_lm import CausalLMPolicy
+from rewardlab.rewards import Brightness, Length
+from rewardlab.rounds import (
+    AdvRMRounds,
+    AttackAndMine,
+    FitReward,
+    GANRMRounds,
+    Mining,
+    PostTrain,
+    RunFolder,
+)
 from rewardlab.storage import atomic
-from rewardlab.testing import tiny_diffusion, tiny_tower
-from rewardlab.training import EMA, GANRM, SFT
+from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower
+from rewardlab.training import EMA, GANRM, PPO, SFT, AdvRM
 from rewardlab.types import Samples
 
 ADAM = partial(torch.optim.Adam, lr=0.003)
@@ -88,21 +107,136 @@ def run_rounds(folder: Path) -> None:
     ).run(RunFolder.open(folder, {"game": 1}, resume=True))
 
 
-def run_fit(folder: Path) -> None:
-    """Fit a reward by the command line."""
+def run_adv_rm(folder: Path) -> None:
+    """Run a round of Adv-RM with a trained attacker, and post-training by PPO."""
+    trainer = partial(Trainer, max_steps=4, max_epochs=-1, **QUIET)
+    make_ppo = partial(PPO, optimizer=ADAM, samples_per_prompt=2, kl_weight=0.0)
+    attacker = RLAttacker(make_ppo, trainer, batch_size=2, checkpoint_every=1)
+    AdvRMRounds(
+        policy(),
+        [language_reward(1), language_reward(2)],
+        Preferences(pairs(), held_out=4, batch_size=8),
+        AttackAndMine(attacker, Mining(z=0.2), references=3),
+        PostTrain(make_ppo, trainer, batch_size=2, checkpoint_every=1),
+        FitReward(partial(AdvRM, optimizer=ADAM), partial(Trainer, max_epochs=2, **QUIET)),
+        prompts=PROMPTS,
+        rounds=1,
+        evaluation=Evaluation(6, {"length": Length()}),
+    ).run(RunFolder.open(folder, {"game": 2}, resume=True))
+
+
+def policy() -> CausalLMPolicy:
+    return CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer(), max_new_tokens=6)
+
+
+def language_reward(seed: int) -> LanguageReward:
+    return LanguageReward(tiny_causal_lm(seed=seed), tiny_tokenizer(), pooling="mean", seed=seed)
+
+
+def pairs() -> PreferencePairs:
+    prompts = [f"say {number}" for number in range(16)]
+    chosen = Samples(prompts, [f"yes {number}" for number in range(16)])
+    return PreferencePairs(chosen, Samples(prompts, [f"{number} no no" for number in range(16)]))
+
+
+def run_command(words: list[str], folder: Path) -> None:
+    """Run a command of the command line in the folder that holds its inputs."""
     os.chdir(folder.parent)
-    if cli.main(["fit", "--config", "fit.yaml", "--out", folder.name, "--resume"]) != 0:
-        raise SystemExit("the fit did not end well")
+    if cli.main([*words, "--out", folder.name, "--resume"]) != 0:
+        raise SystemExit("the command did not end well")
 
 
-def prepare_fit(place: Path) -> None:
-    """Write what `run_fit` reads."""
+def run_fit(name: str, folder: Path) -> None:
+    """Fit by the config of a name."""
+    run_command(["fit", "--config", f"{name}.yaml", "--report=false"], folder)
+
+
+def prepare(place: Path) -> None:
+    """Write what the commands read."""
     VisionReward(tiny_tower(image_size=8), heads=2, width=8, dropout=0.3).save_pretrained(
         place / "reward"
     )
     save_samples(place / "targets", pixels(16, 0.6, 0))
     save_samples(place / "others", pixels(16, 0.2, 1))
-    (place / "fit.yaml").write_text(CONFIG)
+    policy().save_pretrained(place / "policy")
+    DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=2)).save_pretrained(
+        place / "images"
+    )
+    language_reward(1).save_pretrained(place / "rm")
+    language_reward(2).save_pretrained(place / "witness")
+    save_pairs(place / "pairs", pairs())
+    save_samples(place / "texts", pairs().chosen)
+    (place / "prompts.txt").write_text("\n".join(PROMPTS))
+    (place / "ganrm.yaml").write_text(CONFIG)
+    for name, parts in FITS.items():
+        (place / f"{name}.yaml").write_text(json.dumps({**parts, "trainer": TRAINER}))
+
+
+def component(name: str, **options) -> dict[str, object]:
+    return {"class_path": f"rewardlab.{name}", "init_args": options}
+
+
+def loaded(kind: str, path: str) -> dict[str, object]:
+    """Return the config of a policy or reward that is loaded from a folder."""
+    return component(f"{'policies' if kind == 'policy' else 'rewards'}.load_{kind}", path=path)
+
+
+TRAINER = {
+    "max_epochs": 3,
+    "log_every_n_steps": 1,
+    "accelerator": "cpu",
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+PROMPTS = ["say a", "say b", "say c", "say d"]
+TEXT_PAIRS = component("data.PairsData", pairs="pairs", batch_size=4)
+FITS = {
+    "advrm": {
+        "model": component("training.AdvRM", reward=loaded("reward", "rm")),
+        "data": component("data.Preferences", pairs="pairs", held_out=4, batch_size=4),
+    },
+    "dpo": {
+        "model": component("training.DPO", policy=loaded("policy", "policy")),
+        "data": TEXT_PAIRS,
+    },
+    "sft": {
+        "model": component("training.SFT", policy=loaded("policy", "policy")),
+        "data": component("data.SamplesData", samples="texts", batch_size=4),
+    },
+    "ppo": {
+        "model": component(
+            "training.PPO",
+            policy=loaded("policy", "policy"),
+            reward=loaded("reward", "rm"),
+            samples_per_prompt=2,
+        ),
+        "data": component("data.Prompts", prompts="prompts.txt", batch_size=2),
+    },
+    "refl": {
+        "model": component(
+            "training.ReFL",
+            policy=loaded("policy", "images"),
+            reward=loaded("reward", "reward"),
+        ),
+        "data": component("data.Prompts", prompts=["", "", "", ""], batch_size=2),
+    },
+}
+AUDIT = ["--policy", "policy", "--prompts", "prompts.txt", "--max-length", "6", "--device", "cpu"]
+ATTACK = [
+    "attack",
+    *AUDIT,
+    *["--reward", "rm", "--witness", "witness", "--attacker", "rl", "--steps", "6"],
+    *["--references", "3", "--n", "4"],
+]
+CURVE = ["curve", *AUDIT, "--proxy", "rm", "--gold", "witness", "--n-max", "4", "--samples", "8"]
+KINDS = {
+    "rounds": run_rounds,
+    "fit": partial(run_fit, "ganrm"),
+    **{name: partial(run_fit, name) for name in FITS},
+    "adv_rm": run_adv_rm,
+    "attack": partial(run_command, ATTACK),
+    "curve": partial(run_command, CURVE),
+}
 
 
 def start(run, folder: Path) -> int:
@@ -150,13 +284,16 @@ def kill_at(run, folder: Path, seconds: float) -> bool:
     return True
 
 
+COMPARED = ("metrics.csv", "results.json", "exploits.jsonl", "curve.csv")
+
+
 def contents(folder: Path) -> dict[str, object]:
     """Return what must be equal: weights, results and rows, by file."""
     found: dict[str, object] = {}
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder).as_posix()
         is_half = ".partial" in name or name.endswith(".damaged")
-        if is_half or file.name in ("metrics.csv", "results.json") or file.suffix == ".safetensors":
+        if is_half or file.name in COMPARED or file.suffix == ".safetensors":
             found[name] = file.read_bytes() if file.is_file() else "folder"
     last = folder / "checkpoints" / "last.ckpt"
     if last.exists():
@@ -172,9 +309,8 @@ def differences(straight: dict[str, object], resumed: dict[str, object]) -> list
 
 def trial(kind: str, kills: int, seed: int, place: Path) -> dict[str, object]:
     """Kill until there were `kills`, and return how many trials there were and what differed."""
-    run = {"rounds": run_rounds, "fit": run_fit}[kind]
-    if kind == "fit":
-        prepare_fit(place)
+    run = KINDS[kind]
+    prepare(place)
     with contextlib.redirect_stdout(sys.stderr):
         run(place / "straight")  # here, so that the forks need not load what is loaded when used
     seconds = finish(run, place / "again")
@@ -212,7 +348,7 @@ def trial(kind: str, kills: int, seed: int, place: Path) -> dict[str, object]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Kill runs, resume them, compare them.")
-    parser.add_argument("kinds", nargs="*", default=["rounds", "fit"])
+    parser.add_argument("kinds", nargs="*", default=["rounds", "fit"], help=", ".join(KINDS))
     parser.add_argument("--kills", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--place", help="an empty folder that is kept; a temporary one by default")
@@ -220,7 +356,7 @@ def main() -> None:
     place = Path(flags.place or tempfile.mkdtemp()).absolute()
     place.mkdir(parents=True, exist_ok=True)
     atomic._flush = lambda path: None
-    for kind in flags.kinds:
+    for kind in KINDS if flags.kinds == ["all"] else flags.kinds:
         (place / kind).mkdir()
         print(json.dumps(trial(kind, flags.kills, flags.seed, place / kind)), flush=True)
     if not flags.place:

@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def outcomes(kills, seed):
+def outcomes(kills, seed, *kinds):
     """What kills.py found, a dictionary for each kind of run."""
-    words = [sys.executable, "tests/reliability/kills.py", "--kills", str(kills)]
+    words = [sys.executable, "tests/reliability/kills.py", *kinds, "--kills", str(kills)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [*words, "--seed", str(seed)],
@@ -38,3 +38,12 @@ def test_weights_results_and_rows_are_equal_to_the_last_bit(kills, seed):
     assert fit["compared"] >= 3
     assert rounds["different"] == {}
     assert fit["different"] == {}
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(7200)
+def test_two_hundred_kills_over_every_kind_of_run_change_nothing():
+    found = outcomes(20, 1, "all")
+    assert len(found) == 10
+    assert sum(each["kills"] for each in found) == 200
+    assert [each["kind"] for each in found if each["different"]] == []

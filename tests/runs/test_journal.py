@@ -2,7 +2,10 @@
 
 import json
 import logging
+import re
+import time
 
+from rewardlab.progress import counted
 from rewardlab.runs.folder import RunFolder
 from rewardlab.runs.journal import read_diagnostics
 
@@ -70,3 +73,19 @@ def test_a_damaged_file_is_set_aside(tmp_path):
         run.path.joinpath("diagnostics.json").write_text(text)
         assert read_diagnostics(run.path) == []
     assert (run.path / "diagnostics.json.damaged").exists()
+
+
+def test_a_long_stage_gives_signs_of_life_with_rate_and_time_left(tmp_path, monkeypatch):
+    monkeypatch.setattr("rewardlab.runs.journal.MINUTE", 0.02)
+    run = opened(tmp_path)
+
+    def draw(folder):
+        for _ in counted(range(0, 20, 2), 20, "drawing", hidden=True):
+            time.sleep(0.03)
+
+    run.stage("1-candidates", {"a": 1}, draw)
+    text = (tmp_path / "run" / "log.txt").read_text()
+    assert re.search(r"1-candidates: drawing \d+ of 20, [\d.]+ a second, \d+ s left", text)
+    before = len(text)
+    time.sleep(0.1)
+    assert len((tmp_path / "run" / "log.txt").read_text()) == before
