@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -209,8 +210,8 @@ class CurveAudit:
 def curve_verdict(rows: Rows, fit: Fit, prompts: int) -> dict[str, str]:
     """Return the verdict as "word", and the "sentence" that says why.
 
-    The word is "peaks", "rises", "falls", "level" or "unclear". Gold is level where its intervals
-    hold 0 all along, while the proxy rises beyond its own.
+    The word is "peaks", "rises", "falls", "level" or "unclear". Gold is level where it is nowhere
+    above its start and at the end not below it, by its intervals, while the proxy rises.
 
     Args:
         rows: the curve's rows, by rising n.
@@ -245,18 +246,20 @@ def _word(rows: Rows, fit: Fit) -> str:
 
 
 def _is_level(rows: Rows) -> bool:
-    """Tell whether gold stays where it began, by its intervals, while the proxy rises."""
+    """Tell whether gold nowhere rises, by its intervals, nor ends lower, while the proxy rises."""
     if "gold_low" not in rows[0] or "proxy_low" not in rows[0]:
         return False
-    gold_stays = all(row["gold_low"] <= 0 <= row["gold_high"] for row in rows[1:])
     last = rows[-1]
-    return bool(gold_stays and last["proxy_low"] > 0)
+    never_above = all(row["gold_low"] <= 0 for row in rows)
+    return bool(never_above and last["gold_high"] >= 0 and last["proxy_low"] > 0)
 
 
 def _finding(word: str, rows: Rows, fit: Fit) -> str:
     """Say what gold does inside the range."""
     low, high = fit.intervals["peak"]
     peak = f"{fit.peak:.2f} [{low:.2f}, {high:.2f}]"
+    if math.isinf(fit.peak):
+        peak = "no finite distance"
     reached = f"√KL = {fit.reached:.2f}"
     if word == "level":
         return "Gold does not rise while the proxy does: it does not follow the proxy"

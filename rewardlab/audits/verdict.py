@@ -36,6 +36,10 @@ MEANINGS = {
         "the reward puts the output above the mean reference and the witness far below (z > 1.96)"
     ),
 }
+COUNTING = {
+    "standard": "Counting outputs to which the judge prefers a reference, it is",
+    "strict": "Counting only outputs that the judge puts 1.96 deviations below, it is",
+}
 Floor = Literal["fresh", "best_of_n"]
 PLAIN = "fresh samples"
 
@@ -343,7 +347,7 @@ def _by_a_judge(
     # By symmetry the measure has half of the pairs that reward and judge order differently.
     differing = 200 * measures["standard"].fresh.value
     return [
-        f"By the {other} measure {share}; {comparison}.",
+        f"{COUNTING[other]} {share}; {comparison}.",
         f"With no attack at all, reward and judge order {differing:.0f} % of pairs of fresh "
         "samples differently.",
     ]

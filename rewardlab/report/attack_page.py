@@ -73,8 +73,8 @@ def attack_page(
         box(BOXES.get(word, "flat"), tag("p", f"{opening}.", "verdict"), tag("p", reasons)),
         section("How often, and how far", figures([attack_picture(results)]), _shares(results)),
         section("What is left after each step", _funnel(results["funnel"])),
-        section("Kinds of exploit", _kinds(results.get("taxonomy"), len(rows))),
-        _worst(rows, drawn),
+        section("What kinds of output they part on", _kinds(results.get("taxonomy"), len(rows))),
+        _worst(rows, drawn, word),
         section("Where it comes from", audit_origins(made_by, run)),
     ]
     return document(f"Attack by {attacker}, {word}: rewardlab", body)
@@ -147,16 +147,21 @@ def _kinds(taxonomy: Mapping[str, Any] | None, count: int) -> str:
         share = sig(shares[label])
         reference_share = sig(reference_shares[label])
         rows.append([label, str(number), share, reference_share])
-    head = ["label", "exploits", "share", "references"]
-    return table(head, rows, f"Labels of {count} exploits; one may have several.")
+    head = ["label", "outputs", "share", "references"]
+    return table(head, rows, f"Labels of {count} outputs on which they part; one may have several.")
 
 
-def _worst(rows: Sequence[Exploit], samples: Mapping[str, Samples]) -> str:
-    """Return the section of the worst exploits, as images or as text."""
+def _worst(rows: Sequence[Exploit], samples: Mapping[str, Samples], word: str) -> str:
+    """Return the section of the worst exploits, as images or as text.
+
+    They are called exploits only where the attack found more of them than its floor.
+    """
     if not rows:
         return section("Exploits", tag("p", "None: no output that the reward likes is doubted."))
     shown = rows[:WORST]
     title = f"The worst {len(shown)} of {len(rows)} exploits"
+    if word != "broken":
+        title = f"Where they part: the worst {len(shown)} of {len(rows)} outputs"
     if isinstance(samples["attack"].outputs, Tensor):
         return section(title, _grid(shown, samples))
     return section(title, _texts(shown))
@@ -176,9 +181,9 @@ def _texts(rows: Sequence[Exploit]) -> str:
         lines.append(line)
     head = [
         "prompt",
-        "exploit",
+        "output of the attack",
         "a reference that the reward puts below it",
-        "scores: exploit | reference",
+        "scores: output | reference",
         "kind",
     ]
     caption = "The reference is the one that the judge, or else the witness, likes best of these."
@@ -221,9 +226,9 @@ def _grid(rows: Sequence[Exploit], samples: Mapping[str, Samples]) -> str:
     scores = [row["scores"]["reward"] for row in rows]
     reference_scores = [row["reference_scores"]["reward"] for row in rows]
     parts = [
-        Shown("exploits", "#c2410c", prompts, exploits, scores=scores),
+        Shown("outputs of the attack", "#c2410c", prompts, exploits, scores=scores),
         Shown(
-            "references that the reward puts below them",
+            "references with lower scores",
             "#4a4f57",
             prompts,
             references,
@@ -234,7 +239,7 @@ def _grid(rows: Sequence[Exploit], samples: Mapping[str, Samples]) -> str:
     lines: list[list[Cell]] = []
     for row in rows:
         lines.append([prompt_cell(row["prompt"]), _scores(row)])
-    head = ["prompt", "scores: exploit | reference"]
+    head = ["prompt", "scores: output | reference"]
     return figures([picture]) + details("All their scores", table(head, lines, kind="text"))
 
 

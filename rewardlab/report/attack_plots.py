@@ -13,19 +13,14 @@ MEANS = {
     "attack": "the attack",
     "best_of_n": "best of n by the reward",
     "fresh": "fresh samples",
-    "references": "references",
 }
+NOTHING = 1e-6  # what is smaller is zero with a rounding error
 TITLES = {
     "disagreeing": "liked by the reward, doubted by the witness",
     "standard": "preferred by the reward, the judge prefers the reference",
     "strict": "liked by the reward, far below by the judge",
 }
-SIDE_COLOURS = {
-    "attack": "#c2410c",
-    "best_of_n": "#0072b2",
-    "fresh": "#80868f",
-    "references": "#2e7d4f",
-}
+SIDE_COLOURS = {"attack": "#c2410c", "best_of_n": "#0072b2", "fresh": "#80868f"}
 REWARD_COLOURS = {"reward": "#0072b2", "witness": "#e69f00", "judge": "#2e7d4f"}
 
 
@@ -60,8 +55,9 @@ def attack_picture(results: Mapping[str, Any]) -> Picture:
         axes = figure.subplots(len(rows), squeeze=False, height_ratios=heights)[:, 0]
         for panel, (title, bars) in zip(axes, panels.items(), strict=False):
             _draw(panel, bars, title, "per cent of outputs")
+            panel.set_xlim(0, 100)
         if score_bars:
-            title = "mean scores over the references' mean"
+            title = "mean scores; 0 is what the references have"
             _draw(axes[-1], score_bars, title, "standard deviations of the references")
         png = png_of(figure)
     alts = []
@@ -108,6 +104,8 @@ def _draw(axes: Any, bars: list[Bar], title: str, unit: str) -> None:
     """Draw bars below each other, the first at the top, each with its figure on the right."""
     for y, bar in enumerate(reversed(bars)):
         middle = mean(bar.figure) or 0.0
+        if abs(middle) < NOTHING:
+            middle = 0.0
         ends = interval(bar.figure)
         lengths = None
         if ends is not None:
@@ -117,7 +115,7 @@ def _draw(axes: Any, bars: list[Bar], title: str, unit: str) -> None:
         axes.text(
             1.01,
             y,
-            sig(bar.figure),
+            sig(middle),
             transform=axes.get_yaxis_transform(),  # y as in the data, x as a share of the width
             va="center",
             fontsize=8,

@@ -129,7 +129,7 @@ def _legend(parts: Sequence[Shown]) -> str:
             named.append(f"{number}: {one_line(prompt)}")
         sentences.append(f"Columns are prompts: {'; '.join(named)}.")
     if any(part.scores for part in parts):
-        sentences.append("The number below a picture is its score by the round's reward.")
+        sentences.append("The number below a picture is its score by the reward.")
     return " ".join(sentences)
 
 

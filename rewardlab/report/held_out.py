@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from rewardlab.runs import layout
+from rewardlab.runs.damage import read_object
 from rewardlab.runs.layout import stage_name
 from rewardlab.runs.read import Run, at
 from rewardlab.storage.metadata import read_lines
@@ -29,9 +30,10 @@ def held_out_sentence(run: Run) -> str:
     chance = chance_auc(int(count))
     if chance >= 1:
         return f"Only {said}: too few to tell a good reward from chance, whatever the AUC."
+    accuracy = 0.5 + Z / (2 * math.sqrt(count))
     return (
-        f"Only {said}: by chance alone an AUC or accuracy reaches {chance:.2f}. Hold out more "
-        "before trusting it."
+        f"Only {said}: by chance alone an AUC reaches {chance:.2f}, an accuracy of pairs "
+        f"{min(1.0, accuracy):.2f}. Hold out more before trusting them."
     )
 
 
@@ -50,8 +52,13 @@ def chance_auc(count: int) -> float:
 def held_out(run: Run) -> float | None:
     """Return how many samples are held out, a share below 1, or None where it is not known.
 
-    The saved held-out targets of rounds are counted; else the config's `held_out` counts.
+    A fit notes it, and the saved held-out targets of rounds are counted; else the config's
+    `held_out` counts.
     """
+    scored = run.path / layout.HELD_OUT_FOLDER / layout.SCORED_FILE
+    if scored.is_file():
+        count = read_object(scored).get("held_out")
+        return float(count) if isinstance(count, int) else None
     folder = run.stage(stage_name(0, layout.TARGETS))
     if folder is not None:
         metadata = folder / layout.SAMPLES_FOLDER / "metadata.jsonl"

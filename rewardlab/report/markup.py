@@ -12,6 +12,7 @@ from rewardlab.report.picture import Picture
 from rewardlab.report.style import STYLE
 
 Block = str | list[Picture]
+COLUMN = 576  # CSS pixels of a figure's column
 CODE = re.compile(r"`([^`\n]+)`")
 PROSE = ("p", "li", "h1", "h2", "h3", "caption", "figcaption", "summary")  # have code in backticks
 
@@ -132,8 +133,8 @@ def table(
         head: the heading of each column.
         rows: the cells of each row.
         caption: a text below the table.
-        kind: the class of the table; with one, cells keep their line breaks and long lines wrap.
-            On narrow screens its cells stand below each other, each after its column's heading.
+        kind: the class of the table; with one, cells keep all of their lines. Those of "text" wrap
+            long ones, and on narrow screens stand below each other, each after its column's heading.
     """
     body = ""
     for row in rows:
@@ -187,7 +188,8 @@ def _figure(picture: Picture) -> str:
     address = f"data:image/{embedded.format};base64,{data}"
     width = f' style="max-width: {picture.width}px"' if picture.width else ""
     image = f'<img src="{address}" alt="{escape(picture.alt)}"{width}>'
-    return f"<figure>{image}{caption}</figure>"
+    wide = ' class="wide"' if picture.width > COLUMN else ""
+    return f"<figure{wide}>{image}{caption}</figure>"
 
 
 def details(title: str, *parts: str) -> str:

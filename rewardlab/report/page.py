@@ -18,7 +18,7 @@ from rewardlab.report.rounds_part import overview, rounds_head, rounds_sections
 from rewardlab.report.rows import rows_of
 from rewardlab.report.samples import shown_samples
 from rewardlab.report.single import fit_head, fit_sections, pointer
-from rewardlab.report.state import about_run, state_boxes
+from rewardlab.report.state import about_run, config_names, state_boxes
 from rewardlab.runs.layout import REPORT_PAGE
 from rewardlab.runs.read import Run, at, common_parent, read_runs
 from rewardlab.storage.atomic import write_atomically
@@ -149,7 +149,7 @@ def _comparable(runs: Sequence[Run]) -> list[list[Run]]:
 def _part(runs: list[Run], folder: Path) -> Part:
     """Return the part about comparable runs, for a page in `folder`."""
     title = _names(runs)
-    part = Part(title, [tag("h1", title), *_made_by(runs), *state_boxes(runs)])
+    part = Part(title, [tag("h1", _heading(runs)), *_made_by(runs), *state_boxes(runs)])
     kind = runs[0].kind
     if kind in ("attack", "curve"):
         part.head += pointer(runs, kind, folder)
@@ -165,6 +165,12 @@ def _part(runs: list[Run], folder: Path) -> Part:
     if kind not in ("attack", "curve"):
         part.tail.append(_missing(runs))  # known once all sections are made
     return part
+
+
+def _heading(runs: Sequence[Run]) -> str:
+    """Return the runs' names; beside that of a single one, its config files."""
+    configs = config_names(runs[0]) if len(runs) == 1 else ""
+    return f"{_names(runs)} ({configs})" if configs else _names(runs)
 
 
 def _made_by(runs: Sequence[Run]) -> list[str]:

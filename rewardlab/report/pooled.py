@@ -162,7 +162,7 @@ def over_seeds(values: Sequence[float]) -> dict[str, float]:
     """
     middle = fmean(values)
     count = len(values)
-    if count < 2:
+    if len(set(values)) < 2:  # equal values, such as an accuracy of 1, say nothing of the spread
         return {"mean": middle}
     quantile = STUDENT[count - 2] if count - 2 < len(STUDENT) else NORMAL
     half = quantile * stdev(values) / math.sqrt(count)
@@ -221,12 +221,12 @@ def _chart(groups: Sequence[Group], key: str, names: Sequence[str]) -> Picture:
     across = min(3, len(names))
     down = -(-len(names) // across)
     with canvas(3.2 * across, 2.4 * down) as figure:
-        panels = figure.subplots(down, across, squeeze=False).flat
+        panels = list(figure.subplots(down, across, squeeze=False).flat)
         for name, axes in zip(names, panels, strict=False):
             _draw_panel(axes, ordered, key, name)
             axes.set_title(drawable(name), fontsize=9)
             axes.set_xlabel(drawable(setting))
-        for axes in list(panels)[len(names) :]:
+        for axes in panels[len(names) :]:
             axes.set_axis_off()
         png = png_of(figure)
     texts = []

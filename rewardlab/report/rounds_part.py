@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from rewardlab.report.gallery import gallery
 from rewardlab.report.grids import grids
 from rewardlab.report.judge_plots import judge_pictures
 from rewardlab.report.markup import Block, Section, box, tag
@@ -24,7 +25,6 @@ from rewardlab.report.statements import (
     title,
 )
 from rewardlab.report.summary_table import summary_table
-from rewardlab.report.text_table import text_table
 from rewardlab.report.training_plots import guard_curves, reading_curves
 from rewardlab.runs.read import Run, Step
 
@@ -95,7 +95,7 @@ def rounds_sections(
     readings = _one(reading_curves(steps))
     yield Section("Judges during training", [readings, stability_table(steps)])
     yield Section("Exploits found", _exploits(rows))
-    yield Section("Samples", [*_shown(samples, "samples"), *_candidates(rows)])
+    yield Section("Samples", [*gallery(samples, "samples"), *_candidates(rows)])
     yield Section("How the reward sees them", _histograms(steps))
     ladders, planes = judge_pictures(rows)
     yield Section("What the judges say", [ladders])
@@ -132,7 +132,7 @@ def _exploits(rows: Sequence[Row]) -> list[Block]:
         blocks.append(tag("h3", f"Adversarial pairs: {listed(sides.owners)}"))
         blocks.append(tag("p", ABOUT_EXPLOITS, "soft"))
         first = slug(sides.owners[0])
-        blocks += _shown(sides.parts, f"exploits-{first}")
+        blocks += gallery(sides.parts, f"exploits-{first}")
     return blocks
 
 
@@ -143,21 +143,8 @@ def _candidates(rows: Sequence[Row]) -> list[Block]:
         blocks.append(tag("h3", f"Best and worst candidates: {listed(sides.owners)}"))
         blocks.append(tag("p", ABOUT_PAIRS, "soft"))
         first = slug(sides.owners[0])
-        blocks += _shown(sides.parts, f"pairs-{first}")
+        blocks += gallery(sides.parts, f"pairs-{first}")
     return blocks
-
-
-def _shown(parts: Sequence[Shown], name: str) -> list[Block]:
-    """Return text as one table, images as a grid each."""
-    texts = []
-    pictures = []
-    for part in parts:
-        if part.is_text:
-            texts.append(part)
-        else:
-            file_name = f"{name}-{slug(part.label)}"
-            pictures.append(grids([part], file_name, 1, part.about))
-    return [text_table(texts), pictures]
 
 
 def overview(samples: Sequence[Shown]) -> list[Picture]:

@@ -125,6 +125,26 @@ def _of_round(row: Row, step: Step) -> Source:
     )
 
 
+def shown_extremes(run: Run) -> list[Shown]:
+    """Return the held-out samples that a fit's reward scores highest and lowest, if it kept any."""
+    parts = []
+    ends = {layout.HIGHEST_FOLDER: TARGETS, layout.LOWEST_FOLDER: BASE}
+    for name, colour in ends.items():
+        folder = run.path / layout.HELD_OUT_FOLDER / name
+        if folder.is_dir():
+            source = Source("", "", f"{name} scores", colour, "Of held-out samples.")
+            part = _load(folder, source, [])
+            if part and part.scores:
+                parts.append(_by_score(part, highest_first=name == layout.HIGHEST_FOLDER))
+    return parts
+
+
+def _by_score(part: Shown, highest_first: bool) -> Shown:
+    """Return a part with its rows in the order of their scores."""
+    rows = sorted(range(len(part.scores)), key=part.scores.__getitem__, reverse=highest_first)
+    return _rows_of(part, rows)
+
+
 def shown_pairs(rows: Sequence[Row]) -> list[Sides]:
     """Return the best and the worst candidates of each round that mined pairs.
 
@@ -327,7 +347,11 @@ def _sorted(part: Shown, order: Sequence[Prompt]) -> Shown:
     def rank(row: int) -> int:
         return ranks.get(part.prompts[row], len(ranks))
 
-    rows = sorted(range(len(part.prompts)), key=rank)
+    return _rows_of(part, sorted(range(len(part.prompts)), key=rank))
+
+
+def _rows_of(part: Shown, rows: Sequence[int]) -> Shown:
+    """Return a part with these rows."""
     outputs: list[Any] = [part.outputs[row] for row in rows]
     return replace(
         part,

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from rewardlab.report.figures import sig
+from rewardlab.report.gallery import gallery
 from rewardlab.report.held_out import held_out_sentence
 from rewardlab.report.markup import Block, Section, box, table, tag
 from rewardlab.report.origins import origins
@@ -28,6 +29,8 @@ from rewardlab.report.picture import (
     split_points,
 )
 from rewardlab.report.rows import run_colours
+from rewardlab.report.samples import shown_extremes
+from rewardlab.report.text_table import scored_texts
 from rewardlab.report.trends import draw_curve, noise_of, show_whole_share
 from rewardlab.runs.layout import (
     ATTACK_PAGE,
@@ -151,9 +154,25 @@ def fit_sections(runs: Sequence[Run]) -> Iterator[Section]:
         log = Logged(run.name, colour, logged(run))
         logs.append(log)
         names |= dict.fromkeys(log.columns)
+    yield Section("Highest and lowest scores on held-out data", _extremes(runs))
     yield Section("Curves", _curves(names, logs))
     yield Section("Figures", [_ends_table(names, logs)])
     yield Section("Where it comes from", [origins(run) for run in runs])
+
+
+def _extremes(runs: Sequence[Run]) -> list[Block]:
+    """Return the held-out samples that each run's reward likes most and least."""
+    blocks: list[Block] = []
+    for run in runs:
+        parts = shown_extremes(run)
+        if parts and len(runs) > 1:
+            blocks.append(tag("h3", run.name))
+        for part in parts:
+            if part.is_text:
+                blocks.append(scored_texts(part))
+            else:
+                blocks += gallery([part], f"scored-{slug(run.name)}")
+    return blocks
 
 
 def _curves(names: Iterable[str], logs: Sequence[Logged]) -> list[Block]:

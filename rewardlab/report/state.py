@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rewardlab.errors import InputError
@@ -153,6 +155,28 @@ def _date(value: Any) -> str:
     except ValueError:
         return ""
     return time.strftime("%Y-%m-%d %H:%M ") + (time.tzname() or "")
+
+
+def config_names(run: Run) -> str:
+    """Return the names of the config files that a run's command gave; "" where it gave none.
+
+    Example:
+        >>> from pathlib import Path
+        >>> facts = {"command": ["rewardlab", "fit", "--config", "configs/gan_rm/fit.yaml"]}
+        >>> config_names(Run(Path("a"), "a", {}, facts, {}, {}))
+        'fit.yaml'
+    """
+    command = run.facts.get("command")
+    if not isinstance(command, list):
+        return ""
+    names = []
+    for before, word in pairwise(["", *map(str, command)]):
+        flag, _, value = word.partition("=")
+        if before == "--config":
+            names.append(Path(word).name)
+        elif flag == "--config" and value:
+            names.append(Path(value).name)
+    return ", ".join(names)
 
 
 def about_run(run: Run) -> str:

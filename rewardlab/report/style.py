@@ -26,6 +26,7 @@ p { margin: .4rem 0; max-width: 48rem; }
 padding: .6rem .9rem;
   margin: .7rem 0; }
 .run p { max-width: none; }
+.run.warned { border-color: #b7791f; }
 .run.good { border-color: var(--good); } .run.bad { border-color: var(--bad); }
 .good .verdict { color: var(--good); } .bad .verdict { color: var(--bad); }
 .verdict { font-weight: 600; }
@@ -48,6 +49,7 @@ max-width: 26rem; font-weight: 400; }
 .figures { display: grid; grid-template-columns: \
 repeat(auto-fit, minmax(min(100%, 20rem), 1fr)); gap: 1rem; margin: .6rem 0; }
 figure { margin: 0; break-inside: avoid; max-width: 36rem; }
+figure.wide { max-width: 52rem; grid-column: 1 / -1; }
 figure img { display: block; width: 100%; height: auto; background: #fff; \
 border: 1px solid var(--line); border-radius: 8px; }
 figure a { overflow-wrap: anywhere; }

@@ -28,8 +28,17 @@ def text_table(parts: Sequence[Shown]) -> str:
     if any(part.label == OF_TARGETS.label for part in parts):
         caption += " Targets: of preference data, the preferred answers that are held out."
     if any(part.scores for part in parts):
-        caption += " The number above an output is its score by the round's reward."
+        caption += " The number above an output is its score by the reward."
     return table(head, rows, caption, "text")
+
+
+def scored_texts(part: Shown) -> str:
+    """Return samples of text below each other, each with its prompt and its score."""
+    rows: list[list[Cell]] = []
+    for prompt, output, score in zip(part.prompts, part.outputs, part.scores, strict=True):
+        rows.append([prompt_cell(prompt), cut(str(output)) or EMPTY, sig(score)])
+    rows = rows[:TEXT_ROWS]
+    return table(["prompt", part.label, "score"], rows, kind="text")
 
 
 def _prompts(parts: Sequence[Shown]) -> list[Prompt]:

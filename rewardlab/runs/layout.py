@@ -31,6 +31,12 @@ CURVE_PAGE = "curve.html"
 CURVE_TABLE = "curve.csv"
 CURVE_PICTURE = "curve.png"
 
+# What a fit keeps of its held-out data: a folder in its run folder, and what is in it.
+HELD_OUT_FOLDER = "held-out"
+HIGHEST_FOLDER = "highest"
+LOWEST_FOLDER = "lowest"
+SCORED_FILE = "scored.json"
+
 # Files and folders in a stage's folder.
 SECONDS_FILE = "seconds.json"
 CHECKSUMS_FILE = "checksums.json"

@@ -1,0 +1,69 @@
+"""Keep the held-out samples that a trained reward scores highest and lowest, for the report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewardlab.data.splits import SplitData
+from rewardlab.rewards import Reward
+from rewardlab.rewards.scoring import scores_of
+from rewardlab.runs import layout
+from rewardlab.storage.samples import save_samples
+from rewardlab.types import LabeledSamples, PreferencePairs, Samples, concatenate
+
+MOST_SCORED = 256
+SHOWN = 12  # of each end
+
+
+@torch.no_grad()
+def write_extremes(reward: Reward, data: Any, out: Path) -> Path | None:
+    """Score held-out samples and write the highest and the lowest, with the fact "score".
+
+    Args:
+        reward: the trained reward.
+        data: the data module of the fit. Of one that holds nothing out nothing is written.
+        out: the run folder; `held-out/` in it is made.
+
+    Returns:
+        The folder, or None where nothing is held out.
+
+    Example:
+        >>> from rewardlab.data import Preferences
+        >>> from rewardlab.rewards.rules import Length
+        >>> pairs = PreferencePairs(Samples(["x"] * 4, ["a b"] * 4), Samples(["x"] * 4, ["a"] * 4))
+        >>> data = Preferences(pairs, held_out=1)
+        >>> folder = write_extremes(Length(), data, getfixture("tmp_path"))
+        >>> sorted(path.name for path in folder.iterdir())
+        ['highest', 'lowest', 'scored.json']
+    """
+    samples = _held_out(data)
+    if samples is None or not len(samples):
+        return None
+    scored = samples[:MOST_SCORED]
+    scores = scores_of(reward, scored)
+    order = scores.argsort(stable=True)
+    count = min(SHOWN, -(-len(scored) // 2))
+    folder = out / layout.HELD_OUT_FOLDER
+    ends = {layout.HIGHEST_FOLDER: order.flip(0)[:count], layout.LOWEST_FOLDER: order[:count]}
+    for name, rows in ends.items():
+        save_samples(folder / name, scored[rows].with_facts(score=scores[rows]))
+    counts = {"held_out": len(samples), "scored": len(scored)}
+    (folder / layout.SCORED_FILE).write_text(json.dumps(counts) + "\n", encoding="utf-8")
+    return folder
+
+
+def _held_out(data: Any) -> Samples | None:
+    """Return the samples that a data module holds out: of pairs both sides."""
+    if not isinstance(data, SplitData):
+        return None
+    held_out = data.split("held_out")
+    if isinstance(held_out, LabeledSamples) and isinstance(held_out.inputs, Samples):
+        return held_out.inputs
+    if isinstance(held_out, PreferencePairs):
+        both: Samples = concatenate([held_out.chosen, held_out.rejected])
+        return both
+    return None
