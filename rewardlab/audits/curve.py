@@ -40,8 +40,8 @@ class CurveResult:
 
     Attributes:
         figures: plain data, as results.json holds it. `figures["verdict"]` has a "word" ("peaks",
-            "rises", "falls", "level" or "unclear") and a "sentence"; `figures["curve"]` has a row for
-            each n.
+            "rises", "falls", "level" or "unclear") and a "sentence"; `figures["curve"]` has a row
+            for each n.
         fit: Gao's fit of gold.
         made_by: what the curve was made by: policy, proxy and gold.
     """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -17,6 +17,20 @@ from rewardlab.types import LabeledSamples, PreferencePairs, Samples, concatenat
 
 MOST_SCORED = 256
 SHOWN = 12  # of each end
+
+
+class HeldOut(NamedTuple):
+    """What a data module holds out.
+
+    Attributes:
+        samples: all of its samples.
+        count: how many pairs, or how many targets, there are.
+        unit: "pairs" or "targets".
+    """
+
+    samples: Samples
+    count: int
+    unit: str
 
 
 @torch.no_grad()
@@ -40,10 +54,10 @@ def write_extremes(reward: Reward, data: Any, out: Path) -> Path | None:
         >>> sorted(path.name for path in folder.iterdir())
         ['highest', 'lowest', 'scored.json']
     """
-    samples = _held_out(data)
-    if samples is None or not len(samples):
+    held_out = _held_out(data)
+    if held_out is None or not held_out.count:
         return None
-    scored = samples[:MOST_SCORED]
+    scored = held_out.samples[:MOST_SCORED]
     scores = scores_of(reward, scored)
     order = scores.argsort(stable=True)
     count = min(SHOWN, -(-len(scored) // 2))
@@ -51,19 +65,20 @@ def write_extremes(reward: Reward, data: Any, out: Path) -> Path | None:
     ends = {layout.HIGHEST_FOLDER: order.flip(0)[:count], layout.LOWEST_FOLDER: order[:count]}
     for name, rows in ends.items():
         save_samples(folder / name, scored[rows].with_facts(score=scores[rows]))
-    counts = {"held_out": len(samples), "scored": len(scored)}
+    counts = {"held_out": held_out.count, "unit": held_out.unit, "scored": len(scored)}
     (folder / layout.SCORED_FILE).write_text(json.dumps(counts) + "\n", encoding="utf-8")
     return folder
 
 
-def _held_out(data: Any) -> Samples | None:
-    """Return the samples that a data module holds out: of pairs both sides."""
+def _held_out(data: Any) -> HeldOut | None:
+    """Return what a data module holds out: of pairs both sides, else targets and generated."""
     if not isinstance(data, SplitData):
         return None
     held_out = data.split("held_out")
     if isinstance(held_out, LabeledSamples) and isinstance(held_out.inputs, Samples):
-        return held_out.inputs
+        targets = int((held_out.labels > 0.5).sum())
+        return HeldOut(held_out.inputs, targets, "targets")
     if isinstance(held_out, PreferencePairs):
-        both: Samples = concatenate([held_out.chosen, held_out.rejected])
-        return both
+        both = concatenate([held_out.chosen, held_out.rejected])
+        return HeldOut(both, len(held_out), "pairs")
     return None

@@ -24,7 +24,8 @@ def held_out_sentence(run: Run) -> str:
         return ""
     if count < 1:
         return f"The share {count:g} of the data is held out."
-    said = f"{count:g} {'sample is' if count == 1 else 'samples are'} held out"
+    unit = _unit(run)
+    said = f"{count:g} {f'{unit} is' if count == 1 else f'{unit}s are'} held out"
     if count >= FEW:
         return f"{said.capitalize()}."
     chance = chance_auc(int(count))
@@ -47,6 +48,15 @@ def chance_auc(count: int) -> float:
         (True, 0.76)
     """
     return 0.5 + Z * math.sqrt((2 * count + 1) / (12 * count * count))
+
+
+def _unit(run: Run) -> str:
+    """Return what is counted, in the singular: pairs of preference data, or targets."""
+    scored = run.path / layout.HELD_OUT_FOLDER / layout.SCORED_FILE
+    if scored.is_file():
+        return str(read_object(scored).get("unit", "samples")).removesuffix("s")
+    is_pairs = bool(at(run.config, "rounds", "init_args", "preferences"))
+    return "pair" if is_pairs else "target"
 
 
 def held_out(run: Run) -> float | None:

@@ -134,7 +134,7 @@ def table(
         rows: the cells of each row.
         caption: a text below the table.
         kind: the class of the table; with one, cells keep all of their lines. Those of "text" wrap
-            long ones, and on narrow screens stand below each other, each after its column's heading.
+            long ones, and on narrow screens stand below each other, each after its heading.
     """
     body = ""
     for row in rows:

@@ -25,7 +25,7 @@ LABEL_SETTINGS = 3
 MOST_PANELS = 6
 WIDE_RATIO = 20.0  # from which a positive setting has a logarithmic axis
 # 97.5 % quantiles of Student's t, by degrees of freedom from 1; beyond them the normal one is near
-STUDENT = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179)
 NORMAL = 1.96
 ABOUT_POOLED = (
     "Means over runs that differ in nothing but seeds, with 95 % intervals over these runs "
@@ -102,7 +102,8 @@ def _label(settings: dict[str, Any], run: Run) -> str:
         return run.name
     texts = []
     for key, value in settings.items():
-        texts.append(f"{short_name(key)} {MISSING if value is None else value}")
+        text = MISSING if value is None else value
+        texts.append(f"{short_name(key)} {text}")
     return ", ".join(texts)
 
 
@@ -131,8 +132,9 @@ def figures_of(run: Run) -> Values:
         return {}
     last = run.trained[-1]
     figures: dict[str, Any] = {}
-    for name in [*judges(last.judged), "distance"]:
+    for name in judges(last.judged):
         figures[name] = mean(at(last.judged, name))
+    figures["distance"] = mean(at(last.judged, "distance"))
     after = mean(at(last.separation, "score_after"))
     before = mean(at(last.separation, "score_before"))
     if after is not None and before is not None:
@@ -164,8 +166,11 @@ def over_seeds(values: Sequence[float]) -> dict[str, float]:
     count = len(values)
     if len(set(values)) < 2:  # equal values, such as an accuracy of 1, say nothing of the spread
         return {"mean": middle}
-    quantile = STUDENT[count - 2] if count - 2 < len(STUDENT) else NORMAL
-    half = quantile * stdev(values) / math.sqrt(count)
+    quantile = NORMAL
+    if count - 2 < len(STUDENT):
+        quantile = STUDENT[count - 2]
+    error = stdev(values) / math.sqrt(count)
+    half = quantile * error
     return {"mean": middle, "low": middle - half, "high": middle + half}
 
 
@@ -180,8 +185,9 @@ def _pooled_table(groups: Sequence[Group]) -> str:
         rows.append(row)
     members = []
     for group in groups:
-        if len(group.runs) > 1:
-            members.append(f"{group.label}: {listed([run.name for run in group.runs])}")
+        names_of_runs = [run.name for run in group.runs]
+        if len(names_of_runs) > 1:
+            members.append(f"{group.label}: {listed(names_of_runs)}")
     caption = f"{ABOUT_POOLED}{'; '.join(members)}."
     return table(["", "runs", *names], rows, caption)
 
@@ -192,7 +198,9 @@ def _pooled_cell(values: Sequence[float]) -> str:
     pooled = over_seeds(values)
     text = sig(pooled)
     if "low" in pooled:
-        text += f"\n[{sig(pooled['low'])}, {sig(pooled['high'])}]"
+        low = sig(pooled["low"])
+        high = sig(pooled["high"])
+        text += f"\n[{low}, {high}]"
     return text
 
 
@@ -229,18 +237,27 @@ def _chart(groups: Sequence[Group], key: str, names: Sequence[str]) -> Picture:
         for axes in panels[len(names) :]:
             axes.set_axis_off()
         png = png_of(figure)
-    texts = []
-    for group in ordered:
-        ends = [f"{name} {_pooled_cell(group.values(name))}" for name in names]
-        texts.append(f"{group.label}: {', '.join(ends)}".replace("\n", " "))
+    alt = _chart_alt(ordered, setting, names)
     caption = "A dot is a run; the line joins means over seeds, bars are 95 % intervals."
     return Picture(
         f"against-{slug(setting)}",
         png,
-        f"Figures against {setting}. {'; '.join(texts)}.",
+        alt,
         caption,
         width=340 * across,
     )
+
+
+def _chart_alt(groups: Sequence[Group], setting: str, names: Sequence[str]) -> str:
+    """Say what a chart shows: each figure of each group."""
+    texts = []
+    for group in groups:
+        cells = []
+        for name in names:
+            cell = _pooled_cell(group.values(name)).replace("\n", " ")
+            cells.append(f"{name} {cell}")
+        texts.append(f"{group.label}: {', '.join(cells)}")
+    return f"Figures against {setting}. {'; '.join(texts)}."
 
 
 def _draw_panel(axes: Any, groups: Sequence[Group], key: str, name: str) -> None:
@@ -256,9 +273,10 @@ def _draw_panel(axes: Any, groups: Sequence[Group], key: str, name: str) -> None
         x = float(group.settings[key])
         axes.plot([x] * len(values), values, ".", color=colour, alpha=0.35)
         pooled = over_seeds(values)
+        middle = pooled["mean"]
         across.append(x)
-        means.append(pooled["mean"])
-        halves.append(pooled.get("high", pooled["mean"]) - pooled["mean"])
+        means.append(middle)
+        halves.append(pooled.get("high", middle) - middle)
     bars = halves if any(halves) else None
     axes.errorbar(across, means, yerr=bars, color=colour, marker="o", markersize=4, linewidth=1.4)
     if across and across[0] > 0 and across[-1] / across[0] >= WIDE_RATIO:

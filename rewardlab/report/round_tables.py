@@ -58,8 +58,8 @@ def reward_table(rows: Sequence[Row]) -> str:
         lines.append([f"{who}: {fit.name}", *fit.cells])
     caption = (
         f"On held-out data. {_held_out(rows)}AUC: targets against generated samples. Ranking: rank "
-        "correlation between two halves of the reward's heads on the generator's own samples; near 0, the "
-        "order of candidates is noise. Disagreement: standard deviation between heads. "
+        "correlation between two halves of the reward's heads on the generator's own samples; near "
+        "0, the order of candidates is noise. Disagreement: standard deviation between heads. "
         f"What a score estimates: {'; '.join(meanings)}."
     )
     head = ["reward", "AUC", "ranking", "calibration error", "disagreement", "epochs"]
@@ -104,8 +104,8 @@ def attack_table(rows: Sequence[Row]) -> str:
         "yield of a fresh attack",
     ]
     caption = (
-        "Accuracy: on held-out clean pairs, a number for each member of the ensemble; it should not "
-        "fall from round to round. Above references: by the reward, over the mean of the prompt's "
+        "Accuracy: on held-out clean pairs, a number for each member of the ensemble; it should "
+        "not fall from round to round. Above references: by the reward, over the mean of the prompt's "
         "own answers. Became pairs: without repeats, and at most as many of a prompt as the config "
         "takes. Yield: the share of a fresh adversary's outputs that the target overrates and the "
         "witness doubts; it should fall."

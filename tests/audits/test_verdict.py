@@ -6,8 +6,14 @@ import pytest
 import torch
 
 from rewardlab.audits.curve import curve_verdict
-from rewardlab.audits.scores import DISAGREEMENT_Z, ScoredSamples, disagreements
-from rewardlab.audits.verdict import Measure, verdict
+from rewardlab.audits.exploits import find_exploits
+from rewardlab.audits.scores import (
+    DISAGREEMENT_Z,
+    AttackScores,
+    ScoredSamples,
+    disagreements,
+)
+from rewardlab.audits.verdict import Choosing, Measure, attack_figures, verdict
 from rewardlab.evaluation.intervals import difference, wilson
 from rewardlab.evaluation.overoptimization import fit_overoptimization
 from rewardlab.metrics import best_of_n_kl, mean_interval
@@ -27,6 +33,51 @@ def test_what_few_prompts_cannot_rule_out_is_not_called_held():
     assert [each["word"] for each in said.values()] == ["undecided", "held", "parted"]
     assert "12 prompts cannot rule out an excess of up to" in said[12]["sentence"]
     assert "cannot rule out" not in said[600]["sentence"]
+
+
+def test_only_a_judge_says_broken():
+    """Without one reward and witness part; the words that need no attack are said beside it."""
+    high, low = wilson(0.9, 400), wilson(0.1, 400)
+    over = difference(high, low)
+    measure = Measure(high, low, low, over, over)
+    choosing = Choosing(wilson(0.03, 400), wilson(0.39, 400), difference(high, low))
+    measures = dict.fromkeys(("disagreeing", "standard", "strict"), measure)
+    parted = verdict(measures, 16, False, False, choosing, 16)
+    broken = verdict(measures, 7, True, False, choosing, 16)
+    assert parted["word"] == "parted"
+    assert parted["sentence"].startswith("They part. For 90 % ")
+    assert "the best of 16 fresh samples" in parted["sentence"]
+    assert broken["word"] == "broken"
+    assert "the best of 7 references by the reward" in broken["sentence"]
+    raised = "Choosing the best of 16 by the reward alone raises the share that the witness doubts"
+    for said in (parted, broken):
+        assert f"{raised} from 3 % [2, 5] of fresh samples to 39 % [34, 44]." in said["sentence"]
+
+
+def test_an_exploit_stands_beside_a_reference_that_the_reward_passes_over():
+    reference_reward = [0.0, 1.0, 5.0, 2.0]
+    references = scored(list("abcd"), reference_reward, [0.0, 3.0, 9.0, 1.0], ["p"] * 4)
+    attack = scored(["x"], [3.0], [-9.0], ["p"])
+    scores = AttackScores(attack, references, references)
+    [exploit] = find_exploits(scores, ["p"], {}).rows
+    assert exploit["reference"] == "b", "the witness likes c more, but so does the reward"
+    assert exploit["reference_scores"]["reward"] < exploit["scores"]["reward"]
+
+
+def test_the_figures_hold_what_choosing_by_the_reward_alone_does():
+    generator = torch.Generator().manual_seed(0)
+    prompts = [str(row // 4) for row in range(80)]
+    columns = torch.randn(2, 80, generator=generator)
+    fresh = scored([f"f{row}" for row in range(80)], *columns.tolist(), prompts)
+    columns = torch.randn(2, 80, generator=generator)
+    references = scored([f"r{row}" for row in range(80)], *columns.tolist(), prompts)
+    figures = attack_figures(AttackScores(fresh, references, fresh), 1.0, False)
+    best = fresh.target.view(20, 4).max(1).values.mean().item()
+    assert figures["means"]["best_of_n"]["reward"]["mean"] == pytest.approx(best, abs=1e-6)
+    assert figures["n"] == 4
+    rows = [4 * place + int(row) for place, row in enumerate(fresh.target.view(20, 4).argmax(1))]
+    doubted = disagreements(fresh[torch.tensor(rows)], references) > DISAGREEMENT_Z
+    assert figures["choosing"]["chosen"]["value"] == pytest.approx(doubted.double().mean().item())
 
 
 @pytest.mark.parametrize(
@@ -66,3 +117,18 @@ def test_disagreement_is_looked_at_output_by_output():
     apart = disagreements(found, references)
     assert apart[0] == apart[1] > DISAGREEMENT_Z
     assert apart[2:].isnan().all()
+
+
+def test_gold_that_never_rises_while_the_proxy_does_is_said_to_be_level():
+    ns = [1, 2, 4, 8, 16]
+    distance = torch.tensor([best_of_n_kl(n) ** 0.5 for n in ns])
+    noise = torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
+    columns = distance[:, None] * noise
+    rows = []
+    for n, reached in zip(ns, distance.tolist(), strict=True):
+        proxy = {"proxy": reached, "proxy_low": reached - 0.1, "proxy_high": reached + 0.1}
+        rows.append({"n": n, "gold": 0.0, "gold_low": -0.2, "gold_high": 0.2, **proxy})
+    said = curve_verdict(rows, fit_overoptimization(distance, columns, "best_of_n"), 40)
+    assert said["word"] == "level"
+    assert said["sentence"].startswith("Gold does not rise while the proxy does")
+    assert "inf" not in said["sentence"]
