@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from typing import Any
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
@@ -13,6 +13,7 @@ from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Re
 
 from rewardlab.errors import InputError
 
+MOST_BYTES = 2**26  # of an answer: 64 MiB hold a million scores, and any judge's text
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
 
 
@@ -27,7 +28,8 @@ def post_json(
 ) -> Any:
     """POST `body` as JSON and return the answer's JSON.
 
-    Redirects are refused, and loopback addresses use no proxy.
+    Redirects are refused, and loopback addresses use no proxy. An answer is bounded: by
+    MOST_BYTES, and by `timeout` from its first byte to its last.
 
     Args:
         url: http or https.
@@ -38,8 +40,8 @@ def post_json(
         wait: seconds before the first of them; doubled for each further one.
 
     Raises:
-        InputError: if the server refuses the request, still fails after the last try, or answers no
-            JSON.
+        InputError: if the server refuses the request, still fails after the last try, answers no
+            JSON, or answers more than MOST_BYTES.
     """
     request = _json_request(url, body, headers or {})
     opener = _opener(url)
@@ -49,7 +51,7 @@ def post_json(
             time.sleep(wait * 2 ** (trial - 1))
         try:
             with opener.open(request, timeout=timeout) as response:
-                return _parse_json(response.read(), url)
+                return _parse_json(_read_answer(response, url, timeout), url)
         except HTTPError as error:
             reason = _read_reason(error)
             if error.code not in _BUSY:
@@ -57,7 +59,7 @@ def post_json(
                     f"{url} refused the request with {reason}. Are path, key and body right?"
                 ) from None
         except (OSError, HTTPException) as error:
-            reason = str(error) or type(error).__name__
+            reason = str(error)[:300] or type(error).__name__
     raise InputError(
         f"{url} failed {retries + 1} times, at last with {reason}. "
         "Is the server up, and can it keep up?"
@@ -123,10 +125,33 @@ def _json_request(url: str, body: Any, headers: dict[str, str]) -> Request:
     return Request(url, data, {"Content-Type": "application/json", **headers}, method="POST")
 
 
+def _read_answer(response: HTTPResponse, url: str, timeout: float) -> bytes:
+    """Return the whole body of an answer.
+
+    Raises:
+        InputError: if it is larger than MOST_BYTES.
+        TimeoutError or IncompleteRead: if it takes longer than `timeout`, or ends before its end.
+    """
+    deadline = time.monotonic() + timeout
+    content = bytearray()
+    while piece := response.read1(65536):
+        content += piece
+        if len(content) > MOST_BYTES:
+            raise InputError(
+                f"{url} answers more than {MOST_BYTES // 2**20} MiB, which no score or text needs. "
+                "Is the path right?"
+            )
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"an answer that had not ended after {timeout:g} s")
+    if response.length:
+        raise IncompleteRead(bytes(content[:100]), response.length)
+    return bytes(content)
+
+
 def _parse_json(content: bytes, url: str) -> Any:
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise InputError(
             f"{url} should answer JSON; got {content[:200]!r}. Is the path right?"
         ) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from rewardlab.networks.loading import config_of, text_class
 from rewardlab.policies.base import Generator, Policy
 from rewardlab.storage.class_files import POLICY_FILE, read_class_file
 from rewardlab.storage.class_paths import named_class
+from rewardlab.storage.loading import loading
 
 
 def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
@@ -46,13 +48,15 @@ def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
     if (folder / "model_index.json").is_file():
         from rewardlab.policies.diffusion import DiffusionPolicy
 
-        return DiffusionPolicy(folder)
+        with loading(folder):
+            return DiffusionPolicy(folder)
     adapter = read_adapter(folder)
     if adapter is not None or (folder / "config.json").is_file():
         _check_generates(folder, adapter)
         from rewardlab.policies.causal_lm import CausalLMPolicy
 
-        return CausalLMPolicy(folder)
+        with loading(folder):
+            return CausalLMPolicy(folder)
     raise InputError(
         f"{folder} holds no {POLICY_FILE}, model_index.json (diffusers) or config.json "
         "(transformers): it is no policy."
@@ -64,7 +68,9 @@ def _load_as(kind: Any, folder: Path, trust: bool) -> Policy:
     options = {}
     if "trust" in signature(kind.from_pretrained).parameters:
         options["trust"] = trust
-    policy: Policy = kind.from_pretrained(folder, **options)
+    is_ours = kind.__module__.startswith("rewardlab.")
+    with loading(folder) if is_ours else nullcontext():
+        policy: Policy = kind.from_pretrained(folder, **options)
     return policy
 
 

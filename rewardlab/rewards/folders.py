@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from rewardlab.rewards.base import Reward
 from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.storage.class_files import read_json
 from rewardlab.storage.class_paths import named_class
+from rewardlab.storage.loading import loading
 
 CONFIG = "config.json"
 REWARD = "reward.json"  # takes the place of config.json in folders where that is transformers' own
@@ -49,10 +51,14 @@ def load_reward(path: str | Path, *, trust: bool = False) -> Reward:
 
 
 def load_as(kind: Any, folder: str | Path, *, trust: bool) -> Any:
-    """Load a folder as a reward of a class; a class that takes `trust` is told of it."""
-    if issubclass(kind, Saved) and kind.takes_trust:
-        return kind.from_pretrained(folder, trust=trust)  # type: ignore[call-arg]
-    return kind.from_pretrained(folder)
+    """Load a folder as a reward of a class; a class that takes `trust` is told of it.
+
+    What a class from outside rewardlab raises comes out as it is.
+    """
+    options = {"trust": trust} if issubclass(kind, Saved) and kind.takes_trust else {}
+    is_ours = kind.__module__.startswith("rewardlab.")
+    with loading(folder) if is_ours else nullcontext():
+        return kind.from_pretrained(folder, **options)
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:

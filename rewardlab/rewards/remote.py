@@ -238,4 +238,5 @@ def _are_numbers(values: Any, count: int) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and not (isinstance(value, int) and abs(value) >= 2**127)  # float32 ends there

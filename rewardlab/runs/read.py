@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rewardlab.errors import InputError
 from rewardlab.runs import layout
+from rewardlab.storage.loading import loading
 from rewardlab.storage.metadata import read_text
 
 if TYPE_CHECKING:
@@ -176,8 +177,11 @@ class Step:
             layout.SCORES_FILE,
             f"reward histogram of round {self.number}",
         )
-        columns = load_file(path) if path else {}
-        return {side: _scores(columns[side]) for side in SIDES if side in columns}
+        if path is None:
+            return {}
+        with loading(path):
+            columns = load_file(path)
+            return {side: _scores(columns[side]) for side in SIDES if side in columns}
 
     def curves(self, prefix: str = "guard/") -> dict[str, Curve]:
         """Return each reading of the round's training as (step, value), by name without prefix."""
@@ -186,7 +190,13 @@ class Step:
             layout.METRICS_FILE,
             f"readings of round {self.number}",
         )
-        rows = list(csv.DictReader(read_text(path).splitlines())) if path else []
+        if path is None:
+            return {}
+        with loading(path):
+            return self._curves(list(csv.DictReader(read_text(path).splitlines())), prefix)
+
+    def _curves(self, rows: list[dict[str, str]], prefix: str) -> dict[str, Curve]:
+        """Return the curves of the columns with a prefix; note a training without readings."""
         if not rows:
             return {}
         names = [name for name in rows[0] if name]
@@ -297,12 +307,8 @@ def _json(path: Path) -> dict[str, Any]:
     """Return a file's JSON object, or an empty one if the file is absent."""
     if not path.is_file():
         return {}
-    try:
+    with loading(path):
         content = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path}, line {error.lineno} is not JSON ({error.msg}). Restore it, or remove it."
-        ) from None
     if not isinstance(content, dict):
         raise InputError(
             f"{path} should hold an object; got {str(content)[:60]}. Was it written by rewardlab?"
@@ -318,7 +324,7 @@ def _config(path: Path) -> dict[str, Any]:
         return {}
     try:
         return dict(yaml.safe_load(read_text(path)) or {})
-    except (yaml.YAMLError, TypeError, ValueError):
+    except (yaml.YAMLError, TypeError, ValueError, RecursionError):
         raise InputError(f"{path} is not the YAML of a config. Restore it, or remove it.") from None
 
 

@@ -20,7 +20,7 @@ def read_json(file: str | Path) -> dict[str, Any]:
     file = Path(file)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
             f"{file} is not readable JSON: {error}. Is the file cut off or edited?"
         ) from error

@@ -43,21 +43,22 @@ def named_class(folder: str | Path, class_path: str, base: type, *, trust: bool,
     Raises:
         InputError: if it is not trusted, cannot be imported, or is of another kind.
     """
+    name = class_path[:200]
     if not (trust or class_path.startswith("rewardlab.")):
         raise InputError(
-            f"{folder} names the class {class_path}, which is not part of rewardlab; "
+            f"{folder} names the class {name}, which is not part of rewardlab; "
             f"loading it would run its code. If you trust it, {mend}."
         )
     try:
         named = _import(public_path(class_path))
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(
-            f"{folder} names the class {class_path}, which cannot be imported: {error}. "
+            f"{folder} names the class {name}, which cannot be imported: {str(error)[:200]}. "
             "Was the folder written by another version?"
         ) from error
     if not _loads_as(named, base):
         raise InputError(
-            f"{folder} names {class_path}, which is not a {base.__name__} that loads from a folder."
+            f"{folder} names {name}, which is not a {base.__name__} that loads from a folder."
         )
     return named
 

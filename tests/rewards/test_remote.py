@@ -1,4 +1,5 @@
 import json
+import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -299,3 +300,56 @@ def test_the_flags_name_query_and_template(tmp_path, capsys):
         with suppress(SystemExit):
             cli.main([command, option])
         assert "--query-template" in capsys.readouterr().out
+
+
+def dripping(seconds):
+    """Return a server of one answer whose bytes come one by one, for so many seconds."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        connection, _ = listening.accept()
+        with listening, connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                connection.sendall(b" ")
+                time.sleep(0.02)
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{listening.getsockname()[1]}/rm"
+
+
+def test_an_answer_that_does_not_end_is_given_up():
+    url = dripping(3.0)
+    start = time.monotonic()
+    with pytest.raises(InputError, match=r"an answer that had not ended after 0\.2 s"):
+        post_json(url, {}, timeout=0.2, retries=0)
+    assert time.monotonic() - start < 2
+
+
+def test_an_answer_without_bounds_is_refused(monkeypatch):
+    monkeypatch.setattr("rewardlab.endpoints.client.MOST_BYTES", 1000)
+    with (
+        server(lambda body, count: (200, b" " * 100_000)) as (url, _),
+        pytest.raises(InputError, match="answers more than 0 MiB"),
+    ):
+        post_json(url, {}, retries=0)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b'{"rewards": [1, 2, ' + b"9" * 400 + b"]}",
+        b'{"rewards": [1, 2, ' + b"9" * 5000 + b"]}",
+        b"[" * 100_000,
+        b'{"rewards": [1, 2, "\\ud800"]}',
+        b"\xff\xfe",
+    ],
+)
+def test_odd_answers_are_refused_in_a_sentence(answer):
+    with (
+        server(lambda body, count: (200, answer)) as (url, _),
+        pytest.raises(InputError, match="should answer"),
+    ):
+        RemoteReward(url, retries=0)(TEXTS)
