@@ -15,9 +15,15 @@ from rewardlab.seeds import derive
 
 
 def add(
-    network: nn.Module, rank: int, layers: list[str] | str, dtype: torch.dtype, seed: int = 0
+    network: nn.Module,
+    rank: int,
+    layers: list[str] | str,
+    dtype: torch.dtype | None,
+    seed: int = 0,
 ) -> None:
     """Freeze `network` in `dtype` and add a trainable float32 low-rank adapter to `layers`.
+
+    A dtype of None leaves the frozen weights as they are.
 
     LoRA, arXiv 2106.09685, with alpha = rank. The adapter starts as the identity; its random half
     comes from `seed`. Experts of a mixture, whose weights stand in one table, get one each.
@@ -33,7 +39,8 @@ def add(
         )
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-        parameter.data = parameter.data.to(dtype)
+        if dtype is not None:
+            parameter.data = parameter.data.to(dtype)
     _inject(network, rank, layers, seed)
     for parameter in network.parameters():
         if parameter.requires_grad:

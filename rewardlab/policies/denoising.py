@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Inputs = Mapping[str, Tensor]
+from rewardlab.policies.families.base import Family, Inputs
+
 # prefixes of the inputs' names in a trajectory's tensors
 COND = "cond."
 UNCOND = "uncond."
-# SDXL's inputs, which its UNet takes in a dictionary of their own
-ADDED = ("text_embeds", "time_ids")
 
 
 @dataclass(frozen=True)
@@ -64,37 +61,26 @@ def stored_conditions(tensors: Inputs) -> Conditions:
 
 
 def guided_output(
-    denoiser: nn.Module, x: Tensor, time: Tensor, conditions: Conditions, guidance: float
+    family: Family,
+    denoiser: nn.Module,
+    x: Tensor,
+    time: Tensor,
+    conditions: Conditions,
+    guidance: float,
 ) -> Tensor:
-    """Return the network's output [N, *shape] in float32.
+    """Return the network's output for x [N, *shape] in float32, guided where that is asked for.
 
-    It is guided (classifier-free guidance, arXiv 2207.12598) where there are unconditional inputs.
+    Further channels, which hold a learned variance, stay as they are with the prompt.
     """
     if not conditions.uncond:
-        return plain_output(denoiser, x, time, conditions.cond)
+        return family.call(denoiser, x, time, conditions.cond).float()
     x_twice = torch.cat([x, x])
     time_twice = torch.cat([time, time])
-    outputs = plain_output(denoiser, x_twice, time_twice, conditions.stacked())
+    outputs = family.call(denoiser, x_twice, time_twice, conditions.stacked()).float()
     uncond, cond = outputs.chunk(2)
-    return uncond + guidance * (cond - uncond)
-
-
-def plain_output(denoiser: nn.Module, x: Tensor, time: Tensor, inputs: Inputs) -> Tensor:
-    """Return the network's output [N, *shape] in float32 for one set of inputs.
-
-    Further channels, which hold a learned variance, are cut off.
-    """
-    arguments: dict[str, Any] = {}
-    added = {}
-    for name, tensor in inputs.items():
-        if name in ADDED:
-            added[name] = tensor
-        else:
-            arguments[name] = tensor
-    if added:
-        arguments["added_cond_kwargs"] = added
-    output: Tensor = denoiser(x, timestep=time, **arguments, return_dict=False)[0]
-    return output[:, : x.shape[1]].float()
+    channels = x.shape[1]
+    guided = family.guided(cond[:, :channels], uncond[:, :channels], guidance)
+    return torch.cat([guided, cond[:, channels:]], 1)
 
 
 def _repeated(inputs: Inputs, count: int) -> Inputs:

@@ -8,10 +8,10 @@ precision (b/σ)². See docs/architecture.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from copy import deepcopy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from math import prod
 from pathlib import Path
@@ -25,33 +25,35 @@ from rewardlab.errors import InputError
 from rewardlab.kernels.diffusion_dpo import squared_error
 from rewardlab.networks import lora
 from rewardlab.networks.precision import arithmetic
-from rewardlab.policies import pipelines, samplers
+from rewardlab.policies import diffusion_folder, families, pipelines, samplers
 from rewardlab.policies.abilities import Adapted, HasAutoencoder, PredictsX0
 from rewardlab.policies.base import Policy, frozen_copy
 from rewardlab.policies.denoising import Conditions, guided_output, stored_conditions
-from rewardlab.policies.families import prompt_inputs
 from rewardlab.policies.micro_batches import micro_batches
 from rewardlab.policies.noising import noising, predicted_x0
+from rewardlab.policies.own_adapters import without_adapters
 from rewardlab.policies.reference import AdapterOff
 from rewardlab.policies.samplers import Sampler, Transitions
-from rewardlab.policies.schedulers import chosen_scheduler, denoised
+from rewardlab.policies.schedulers import (
+    chosen_scheduler,
+    denoised,
+    learns_variance,
+    steps_are_finite,
+)
 from rewardlab.seeds import generators, normal, uniform
-from rewardlab.storage.atomic import write_json
-from rewardlab.storage.class_files import POLICY_FILE, read_class_file
 from rewardlab.types import Samples, Trajectory, concatenate
-
-ATTENTION = ["to_k", "to_q", "to_v", "to_out.0"]  # layers that get an adapter
 
 
 class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
-    """Any diffusers pipeline with a `unet` or `transformer`, as a policy over images.
+    """A diffusers pipeline as a policy over images or videos.
 
-    It may be conditioned on text (SD 1.x, 2.x, SDXL, SD3), on classes or on nothing. Only the
-    denoiser, or its adapter, is trained. Log-probabilities are means over the D = C·H·W latent
-    dimensions.
+    It may be conditioned on text, on classes or on nothing; `policies/families` lists the kinds.
+    Only the denoiser, or its adapter, is trained, and its dropout is off. Log-probabilities are
+    means over the D = C·H·W latent dimensions.
 
     Args:
-        pipeline: folder, hub id or diffusers pipeline.
+        pipeline: folder, hub id or diffusers pipeline. An adapter that it brings along stays a part
+            of it: merged if `lora_rank` adds one, else trained on.
         labels: class names of a class-conditional model, in order; prompts are these names.
         sampler: settings by which images are drawn.
         negative_prompt: prompt that guidance steers away from.
@@ -61,9 +63,12 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
         lora_rank: rank of a low-rank adapter (arXiv 2106.09685) that is trained instead of all
             weights. The reference is then the same network with the adapter off.
         micro_batch: number of rows that are sampled at once; all by default.
-        dtype: precision of the networks' arithmetic. Trained weights, targets and log-probabilities
-            stay float32.
+        dtype: precision of the networks' arithmetic, and of the frozen weights that are loaded from
+            a folder. Trained weights, targets and log-probabilities stay float32; so does an
+            autoencoder that asks for it where float16 would overflow (`force_upcast`).
         gradient_checkpointing: trade time for memory in the denoiser's backward pass.
+        size: height and width of the pictures in pixels; the pipeline's own by default.
+        frames: number of frames of the videos; the pipeline's own by default.
 
     Raises:
         InputError: if the pipeline cannot be loaded, or (on use) a prompt, an image or the sampler
@@ -94,9 +99,10 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
         micro_batch: int | None = None,
         dtype: Literal["float32", "bfloat16", "float16"] = "float32",
         gradient_checkpointing: bool = False,
+        size: int | tuple[int, int] | None = None,
+        frames: int | None = None,
     ) -> None:
         super().__init__()
-        self.pipeline = pipelines.load_pipeline(pipeline)
         self.labels = labels
         self.sampler = sampler
         self.negative_prompt = negative_prompt
@@ -105,20 +111,30 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
         self.micro_batch = micro_batch
         self.dtype = getattr(torch, dtype)
         self.lora_rank = lora_rank
-        self.denoiser = pipelines.denoiser_of(self.pipeline).float().train()
-        self.encoders = self._frozen_encoders()
+        self.size = size
+        self.frames = frames
+        self.source = pipeline if isinstance(pipeline, str | Path) else None
+        whole = torch.float32 if lora_rank is None else self.dtype
+        self.pipeline = pipelines.load_pipeline(pipeline, self.dtype, whole)
+        self.family = families.family_of(self.pipeline, size, frames)
+        self.family.name_classes(labels)
+        self.denoiser = self._trained_denoiser(gradient_checkpointing)
+        encoders = pipelines.encoders_of(self.pipeline)
+        self.encoders = nn.ModuleList(encoders).eval().requires_grad_(False)
         self.scheduler = chosen_scheduler(self.pipeline.scheduler, sampler.scheduler)
-        self.shape = pipelines.latent_shape(self.denoiser)
+        self.shape = self.family.shape
         self.dimensions = prod(self.shape)
-        if lora_rank is not None:
-            lora.add(self.denoiser, lora_rank, ATTENTION, self.dtype)
-        if gradient_checkpointing:
-            self.denoiser.enable_gradient_checkpointing()
-        self.noising = noising(self.scheduler)
+        self.noising = noising(self.scheduler, self.family.shift(self.scheduler))
 
-    def _frozen_encoders(self) -> nn.ModuleList:
-        encoders = nn.ModuleList(pipelines.encoders_of(self.pipeline))
-        return encoders.eval().requires_grad_(False).to(self.dtype)
+    def _trained_denoiser(self, gradient_checkpointing: bool) -> Any:
+        """Return the pipeline's denoiser, with an adapter if one is trained."""
+        denoiser: Any = pipelines.denoiser_of(self.pipeline).eval()
+        if self.lora_rank is not None:
+            denoiser = without_adapters(denoiser)
+            lora.add(denoiser, self.lora_rank, self.family.lora_layers, None)
+        if gradient_checkpointing:
+            denoiser.enable_gradient_checkpointing()
+        return denoiser
 
     @property
     def device(self) -> torch.device:
@@ -126,6 +142,7 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
 
     def train(self, mode: bool = True) -> DiffusionPolicy:
         super().train(mode)
+        self.denoiser.eval()  # no dropout of weights or labels: gradients need no training mode
         self.encoders.eval()
         return self
 
@@ -136,7 +153,7 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
         Raises:
             InputError: if the sampler's steps have no density (see `samplers.transitions`).
         """
-        table = samplers.transitions(self.scheduler, self.sampler)
+        table = samplers.transitions(self.scheduler, self.sampler, self._step_options())
         rollouts = []
         for part in micro_batches(len(prompts), self.micro_batch):
             rollout = self._rollout(prompts[part], seeds[part], table)
@@ -146,13 +163,13 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
 
     def _rollout(self, prompts: Sequence[Prompt], seeds: Tensor, table: Transitions) -> Trajectory:
         rows = generators(seeds)
-        conditions = self._conditions(prompts, guided=self._guided)
+        conditions = self.conditions(prompts, guided=self._guided)
         x = normal(self.shape, rows, self.device)
         states = []
         targets = []
         for step in table.steps():
             time = x.new_full((len(x),), step.time)
-            output = self._predict(x, time, conditions)
+            output = self.predict(x, time, conditions)
             z = normal(self.shape, rows, self.device)
             states.append(x)
             targets.append(output + (step.noise / step.output) * z)
@@ -186,14 +203,14 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
             )
         rows = generators(seeds)
         images = samples.outputs.to(self.device)
-        latents = pipelines.to_latents(self._vae, images, rows, self.shape)
+        latents = self.family.to_latents(images, rows, self.dtype)
         x0 = latents[:, None]
         uniforms = uniform((self.draws,), rows, self.device)
         noise = normal((self.draws, *self.shape), rows, self.device)
         steps = (uniforms * len(self.noising.time)).long()
         levels = self.noising.at(steps).over(latents.dim() - 1)
         prompts = self._after_dropout(samples.prompts, rows)
-        conditions = self._conditions(prompts, guided=False)
+        conditions = self.conditions(prompts, guided=False)
         tensors = {
             "x": levels.signal * x0 + levels.noise * noise,
             "target": levels.target_signal * x0 + levels.target_noise * noise,
@@ -218,7 +235,7 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
         latents = trajectory.tensors["final"]
         parts = []
         for part in torch.split(latents, self.micro_batch or len(latents)):
-            parts.append(pipelines.to_images(self._vae, part))
+            parts.append(self.family.to_images(part, self.dtype))
         return Samples(trajectory.prompts, torch.cat(parts), trajectory.facts)
 
     def log_prob(self, trajectory: Trajectory) -> Tensor:
@@ -232,7 +249,7 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
         conditions = stored_conditions(tensors).repeated(draws)
         x = tensors["x"].flatten(0, 1)
         target = tensors["target"].flatten(0, 1)
-        prediction = self._predict(x, time.flatten(), conditions)
+        prediction = self.predict(x, time.flatten(), conditions)
         errors = squared_error(prediction, target).view_as(time)
         log_probs = -0.5 * tensors["precision"] * errors
         return log_probs.view(*trajectory.mask.shape, -1).mean(2)
@@ -260,33 +277,54 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
         rows = torch.arange(len(steps), device=steps.device)
         x = tensors["x"][rows, steps]
         time = tensors["time"][rows, steps]
-        output = self._predict(x, time, stored_conditions(tensors))
+        output = self.predict(x, time, stored_conditions(tensors))
         x0 = predicted_x0(x, output, self.noising.at_time(time))
         ended = replace(trajectory, tensors={**tensors, "final": x0})
         return self.decode(ended)
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Samples:
-        """Return one image per prompt by the scheduler's own steps, deterministic or not."""
+        """Return one image per prompt by the scheduler's own steps, deterministic or not.
+
+        Where those steps give no numbers, the images are drawn as `sample` draws them.
+        """
+        draw = self._generate if self._steps_are_finite() else self._walk
         parts = []
         for part in micro_batches(len(prompts), self.micro_batch):
-            parts.append(self._generate(prompts[part], seeds[part]))
+            parts.append(draw(prompts[part], seeds[part]))
         samples: Samples = concatenate(parts)
         return samples
 
     def _generate(self, prompts: Sequence[Prompt], seeds: Tensor) -> Samples:
         rows = generators(seeds)
-        conditions = self._conditions(prompts, guided=self._guided)
         latents = denoised(
             self.scheduler,
             normal(self.shape, rows, self.device),
-            partial(self._predict, conditions=conditions),
+            self._step_output(self.conditions(prompts, guided=self._guided)),
             steps=self.sampler.steps,
             eta=self.sampler.eta,
             row_generators=rows,
+            options=self._step_options(),
         )
-        images = pipelines.to_images(self._vae, latents)
+        images = self.family.to_images(latents, self.dtype)
         return Samples(prompts, images, {"seed": seeds})
+
+    def _walk(self, prompts: Sequence[Prompt], seeds: Tensor) -> Samples:
+        table = samplers.transitions(self.scheduler, self.sampler, self._step_options())
+        return self.decode(self._rollout(prompts, seeds, table))
+
+    def _steps_are_finite(self) -> bool:
+        sampler = self.sampler
+        return steps_are_finite(self.scheduler, sampler.steps, sampler.eta, self._step_options())
+
+    def _step_output(self, conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the function that gives the scheduler's steps what they take."""
+        if learns_variance(self.scheduler):
+            return partial(self._output, conditions=conditions)
+        return partial(self.predict, conditions=conditions)
+
+    def _step_options(self) -> dict[str, Any]:
+        return self.family.step_options(self.scheduler, self.sampler.steps)
 
     def reference(self) -> Policy:
         """Return this policy with its adapter off, or a frozen copy with its own denoiser."""
@@ -298,7 +336,7 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
         """Copy the denoiser; share the pipeline and the encoders, which are never trained."""
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
-        for shared in (self.pipeline, self.scheduler, *self.encoders):
+        for shared in (self.pipeline, self.family, self.scheduler, *self.encoders):
             memo[id(shared)] = shared
         copied.__dict__.update(deepcopy(self.__dict__, memo))
         return copied
@@ -311,20 +349,11 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
         """Write a pipeline that diffusers loads, and the policy's own settings.
 
         An adapter is merged into the denoiser.
+
+        Raises:
+            InputError: if what is loaded from the folder predicts another picture.
         """
-        folder = Path(folder)
-        self._merged_pipeline().save_pretrained(folder)
-        settings = {
-            "sampler": asdict(self.sampler),
-            "dtype": str(self.dtype).removeprefix("torch."),
-            "labels": self.labels,
-            "negative_prompt": self.negative_prompt,
-            "prompt_dropout": self.prompt_dropout,
-            "draws": self.draws,
-            "lora_rank": self.lora_rank,
-        }
-        config = {"class_path": "rewardlab.policies.DiffusionPolicy", "init_args": settings}
-        write_json(folder / POLICY_FILE, config)
+        diffusion_folder.save(self, Path(folder))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> DiffusionPolicy:
@@ -332,43 +361,35 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
 
         With `lora_rank` a fresh adapter starts from the merged weights.
         """
-        settings = read_class_file(Path(folder) / POLICY_FILE)["init_args"]
-        settings["sampler"] = samplers.saved_sampler(settings["sampler"])
-        return cls(folder, **settings)
-
-    def _merged_pipeline(self) -> Any:
-        name = pipelines.denoiser_name(self.pipeline)
-        components = dict(self.pipeline.components)
-        components[name] = lora.merged(self.denoiser)
-        return type(self.pipeline)(**components)
-
-    @property
-    def _vae(self) -> Any:
-        return getattr(self.pipeline, "vae", None)
+        return cls(folder, **diffusion_folder.load_settings(Path(folder)))
 
     @property
     def has_autoencoder(self) -> bool:
         """Tell whether the pipeline works on latents of an autoencoder."""
-        return self._vae is not None
+        return self.family.vae is not None
 
     @property
     def _guided(self) -> bool:
-        return self.sampler.guidance != 1
+        return self.family.is_guided(self.sampler.guidance)
 
-    def _conditions(self, prompts: Sequence[Prompt], *, guided: bool) -> Conditions:
+    def conditions(self, prompts: Sequence[Prompt], *, guided: bool) -> Conditions:
         """Return the denoiser's conditional inputs and, if guided, the unconditional ones."""
         texts = text_prompts(prompts, "DiffusionPolicy")
-        cond = prompt_inputs(self.pipeline, self.labels, texts, self.device)
+        cond = self.family.inputs(texts, self.device)
         if not guided:
             return Conditions(cond)
         negative = [self.negative_prompt] * len(prompts)
-        uncond = prompt_inputs(self.pipeline, self.labels, negative, self.device)
-        return Conditions(cond, uncond)
+        return Conditions(cond, self.family.inputs(negative, self.device))
 
-    def _predict(self, x: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+    def predict(self, x: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         """Return the network's output [N, *shape], float32, guided if there is what to guide by."""
+        return self._output(x, time, conditions)[:, : x.shape[1]]
+
+    def _output(self, x: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+        """Return the same with the channels of a learned variance, where there are any."""
+        guidance = self.sampler.guidance
         with arithmetic(x.device, self.dtype):
-            return guided_output(self.denoiser, x, time, conditions, self.sampler.guidance)
+            return guided_output(self.family, self.denoiser, x, time, conditions, guidance)
 
 
 def _select(values: Tensor, steps: Tensor) -> Tensor:

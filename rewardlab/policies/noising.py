@@ -66,10 +66,16 @@ class Noising(nn.Module):
         return NoiseLevels(*[lower.lerp(upper, share) for lower, upper in levels])
 
 
-def noising(scheduler: Any) -> Noising:
-    """Return the table of training noise levels and of the target (ε, v, x0 or velocity)."""
+def noising(scheduler: Any, shift: float | None = None) -> Noising:
+    """Return the table of training noise levels and of the target (ε, v, x0 or velocity).
+
+    Args:
+        scheduler: of diffusers.
+        shift: of flow matching's time, where it depends on the pictures' size; by default the
+            scheduler's own.
+    """
     if is_flow(scheduler):
-        return _flow_noising(scheduler)
+        return _flow_noising(scheduler, shift)
     alpha_bar = alphas_cumprod(scheduler)
     signal = alpha_bar.sqrt()
     noise = (1 - alpha_bar).sqrt()
@@ -120,7 +126,15 @@ def is_flow(scheduler: Any) -> bool:
 
     Its paths from noise to data are straight, and the network predicts a velocity.
     """
-    return "FlowMatch" in type(scheduler).__name__
+    config = scheduler.config
+    by_config = config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    return "FlowMatch" in type(scheduler).__name__ or bool(by_config)
+
+
+def flow_shift(scheduler: Any) -> float:
+    """Return the time shift that a flow matching scheduler's config names."""
+    name = "shift" if "FlowMatch" in type(scheduler).__name__ else "flow_shift"
+    return float(scheduler.config.get(name) or 1.0)
 
 
 def alphas_cumprod(scheduler: Any) -> Tensor:
@@ -139,13 +153,14 @@ def alphas_cumprod(scheduler: Any) -> Tensor:
     return alpha_bar.double()
 
 
-def _flow_noising(scheduler: Any) -> Noising:
-    """Return the noise levels of the flow's training schedule, shifted as its config says.
+def _flow_noising(scheduler: Any, shift: float | None) -> Noising:
+    """Return the noise levels of the flow's training schedule, shifted towards noise.
 
     The noise level rises from near 0 to 1.
     """
     count = scheduler.config.num_train_timesteps
-    shift = scheduler.config.get("shift", 1.0)
+    if shift is None:
+        shift = flow_shift(scheduler)
     sigma = torch.arange(1, count + 1, dtype=torch.float64) / count
     sigma = (shift * sigma / (1 + (shift - 1) * sigma)).float()
     ones = torch.ones_like(sigma)

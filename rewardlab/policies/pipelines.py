@@ -1,44 +1,58 @@
-"""The parts of a diffusers pipeline: denoiser, frozen encoders, and pixels against latents."""
+"""The parts of a diffusers pipeline: the denoiser that is trained and the frozen encoders."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from rewardlab.errors import InputError
-from rewardlab.seeds import normal
+from rewardlab.policies import families
+from rewardlab.policies.pipeline_files import class_name, load_folder, pipeline_folder
+from rewardlab.storage.class_files import read_json
 
 DENOISERS = ("unet", "transformer")
 ENCODERS = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
-def load_pipeline(source: Any) -> Any:
+def load_pipeline(
+    source: Any,
+    dtype: torch.dtype = torch.float32,
+    denoiser_dtype: torch.dtype = torch.float32,
+) -> Any:
     """Return the diffusers pipeline of a folder or a hub id, or the pipeline itself.
 
+    A folder's parts are loaded in the precisions that are asked for. A pipeline that is given keeps
+    its parts' precision, or gets more: nothing of it is rounded.
+
+    Args:
+        source: folder, hub id or pipeline.
+        dtype: precision of the frozen encoders. An autoencoder that float16 would overflow
+            (`force_upcast`) has float32 in its place.
+        denoiser_dtype: precision of the denoiser.
+
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, its weights do not fit, or it is of no family that is known.
     """
     if not isinstance(source, (str, os.PathLike)):
+        families.check_known(source)
+        _check_weights(source)
+        _widen(source, dtype, denoiser_dtype)
         return source
-    import diffusers
-    from diffusers.utils.logging import disable_progress_bar
+    folder = pipeline_folder(source)
+    families.check_name(class_name(folder))
 
-    disable_progress_bar()  # diffusers shows one per component; ours is one per run
-    kind: Any = diffusers.DiffusionPipeline
-    local = os.path.isdir(source)
-    try:
-        return kind.from_pretrained(str(source), local_files_only=local)
-    except (OSError, ValueError) as error:
-        reason = "is no folder, nor a hub id in reach"
-        if local:
-            reason = "holds no diffusers pipeline (is model_index.json there?)"
-        raise InputError(
-            f"DiffusionPolicy cannot load {str(source)!r}: it {reason}. "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+    def dtype_of(name: str, part: Path) -> torch.dtype:
+        if name in DENOISERS:
+            return denoiser_dtype
+        return _encoder_dtype(name, part, dtype)
+
+    pipeline = load_folder(folder, dtype_of)
+    families.check_known(pipeline)
+    return pipeline
 
 
 def denoiser_name(pipeline: Any) -> str:
@@ -68,53 +82,41 @@ def encoders_of(pipeline: Any) -> list[nn.Module]:
     return [component for component in components if isinstance(component, nn.Module)]
 
 
-def latent_shape(denoiser: Any) -> tuple[int, ...]:
-    """Return the shape of what is denoised: channels, height and width."""
-    size = denoiser.config.sample_size
-    if isinstance(size, int):
-        size = (size, size)
-    return (denoiser.config.in_channels, *size)
+def overflows(vae: nn.Module, dtype: torch.dtype) -> bool:
+    """Tell whether an autoencoder asks for float32 in place of float16 (`force_upcast`)."""
+    config: Any = getattr(vae, "config", None)
+    return dtype == torch.float16 and bool(getattr(config, "force_upcast", False))
 
 
-def to_latents(
-    vae: Any, images: Tensor, row_generators: list[torch.Generator], shape: tuple[int, ...]
-) -> Tensor:
-    """Return latents [B, *shape] of images [B, C, H, W] in [0, 1].
-
-    Without an autoencoder they are the pixels in [-1, 1].
-
-    Raises:
-        InputError: if they are of another shape.
-    """
-    latents = images * 2 - 1
-    if vae is not None:
-        latents = _encode(vae, latents, row_generators)
-    if latents.shape[1:] != shape:
-        raise InputError(
-            f"This diffusion model denoises {list(shape)} (channels, height, width); images "
-            f"{list(images.shape[1:])} become {list(latents.shape[1:])}. Resize and convert them "
-            "in the data (size, channels)."
-        )
-    return latents.float()
+def _encoder_dtype(name: str, folder: Path, dtype: torch.dtype) -> torch.dtype:
+    """Return the precision in which a frozen part of a folder is loaded."""
+    if name != "vae" or dtype != torch.float16:
+        return dtype
+    config = read_json(folder / "config.json")
+    by_default = config.get("_class_name") == "AutoencoderKL"
+    return torch.float32 if config.get("force_upcast", by_default) else dtype
 
 
-def to_images(vae: Any, latents: Tensor) -> Tensor:
-    """Return images [B, C, H, W] in [0, 1], float32, differentiable."""
-    pixels: Tensor = latents
-    if vae is not None:
-        scaled = latents / vae.config.scaling_factor + _shift(vae)
-        pixels = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
-    return (pixels.float() / 2 + 0.5).clamp(0, 1)
+def _widen(pipeline: Any, dtype: torch.dtype, denoiser_dtype: torch.dtype) -> None:
+    """Give a pipeline's networks at least the precisions that are asked for."""
+    _at_least(denoiser_of(pipeline), denoiser_dtype)
+    for encoder in encoders_of(pipeline):
+        _at_least(encoder, torch.float32 if overflows(encoder, dtype) else dtype)
 
 
-@torch.no_grad()
-def _encode(vae: Any, pixels: Tensor, row_generators: list[torch.Generator]) -> Tensor:
-    distribution = vae.encode(pixels.to(vae.dtype)).latent_dist
-    mean: Tensor = distribution.mean
-    noise = normal(mean.shape[1:], row_generators, pixels.device)
-    latents: Tensor = (mean + distribution.std * noise - _shift(vae)) * vae.config.scaling_factor
-    return latents
+def _at_least(network: nn.Module, dtype: torch.dtype) -> None:
+    for tensor in [*network.parameters(), *network.buffers()]:
+        if tensor.is_floating_point() and tensor.dtype.itemsize < dtype.itemsize:
+            tensor.data = tensor.data.to(dtype)
 
 
-def _shift(vae: Any) -> float:
-    return getattr(vae.config, "shift_factor", None) or 0.0
+def _check_weights(pipeline: Any) -> None:
+    """Refuse a pipeline some of whose weights are not there."""
+    for network in (denoiser_of(pipeline), *encoders_of(pipeline)):
+        for name, weight in network.named_parameters():
+            if weight.is_meta:
+                raise InputError(
+                    f"The {type(network).__name__} of this {type(pipeline).__name__} has no values "
+                    f"for its weight {name} (it is on the device meta). Did its checkpoint lack "
+                    "that weight? Load the pipeline from a whole folder."
+                )

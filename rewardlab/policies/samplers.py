@@ -28,8 +28,8 @@ class Sampler:
             flow matching's SDE (Flow-GRPO, arXiv 2505.05470). 0 is deterministic: fine for
             generation, refused for rollouts. DDPM ignores it.
         guidance: scale of classifier-free guidance; 1 is none.
-        scheduler: "pipeline" keeps the pipeline's own; "ddim" and "ddpm" replace it on the same
-            noise schedule.
+        scheduler: "pipeline" keeps the pipeline's own; "ddim", "ddpm" and, for flow matching,
+            "flow" (Euler's steps) replace it on the same noise schedule.
         kept_steps: number of a rollout's stochastic steps that are kept for training, chosen at
             random for each row; all by default.
         noise: former name of `eta`, deprecated.
@@ -107,8 +107,15 @@ class Transitions:
         return (self.output / self.noise).square().where(self.stochastic, 0).float()
 
 
-def transitions(scheduler: Any, sampler: Sampler) -> Transitions:
+def transitions(
+    scheduler: Any, sampler: Sampler, options: Mapping[str, Any] | None = None
+) -> Transitions:
     """Return the table of the scheduler's steps, from its actual, strided times.
+
+    Args:
+        scheduler: of diffusers.
+        sampler: number of steps, and how stochastic they are.
+        options: as in `schedulers.set_timesteps`.
 
     Raises:
         InputError: if a rollout under this sampler has no density: it is deterministic, clips its
@@ -120,7 +127,7 @@ def transitions(scheduler: Any, sampler: Sampler) -> Transitions:
             f"Rollouts need Gaussian steps; this {name} clips its predictions (clip_sample or "
             "thresholding), which has no density. Set both to false in the scheduler's config."
         )
-    set_timesteps(scheduler, sampler.steps)
+    set_timesteps(scheduler, sampler.steps, options=options)
     if name == "DDPMScheduler":
         return _ddpm(scheduler)
     if sampler.eta <= 0:
@@ -131,11 +138,12 @@ def transitions(scheduler: Any, sampler: Sampler) -> Transitions:
         )
     if name == "DDIMScheduler":
         return _ddim(scheduler, sampler.eta)
-    if is_flow(scheduler):
+    if name == "FlowMatchEulerDiscreteScheduler":
         return _flow(scheduler, sampler.eta)
+    mend = "flow" if is_flow(scheduler) else "ddim"
     raise InputError(
         f"Rollouts need DDPM, DDIM or flow-matching steps; the pipeline's {name} has none. "
-        "Set sampler.scheduler to ddim."
+        f"Set sampler.scheduler to {mend}."
     )
 
 

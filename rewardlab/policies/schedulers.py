@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from inspect import signature
 from typing import Any, Literal
@@ -11,33 +11,76 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.policies.noising import flow_shift, is_flow
 
-Kind = Literal["pipeline", "ddim", "ddpm"]
+Kind = Literal["pipeline", "ddim", "ddpm", "flow"]
 Predict = Callable[[Tensor, Tensor], Tensor]
 
 
 def chosen_scheduler(scheduler: Any, kind: Kind) -> Any:
-    """Return the pipeline's scheduler, or DDIM or DDPM without clipping on its noise schedule."""
+    """Return the pipeline's scheduler, or another on its noise schedule.
+
+    Args:
+        scheduler: the pipeline's own.
+        kind: "pipeline" for that, "ddim" or "ddpm" without clipping, "flow" for flow matching's
+            Euler steps.
+
+    Raises:
+        InputError: if the noise schedule is of the other kind.
+    """
     if kind == "pipeline":
         return scheduler
+    if is_flow(scheduler) != (kind == "flow"):
+        mend = "flow" if is_flow(scheduler) else "ddim"
+        raise InputError(
+            f"sampler.scheduler={kind} is of another noise schedule than the pipeline's "
+            f"{type(scheduler).__name__}. Take {mend} or pipeline."
+        )
     import diffusers
 
+    if kind == "flow":
+        if "FlowMatchEuler" in type(scheduler).__name__:
+            return scheduler
+        return diffusers.FlowMatchEulerDiscreteScheduler(
+            num_train_timesteps=scheduler.config.num_train_timesteps, shift=flow_shift(scheduler)
+        )
     classes: dict[str, Any] = {"ddim": diffusers.DDIMScheduler, "ddpm": diffusers.DDPMScheduler}
     return classes[kind].from_config(scheduler.config, clip_sample=False, thresholding=False)
 
 
-def set_timesteps(scheduler: Any, steps: int, device: torch.device | str = "cpu") -> None:
+def set_timesteps(
+    scheduler: Any,
+    steps: int,
+    device: torch.device | str = "cpu",
+    options: Mapping[str, Any] | None = None,
+) -> None:
     """Lay out `steps` sampling steps.
+
+    Steps beyond the end, at a negative time, are left out: some schedulers lay out one with
+    trailing spacing.
+
+    Args:
+        scheduler: of diffusers.
+        steps: number of steps.
+        device: where the times are to lie.
+        options: further arguments of `set_timesteps`, as the pipeline's family gives them.
 
     Raises:
         InputError: if the scheduler cannot.
     """
     try:
-        scheduler.set_timesteps(steps, device=device)
+        scheduler.set_timesteps(steps, device=device, **(options or {}))
     except ValueError as error:
         raise InputError(
             f"{type(scheduler).__name__} cannot lay out {steps} steps: {error}"
         ) from error
+    if len(scheduler.timesteps) and scheduler.timesteps[-1] < 0:
+        scheduler.timesteps = scheduler.timesteps[scheduler.timesteps >= 0]
+
+
+def learns_variance(scheduler: Any) -> bool:
+    """Tell whether the scheduler's steps take a variance from the network."""
+    return str(scheduler.config.get("variance_type")).startswith("learned")
 
 
 def denoised(
@@ -48,6 +91,7 @@ def denoised(
     steps: int,
     eta: float,
     row_generators: list[torch.Generator],
+    options: Mapping[str, Any] | None = None,
 ) -> Tensor:
     """Return what standard normal noise [B, ...] becomes by the scheduler's own steps.
 
@@ -58,17 +102,18 @@ def denoised(
         steps: number of steps.
         eta: η, for schedulers that take it.
         row_generators: one per row, for schedulers that add noise.
+        options: as in `set_timesteps`.
     """
     scheduler = deepcopy(scheduler)
-    set_timesteps(scheduler, steps, noise.device)
-    options = _step_options(scheduler, eta, row_generators)
+    set_timesteps(scheduler, steps, noise.device, options)
+    step_options = _step_options(scheduler, eta, row_generators)
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     for time in scheduler.timesteps:
         scaled = x
         if hasattr(scheduler, "scale_model_input"):
             scaled = scheduler.scale_model_input(x, time)
         output = predict(scaled, time.expand(len(x)))
-        x = scheduler.step(output, time, x, **options, return_dict=False)[0]
+        x = scheduler.step(output, time, x, **step_options, return_dict=False)[0]
     return x
 
 
@@ -83,3 +128,32 @@ def _step_options(
     if "generator" in accepted:
         options["generator"] = row_generators
     return options
+
+
+def steps_are_finite(
+    scheduler: Any, steps: int, eta: float, options: Mapping[str, Any] | None = None
+) -> bool:
+    """Tell whether the scheduler's own steps lead from zeros to finite numbers.
+
+    Some of them take the root of a rounding error below 0, or its logarithm.
+
+    Example:
+        >>> from diffusers import DDPMScheduler
+        >>> steps_are_finite(DDPMScheduler(variance_type="fixed_small"), steps=4, eta=1.0)
+        True
+    """
+    channels = 2 if learns_variance(scheduler) else 1
+
+    def predict_zeros(x: Tensor, time: Tensor) -> Tensor:
+        return x.new_zeros(1, channels, 1, 1)
+
+    latents = denoised(
+        scheduler,
+        torch.zeros(1, 1, 1, 1),
+        predict_zeros,
+        steps=steps,
+        eta=eta,
+        row_generators=[torch.Generator().manual_seed(0)],
+        options=options,
+    )
+    return bool(latents.isfinite().all())

@@ -17,6 +17,7 @@ def tiny_diffusion(
     flow: bool = False,
     channels: int = 1,
     size: int = 8,
+    out_channels: int | None = None,
 ) -> Any:
     """Return a class-conditional diffusers pipeline with random weights.
 
@@ -27,6 +28,8 @@ def tiny_diffusion(
         flow: whether the pipeline is of flow matching.
         channels: channels of the images.
         size: side of the images, in pixels.
+        out_channels: channels of the network's output, twice `channels` for a learned variance; by
+            default `channels`.
 
     Example:
         >>> tiny_diffusion(classes=10).unet.config.num_class_embeds
@@ -39,7 +42,7 @@ def tiny_diffusion(
         unet = UNet2DModel(
             sample_size=size,
             in_channels=channels,
-            out_channels=channels,
+            out_channels=out_channels or channels,
             block_out_channels=(8, 16),
             layers_per_block=1,
             norm_num_groups=4,
@@ -68,13 +71,13 @@ def tiny_stable_diffusion(folder: Path, seed: int = 0) -> Any:
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        text = CLIPTextModel(CLIPTextConfig(**_TEXT))
-        vae: Any = AutoencoderKL(**_AUTOENCODER)
+        text = CLIPTextModel(CLIPTextConfig(**TEXT))
+        vae: Any = AutoencoderKL(**AUTOENCODER)
         unet = UNet2DConditionModel(**_UNET, cross_attention_dim=32)
     return StableDiffusionPipeline(
         vae=vae.eval(),
         text_encoder=text.eval(),
-        tokenizer=_byte_tokenizer(folder),
+        tokenizer=byte_tokenizer(folder),
         unet=unet,
         scheduler=_latent_scheduler(),
         safety_checker=None,
@@ -113,12 +116,12 @@ def tiny_stable_diffusion_xl(folder: Path, seed: int = 0) -> Any:
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        config = CLIPTextConfig(**_TEXT, projection_dim=32)
+        config = CLIPTextConfig(**TEXT, projection_dim=32)
         first = CLIPTextModel(config)
         second = CLIPTextModelWithProjection(config)
-        vae: Any = AutoencoderKL(**_AUTOENCODER)
+        vae: Any = AutoencoderKL(**AUTOENCODER)
         unet = UNet2DConditionModel(**_UNET, **_SIZE_IDS, cross_attention_dim=64)
-    tokenizer = _byte_tokenizer(folder)
+    tokenizer = byte_tokenizer(folder)
     return StableDiffusionXLPipeline(
         vae=vae.eval(),
         text_encoder=first.eval(),
@@ -131,7 +134,7 @@ def tiny_stable_diffusion_xl(folder: Path, seed: int = 0) -> Any:
     )
 
 
-_TEXT: dict[str, Any] = {
+TEXT: dict[str, Any] = {
     "vocab_size": 514,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -141,7 +144,7 @@ _TEXT: dict[str, Any] = {
     "eos_token_id": 513,
     "pad_token_id": 513,
 }
-_AUTOENCODER: dict[str, Any] = {
+AUTOENCODER: dict[str, Any] = {
     "block_out_channels": (8, 16),
     "down_block_types": ("DownEncoderBlock2D",) * 2,
     "up_block_types": ("UpDecoderBlock2D",) * 2,
@@ -167,7 +170,7 @@ _SIZE_IDS: dict[str, Any] = {
 }
 
 
-def _byte_tokenizer(folder: Path) -> Any:
+def byte_tokenizer(folder: Path) -> Any:
     """Return a CLIP tokenizer over single bytes: 256 symbols, the same at a word's end, two marks.
 
     It is made here, and written to `folder`.

@@ -160,9 +160,9 @@ def test_guidance_extrapolates_between_cond_and_uncond():
     guided = make(Sampler(steps=1, guidance=3.0))
     x = torch.randn(2, 1, 8, 8)
     time = torch.tensor([500.0, 500.0])
-    cond = plain._predict(x, time, plain._conditions(["one", "zero"], guided=False))
-    uncond = plain._predict(x, time, plain._conditions(["", ""], guided=False))
-    output = guided._predict(x, time, guided._conditions(["one", "zero"], guided=True))
+    cond = plain.predict(x, time, plain.conditions(["one", "zero"], guided=False))
+    uncond = plain.predict(x, time, plain.conditions(["", ""], guided=False))
+    output = guided.predict(x, time, guided.conditions(["one", "zero"], guided=True))
     assert_close(output, uncond + 3 * (cond - uncond), rtol=1e-4, atol=1e-5)
 
 

@@ -4,59 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import (
-    AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
-    SD3Transformer2DModel,
-    StableDiffusion3Pipeline,
-)
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from rewardlab.errors import InputError
 from rewardlab.policies.diffusion import DiffusionPolicy
-from rewardlab.policies.families import prompt_inputs
+from rewardlab.policies.families import family_of
 from rewardlab.policies.samplers import Sampler
 from rewardlab.seeds import row_seeds
 from rewardlab.testing import tiny_diffusion, tiny_stable_diffusion, tiny_stable_diffusion_xl
+from rewardlab.testing.tiny_pipelines import tiny_dit, tiny_stable_diffusion_3
 
 CPU = torch.device("cpu")
-
-
-TRANSFORMER = {
-    "sample_size": 8,
-    "patch_size": 2,
-    "in_channels": 4,
-    "out_channels": 4,
-    "num_layers": 1,
-    "attention_head_dim": 8,
-    "num_attention_heads": 2,
-    "joint_attention_dim": 64,
-    "caption_projection_dim": 16,
-    "pooled_projection_dim": 64,
-    "pos_embed_max_size": 8,
-}
-
-
-def tiny_stable_diffusion_3(folder) -> StableDiffusion3Pipeline:
-    """Return an SD3 pipeline without T5, with random weights from a seed."""
-    of_sd = tiny_stable_diffusion(folder)
-    text = CLIPTextConfig.from_dict({**of_sd.text_encoder.config.to_dict(), "projection_dim": 32})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        encoders = [CLIPTextModelWithProjection(text).eval() for _ in range(2)]
-        transformer = SD3Transformer2DModel(**TRANSFORMER)
-        vae = AutoencoderKL.from_config(of_sd.vae.config, shift_factor=0.06).eval()
-    return StableDiffusion3Pipeline(
-        transformer=transformer,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-        vae=vae,
-        text_encoder=encoders[0],
-        tokenizer=of_sd.tokenizer,
-        text_encoder_2=encoders[1],
-        tokenizer_2=of_sd.tokenizer,
-        text_encoder_3=None,
-        tokenizer_3=None,
-    )
 
 
 def test_sdxl_gets_its_size_and_zeros_for_the_empty_prompt(tmp_path):
@@ -87,33 +44,59 @@ def test_sd3_is_drawn_scored_and_trained(tmp_path):
     assert images.isfinite().all()
 
 
-def test_equal_prompts_are_encoded_once():
-    class Pipeline:
-        def encode_prompt(self, prompts, **options):
-            lengths = torch.tensor([[float(len(prompt))] for prompt in prompts])
-            assert len(prompts) == 2
-            return lengths, None
-
-    inputs = prompt_inputs(Pipeline(), None, ["ab", "c", "ab"], CPU)
-    assert inputs["encoder_hidden_states"].tolist() == [[2.0], [1.0], [2.0]]
+def classes(pipeline, labels):
+    family = family_of(pipeline)
+    family.name_classes(labels)
+    return family
 
 
-def test_a_family_that_is_not_known_is_refused():
-    class Unknown:
-        def encode_prompt(self, prompts, **options):
-            return [torch.zeros(1)] * 4
+def test_equal_prompts_are_encoded_once(tmp_path, monkeypatch):
+    family = family_of(tiny_stable_diffusion(tmp_path))
+    encode = family.encode
+    seen = []
 
-    with pytest.raises(InputError, match="Unknown encodes a prompt as 4 tensors"):
-        prompt_inputs(Unknown(), None, ["a"], CPU)
+    def counted(prompts, device):
+        seen.append(list(prompts))
+        return encode(prompts, device)
+
+    monkeypatch.setattr(family, "encode", counted)
+    tokens = family.inputs(["ab", "c", "ab"], CPU)["encoder_hidden_states"]
+    assert seen == [["ab", "c"]]
+    assert torch.equal(tokens[0], tokens[2])
+    assert not torch.allclose(tokens[0], tokens[1])
 
 
 def test_classes_and_prompts_that_the_model_lacks_are_refused():
     three = tiny_diffusion(classes=2)  # two and the null class
     with pytest.raises(InputError, match="knows 3 classes; got 4 labels"):
-        prompt_inputs(three, ["a", "b", "c", "d"], ["a"], CPU)
+        classes(three, ["a", "b", "c", "d"]).inputs(["a"], CPU)
     with pytest.raises(InputError, match="needs a null class"):
-        prompt_inputs(three, ["a", "b", "c"], [""], CPU)
+        classes(three, ["a", "b", "c"]).inputs([""], CPU)
     with pytest.raises(InputError, match="No class is called 'three'"):
-        prompt_inputs(three, ["zero", "one"], ["three"], CPU)
-    with pytest.raises(InputError, match="unconditional"):
-        prompt_inputs(tiny_diffusion(classes=0), None, ["", "cat"], CPU)
+        classes(three, ["one", "two"]).inputs(["three"], CPU)
+
+
+def test_labels_are_refused_where_prompts_are_texts(tmp_path):
+    with pytest.raises(InputError, match="labels name the classes"):
+        DiffusionPolicy(tiny_stable_diffusion(tmp_path), labels=["cat"])
+
+
+def test_pictures_of_another_size(tmp_path):
+    policy = DiffusionPolicy(
+        tiny_stable_diffusion(tmp_path), size=(24, 8), sampler=Sampler(steps=2)
+    )
+    assert policy.shape == (4, 12, 4)
+    assert policy.generate(["a cat"], seeds=row_seeds(0, 1)).outputs.shape == (1, 3, 24, 8)
+    with pytest.raises(InputError, match="multiples of 2 pixels; got size 17x17"):
+        DiffusionPolicy(tiny_stable_diffusion(tmp_path), size=17)
+    with pytest.raises(InputError, match="pictures of one size, 16x16"):
+        DiffusionPolicy(tiny_dit(tmp_path), size=32)
+    with pytest.raises(InputError, match="is for pipelines of videos"):
+        DiffusionPolicy(tiny_stable_diffusion(tmp_path), frames=3)
+
+
+@pytest.mark.parametrize("kind", ["flow", "ddim"])
+def test_a_scheduler_of_another_noise_schedule_is_refused(kind):
+    pipeline = tiny_diffusion(flow=kind == "ddim")
+    with pytest.raises(InputError, match="of another noise schedule"):
+        DiffusionPolicy(pipeline, sampler=Sampler(scheduler=kind))

@@ -63,7 +63,7 @@ def test_a_network_that_is_right_foresees_the_image(kind, monkeypatch):
     samples = images()
     encoded = owner.encode(samples, seeds=row_seeds(1, 4))
     target = encoded.tensors["target"][:, 0]
-    monkeypatch.setattr(owner, "_predict", lambda x, time, conditions: target)
+    monkeypatch.setattr(owner, "predict", lambda x, time, conditions: target)
     predicted = owner.predict_x0(encoded, torch.zeros(4, dtype=torch.long))
     # at later times too little of the image is left in float32
     rows = encoded.tensors["time"][:, 0] < 900

@@ -64,9 +64,9 @@ def same(a, b):
 def test_the_loss_is_half_the_denoising_loss():
     module = SFT(policy().eval())
     encoded = module.policy.encode(images(), seeds=module.seeds(images()))
-    told = module.policy._conditions(images().prompts, guided=False)
+    told = module.policy.conditions(images().prompts, guided=False)
     tensors = {name: encoded.tensors[name][:, 0] for name in ("x", "time", "target")}
-    predicted = module.policy._predict(tensors["x"], tensors["time"], told)
+    predicted = module.policy.predict(tensors["x"], tensors["time"], told)
     half = 0.5 * nn.functional.mse_loss(predicted, tensors["target"])
     torch.testing.assert_close(module._loss(images()), half)
 

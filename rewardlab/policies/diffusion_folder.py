@@ -1,0 +1,153 @@
+"""The folder of a DiffusionPolicy: a pipeline that diffusers loads, and the policy's settings."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from rewardlab.errors import InputError
+from rewardlab.networks.silence import silent
+from rewardlab.policies import pipelines, samplers
+from rewardlab.policies.own_adapters import adapted_layers, without_adapters
+from rewardlab.policies.pipeline_files import load_part, network_classes, pipeline_folder
+from rewardlab.seeds import derive, generators, normal, row_seeds
+from rewardlab.storage.atomic import write_json
+from rewardlab.storage.class_files import POLICY_FILE, read_class_file
+
+if TYPE_CHECKING:
+    from rewardlab.policies.diffusion import DiffusionPolicy
+
+# by how much the loaded folder may differ, as a share of the largest number
+ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+
+
+def save(policy: DiffusionPolicy, folder: Path) -> None:
+    """Write the pipeline and policy.json, and compare what a loader reads with the policy.
+
+    Adapters are merged. Every network is written in float32, as diffusers loads it by default:
+    nothing is rounded.
+
+    Raises:
+        InputError: if the folder does not give back what the policy predicts.
+    """
+    components = dict(policy.pipeline.components)
+    trained = pipelines.denoiser_name(policy.pipeline)
+    for name, component in components.items():
+        if isinstance(component, nn.Module) and name != trained:
+            components[name] = _whole(policy, name, component)
+    components[trained] = _merged_denoiser(policy, trained)
+    pipeline: Any = type(policy.pipeline)(**components, **_switches(policy.pipeline, components))
+    with silent():
+        pipeline.save_pretrained(folder)
+    config = {
+        "class_path": "rewardlab.policies.DiffusionPolicy",
+        "init_args": _settings(policy),
+    }
+    write_json(folder / POLICY_FILE, config)
+    check_saved(policy, folder)
+
+
+def load_settings(folder: Path) -> dict[str, Any]:
+    """Return the constructor's arguments that policy.json names."""
+    settings: dict[str, Any] = read_class_file(folder / POLICY_FILE)["init_args"]
+    settings["sampler"] = samplers.saved_sampler(settings["sampler"])
+    return settings
+
+
+@torch.no_grad()
+def check_saved(policy: DiffusionPolicy, folder: Path) -> None:
+    """Refuse a folder whose policy predicts another picture than the policy that was saved.
+
+    Both see the same noise in the middle of the time, under the first class or the empty prompt.
+    """
+    loaded = type(policy).from_pretrained(folder).to(policy.device)
+    difference, scale = _difference(policy, loaded)
+    limit = ROUNDING[policy.dtype] * scale
+    if not difference <= limit:
+        raise InputError(
+            f"{folder} was written, but what is loaded from it is not the policy: at equal noise "
+            f"the predicted picture differs by {difference:.3g}, and {limit:.3g} is rounding. "
+            "Do not use the folder. Is a part of the pipeline changed by hand, or of a class that "
+            "its save_pretrained does not keep whole?"
+        )
+
+
+def _difference(policy: DiffusionPolicy, loaded: DiffusionPolicy) -> tuple[float, float]:
+    """Return the largest difference of two predictions, and the largest number of the first."""
+    expected = _prediction(policy)
+    differences = _prediction(loaded) - expected
+    return differences.abs().max().item(), expected.abs().max().item()
+
+
+def _prediction(policy: DiffusionPolicy) -> Tensor:
+    """Return the picture that the policy expects behind one noise, as the decoder gives it."""
+    rows = generators(row_seeds(derive(0, "probe of a saved policy"), 1))
+    x = normal(policy.shape, rows, policy.device)
+    steps = torch.tensor([len(policy.noising.time) // 2], device=policy.device)
+    prompt = policy.labels[0] if policy.labels else ""
+    time = policy.noising.time[steps]
+    conditions = policy.conditions([prompt], guided=False)
+    output = policy.predict(x, time, conditions)
+    images = policy.family.to_images(output, policy.dtype)
+    return torch.cat([output.flatten(), images.flatten()])
+
+
+def _whole(policy: DiffusionPolicy, name: str, component: nn.Module) -> Any:
+    """Return a frozen network in float32: from the source's files if it was rounded on loading."""
+    stored = _stored_part(policy, name)
+    if stored is not None:
+        return stored
+    whole = without_adapters(component, torch.float32)
+    if all(weight.dtype == torch.float32 for weight in whole.parameters()):
+        return whole
+    return deepcopy(whole).float()
+
+
+def _merged_denoiser(policy: DiffusionPolicy, name: str) -> Any:
+    """Return the denoiser in float32 with its adapter merged into weights that are not rounded."""
+    stored = None
+    if policy.lora_rank is not None:
+        stored = _stored_part(policy, name)
+    if stored is None:
+        return without_adapters(policy.denoiser, torch.float32)
+    for layer_name, layer in adapted_layers(policy.denoiser).items():
+        weight = stored.get_submodule(layer_name).weight
+        for adapter in layer.active_adapters:
+            weight.data += layer.get_delta_weight(adapter).to(weight)
+    return stored
+
+
+def _stored_part(policy: DiffusionPolicy, name: str) -> Any | None:
+    """Return a network as the source's files have it, if loading it rounded it; else None."""
+    if policy.source is None or policy.dtype == torch.float32:
+        return None
+    folder = pipeline_folder(policy.source)
+    kinds = network_classes(folder)
+    if name not in kinds:
+        return None
+    return load_part(folder / name, kinds[name], torch.float32)
+
+
+def _switches(pipeline: Any, components: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a pipeline's constructor that are no components."""
+    accepted = type(pipeline)._get_signature_keys(type(pipeline))[1]
+    return {name: pipeline.config[name] for name in accepted if name in pipeline.config}
+
+
+def _settings(policy: DiffusionPolicy) -> dict[str, Any]:
+    return {
+        "sampler": asdict(policy.sampler),
+        "dtype": str(policy.dtype).removeprefix("torch."),
+        "labels": policy.labels,
+        "negative_prompt": policy.negative_prompt,
+        "prompt_dropout": policy.prompt_dropout,
+        "draws": policy.draws,
+        "lora_rank": policy.lora_rank,
+        "size": policy.size,
+        "frames": policy.frames,
+    }
