@@ -225,7 +225,7 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
         Raises:
             InputError: if a sample is refused; the message names the first.
         """
-        batch_ids(self.tokenizer, samples, self.limit, "LanguageReward")
+        batch_ids(self.texts, samples, self.limit, "LanguageReward")
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the mean over the heads' scores, float32 [B]."""

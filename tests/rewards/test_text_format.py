@@ -127,3 +127,13 @@ def test_an_unfinished_response_is_scored_without_an_end(tmp_path):
     for samples in (ended, cut):
         cached = features_of(reward, Rows(samples), tmp_path)
         assert torch.equal(cached, reward.features(samples))
+
+
+def test_samples_are_checked_in_the_form_that_is_scored():
+    """The template's words would not fit beside the response; plain text does."""
+    samples = Samples(["Hi"], ["seven77"])
+    plain = LanguageReward(TINY.backbone(), TINY.tokenizer(TINY.CHATML), max_length=8, chat=False)
+    plain.check_samples(samples)
+    chat = LanguageReward(TINY.backbone(), TINY.tokenizer(TINY.CHATML), max_length=8)
+    with pytest.raises(InputError, match="its response has 9 tokens and the model sees 8"):
+        chat.check_samples(samples)
