@@ -24,12 +24,12 @@ class HeldOut(NamedTuple):
 
     Attributes:
         samples: all of its samples.
-        count: how many pairs, or how many targets, there are.
+        number: how many pairs, or how many targets, there are.
         unit: "pairs" or "targets".
     """
 
     samples: Samples
-    count: int
+    number: int
     unit: str
 
 
@@ -55,7 +55,7 @@ def write_extremes(reward: Reward, data: Any, out: Path) -> Path | None:
         ['highest', 'lowest', 'scored.json']
     """
     held_out = _held_out(data)
-    if held_out is None or not held_out.count:
+    if held_out is None or not held_out.number:
         return None
     scored = held_out.samples[:MOST_SCORED]
     scores = scores_of(reward, scored)
@@ -65,7 +65,7 @@ def write_extremes(reward: Reward, data: Any, out: Path) -> Path | None:
     ends = {layout.HIGHEST_FOLDER: order.flip(0)[:count], layout.LOWEST_FOLDER: order[:count]}
     for name, rows in ends.items():
         save_samples(folder / name, scored[rows].with_facts(score=scores[rows]))
-    counts = {"held_out": held_out.count, "unit": held_out.unit, "scored": len(scored)}
+    counts = {"held_out": held_out.number, "unit": held_out.unit, "scored": len(scored)}
     (folder / layout.SCORED_FILE).write_text(json.dumps(counts) + "\n", encoding="utf-8")
     return folder
 

@@ -18,8 +18,8 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from rewardlab.commands.pages import write_page
 from rewardlab.commands.extremes import write_extremes
+from rewardlab.commands.pages import write_page
 from rewardlab.commands.parsing import (
     Parser,
     instantiate,

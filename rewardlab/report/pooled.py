@@ -17,7 +17,8 @@ from rewardlab.report.rows import RUNS
 from rewardlab.report.run_tables import differences_table
 from rewardlab.report.single import logged_values
 from rewardlab.report.statements import judges, listed
-from rewardlab.runs.read import Run, at, differences
+from rewardlab.runs.differences import differences
+from rewardlab.runs.read import Run, at
 
 SEEDS = ("seed", "seed_everything")
 SETTINGS_SHOWN = 8

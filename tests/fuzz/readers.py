@@ -309,7 +309,8 @@ def write_run(folder: Path) -> None:
 
 
 def read_run(folder: Path) -> Any:
-    from rewardlab.runs.read import differences, method, read_runs
+    from rewardlab.runs.differences import differences
+    from rewardlab.runs.read import method, read_runs
 
     (run,) = read_runs([folder / "run"])
     steps = []

@@ -291,9 +291,11 @@ def write_metadata(path, rows):
     elif path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
-        arrow = pytest.importorskip("pyarrow")
+        import pyarrow as arrow
+        from pyarrow import parquet
+
         rows = [row | {"score": float(row["score"])} for row in rows]
-        pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(rows), path)
+        parquet.write_table(arrow.Table.from_pylist(rows), path)
 
 
 def test_captions_come_from_texts_beside_the_pictures(tmp_path, caplog):

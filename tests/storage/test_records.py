@@ -92,8 +92,9 @@ def test_a_file_is_read_by_what_it_holds(tmp_path, name, write):
 
 @pytest.mark.parametrize("name", ["pairs.parquet", "pairs.jsonl"])
 def test_parquet_is_read_under_any_name(tmp_path, name):
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
+    import pyarrow as arrow
+    from pyarrow import parquet
+
     rows = [
         {**row, "prompt": messages_of(prompt)}
         for row, prompt in zip(ROWS, ["hi", TALK], strict=True)
@@ -115,7 +116,8 @@ def test_parquet_without_pyarrow_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_folders_of_datasets_are_read(tmp_path):
-    datasets = pytest.importorskip("datasets")
+    import datasets
+
     rows = [{**row, "prompt": messages_of("hi")} for row in ROWS]
     made = datasets.Dataset.from_list(rows)
     made.save_to_disk(tmp_path / "one")
