@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import torch
 
 from rewardlab.data.splits import SplitData
+from rewardlab.data.targets import TargetSamples
 from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.runs import layout
 from rewardlab.storage.samples import save_samples
-from rewardlab.types import LabeledSamples, PreferencePairs, Samples, concatenate
+from rewardlab.types import PreferencePairs, Samples, concatenate
 
 MOST_SCORED = 256
 SHOWN = 12  # of each end
@@ -75,9 +76,12 @@ def _held_out(data: Any) -> HeldOut | None:
     if not isinstance(data, SplitData):
         return None
     held_out = data.split("held_out")
-    if isinstance(held_out, LabeledSamples) and isinstance(held_out.inputs, Samples):
+    if isinstance(data, TargetSamples):
         targets = int((held_out.labels > 0.5).sum())
-        return HeldOut(held_out.inputs, targets, "targets")
+        if not targets:
+            return None
+        samples = data.first_samples("held_out", MOST_SCORED // 2)
+        return HeldOut(samples, targets, "targets")
     if isinstance(held_out, PreferencePairs):
         both = concatenate([held_out.chosen, held_out.rejected])
         return HeldOut(both, len(held_out), "pairs")

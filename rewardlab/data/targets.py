@@ -196,6 +196,23 @@ class TargetSamples(SplitData):
         """Return the targets that are trained on, or those that are held out."""
         return gather(self._part(self._open_targets(), part))
 
+    def first_samples(self, part: Part, most: int) -> Samples:
+        """Return the first targets of a part, and as many negatives where they are given.
+
+        Args:
+            part: "train" or "held_out".
+            most: of each class.
+        """
+        classes = [self._part(self._open_targets(), part)]
+        if self.negatives is not None:
+            classes.append(self._part(self._open_negatives(), part))
+        rows = []
+        for dataset in classes:
+            count: int = len(dataset)  # type: ignore[arg-type]
+            rows += [dataset[i] for i in range(min(count, most))]
+        samples: Samples = concatenate(rows)
+        return samples
+
     def split(self, part: Part) -> LabeledSamples:
         """Return what is trained on, or held out: both classes, as the loaders' batches are."""
         if self._splits is None:

@@ -106,7 +106,8 @@ def attack_table(rows: Sequence[Row]) -> str:
     caption = (
         "Accuracy: on held-out clean pairs, a number for each member of the ensemble; it should "
         "not fall from round to round. Above references: by the reward, over the mean of the "
-        "prompt's own answers. Became pairs: without repeats, and at most as many of a prompt as the config "
+        "prompt's own answers. Became pairs: without repeats, and at most as many of a prompt as "
+        "the config "
         "takes. Yield: the share of a fresh adversary's outputs that the target overrates and the "
         "witness doubts; it should fall."
     )
