@@ -80,7 +80,7 @@ def _check_file(file: str) -> None:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"The config {file!r} cannot be read: {error}.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         sentence = f"The config {file!r} is not YAML: {reason}."
         raise InputError(sentence.replace('"<unicode string>", ', "")) from None

@@ -136,6 +136,7 @@ def read_answers(
         InputError: if the answers are another page's, broken, or none.
     """
     key = _load(page_key, ("page", "names", "items"))
+    _check_key(key, page_key)
     content = _load(answers, ("page", "answers"))
     if content["page"] != key["page"]:
         raise InputError(
@@ -188,17 +189,32 @@ def _left_share(choices: dict[int, str], confidence: float) -> dict[str, Any] | 
 
 def _load(path: str | Path, names: tuple[str, ...]) -> dict[str, Any]:
     """Return the JSON object of a file, which has to have all names."""
+    text = read_text(Path(path))
     try:
-        content = json.loads(read_text(Path(path)))
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"{path} is not JSON ({error.msg} in line {error.lineno}). Download it again."
-        ) from None
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = str(error).partition(";")[0]
+        raise InputError(f"{path} is not JSON ({reason}). Download it again.") from None
     if not isinstance(content, dict) or not content.keys() >= set(names):
         raise InputError(
             f"{path} should be an object with {', '.join(names)}. Are key and answers exchanged?"
         )
     return content
+
+
+def _check_key(key: dict[str, Any], path: str | Path) -> None:
+    """Refuse a key that is not what `write_page` wrote."""
+    names = key["names"]
+    items = key["items"]
+    if not isinstance(names, list) or len(names) != 2 or not isinstance(items, list):
+        raise InputError(f"{path} is no key of an A/B page. Is it edited?")
+    for number, item in enumerate(items):
+        is_item = isinstance(item, dict) and isinstance(item.get("row"), int)
+        if not is_item or [item.get("left"), item.get("right")] not in (names, names[::-1]):
+            raise InputError(
+                f"{path}: item {number} should have a row, and {names} on its two sides; got "
+                f"{str(item)[:80]}. Is it edited?"
+            )
 
 
 def _checked(answers: Any, count: int, path: str | Path) -> dict[int, str]:

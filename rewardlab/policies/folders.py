@@ -14,6 +14,7 @@ from rewardlab.policies.base import Generator, Policy
 from rewardlab.storage.class_files import POLICY_FILE, read_class_file
 from rewardlab.storage.class_paths import named_class
 from rewardlab.storage.loading import loading
+from rewardlab.storage.saved_settings import check_settings
 
 
 def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
@@ -75,9 +76,11 @@ def _load_as(kind: Any, folder: Path, trust: bool) -> Policy:
 
 
 def _class_of(folder: Path, trust: bool) -> Any:
-    class_path = read_class_file(folder / POLICY_FILE)["class_path"]
+    content = read_class_file(folder / POLICY_FILE)
     mend = "call load_policy(path, trust=True), or give --trust"
-    return named_class(folder, class_path, Generator, trust=trust, mend=mend)
+    kind = named_class(folder, content["class_path"], Generator, trust=trust, mend=mend)
+    check_settings(kind, content.get("init_args", {}), folder / POLICY_FILE)
+    return kind
 
 
 def _check_generates(folder: Path, adapter: Adapter | None) -> None:

@@ -15,6 +15,7 @@ from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.storage.class_files import read_json
 from rewardlab.storage.class_paths import named_class
 from rewardlab.storage.loading import loading
+from rewardlab.storage.saved_settings import check_settings
 
 CONFIG = "config.json"
 REWARD = "reward.json"  # takes the place of config.json in folders where that is transformers' own
@@ -45,8 +46,9 @@ def load_reward(path: str | Path, *, trust: bool = False) -> Reward:
         Traceback (most recent call last):
         rewardlab.errors.InputError: runs/none is not a folder. ...
     """
-    class_path = read_config(path)["class_path"]
-    kind = named_class(path, class_path, Reward, trust=trust, mend=TO_TRUST)
+    config = read_config(path)
+    kind = named_class(path, config["class_path"], Reward, trust=trust, mend=TO_TRUST)
+    check_settings(kind, config.get("init_args", {}), _config_file(Path(path)))
     return load_as(kind, path, trust=trust)  # type: ignore[no-any-return]
 
 

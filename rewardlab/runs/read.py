@@ -310,9 +310,7 @@ def _json(path: Path) -> dict[str, Any]:
     with loading(path):
         content = json.loads(read_text(path))
     if not isinstance(content, dict):
-        raise InputError(
-            f"{path} should hold an object; got {str(content)[:60]}. Was it written by rewardlab?"
-        )
+        raise InputError(f"{path} should hold an object; got {str(content)[:60]}. Is it edited?")
     return content
 
 

@@ -98,14 +98,26 @@ def prompt_of(row: dict[str, Any]) -> Prompt:
 def fact_columns(rows: Sequence[dict[str, Any]], folder: Path) -> dict[str, Tensor]:
     """Return the numeric keys that all rows share as columns [B].
 
-    Their dtypes are those in the folder's `samples.json`, else bool, int64 or float32.
+    Their dtypes are those in the folder's `samples.json`, else bool, int64 or float32. A key whose
+    values differ in their shape is left out, as a text is.
+
+    Raises:
+        InputError: if values are not of the dtype that was saved.
     """
     dtypes = read_kind(folder).get("facts", {})
     columns = {}
     for name in rows[0] if rows else {}:
         values = [row.get(name) for row in rows]
-        if name not in _NOT_FACTS and all(map(_is_numeric, values)):
-            columns[name] = _column(values, dtypes.get(name))
+        if name in _NOT_FACTS or not all(map(_is_numeric, values)):
+            continue
+        column = _column(values, dtypes.get(name))
+        if column is not None:
+            columns[name] = column
+        elif name in dtypes:
+            raise InputError(
+                f"{folder}: values of {name!r} in metadata.jsonl are not {dtypes[name]}s of one "
+                "shape, as samples.json says. Is one of the files edited or cut off?"
+            )
     return columns
 
 
@@ -118,10 +130,14 @@ def _is_numeric(value: Any) -> bool:
     return isinstance(value, float)
 
 
-def _column(values: list[Any], dtype: str | None) -> Tensor:
-    if dtype is not None:
-        return torch.tensor(values, dtype=getattr(torch, dtype))
-    column = torch.tensor(values)
+def _column(values: list[Any], dtype: str | None) -> Tensor | None:
+    """Return values as a column [B, ...], None if they have several shapes or do not fit."""
+    try:
+        if dtype is not None:
+            return torch.tensor(values, dtype=getattr(torch, dtype))
+        column = torch.tensor(values)
+    except (TypeError, ValueError, RuntimeError):
+        return None
     return column.float() if column.is_floating_point() else column
 
 
@@ -131,18 +147,27 @@ def read_kind(folder: Path) -> dict[str, Any]:
     A folder without the file gives an empty dictionary.
 
     Raises:
-        InputError: if the file holds anything but a JSON object.
+        InputError: if the file holds anything but a JSON object of these.
     """
     file = folder / "samples.json"
     if not file.is_file():
         return {}
     try:
         kind = json.loads(read_text(file))
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         kind = None
-    if not isinstance(kind, dict):
+    if not isinstance(kind, dict) or not _describes(kind):
         raise InputError(
             f"{file} is not the JSON object that was saved. "
             "Save the samples again, or remove the file."
         )
     return kind
+
+
+def _describes(kind: dict[str, Any]) -> bool:
+    """Tell whether a samples.json has rows, channels and dtypes as they are saved, or lacks them."""
+    dtypes = kind.get("facts", {})
+    if kind.get("channels", 3) not in (1, 3) or not isinstance(dtypes, dict):
+        return False
+    named = [getattr(torch, name, None) for name in dtypes.values() if isinstance(name, str)]
+    return len(named) == len(dtypes) and all(isinstance(dtype, torch.dtype) for dtype in named)

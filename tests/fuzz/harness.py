@@ -237,7 +237,7 @@ def limit_memory() -> None:
 
 
 def run(cases: int, seed: int, readers: list[Reader], only: int | None = None) -> dict[str, Any]:
-    """Try all readers; return counts, faults and cases per second."""
+    """Try all readers, print a line for each; return counts, faults and seconds."""
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     signal.signal(signal.SIGALRM, stop)
@@ -259,19 +259,18 @@ def run(cases: int, seed: int, readers: list[Reader], only: int | None = None) -
                 if fault is not None:
                     faults.append(fault)
             seconds[name] = time.perf_counter() - start
+            rate = counts[name].total() / seconds[name]
+            print(f"{name:28} {rate:8.1f} cases/s  {dict(counts[name])}", flush=True)
     finally:
         shutil.rmtree(root, ignore_errors=True)
     return {"counts": counts, "faults": faults, "seconds": seconds}
 
 
 def say(outcome: dict[str, Any], most: int) -> None:
-    """Print a line a reader, and the faults by kind and place with an example each."""
+    """Print the faults by kind and place with an example each, and the counts."""
     kinds: dict[tuple[str, str, str], list[Fault]] = {}
     for fault in outcome["faults"]:
         kinds.setdefault((fault.reader, fault.kind[:30], fault.place), []).append(fault)
-    for name, counts in outcome["counts"].items():
-        rate = counts.total() / outcome["seconds"][name]
-        print(f"{name:28} {counts.total():7} cases {rate:8.1f}/s  {dict(counts)}")
     for same in sorted(kinds.values(), key=len, reverse=True)[:most]:
         print(f"{len(same):5} × {same[0]}")
     total = sum(counts.total() for counts in outcome["counts"].values())

@@ -266,6 +266,14 @@ def read_policy(folder: Path) -> Any:
     return plain(policy.generate(["one"], seeds=torch.tensor([3])))
 
 
+def read_image_policy(folder: Path) -> Any:
+    from rewardlab.policies import load_policy
+
+    policy = load_policy(folder / "policy")
+    policy.check_prompts(["one"])
+    return len(list(policy.parameters()))
+
+
 def write_image_policy(folder: Path) -> None:
     from rewardlab.policies import DiffusionPolicy
     from rewardlab.policies.samplers import Sampler
@@ -493,7 +501,7 @@ READERS = [
     Reader("vision reward", write_vision_reward, read_vision_reward, 0.15),
     Reader("remote reward's folder", write_remote_reward, read_remote_reward, 1),
     Reader("text policy", write_text_policy, read_policy, 0.15),
-    Reader("image policy", write_image_policy, read_policy, 0.15),
+    Reader("image policy", write_image_policy, read_image_policy, 0.15),
     Reader("best-of-n policy", write_best_of, read_policy, 0.1),
     Reader("run's figures", write_run, read_run, 1, "*.json"),
     Reader("run's config", write_run, read_run, 0.5, "*.yaml"),
@@ -502,7 +510,7 @@ READERS = [
     Reader("report", write_run, read_report, 0.05, "*"),
     Reader("resumed run", write_going_run, read_going_run, 1, writes=True),
     Reader("stage", write_stage, read_stage, 2),
-    Reader("configs, early", write_configs, read_configs_early, 1),
+    Reader("configs, early", write_configs, read_configs_early, 0.3),
     Reader("config of rounds", write_configs, read_config_of_rounds, 0.05, "digits.yaml"),
     Reader("remote reward's answer", write_reply, read_reply, 2),
     Reader("remote reward's reply", write_raw_reply, read_reply, 2),
