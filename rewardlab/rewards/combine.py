@@ -217,8 +217,18 @@ def _numbered(rewards: Iterable[Any]) -> dict[str, Reward]:
 
 
 def _load_numbered(folder: str | Path, count: int, trust: bool) -> list[Reward]:
-    folders = [Path(folder) / str(number) for number in range(count)]
-    return [load_reward(part, trust=trust) for part in folders]
+    """Load the parts of a folder, which are `count`.
+
+    Raises:
+        InputError: if the folder holds another number of them.
+    """
+    parts = [path for path in Path(folder).iterdir() if path.name.isdecimal() and path.is_dir()]
+    if len(parts) != count:
+        raise InputError(
+            f"{folder} should hold {str(count)[:20]} parts, as its config says; there are "
+            f"{len(parts)}. Is the config edited, or was the folder copied in part?"
+        )
+    return [load_reward(Path(folder) / str(number), trust=trust) for number in range(count)]
 
 
 def _constant(reward: Reward, name: str, value: float | None) -> float:

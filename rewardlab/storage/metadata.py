@@ -165,7 +165,7 @@ def read_kind(folder: Path) -> dict[str, Any]:
 
 
 def _describes(kind: dict[str, Any]) -> bool:
-    """Tell whether a samples.json has rows, channels and dtypes as they are saved, or lacks them."""
+    """Tell whether the channels and dtypes of a samples.json, where it has them, are such."""
     dtypes = kind.get("facts", {})
     if kind.get("channels", 3) not in (1, 3) or not isinstance(dtypes, dict):
         return False

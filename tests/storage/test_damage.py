@@ -7,7 +7,7 @@ import torch
 
 from rewardlab.errors import InputError
 from rewardlab.policies import DiffusionPolicy, load_policy
-from rewardlab.rewards import Length, Repetition, Weighted, load_reward
+from rewardlab.rewards import Ensemble, Length, Repetition, Weighted, load_reward
 from rewardlab.storage import load_samples, save_samples
 from rewardlab.storage.loading import loading
 from rewardlab.storage.saved_settings import check_settings
@@ -44,7 +44,7 @@ def test_facts_of_several_shapes_are_no_facts_unless_they_were_saved(samples):
     rows = [{"output": "x", "seed": 1, "mine": [1]}, {"output": "y", "seed": [2], "mine": [1, 2]}]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (samples / "metadata.jsonl").write_text(text)
-    with pytest.raises(InputError, match="values of 'seed' in metadata.jsonl are not int64s"):
+    with pytest.raises(InputError, match=r"values of 'seed' in metadata\.jsonl are not int64s"):
         load_samples(samples)
     (samples / "samples.json").unlink()
     assert load_samples(samples).facts == {}
@@ -77,15 +77,24 @@ def test_settings_of_a_saved_policy_are_checked_when_it_is_loaded(tmp_path):
         load_policy(tmp_path / "policy")
 
 
-@pytest.mark.parametrize("value", ["many", [1, None], {}, [1.0], None])
-def test_a_rewards_weights_of_other_types_are_refused(tmp_path, value):
+@pytest.mark.parametrize("value", ["many", "ab", [1, None], {}, [1.0], [1.0] * 3, None])
+def test_a_rewards_weights_of_other_types_or_number_are_refused(tmp_path, value):
     Weighted([Length(), Repetition()], [1.0, 2.0]).save_pretrained(tmp_path / "reward")
-    file = tmp_path / "reward" / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "weights": value}))
-    with pytest.raises(
-        InputError, match=r"cannot be loaded|one weight a reward|is missing|holds no"
-    ):
+    edit(tmp_path / "reward" / "config.json", weights=value)
+    with pytest.raises(InputError, match=r"reward (cannot be loaded|should hold)"):
         load_reward(tmp_path / "reward")
+
+
+@pytest.mark.parametrize("count", [1, 3, 2**62, -1, 0, "2", None])
+def test_an_ensembles_count_is_that_of_its_folders(tmp_path, count):
+    Ensemble([Length(), Repetition()]).save_pretrained(tmp_path / "reward")
+    edit(tmp_path / "reward" / "config.json", count=count)
+    with pytest.raises(InputError, match="should hold"):
+        load_reward(tmp_path / "reward")
+
+
+def edit(file, **values):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
 def test_what_a_loader_raises_is_the_cause_of_the_sentence():
@@ -95,5 +104,5 @@ def test_what_a_loader_raises_is_the_cause_of_the_sentence():
     ):
         {}["a"]
     assert isinstance(refused.value.__cause__, KeyError)
-    with pytest.raises(InputError, match="^as it was$"), loading("r"):
+    with pytest.raises(InputError, match=r"^as it was$"), loading("r"):
         raise InputError("as it was")
