@@ -376,10 +376,12 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
         """Return the denoiser's conditional inputs and, if guided, the unconditional ones."""
         texts = text_prompts(prompts, "DiffusionPolicy")
         cond = self.family.inputs(texts, self.device)
+        if self.family.is_told_guidance:
+            cond["guidance"] = torch.full((len(texts),), self.sampler.guidance, device=self.device)
         if not guided:
             return Conditions(cond)
         negative = [self.negative_prompt] * len(prompts)
-        return Conditions(cond, self.family.inputs(negative, self.device))
+        return Conditions(cond, self.family.inputs(negative, self.device, negative=True))
 
     def predict(self, x: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         """Return the network's output [N, *shape], float32, guided if there is what to guide by."""

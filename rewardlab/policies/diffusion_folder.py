@@ -15,6 +15,7 @@ from rewardlab.networks.silence import silent
 from rewardlab.policies import pipelines, samplers
 from rewardlab.policies.own_adapters import adapted_layers, without_adapters
 from rewardlab.policies.pipeline_files import load_part, network_classes, pipeline_folder
+from rewardlab.policies.schedulers import set_timesteps
 from rewardlab.seeds import derive, generators, normal, row_seeds
 from rewardlab.storage.atomic import write_json
 from rewardlab.storage.class_files import POLICY_FILE, read_class_file
@@ -66,6 +67,12 @@ def check_saved(policy: DiffusionPolicy, folder: Path) -> None:
     Both see the same noise in the middle of the time, under the first class or the empty prompt.
     """
     loaded = type(policy).from_pretrained(folder).to(policy.device)
+    if not torch.equal(_times(policy), _times(loaded)):
+        raise InputError(
+            f"{folder} was written, but the scheduler that is loaded from it takes other steps "
+            f"than the policy's {type(policy.scheduler).__name__}. Do not use the folder. Was its "
+            "config changed by hand?"
+        )
     difference, scale = _difference(policy, loaded)
     limit = ROUNDING[policy.dtype] * scale
     if not difference <= limit:
@@ -75,6 +82,14 @@ def check_saved(policy: DiffusionPolicy, folder: Path) -> None:
             "Do not use the folder. Is a part of the pipeline changed by hand, or of a class that "
             "its save_pretrained does not keep whole?"
         )
+
+
+def _times(policy: DiffusionPolicy) -> Tensor:
+    """Return the times of the sampler's steps and of training."""
+    scheduler = deepcopy(policy.scheduler)
+    steps = policy.sampler.steps
+    set_timesteps(scheduler, steps, options=policy.family.step_options(scheduler, steps))
+    return torch.cat([scheduler.timesteps.double().cpu(), policy.noising.time.double().cpu()])
 
 
 def _difference(policy: DiffusionPolicy, loaded: DiffusionPolicy) -> tuple[float, float]:

@@ -45,7 +45,23 @@ def chosen_scheduler(scheduler: Any, kind: Kind) -> Any:
             num_train_timesteps=scheduler.config.num_train_timesteps, shift=flow_shift(scheduler)
         )
     classes: dict[str, Any] = {"ddim": diffusers.DDIMScheduler, "ddpm": diffusers.DDPMScheduler}
-    return classes[kind].from_config(scheduler.config, clip_sample=False, thresholding=False)
+    config = dict(scheduler.config)
+    # else numbers that the pipeline's scheduler has by default would be the other class's defaults
+    config.pop("_use_default_values", None)
+    chosen = classes[kind].from_config(config, clip_sample=False, thresholding=False)
+    _copy_schedule(scheduler, chosen)
+    return chosen
+
+
+def _copy_schedule(source: Any, target: Any) -> None:
+    """Give a scheduler another one's noise schedule, which its config may not say whole."""
+    if not hasattr(source, "alphas_cumprod"):
+        return
+    target.alphas_cumprod = source.alphas_cumprod
+    target.alphas = source.alphas_cumprod / torch.cat([torch.ones(1), source.alphas_cumprod[:-1]])
+    target.betas = 1 - target.alphas
+    if hasattr(target, "final_alpha_cumprod") and not target.config.set_alpha_to_one:
+        target.final_alpha_cumprod = source.alphas_cumprod[0]
 
 
 def set_timesteps(

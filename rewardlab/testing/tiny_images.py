@@ -73,20 +73,20 @@ def tiny_stable_diffusion(folder: Path, seed: int = 0) -> Any:
         torch.manual_seed(seed)
         text = CLIPTextModel(CLIPTextConfig(**TEXT))
         vae: Any = AutoencoderKL(**AUTOENCODER)
-        unet = UNet2DConditionModel(**_UNET, cross_attention_dim=32)
+        unet = UNet2DConditionModel(**UNET, cross_attention_dim=32)
     return StableDiffusionPipeline(
         vae=vae.eval(),
         text_encoder=text.eval(),
         tokenizer=byte_tokenizer(folder),
         unet=unet,
-        scheduler=_latent_scheduler(),
+        scheduler=latent_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
 
 
-def _latent_scheduler() -> Any:
+def latent_scheduler() -> Any:
     """Return the scheduler of Stable Diffusion."""
     from diffusers import DDIMScheduler
 
@@ -120,7 +120,7 @@ def tiny_stable_diffusion_xl(folder: Path, seed: int = 0) -> Any:
         first = CLIPTextModel(config)
         second = CLIPTextModelWithProjection(config)
         vae: Any = AutoencoderKL(**AUTOENCODER)
-        unet = UNet2DConditionModel(**_UNET, **_SIZE_IDS, cross_attention_dim=64)
+        unet = UNet2DConditionModel(**UNET, **_SIZE_IDS, cross_attention_dim=64)
     tokenizer = byte_tokenizer(folder)
     return StableDiffusionXLPipeline(
         vae=vae.eval(),
@@ -152,7 +152,7 @@ AUTOENCODER: dict[str, Any] = {
     "norm_num_groups": 4,
     "sample_size": 16,
 }
-_UNET: dict[str, Any] = {
+UNET: dict[str, Any] = {
     "sample_size": 8,
     "in_channels": 4,
     "out_channels": 4,
@@ -170,10 +170,10 @@ _SIZE_IDS: dict[str, Any] = {
 }
 
 
-def byte_tokenizer(folder: Path) -> Any:
+def byte_tokenizer(folder: Path, length: int = 77) -> Any:
     """Return a CLIP tokenizer over single bytes: 256 symbols, the same at a word's end, two marks.
 
-    It is made here, and written to `folder`.
+    It is made here, and written to `folder`. `length` is the most tokens that a text may have.
     """
     from transformers import CLIPTokenizer
     from transformers.convert_slow_tokenizer import bytes_to_unicode
@@ -185,7 +185,7 @@ def byte_tokenizer(folder: Path) -> Any:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")
-    return CLIPTokenizer.from_pretrained(folder, model_max_length=77)
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=length)
 
 
 def tiny_tower(seed: int = 0, image_size: int = 16) -> nn.Module:

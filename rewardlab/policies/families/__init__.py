@@ -29,6 +29,16 @@ FAMILIES = {
     "StableDiffusionPipeline": STABLE_DIFFUSION,
     "StableDiffusionXLPipeline": Home("stable_diffusion_xl", "StableDiffusionXL"),
     "StableDiffusion3Pipeline": Home("stable_diffusion_3", "StableDiffusion3"),
+    "PixArtAlphaPipeline": Home("pixart", "PixArt"),
+    "PixArtSigmaPipeline": Home("pixart", "PixArt"),
+    "SanaPipeline": Home("sana", "Sana"),
+    "FluxPipeline": Home("flux", "Flux"),
+    "QwenImagePipeline": Home("qwen_image", "QwenImage"),
+    "ZImagePipeline": Home("z_image", "ZImage"),
+    "AnimateDiffPipeline": Home("animate_diff", "AnimateDiff"),
+    "CogVideoXPipeline": Home("cog_video_x", "CogVideoX"),
+    "LTXPipeline": Home("ltx", "LTX"),
+    "WanPipeline": Home("wan", "Wan"),
 }
 
 
@@ -95,6 +105,6 @@ def _unknown(name: str) -> InputError:
     names = ", ".join(name.removesuffix("Pipeline") for name in FAMILIES)
     return InputError(
         f"DiffusionPolicy does not know the family of a {name}: what its networks take is not "
-        f"written down yet. It knows {names}, which make pictures from prompts or classes: take "
-        "one of them, or wrap the pipeline as a CallableGenerator to filter and judge its samples."
+        f"written down yet. It knows {names}, which draw from prompts or classes: take one "
+        "of them, or wrap the pipeline as a CallableGenerator to filter and judge its samples."
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from typing import Any, ClassVar
 
 import torch
@@ -40,7 +41,7 @@ class Family(ABC):
 
     def __init__(self, pipeline: Any, size: Any = None, frames: int | None = None) -> None:
         self.pipeline = pipeline
-        self.vae = getattr(pipeline, "vae", None)
+        self.vae: Any = getattr(pipeline, "vae", None)
         self.config: Any = _denoiser(pipeline).config
         self.shape = self.latent_shape(size, frames)
         self._check_channels()
@@ -90,6 +91,10 @@ class Family(ABC):
                 f"{type(self.pipeline).__name__} reads prompts as they are. Leave labels out."
             )
 
+    def call_default(self, name: str) -> Any:
+        """Return the default of an argument of the pipeline's call."""
+        return signature(type(self.pipeline).__call__).parameters[name].default
+
     def refuse_frames(self, frames: int | None) -> None:
         """Refuse a number of frames: this family makes single pictures."""
         if frames is not None:
@@ -98,20 +103,30 @@ class Family(ABC):
                 "single pictures."
             )
 
-    def inputs(self, prompts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+    def inputs(
+        self, prompts: Sequence[str], device: torch.device, *, negative: bool = False
+    ) -> dict[str, Tensor]:
         """Return the denoiser's inputs for each prompt: named tensors with B rows.
 
         Equal prompts are encoded once.
         """
         unique = distinct(prompts)
         with torch.no_grad():
-            inputs = self.encode(unique.values, device)
+            inputs = self.encode(unique.values, device, negative=negative)
         rows = torch.tensor(unique.places, device=device)
         return {name: tensor[rows] for name, tensor in inputs.items()}
 
     @abstractmethod
-    def encode(self, prompts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
-        """Return the denoiser's inputs for distinct prompts."""
+    def encode(
+        self, prompts: Sequence[str], device: torch.device, *, negative: bool = False
+    ) -> dict[str, Tensor]:
+        """Return the denoiser's inputs for distinct prompts.
+
+        Args:
+            prompts: P texts.
+            device: where the inputs are to lie.
+            negative: whether they are prompts that guidance steers away from.
+        """
 
     def call(self, denoiser: nn.Module, x: Tensor, time: Tensor, inputs: Inputs) -> Tensor:
         """Return the denoiser's output for latents [N, *shape] at times [N] of the scheduler.
@@ -121,9 +136,14 @@ class Family(ABC):
         output: Tensor = denoiser(x, timestep=time, **inputs, return_dict=False)[0]
         return output
 
+    @property
+    def is_told_guidance(self) -> bool:
+        """Tell whether the denoiser is told the guidance, in an input of that name."""
+        return bool(self.config.get("guidance_embeds"))
+
     def is_guided(self, guidance: float) -> bool:
         """Tell whether a guidance of this scale needs the denoiser's output without the prompt."""
-        return guidance != 1
+        return guidance != 1 and not self.is_told_guidance
 
     def guided(self, cond: Tensor, uncond: Tensor, guidance: float) -> Tensor:
         """Return the guided output (classifier-free guidance, arXiv 2207.12598)."""
@@ -181,13 +201,30 @@ class Family(ABC):
     def _scale(self) -> LatentScale:
         return latent_scale(self.vae, self.reads, dims=len(self.shape) - 1)
 
+    def latent_frames(self, frames: int | None, default: int, every: int) -> int:
+        """Return the number of a video's frames in latents, one and then one for `every` frames.
+
+        Raises:
+            InputError: if the autoencoder makes no such number.
+        """
+        count = default if frames is None else frames
+        if count < 1 or (count - 1) % every:
+            raise InputError(
+                f"{type(self.pipeline).__name__} makes videos of 1, {1 + every}, {1 + 2 * every}, "
+                f"… frames; got frames={count}."
+            )
+        return (count - 1) // every + 1
+
     def _check_shape(self, images: Tensor, latents: Tensor) -> None:
         if tuple(latents.shape[1:]) != self.shape:
             raise InputError(
-                f"This diffusion model denoises {list(self.shape)} (channels, height, width); "
-                f"images {list(images.shape[1:])} become {list(latents.shape[1:])}. Resize and "
-                "convert them in the data (size, channels)."
+                f"This diffusion model denoises {list(self.shape)} ({self._axes()}); what is "
+                f"given, {list(images.shape[1:])}, becomes {list(latents.shape[1:])}. Resize and "
+                "convert it in the data (size, channels)."
             )
+
+    def _axes(self) -> str:
+        return "channels, frames, height, width" if self.is_video else "channels, height, width"
 
     def _check_channels(self) -> None:
         """Refuse a denoiser that takes more than noisy latents, as inpainting models do."""

@@ -43,7 +43,9 @@ class Classes(Family):
         halvings = len(self.vae.config.block_out_channels) - 1
         return int(2**halvings)
 
-    def encode(self, prompts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+    def encode(
+        self, prompts: Sequence[str], device: torch.device, *, negative: bool = False
+    ) -> dict[str, Tensor]:
         """Return the number of each prompt's class.
 
         Raises:

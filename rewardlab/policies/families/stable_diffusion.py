@@ -24,7 +24,9 @@ class StableDiffusion(Family):
                 "was distilled from."
             )
 
-    def encode(self, prompts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+    def encode(
+        self, prompts: Sequence[str], device: torch.device, *, negative: bool = False
+    ) -> dict[str, Tensor]:
         """Return the text's tokens."""
         tokens = self.pipeline.encode_prompt(list(prompts), device=device, **PLAIN)[0]
         return {"encoder_hidden_states": tokens}

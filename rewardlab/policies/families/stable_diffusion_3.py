@@ -18,7 +18,9 @@ class StableDiffusion3(FlowFamily):
     lora_layers: ClassVar[list[str]] = MMDIT
     reads: ClassVar[list[str]] = ["scaling_factor", "shift_factor"]
 
-    def encode(self, prompts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+    def encode(
+        self, prompts: Sequence[str], device: torch.device, *, negative: bool = False
+    ) -> dict[str, Tensor]:
         """Return tokens and pooled embedding; each of the text encoders reads the same prompt."""
         tokens, _, pooled, _ = self.pipeline.encode_prompt(
             list(prompts), prompt_2=None, prompt_3=None, device=device, **PLAIN

@@ -19,7 +19,9 @@ class StableDiffusionXL(StableDiffusion):
 
     reads: ClassVar[list[str]] = ["scaling_factor", "latents_mean", "latents_std"]
 
-    def encode(self, prompts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+    def encode(
+        self, prompts: Sequence[str], device: torch.device, *, negative: bool = False
+    ) -> dict[str, Tensor]:
         """Return tokens, pooled embedding and size.
 
         The empty prompt is zeros where the pipeline's config says so.

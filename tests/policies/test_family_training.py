@@ -1,0 +1,156 @@
+"""Every family of pipelines is encoded, scored, trained, saved and loaded."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rewardlab.errors import InputError
+from rewardlab.losses import dpo_loss, nll_loss
+from rewardlab.policies import DiffusionPolicy, load_policy
+from rewardlab.policies.samplers import Sampler
+from rewardlab.seeds import generators, normal, row_seeds
+from rewardlab.training.base import step_total
+from rewardlab.types import Samples
+
+EQUALITY = SimpleNamespace(
+    **runpy.run_path(str(Path(__file__).with_name("test_family_equality.py")))
+)
+CASES = EQUALITY.CASES
+PROMPTS = EQUALITY.PROMPTS
+SEEDS = row_seeds(5, 2)
+DDIM = ("pixart", "cogvideox")  # whose schedulers have no steps for rollouts
+
+
+def pictures(case, rows=2):
+    generator = torch.Generator().manual_seed(0)
+    frames = () if case.frames is None else (case.frames,)
+    shape = (rows, *frames, 3, *case.size)
+    return torch.rand(shape, generator=generator)
+
+
+def gradients(policy, loss):
+    trained = [weight for weight in policy.parameters() if weight.requires_grad]
+    assert trained
+    every = torch.autograd.grad(loss, trained, allow_unused=True)
+    present = [gradient for gradient in every if gradient is not None]
+    assert all(gradient.isfinite().all() for gradient in present)
+    return sum(gradient.abs().sum().item() for gradient in present)
+
+
+@pytest.fixture(params=list(CASES))
+def name(request):
+    return request.param
+
+
+def make(name, folder):
+    case = CASES[name]
+    scheduler = "ddim" if name in DDIM else "pipeline"
+    return DiffusionPolicy(
+        case.make(folder),
+        sampler=Sampler(steps=3, scheduler=scheduler),
+        lora_rank=2,
+        size=case.size,
+        frames=case.frames,
+    )
+
+
+def test_supervised_fine_tuning(name, tmp_path):
+    policy = make(name, tmp_path)
+    trajectory = policy.encode(Samples(PROMPTS, pictures(CASES[name])), seeds=SEEDS)
+    tensors = trajectory.tensors
+    assert tensors["final"].shape == (2, *policy.shape)
+    again = policy.decode(trajectory).outputs
+    assert again.shape == pictures(CASES[name]).shape
+    log_probs = policy.log_prob(trajectory)
+    assert gradients(policy, nll_loss(log_probs, trajectory.mask)) > 0
+    x = tensors["x"][:, 0]
+    conditions = policy.conditions(PROMPTS, guided=False)
+    errors = policy.predict(x, tensors["time"][:, 0], conditions) - tensors["target"][:, 0]
+    expected = -0.5 * errors.square().flatten(1).mean(1)
+    assert_close(log_probs[:, 0], expected, atol=1e-5, rtol=1e-4)
+
+
+def test_preferences(name, tmp_path):
+    policy = make(name, tmp_path)
+    chosen = policy.encode(Samples(PROMPTS, pictures(CASES[name])), seeds=SEEDS)
+    rejected = policy.encode(Samples(PROMPTS, 1 - pictures(CASES[name])), seeds=SEEDS)
+    totals = []
+    for scorer in (policy, policy.reference()):
+        for trajectory in (chosen, rejected):
+            totals.append(step_total(scorer.log_prob(trajectory), trajectory.mask))
+    loss = dpo_loss(*totals, beta=10.0).mean()
+    assert_close(loss, torch.tensor(2.0).log(), atol=1e-4, rtol=0)
+    assert gradients(policy, loss) > 0
+
+
+def test_policy_gradients(name, tmp_path):
+    """A rollout's log-probabilities are those of its noise, ratios are 1, gradients finite."""
+    policy = make(name, tmp_path)
+    rollout = policy.sample(PROMPTS, seeds=SEEDS)
+    old = policy.log_prob(rollout).detach()
+    rows = generators(SEEDS)
+    normal(policy.shape, rows)
+    for step in range(rollout.mask.shape[1]):
+        noise = normal(policy.shape, rows)
+        stochastic = rollout.mask[:, step]
+        expected = -0.5 * noise.square().flatten(1).mean(1)
+        assert_close(old[:, step][stochastic], expected[stochastic], atol=1e-3, rtol=1e-3)
+    ratio = (policy.log_prob(rollout) - old).where(rollout.mask, 0).exp()
+    assert_close(ratio, torch.ones_like(ratio), atol=1e-4, rtol=0)
+    advantages = torch.tensor([[1.0], [-1.0]])
+    assert gradients(policy, -(ratio * advantages).mean()) > 0
+    assert policy.decode(rollout).outputs.shape == pictures(CASES[name]).shape
+
+
+def test_saved_and_loaded(name, tmp_path):
+    policy = make(name, tmp_path / "tokenizer")
+    with torch.no_grad():
+        for weight in policy.parameters():
+            if weight.requires_grad:
+                weight += 0.02
+    policy.save_pretrained(tmp_path / "policy")
+    loaded = load_policy(tmp_path / "policy")
+    assert loaded.shape == policy.shape
+    drawn = policy.generate(PROMPTS, seeds=SEEDS).outputs
+    assert_close(loaded.generate(PROMPTS, seeds=SEEDS).outputs, drawn, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["flux dev", "qwen-image"], indirect=True)
+def test_texts_own_layers_get_an_adapter(name, tmp_path):
+    names = [key for key, _ in make(name, tmp_path).denoiser.named_parameters() if "lora_A" in key]
+    for layer in ("to_q", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"):
+        assert any(f".{layer}.lora_A" in key for key in names), layer
+
+
+def test_pictures_of_another_kind_are_refused(name, tmp_path):
+    policy = make(name, tmp_path)
+    right = pictures(CASES[name])
+    other = right[:, None] if right.dim() == 4 else right[:, 0]
+    with pytest.raises(InputError, match="Was the data made for another model"):
+        policy.encode(Samples(PROMPTS, other), seeds=SEEDS)
+
+
+@pytest.mark.filterwarnings(EQUALITY.NUMPY)
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # of torch
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(name, dtype, tmp_path):
+    case = CASES[name]
+    sampler = Sampler(steps=3, eta=0.0)
+    expected = case.policy(tmp_path).generate(PROMPTS, seeds=SEEDS).outputs
+    policy = DiffusionPolicy(
+        case.make(tmp_path),
+        sampler=sampler,
+        dtype=dtype,
+        lora_rank=2,
+        size=case.size,
+        frames=case.frames,
+    )
+    drawn = policy.generate(PROMPTS, seeds=SEEDS).outputs
+    assert drawn.dtype == torch.float32
+    assert_close(drawn, expected, atol=0.15, rtol=0)
