@@ -12,11 +12,13 @@ from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, PromptFeatur
 from rewardlab.rewards.base import Reward, checked_scores
 
 if TYPE_CHECKING:
+    from rewardlab.rewards.aesthetic import AestheticReward
     from rewardlab.rewards.attack import Attack
     from rewardlab.rewards.classifier import ClassifierReward
     from rewardlab.rewards.combine import Ensemble, Standardized, Weighted
     from rewardlab.rewards.folders import load_reward
     from rewardlab.rewards.functions import Brightness, Function
+    from rewardlab.rewards.image_reward import ImageReward
     from rewardlab.rewards.language import LanguageReward
     from rewardlab.rewards.novelty import Novelty
     from rewardlab.rewards.pessimism import Member, Pessimistic
@@ -26,9 +28,13 @@ if TYPE_CHECKING:
     from rewardlab.rewards.remote import RemoteReward
     from rewardlab.rewards.rules import Length, Repetition
     from rewardlab.rewards.scoring import member_scores, scores_of
+    from rewardlab.rewards.similarity import SimilarityReward
     from rewardlab.rewards.vision import VisionReward
 
 _HOMES = {
+    "SimilarityReward": "rewardlab.rewards.similarity",
+    "ImageReward": "rewardlab.rewards.image_reward",
+    "AestheticReward": "rewardlab.rewards.aesthetic",
     "Attack": "rewardlab.rewards.attack",
     "Brightness": "rewardlab.rewards.functions",
     "ClassifierReward": "rewardlab.rewards.classifier",
@@ -52,6 +58,9 @@ _HOMES = {
     "scores_of": "rewardlab.rewards.scoring",
 }
 __all__ = [
+    "SimilarityReward",
+    "ImageReward",
+    "AestheticReward",
     "Attack",
     "Brightness",
     "Calibrated",

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 
 from rewardlab.errors import InputError
+from rewardlab.rewards.foreign_towers import ForeignTower
+from rewardlab.rewards.timm_towers import TIMM, TimmTower, is_timm, open_timm, open_timm_folder
 from rewardlab.rewards.tower_description import described
 from rewardlab.rewards.tower_forms import (
     CONFIG,
@@ -28,7 +30,9 @@ from rewardlab.rewards.tower_weights import (
     read_weights,
     weights_file,
 )
+from rewardlab.rewards.transformers_towers import open_transformers_folder
 from rewardlab.storage.atomic import write_json
+from rewardlab.storage.class_files import read_json
 
 LOCAL = "local-dir:"
 HUB = "hf-hub:"
@@ -56,19 +60,20 @@ class OpenedModel(NamedTuple):
     Attributes:
         model: the model.
         tokenizer: of its text tower, or None if that was not asked for.
-        config: what open_clip builds the model from.
+        config: what open_clip builds the model from; None for one of another library.
     """
 
     model: nn.Module
     tokenizer: Any
-    config: dict[str, Any]
+    config: dict[str, Any] | None
 
 
 def open_model(name: str, text: bool, options: TowerOptions) -> OpenedModel:
-    """Load an open_clip model by its name; see `load_tower`.
+    """Load a model by its name; see `load_tower`.
 
     Args:
-        name: an architecture, "local-dir:FOLDER" or "hf-hub:ORGANISATION/NAME".
+        name: an architecture of open_clip, "timm:ARCHITECTURE.TAG", "local-dir:FOLDER" or
+            "hf-hub:ORGANISATION/NAME".
         text: whether the text tower's own tokenizer is loaded too.
         options: which weights, and the form that they are in.
 
@@ -78,6 +83,9 @@ def open_model(name: str, text: bool, options: TowerOptions) -> OpenedModel:
     """
     import open_clip
 
+    foreign = _open_foreign(name, text, options)
+    if foreign is not None:
+        return OpenedModel(foreign, foreign.tokenizer, None)
     if name.startswith((LOCAL, HUB)):
         _check_source(name, options.pretrained)
     else:
@@ -150,6 +158,42 @@ def _local_file(name: str, pretrained: str | None) -> Path | None:
     return Path(str(pretrained))
 
 
+def wrapped(model: nn.Module) -> nn.Module:
+    """Return a model in the form in which `Tower` takes one.
+
+    Raises:
+        InputError: if it is of none of the libraries that are known.
+    """
+    if hasattr(model, "visual") and hasattr(model, "encode_image"):
+        return model
+    if is_timm(model):
+        return TimmTower(model)
+    raise InputError(
+        "A tower is an open_clip model with an image tower, a model that timm.create_model made, "
+        f"or a TransformersTower; got a {type(model).__name__}."
+    )
+
+
+def _open_foreign(name: str, text: bool, options: TowerOptions) -> ForeignTower | None:
+    """Load a tower of another library than open_clip, None if it is open_clip's."""
+    folder = Path(name.removeprefix(LOCAL))
+    config_file = folder / "config.json"
+    is_timm_name = name.startswith(TIMM)
+    is_folder = name.startswith(LOCAL) and not (folder / CONFIG).is_file()
+    if not is_timm_name and not (is_folder and config_file.is_file()):
+        return None
+    if options.gelu is not None or (is_folder and options.pretrained is not None):
+        raise InputError(
+            f"The tower {name} says itself what it is; got gelu={options.gelu} and "
+            f"pretrained={options.pretrained} as well. Leave them out."
+        )
+    if is_timm_name:
+        return open_timm(name, options.pretrained, options.preprocessing)
+    if "architecture" in read_json(config_file):
+        return open_timm_folder(folder, options.preprocessing)
+    return open_transformers_folder(folder, text, options.preprocessing)
+
+
 def save_tower(
     model: nn.Module,
     folder: str | Path,
@@ -182,8 +226,11 @@ def save_tower(
 
 
 def preprocessing_numbers(model: nn.Module) -> dict[str, Any]:
-    """Return open_clip's preprocessing numbers of a model; its defaults for those that lack."""
+    """Return the preprocessing numbers of a model; open_clip's defaults for those that lack."""
     import open_clip
+
+    if isinstance(model, ForeignTower):
+        return model.numbers
 
     defaults = asdict(open_clip.transform.PreprocessCfg())
     return defaults | open_clip.get_model_preprocess_cfg(model)

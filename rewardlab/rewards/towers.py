@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rewardlab.conversations import Prompt, text_prompts
 from rewardlab.errors import InputError
 from rewardlab.provenance import fingerprint
+from rewardlab.rewards.foreign_towers import ForeignTower
 from rewardlab.rewards.preprocessing import Preprocessing
 from rewardlab.rewards.tower_description import described, heads_of
 from rewardlab.rewards.tower_files import (
@@ -21,8 +22,10 @@ from rewardlab.rewards.tower_files import (
     open_model,
     preprocessing_numbers,
     save_tower,
+    wrapped,
 )
 from rewardlab.rewards.tower_forms import Gelu
+from rewardlab.rewards.tower_prompts import cut_prompts, default_tokenizer
 from rewardlab.types import distinct
 
 LongPrompts = Literal["cut", "refuse"]
@@ -68,14 +71,13 @@ class Tower(nn.Module):
         long_prompts: LongPrompts = "cut",
     ) -> None:
         super().__init__()
-        if not (hasattr(model, "visual") and hasattr(model, "encode_image")):
-            raise InputError(
-                f"A tower is an open_clip model with an image tower; got a {type(model).__name__}."
-            )
-        _check_cut(model.visual, unlocked_groups)
+        model = wrapped(model)
+        _check_cut(model, unlocked_groups)
         self.model = deepcopy(model) if unlocked_groups else model
         self.unlocked_groups = unlocked_groups
         self.name = name
+        if tokenizer is None and isinstance(model, ForeignTower):
+            tokenizer = model.tokenizer
         self._tokenizer = tokenizer
         self._config = config
         self.long_prompts = long_prompts
@@ -91,6 +93,11 @@ class Tower(nn.Module):
     def train(self, mode: bool = True) -> Tower:
         """Stay in eval mode, whatever the module around it does."""
         return super().train(False)
+
+    @property
+    def tokenizer(self) -> Any:
+        """Return the text half's tokenizer, None if open_clip's default is taken when needed."""
+        return self._tokenizer
 
     @property
     def cut(self) -> int:
@@ -159,6 +166,9 @@ class Tower(nn.Module):
             text: whether the text tower counts too.
         """
         visual = self.model.visual
+        if isinstance(self.model, ForeignTower):
+            settings = [self.model.settings, self.prepare.numbers]
+            return fingerprint([*settings, self._frozen_weights(text)])
         settings = [
             self.unlocked_groups,
             _kinds_without_weights(visual),
@@ -169,15 +179,20 @@ class Tower(nn.Module):
         return fingerprint([*settings, self._frozen_weights(text)])
 
     def config(self) -> Any:
-        """Return what open_clip builds the model from.
+        """Return what open_clip builds the model from; None for a model of another library.
 
         Raises:
             InputError: if it is not known and cannot be read off the model.
         """
+        if isinstance(self.model, ForeignTower):
+            return None
         return self._config or described(self.model)
 
     def save(self, folder: str | Path) -> None:
         """Write the whole model into a folder that `local-dir:` loads, here and in open_clip."""
+        if isinstance(self.model, ForeignTower):
+            self.model.save(Path(folder), self.prepare.numbers)
+            return
         save_tower(self.model, folder, self.config(), self.prepare.numbers)
         if hasattr(self._tokenizer, "save_pretrained"):
             self._tokenizer.save_pretrained(Path(folder))
@@ -200,18 +215,23 @@ class Tower(nn.Module):
     def _frozen_weights(self, text: bool) -> dict[str, Tensor]:
         """Return the image tower's weights, if `text` the text tower's too, without the trained."""
         trained = {id(parameter) for parameter in self._rest_parameters()}
+        image_weights: tuple[str, ...] = ("visual.",)
+        unused: tuple[str, ...] = ()
+        if isinstance(self.model, ForeignTower):
+            image_weights = self.model.image_weights
+            unused = self.model.unused
         weights = {}
         for name, tensor in self.model.state_dict(keep_vars=True).items():
-            counts = text or name.startswith("visual.")
+            counts = (text or name.startswith(image_weights)) and not name.startswith(unused)
             if counts and id(tensor) not in trained:
                 weights[name] = tensor
         return weights
 
     def _tokens(self, prompts: list[str]) -> Tensor:
         if self._tokenizer is None:
-            self._tokenizer = self._default_tokenizer()
+            self._tokenizer = default_tokenizer(self.model)
         ids: Tensor = self._tokenizer(prompts)
-        cut = _cut_prompts(self._tokenizer, prompts, ids)
+        cut = cut_prompts(self._tokenizer, prompts, ids)
         if cut and self.long_prompts == "refuse":
             raise InputError(
                 f"{len(cut)} of {len(prompts)} prompts are longer than the {ids.shape[1]} tokens "
@@ -229,18 +249,6 @@ class Tower(nn.Module):
             )
         self.cut_prompts += len(cut)
         return ids
-
-    def _default_tokenizer(self) -> Any:
-        from open_clip.tokenizer import SimpleTokenizer
-
-        tokenizer = SimpleTokenizer(context_length=self.model.context_length)
-        if self.model.vocab_size < tokenizer.vocab_size:
-            raise InputError(
-                f"The tower's text half knows {self.model.vocab_size} tokens and open_clip's "
-                f"tokenizer makes {tokenizer.vocab_size}. Give a tower with a text half of its "
-                "own, or set conditional=False."
-            )
-        return tokenizer
 
     @torch.no_grad()
     def _embedding_width(self) -> int:
@@ -267,13 +275,13 @@ def load_tower(
     preprocessing: str | Mapping[str, Any] | None = None,
     long_prompts: LongPrompts = "cut",
 ) -> Tower:
-    """Load an open_clip model and split its image tower.
+    """Load a model of open_clip, timm or transformers, and split its image tower.
 
     Only a tag or an hf-hub: name reaches for the network.
 
     Args:
-        tower: an architecture of open_clip ("ViT-L-14"), "local-dir:FOLDER",
-            "hf-hub:ORGANISATION/NAME", or a model.
+        tower: an architecture of open_clip ("ViT-L-14"), "local-dir:FOLDER" (of any of the three
+            libraries), "hf-hub:ORGANISATION/NAME", "timm:ARCHITECTURE.TAG", or a model.
         pretrained: for an architecture: open_clip's tag, a local weights file, or "random" for a
             control that knows nothing.
         text: whether prompts will be embedded too, so that a named tower's own tokenizer is loaded.
@@ -324,35 +332,14 @@ def _numbers_of_instance(
     )
 
 
-def _cut_prompts(tokenizer: Any, prompts: list[str], ids: Tensor) -> list[str]:
-    """Return the prompts that a context does not hold.
-
-    A tokenizer cuts in silence, so long prompts are tokenized with two more tokens of context: what
-    was cut differs.
-
-    Args:
-        tokenizer: of open_clip.
-        prompts: B texts.
-        ids: [B, T], what the tokenizer gave for them.
-    """
-    context = ids.shape[1]
-    long = []
-    for row, prompt in enumerate(prompts):
-        if len(prompt.encode()) + 2 > context:
-            long.append(row)
-    if not long:
-        return []
-    wider = tokenizer([prompts[row] for row in long], context_length=context + 2)
-    differs = (wider[:, :context] != ids[long]).any(1)
-    cut = torch.tensor(long)[differs.cpu()]
-    return [prompts[row] for row in cut.tolist()]
-
-
-def _check_cut(visual: nn.Module, unlocked_groups: int) -> None:
+def _check_cut(model: nn.Module, unlocked_groups: int) -> None:
     """Refuse to unlock groups of a tower that has none, or more than it has."""
     if unlocked_groups == 0:
         return
+    visual = model.visual
     kind = type(visual).__name__
+    if isinstance(model, ForeignTower):
+        kind += " of another library"
     if kind != "VisionTransformer" or visual.attn_pool is not None:
         if hasattr(visual, "attn_pool"):
             kind += " with attention pooling"
