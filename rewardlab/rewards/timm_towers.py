@@ -157,10 +157,9 @@ def numbers_of(config: Mapping[str, Any], size: tuple[int, int] | None = None) -
     Raises:
         InputError: if images are cropped in another way, or have other than three channels.
     """
-    import timm.data
+    from timm.data.config import resolve_data_config
 
-    resolve: Any = timm.data.resolve_data_config
-    data = resolve(pretrained_cfg=dict(config))
+    data = resolve_data_config(pretrained_cfg=dict(config))
     channels, height, width = data["input_size"]
     mode = data["crop_mode"]
     if mode not in _MODES or channels != 3:
