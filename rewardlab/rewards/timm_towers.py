@@ -159,7 +159,8 @@ def numbers_of(config: Mapping[str, Any], size: tuple[int, int] | None = None) -
     """
     from timm.data.config import resolve_data_config
 
-    data = resolve_data_config(pretrained_cfg=dict(config))
+    resolve: Any = resolve_data_config  # timm has no types
+    data = resolve(pretrained_cfg=dict(config))
     channels, height, width = data["input_size"]
     mode = data["crop_mode"]
     if mode not in _MODES or channels != 3:
