@@ -4,6 +4,7 @@ from rewardlab.losses.discrimination import discrimination_loss
 from rewardlab.losses.likelihood import masked_mean, nll_loss
 from rewardlab.losses.preference import dpo_loss, dpo_margin
 from rewardlab.losses.ranking import bradley_terry_loss, centering_loss
+from rewardlab.losses.velocity import nft_loss, norm_hinge, norm_ratios, ram_loss
 
 __all__ = [
     "bradley_terry_loss",
@@ -12,5 +13,9 @@ __all__ = [
     "dpo_loss",
     "dpo_margin",
     "masked_mean",
+    "nft_loss",
     "nll_loss",
+    "norm_hinge",
+    "norm_ratios",
+    "ram_loss",
 ]

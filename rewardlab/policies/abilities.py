@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
@@ -75,6 +75,28 @@ class PredictsX0(ABC):
         """Return the outputs predicted at one step of each row; `steps` is int64 [B]."""
 
 
+class Denoisings(NamedTuple):
+    """What a denoiser says of some noisings of each sample, float32 [B, D, ...].
+
+    Attributes:
+        output: the network's output in its own units, without guidance.
+        target: what a perfect network would say of the sample.
+        velocity: the output as a velocity dx/dt, up to a positive factor of each noise level.
+    """
+
+    output: Tensor
+    target: Tensor
+    velocity: Tensor
+
+
+class Denoises(ABC):
+    """A policy that denoises, and can be trained without a likelihood."""
+
+    @abstractmethod
+    def denoisings(self, trajectory: Trajectory) -> Denoisings:
+        """Return what the network says of the noisings of an encoded trajectory."""
+
+
 class Adapted(ABC):
     """A policy whose trainable weights may all be in an adapter that can be switched off."""
 
@@ -92,5 +114,14 @@ class HasAutoencoder(ABC):
         """Tell whether the autoencoder is there: a leaf may work on the outputs themselves."""
 
 
-ABILITIES = (HasEntropy, HasCritic, Continues, Tempered, PredictsX0, Adapted, HasAutoencoder)
+ABILITIES = (
+    HasEntropy,
+    HasCritic,
+    Continues,
+    Tempered,
+    PredictsX0,
+    Denoises,
+    Adapted,
+    HasAutoencoder,
+)
 EARLIER = {"foresee": "predict_x0"}

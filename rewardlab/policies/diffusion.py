@@ -26,13 +26,14 @@ from rewardlab.kernels.diffusion_dpo import squared_error
 from rewardlab.networks import lora
 from rewardlab.networks.precision import arithmetic
 from rewardlab.policies import diffusion_folder, families, pipelines, samplers
-from rewardlab.policies.abilities import Adapted, HasAutoencoder, PredictsX0
+from rewardlab.policies.abilities import Adapted, Denoises, Denoisings, HasAutoencoder, PredictsX0
 from rewardlab.policies.base import Policy, frozen_copy
 from rewardlab.policies.denoising import Conditions, guided_output, stored_conditions
+from rewardlab.policies.denoisings import denoisings_of
 from rewardlab.policies.micro_batches import micro_batches
 from rewardlab.policies.noising import noising, predicted_x0
 from rewardlab.policies.own_adapters import without_adapters
-from rewardlab.policies.reference import AdapterOff
+from rewardlab.policies.reference import DenoiserOff
 from rewardlab.policies.samplers import Sampler, Transitions
 from rewardlab.policies.schedulers import (
     chosen_scheduler,
@@ -44,7 +45,7 @@ from rewardlab.seeds import generators, normal, uniform
 from rewardlab.types import Samples, Trajectory, concatenate
 
 
-class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
+class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
     """A diffusers pipeline as a policy over images or videos.
 
     It may be conditioned on text, on classes or on nothing; `policies/families` lists the kinds.
@@ -254,6 +255,10 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
         log_probs = -0.5 * tensors["precision"] * errors
         return log_probs.view(*trajectory.mask.shape, -1).mean(2)
 
+    def denoisings(self, trajectory: Trajectory) -> Denoisings:
+        """Return the network's outputs at the noisings of `encode`, without guidance."""
+        return denoisings_of(self, trajectory)
+
     def predict_x0(self, trajectory: Trajectory, steps: Tensor) -> Samples:
         """Return the images that the network expects at the end, seen from one step of each row.
 
@@ -329,7 +334,7 @@ class DiffusionPolicy(Policy, PredictsX0, Adapted, HasAutoencoder):
     def reference(self) -> Policy:
         """Return this policy with its adapter off, or a frozen copy with its own denoiser."""
         if self.lora_rank is not None:
-            return AdapterOff(self)
+            return DenoiserOff(self)
         return frozen_copy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DiffusionPolicy:

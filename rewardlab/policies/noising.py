@@ -111,6 +111,27 @@ def predicted_x0(x: Tensor, output: Tensor, levels: NoiseLevels) -> Tensor:
     return (target_noise * x - noise * output) / (target_noise * signal - noise * target_signal)
 
 
+def velocity_of(x: Tensor, output: Tensor, levels: NoiseLevels) -> Tensor:
+    """Return the velocity that a network's output at x_t stands for, up to a positive factor.
+
+    For a variance-preserving schedule, s² + n² = 1, the velocity is v = s·ε - n·x0. With the output
+    f = a·x0 + b·ε it is (f - (s·a + n·b)·x_t)/(b·s - n·a), and the numerator is returned.
+
+    Args:
+        x: x_t, [B, ...].
+        output: f, of the same shape.
+        levels: s, n, a and b, each [B].
+
+    Example:
+        >>> side, zero, one = torch.tensor([[0.6], [0.0], [1.0]])
+        >>> levels = NoiseLevels(side, 0.8 * one, target_signal=zero, target_noise=one)
+        >>> round(velocity_of(torch.tensor([[1.0]]), torch.tensor([[1.0]]), levels).item(), 4)
+        0.2
+    """
+    signal, noise, target_signal, target_noise = levels.over(x.dim() - 1)
+    return output - (signal * target_signal + noise * target_noise) * x
+
+
 def over_dimensions(values: Tensor, dims: int) -> Tensor:
     """Return `values` with `dims` further dimensions of size 1, to multiply larger tensors with.
 

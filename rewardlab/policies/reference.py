@@ -12,7 +12,7 @@ from torch import Tensor
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.networks.unregistered import hold
-from rewardlab.policies.abilities import Adapted
+from rewardlab.policies.abilities import Adapted, Denoises, Denoisings
 from rewardlab.policies.base import Policy
 from rewardlab.types import Samples, Trajectory
 
@@ -70,3 +70,13 @@ class AdapterOff(Policy):
     def _adapter_off(self) -> AbstractContextManager[None]:
         assert isinstance(self.policy, Adapted)
         return self.policy.adapter_off()
+
+
+class DenoiserOff(AdapterOff, Denoises):
+    """A denoising policy as it was before its adapter."""
+
+    @torch.no_grad()
+    def denoisings(self, trajectory: Trajectory) -> Denoisings:
+        assert isinstance(self.policy, Denoises)
+        with self._adapter_off():
+            return self.policy.denoisings(trajectory)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rewardlab.training.resumable import Resumable
     from rewardlab.training.sft import SFT
     from rewardlab.training.shaping import Shaping
+    from rewardlab.training.velocity import VelocityMatching
 
 _HOMES = {
     "AdvRM": "rewardlab.training.adv_rm",
@@ -27,7 +28,19 @@ _HOMES = {
     "Resumable": "rewardlab.training.resumable",
     "SFT": "rewardlab.training.sft",
     "Shaping": "rewardlab.training.shaping",
+    "VelocityMatching": "rewardlab.training.velocity",
 }
-__all__ = ["AdvRM", "DPO", "EMA", "GANRM", "PPO", "SFT", "ReFL", "Resumable", "Shaping"]
+__all__ = [
+    "AdvRM",
+    "DPO",
+    "EMA",
+    "GANRM",
+    "PPO",
+    "SFT",
+    "ReFL",
+    "Resumable",
+    "Shaping",
+    "VelocityMatching",
+]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -1,0 +1,56 @@
+"""A running average of the trained weights that can stand in for them for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """An exponential average of a module's trained weights; only those are copied.
+
+    Args:
+        module: whose weights are averaged; the average starts as they are.
+        decay: share of the average that each update keeps.
+
+    Example:
+        >>> layer = nn.Linear(1, 1)
+        >>> average = WeightAverage(layer, decay=0.5)
+        >>> _ = layer.weight.data.add_(2.0)
+        >>> average.update()
+        >>> with average.in_place():
+        ...     half = layer.weight.item()
+        >>> round(layer.weight.item() - half, 4)
+        1.0
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.parameters = [one for one in module.parameters() if one.requires_grad]
+        self.decay = decay
+        self.tensors = [parameter.detach().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average towards the weights by the share 1 - decay."""
+        for index, parameter in enumerate(self.parameters):
+            average = self.tensors[index].to(parameter.device)
+            self.tensors[index] = average.lerp(parameter.detach(), 1 - self.decay)
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Run the module with the average in place of its weights inside the `with` block."""
+        weights = [parameter.data for parameter in self.parameters]
+        for parameter, average in zip(self.parameters, self.tensors, strict=True):
+            parameter.data = average.to(parameter.device)
+        try:
+            yield
+        finally:
+            for parameter, weight in zip(self.parameters, weights, strict=True):
+                parameter.data = weight
+
+    def load(self, tensors: list[Tensor]) -> None:
+        """Take up an average that `tensors` of another run held."""
+        self.tensors = [tensor.clone() for tensor in tensors]
