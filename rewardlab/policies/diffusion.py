@@ -178,8 +178,8 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         kept = samplers.kept_steps(table, self.sampler.kept_steps, seeds)
         steps = kept.to(self.device)
         tensors = {
-            "x": _select(torch.stack(states, 1), steps),
-            "target": _select(torch.stack(targets, 1), steps),
+            "x": samplers.at_steps(torch.stack(states, 1), steps),
+            "target": samplers.at_steps(torch.stack(targets, 1), steps),
             "time": table.time[kept].float().to(self.device),
             "precision": table.precision[kept].to(self.device),
             "final": x,
@@ -397,9 +397,3 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         guidance = self.sampler.guidance
         with arithmetic(x.device, self.dtype):
             return guided_output(self.family, self.denoiser, x, time, conditions, guidance)
-
-
-def _select(values: Tensor, steps: Tensor) -> Tensor:
-    """Return values[b, steps[b]] of each row b: [B, S, ...] and [B, T] give [B, T, ...]."""
-    rows = torch.arange(len(steps), device=steps.device)
-    return values[rows[:, None], steps]

@@ -280,3 +280,9 @@ def _flow(scheduler: Any, level: float) -> Transitions:
         output=delta * (1 + drift * (1 - t)),
         noise=(variance * -delta).sqrt(),
     )
+
+
+def at_steps(values: Tensor, steps: Tensor) -> Tensor:
+    """Return values[b, steps[b]] of each row b: [B, S, ...] and [B, T] give [B, T, ...]."""
+    rows = torch.arange(len(steps), device=steps.device)
+    return values[rows[:, None], steps]

@@ -132,14 +132,15 @@ class VelocityMatching(Trained):
         reference = self._reference_denoisings(trajectory)
         ratios = norm_ratios(current.velocity, reference.velocity)
         distance = (current.output - reference.output).square().mean()
-        loss = loss + self.anchor * distance + self.norm_guard * norm_hinge(ratios)
+        hinge = norm_hinge(ratios)
+        total: Tensor = loss + self.anchor * distance + self.norm_guard * hinge
         figures = {
-            "loss": loss.detach(),
+            "loss": total.detach(),
             "score": draws.scores.mean(),
             "norm_ratio": ratios.detach().mean(),
         }
         self.log_dict(figures, prog_bar=True, batch_size=len(batch))
-        return loss
+        return total
 
     @torch.no_grad()
     def draw(self, batch: NumberedPrompts) -> ScoredDraws:

@@ -111,9 +111,10 @@ def policy_of(**options):
     return DiffusionPolicy(pipeline, sampler=sampler, draws=2, **options)
 
 
-def brightness(policy, count=64):
+def brightness(policy, count=256):
+    """Return the brightness of samples from the same seeds each time."""
     samples = policy.eval().generate([""] * count, seeds=row_seeds(99, count))
-    return Brightness()(samples).mean().item()
+    return Brightness()(samples)
 
 
 @pytest.mark.parametrize("form", ["nft", "ram"])
@@ -121,11 +122,12 @@ def brightness(policy, count=64):
 def test_the_pictures_get_brighter(form, options):
     policy = policy_of(**options)
     before = brightness(policy)
-    fast = partial(torch.optim.Adam, lr=3e-3)
+    fast = partial(torch.optim.Adam, lr=1e-2)
     loop = VelocityMatching(policy, Brightness(), form, samples_per_prompt=16, optimizer=fast)
     trainer = pl.Trainer(max_epochs=12, **SILENT)
     trainer.fit(loop, Prompts([""] * 2, batch_size=2))
-    assert brightness(policy) > before + 0.01
+    gains = brightness(policy) - before
+    assert gains.mean() > 4 * gains.std() / len(gains) ** 0.5
     assert trainer.callback_metrics["norm_ratio"] > 0
 
 
