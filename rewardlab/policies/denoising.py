@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from rewardlab.conversations import Prompt
 from rewardlab.policies.families.base import Family, Inputs
+from rewardlab.seeds import uniform
 
 # prefixes of the inputs' names in a trajectory's tensors
 COND = "cond."
@@ -58,6 +61,20 @@ def stored_conditions(tensors: Inputs) -> Conditions:
     cond = _without_prefix(tensors, COND)
     uncond = _without_prefix(tensors, UNCOND)
     return Conditions(cond, uncond)
+
+
+def after_dropout(
+    prompts: Sequence[Prompt], share: float, row_generators: list[torch.Generator]
+) -> list[Prompt]:
+    """Return the prompts, a share of which is forgotten.
+
+    Example:
+        >>> after_dropout(["a", "b"], 1.0, [torch.Generator(), torch.Generator()])
+        ['', '']
+    """
+    dropped = uniform((), row_generators) < share
+    rows = zip(prompts, dropped.tolist(), strict=True)
+    return ["" if is_dropped else prompt for prompt, is_dropped in rows]
 
 
 def guided_output(

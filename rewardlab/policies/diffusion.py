@@ -28,7 +28,12 @@ from rewardlab.networks.precision import arithmetic
 from rewardlab.policies import diffusion_folder, families, pipelines, samplers
 from rewardlab.policies.abilities import Adapted, Denoises, Denoisings, HasAutoencoder, PredictsX0
 from rewardlab.policies.base import Policy, frozen_copy
-from rewardlab.policies.denoising import Conditions, guided_output, stored_conditions
+from rewardlab.policies.denoising import (
+    Conditions,
+    after_dropout,
+    guided_output,
+    stored_conditions,
+)
 from rewardlab.policies.denoisings import denoisings_of
 from rewardlab.policies.micro_batches import micro_batches
 from rewardlab.policies.noising import noising, predicted_x0
@@ -123,6 +128,7 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         encoders = pipelines.encoders_of(self.pipeline)
         self.encoders = nn.ModuleList(encoders).eval().requires_grad_(False)
         self.scheduler = chosen_scheduler(self.pipeline.scheduler, sampler.scheduler)
+        self.finite_steps: dict[tuple[int, float], bool] = {}
         self.shape = self.family.shape
         self.dimensions = prod(self.shape)
         self.noising = noising(self.scheduler, self.family.shift(self.scheduler))
@@ -178,8 +184,8 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         kept = samplers.kept_steps(table, self.sampler.kept_steps, seeds)
         steps = kept.to(self.device)
         tensors = {
-            "x": samplers.at_steps(torch.stack(states, 1), steps),
-            "target": samplers.at_steps(torch.stack(targets, 1), steps),
+            "x": samplers.select_steps(torch.stack(states, 1), steps),
+            "target": samplers.select_steps(torch.stack(targets, 1), steps),
             "time": table.time[kept].float().to(self.device),
             "precision": table.precision[kept].to(self.device),
             "final": x,
@@ -210,7 +216,8 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         noise = normal((self.draws, *self.shape), rows, self.device)
         steps = (uniforms * len(self.noising.time)).long()
         levels = self.noising.at(steps).over(latents.dim() - 1)
-        prompts = self._after_dropout(samples.prompts, rows)
+        share = self.prompt_dropout if self.training else 0.0
+        prompts = after_dropout(samples.prompts, share, rows)
         conditions = self.conditions(prompts, guided=False)
         tensors = {
             "x": levels.signal * x0 + levels.noise * noise,
@@ -222,14 +229,6 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         }
         mask = torch.ones(len(samples), 1, dtype=torch.bool, device=self.device)
         return Trajectory(samples.prompts, tensors, mask, samples.facts)
-
-    def _after_dropout(
-        self, prompts: Sequence[Prompt], row_generators: list[torch.Generator]
-    ) -> list[Prompt]:
-        share = self.prompt_dropout if self.training else 0.0
-        dropped = uniform((), row_generators) < share
-        rows = zip(prompts, dropped.tolist(), strict=True)
-        return ["" if is_dropped else prompt for prompt, is_dropped in rows]
 
     def decode(self, trajectory: Trajectory) -> Samples:
         """Return the images [B, C, H, W] in [0, 1] that the trajectories end in, differentiable."""
@@ -319,8 +318,11 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         return self.decode(self._rollout(prompts, seeds, table))
 
     def _steps_are_finite(self) -> bool:
-        sampler = self.sampler
-        return steps_are_finite(self.scheduler, sampler.steps, sampler.eta, self._step_options())
+        steps, eta = self.sampler.steps, self.sampler.eta
+        if (steps, eta) not in self.finite_steps:
+            finite = steps_are_finite(self.scheduler, steps, eta, self._step_options())
+            self.finite_steps[steps, eta] = finite
+        return self.finite_steps[steps, eta]
 
     def _step_output(self, conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the function that gives the scheduler's steps what they take."""

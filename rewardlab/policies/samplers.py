@@ -183,6 +183,17 @@ def kept_steps(table: Transitions, count: int | None, seeds: Tensor) -> Tensor:
     return stochastic[chosen]
 
 
+def select_steps(values: Tensor, steps: Tensor) -> Tensor:
+    """Return values[b, steps[b]] of each row b: [B, S, ...] and [B, T] give [B, T, ...].
+
+    Example:
+        >>> select_steps(torch.tensor([[1, 2, 3]]), torch.tensor([[0, 2]])).tolist()
+        [[1, 3]]
+    """
+    rows = torch.arange(len(steps), device=steps.device)
+    return values[rows[:, None], steps]
+
+
 class _OutputParts(NamedTuple):
     """x0 = x0_of_x · x + x0_of_f · f and ε = noise_of_x · x + noise_of_f · f for an output f.
 
@@ -280,9 +291,3 @@ def _flow(scheduler: Any, level: float) -> Transitions:
         output=delta * (1 + drift * (1 - t)),
         noise=(variance * -delta).sqrt(),
     )
-
-
-def at_steps(values: Tensor, steps: Tensor) -> Tensor:
-    """Return values[b, steps[b]] of each row b: [B, S, ...] and [B, T] give [B, T, ...]."""
-    rows = torch.arange(len(steps), device=steps.device)
-    return values[rows[:, None], steps]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from functools import partial
 from inspect import signature
 from typing import Any, Literal
 
@@ -123,14 +124,34 @@ def denoised(
     scheduler = deepcopy(scheduler)
     set_timesteps(scheduler, steps, noise.device, options)
     step_options = _step_options(scheduler, eta, row_generators)
+    step: Callable[..., Any] = partial(scheduler.step, **step_options, return_dict=False)
+    if "old_pred_original_sample" in signature(scheduler.step).parameters:
+        step = _with_memory(step)
     x = noise * getattr(scheduler, "init_noise_sigma", 1.0)
     for time in scheduler.timesteps:
         scaled = x
         if hasattr(scheduler, "scale_model_input"):
             scaled = scheduler.scale_model_input(x, time)
         output = predict(scaled, time.expand(len(x)))
-        x = scheduler.step(output, time, x, **step_options, return_dict=False)[0]
+        x = step(output, time, x)[0]
     return x
+
+
+def _with_memory(step: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a step that remembers the prediction and the time of the step before it.
+
+    CogVideoX's solver asks its caller for them.
+    """
+    x0: Tensor | None = None
+    time_before: Tensor | None = None
+
+    def remembering_step(output: Tensor, time: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        nonlocal x0, time_before
+        x, x0 = step(output, x0, time, time_before, x)
+        time_before = time
+        return x, x0
+
+    return remembering_step
 
 
 def _step_options(

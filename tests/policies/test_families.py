@@ -91,6 +91,8 @@ def test_pictures_of_another_size(tmp_path):
         DiffusionPolicy(tiny_stable_diffusion(tmp_path), size=17)
     with pytest.raises(InputError, match="pictures of one size, 16x16"):
         DiffusionPolicy(tiny_dit(tmp_path), size=32)
+    with pytest.raises(InputError, match="of at most 32 pixels a side"):
+        DiffusionPolicy(tiny_stable_diffusion_3(tmp_path), size=(8, 64))
     with pytest.raises(InputError, match="is for pipelines of videos"):
         DiffusionPolicy(tiny_stable_diffusion(tmp_path), frames=3)
 

@@ -9,7 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
+from diffusers import (
+    CogVideoXDPMScheduler,
+    DPMSolverMultistepScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers.schedulers import scheduling_dpm_cogvideox
 from torch.testing import assert_close
 
 from rewardlab.errors import InputError
@@ -31,6 +36,11 @@ def as_it_is(latents):
 
 def frames_first(latents):
     return latents.transpose(1, 2)
+
+
+def frames_first_noise(shape, rows, *_, **__):
+    """Draw the solver's noise as the policy does, channels first."""
+    return frames_first(normal(shape, rows))
 
 
 def tokens(latents):
@@ -158,6 +168,27 @@ def test_solvers_of_flows(name, scheduler, tmp_path):
     rollouts = DiffusionPolicy(make(tmp_path), sampler=sampler, size=case.size, frames=case.frames)
     assert rollouts.scheduler.config.shift == 3.0
     assert rollouts.sample(PROMPTS, seeds=SEEDS).tensors["final"].isfinite().all()
+
+
+def test_the_solver_of_cogvideox(tmp_path, monkeypatch):
+    """It asks its caller for the prediction of the step before; it adds noise at every step."""
+    case = CASES["cogvideox"]
+
+    def make(folder):
+        pipeline = case.make(folder)
+        config = pipeline.scheduler.config
+        pipeline.scheduler = CogVideoXDPMScheduler.from_config(config)
+        return pipeline
+
+    policy = Case(make, case.size, case.frames).policy(tmp_path)
+    rows = generators(SEEDS)
+    noise = normal(policy.shape, rows)
+    with monkeypatch.context() as patch:
+        drawn = partial(frames_first_noise, policy.shape, rows)
+        patch.setattr(scheduling_dpm_cogvideox, "randn_tensor", drawn)
+        own = case.own_call(make(tmp_path), noise, 1.0)
+    outputs = policy.generate(PROMPTS, seeds=SEEDS).outputs
+    assert_close(outputs, own, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(

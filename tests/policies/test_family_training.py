@@ -7,16 +7,21 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import pytorch_lightning
 import torch
 from torch.testing import assert_close
 
+from rewardlab.data import Preferences, Prompts, SamplesData
 from rewardlab.errors import InputError
 from rewardlab.losses import dpo_loss, nll_loss
 from rewardlab.policies import DiffusionPolicy, load_policy
 from rewardlab.policies.samplers import Sampler
+from rewardlab.rewards import Reward
 from rewardlab.seeds import generators, normal, row_seeds
+from rewardlab.testing import PolicyConformance
+from rewardlab.training import DPO, PPO, SFT
 from rewardlab.training.base import step_total
-from rewardlab.types import Samples
+from rewardlab.types import PreferencePairs, Samples
 
 EQUALITY = SimpleNamespace(
     **runpy.run_path(str(Path(__file__).with_name("test_family_equality.py")))
@@ -128,6 +133,19 @@ def test_texts_own_layers_get_an_adapter(name, tmp_path):
         assert any(f".{layer}.lora_A" in key for key in names), layer
 
 
+@pytest.mark.parametrize("name", ["wan", "ltx", "cogvideox", "animatediff"], indirect=True)
+def test_a_video_of_one_frame(name, tmp_path):
+    case = CASES[name]
+    policy = DiffusionPolicy(
+        case.make(tmp_path), sampler=Sampler(steps=2, eta=0.0), size=case.size, frames=1
+    )
+    videos = policy.generate(PROMPTS, seeds=SEEDS)
+    assert videos.outputs.shape == (2, 1, 3, *case.size)
+    trajectory = policy.encode(videos, seeds=SEEDS)
+    assert trajectory.tensors["final"].shape == (2, *policy.shape)
+    assert policy.log_prob(trajectory).isfinite().all()
+
+
 def test_pictures_of_another_kind_are_refused(name, tmp_path):
     policy = make(name, tmp_path)
     right = pictures(CASES[name])
@@ -154,3 +172,77 @@ def test_half_precision(name, dtype, tmp_path):
     drawn = policy.generate(PROMPTS, seeds=SEEDS).outputs
     assert drawn.dtype == torch.float32
     assert_close(drawn, expected, atol=0.15, rtol=0)
+
+
+class OfFamily(PolicyConformance):
+    """The laws of every policy, for a pipeline whose latents are packed, or are videos."""
+
+    family = ""
+    prompts = ("a cat", "a dog in a park", "")
+    noise = ()
+    atol = 1e-3
+    log_prob_atol = 1e-3
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path):
+        self.folder = tmp_path
+
+    def make(self):
+        return make(self.family, self.folder / "tokenizer")
+
+
+class TestFlux(OfFamily):
+    family = "flux dev"
+
+
+class TestQwenImage(OfFamily):
+    family = "qwen-image"
+
+
+class TestZImage(OfFamily):
+    family = "z-image"
+
+
+class TestWan(OfFamily):
+    family = "wan"
+
+
+class TestAnimateDiff(OfFamily):
+    family = "animatediff"
+
+
+class Brightness(Reward):
+    """The mean of a video's pixels."""
+
+    def forward(self, samples):
+        return samples.outputs.flatten(1).mean(1)
+
+
+def trainer():
+    return pytorch_lightning.Trainer(
+        max_steps=1,
+        limit_val_batches=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+
+
+@pytest.mark.parametrize("name", ["wan", "animatediff", "flux dev"], indirect=True)
+def test_the_loops_take_a_step(name, tmp_path):
+    """SFT, DPO and PPO of a Trainer, on pictures and videos."""
+    case = CASES[name]
+    rows = Samples(PROMPTS, pictures(case))
+    pairs = PreferencePairs(rows, Samples(PROMPTS, 1 - pictures(case)))
+    loops = [
+        (SFT(make(name, tmp_path)), SamplesData(rows, batch_size=2)),
+        (DPO(make(name, tmp_path)), Preferences(pairs, held_out=0, batch_size=2)),
+        (PPO(make(name, tmp_path), Brightness(), samples_per_prompt=2), Prompts(PROMPTS)),
+    ]
+    for module, data in loops:
+        trained = [weight for weight in module.policy.parameters() if weight.requires_grad]
+        before = [weight.clone() for weight in trained]
+        trainer().fit(module, data)
+        moved = [not torch.equal(*pair) for pair in zip(before, trained, strict=True)]
+        assert any(moved), type(module).__name__
+        assert all(weight.isfinite().all() for weight in trained)

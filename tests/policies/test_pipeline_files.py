@@ -137,6 +137,12 @@ def test_a_folder_of_one_variant_is_loaded(make, variant, tmp_path):
     assert_close(drawn(loaded), drawn(DiffusionPolicy(pipeline)), atol=0, rtol=0)
 
 
+def test_a_variant_in_shards_is_loaded(pipeline, tmp_path):
+    pipeline.save_pretrained(tmp_path / "pipeline", variant="fp16", max_shard_size="100kB")
+    loaded = load_policy(tmp_path / "pipeline")
+    assert_close(drawn(loaded), drawn(DiffusionPolicy(pipeline)), atol=0, rtol=0)
+
+
 def test_plain_weights_go_before_a_variant(folder, pipeline):
     file = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
     halved = {name: tensor / 2 for name, tensor in pipeline.unet.state_dict().items()}
