@@ -101,11 +101,12 @@ def tiny_stable_diffusion_3(folder: Path, seed: int = 0) -> Any:
     )
 
 
-def tiny_pixart(folder: Path, seed: int = 0) -> Any:
-    """Return a PixArt-Σ, which predicts its variance too."""
+def tiny_pixart(folder: Path, seed: int = 0, alpha: bool = False) -> Any:
+    """Return a PixArt-Σ, or a PixArt-α of 1024 pixels; both predict their variance too."""
     from diffusers import (
         AutoencoderKL,
         DPMSolverMultistepScheduler,
+        PixArtAlphaPipeline,
         PixArtSigmaPipeline,
         PixArtTransformer2DModel,
     )
@@ -116,18 +117,11 @@ def tiny_pixart(folder: Path, seed: int = 0) -> Any:
         text = T5EncoderModel(T5Config(**T5))
         vae: Any = AutoencoderKL(**AUTOENCODER)
         transformer = PixArtTransformer2DModel(
-            num_attention_heads=2,
-            attention_head_dim=8,
-            in_channels=4,
-            out_channels=8,
-            num_layers=1,
-            cross_attention_dim=16,
-            sample_size=8,
-            caption_channels=32,
-            use_additional_conditions=False,
+            **_PIXART, sample_size=128 if alpha else 8, use_additional_conditions=alpha
         )
     shake(transformer, seed)
-    return PixArtSigmaPipeline(
+    kind = PixArtAlphaPipeline if alpha else PixArtSigmaPipeline
+    return kind(
         tokenizer=byte_tokenizer(folder, length=2048),
         text_encoder=text.eval(),
         vae=vae.eval(),
@@ -275,6 +269,15 @@ def tiny_z_image(folder: Path, seed: int = 0) -> Any:
     )
 
 
+_PIXART: dict[str, Any] = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 24,
+    "in_channels": 4,
+    "out_channels": 8,
+    "num_layers": 1,
+    "cross_attention_dim": 48,
+    "caption_channels": 32,
+}
 _FLUX: dict[str, Any] = {
     "in_channels": 16,
     "num_layers": 1,

@@ -95,6 +95,11 @@ def negative(pipeline_takes_a_list=True):
 PLAIN = {"use_resolution_binning": False, **negative(pipeline_takes_a_list=False)}
 CASES = {
     "pixart": Case(tiny_pipelines.tiny_pixart, (16, 16), options={**PLAIN, "clean_caption": False}),
+    "pixart alpha": Case(
+        partial(tiny_pipelines.tiny_pixart, alpha=True),
+        (16, 24),
+        options={**PLAIN, "clean_caption": False},
+    ),
     "sana": Case(tiny_pipelines.tiny_sana, (32, 64), options=PLAIN),
     "flux dev": Case(tiny_pipelines.tiny_flux, (16, 24), layout=packed),
     "flux schnell": Case(

@@ -29,7 +29,7 @@ EQUALITY = SimpleNamespace(
 CASES = EQUALITY.CASES
 PROMPTS = EQUALITY.PROMPTS
 SEEDS = row_seeds(5, 2)
-DDIM = ("pixart", "cogvideox")  # whose schedulers have no steps for rollouts
+DDIM = ("pixart", "pixart alpha", "cogvideox")  # whose schedulers have no steps for rollouts
 
 
 def pictures(case, rows=2):

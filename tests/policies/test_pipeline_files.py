@@ -13,7 +13,9 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     HunyuanDiT2DModel,
     HunyuanDiTPipeline,
+    LDMPipeline,
     UNet2DConditionModel,
+    VQModel,
 )
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
@@ -24,7 +26,7 @@ from rewardlab.policies import DiffusionPolicy, load_policy
 from rewardlab.policies.families import check_known
 from rewardlab.policies.samplers import Sampler
 from rewardlab.seeds import row_seeds
-from rewardlab.testing import tiny_stable_diffusion, tiny_stable_diffusion_xl
+from rewardlab.testing import tiny_diffusion, tiny_stable_diffusion, tiny_stable_diffusion_xl
 from rewardlab.testing.tiny_images import AUTOENCODER
 from rewardlab.testing.tiny_pipelines import tiny_stable_diffusion_3
 
@@ -34,6 +36,7 @@ PARTS = {
     "vae": "diffusion_pytorch_model.safetensors",
     "text_encoder": "model.safetensors",
 }
+VQ = {"block_out_channels": (8,), "norm_num_groups": 4, "num_vq_embeddings": 8}
 STILL = Sampler(steps=2, eta=0.0)
 
 
@@ -135,6 +138,31 @@ def test_a_folder_of_one_variant_is_loaded(make, variant, tmp_path):
     pipeline.save_pretrained(tmp_path / "pipeline", variant=variant)
     loaded = load_policy(tmp_path / "pipeline")
     assert_close(drawn(loaded), drawn(DiffusionPolicy(pipeline)), atol=0, rtol=0)
+
+
+EARLIER = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+
+def test_an_autoencoder_with_the_names_of_earlier_versions_is_loaded(folder, pipeline):
+    """Stable Diffusion 1's published autoencoder names its attention so; diffusers renames it."""
+
+    def earlier(name):
+        for new, old in EARLIER.items():
+            name = name.replace(f"attentions.0.{new}.", f"attentions.0.{old}.")
+        return name
+
+    file = folder / "vae" / PARTS["vae"]
+    rename(file, earlier)
+    assert any(".query." in name for name in load_file(file))
+    assert_close(drawn(load_policy(folder)), drawn(DiffusionPolicy(pipeline)), atol=0, rtol=0)
+
+
+def test_an_autoencoder_that_is_not_known_is_no_model_of_pixels(pipeline):
+    """Latent diffusion without prompts has a UNet2DModel too, whose pixels are latents."""
+    unet = tiny_diffusion(classes=0).unet
+    unknown = LDMPipeline(vqvae=VQModel(**VQ), unet=unet, scheduler=pipeline.scheduler)
+    with pytest.raises(InputError, match="does not know the family of a LDMPipeline"):
+        DiffusionPolicy(unknown)
 
 
 def test_a_variant_in_shards_is_loaded(pipeline, tmp_path):

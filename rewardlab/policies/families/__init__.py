@@ -89,7 +89,8 @@ def _home(pipeline: Any) -> Home:
     networks = [getattr(pipeline, "unet", None), getattr(pipeline, "transformer", None)]
     names = {type(network).__name__ for network in networks}
     is_plain = not names.isdisjoint(("UNet2DModel", "DiTTransformer2DModel"))
-    if is_plain and not hasattr(pipeline, "encode_prompt"):
+    is_own = not kind.__module__.startswith("diffusers.")  # a class that a user wrote
+    if is_own and is_plain and not hasattr(pipeline, "encode_prompt"):
         return CLASSES
     raise _unknown(kind.__name__)
 
