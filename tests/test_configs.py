@@ -8,6 +8,7 @@ from itertools import chain, product
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 
 from rewardlab.commands import PAGES
@@ -15,6 +16,7 @@ from rewardlab.commands.fit import TrainingCLI
 from rewardlab.commands.rounds import build
 from rewardlab.data import save_samples
 from rewardlab.rewards.tower_files import save_tower
+from rewardlab.rewards.towers import Tower
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower
 from rewardlab.types import Samples
 
@@ -78,9 +80,9 @@ def built(files, out, *flags):
 
 
 def test_no_config_is_missed():
-    composed = {file for files in [*COMPOSED, *FITS] for file in files}
+    composed = {file for files in [*COMPOSED, *FITS] for file in files} | {"gan_rm/panel.yaml"}
     assert composed | MATRIX | TEXT | OWN | STUDY == FILES  # STUDY: test_hardening_study.py
-    assert len(FILES) == 31
+    assert len(FILES) == 32
 
 
 @pytest.mark.parametrize(
@@ -137,6 +139,23 @@ def test_a_fit_instantiates_with_each_trainer(files, tmp_path):
     assert found.trainer.precision == ("32-true" if "cpu" in files[1] else "bf16-mixed")
     assert found.datamodule.targets == str(tmp_path)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_panel_of_two_families_instantiates(tmp_path):
+    save_tower(tiny_tower(), tmp_path / "tower")
+    Tower(timm.create_model("test_vit", pretrained=False)).save(tmp_path / "dino")
+    config = (ROOT / "configs" / "gan_rm" / "panel.yaml").read_text()
+    file = tmp_path / "panel.yaml"
+    file.write_text(config.replace("local-dir:dino", f"local-dir:{tmp_path / 'dino'}"))
+    given = [
+        f"--experiment.tower_path=local-dir:{tmp_path / 'tower'}",
+        f"--experiment.data_path={tmp_path}",
+    ]
+    found = TrainingCLI(
+        "fit", ["--config", str(file), "--out", str(tmp_path / "run"), *given, *HERE]
+    )
+    first, second = found.model.reward.rewards
+    assert (first.tower.width, second.tower.width, first.projection.heads) == (32, 64, 4)
 
 
 @pytest.fixture

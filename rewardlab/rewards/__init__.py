@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rewardlab.rewards.image_reward import ImageReward
     from rewardlab.rewards.language import LanguageReward
     from rewardlab.rewards.novelty import Novelty
+    from rewardlab.rewards.panel import Panel
     from rewardlab.rewards.pessimism import Member, Pessimistic
     from rewardlab.rewards.probe import prompt_probe_auc
     from rewardlab.rewards.projection import RewardProjection
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from rewardlab.rewards.vision import VisionReward
 
 _HOMES = {
+    "Panel": "rewardlab.rewards.panel",
     "SimilarityReward": "rewardlab.rewards.similarity",
     "ImageReward": "rewardlab.rewards.image_reward",
     "AestheticReward": "rewardlab.rewards.aesthetic",
@@ -58,6 +60,7 @@ _HOMES = {
     "scores_of": "rewardlab.rewards.scoring",
 }
 __all__ = [
+    "Panel",
     "SimilarityReward",
     "ImageReward",
     "AestheticReward",

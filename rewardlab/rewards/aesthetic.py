@@ -13,6 +13,7 @@ from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward, checked_scores
 from rewardlab.rewards.folders import class_path_of, read_config
+from rewardlab.rewards.saved import check_saved_images
 from rewardlab.rewards.tower_files import LOCAL
 from rewardlab.rewards.tower_forms import Gelu
 from rewardlab.rewards.tower_weights import load_weights, read_weights
@@ -95,6 +96,7 @@ class AestheticReward(Reward, Saved):
             self.tower.save(fresh / TOWER)
             save_file(self.predictor.state_dict(), fresh / WEIGHTS)
             write_json(fresh / CONFIG, {"class_path": class_path_of(type(self))})
+            check_saved_images(self, type(self).from_pretrained(fresh), folder)
 
     def check_savable(self) -> None:
         """Refuse a tower whose architecture is not known.

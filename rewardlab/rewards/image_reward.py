@@ -17,6 +17,7 @@ from rewardlab.rewards.aesthetic import linear_chain
 from rewardlab.rewards.base import Reward, checked_scores
 from rewardlab.rewards.folders import class_path_of, read_config
 from rewardlab.rewards.preprocessing import Preprocessing
+from rewardlab.rewards.saved import check_saved_images
 from rewardlab.rewards.tower_weights import load_weights, read_weights
 from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples, images_of
@@ -127,6 +128,7 @@ class ImageReward(Reward, Saved):
             save_file(weights, fresh / WEIGHTS)
             self.tokenizer.save_pretrained(fresh / TOKENIZER)
             write_json(fresh / CONFIG, {"class_path": class_path_of(type(self))})
+            check_saved_images(self, type(self).from_pretrained(fresh), folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ImageReward:

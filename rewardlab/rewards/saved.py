@@ -1,4 +1,4 @@
-"""A text reward's folder is tried as soon as it is written: it has to score as the reward."""
+"""A reward's folder is tried as soon as it is written: it has to score as the reward."""
 
 from __future__ import annotations
 
@@ -31,10 +31,33 @@ def check_saved(reward: Any, loaded: Any, folder: str | Path) -> None:
         InputError: if tokens or scores differ.
     """
     check_same_tokens(reward.tokenizer, loaded.tokenizer, folder)
-    for probe in PROBES:
+    _check_same_scores(reward, loaded, PROBES, folder)
+
+
+def check_saved_images(reward: Any, loaded: Any, folder: str | Path) -> None:
+    """Make sure that a reward of images, loaded from its folder, scores a probe as the reward does.
+
+    Args:
+        reward: which was saved.
+        loaded: the same from the folder.
+        folder: for the message.
+
+    Raises:
+        InputError: if scores differ.
+    """
+    height, width = 40, 56
+    picture = torch.arange(3 * height * width).sin().add(1).div(2).view(1, 3, height, width)
+    _check_same_scores(reward, loaded, (Samples(["a cat"], picture),), folder)
+
+
+def _check_same_scores(
+    reward: Any, loaded: Any, probes: tuple[Samples, ...], folder: str | Path
+) -> None:
+    """Compare the scores of the first probe that the reward takes."""
+    for probe in probes:
         expected = _members(reward, probe)
         if expected is not None:
-            _check_scores(loaded.members(probe).detach(), expected, folder)
+            _check_scores(loaded.members(probe).detach().cpu(), expected, folder)
             return
 
 

@@ -14,6 +14,7 @@ from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward, checked_scores
 from rewardlab.rewards.folders import class_path_of, read_settings
+from rewardlab.rewards.saved import check_saved_images
 from rewardlab.rewards.tower_files import HUB, LOCAL
 from rewardlab.rewards.tower_forms import Gelu
 from rewardlab.rewards.towers import Tower, load_tower
@@ -142,6 +143,7 @@ class SimilarityReward(Reward, Saved):
         with new_folder(folder) as fresh:
             self.tower.save(fresh / TOWER)
             write_json(fresh / CONFIG, config)
+            check_saved_images(self, type(self).from_pretrained(fresh), folder)
 
     def check_savable(self) -> None:
         """Refuse a tower whose architecture is not known.

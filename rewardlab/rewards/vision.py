@@ -14,6 +14,7 @@ from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, PromptFeatur
 from rewardlab.rewards.base import Reward, checked_scores, score_scale
 from rewardlab.rewards.folders import CONFIG, read_config
 from rewardlab.rewards.projection import RewardProjection
+from rewardlab.rewards.saved import check_saved_images
 from rewardlab.rewards.tower_files import LOCAL
 from rewardlab.rewards.tower_forms import Gelu
 from rewardlab.rewards.tower_weights import read_safetensors
@@ -27,7 +28,7 @@ WEIGHTS = "model.safetensors"
 
 
 class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
-    """K heads on the features of an open_clip tower: GAN-RM's reward.
+    """K heads on the features of a tower of open_clip, timm or transformers: GAN-RM's reward.
 
     It is that of arXiv 2506.13846, section 3.2. Scores are logits, not probabilities; `meaning`
     says when they are a log density ratio and when only a score. Images of any size and with one or
@@ -35,9 +36,9 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
     The tower stays in eval mode.
 
     Args:
-        tower: an architecture of open_clip ("ViT-L-14"), "local-dir:FOLDER", "hf-hub:NAME", or an
-            open_clip model, which is frozen in place (copied if groups are unlocked) and can be
-            shared between rewards.
+        tower: an architecture of open_clip ("ViT-L-14"), "local-dir:FOLDER" (of open_clip, timm or
+            transformers), "hf-hub:NAME", "timm:ARCHITECTURE.TAG", or a model, which is frozen in
+            place (copied if groups are unlocked) and can be shared between rewards.
         pretrained: for an architecture: a tag (downloads), a local weights file, or "random".
         heads: K, how many heads score side by side; their mean is the score.
         width: hidden units of each head.
@@ -234,6 +235,8 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
                 self.tower.save(fresh / "tower")
             save_file(tensors, fresh / WEIGHTS)
             write_json(fresh / CONFIG, config)
+            if tower:
+                check_saved_images(self, type(self).from_pretrained(fresh), folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, tower: nn.Module | None = None) -> VisionReward:

@@ -17,7 +17,7 @@ from rewardlab.rewards import load_reward
 from rewardlab.rewards.timm_towers import numbers_of, open_timm
 from rewardlab.rewards.towers import Tower, load_tower
 from rewardlab.rewards.transformers_towers import TransformersTower
-from rewardlab.testing.tiny_images import _byte_tokenizer
+from rewardlab.testing.tiny_images import byte_tokenizer
 
 KINDS = ["test_vit", "test_vit2", "test_efficientnet", "test_resnet", "test_convnext", "test_nfnet"]
 IMAGES = torch.rand(2, 3, 170, 200, generator=torch.Generator().manual_seed(0))
@@ -216,7 +216,7 @@ def clip(tmp_path, kind="clip"):
             model = SiglipModel(SiglipConfig(text_config=text, vision_config=image))
     folder = tmp_path / kind
     model.eval().save_pretrained(folder)
-    _byte_tokenizer(tmp_path / "tokenizer").save_pretrained(folder)
+    byte_tokenizer(tmp_path / "tokenizer").save_pretrained(folder)
     squash = {"size": {"height": 32, "width": 32}, "do_center_crop": False}
     crop = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     CLIPImageProcessor(**(crop if kind == "clip" else squash)).save_pretrained(folder)
@@ -232,7 +232,7 @@ def test_a_clip_of_transformers_is_a_tower(tmp_path, kind):
     pixels = processor(images=picture, return_tensors="pt").pixel_values
     prepared = tower.prepare(to_tensor(picture)[None])
     assert (prepared - pixels).abs().max() * 0.27 * 255 < 1.1
-    tokenizer = _byte_tokenizer(tmp_path / "tokenizer")
+    tokenizer = byte_tokenizer(tmp_path / "tokenizer")
     inputs = tokenizer(["a cat"], padding="max_length", max_length=24, return_tensors="pt")
     with torch.no_grad():
         image = model.get_image_features(pixel_values=prepared).pooler_output

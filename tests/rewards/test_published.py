@@ -17,7 +17,7 @@ from transformers import BertTokenizerFast, CLIPConfig, CLIPImageProcessor, CLIP
 from rewardlab.errors import InputError
 from rewardlab.rewards import AestheticReward, ImageReward, SimilarityReward, load_reward
 from rewardlab.testing import RewardConformance, tiny_tower
-from rewardlab.testing.tiny_images import _byte_tokenizer
+from rewardlab.testing.tiny_images import byte_tokenizer
 from rewardlab.types import Samples
 
 PROMPTS = ["a cat", "a red dog on a hill", ""]
@@ -169,7 +169,7 @@ class TestSimilarity:
         mine = SimilarityReward(f"local-dir:{tmp_path / 'pick'}", kind="pick_score").eval()
         images, tensors = pictures(torch.rand(3, 3, 32, 32))
         processor = CLIPImageProcessor.from_pretrained(tmp_path / "pick")
-        tokenizer = _byte_tokenizer(tmp_path / "tokenizer")
+        tokenizer = byte_tokenizer(tmp_path / "tokenizer")
         rows = []
         with torch.no_grad():
             for picture, prompt in zip(images, PROMPTS, strict=True):
@@ -208,7 +208,7 @@ def write_clip(tmp_path):
         config = CLIPConfig(text_config=text, vision_config=image, projection_dim=16)
         model = CLIPModel(config).eval()
     model.save_pretrained(tmp_path / "pick")
-    _byte_tokenizer(tmp_path / "tokenizer").save_pretrained(tmp_path / "pick")
+    byte_tokenizer(tmp_path / "tokenizer").save_pretrained(tmp_path / "pick")
     size = {"height": 32, "width": 32}
     processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size)
     processor.save_pretrained(tmp_path / "pick")
