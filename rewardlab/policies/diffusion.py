@@ -25,15 +25,10 @@ from rewardlab.errors import InputError
 from rewardlab.kernels.diffusion_dpo import squared_error
 from rewardlab.networks import lora
 from rewardlab.networks.precision import arithmetic
-from rewardlab.policies import diffusion_folder, families, pipelines, samplers
+from rewardlab.policies import denoising, diffusion_folder, families, pipelines, samplers
 from rewardlab.policies.abilities import Adapted, Denoises, Denoisings, HasAutoencoder, PredictsX0
 from rewardlab.policies.base import Policy, frozen_copy
-from rewardlab.policies.denoising import (
-    Conditions,
-    after_dropout,
-    guided_output,
-    stored_conditions,
-)
+from rewardlab.policies.denoising import Conditions, after_dropout, guided_output
 from rewardlab.policies.denoisings import denoisings_of
 from rewardlab.policies.micro_batches import micro_batches
 from rewardlab.policies.noising import noising, predicted_x0
@@ -246,7 +241,7 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         tensors = trajectory.tensors
         time = tensors["time"]
         draws = time.shape[1]
-        conditions = stored_conditions(tensors).repeated(draws)
+        conditions = denoising.stored_conditions(tensors).repeated(draws)
         x = tensors["x"].flatten(0, 1)
         target = tensors["target"].flatten(0, 1)
         prediction = self.predict(x, time.flatten(), conditions)
@@ -281,7 +276,7 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         rows = torch.arange(len(steps), device=steps.device)
         x = tensors["x"][rows, steps]
         time = tensors["time"][rows, steps]
-        output = self.predict(x, time, stored_conditions(tensors))
+        output = self.predict(x, time, denoising.stored_conditions(tensors))
         x0 = predicted_x0(x, output, self.noising.at_time(time))
         ended = replace(trajectory, tensors={**tensors, "final": x0})
         return self.decode(ended)

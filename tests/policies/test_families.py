@@ -55,9 +55,9 @@ def test_equal_prompts_are_encoded_once(tmp_path, monkeypatch):
     encode = family.encode
     seen = []
 
-    def counted(prompts, device):
+    def counted(prompts, device, **options):
         seen.append(list(prompts))
-        return encode(prompts, device)
+        return encode(prompts, device, **options)
 
     monkeypatch.setattr(family, "encode", counted)
     tokens = family.inputs(["ab", "c", "ab"], CPU)["encoder_hidden_states"]
