@@ -179,7 +179,7 @@ def _exchange(row: dict[str, Any]) -> Exchange:
         return split_answer(row["messages"])
     raise UnusableError(
         'that has no text "response" (or "output", "completion", "messages"); it has '
-        f"{sorted(map(str, row))}"
+        f"{str(sorted(map(str, row)))[:200]}"
     )
 
 

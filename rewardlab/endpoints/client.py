@@ -99,7 +99,9 @@ def checked_url(url: str, path: str) -> str:
     """
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InputError(f"A server's URL begins with http:// or https:// and a host; got {url!r}.")
+        raise InputError(
+            f"A server's URL begins with http:// or https:// and a host; got {url!r:.200}."
+        )
     has_path = parts.path not in ("", "/") or parts.query
     return url if has_path else url.rstrip("/") + path
 

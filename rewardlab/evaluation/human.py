@@ -140,8 +140,8 @@ def read_answers(
     content = _load(answers, ("page", "answers"))
     if content["page"] != key["page"]:
         raise InputError(
-            f"{answers} answers page {content['page']}, but {page_key} is the key of page "
-            f"{key['page']}."
+            f"{answers} answers page {str(content['page'])[:80]}, but {page_key} is the key of "
+            f"page {str(key['page'])[:80]}."
         )
     choices = _checked(content["answers"], len(key["items"]), answers)
     wins = _wins(choices, key)
@@ -226,8 +226,8 @@ def _checked(answers: Any, count: int, path: str | Path) -> dict[int, str]:
     for item, choice in answers.items():
         if item not in numbers or choice not in CHOICES:
             raise InputError(
-                f"{path} answers item {item!r} with {choice!r}; items are 0 to {count - 1}, "
-                f"answers {', '.join(CHOICES)}."
+                f"{path} answers item {item!r:.40} with {choice!r:.40}; items are 0 to "
+                f"{count - 1}, answers {', '.join(CHOICES)}."
             )
         choices[numbers[item]] = choice
     return choices

@@ -92,7 +92,7 @@ class Weighted(Reward, Saved):
         weights: one a reward; a negative one makes a penalty.
 
     Raises:
-        InputError: if there is not one weight a reward.
+        InputError: if there is not one finite weight a reward.
 
     Example:
         >>> from rewardlab.rewards.functions import Brightness
@@ -114,6 +114,8 @@ class Weighted(Reward, Saved):
         self.rewards: Any = nn.ModuleList(rewards)
         # a buffer, so that fingerprints see it
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
+        if self.weights.shape != (len(rewards),) or not self.weights.isfinite().all():
+            raise InputError(f"Weighted needs finite numbers as weights; got {str(weights)[:80]}.")
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the weighted sum, float32 [B]."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,15 @@ def load_reward(path: str | Path, *, trust: bool = False) -> Reward:
     """
     config = read_config(path)
     kind = named_class(path, config["class_path"], Reward, trust=trust, mend=TO_TRUST)
-    check_settings(kind, config.get("init_args", {}), _config_file(Path(path)))
+    check_settings(
+        kind, config.get("init_args", _arguments(kind, config)), _config_file(Path(path))
+    )
     return load_as(kind, path, trust=trust)  # type: ignore[no-any-return]
+
+
+def _arguments(kind: type, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a config says of the arguments of its class, where they stand at its top."""
+    return {name: config[name] for name in signature(kind).parameters if name in config}
 
 
 def load_as(kind: Any, folder: str | Path, *, trust: bool) -> Any:

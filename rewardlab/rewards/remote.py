@@ -74,7 +74,7 @@ class RemoteReward(Reward, Saved):
         if batch_size < 1 or (query is not None and "{response}" not in query):
             raise InputError(
                 "RemoteReward needs batch_size >= 1 and a query with {response}; got "
-                f"{batch_size}, {query!r}."
+                f"{batch_size}, {query!r:.200}."
             )
         self.tokenizer = None if template is None else _with_template(template, query)
         self.url = checked_url(url, "/get_reward")

@@ -51,7 +51,7 @@ def named_class(folder: str | Path, class_path: str, base: type, *, trust: bool,
         )
     try:
         named = _import(public_path(class_path))
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise InputError(
             f"{folder} names the class {name}, which cannot be imported: {str(error)[:200]}. "
             "Was the folder written by another version?"

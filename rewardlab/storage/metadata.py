@@ -17,6 +17,8 @@ from rewardlab.storage.contents import decoded, read_content
 PROMPT_KEYS = ("prompt", "text", "caption")
 _NOT_FACTS = ("file_name", "output", *PROMPT_KEYS)
 
+_MOST_DEPTH = 8  # of lists in a fact
+
 
 def read_text(path: Path) -> str:
     """Return a UTF-8 file's text, without a byte order mark; gzip, bzip2 and xz are unpacked.
@@ -121,10 +123,10 @@ def fact_columns(rows: Sequence[dict[str, Any]], folder: Path) -> dict[str, Tens
     return columns
 
 
-def _is_numeric(value: Any) -> bool:
-    """Tell whether a value, or each item of a list, fits into a tensor."""
+def _is_numeric(value: Any, depth: int = 0) -> bool:
+    """Tell whether a value, or each item of a list that is not nested too deeply, fits a tensor."""
     if isinstance(value, list):
-        return all(map(_is_numeric, value))
+        return depth < _MOST_DEPTH and all(_is_numeric(item, depth + 1) for item in value)
     if isinstance(value, bool | int):
         return -(2**63) <= value < 2**63
     return isinstance(value, float)

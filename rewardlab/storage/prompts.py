@@ -161,9 +161,10 @@ def _prompt_in(row: dict[str, Any]) -> Prompt:
     messages = row.get("messages")
     if isinstance(messages, list) and messages:
         return _checked(messages[:-1] if _is_answered(row) else messages)
+    keys = str(sorted(map(str, row)))[:200]
     raise InputError(
-        f'has no string "prompt"; it has {sorted(map(str, row))}. Rename its key, or write a list '
-        "of messages as the prompt."
+        f'has no string "prompt"; it has {keys}. Rename its key, or write a list of messages as '
+        "the prompt."
     )
 
 

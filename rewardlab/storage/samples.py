@@ -215,9 +215,20 @@ def _read_outputs(folder: Path, rows: list[dict[str, Any]], channels: Any) -> Te
                 f'sample {number} has no "file_name".'
             )
     names = [row["file_name"] for row in rows]
+    _check_inside(folder, names)
     outputs = [_read_output(folder / name, channels) for name in names]
     _check_shapes(folder, names, outputs)
     return torch.stack(outputs).float() / 255
+
+
+def _check_inside(folder: Path, names: list[str]) -> None:
+    """Refuse names that lead out of the folder, which would be read from elsewhere."""
+    for name in names:
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise InputError(
+                f"{folder}/metadata.jsonl names {name[:100]!r}, which is not in that folder. "
+                "Copy the file into it, and name it there."
+            )
 
 
 def _check_shapes(folder: Path, names: list[str], outputs: list[Tensor]) -> None:

@@ -88,17 +88,16 @@ BYTES = [
 ]
 
 
-def paths_of(tree: Any) -> list[tuple[Any, ...]]:
-    """Return the path of each value in a tree of JSON, the whole tree's, (), first."""
+def paths_of(tree: Any, depth: int = 12) -> list[tuple[Any, ...]]:
+    """Return the path of each value in a tree of JSON down to a depth; first the whole tree's, ()."""
     paths: list[tuple[Any, ...]] = [()]
-    if isinstance(tree, dict):
-        keys: list[Any] = list(tree)
-    elif isinstance(tree, list):
+    keys: list[Any] = []
+    if isinstance(tree, dict) and depth:
+        keys = list(tree)
+    elif isinstance(tree, list) and depth:
         keys = list(range(min(len(tree), 50)))
-    else:
-        keys = []
     for key in keys:
-        paths += [(key, *path) for path in paths_of(tree[key])]
+        paths += [(key, *path) for path in paths_of(tree[key], depth - 1)]
     return paths
 
 
@@ -216,7 +215,8 @@ def line_order(content: bytes, rng: random.Random) -> bytes:
 
 def line_form(content: bytes, rng: random.Random) -> bytes:
     """Return the same lines with a byte order mark, Windows' ends of line or an end at the end."""
-    lines = content.rstrip(b"\n").split(b"\n")
+    plain = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+    lines = plain.rstrip(b"\n").split(b"\n")
     end = rng.choice([b"\n", b"\r\n"])
     return rng.choice([b"", b"\xef\xbb\xbf"]) + end.join(lines) + rng.choice([b"", end])
 
