@@ -121,7 +121,7 @@ def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
     except argparse.ArgumentError as error:
         raise InputError(shorten(str(error))) from None
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0][:300]
         raise InputError(f"A ${{…}} in the config leads nowhere: {reason}.") from None
     settle(config, written)
     return config

@@ -62,7 +62,10 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
         OSError, ValueError or RecursionError: if it cannot be read, or holds something else.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    content = json.loads(text)
+    if "\\ud" in text.lower():  # half a surrogate pair could not be written again
+        json.dumps(content, ensure_ascii=False).encode()
     if not isinstance(content, dict):
         raise ValueError(f"holds {str(content)[:40]!r}, no object")
     return content

@@ -114,7 +114,7 @@ def _check_rows(file: Path, rows: list[dict[str, Any]], kind: dict[str, Any]) ->
     """Refuse lines that are fewer or more than were saved, or that name no output."""
     if kind.get("rows", len(rows)) != len(rows):
         raise InputError(
-            f"{file} has {len(rows)} lines, but {kind['rows']} samples were saved. "
+            f"{file} has {len(rows)} lines, but {str(kind['rows'])[:20]} samples were saved. "
             "Copy the folder again."
         )
     problem = None if rows else "it has no lines"

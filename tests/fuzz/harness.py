@@ -35,13 +35,14 @@ from readers import READERS, Reader
 
 from rewardlab.errors import InputError
 
-SECONDS = 10.0  # that a case may take
+SECONDS = 10.0  # of computing that a case may take
+PATIENCE = 60.0  # seconds that it may wait besides, on a busy machine
 MEMORY = 3 * 2**30  # bytes that the process may grow by
 LONGEST = 4_000  # letters of a sentence
 
 
 class TooSlowError(BaseException):
-    """A case took more than SECONDS."""
+    """A case took more than SECONDS, or than PATIENCE of waiting."""
 
 
 class Fault(NamedTuple):
@@ -174,7 +175,7 @@ def wrong_sentence(message: str) -> str | None:
     """Return what is wrong with an InputError's message, or None."""
     if "Traceback" in message or len(message) > LONGEST:
         return "is a traceback, or far too long"
-    if len(message) < 20 or not message.rstrip().endswith((".", "?", "…", "!")):
+    if len(message) < 20 or len(message.strip().splitlines()) > 3:
         return "is no sentence"
     return None
 
@@ -200,7 +201,8 @@ def try_case(example: Example, number: int, seed: int) -> tuple[str, Fault | Non
 
 def outcome_of(example: Example, keeps: bool) -> tuple[str, str, str]:
     """Read a damaged copy; return "value", "refused" or "fault", its kind and its place."""
-    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, PATIENCE)
     try:
         value = example.reader.read(example.copy)
     except InputError as error:
@@ -217,6 +219,7 @@ def outcome_of(example: Example, keeps: bool) -> tuple[str, str, str]:
     except SystemExit as error:
         return "fault", "SystemExit", place_of(error)
     finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
         signal.setitimer(signal.ITIMER_REAL, 0)
     if keeps and repr(value) != repr(example.value):
         return "fault", "another value for the same content in another form", ""
@@ -241,6 +244,7 @@ def run(cases: int, seed: int, readers: list[Reader], only: int | None = None) -
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     signal.signal(signal.SIGALRM, stop)
+    signal.signal(signal.SIGPROF, stop)
     faults: list[Fault] = []
     counts: dict[str, Counter[str]] = {}
     seconds: dict[str, float] = {}

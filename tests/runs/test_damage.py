@@ -228,3 +228,13 @@ class TestAttempts:
         with run.attempt(["rewardlab"]):
             run.abandon()
         assert not os.path.exists(tmp_path / "new")
+
+
+def test_half_a_surrogate_pair_in_a_record_is_damage(tmp_path, run, caplog):
+    (run.path / "timing.json").write_text('{"cost": {"seconds": 1, "note": "\\ud800"}}')
+    path = run.path
+    del run
+    again = opened(path, resume=True)
+    again.timing({"cost": {"seconds": 2}})
+    assert "timing.json is damaged" in caplog.text
+    assert (path / "timing.json.damaged").exists()
