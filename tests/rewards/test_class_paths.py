@@ -3,6 +3,7 @@
 import json
 import runpy
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
@@ -11,20 +12,24 @@ from torch.testing import assert_close
 
 import rewardlab.rewards
 from rewardlab.rewards import (
+    AestheticReward,
     Attack,
     Brightness,
     ClassifierReward,
     Ensemble,
     Function,
+    ImageReward,
     LanguageReward,
     Length,
     Member,
     Novelty,
+    Panel,
     Pessimistic,
     Relative,
     RemoteReward,
     Repetition,
     Saved,
+    SimilarityReward,
     Standardized,
     VisionReward,
     Weighted,
@@ -35,6 +40,7 @@ from rewardlab.testing import tiny_causal_lm, tiny_tokenizer, tiny_tower
 from rewardlab.types import Samples
 
 TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("tiny_models.py"))))
+PUBLISHED = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("test_published.py"))))
 TEXTS = Samples(["a", "b", "a"], ["one two", "of of of of", "a word of a word"])
 REFERENCES = {"a": ["one", "two of two"], "b": ["a b c", "d d"]}
 IMAGES = torch.rand(40, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -57,20 +63,36 @@ def vision():
     return VisionReward(tiny_tower(), heads=2, width=8)
 
 
+def aesthetic():
+    with TemporaryDirectory() as place:
+        file, _ = PUBLISHED.random_chain(Path(place))
+        return AestheticReward(tiny_tower(), file)
+
+
+def image_reward():
+    with TemporaryDirectory() as place:
+        torch.save(PUBLISHED.blip_layout(), Path(place) / "ImageReward.pt")
+        return ImageReward(Path(place) / "ImageReward.pt", PUBLISHED.bert_tokenizer())
+
+
 MADE = {
+    "AestheticReward": aesthetic,
     "Attack": lambda: Attack(Length(), Repetition(), threshold=1.0),
     "Brightness": Brightness,
     "ClassifierReward": encoder,
     "Ensemble": both,
     "Function": lambda: Function(zeros),
+    "ImageReward": image_reward,
     "LanguageReward": lambda: LanguageReward(tiny_causal_lm(), tiny_tokenizer(), heads=2),
     "Length": Length,
     "Member": lambda: Member(both(), 1),
     "Novelty": lambda: Novelty(vision(), PICTURES[:30]),
+    "Panel": lambda: Panel([vision(), vision()]),
     "Pessimistic": lambda: Pessimistic(both()),
     "Relative": lambda: Relative(both(), REFERENCES),
     "RemoteReward": lambda: RemoteReward("http://127.0.0.1:5000"),
     "Repetition": Repetition,
+    "SimilarityReward": lambda: SimilarityReward(tiny_tower()),
     "Standardized": lambda: Standardized(Length(), 0.3, 2.0),
     "VisionReward": vision,
     "Weighted": lambda: Weighted([Length(), Repetition()], [1.0, -2.5]),
