@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from rewardlab.conversations import Prompt
-from rewardlab.evaluation.monitors import features_of
+from rewardlab.evaluation.features import features_of
 from rewardlab.evaluation.prompts import in_turn
+from rewardlab.evaluation.video_measures import video_measures
 from rewardlab.metrics import (
     auc,
     auc_interval,
@@ -54,12 +55,15 @@ class Evaluation:
     def judge(self, samples: Samples, real: Samples) -> Figures:
         """Return each judge's mean with its 95 % interval, and the distance from `real`.
 
-        Beside the distance stands that of real outputs from real ones.
+        Beside the distance stands that of real outputs from real ones. Of videos "motion",
+        "flicker" and "temporal consistency" are measured too, unless a judge has the name.
         """
+        extractor = self._feature_judge()
         figures: Figures = {}
+        for name, values in video_measures(samples, extractor).items():
+            figures[name] = mean_figure(values)
         for name, judge in self.judges.items():
             figures[name] = mean_figure(scores_of(judge, samples))
-        extractor = self._feature_judge()
         if extractor is not None:
             features = features_of(extractor, samples)
             real_features = features_of(extractor, real)

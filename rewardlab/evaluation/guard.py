@@ -22,7 +22,14 @@ from rewardlab.evaluation.monitors import (
 )
 
 log = logging.getLogger("rewardlab")
-MONITORS = {"distance", "classifier", "disagreement"}
+MONITORS = {
+    "distance",
+    "classifier",
+    "disagreement",
+    "stillness",
+    "flicker",
+    "inconsistency",
+}
 
 # The name of earlier versions.
 Watched = MonitoredPolicy
@@ -37,6 +44,9 @@ class Guard(Callback):
     * `disagreement`: standard deviation of the reward's members.
     * `distance`: KID from the reward's features of held-out targets.
     * `classifier`: minus the mean score of a reward that nothing was optimized against.
+    * `stillness`, `flicker` and `inconsistency` of videos: minus their motion, the deviation of
+      frames from the mean of their neighbours, and 1 minus the cosine of neighbouring frames'
+      features (`rewardlab.metrics.motion`, `flicker` and `temporal_consistency`).
 
     An alarm is a reading that is worse than the best so far by more than `tolerance` standard
     errors. After `patience` alarms in a row training stops, and the weights of the last reading
@@ -75,7 +85,8 @@ class Guard(Callback):
         unknown = set(watch) - MONITORS
         if unknown:
             raise InputError(
-                f"Guard watches distance, classifier and disagreement; got {sorted(unknown)}."
+                "Guard watches distance, classifier and disagreement and, of videos, stillness, "
+                f"flicker and inconsistency; got {sorted(unknown)}."
             )
         self.every_n_steps = every_n_steps
         self.samples = samples

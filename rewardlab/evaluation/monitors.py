@@ -12,13 +12,14 @@ from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
 from rewardlab.conversations import Prompt
-from rewardlab.errors import InputError
+from rewardlab.evaluation.features import features_of
 from rewardlab.evaluation.prompts import in_turn
+from rewardlab.evaluation.video_measures import CONSISTENCY, video_measures
 from rewardlab.metrics import kernel_distance, kernel_distance_interval
 from rewardlab.policies import Generator, Policy
 from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import frozen_features
-from rewardlab.rewards.scoring import in_batches, scores_and_members, scores_of
+from rewardlab.rewards.scoring import scores_and_members, scores_of
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import Samples
 
@@ -112,7 +113,22 @@ def readings_of(
             monitored.features = features_of(monitored.reward, monitored.held_out)
         features = features_of(monitored.reward, outputs)
         monitors["distance"] = _distance_reading(features, monitored.features, seed)
+    monitors |= _video_readings(outputs, monitored.reward)
     return PolicyReadings(scores, monitors)
+
+
+def _video_readings(outputs: Samples, reward: Reward) -> dict[str, Reading]:
+    """Return how little videos move, how much they flicker and how unlike their frames are."""
+    extractor = reward if frozen_features(reward) is not None else None
+    measures = video_measures(outputs, extractor)
+    readings = {}
+    if "motion" in measures:
+        readings["stillness"] = _mean_reading(-measures["motion"])
+    if "flicker" in measures:
+        readings["flicker"] = _mean_reading(measures["flicker"])
+    if CONSISTENCY in measures:
+        readings["inconsistency"] = _mean_reading(1 - measures[CONSISTENCY])
+    return readings
 
 
 def _mean_reading(values: Tensor) -> Reading:
@@ -128,22 +144,6 @@ def _distance_reading(features: Tensor, real: Tensor, seed: int) -> Reading:
         value=kernel_distance(features, real),
         standard_error=(high - low) / (2 * Z),
     )
-
-
-def features_of(reward: Reward, samples: Samples) -> Tensor:
-    """Return the reward's features of samples, flattened to float32 [B, D], on the CPU.
-
-    Raises:
-        InputError: if the reward has no frozen features.
-    """
-    extractor = frozen_features(reward)
-    if extractor is None:
-        raise InputError(
-            f"A distance needs frozen features; got {type(reward).__name__}, which has none. Give "
-            "a reward that derives from FrozenFeatures."
-        )
-    features = in_batches(reward, extractor.features, samples)
-    return features.flatten(1).float()
 
 
 @contextmanager

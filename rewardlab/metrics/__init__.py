@@ -14,6 +14,7 @@ from rewardlab.metrics.distances import (
     precision_recall,
 )
 from rewardlab.metrics.ranking import auc, auc_interval, rank_correlation
+from rewardlab.metrics.videos import flicker, motion, temporal_consistency
 
 __all__ = [
     "auc",
@@ -22,10 +23,13 @@ __all__ = [
     "best_of_n_kl",
     "calibration_error",
     "diversity",
+    "flicker",
     "frechet_distance",
     "kernel_distance",
     "kernel_distance_interval",
     "mean_interval",
+    "motion",
     "precision_recall",
     "rank_correlation",
+    "temporal_consistency",
 ]

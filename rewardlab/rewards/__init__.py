@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rewardlab.rewards.classifier import ClassifierReward
     from rewardlab.rewards.combine import Ensemble, Standardized, Weighted
     from rewardlab.rewards.folders import load_reward
+    from rewardlab.rewards.framewise import Framewise
     from rewardlab.rewards.functions import Brightness, Function
     from rewardlab.rewards.image_reward import ImageReward
     from rewardlab.rewards.language import LanguageReward
@@ -38,6 +39,7 @@ _HOMES = {
     "Brightness": "rewardlab.rewards.functions",
     "ClassifierReward": "rewardlab.rewards.classifier",
     "Ensemble": "rewardlab.rewards.combine",
+    "Framewise": "rewardlab.rewards.framewise",
     "Function": "rewardlab.rewards.functions",
     "ImageReward": "rewardlab.rewards.image_reward",
     "LanguageReward": "rewardlab.rewards.language",
@@ -66,6 +68,7 @@ __all__ = [
     "Calibrated",
     "ClassifierReward",
     "Ensemble",
+    "Framewise",
     "FrozenFeatures",
     "Function",
     "ImageReward",

@@ -7,7 +7,7 @@ from rewardlab import DiffusionPolicy
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation
 from rewardlab.evaluation.evaluation import distance_figures, mean_figure, separation_figures
-from rewardlab.evaluation.monitors import features_of
+from rewardlab.evaluation.features import features_of
 from rewardlab.evaluation.prompts import in_turn
 from rewardlab.metrics import auc, kernel_distance
 from rewardlab.policies import CallableGenerator
