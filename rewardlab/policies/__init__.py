@@ -5,7 +5,7 @@
 draws, `scoring` states log-probabilities and losses. A diffusion model is `diffusion`: `pipelines`
 has its parts, `families` its prompts, `denoising` its network's output, `noising` its training
 targets, `samplers` and `schedulers` its steps. `latent` is a Gaussian over the latents of a
-generator without a likelihood.
+generator without a likelihood. `llama2c` and `gguf` read other programs' model files.
 """
 
 from __future__ import annotations
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from rewardlab.policies.causal_lm import CausalLMPolicy
     from rewardlab.policies.diffusion import DiffusionPolicy
     from rewardlab.policies.folders import load_policy
+    from rewardlab.policies.gguf import from_gguf
     from rewardlab.policies.latent import LatentPolicy
     from rewardlab.policies.latent_generators import LatentGenerator
+    from rewardlab.policies.llama2c import from_llama2c
     from rewardlab.policies.samplers import Sampler
 
 _HOMES = {
@@ -29,6 +31,8 @@ _HOMES = {
     "LatentGenerator": "rewardlab.policies.latent_generators",
     "LatentPolicy": "rewardlab.policies.latent",
     "Sampler": "rewardlab.policies.samplers",
+    "from_gguf": "rewardlab.policies.gguf",
+    "from_llama2c": "rewardlab.policies.llama2c",
     "load_policy": "rewardlab.policies.folders",
 }
 __all__ = [
@@ -40,6 +44,8 @@ __all__ = [
     "LatentPolicy",
     "Policy",
     "Sampler",
+    "from_gguf",
+    "from_llama2c",
     "frozen_copy",
     "load_policy",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
@@ -128,7 +130,7 @@ def _built(name: str, pretrained: str | None, form: Form) -> tuple[nn.Module, di
     options = {"force_quick_gelu": True} if form.is_quick else {}
     file = _local_file(name, pretrained)
     tag = None if file or pretrained == "random" else pretrained
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _quiet(file is not None):
         torch.default_generator.manual_seed(0)
         model = open_clip.create_model(
             name,
@@ -144,6 +146,18 @@ def _built(name: str, pretrained: str | None, form: Form) -> tuple[nn.Module, di
     elif file is not None:
         load_weights(model, in_clip_form(model, read_weights(file)), file)
     return model, config | ({"quick_gelu": True} if form.is_quick else {})
+
+
+@contextmanager
+def _quiet(is_quiet: bool) -> Iterator[None]:
+    """Keep back open_clip's warning of random weights where they are loaded right after."""
+    level = logging.root.manager.disable
+    if is_quiet:
+        logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)
 
 
 def _local_file(name: str, pretrained: str | None) -> Path | None:

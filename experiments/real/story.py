@@ -1,0 +1,253 @@
+"""The face half of `make demo-real`: every way of using one reward, its figures and its picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from real.detector import FaceDetector
+from real.expression import Expression
+from real.faces import face_policy
+from real.smiles import witness
+from rewardlab import load_policy, load_reward
+from rewardlab.cli import main as rewardlab
+from rewardlab.errors import InputError
+from rewardlab.evaluation import Evaluation
+from rewardlab.evaluation.evaluation import mean_figure
+from rewardlab.mining import BestOf
+from rewardlab.policies import Generator
+from rewardlab.rewards.scoring import scores_of
+from rewardlab.runs.layout import POLICY_FOLDER, REWARD_FOLDER
+from rewardlab.types import images_of
+
+CONFIGS = Path(__file__).parent / "configs"
+BASE = "base"
+GRIN = "grin"
+COLUMNS = 12  # faces of a row of the picture
+SAMPLES = 256  # that the rounds judge, see smiles.yaml
+Figures = dict[str, Any]
+
+
+class Way(NamedTuple):
+    """A way of using the reward.
+
+    Attributes:
+        title: what the picture calls it.
+        configs: that `rewardlab rounds` composes after smiles.yaml; none for what is no round.
+    """
+
+    title: str
+    configs: tuple[str, ...]
+
+
+WAYS = {
+    BASE: Way("the generator", ()),
+    "best_of_n": Way("best of 8", ("way_best_of_n.yaml",)),
+    "sft": Way("SFT on the best", ("way_sft.yaml",)),
+    "dpo": Way("DPO", ("way_dpo.yaml",)),
+    "ppo_guarded": Way("PPO, guarded", ("way_ppo.yaml", "way_guarded.yaml")),
+    "ppo": Way("PPO", ("way_ppo.yaml",)),
+    "refl": Way("all weights, reward", ("way_refl.yaml",)),
+    GRIN: Way("all weights, judge", ()),
+}
+COLUMN_TITLES = {
+    "reward": "reward",
+    "happy": "happy, by the expression net",
+    "witness": "witness",
+    "face": "a face, by the detector",
+    "diversity": "diversity",
+    "distance": "distance from targets",
+    "kl": "KL, nats",
+}
+
+
+def run_faces(out: Path, seeds: Sequence[int], ways: Sequence[str]) -> Figures:
+    """Run the ways for each seed; write figures and the picture, and return the figures.
+
+    A run that stands already is not run again.
+    """
+    figures: dict[str, dict[str, Figures]] = {}
+    for seed in seeds:
+        for name in ways:
+            print(f"[seed {seed}] {WAYS[name].title}", flush=True)
+            folder = out / f"seed{seed}" / name
+            run_way(name, folder, out / "stages", seed)
+        figures[str(seed)] = read_figures(out / f"seed{seed}", ways)
+    summary = {"seeds": figures, "mean": over_seeds(figures)}
+    (out / "faces.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    draw(out / "smiles.png", out / f"seed{seeds[0]}", ways, summary["mean"])
+    return summary
+
+
+def run_way(name: str, folder: Path, stages: Path, seed: int) -> None:
+    """Run one way by the command line of rewardlab, unless it has ended.
+
+    Raises:
+        InputError: if the command fails; it has said why.
+    """
+    if name == BASE or (folder / POLICY_FOLDER).exists() or (folder / REWARD_FOLDER).exists():
+        return
+    flags = [f"--experiment.seed={seed}", f"--out={folder}"]
+    if (folder / "run.json").exists():
+        flags.append("--resume")
+    if name == GRIN:
+        command = ["fit", f"--config={CONFIGS / 'grin.yaml'}", *flags]
+    else:
+        configs = [f"--config={CONFIGS / file}" for file in ("smiles.yaml", *WAYS[name].configs)]
+        command = ["rounds", *configs, *flags, f"--stages={stages}"]
+    if rewardlab(command):
+        raise InputError(f"`rewardlab {' '.join(command)}` failed; it has said why above.")
+
+
+def read_figures(folder: Path, ways: Sequence[str]) -> dict[str, Figures]:
+    """Return each way's figures of one seed, with their 95 % intervals."""
+    figures: dict[str, Figures] = {}
+    for name in ways:
+        if name not in (BASE, GRIN):
+            results = json.loads((folder / name / "results.json").read_text(encoding="utf-8"))
+            figures[name] = _after(results)
+            figures.setdefault(BASE, _before(results))
+            figures[name]["kl"] = _kl(folder / name / POLICY_FOLDER)
+    if GRIN in ways:
+        figures[GRIN] = _judged(folder)
+    return {name: figures[name] for name in ways if name in figures}
+
+
+def _after(results: Figures) -> Figures:
+    after = results["rounds"]["1"]
+    figures = {"reward": after["separation"]["score_after"], **after["judged"]}
+    stopped = after.get("post_train", {}).get("guard_stopped_at")
+    return figures | ({"guard_stopped_at": stopped[0]} if stopped else {})
+
+
+def _before(results: Figures) -> Figures:
+    separation = results["rounds"]["1"]["separation"]
+    return {"reward": separation["score_before"], **results["rounds"]["0"]["judged"]}
+
+
+def _kl(folder: Path) -> Figures | None:
+    """Return the exact KL from the base policy in nats; None where none is saved or the net moved.
+
+    The KL of latents says nothing once the generator's own weights are trained.
+    """
+    if not folder.exists():
+        return None
+    policy = load_policy(folder, trust=True)
+    if policy.train_generator:
+        return None
+    return {"mean": policy.kl([""], face_policy()).item()}
+
+
+def _judged(folder: Path) -> Figures:
+    """Judge the generator that climbed the judge, as the rounds judge the others."""
+    judges = {"happy": Expression(), "witness": witness(), "face": FaceDetector()}
+    evaluation = Evaluation(samples=SAMPLES, judges=judges, seed=0)
+    policy = load_policy(folder / GRIN / POLICY_FOLDER, trust=True)
+    samples = evaluation.draw(policy, [""])
+    with torch.no_grad():
+        figures = evaluation.judge(samples, _held_out())
+        reward = _reward_of(folder)
+        if reward is not None:
+            figures["reward"] = mean_figure(scores_of(reward, samples))
+    return figures
+
+
+def _held_out() -> Any:
+    from real.smiles import smiling_targets
+
+    return smiling_targets().target_samples("held_out")
+
+
+def _reward_of(folder: Path) -> Any:
+    """Return the reward of a seed, that all its ways share."""
+    for path in sorted(folder.glob(f"*/{REWARD_FOLDER}")):
+        return load_reward(path)
+    return None
+
+
+def over_seeds(figures: Mapping[str, Mapping[str, Figures]]) -> dict[str, Figures]:
+    """Return the mean over seeds with the lowest and the highest seed, a way and a figure."""
+    summary: dict[str, Figures] = {}
+    for name in WAYS:
+        columns: Figures = {}
+        for column in COLUMN_TITLES:
+            values = _values(figures, name, column)
+            if values:
+                mean = sum(values) / len(values)
+                columns[column] = {"mean": mean, "low": min(values), "high": max(values)}
+        if columns:
+            summary[name] = columns
+    return summary
+
+
+def _values(figures: Mapping[str, Mapping[str, Figures]], name: str, column: str) -> list[float]:
+    values = []
+    for of_seed in figures.values():
+        figure = of_seed.get(name, {}).get(column)
+        if figure is not None:
+            values.append(figure["mean"])
+    return values
+
+
+def table(summary: Mapping[str, Figures]) -> str:
+    """Return a Markdown table: a row a way, the mean over seeds [lowest, highest]."""
+    lines = [
+        "| | " + " | ".join(COLUMN_TITLES.values()) + " |",
+        "|---" * (1 + len(COLUMN_TITLES)) + "|",
+    ]
+    for name, figures in summary.items():
+        cells = [_cell(figures.get(column)) for column in COLUMN_TITLES]
+        lines.append(f"| {WAYS[name].title} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(figure: Figures | None) -> str:
+    if figure is None:
+        return "-"
+    if figure["low"] == figure["high"]:
+        return f"{figure['mean']:.2f}"
+    return f"{figure['mean']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"
+
+
+def draw(path: Path, folder: Path, ways: Sequence[str], summary: Mapping[str, Figures]) -> None:
+    """Write the picture: a row of faces a way, of the same noise in each column."""
+    import matplotlib.pyplot as plt
+
+    evaluation = Evaluation(samples=COLUMNS, seed=0)
+    rows = {}
+    for name in ways:
+        rows[name] = evaluation.draw(_generator(name, folder), [""])
+    figure, axes = plt.subplots(len(rows), 1, figsize=(8.6, 0.60 * len(rows)), squeeze=False)
+    for axis, (name, samples) in zip(axes.flat, rows.items(), strict=True):
+        axis.imshow(_strip(images_of(samples, "draw")))
+        axis.set_axis_off()
+        axis.text(-8, 32, _label(name, summary), ha="right", va="center", fontsize=8)
+    figure.subplots_adjust(left=0.27, right=0.995, top=0.99, bottom=0.01, hspace=0.04)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def _generator(name: str, folder: Path) -> Generator:
+    """Return what a way draws from."""
+    if name == BASE:
+        return face_policy()
+    if name == "best_of_n":
+        return BestOf(face_policy(), load_reward(folder / name / REWARD_FOLDER), n=8)
+    policy: Generator = load_policy(folder / name / POLICY_FOLDER, trust=True)
+    return policy
+
+
+def _label(name: str, summary: Mapping[str, Figures]) -> str:
+    figures = summary[name]
+    reward = f"reward {figures['reward']['mean']:.1f}, " if "reward" in figures else ""
+    return f"{WAYS[name].title}\n{reward}happy {figures['happy']['mean']:.2f}"
+
+
+def _strip(images: Tensor) -> Any:
+    """Return images [B, 3, H, W] side by side, float [H, B·W, 3]."""
+    return torch.cat(list(images), dim=2).permute(1, 2, 0).numpy()
