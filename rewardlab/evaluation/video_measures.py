@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rewardlab.evaluation.features import features_of
 from rewardlab.metrics import flicker, motion, temporal_consistency
 from rewardlab.rewards import Reward
-from rewardlab.types import Samples
+from rewardlab.types import Samples, take
 
 CONSISTENCY = "temporal consistency"
 
@@ -42,6 +43,6 @@ def video_measures(samples: Samples, extractor: Reward | None = None) -> dict[st
 def _frame_features(samples: Samples, videos: Tensor, extractor: Reward) -> Tensor:
     """Return the extractor's features of each frame, [B, F, D]."""
     count = videos.shape[1]
-    prompts = [prompt for prompt in samples.prompts for _ in range(count)]
-    frames = Samples(prompts, videos.flatten(0, 1))
-    return features_of(extractor, frames).unflatten(0, (len(samples), count))
+    prompts = take(samples.prompts, torch.arange(len(samples)).repeat_interleave(count))
+    features = features_of(extractor, Samples(prompts, videos.flatten(0, 1)))
+    return features.view(len(samples), count, *features.shape[1:])

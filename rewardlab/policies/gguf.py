@@ -54,7 +54,7 @@ def from_gguf(file: str | Path, **options: Any) -> CausalLMPolicy:
             "GGUF files are read by the package gguf, which is not installed; "
             "pip install 'rewardlab[real]'."
         )
-    name = {"name": str(file.parent), "gguf_file": file.name}
+    name: dict[str, Any] = {"name": str(file.parent), "gguf_file": file.name}
     tokenizer = from_pretrained("AutoTokenizer", **name)
     loaded = from_pretrained("AutoModelForCausalLM", **name, dtype=torch.float32)
     return CausalLMPolicy(_plain(loaded), tokenizer, **options)

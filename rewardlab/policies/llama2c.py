@@ -145,8 +145,17 @@ def _sizes(raw: bytes, path: Path) -> _Sizes:
             f"{path} is no file of {form}: its header reads {list(numbers)}. Is it the tokenizer, "
             "or a checkpoint of another program?"
         )
-    *others, vocabulary, context = numbers
-    sizes = _Sizes(*others, abs(vocabulary), context, is_tied=vocabulary > 0)
+    width, hidden, layers, heads, key_heads, vocabulary, context = numbers
+    sizes = _Sizes(
+        width,
+        hidden,
+        layers,
+        heads,
+        key_heads,
+        vocabulary=abs(vocabulary),
+        context=context,
+        is_tied=vocabulary > 0,
+    )
     if len(raw) != sizes.byte_count():
         raise InputError(
             f"{path} has {len(raw)} bytes; its header asks for {sizes.byte_count()}. Was it copied "

@@ -175,7 +175,8 @@ class Framewise(Reward, FrozenFeatures, Calibrated, Saved):
         parts = []
         for start in range(0, len(frames), self.micro_batch):
             parts.append(method(frames[start : start + self.micro_batch]))
-        return torch.cat(parts).unflatten(0, (len(samples), -1))
+        values = torch.cat(parts)
+        return values.view(len(samples), -1, *values.shape[1:])
 
     def _frames_of(self, samples: Samples) -> Samples:
         """Return the frames that are scored as images, a video's together.

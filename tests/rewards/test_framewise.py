@@ -1,5 +1,6 @@
 """Videos scored frame by frame: pooling, features, training, calibration, members, files."""
 
+import itertools
 import math
 
 import pytest
@@ -153,7 +154,7 @@ def test_frames_are_spread_evenly(count):
         rows = spread_frames(count, most)
         assert len(rows) == min(count, most)
         assert rows == sorted(set(rows))
-        steps = {later - sooner for sooner, later in zip(rows, rows[1:], strict=False)}
+        steps = {later - sooner for sooner, later in itertools.pairwise(rows)}
         assert max(steps, default=0) - min(steps, default=0) <= 1
         assert abs(rows[0] - (count - 1 - rows[-1])) <= 1  # as far from the start as from the end
 
