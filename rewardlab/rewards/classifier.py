@@ -89,6 +89,7 @@ class ClassifierReward(Reward, Saved):
         self._scored = scored_labels(self.network.config, label)
         self._special = self.tokenizer.num_special_tokens_to_add(pair=True)
         self.max_length = self._limit(max_length)
+        self._try_out()
 
     def check_samples(self, samples: Samples) -> None:
         """Refuse pairs that cannot be scored, before anything long begins.
@@ -145,6 +146,21 @@ class ClassifierReward(Reward, Saved):
         if backbones.has_score(folder):
             return LanguageReward.from_pretrained(folder)
         return cls(folder).eval()
+
+    @torch.no_grad()
+    def _try_out(self) -> None:
+        """Score a short pair, so that a network that cannot is refused now."""
+        was_training = self.network.training
+        self.network.eval()
+        batch = self.tokenizer(["a"], ["b"], return_tensors="pt").to(self.network.device)
+        try:
+            log_odds(self.network(**self._inputs(batch)).logits, self._scored)
+        except Exception as error:  # a foreign network can raise anything
+            raise InputError(
+                f"{type(self.network).__name__} cannot score a pair of two short texts: "
+                f"{str(error)[:200]}. Do tokenizer, config and weights belong together?"
+            ) from error
+        self.network.train(was_training)
 
     def _limit(self, max_length: int | None) -> int | None:
         """Return how many tokens of a pair count; None where nothing limits them.

@@ -90,6 +90,11 @@ class SimilarityReward(Reward, Saved):
         super().__init__()
         if kind not in _FORMS:
             raise InputError(f"SimilarityReward knows the kinds {', '.join(_FORMS)}; got {kind!r}.")
+        if not isinstance(prefix, str) or long_prompts not in ("cut", "refuse"):
+            raise InputError(
+                "SimilarityReward takes a prefix that is a text and long_prompts of cut or refuse; "
+                f"got {prefix!r:.40} and {long_prompts!r:.40}."
+            )
         self.kind = kind
         self.prefix = prefix
         self.long_prompts = long_prompts

@@ -150,7 +150,11 @@ def _built(name: str, pretrained: str | None, form: Form) -> tuple[nn.Module, di
 
 @contextmanager
 def _quiet(is_quiet: bool) -> Iterator[None]:
-    """Keep back open_clip's warning of random weights where they are loaded right after."""
+    """Keep back open_clip's warning of random weights where they are loaded right after.
+
+    Its warnings give the root logger a handler, which is taken away again.
+    """
+    handlers = logging.root.handlers[:]
     level = logging.root.manager.disable
     if is_quiet:
         logging.disable(logging.WARNING)
@@ -158,6 +162,7 @@ def _quiet(is_quiet: bool) -> Iterator[None]:
         yield
     finally:
         logging.disable(level)
+        logging.root.handlers[:] = handlers
 
 
 def _local_file(name: str, pretrained: str | None) -> Path | None:

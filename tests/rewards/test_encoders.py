@@ -174,3 +174,10 @@ def test_special_tokens_in_texts_stay_text():
     assert 3 not in ids["input_ids"][0]
     assert torch.isfinite(mine(spelled)).all()
     assert torch.allclose(mine(spelled)[1:], mine(Samples(["a"], ["b"])), atol=1e-6)
+
+
+def test_a_network_that_cannot_score_a_pair_is_refused_at_once():
+    net = t5()
+    del net.config.decoder_start_token_id
+    with pytest.raises(InputError, match=r"T5For.* cannot score a pair.*decoder_start_token_id"):
+        ClassifierReward(net, tokenizer())

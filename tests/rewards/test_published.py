@@ -186,6 +186,8 @@ class TestSimilarity:
     def test_what_cannot_work_is_refused(self):
         with pytest.raises(InputError, match="knows the kinds clip_score, pick_score, hps"):
             SimilarityReward(tiny_tower(), kind="pick")
+        with pytest.raises(InputError, match="takes a prefix that is a text"):
+            SimilarityReward(tiny_tower(), prefix=None)
         mine = SimilarityReward(tiny_tower(), long_prompts="refuse")
         with pytest.raises(InputError, match="longer than the 16 tokens"):
             mine(Samples(["cat " * 30], IMAGES[:1]))

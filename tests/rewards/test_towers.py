@@ -283,6 +283,13 @@ def test_missing_towers_are_named(name, pretrained, message):
         load_tower(name, pretrained)
 
 
+def test_loading_a_folder_says_nothing(tmp_path, caplog, capfd):
+    save_tower(tiny_tower(), tmp_path)
+    load_tower(f"local-dir:{tmp_path}")
+    assert not caplog.records
+    assert not capfd.readouterr().err
+
+
 def test_incomplete_and_broken_folders_are_named(tmp_path):
     with pytest.raises(InputError, match=r"there is no open_clip_config\.json"):
         load_tower(f"local-dir:{tmp_path}")
