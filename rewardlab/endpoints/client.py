@@ -59,7 +59,7 @@ def post_json(
                     f"{url} refused the request with {reason}. Are path, key and body right?"
                 ) from None
         except (OSError, HTTPException) as error:
-            reason = str(error)[:300] or type(error).__name__
+            reason = " ".join(str(error)[:300].split()) or type(error).__name__
     raise InputError(
         f"{url} failed {retries + 1} times, at last with {reason}. "
         "Is the server up, and can it keep up?"
@@ -162,5 +162,6 @@ def _parse_json(content: bytes, url: str) -> Any:
 def _read_reason(error: HTTPError) -> str:
     """Return the status of a failed request with the start of the server's explanation."""
     with error:
-        explanation = error.read(300).decode("utf-8", "replace").strip()
-    return f"{error.code} {error.reason}: {explanation}"
+        explanation = error.read(300).decode("utf-8", "replace")
+    words = f"{error.code} {str(error.reason)[:100]}: {explanation}".split()
+    return " ".join(words)
