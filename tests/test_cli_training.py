@@ -179,6 +179,22 @@ def test_a_page_that_fails_does_not_fail_the_run_and_can_be_left_out(
     assert cli.main([*words, "--out", "run", "--resume", "--report=false"]) == 0
 
 
+def test_extremes_that_fail_do_not_fail_the_fit(place, capsys, heard, monkeypatch):
+    def failing(reward, samples):
+        raise ValueError("no scores today")
+
+    monkeypatch.setattr("rewardlab.commands.extremes.scores_of", failing)
+    assert cli.main(["fit", "--config", "reward.yaml", "--out", "run", "--report=false"]) == 0
+    assert "run/reward" in capsys.readouterr().out
+    assert "no scores today" in heard.text
+    assert not Path("run/held-out").exists()
+    said = json.loads(Path("run/diagnostics.json").read_text())
+    assert [entry["level"] for entry in said if "no scores today" in entry["sentence"]] == [
+        "warning"
+    ]
+    assert json.loads(Path("run/run.json").read_text())["status"] == "finished"
+
+
 def test_a_dry_run_goes_through_one_batch_and_writes_nothing(place, capsys):
     before = sorted(place.rglob("*"))
     assert cli.main(["fit", "--config", "fit.yaml", "--out", "run", "--dry-run"]) == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +18,7 @@ from rewardlab.runs import layout
 from rewardlab.storage.samples import save_samples
 from rewardlab.types import PreferencePairs, Samples, concatenate
 
+log = logging.getLogger("rewardlab")
 MOST_SCORED = 256
 SHOWN = 12  # of each end
 
@@ -32,6 +35,30 @@ class HeldOut(NamedTuple):
     samples: Samples
     number: int
     unit: str
+
+
+def keep_extremes(reward: Reward, data: Any, out: Path) -> Path | None:
+    """Write the extremes of a finished fit; what fails here does not fail the fit.
+
+    Args:
+        reward: the trained reward.
+        data: the data module of the fit.
+        out: the run folder.
+
+    Returns:
+        The folder, or None where nothing is held out or it could not be written.
+    """
+    try:
+        return write_extremes(reward, data, out)
+    except Exception as error:  # a foreign reward or data module may raise anything
+        shutil.rmtree(out / layout.HELD_OUT_FOLDER, ignore_errors=True)
+        reason = " ".join(str(error).split()) or type(error).__name__
+        log.warning(
+            "The fit is finished, and its held-out samples with the highest and lowest scores could"
+            " not be written (%s). Its page lacks them.",
+            reason,
+        )
+        return None
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.utilities.model_helpers import is_overridden
 
-from rewardlab.commands.extremes import write_extremes
+from rewardlab.commands.extremes import keep_extremes
 from rewardlab.commands.pages import write_page
 from rewardlab.commands.parsing import (
     Parser,
@@ -128,7 +128,7 @@ def _export_and_print(cli: TrainingCLI, out: Path) -> None:
     for folder in export_trained(cli.trainer, cli.model, out):
         print(f"The trained {folder.name}, as the other commands take it: {folder}")
         if folder.name == REWARD_FOLDER:
-            write_extremes(cli.model.reward, cli.datamodule, out)
+            keep_extremes(cli.model.reward, cli.datamodule, out)
 
 
 def _check_hook(verb: str, module: LightningModule) -> None:

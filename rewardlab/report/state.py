@@ -21,7 +21,6 @@ from rewardlab.runs.attempts import FAILED, FINISHED, INTERRUPTED, RUNNING
 from rewardlab.runs.read import Run
 from rewardlab.storage.metadata import read_text
 
-DIAGNOSTICS_FILE = "diagnostics.json"
 GRAVE = ("warning", "error", "critical")
 ENDINGS = {
     RUNNING: "still runs, or was killed",
@@ -52,7 +51,7 @@ def read_diagnostics(run: Run) -> list[Diagnostic]:
     Raises:
         InputError: if the file is not a list of objects.
     """
-    path = run.path / DIAGNOSTICS_FILE
+    path = run.path / layout.DIAGNOSTICS_FILE
     if not path.is_file():
         return []
     try:
