@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.networks.chat import finished_of
 from rewardlab.policies import Generator, Policy
 from rewardlab.rewards import Reward
 from rewardlab.types import PreferencePairs, Samples
@@ -42,8 +44,8 @@ def fitting(noun: Any, models: Sequence[Model], long_rows: LongRows, what: str) 
         noun: Samples, PreferencePairs or NumberedPrompts. Pictures fit always.
         models: that will see each row.
         long_rows: what becomes of the others: "refuse" all, "drop" them, or "truncate" responses
-            to the longest beginning that fits and drop what does not fit even so. A pair goes as a
-            whole.
+            to the longest beginning that fits and drop what does not fit even so. What is cut did
+            not end by itself: its fact "finished" is false. A pair goes as a whole.
         what: name of a row in the message, in the plural.
 
     Raises:
@@ -57,7 +59,7 @@ def fitting(noun: Any, models: Sequence[Model], long_rows: LongRows, what: str) 
         >>> fitting(samples, [policy], "drop", "samples").outputs
         ['d']
         >>> [len(text) for text in fitting(samples, [policy], "truncate", "samples").outputs]
-        [1, 62]
+        [1, 63]
     """
     checks: list[Check] = []
     for model in models:
@@ -172,15 +174,23 @@ def _truncated(noun: Any, rows: Sequence[int], checks: Sequence[Check]) -> Any:
     if not isinstance(noun, Samples):
         return noun
     outputs = list(noun.outputs)
+    finished = finished_of(noun)
     for row in rows:
-        outputs[row] = _longest_beginning(noun[row : row + 1], checks)
-    return replace(noun, outputs=outputs)
+        sample = noun[row : row + 1]
+        outputs[row] = _longest_beginning(sample, checks)
+        finished[row] = finished[row] and outputs[row] == sample.outputs[0]
+    if all(finished):
+        return replace(noun, outputs=outputs)
+    return replace(noun, outputs=outputs).with_facts(finished=torch.tensor(finished))
 
 
 def _longest_beginning(sample: Samples, checks: Sequence[Check]) -> str:
     """Return the longest beginning of a response that fits; all of it where not even "" does."""
     text = str(sample.outputs[0])
-    if _reason(sample, checks) is None or _reason(replace(sample, outputs=[""]), checks):
+    if _reason(sample, checks) is None:
+        return text
+    sample = sample.with_facts(finished=torch.tensor([False]))
+    if _reason(replace(sample, outputs=[""]), checks):
         return text
     fits = 0
     too_long = len(text)

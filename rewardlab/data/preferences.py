@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rewardlab.conversations import Prompt
 from rewardlab.data.loader import ResumableLoader, Rows
 from rewardlab.data.long_rows import LongRows, Model, fitting, models_of
 from rewardlab.data.splits import Part, Split, SplitData, held_out_count, split_groups
 from rewardlab.errors import InputError
+from rewardlab.networks.chat import finished_of
 from rewardlab.storage.preferences import PAIR_FACTS, read_preferences
 from rewardlab.types import PreferencePairs, Samples, concatenate, distinct, kind_of
 
@@ -129,7 +131,7 @@ class Preferences(SplitData):
         if self.extra is not None:
             extra = _with_facts(self._open(self.extra), first_row=len(clean), extra=1)
             _check_kinds(train, extra)
-            train = concatenate([train, extra])
+            train = _joined(train, extra)
         return {"train": train, "held_out": clean[rows.held_out]}
 
     def train_dataloader(self) -> ResumableLoader:
@@ -179,7 +181,8 @@ class Preferences(SplitData):
 def _with_facts(pairs: PreferencePairs, first_row: int, extra: int) -> PreferencePairs:
     """Return pairs with their row numbers, and with defaults for the margin and label they lack.
 
-    Other facts are dropped, as clean and adversarial pairs may not share them.
+    Which responses ended by themselves ("finished") is kept. Other facts are dropped, as clean and
+    adversarial pairs may not share them.
     """
     count = len(pairs)
     facts = {}
@@ -188,11 +191,27 @@ def _with_facts(pairs: PreferencePairs, first_row: int, extra: int) -> Preferenc
             facts[fact.name] = pairs.chosen.facts[fact.name].float()
         else:
             facts[fact.name] = torch.full((count,), fact.default)
-    chosen = Samples(pairs.chosen.prompts, pairs.chosen.outputs, facts)
-    rejected = Samples(pairs.rejected.prompts, pairs.rejected.outputs)
+    chosen = Samples(
+        pairs.chosen.prompts, pairs.chosen.outputs, {**facts, **_ends_of(pairs.chosen)}
+    )
+    rejected = Samples(pairs.rejected.prompts, pairs.rejected.outputs, _ends_of(pairs.rejected))
     numbered = PreferencePairs(chosen, rejected).numbered(first_row)
     chosen = numbered.chosen.with_facts(extra=torch.full((count,), extra))
     return PreferencePairs(chosen, numbered.rejected)
+
+
+def _ends_of(samples: Samples) -> dict[str, Tensor]:
+    """Return the fact "finished" alone, nothing where samples lack it."""
+    return {name: column for name, column in samples.facts.items() if name == "finished"}
+
+
+def _joined(clean: PreferencePairs, extra: PreferencePairs) -> PreferencePairs:
+    """Return all pairs; where some say which responses ended by themselves, the others' all did."""
+    halves = [clean.chosen, clean.rejected, extra.chosen, extra.rejected]
+    if any(_ends_of(half) for half in halves):
+        halves = [half.with_facts(finished=torch.tensor(finished_of(half))) for half in halves]
+    chosen = concatenate([halves[0], halves[2]])
+    return PreferencePairs(chosen, concatenate([halves[1], halves[3]]))
 
 
 def _check_kinds(clean: PreferencePairs, extra: PreferencePairs) -> None:

@@ -10,6 +10,7 @@ import torch
 from rewardlab import LanguageReward, PreferencePairs, Samples
 from rewardlab.data import PairsData, Preferences, Prompts, SamplesData
 from rewardlab.errors import InputError
+from rewardlab.networks.chat import finished_of
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.rewards import Ensemble, Length
 from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
@@ -92,8 +93,50 @@ def test_a_response_is_cut_to_the_longest_beginning_that_fits_and_a_prompt_is_no
     assert set(cut) == {"b"}
     for text, fits in ((cut, True), (cut + "b", False)):
         length = len(tiny_tokenizer()(PROMPTS[1]).input_ids)
-        length += len(tiny_tokenizer()(text, add_special_tokens=False).input_ids) + 1
+        length += len(tiny_tokenizer()(text, add_special_tokens=False).input_ids)
         assert (length <= 64) is fits
+
+
+def test_nothing_ends_what_was_cut():
+    prompts = ["a", "a", "a"]
+    answers = ["b" * 100, "b" * 100, "yes"]
+    finished = torch.tensor([True, False, False])
+    samples = Samples(prompts, answers, {"finished": finished})
+    for noun, made in ((Samples(prompts, answers), True), (samples, False)):
+        data = SamplesData(noun, batch_size=1, long_rows="truncate")
+        fit(SFT(policy()), data)
+        cut = data.dataset.noun
+        assert cut.facts["finished"].tolist() == [False, False, made]
+        lengths = policy().encode(cut, seeds=torch.arange(3)).mask.sum(1)
+        assert lengths.tolist() == [63, 63, 4 if made else 3]
+
+
+def test_nothing_ends_cut_or_unfinished_halves_of_pairs():
+    """Tokens of the reward's rows, counted by hand: no end token where "finished" is false."""
+    chosen = Samples(["a", "a"], ["b" * 100, "yes"])
+    rejected = Samples(["a", "a"], ["no", "off"], {"finished": torch.tensor([True, False])})
+    plain = PreferencePairs(Samples(["a"], ["up"]), Samples(["a"], ["down"]))
+    others = PreferencePairs(chosen, rejected)
+    for name, clean, extra in (("clean", others, plain), ("extra", plain, others)):
+        data = Preferences(clean, extra, held_out=0, batch_size=1, long_rows="truncate")
+        data.fit_to([reward()])
+        train = data.split("train")
+        order = [0, 1, 2] if name == "clean" else [1, 2, 0]
+        assert [train.chosen.facts["finished"].tolist()[row] for row in order] == [
+            False,
+            True,
+            True,
+        ]
+        assert [train.rejected.facts["finished"].tolist()[row] for row in order] == [
+            True,
+            False,
+            True,
+        ]
+        tokens = reward().texts.row_ids(
+            train.rejected.prompts, train.rejected.outputs, finished_of(train.rejected)
+        )
+        lengths = [len(tokens[row]) for row in order]
+        assert lengths == [1 + 2 + 1, 1 + 3, 1 + 4 + 1]
 
 
 def test_held_out_pairs_are_checked_too():
