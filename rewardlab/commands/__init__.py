@@ -174,12 +174,14 @@ rewardlab score: what a reward says of each sample, one row a sample.
   rewardlab score REWARD SAMPLES [--prompts FILE] [--sort best|worst] [--out FILE]
 
   REWARD           a folder of a reward or of a published sequence classifier, or an http(s):// URL
-  SAMPLES          a folder of pictures or of samples, one picture, a text file with an output a
-                   line, or rows (JSON, CSV, parquet) with "prompt" and "response", or "messages";
-                   texts or lists of {"role", "content"}
+  SAMPLES          a folder of pictures, videos or samples, one picture or video, a text file with
+                   an output a line, or rows (JSON, CSV, parquet) with "prompt" and "response", or
+                   "messages"; texts or lists of {"role", "content"}
   --prompts FILE   the prompt of each sample, one a line, or rows with "prompt"
   --sort best      highest scores first; worst: lowest first. By default in the samples' order
-  --size N         resize and crop pictures to N × N; needed where their sizes differ
+  --size N         resize and crop pictures and frames to N × N; needed where their sizes differ
+  --frames N --stride N  take N frames of each video, every so-manieth one; SAMPLES then is a
+                   folder of videos, each a file or a folder of frames
   --out FILE       a new .csv or .jsonl file with row, score, prompt, and file or output; without it
                    the CSV is printed. A bar shows rate and time left if stderr is a terminal
   --batch-size 64    --device NAME    --trust
@@ -190,6 +192,7 @@ rewardlab score: what a reward says of each sample, one row a sample.
 
 Examples:
   rewardlab score runs/reward/reward pictures --sort best --out scores.csv
+  rewardlab score runs/reward/reward clips --size 256 --frames 16 --stride 2
   rewardlab score rm exchanges.jsonl --out scores.jsonl
   rewardlab score rm answers.txt --prompts prompts.txt""",
     "generate": """\
@@ -202,8 +205,10 @@ rewardlab generate: draw outputs of a policy into a folder of samples.
                   {"role", "content"}; leave it out for a generator without prompts
   --n 1           outputs of each prompt    --seed 0
   --max-length N  most tokens of a response
-  --out FOLDER    a new folder: pictures or texts, metadata.jsonl with prompts, seeds and groups. It
-                  is what `score` and the configs' folders of samples take
+  --out FOLDER    a new folder: pictures, videos or texts, metadata.jsonl with prompts, seeds and
+                  groups. It is what `score` and the configs' folders of samples take
+  --video frames  what each video becomes: a folder of frames, or a file: mkv keeps all, mp4, webm
+                  and gif lose a little. --rate 8: frames a second of files
   --batch-size 64    --device NAME    --trust
 
 Examples:

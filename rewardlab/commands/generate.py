@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
 from tqdm import tqdm
@@ -19,7 +20,11 @@ from rewardlab.mining.candidates import repeated
 from rewardlab.policies import Generator
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.storage import save_samples
+from rewardlab.storage.samples import VideoForm
+from rewardlab.storage.videos import RATE
 from rewardlab.types import Samples, concatenate
+
+VIDEO_FORMS = get_args(VideoForm)
 
 
 def run(command: str, argv: Sequence[str]) -> int:
@@ -31,7 +36,7 @@ def run(command: str, argv: Sequence[str]) -> int:
     if flags.prompts:
         check_prompts(policy, prompts, flags.prompts)
     samples = draw(policy, prompts, flags.n, flags.seed, flags.batch_size)
-    save_samples(flags.out, samples)
+    save_samples(flags.out, samples, flags.video, flags.rate)
     print(f"{flags.out}\nTo score them: rewardlab score REWARD {flags.out}")
     return 0
 
@@ -51,9 +56,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--seed", type=int, default=0)
     add("--max-length", type=int, help="most tokens of a response; the policy's own by default")
     add("--batch-size", type=int, default=64, help="outputs drawn at once")
+    add("--video", choices=VIDEO_FORMS, default="frames", help="what each video becomes")
+    add("--rate", type=int, default=RATE, help="frames a second of video files")
     add_device_flags(parser)
     flags = parser.parse_args(argv)
-    check_numbers(flags, n=1)
+    check_numbers(flags, n=1, rate=1)
     if Path(flags.out).exists():
         raise InputError(f"{flags.out} exists and is never overwritten. Give another --out.")
     return flags

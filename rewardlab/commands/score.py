@@ -28,12 +28,14 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.storage import as_samples, write_atomically
 from rewardlab.storage.exchanges import Exchange, UnusableError, exchange, split_answer
-from rewardlab.storage.image_folder import ImageFolder
+from rewardlab.storage.media_folder import MediaFolder
 from rewardlab.storage.metadata import read_text
 from rewardlab.storage.picture_files import is_picture_name
 from rewardlab.storage.prompts import holds_rows, text_lines
 from rewardlab.storage.records import usable_rows
 from rewardlab.storage.tables import is_dataset
+from rewardlab.storage.video_files import is_video_name
+from rewardlab.storage.videos import Clip
 from rewardlab.types import Samples, concatenate
 
 log = logging.getLogger("rewardlab")
@@ -48,7 +50,7 @@ class Scored(NamedTuple):
 
     Attributes:
         rows: N one-row Samples.
-        files: the picture of each row, relative to the folder; None for texts and videos.
+        files: the picture or video of each row, relative to the folder; None for texts.
     """
 
     rows: Dataset[Samples]
@@ -84,16 +86,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = FlagParser(prog="rewardlab score", allow_abbrev=False)
     add = parser.add_argument
     add("reward", metavar="REWARD", help="a folder or an http(s):// URL")
-    add("samples", metavar="SAMPLES", help="a folder, a picture, a text file or a table")
+    add("samples", metavar="SAMPLES", help="a folder, a picture, a video, a text file or a table")
     add("--prompts", help="file with the prompt of each sample, one a line, or .jsonl")
     add("--out", help="a new .csv or .jsonl file; without it the table is printed")
     add("--sort", choices=SORTS, default="none", help="none keeps the samples' order")
-    add("--size", type=int, help="side to which pictures are resized and cropped")
+    add("--size", type=int, help="side to which pictures and frames are resized and cropped")
+    add("--frames", type=int, help="frames of each video; SAMPLES is then a folder of videos")
+    add("--stride", type=int, default=1, help="take every so-manieth frame of videos")
     add("--batch-size", type=int, default=64, help="samples scored at once")
     add_device_flags(parser)
     flags = parser.parse_args(argv)
     flags.max_length = None
-    check_numbers(flags)
+    check_numbers(flags, size=1, frames=1, stride=1)
     if flags.out is not None and Path(flags.out).exists():
         raise InputError(f"{flags.out} exists and is never overwritten. Give another --out.")
     return flags
@@ -106,20 +110,23 @@ def read(flags: argparse.Namespace) -> Scored:
         InputError: if there are none, or their number is not that of the prompts.
     """
     path = Path(flags.samples)
+    clip = None
+    if flags.frames is not None or flags.stride != 1:
+        clip = Clip(flags.frames, flags.stride)
     if not path.exists():
         raise InputError(f"{path} does not exist. Give a folder or a file of samples.")
     if path.is_dir() and not is_dataset(path):
-        rows = open_samples(path, flags.size)
-    elif is_picture_name(path):
-        rows = open_samples(as_samples("", [path], flags.size))
+        rows = open_samples(path, flags.size, clip=clip)
+    elif is_picture_name(path) or is_video_name(path):
+        rows = open_samples(as_samples("", [path], flags.size, clip))
     elif holds_rows(path):
         rows = open_samples(read_exchanges(path))
     else:
         rows = open_samples(read_outputs(path))
     files = None
-    if isinstance(rows, ImageFolder):
+    if isinstance(rows, MediaFolder):
         files = [str(file.relative_to(path)) for file in rows.paths]
-    elif is_picture_name(path):
+    elif is_picture_name(path) or is_video_name(path):
         files = [path.name]
     if flags.prompts:
         rows = _with_prompts(rows, flags.prompts, path)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from rewardlab.storage.preferences import read_preferences
     from rewardlab.storage.prompts import read_prompts
     from rewardlab.storage.samples import load_pairs, load_samples, save_pairs, save_samples
+    from rewardlab.storage.video_folder import VideoFolder
+    from rewardlab.storage.videos import Clip, read_video, write_video
 
 _HOMES = {
     "ImageFolder": "rewardlab.storage.image_folder",
@@ -30,6 +32,10 @@ _HOMES = {
     "SamplesData": "rewardlab.data.samples",
     "SplitData": "rewardlab.data.splits",
     "TargetSamples": "rewardlab.data.targets",
+    "Clip": "rewardlab.storage.videos",
+    "VideoFolder": "rewardlab.storage.video_folder",
+    "read_video": "rewardlab.storage.videos",
+    "write_video": "rewardlab.storage.videos",
     "find_images": "rewardlab.storage.images",
     "load_pairs": "rewardlab.storage.samples",
     "load_samples": "rewardlab.storage.samples",
@@ -40,7 +46,9 @@ _HOMES = {
     "save_samples": "rewardlab.storage.samples",
 }
 __all__ = [
+    "Clip",
     "ImageFolder",
+    "VideoFolder",
     "NumberedPrompts",
     "PairsData",
     "Preferences",
@@ -56,8 +64,10 @@ __all__ = [
     "read_image",
     "read_preferences",
     "read_prompts",
+    "read_video",
     "save_pairs",
     "save_samples",
+    "write_video",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from torch.utils.data import Dataset
@@ -11,16 +11,20 @@ from torch.utils.data import Dataset
 from rewardlab.data.loader import ResumableLoader, Rows
 from rewardlab.data.long_rows import LongRows, fitting, models_of
 from rewardlab.storage.image_folder import ImageFolder
-from rewardlab.storage.metadata import read_lines
-from rewardlab.storage.samples import load_pairs, load_samples
+from rewardlab.storage.metadata import read_kind, read_lines
+from rewardlab.storage.picture_files import picture_files
+from rewardlab.storage.samples import is_saved_video, load_pairs, load_samples
+from rewardlab.storage.video_files import is_video_name
+from rewardlab.storage.video_folder import VideoFolder
+from rewardlab.storage.videos import Clip
 from rewardlab.types import PreferencePairs, Samples
 
 
 class SamplesData(pl.LightningDataModule):
-    """Samples to fine-tune on, such as SFT's: images or texts, from a folder or from memory.
+    """Samples to fine-tune on, such as SFT's: images, videos or texts, from a folder or memory.
 
     Args:
-        samples: a folder of images, with their prompts in `metadata.jsonl`; a folder that
+        samples: a folder of images or videos, with their prompts in `metadata.jsonl`; a folder that
             `save_samples` wrote; or Samples in memory.
         batch_size: samples a step, on each device.
         size: resize and crop images of a folder to size × size; see `read_image`.
@@ -30,6 +34,7 @@ class SamplesData(pl.LightningDataModule):
         strict: refuse unusable images instead of skipping them.
         long_rows: what becomes of texts that do not fit the context of the model that is trained:
             "refuse", "drop" or "truncate" (see `rewardlab.data.long_rows.fitting`).
+        clip: which frames are taken of a folder's videos; see `open_samples`.
 
     Example:
         >>> data = SamplesData(Samples(["hi"] * 3, ["a", "b", "c"]), batch_size=2)
@@ -48,10 +53,12 @@ class SamplesData(pl.LightningDataModule):
         num_workers: int = 0,
         strict: bool = False,
         long_rows: LongRows = "refuse",
+        clip: Clip | None = None,
     ) -> None:
         super().__init__()
         self.long_rows = long_rows
         self.samples = samples
+        self.clip = clip
         self.batch_size = batch_size
         self.seed = seed
         self.num_workers = num_workers
@@ -63,7 +70,9 @@ class SamplesData(pl.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the folder, once; look for rows that do not fit the trainer's models."""
         if self.dataset is None:
-            self.dataset = open_samples(self.samples, self.size, self.channels, self.strict)
+            self.dataset = open_samples(
+                self.samples, self.size, self.channels, self.strict, self.clip
+            )
         if isinstance(self.dataset, Rows):
             noun = fitting(self.dataset.noun, models_of(self.trainer), self.long_rows, "samples")
             self.dataset = Rows(noun)
@@ -123,14 +132,19 @@ def open_samples(
     size: int | None = None,
     channels: Literal[1, 3] = 3,
     strict: bool = False,
+    clip: Clip | None = None,
 ) -> Dataset[Samples]:
     """Return samples in memory or in a folder as a data set of one-row Samples with row numbers.
 
     Args:
-        samples: a folder of images, a folder that `save_samples` wrote, or Samples in memory.
-        size: resize and crop images of a folder to size × size; see `read_image`.
-        channels: 3 for RGB, 1 for grey, for images of a folder.
-        strict: refuse unusable images instead of skipping them.
+        samples: a folder of images or of videos, a folder that `save_samples` wrote, or Samples in
+            memory.
+        size: resize and crop images and frames of a folder to size × size; see `read_image`.
+        channels: 3 for RGB, 1 for grey, for images and videos of a folder.
+        strict: refuse unusable files instead of skipping them.
+        clip: which frames are taken of videos. With it a folder is one of videos, so that folders
+            of pictures in it are the frames of a video each, and GIFs are videos; without it, where
+            it holds video files and no pictures.
 
     Example:
         >>> open_samples(Samples(["hi"] * 3, ["a", "b", "c"]))[2].facts["row"].tolist()
@@ -138,9 +152,18 @@ def open_samples(
     """
     if isinstance(samples, Samples):
         return Rows(_numbered(samples))
-    if _holds_images(Path(samples)):
-        return ImageFolder(samples, size, channels, strict)
-    return Rows(_numbered(load_samples(samples)))
+    folder = Path(samples)
+    first = _first_saved(folder)
+    saved_videos = False
+    if isinstance(first.get("file_name"), str):
+        saved_videos = is_saved_video(folder / first["file_name"], read_kind(folder))
+    if clip is not None or (saved_videos and size is not None):
+        return VideoFolder(samples, clip, size, channels, strict)
+    if "output" in first or saved_videos:
+        return Rows(_numbered(load_samples(samples)))
+    if _holds_videos(folder):
+        return VideoFolder(samples, clip, size, channels, strict)
+    return ImageFolder(samples, size, channels, strict)
 
 
 def _numbered(samples: Samples) -> Samples:
@@ -148,11 +171,15 @@ def _numbered(samples: Samples) -> Samples:
     return samples if "row" in samples.facts else samples.numbered()
 
 
-def _holds_images(folder: Path) -> bool:
-    """Tell a folder of images from one of texts or videos, by the first line of its metadata."""
+def _first_saved(folder: Path) -> dict[str, Any]:
+    """Return the first line of a folder's metadata, which tells what its samples are."""
     file = folder / "metadata.jsonl"
     lines = read_lines(file) if file.is_file() else []
-    first = lines[0] if lines else {}
-    name = first.get("file_name")
-    is_video = name is not None and (folder / str(name)).is_dir()
-    return "output" not in first and not is_video
+    return lines[0] if lines else {}
+
+
+def _holds_videos(folder: Path) -> bool:
+    """Tell whether a folder holds files of videos, at any depth, and no pictures."""
+    if not folder.is_dir() or picture_files(folder).images:
+        return False
+    return any(is_video_name(path) for path in folder.rglob("*"))

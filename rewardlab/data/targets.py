@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from rewardlab.data.captions import check_prompts, mismatched
+from rewardlab.data.compared import evenly_spread, files_of
 from rewardlab.data.diagnostics import report, separators
 from rewardlab.data.features import features_of
 from rewardlab.data.loader import ResumableLoader, Rows
@@ -25,10 +26,9 @@ from rewardlab.policies.abilities import HasAutoencoder
 from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import frozen_features
 from rewardlab.seeds import derive, row_seeds
-from rewardlab.storage.image_folder import ImageFolder
+from rewardlab.storage.videos import Clip
 from rewardlab.types import SOURCES, LabeledSamples, Samples, balanced, concatenate, kind_of
 
-MOST_COMPARED = 500  # samples of each class that the diagnostic looks at, about
 AT_ONCE = 16  # images that pass an autoencoder together
 log = logging.getLogger("rewardlab")
 
@@ -56,8 +56,8 @@ class TargetSamples(SplitData):
     features, computed once.
 
     Args:
-        targets: a folder of what is wanted (images, or samples that `save_samples` wrote), or
-            Samples.
+        targets: a folder of what is wanted (images, videos, or samples that `save_samples` wrote),
+            or Samples.
         negatives: the same of what the generator makes; or give `policy`.
         policy: draws as many negatives as there are targets, one for each target's prompt.
         held_out: how many targets (a number), or what share of them (below 1), the reward never
@@ -70,6 +70,8 @@ class TargetSamples(SplitData):
         cache: folder in which features are kept between runs.
         strict: refuse a file that cannot be read, instead of skipping and counting it.
         seed: names the split, the order and the policy's draws.
+        clip: which frames are taken of a folder's videos, such as {frames: 16, stride: 2}; see
+            `open_samples`.
 
     Raises:
         InputError: if a source is missing or empty, the classes' shapes differ, or there are too
@@ -98,9 +100,11 @@ class TargetSamples(SplitData):
         cache: str | Path | None = None,
         strict: bool = False,
         seed: int = 0,
+        clip: Clip | None = None,
     ) -> None:
         super().__init__()
         self.targets = targets
+        self.clip = clip
         self.negatives = negatives
         self.policy = policy
         self.held_out = held_out
@@ -240,7 +244,7 @@ class TargetSamples(SplitData):
         return Rows(self.policy.generate(prompts, seeds=seeds))
 
     def _open(self, samples: str | Path | Samples) -> Dataset[Samples]:
-        return open_samples(samples, self.size, self.channels, self.strict)
+        return open_samples(samples, self.size, self.channels, self.strict, self.clip)
 
     def _check_classes(self, targets: Dataset[Samples], negatives: Dataset[Samples]) -> None:
         """Refuse classes that differ in kind or shape; warn of what separates them otherwise."""
@@ -250,7 +254,7 @@ class TargetSamples(SplitData):
             raise InputError(
                 "Targets and negatives must pass the same decode, resize and crop; "
                 f"targets are {target_kind}, negatives {negative_kind}. "
-                "Give `size` and `channels` (and a generator of that size)."
+                "Give `size` and `channels`, of videos `clip` (and a generator of that size)."
             )
         if target_kind != "texts" and self.pseudo is None and not self._swap:
             self._warn_of_separators(targets, negatives)
@@ -260,13 +264,13 @@ class TargetSamples(SplitData):
         reconstruct = None
         if self._may_leave_a_signature():
             reconstruct = partial(reconstructed, self._generator, seed=self.seed)
-        compared_targets = _evenly_spread(targets)
-        compared_negatives = _evenly_spread(negatives)
+        compared_targets = evenly_spread(targets)
+        compared_negatives = evenly_spread(negatives)
         attributes = separators(
             gather(compared_targets),
             gather(compared_negatives),
-            target_files=_files_of(compared_targets),
-            generated_files=_files_of(compared_negatives),
+            target_files=files_of(compared_targets),
+            generated_files=files_of(compared_negatives),
             reconstruct=reconstruct,
         )
         counts = {part: len(self._part(targets, part)) for part in ("train", "held_out")}
@@ -369,20 +373,6 @@ def reconstructed(policy: Policy | None, samples: Samples, seed: int) -> Samples
             trajectory = policy.encode(part, seeds=seeds[start : start + AT_ONCE])
             parts.append(policy.decode(trajectory).to("cpu"))
     return concatenate(parts)  # type: ignore[no-any-return]
-
-
-def _evenly_spread(dataset: Dataset[Samples]) -> Subset[Samples]:
-    """Return about `MOST_COMPARED` items of a dataset, or all if they are fewer."""
-    step = max(1, len(dataset) // MOST_COMPARED)
-    return Subset(dataset, range(0, len(dataset), step))
-
-
-def _files_of(subset: Subset[Samples]) -> list[Path] | None:
-    """Return the files that the items were read from, or None if they are in memory."""
-    images = subset.dataset
-    if not isinstance(images, ImageFolder):
-        return None
-    return [images.paths[row] for row in subset.indices]
 
 
 def _reward_of(trainer: Any) -> Reward | None:

@@ -15,9 +15,15 @@ if TYPE_CHECKING:
     from rewardlab.storage.preferences import read_preferences
     from rewardlab.storage.prompts import read_prompts
     from rewardlab.storage.samples import load_pairs, load_samples, save_pairs, save_samples
+    from rewardlab.storage.video_folder import VideoFolder
+    from rewardlab.storage.videos import Clip, read_video, write_video
 
 _HOMES = {
     "ImageFolder": "rewardlab.storage.image_folder",
+    "Clip": "rewardlab.storage.videos",
+    "VideoFolder": "rewardlab.storage.video_folder",
+    "read_video": "rewardlab.storage.videos",
+    "write_video": "rewardlab.storage.videos",
     "as_samples": "rewardlab.storage.conversion",
     "atomic_folder": "rewardlab.storage.atomic",
     "find_images": "rewardlab.storage.images",
@@ -34,7 +40,9 @@ _HOMES = {
     "write_json": "rewardlab.storage.atomic",
 }
 __all__ = [
+    "Clip",
     "ImageFolder",
+    "VideoFolder",
     "as_samples",
     "atomic_folder",
     "find_images",
@@ -45,10 +53,12 @@ __all__ = [
     "read_preferences",
     "read_prompts",
     "read_text",
+    "read_video",
     "save_pairs",
     "save_samples",
     "write_atomically",
     "write_json",
+    "write_video",
 ]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -15,21 +15,29 @@ from rewardlab.conversations import Conversation, Message, Prompt, from_json
 from rewardlab.errors import InputError
 from rewardlab.storage.images import find_images, read_image, read_pil
 from rewardlab.storage.picture_files import is_picture_name, picture_files
+from rewardlab.storage.video_files import GIF, is_video_name
+from rewardlab.storage.video_folder import VideoFolder
+from rewardlab.storage.videos import Clip, read_video
 from rewardlab.types import Samples
 
 _log = logging.getLogger("rewardlab")
 
 
-def as_samples(prompts: Any, outputs: Any, size: int | None = None) -> Samples:
+def as_samples(
+    prompts: Any, outputs: Any, size: int | None = None, clip: Clip | None = None
+) -> Samples:
     """Return samples of prompts and outputs, whatever form the outputs have.
 
     Args:
         prompts: one a sample, or one for all; "" where there is no prompt. A prompt is a string, a
             `Conversation`, or a list of messages {"role", "content"}.
-        outputs: texts; Pillow's images; files of pictures, by path; a folder of pictures, taken in
-            the order of their names; or a tensor [B, C, H, W], floats in [0, 1] or uint8.
-        size: height and width of pictures, which are resized and cropped; None keeps their size,
-            which then must be one for all.
+        outputs: texts; Pillow's images; files of pictures or of videos, by path; a folder of
+            pictures, or of videos where `clip` is given, taken in the order of their names; or a
+            tensor [B, C, H, W] or [B, F, C, H, W], floats in [0, 1] or uint8.
+        size: height and width of pictures and frames, which are resized and cropped; None keeps
+            their size, which then must be one for all.
+        clip: which frames are taken of videos; all by default. With it, GIFs and folders of frames
+            are videos too.
 
     Raises:
         InputError: if a picture cannot be used, their sizes differ, or the numbers of prompts and
@@ -43,7 +51,7 @@ def as_samples(prompts: Any, outputs: Any, size: int | None = None) -> Samples:
         >>> as_samples("2+2?", ["4", "5"])
         Samples(prompts=['2+2?', '2+2?'], outputs=['4', '5'], facts={})
     """
-    columns = _outputs(outputs, size)
+    columns = _outputs(outputs, size, clip)
     if _is_one(prompts):
         return Samples([_prompt(prompts)] * len(columns), columns)
     return Samples([_prompt(prompt) for prompt in prompts], columns)
@@ -66,12 +74,12 @@ def _prompt(prompt: Any) -> Prompt:
     return from_json(prompt)
 
 
-def _outputs(outputs: Any, size: int | None) -> Tensor | list[str]:
+def _outputs(outputs: Any, size: int | None, clip: Clip | None) -> Tensor | list[str]:
     """Return outputs as Samples hold them."""
     if isinstance(outputs, Tensor):
         return outputs / 255 if outputs.dtype == torch.uint8 else outputs
     if isinstance(outputs, str | Path):
-        outputs = _found(Path(outputs)) if Path(outputs).is_dir() else [outputs]
+        outputs = _found(Path(outputs), clip) if Path(outputs).is_dir() else [outputs]
     elif isinstance(outputs, Image.Image):
         outputs = [outputs]
     items = list(outputs)
@@ -79,11 +87,13 @@ def _outputs(outputs: Any, size: int | None) -> Tensor | list[str]:
         raise InputError("as_samples got no outputs. Is the list or the folder the one you mean?")
     if all(isinstance(item, str) and not _is_picture(item) for item in items):
         return items
-    return _stacked([_pixels(item, size) for item in items])
+    return _stacked([_pixels(item, size, clip) for item in items])
 
 
-def _found(folder: Path) -> list[Path]:
-    """Return the pictures of a folder, and log what is left out."""
+def _found(folder: Path, clip: Clip | None) -> list[Path]:
+    """Return the pictures of a folder, or its videos, and log what is left out."""
+    if clip is not None:
+        return VideoFolder(folder, clip).paths
     images = find_images(folder)
     left_out = picture_files(folder).left_out
     if left_out:
@@ -100,22 +110,30 @@ def _found(folder: Path) -> list[Path]:
 
 
 def _is_picture(text: str) -> bool:
-    """Tell whether a text is the path of a picture that exists."""
-    return len(text) < 4096 and is_picture_name(text) and Path(text).is_file()
+    """Tell whether a text is the path of a picture or of a video that exists."""
+    is_named = len(text) < 4096 and (is_picture_name(text) or is_video_name(text))
+    return is_named and Path(text).is_file()
 
 
-def _pixels(item: Any, size: int | None) -> Tensor:
-    """Return one picture as float32 [C, H, W] in [0, 1]."""
+def _pixels(item: Any, size: int | None, clip: Clip | None) -> Tensor:
+    """Return one picture as float32 [C, H, W] in [0, 1], or one video [F, C, H, W]."""
     if isinstance(item, Tensor):
         return item / 255 if item.dtype == torch.uint8 else item.float()
     if isinstance(item, Image.Image):
         return read_pil(item, size).float() / 255
     if isinstance(item, Path) or (isinstance(item, str) and _is_picture(item)):
+        if is_video_name(item) or (clip is not None and _may_be_video(Path(item))):
+            return read_video(item, clip or Clip(), size).float() / 255
         return read_image(item, size).float() / 255
     raise InputError(
         f"An output is a {type(item).__name__} ({item!r:.60}) beside others of another kind. Give "
         "texts alone, or pictures alone: Pillow's images, paths of files, a folder, or tensors."
     )
+
+
+def _may_be_video(path: Path) -> bool:
+    """Tell whether a path is a video's where videos are asked for: a GIF, or a folder of frames."""
+    return path.suffix.lower() == GIF or path.is_dir()
 
 
 def _stacked(pictures: list[Tensor]) -> Tensor:
@@ -124,6 +142,6 @@ def _stacked(pictures: list[Tensor]) -> Tensor:
         named = ", ".join(str(list(shape)) for shape in sorted(shapes)[:4])
         raise InputError(
             f"The pictures have several shapes ({named}); one batch holds one. Give `size`, to "
-            "which they are resized and cropped."
+            "which they are resized and cropped, and of videos `clip`, the number of frames."
         )
     return torch.stack(pictures)

@@ -1,6 +1,6 @@
 """Samples and pairs as folders.
 
-Images are PNG files, videos are folders of PNG frames, text and facts are JSON lines.
+Images are PNG files, videos are folders of PNG frames or files, text and facts are JSON lines.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,20 +16,50 @@ from torch import Tensor
 from rewardlab.conversations import Prompt, to_json
 from rewardlab.errors import InputError
 from rewardlab.storage.atomic import atomic_folder
-from rewardlab.storage.images import find_images, pil_image, read_image, to_uint8
+from rewardlab.storage.images import pil_image, read_image, to_uint8
 from rewardlab.storage.metadata import fact_columns, prompt_of, read_kind, read_lines
+from rewardlab.storage.video_files import is_video_name
+from rewardlab.storage.videos import RATE, read_video, write_video
 from rewardlab.types import PreferencePairs, Samples
+
+VideoForm = Literal["frames", "mp4", "webm", "mkv", "gif"]
 
 _HALVES = ("chosen", "rejected")
 
 
-def save_samples(folder: str | Path, samples: Samples) -> None:
+class _VideoForm(NamedTuple):
+    """How videos are written.
+
+    Attributes:
+        kind: of file, or "frames".
+        rate: frames a second.
+    """
+
+    kind: VideoForm
+    rate: int
+
+    @property
+    def suffix(self) -> str:
+        return "" if self.kind == "frames" else f".{self.kind}"
+
+
+def save_samples(
+    folder: str | Path, samples: Samples, video: VideoForm = "frames", rate: int = RATE
+) -> None:
     """Write samples as a new folder, which appears whole or not at all.
 
     Images become `000000.png` and so on, videos a folder of frames a row, rounded to 8 bits.
     `metadata.jsonl` holds the prompts, facts and strings, in the form that Hugging Face's
     imagefolder reads; a conversation is its list of messages. `samples.json` holds the facts'
-    dtypes.
+    dtypes, and the number of videos' frames.
+
+    Args:
+        folder: must not exist.
+        samples: of any kind.
+        video: what videos become: "frames", folders of pictures; or files: "mkv" keeps 8 bits,
+            "mp4", "webm" and "gif" lose a little, so that other scores may come out. Files but GIFs
+            need PyAV.
+        rate: frames a second of video files.
 
     Raises:
         InputError: if the folder exists, or images are not finite or have other than 1 or 3
@@ -41,8 +71,9 @@ def save_samples(folder: str | Path, samples: Samples) -> None:
         >>> load_samples(folder)
         Samples(prompts=['hi'], outputs=['hello'], facts={'seed': tensor([7])})
     """
+    form = _VideoForm(video, rate)
     with atomic_folder(folder) as partial:
-        _write(partial, samples)
+        _write(partial, samples, form)
 
 
 def load_samples(folder: str | Path) -> Samples:
@@ -63,7 +94,7 @@ def load_samples(folder: str | Path) -> Samples:
     kind = read_kind(folder)
     _check_rows(file, rows, kind)
     prompts = _prompts(file, rows)
-    outputs = _read_outputs(folder, rows, kind.get("channels", 3))
+    outputs = _read_outputs(folder, rows, kind)
     return Samples(prompts, outputs, fact_columns(rows, folder))
 
 
@@ -91,7 +122,7 @@ def save_pairs(folder: str | Path, pairs: PreferencePairs) -> None:
     with atomic_folder(folder) as partial:
         for name in _HALVES:
             (partial / name).mkdir()
-            _write(partial / name, getattr(pairs, name))
+            _write(partial / name, getattr(pairs, name), _VideoForm("frames", RATE))
 
 
 def load_pairs(folder: str | Path) -> PreferencePairs:
@@ -142,14 +173,17 @@ def _check_halves(folder: Path) -> None:
         )
 
 
-def _write(folder: Path, samples: Samples) -> None:
+def _write(folder: Path, samples: Samples, form: _VideoForm) -> None:
     """Write the outputs, metadata.jsonl and samples.json into an empty folder."""
     dtypes = {name: str(column.dtype)[6:] for name, column in samples.facts.items()}
     kind: dict[str, Any] = {"rows": len(samples), "facts": dtypes}
     metadata = folder / "metadata.jsonl"
     if isinstance(samples.outputs, Tensor):
         kind["channels"] = samples.outputs.shape[-3]
-        _write_metadata(metadata, samples, "file_name", _write_images(folder, samples.outputs))
+        if samples.outputs.dim() == 5:
+            kind["frames"] = samples.outputs.shape[1]
+        names = _write_images(folder, samples.outputs, form)
+        _write_metadata(metadata, samples, "file_name", names)
     else:
         _write_metadata(metadata, samples, "output", samples.outputs)
     (folder / "samples.json").write_text(json.dumps(kind, indent=1) + "\n")
@@ -167,10 +201,10 @@ def _write_metadata(path: Path, samples: Samples, key: str, outputs: Sequence[st
             file.write(json.dumps(row) + "\n")
 
 
-def _write_images(folder: Path, outputs: Tensor) -> list[str]:
+def _write_images(folder: Path, outputs: Tensor, form: _VideoForm) -> list[str]:
     """Write images [B, C, H, W] or videos [B, F, C, H, W], and return their B names.
 
-    The name is that of an image's file, or of a video's folder.
+    The name is that of an image's file, or of a video's folder or file.
     """
     _check_pixels(outputs)
     names = []
@@ -179,8 +213,8 @@ def _write_images(folder: Path, outputs: Tensor) -> list[str]:
             name = f"{i:06}.png"
             pil_image(pixels).save(folder / name)
         else:
-            name = f"{i:06}"
-            _write_frames(folder / name, pixels)
+            name = f"{i:06}{form.suffix}"
+            write_video(folder / name, pixels, form.rate)
         names.append(name)
     return names
 
@@ -198,13 +232,9 @@ def _check_pixels(outputs: Tensor) -> None:
         )
 
 
-def _write_frames(folder: Path, frames: Tensor) -> None:
-    folder.mkdir()
-    for number, pixels in enumerate(frames):
-        pil_image(pixels).save(folder / f"{number:04}.png")
-
-
-def _read_outputs(folder: Path, rows: list[dict[str, Any]], channels: Any) -> Tensor | list[str]:
+def _read_outputs(
+    folder: Path, rows: list[dict[str, Any]], kind: dict[str, Any]
+) -> Tensor | list[str]:
     """Return the texts of the lines, or the images or videos that they name, stacked."""
     if all("output" in row for row in rows):
         return [str(row["output"]) for row in rows]
@@ -216,7 +246,7 @@ def _read_outputs(folder: Path, rows: list[dict[str, Any]], channels: Any) -> Te
             )
     names = [row["file_name"] for row in rows]
     _check_inside(folder, names)
-    outputs = [_read_output(folder / name, channels) for name in names]
+    outputs = [read_output(folder / name, kind) for name in names]
     _check_shapes(folder, names, outputs)
     return torch.stack(outputs).float() / 255
 
@@ -238,15 +268,23 @@ def _check_shapes(folder: Path, names: list[str], outputs: list[Tensor]) -> None
         if other != first:
             raise InputError(
                 f"{folder} holds outputs of several shapes: {names[0]} {first}, {name} {other}. "
-                "Read it as an ImageFolder with a `size`."
+                "Read it as an ImageFolder with a `size`, or as a VideoFolder with a `clip` too."
             )
 
 
-def _read_output(path: Path, channels: Any) -> Tensor:
-    """Return an image [C, H, W], or a folder of frames [F, C, H, W], as uint8."""
-    if not path.is_dir():
-        return read_image(path, channels=channels)
-    frames = [read_image(frame, channels=channels) for frame in find_images(path)]
-    if len({frame.shape for frame in frames}) > 1:
-        raise InputError(f"{path} holds frames of several sizes; a video's frames have one.")
-    return torch.stack(frames)
+def read_output(path: Path, kind: dict[str, Any]) -> Tensor:
+    """Return an image [C, H, W], or a video's file or folder of frames [F, C, H, W], as uint8.
+
+    Args:
+        path: what a line of metadata.jsonl names.
+        kind: of the folder's samples, from `read_kind`.
+    """
+    channels = kind.get("channels", 3)
+    if is_saved_video(path, kind):
+        return read_video(path, channels=channels)
+    return read_image(path, channels=channels)
+
+
+def is_saved_video(path: Path, kind: dict[str, Any]) -> bool:
+    """Tell whether a sample is a video; the arguments are those of `read_output`."""
+    return "frames" in kind or path.is_dir() or is_video_name(path)
