@@ -39,6 +39,7 @@ GAMES, MODALITIES, LOOPS = (
     ("best_of_n", "sft", "dpo", "ppo"),
 )
 CELLS = [f"{game}-{modality}-{loop}" for game in GAMES for modality in MODALITIES for loop in LOOPS]
+CELLS += [f"{game}-image-velocity" for game in GAMES]  # a loop of denoisers alone
 SEEDS = 5
 # the gain with seed 0; and with shuffled scores its mean and standard deviation over 5 seeds
 MEASURED = {
@@ -58,6 +59,8 @@ MEASURED = {
     "adv_rm-text-sft": (0.76, 0.04, 0.02),
     "adv_rm-text-dpo": (0.92, 0.02, 0.06),
     "adv_rm-text-ppo": (1.38, 0.07, 0.11),
+    "gan_rm-image-velocity": (3.70, 0.35, 0.67),
+    "adv_rm-image-velocity": (3.70, 0.35, 0.67),
 }
 
 
@@ -130,7 +133,7 @@ def check_run_folder(out, trained):
 
 def test_all_cells_were_measured():
     assert list(MEASURED) == CELLS
-    assert len(CELLS) == 16
+    assert len(CELLS) == 18
     assert all(measured[0] > threshold(cell) for cell, measured in MEASURED.items())
 
 

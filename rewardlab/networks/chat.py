@@ -226,7 +226,8 @@ class TextTokens:
         except Exception as error:  # a foreign template can raise anything
             roles = ", ".join(message["role"] for message in messages)
             raise InputError(
-                f"The chat template refuses a conversation of the roles {roles}: {str(error)[:300]}. "
+                f"The chat template refuses a conversation of the roles {roles}: "
+                f"{str(error)[:300]}. "
                 "Drop or change those messages (some models take no system message), or give "
                 "another template: chat={template: FILE}."
             ) from error
