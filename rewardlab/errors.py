@@ -19,6 +19,16 @@ class InputError(ValueError):
     """
 
 
+def reason_of(error: BaseException) -> str:
+    r"""Return what an exception of a library says, on one line and cut, for a sentence of ours.
+
+    Example:
+        >>> reason_of(ValueError("no\n  such key")), reason_of(KeyError())
+        ('no such key', 'KeyError')
+    """
+    return " ".join(str(error)[:300].split()) or type(error).__name__
+
+
 class Terminated(SystemExit):
     """A signal asked the process to end; its exit code is 128 and the signal's number.
 

@@ -11,7 +11,7 @@ from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
-from rewardlab.errors import InputError
+from rewardlab.errors import InputError, reason_of
 
 MOST_BYTES = 2**26  # of an answer: 64 MiB hold a million scores, and any judge's text
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
@@ -59,7 +59,7 @@ def post_json(
                     f"{url} refused the request with {reason}. Are path, key and body right?"
                 ) from None
         except (OSError, HTTPException) as error:
-            reason = " ".join(str(error)[:300].split()) or type(error).__name__
+            reason = reason_of(error)
     raise InputError(
         f"{url} failed {retries + 1} times, at last with {reason}. "
         "Is the server up, and can it keep up?"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from rewardlab.errors import InputError
+from rewardlab.errors import InputError, reason_of
 from rewardlab.networks import lora
 from rewardlab.networks.wrappers import without_wrappers
 from rewardlab.storage.class_files import read_json
@@ -108,7 +108,7 @@ def _weights_of(folder: Path) -> dict[str, Tensor]:
         return without_wrappers(load_peft_weights(str(folder), device="cpu"), str(folder))
     except Exception as error:  # a foreign file can make peft raise anything
         raise InputError(
-            f"peft cannot read the adapter's weights in {folder}: {str(error)[:300]} … "
+            f"peft cannot read the adapter's weights in {folder}: {reason_of(error)} … "
             "Is adapter_model.safetensors there, and whole?"
         ) from error
 
@@ -143,7 +143,7 @@ def with_adapter(network: Any, adapter: Adapter) -> Any:
         raise
     except Exception as error:  # a foreign file can make peft raise anything
         raise InputError(
-            f"peft cannot put the adapter {folder} on {adapter.base}: {str(error)[:300]} … "
+            f"peft cannot put the adapter {folder} on {adapter.base}: {reason_of(error)} … "
             "Is it the model that the adapter was trained on, and is the adapter whole?"
         ) from error
     _log.info("%s is an adapter; it is merged into %s", folder, adapter.base)

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from rewardlab.conversations import Conversation, Prompt, messages_of
-from rewardlab.errors import InputError
+from rewardlab.errors import InputError, reason_of
 from rewardlab.networks.marks import Ids, Marks
 from rewardlab.networks.text_format import TextFormat, with_clock
 from rewardlab.types import Samples, distinct
@@ -225,9 +225,9 @@ class TextTokens:
             )
         except Exception as error:  # a foreign template can raise anything
             roles = ", ".join(message["role"] for message in messages)
+            reason = reason_of(error)
             raise InputError(
-                f"The chat template refuses a conversation of the roles {roles}: "
-                f"{str(error)[:300]}. "
+                f"The chat template refuses a conversation of the roles {roles}: {reason}. "
                 "Drop or change those messages (some models take no system message), or give "
                 "another template: chat={template: FILE}."
             ) from error

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from rewardlab.errors import InputError
+from rewardlab.errors import InputError, reason_of
 from rewardlab.networks.adapters import absorbed, read_adapter, saved_layers, with_adapter
 from rewardlab.networks.silence import silent
 from rewardlab.networks.tokens import PROBE_TEXT
@@ -53,7 +53,7 @@ def from_pretrained(kind: str, name: str, *, quiet: bool = True, **options: Any)
             return getattr(transformers, kind).from_pretrained(name, **options)
     except Exception as error:  # a foreign file can make transformers raise anything
         raise InputError(
-            f"transformers cannot load {name} ({kind}): {str(error)[:300]} … "
+            f"transformers cannot load {name} ({kind}): {reason_of(error)} … "
             "Is it the folder or hub id of a language model, whole and of one backbone?"
         ) from error
 

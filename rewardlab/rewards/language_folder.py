@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rewardlab.errors import InputError
+from rewardlab.errors import InputError, reason_of
 from rewardlab.networks import lora
 from rewardlab.rewards import backbones
 from rewardlab.rewards.folders import REWARD
@@ -68,6 +68,7 @@ def read(folder: str | Path, kind: type[LanguageReward]) -> LanguageReward:
             _restore(reward, config)
     except (KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
         raise InputError(
-            f"{file} is not what save_pretrained wrote: {error}. Is it edited or cut off?"
+            f"{file} is not what save_pretrained wrote: {reason_of(error)}. Is it edited or cut "
+            "off?"
         ) from error
     return reward.eval()

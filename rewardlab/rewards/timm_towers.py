@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rewardlab.errors import InputError
+from rewardlab.errors import InputError, reason_of
 from rewardlab.rewards.foreign_towers import ForeignTower, with_numbers
 from rewardlab.rewards.tower_weights import load_weights, read_weights, weights_file
 from rewardlab.storage.atomic import write_json
@@ -138,7 +138,7 @@ def open_timm_folder(folder: Path, preprocessing: Any) -> TimmTower:
         trunk = _rebuilt(config)
     except Exception as error:  # a foreign file can make timm raise anything
         raise InputError(
-            f"timm cannot build the tower of {folder / CONFIG}: {str(error)[:300]}. Is it edited?"
+            f"timm cannot build the tower of {folder / CONFIG}: {reason_of(error)}. Is it edited?"
         ) from error
     _load(trunk, file)
     tower = TimmTower(trunk)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from rewardlab.errors import InputError
+from rewardlab.errors import InputError, reason_of
 from rewardlab.rewards.foreign_towers import ForeignTower
 from rewardlab.rewards.timm_towers import TIMM, TimmTower, is_timm, open_timm, open_timm_folder
 from rewardlab.rewards.tower_description import described
@@ -104,7 +104,7 @@ def open_model(name: str, text: bool, options: TowerOptions) -> OpenedModel:
     except Exception as error:  # a foreign file can make open_clip raise anything
         raise InputError(
             f"open_clip cannot load the tower {name} with pretrained={options.pretrained}: "
-            f"{str(error)[:300]} … Are the weights whole, and do they belong to it?"
+            f"{reason_of(error)} … Are the weights whole, and do they belong to it?"
         ) from error
 
 
