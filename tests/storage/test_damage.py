@@ -81,7 +81,7 @@ def test_settings_of_a_saved_policy_are_checked_when_it_is_loaded(tmp_path):
 def test_a_rewards_weights_of_other_types_or_number_are_refused(tmp_path, value):
     Weighted([Length(), Repetition()], [1.0, 2.0]).save_pretrained(tmp_path / "reward")
     edit(tmp_path / "reward" / "config.json", weights=value)
-    with pytest.raises(InputError, match=r"reward (cannot be loaded|should hold)"):
+    with pytest.raises(InputError, match=r"should (hold|be list)"):
         load_reward(tmp_path / "reward")
 
 
