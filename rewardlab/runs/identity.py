@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rewardlab.runs.additions import is_addition
+
 LOCAL = "local-dir:"
 ABSENT = "absent"
 
@@ -14,7 +16,8 @@ ABSENT = "absent"
 def first_difference(stored: Any, given: Any) -> str | None:
     """Return a phrase for the first key in which two configs differ, or None.
 
-    A path equals its absolute form.
+    A path equals its absolute form. An argument that the stored config lacks, since an earlier
+    version wrote it, counts as its default.
 
     Example:
         >>> first_difference({"a": {"lr": 0.1}}, {"a": {"lr": 0.2}})
@@ -26,7 +29,8 @@ def first_difference(stored: Any, given: Any) -> str | None:
     for key in [*new, *removed]:
         before = old.get(key, ABSENT)
         after = new.get(key, ABSENT)
-        if not _same(before, after):
+        is_new = key not in old and is_addition(stored, given, key.split("."))
+        if not _same(before, after) and not is_new:
             return f"{key} is {before} there and {after} here"
     return None
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,74 @@ def test_a_new_folder_says_what_was_run_and_with_what(tmp_path):
     assert facts["versions"]["torch"]
     assert facts["device"]["threads"] >= 1
     assert len(facts["config"]) == 16
+
+
+@dataclass
+class Later:
+    """Arguments that came in a later version: a number, a list and settings of their own."""
+
+    old: int
+    number: float | None = None
+    names: tuple[str, ...] = ("a", "b")
+    place: Path = Path("here")
+
+
+@dataclass
+class Shown:
+    count: int = 1
+    names: tuple[str, ...] = ("c",)
+
+
+SHOWN = Shown()
+
+
+class Loop:
+    def __init__(
+        self, old: int, later: Later | None = None, *, rows: str = "refuse", shown: Shown = SHOWN
+    ) -> None:
+        pass
+
+
+def loop_config(later=None, **more):
+    arguments = {"old": 1, **more}
+    if later is not None:
+        arguments["later"] = later
+    return {"loops": [{"class_path": f"{__name__}.Loop", "init_args": arguments}]}
+
+
+OLD = loop_config({"old": 2})
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        loop_config({"old": 2}, rows="refuse"),
+        loop_config({"old": 2, "number": None}),
+        loop_config({"old": 2}, shown={"count": 1, "names": ["c"]}),
+        loop_config({"old": 2, "names": ["a", "b"], "place": "here"}, rows="refuse"),
+    ],
+)
+def test_a_run_of_an_earlier_version_goes_on_if_new_arguments_have_their_defaults(tmp_path, new):
+    RunFolder.open(tmp_path / "run", OLD)
+    run = RunFolder.open(tmp_path / "run", new, resume=True)
+    assert run.config == OLD  # by which its stages are named
+
+
+@pytest.mark.parametrize(
+    ("new", "difference"),
+    [
+        (loop_config({"old": 2}, rows="drop"), "rows is absent there and drop here"),
+        (loop_config({"old": 2}, shown=["a"]), "shown.0 is absent there and a here"),
+        (loop_config({"old": 2, "number": 3.0}), "number is absent there and 3.0 here"),
+        (loop_config({"old": 2, "names": ["a"]}), "names.0 is absent there and a here"),
+        (loop_config({"old": 2, "unknown": None}), "unknown is absent there and None here"),
+        (loop_config({"old": 3}, rows="refuse"), "later.old is 2 there and 3 here"),
+    ],
+)
+def test_another_value_of_a_new_argument_is_another_run(tmp_path, new, difference):
+    RunFolder.open(tmp_path / "run", OLD)
+    with pytest.raises(InputError, match=difference):
+        RunFolder.open(tmp_path / "run", new, resume=True)
 
 
 def test_an_equal_config_needs_resume(tmp_path):
