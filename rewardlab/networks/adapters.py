@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,6 +137,7 @@ def with_adapter(network: Any, adapter: Adapter) -> Any:
             model = get_peft_model(network, config)
             result = set_peft_model_state_dict(model, weights)
             _check_fits(adapter, model, config, result)
+            lora.separate(model.get_base_model())
             merged = model.merge_and_unload(safe_merge=True)
     except InputError:
         raise
@@ -161,14 +161,21 @@ def absorbed(model: Any) -> Any:
     """
     from peft import PeftModel
 
+    network = model
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
             _check_merges(config, type(model).__name__)
-        merged = deepcopy(model).merge_and_unload(safe_merge=True)
-    elif _has_adapter(model):
-        merged = _without_marks(lora.merged(model))
-    else:
+        network = model.get_base_model()
+    elif not _has_adapter(model):
         return model
+    try:
+        merged = _without_marks(lora.merged(network))
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        raise InputError(
+            f"The adapter of the {type(model).__name__} that is given cannot be merged into its "
+            f"weights: {str(error)[:300]}. Give the model that it was trained on, or train an "
+            "adapter of another kind."
+        ) from error
     _log.info("%s has an adapter; it is merged into a copy", type(model).__name__)
     return merged.requires_grad_(True)
 
@@ -223,8 +230,11 @@ def _check_fits(adapter: Adapter, model: nn.Module, config: Any, result: Any) ->
     prefix = PEFT_TYPE_TO_PREFIX_MAPPING.get(config.peft_type, "lora_")
     marks = (prefix, ".modules_to_save.", ".trainable_tokens_")
     missing = []
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    filled = {id(weights[name]) for name in weights if name not in result.missing_keys}
     for name in result.missing_keys:
-        if any(mark in name for mark in marks):
+        is_filled = name in weights and id(weights[name]) in filled  # by the name that it shares
+        if any(mark in name for mark in marks) and not is_filled:
             missing.append(name)
     for names, lack in ((missing, "lacks"), (result.unexpected_keys, "has no place for")):
         if names:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -99,34 +100,102 @@ def off(network: nn.Module) -> Iterator[None]:
 
 
 def merged(network: nn.Module) -> nn.Module:
-    """Return a copy whose weights contain the adapter, or `network` itself if it has none."""
+    """Return a copy whose weights contain the adapter, or `network` itself if it has none.
+
+    An adapter that is switched off is left out. Of an adapter on one of two tied embeddings the
+    copy's are tied no longer.
+    """
     if not _adapted_layers(network):
         return network
-    from peft.utils.other import ModulesToSaveWrapper
-
     copy = deepcopy(network)
+    separate(copy)
     modules = dict(copy.named_modules())
     for name, module in modules.items():
         parent = modules.get(name.rpartition(".")[0])
-        if _is_adapted(module) and not _is_adapted(parent):
+        if _is_wrapped(module) and not _is_wrapped(parent):
             copy.set_submodule(name, _plain(module))
-        if isinstance(module, ModulesToSaveWrapper):
-            copy.set_submodule(name, module.modules_to_save[module.active_adapters[0]])
     return copy
 
 
-def _plain(layer: Any) -> nn.Module:
-    """Return the layer below an adapter, with the adapter merged into it."""
-    from peft.tuners.lora.layer import ParamWrapper
+def separate(network: nn.Module) -> None:
+    """Give layers that share a weight one of their own, where an adapter stands on one of them.
 
-    if isinstance(layer, ParamWrapper):  # one lies in another where a module has several weights
+    Merged into a shared weight, such as tied embeddings, the adapter would change all of them.
+    Layers that an adapter repeats share all of their weights; none is shared after that.
+
+    Args:
+        network: with an adapter. It is changed.
+    """
+    configs = getattr(network, "peft_config", {})
+    repeats = any(getattr(config, "layer_replication", None) for config in configs.values())
+    holders = defaultdict[nn.Parameter, list[str]](list)
+    for name, weight in network.named_parameters(remove_duplicate=False):
+        holders[weight].append(name)
+    for weight, names in holders.items():
+        if repeats or any(_is_changed(name) for name in names):
+            for name in names[1:]:
+                place, _, own_name = name.rpartition(".")
+                own = nn.Parameter(weight.detach().clone(), weight.requires_grad)
+                setattr(network.get_submodule(place), own_name, own)
+    _tell_of_embeddings(network)
+
+
+def _is_changed(name: str) -> bool:
+    """Tell whether an adapter adds to a weight.
+
+    An adapter of tokens replaces rows, the same ones in all layers that share the weight.
+    """
+    parts = name.split(".")
+    return "base_layer" in parts and "token_adapter" not in parts
+
+
+def _tell_of_embeddings(network: Any) -> None:
+    """Write into a network's config that its embeddings are not tied, where they are not."""
+    config = getattr(network, "config", None)
+    if config is None or not hasattr(network, "get_output_embeddings"):
+        return
+    head = network.get_output_embeddings()
+    if head is None or not getattr(config.get_text_config(), "tie_word_embeddings", False):
+        return
+    if _weight_of(head) is not _weight_of(network.get_input_embeddings()):
+        config.tie_word_embeddings = False
+        config.get_text_config().tie_word_embeddings = False
+
+
+def _weight_of(layer: Any) -> Any:
+    """Return the weight of a layer below its adapters."""
+    while _is_wrapped(layer):
+        if hasattr(layer, "get_base_layer"):
+            layer = layer.get_base_layer()
+        else:
+            layer = getattr(layer, "token_adapter", layer.original_module)
+    return layer.weight
+
+
+def _plain(layer: Any) -> nn.Module:
+    """Return the layer below an adapter, with the adapter merged into it unless it is off."""
+    from peft.utils.other import ModulesToSaveWrapper
+
+    is_on = not layer.disable_adapters
+    if isinstance(layer, ModulesToSaveWrapper) and not is_on:
+        original: nn.Module = layer.original_module
+        return original
+    if hasattr(layer, "unload_and_optionally_merge_module"):  # layers that hold several weights
         plain: nn.Module = layer.unload_and_optionally_merge_module(
-            merge=True, safe_merge=False, adapter_names=None
+            merge=is_on, safe_merge=False, adapter_names=None
         )
         return plain
-    layer.merge()
+    if is_on:
+        layer.merge()
     plain = layer.get_base_layer()
     return plain
+
+
+def _is_wrapped(module: Any) -> bool:
+    """Tell whether peft put a layer of its own in a module's place."""
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    return _is_adapted(module) or isinstance(module, AuxiliaryTrainingWrapper)
 
 
 def _is_adapted(module: Any) -> bool:
