@@ -92,7 +92,9 @@ def _field_default(field: Field[Any]) -> Any:
 
 def _annotation(factory: Callable[..., Any], name: str) -> Any:
     """Return the type of an argument, None where it is not known."""
-    source = factory.__init__ if isinstance(factory, type) else factory
+    source: Any = factory
+    if isinstance(factory, type):
+        source = source.__init__
     try:
         return typing.get_type_hints(source).get(name)
     except Exception:  # annotations of foreign code may name what is not there
