@@ -29,6 +29,10 @@ def reason_of(error: BaseException) -> str:
     return " ".join(str(error)[:300].split()) or type(error).__name__
 
 
+class AlikeError(InputError):
+    """All of some samples score alike, so that nothing can be ranked or scaled by their scores."""
+
+
 class Terminated(SystemExit):
     """A signal asked the process to end; its exit code is 128 and the signal's number.
 

@@ -266,6 +266,7 @@ def test_a_fit_that_is_ended_keeps_the_step_and_says_how_to_go_on(
     assert facts["command"] == ["rewardlab", *words, "run"]
     monkeypatch.delenv("SIGNAL")
     assert cli.main([*words, "run", "--resume"]) == 0
+    assert "Going on in run: step 2 stands; 1 of 3 steps are left." in heard.text
     facts = json.loads((place / "run" / "run.json").read_text())
     assert facts["status"] == "finished"
     assert [attempt["status"] for attempt in facts["earlier"]] == ["interrupted"]

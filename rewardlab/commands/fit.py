@@ -82,12 +82,27 @@ def run(verb: str, argv: Sequence[str]) -> int:
     folder = _open_folder(cli) if writes else None
     if cli.config.resume and not options["ckpt_path"] and cli.out:
         options["ckpt_path"] = furthest(cli.out / "checkpoints")
+        _say_what_is_left(cli, options["ckpt_path"])
     attempt = nullcontext() if folder is None else folder.attempt(["rewardlab", verb, *argv])
     with attempt:
         _train(cli, folder, options)
     if folder is not None and verb == "fit" and cli.config.report:
         write_page(folder.path)
     return 0
+
+
+def _say_what_is_left(cli: TrainingCLI, checkpoint: str | None) -> None:
+    """Log at which step a fit goes on, and where it ends."""
+    step = 0
+    if checkpoint is not None:
+        step = torch.load(checkpoint, weights_only=True, mmap=True)["global_step"]
+    start = "it begins anew, without a checkpoint" if checkpoint is None else f"step {step} stands"
+    end = ""
+    if cli.trainer.max_steps is not None and cli.trainer.max_steps >= 0:
+        end = f"; {max(cli.trainer.max_steps - step, 0)} of {cli.trainer.max_steps} steps are left"
+    elif cli.trainer.max_epochs is not None and cli.trainer.max_epochs >= 0:
+        end = f"; it ends after epoch {cli.trainer.max_epochs}"
+    log.info("Going on in %s: %s%s.", cli.out, start, end)
 
 
 def _rehearse(cli: TrainingCLI) -> int:

@@ -49,7 +49,8 @@ def run(command: str, argv: Sequence[str]) -> int:
     built = build(argv)
     if built.is_dry:
         return rehearse(built.rounds, built.out)
-    folder = RunFolder.open(built.out, built.config, built.resume, built.stages)
+    plan = built.rounds.plan()
+    folder = RunFolder.open(built.out, built.config, built.resume, built.stages, plan)
     with folder.attempt(["rewardlab", command, *argv]):
         try:
             built.rounds.run(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -18,6 +19,8 @@ from rewardlab.errors import InputError
 from rewardlab.networks.chat import finished_of
 from rewardlab.storage.preferences import PAIR_FACTS, read_preferences
 from rewardlab.types import PreferencePairs, Samples, concatenate, distinct, kind_of
+
+log = logging.getLogger("rewardlab")
 
 
 class Preferences(SplitData):
@@ -122,6 +125,8 @@ class Preferences(SplitData):
         for part, name in {"train": "training pairs", "held_out": "held-out pairs"}.items():
             splits[part] = fitting(splits[part], models, self.long_rows, name)
         self._splits = splits
+        if models and not self._models:
+            _tell_of(splits["train"], len(splits["held_out"]))
         self._models += models
 
     def _read(self) -> dict[str, PreferencePairs]:
@@ -176,6 +181,20 @@ class Preferences(SplitData):
                 "Give a smaller held_out."
             )
         return rows
+
+
+def _tell_of(train: PreferencePairs, held_out: int) -> None:
+    """Log how many pairs are trained on and held out, which diagnostics keep."""
+    extra = int(train.chosen.facts["extra"].sum())
+    figures = {"train": len(train) - extra, "held_out": held_out, "adversarial": extra}
+    more = f", and on {extra} adversarial ones" if extra else ""
+    log.info(
+        "Trained on %d pairs%s; %d are held out.",
+        figures["train"],
+        more,
+        held_out,
+        extra={"figures": {"pairs": figures}},
+    )
 
 
 def _with_facts(pairs: PreferencePairs, first_row: int, extra: int) -> PreferencePairs:

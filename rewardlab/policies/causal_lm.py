@@ -143,10 +143,14 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
         return Head.of(self.network, self.dtype, self.temperature)
 
     @property
-    def _codec(self) -> Codec:
+    def limit(self) -> int | None:
+        """Most tokens of a prompt and its response; None where nothing limits them."""
         limits = [self.max_length, context_length(self.network)]
-        limit = min([limit for limit in limits if limit is not None], default=None)
-        return Codec(self.texts, self.ends, self.stop, limit, self.device)
+        return min([limit for limit in limits if limit is not None], default=None)
+
+    @property
+    def _codec(self) -> Codec:
+        return Codec(self.texts, self.ends, self.stop, self.limit, self.device)
 
     def _sampler(self, top_k: int, top_p: float) -> TokenSampler:
         return TokenSampler(self._backbone, self._head, self._codec, Truncation(top_k, top_p))

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rewardlab.errors import InputError
+from rewardlab.errors import AlikeError, InputError
 from rewardlab.rewards.abilities import Saved, frozen_features
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.feature_scale import feature_scale
@@ -169,7 +169,7 @@ class Novelty(Reward, Saved):
     def _calibrate(self, distances: Tensor) -> None:
         std, mean = torch.std_mean(distances)
         if not std > 0:
-            raise InputError(
+            raise AlikeError(
                 f"The {len(distances)} references that calibrate Novelty are all equally far. "
                 "Are they all alike?"
             )

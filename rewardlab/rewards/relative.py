@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rewardlab.conversations import Prompt
-from rewardlab.errors import InputError
+from rewardlab.errors import AlikeError, InputError
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.folders import CONFIG, check_parts, load_reward, read_config
@@ -193,7 +193,7 @@ def spread_within(prompts: Sequence[Prompt], scores: Tensor) -> Spread:
     squares = (scores - means[places]).square().sum(0)
     deviations = (squares / (len(prompts) - count)).sqrt()
     if not (deviations > 1e-6 * scores.abs().mean(0)).all():
-        raise InputError(
+        raise AlikeError(
             f"The references of each prompt score alike (deviations {deviations.tolist()}), so "
             "scores have no scale. Are the references of a prompt different, and is the reward "
             "trained?"

@@ -17,6 +17,7 @@ from rewardlab.policies import Policy
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward
 from rewardlab.rewards.combine import Ensemble
+from rewardlab.rounds import plan
 from rewardlab.rounds.attacking import (
     AttackAndMine,
     Attacked,
@@ -152,6 +153,10 @@ class AdvRMRounds(Rounds):
         self._evaluate(state, reward, reward_stage)
         _report_cost(state)
         export_both(state, reward)
+
+    def plan(self) -> list[str]:
+        """Return the names of the stages in order."""
+        return plan.of_adv_rm(self)
 
     def _references(self, state: State, prompts: Sequence[Prompt], name: str) -> References:
         """Return responses of the first policy to each prompt, kept as a stage before round 1."""

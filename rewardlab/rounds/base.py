@@ -13,3 +13,10 @@ class Rounds(ABC):
     @abstractmethod
     def run(self, run: RunFolder) -> None:
         """Run the stages that are not finished yet, and write the figures."""
+
+    def plan(self) -> list[str]:
+        """Return the names of the long stages in order, as far as they are known before.
+
+        They say what is left where a run goes on. Rounds may end earlier.
+        """
+        return []

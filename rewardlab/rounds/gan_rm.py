@@ -16,6 +16,7 @@ from rewardlab.evaluation.evaluation import separation_figures
 from rewardlab.mining import RankBootstrap
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
+from rewardlab.rounds import plan
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.post_training import train_policy
 from rewardlab.rounds.stages import FitReward, PostTrain
@@ -124,6 +125,10 @@ class GANRMRounds(Rounds):
             train_policy(state, self.post_train, self.reward, reward_stage, watched, post_training)
             self._evaluate(state, reward_stage)
         export_both(state, self.reward)
+
+    def plan(self) -> list[str]:
+        """Return the names of the stages in order."""
+        return plan.of_gan_rm(self)
 
     def _draw_negatives(self, state: State) -> tuple[Samples, Stage]:
         target_count = len(state.real) + len(self.targets.target_samples("train"))

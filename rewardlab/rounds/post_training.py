@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rewardlab.data import save_pairs
 from rewardlab.data.prompt_data import numbered
-from rewardlab.errors import InputError
+from rewardlab.errors import AlikeError
 from rewardlab.evaluation import MonitoredPolicy
 from rewardlab.evaluation.evaluation import mean_figure
 from rewardlab.mining import BestOf, candidates, extremes
@@ -104,7 +104,7 @@ def _score_and_pair(reward: Reward, pool: Samples, k: int, folder: Path) -> None
     scores = scores_of(reward, pool)
     pairs = extremes(pool, scores, k)
     if not len(pairs):
-        raise InputError(
+        raise AlikeError(
             f"The reward scores all {k} candidates of every prompt alike, so there is no best and "
             "worst to train on. Does the generator make different outputs of a prompt, and did the "
             "reward learn (val/auc)?"

@@ -18,12 +18,16 @@ from torch import nn
 
 from rewardlab.data.long_rows import fitting
 from rewardlab.data.prompt_data import numbered
+from rewardlab.errors import AlikeError
 from rewardlab.evaluation import Guard
+from rewardlab.evaluation.prompts import in_turn
+from rewardlab.rounds import lengths
 from rewardlab.rounds.base import Rounds
 from rewardlab.runs.folder import RunFolder
 from rewardlab.runs.layout import STATE_FILE, name_of_title, parse_stage_name
 
 PROMPTS = 2
+MORE = 16  # prompts where the scores of few are alike
 FEW = 8  # outputs that are judged
 ROWS = 32  # targets or pairs; a quarter of them are held out
 ONE_STEP = {"max_steps": 1, "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1}
@@ -49,12 +53,28 @@ def rehearse(rounds: Rounds, folder: Path) -> list[Line]:
     Raises:
         InputError: if something refuses, as the run itself would.
     """
-    lines = _lengths(rounds) + _sizes(rounds)
+    lines = _lengths(rounds) + _rows(rounds) + _sizes(rounds)
     planned = _planned(rounds)
+    prompts = rounds.prompts
     shrink(rounds)
     run = RunFolder.open(folder / "run", {"rehearsal": 1})
-    rounds.run(run)
+    try:
+        rounds.run(run)
+    except AlikeError:  # which so few rows of an untrained reward may do
+        widen(rounds, prompts)
+        run = RunFolder.open(folder / "again", {"rehearsal": 2})
+        lines += _run_again(rounds, run)
     return [*lines, *_stages(run), *_disk(run, planned)]
+
+
+def _run_again(rounds: Rounds, run: RunFolder) -> list[Line]:
+    """Rehearse on more rows; say so where their scores are alike too, as the real run's may be."""
+    try:
+        rounds.run(run)
+    except AlikeError as error:
+        text = f"alike on {MORE} prompts after one step, so later stages were not tried: {error}"
+        return [Line("scores", text)]
+    return []
 
 
 def shrink(rounds: Any) -> None:
@@ -78,6 +98,16 @@ def shrink(rounds: Any) -> None:
         rounds.held_out_prompts = rounds.held_out_prompts[:PROMPTS]
         attacker = _small_attacker(rounds.attack.attacker)
         rounds.attack = replace(rounds.attack, attacker=attacker, references=2, enough=None)
+
+
+def widen(rounds: Any, prompts: Sequence[Any]) -> None:
+    """Give shrunk rounds more rows to score, in place."""
+    rounds.prompts = in_turn(prompts[:MORE], MORE)
+    rounds.post_train = replace(rounds.post_train, groups=MORE)
+    attack = getattr(rounds, "attack", None)
+    if attack is not None:
+        rounds.prompts = list(dict.fromkeys(rounds.prompts))
+        rounds.attack = replace(attack, references=MORE)
 
 
 def _one_step(make: Callable[..., Trainer]) -> Callable[..., Trainer]:
@@ -114,7 +144,25 @@ def _lengths(rounds: Any) -> list[Line]:
     prompts = numbered(rounds.prompts)
     fits = fitting(prompts, [rounds.policy], rounds.post_train.long_rows, "prompts")
     text = f"{len(prompts)}, of which {len(fits)} fit the policy's context"
-    return [Line("prompts", text)]
+    longest = lengths.of_prompts(rounds.policy, fits.prompts)
+    return [Line("prompts", f"{text}; {longest}" if longest else text)]
+
+
+def _rows(rounds: Any) -> list[Line]:
+    """Say how long the texts are that the reward is fitted on, in its tokens."""
+    reward = _rewards(rounds)[0]
+    lines = []
+    for part, name in (("train", "training rows"), ("held_out", "held-out rows")):
+        if getattr(rounds, "preferences", None) is not None:
+            noun = rounds.preferences.split(part)
+        elif getattr(rounds, "targets", None) is not None:
+            noun = rounds.targets.target_samples(part)
+        else:
+            return []
+        longest = lengths.of_rows(reward, noun)
+        if longest:
+            lines.append(Line(name, f"{len(noun)}; {longest}"))
+    return lines
 
 
 def _sizes(rounds: Any) -> list[Line]:

@@ -93,6 +93,7 @@ class RunFolder:
         config: Mapping[str, Any],
         resume: bool = False,
         stages_root: str | Path | None = None,
+        plan: Sequence[str] = (),
     ) -> RunFolder:
         """Make a run's folder, or go on in one that the same config made.
 
@@ -101,6 +102,7 @@ class RunFolder:
             config: plain data, interpolations resolved.
             resume: whether the run may stand already.
             stages_root: the folder of stages, if several runs share one.
+            plan: names of the stages that the run will make, to say what is left.
 
         Raises:
             InputError: as `check`, or if another process works in the folder.
@@ -114,7 +116,7 @@ class RunFolder:
         remove_partial_stages(run.stages)
         run._begin(config, stands)
         if stands:
-            run._say_what_stands()
+            run._say_what_stands(plan)
         return run
 
     @property
@@ -244,8 +246,8 @@ class RunFolder:
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True)
         write_atomically(self.path / CONFIG_FILE, text)
 
-    def _say_what_stands(self) -> None:
-        """Log which stages stand, and which of those that were begun are made anew.
+    def _say_what_stands(self, plan: Sequence[str]) -> None:
+        """Log which stages stand, which of those that were begun are made anew, and what is left.
 
         Checkpoints of stages that stand go.
         """
@@ -265,8 +267,11 @@ class RunFolder:
                 names.append(name_of_title(title))
                 if stands:  # a kill may have come before its checkpoints went
                     shutil.rmtree(scratch / title, ignore_errors=True)
-        if titles:
-            log.info("Going on in %s: %s; %s.", self.path, _stand(standing), _made_anew(anew))
+        if titles or plan:
+            phrases = [_stand(standing), _made_anew(anew)]
+            if plan:
+                phrases.append(_left([name for name in plan if name not in {*standing, *anew}]))
+            log.info("Going on in %s: %s.", self.path, "; ".join(phrases))
 
     def _lock_of(self, title: str) -> Path:
         self.stages.mkdir(parents=True, exist_ok=True)
@@ -359,6 +364,14 @@ def _made_anew(names: Sequence[str]) -> str:
         return "none of them is made anew"
     verb = "is" if len(names) == 1 else "are"
     return f"{len(names)} {verb} made anew or from a checkpoint ({', '.join(names)})"
+
+
+def _left(names: Sequence[str]) -> str:
+    """Return a phrase for the stages that were not begun."""
+    if not names:
+        return "nothing else is left"
+    verb = "is" if len(names) == 1 else "are"
+    return f"{len(names)} {verb} left ({', '.join(names)})"
 
 
 def _seeds(tree: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from rewardlab.errors import InputError
+from rewardlab.errors import AlikeError, InputError
 from rewardlab.training.processes import mean
 from rewardlab.types import Samples
 
@@ -133,7 +133,7 @@ def reference_figures(
     unbiased = variance.mul(samples_per_prompt / max(samples_per_prompt - 1, 1))
     deviation = unbiased.sqrt().item()
     if deviation == 0:
-        raise InputError(
+        raise AlikeError(
             f"Shaping is in units of the reference's standard deviation, but its {len(scores)} "
             f"samples score alike ({scores[0].item():g}) within each prompt. Take more prompts a "
             "step, or no clip and no penalties."

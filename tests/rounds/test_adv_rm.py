@@ -1,6 +1,7 @@
 """Adv-RM's rounds on tiny language models: what they leave, that they resume, and what they refuse."""
 
 import json
+import logging
 from functools import partial
 from types import SimpleNamespace
 
@@ -46,6 +47,7 @@ from rewardlab.training import DPO, SFT
 
 PROMPTS = [f"say {letter}" for letter in "abcdefgh"]
 ADAM = partial(torch.optim.Adam, lr=1e-3)
+BY_DPO = partial(DPO, optimizer=ADAM)
 TRAINER = partial(Trainer, max_epochs=1, accelerator="cpu", enable_progress_bar=False)
 
 
@@ -82,6 +84,7 @@ def game(
     attacker=None,
     mining=None,
     attacked="first",
+    loop=None,
     **options,
 ) -> AdvRMRounds:
     members = [
@@ -105,7 +108,7 @@ def game(
             stop_below=stop_below,
         ),
         post_train=PostTrain(
-            partial(PPO, optimizer=ADAM), TRAINER, candidates=2, callbacks=list(callbacks)
+            loop or partial(PPO, optimizer=ADAM), TRAINER, candidates=2, callbacks=list(callbacks)
         ),
         fit=FitReward(partial(AdvRM, optimizer=ADAM), TRAINER),
         evaluation=Evaluation(16, {"letters": Function(letters)}),
@@ -289,6 +292,74 @@ def test_a_rehearsal_goes_through_every_stage_and_writes_nothing_else(tmp_path):
     assert {"prompts", "policy", "reward", "reward 1", "disk"} <= lines.keys()
     assert {"1-member-1", "1-attack", "2-post-train", "2-scores"} <= lines.keys()
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_rehearsal_says_how_long_prompts_and_pairs_are(tmp_path):
+    play = game(prompts=["a", "abcd", "ab"])
+    train = play.preferences.split("train")
+    texts = [*train.chosen.outputs, *train.rejected.outputs]
+    prompts = [*train.chosen.prompts, *train.rejected.prompts]
+    rows = [len((prompt + text).encode()) for prompt, text in zip(prompts, texts, strict=True)]
+    lines = {line.name: line.text for line in rehearse(play, tmp_path)}
+    assert lines["prompts"].endswith(
+        "the longest has 4 tokens, with 6 of a response 10 of the 64 of its context"
+    )
+    expected = f"the longest has {max(rows) + 1} tokens of the 64 of its context"
+    assert lines["training rows"] == f"{len(train)}; {expected}"
+
+
+@pytest.mark.parametrize("times", [1, 100])
+def test_a_rehearsal_goes_on_where_its_few_rows_score_alike(tmp_path, monkeypatch, times):
+    calls = []
+
+    def alike(samples, scores, k):
+        calls.append(len(samples))
+        zeros = scores * 0 if len(calls) <= times else scores
+        return extremes(samples, zeros, k)
+
+    monkeypatch.setattr("rewardlab.rounds.post_training.extremes", alike)
+    lines = {line.name: line.text for line in rehearse(game(rounds=1, loop=BY_DPO), tmp_path)}
+    assert calls[1] > calls[0]
+    assert ("scores" in lines) == (times > 1)
+    assert ("2-scores" in lines) == (times == 1)
+    assert "2-candidates" in lines
+
+
+def test_the_plan_names_the_stages_that_are_made_and_resuming_says_what_is_left(tmp_path, caplog):
+    assert "2-candidates" not in game(rounds=1).plan()
+    options = {"rounds": 1, "loop": BY_DPO}
+    planned = game(**options).plan()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("rewardlab.rounds.post_training.candidates", _raise_read_error)
+        with pytest.raises(ReadError):
+            run(tmp_path / "run", **options)
+    caplog.set_level("INFO", "rewardlab")
+    logging.getLogger("rewardlab").addHandler(caplog.handler)
+    opened = RunFolder.open(tmp_path / "run", {"seed": 0}, resume=True, plan=planned)
+    logging.getLogger("rewardlab").removeHandler(caplog.handler)
+    left = "2-pairs, 2-post-train, 2-samples, 2-scores"
+    assert f"1 is made anew or from a checkpoint (2-candidates); 4 are left ({left})" in caplog.text
+    game(**options).run(opened)
+    names = {path.name.rpartition("-")[0] for path in opened.stages.glob("*-????????")}
+    assert set(planned) <= names
+    assert names - set(planned) <= {"1-reference-scores"}
+
+
+def _raise_read_error(*args):
+    raise ReadError
+
+
+def test_held_out_counts_of_pairs_are_in_diagnostics(tmp_path, caplog):
+    caplog.set_level("INFO", "rewardlab")
+    opened = RunFolder.open(tmp_path / "run", {})
+    with opened.attempt(["rewardlab", "rounds"]):
+        game(rounds=1).run(opened)
+    said = json.loads((tmp_path / "run" / "diagnostics.json").read_text())
+    counts = [entry["figures"]["pairs"] for entry in said if "pairs" in entry["figures"]]
+    data = preferences()
+    train, held_out = len(data.split("train")), len(data.split("held_out"))
+    assert {"train": train, "held_out": held_out, "adversarial": 0} in counts
+    assert all(count["held_out"] == held_out for count in counts)
 
 
 def test_no_rounds_is_the_baseline(tmp_path):

@@ -145,6 +145,9 @@ class TestTheWholeRun:
         assert {
             path.name.rpartition("-")[0] for path in (whole / "stages").iterdir() if path.is_dir()
         } == expected
+        assert set(game(**TWO_ROUNDS).plan()) == {
+            name for name in expected if not name.endswith("monitor")
+        }
         assert not list((whole / ".scratch").iterdir()), "checkpoints go when their stage stands"
 
     def test_every_figure_is_in_the_results(self, whole):

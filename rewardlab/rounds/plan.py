@@ -1,0 +1,77 @@
+"""Names of the stages that rounds are going to make, before they are made."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from rewardlab.rounds.stages import PostTrain
+from rewardlab.runs.layout import (
+    ADVERSARIAL,
+    ATTACK,
+    BOOTSTRAPPED_REWARD,
+    CANDIDATES,
+    MEMBER,
+    NEGATIVES,
+    PAIRS,
+    POOL,
+    POOL_SCORES,
+    POST_TRAIN,
+    REFERENCES,
+    REWARD,
+    SAMPLES,
+    SCORES,
+    TARGETS,
+    stage_name,
+)
+from rewardlab.training.base import Trained
+
+FIRST = [stage_name(0, TARGETS), stage_name(0, SAMPLES)]
+
+
+def of_gan_rm(rounds: Any) -> list[str]:
+    """Return the names of the stages of GAN-RM's rounds, in order."""
+    fits = [REWARD]
+    if rounds.bootstrap is not None:
+        fits += [POOL, POOL_SCORES, BOOTSTRAPPED_REWARD]
+    names = list(FIRST)
+    for number in range(1, rounds.rounds + 1):
+        draws = [NEGATIVES] if number == 1 or rounds.refresh_negatives else []
+        stages = [*draws, *fits, *_of_post_training(rounds.post_train), SAMPLES, SCORES]
+        names += [stage_name(number, stage) for stage in stages]
+    return names
+
+
+def of_adv_rm(rounds: Any) -> list[str]:
+    """Return the names of the stages of Adv-RM's rounds, in order; they may end earlier."""
+    members = range(len(rounds.members))
+    attacked = members if rounds.attack.members == "each" else range(1)
+    names = list(FIRST)
+    if rounds.rounds or rounds.tether is not None:
+        names.append(stage_name(0, REFERENCES))
+    for number in range(1, rounds.rounds + 1):
+        names += [stage_name(number, MEMBER, member) for member in members]
+        for target in attacked:
+            names.append(stage_name(number, f"{ATTACK}-{target}" if target else ATTACK))
+        names.append(stage_name(number, ADVERSARIAL))
+    last = rounds.rounds + 1
+    used = range(1) if rounds.use == "target" else members
+    names += [stage_name(last, MEMBER, member) for member in used]
+    ends = [*_of_post_training(rounds.post_train), SAMPLES, SCORES]
+    return [*names, *(stage_name(last, stage) for stage in ends)]
+
+
+def _of_post_training(post_train: PostTrain) -> list[str]:
+    if post_train.loop is None:
+        return []
+    draws = [] if _learns_from(post_train.loop) == "prompts" else [CANDIDATES, PAIRS]
+    return [*draws, POST_TRAIN]
+
+
+def _learns_from(factory: Any) -> str | None:
+    """Return what a loop learns from, if its factory is a class or names one."""
+    parts = [factory.func, *factory.args] if isinstance(factory, partial) else [factory]
+    for part in parts:
+        if isinstance(part, type) and issubclass(part, Trained):
+            return part.learns_from
+    return None
