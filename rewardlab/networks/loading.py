@@ -15,7 +15,7 @@ import torch
 from rewardlab.errors import InputError, reason_of
 from rewardlab.networks.adapters import absorbed, read_adapter, saved_layers, with_adapter
 from rewardlab.networks.silence import silent
-from rewardlab.networks.tokens import PROBE_TEXT
+from rewardlab.networks.tokens import PROBE_TEXT, check_words
 from rewardlab.networks.wrappers import key_mapping, tell_of_wrapper
 
 # buffers that older versions wrote, and newer ones compute
@@ -249,7 +249,8 @@ def load_tokenizer(
         options: further arguments of `AutoTokenizer.from_pretrained`.
 
     Raises:
-        InputError: if it cannot be loaded, or the model is an instance, which has none beside it.
+        InputError: if it cannot be loaded or knows no words, or the model is an instance, which has
+            none beside it.
     """
     if tokenizer is not None and not is_name(tokenizer):
         return tokenizer
@@ -263,6 +264,7 @@ def load_tokenizer(
         name = adapter.base
         options.pop("local_files_only", None)
     loaded = from_pretrained("AutoTokenizer", name, quiet=quiet, **options)
+    check_words(loaded, name)
     return _as_written(loaded, name)
 
 

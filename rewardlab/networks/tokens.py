@@ -109,6 +109,30 @@ def check_padding(tokenizer: Any) -> None:
         )
 
 
+def check_words(tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer that knows its marks alone, which makes no difference between texts.
+
+    transformers makes such a one, and says nothing, for a folder that holds a model's config.json
+    and no vocabulary.
+
+    Args:
+        tokenizer: of transformers.
+        name: where it comes from, for the message.
+
+    Raises:
+        InputError: if its vocabulary holds no word.
+    """
+    marks = tokenizer.added_tokens_encoder
+    for token in tokenizer.get_vocab():
+        if token not in marks and token.strip("▁ "):
+            return
+    raise InputError(
+        f"{name} gives a tokenizer without a vocabulary ({type(tokenizer).__name__} with "
+        f"{len(tokenizer)} tokens, all of them marks). Copy the tokenizer's files, such as "
+        "tokenizer.json, into it from the model's own folder, or name that folder as the tokenizer."
+    )
+
+
 def check_vocabulary(tokenizer: Any, network: Any, needed: int | None = None) -> None:
     """Refuse a tokenizer with more tokens than the network embeds.
 

@@ -120,6 +120,9 @@ def denoised(
         eta: η, for schedulers that take it.
         row_generators: one per row, for schedulers that add noise.
         options: as in `set_timesteps`.
+
+    Raises:
+        InputError: if the scheduler wants a learned variance and the network gives none.
     """
     scheduler = deepcopy(scheduler)
     set_timesteps(scheduler, steps, noise.device, options)
@@ -133,6 +136,7 @@ def denoised(
         if hasattr(scheduler, "scale_model_input"):
             scaled = scheduler.scale_model_input(x, time)
         output = predict(scaled, time.expand(len(x)))
+        _check_variance(scheduler, output, x)
         x = step(output, time, x)[0]
     return x
 
@@ -152,6 +156,17 @@ def _with_memory(step: Callable[..., Any]) -> Callable[..., Any]:
         return x, x0
 
     return remembering_step
+
+
+def _check_variance(scheduler: Any, output: Tensor, x: Tensor) -> None:
+    """Refuse a network without the variance that the scheduler's steps take from it."""
+    if learns_variance(scheduler) and output.shape[1] != 2 * x.shape[1]:
+        kind = scheduler.config.variance_type
+        raise InputError(
+            f"The pipeline's {type(scheduler).__name__} has variance_type={kind!r} and takes the "
+            f"variance from the network, which gives {output.shape[1]} channels for "
+            f"{x.shape[1]} and so none. Set the scheduler's variance_type to 'fixed_small'."
+        )
 
 
 def _step_options(

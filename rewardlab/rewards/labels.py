@@ -100,6 +100,23 @@ def one_head(weight: Tensor, config: Any, label: Labels = None) -> Tensor:
     return weight[scored.wanted] - weight[scored.others]
 
 
+def check_members(config: Any, heads: int) -> None:
+    """Refuse the labels of one choice, such as good and bad, as members of an ensemble.
+
+    The mean of their logits says nothing. Labels that are apart may be members.
+
+    Raises:
+        InputError: if the labels are not apart.
+    """
+    if getattr(config, "problem_type", None) not in _APART:
+        raise InputError(
+            f"heads={heads} would take the mean over the labels of a classifier "
+            f"({_listed(_names(config, heads))}), which says nothing if they exclude each other. "
+            "heads=1 scores the log-odds of one of them (label=...). If each is a score of its "
+            "own, say so in its config: problem_type='regression'."
+        )
+
+
 def _names(config: Any, count: int) -> dict[int, str]:
     """Return the labels' names by their numbers."""
     named = {number: f"LABEL_{number}" for number in range(count)}

@@ -21,7 +21,7 @@ from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, Saved
 from rewardlab.rewards.base import Reward, checked_scores, score_scale
 from rewardlab.rewards.feature_scale import feature_scale
 from rewardlab.rewards.formatting import BatchRows, batch_ids
-from rewardlab.rewards.labels import one_head
+from rewardlab.rewards.labels import check_members, one_head
 from rewardlab.rewards.language_heads import checked_heads, new_heads
 from rewardlab.seeds import derive
 from rewardlab.types import Samples, texts_of
@@ -129,6 +129,8 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
                 f"A label is one head of a classifier; got label={label!r} with heads={heads} of a "
                 f"{type(model).__name__}."
             )
+        elif weight is not None and len(weight) == heads and not language_folder.is_own(model):
+            check_members(self.backbone.config, heads)
         self._set_heads(weight, heads, seed)
         # refuses now what could not be saved later
         backbones.as_classifier(self.backbone, self.head, self.pad)

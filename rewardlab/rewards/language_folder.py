@@ -10,6 +10,7 @@ import torch
 
 from rewardlab.errors import InputError, reason_of
 from rewardlab.networks import lora
+from rewardlab.networks.loading import is_name
 from rewardlab.rewards import backbones
 from rewardlab.rewards.folders import REWARD
 from rewardlab.version import __version__
@@ -39,6 +40,11 @@ def write(folder: str | Path, reward: LanguageReward) -> None:
         "rewardlab": __version__,
     }
     backbones.write_classifier(folder, network, reward, config)
+
+
+def is_own(model: Any) -> bool:
+    """Tell whether a model is named by a folder that a reward was written into."""
+    return is_name(model) and (Path(model) / REWARD).is_file()
 
 
 def _restore(reward: LanguageReward, config: dict[str, Any]) -> None:

@@ -41,7 +41,7 @@ def checked_heads(weight: Tensor, heads: int) -> Tensor:
         raise InputError(
             f"The model is a classifier with {len(weight)} scores, and heads={heads} were asked "
             f"for. heads=1 scores the log-odds of one label (label=...); heads={len(weight)} takes "
-            "each score as a member of an ensemble, whose mean is the reward. For new heads, give "
-            "its backbone."
+            "scores that are apart as members of an ensemble, whose mean is the reward. For new "
+            "heads, give its backbone."
         )
     return weight.float().clone()

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForSequenceClassification
 
@@ -195,6 +196,15 @@ def test_a_classifier_with_marks_keeps_its_head(tmp_path):
     rewrite(tmp_path, renamed(MARKS["DDP"]))
     assert torch.equal(load_reward(tmp_path).head, expected.head)
     assert torch.equal(expected.head, network.score.weight)
+
+
+@pytest.mark.parametrize("kind", ["GPT2", "GPTNeoX", "Qwen2", "Gemma", "Bert", "Roberta"])
+def test_a_folder_without_a_vocabulary_is_refused(tmp_path, kind):
+    """Of it transformers makes a tokenizer of marks alone, to which all texts are one."""
+    config = getattr(transformers, f"{kind}Config")(num_labels=1)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="without a vocabulary"):
+        load_tokenizer(None, tmp_path, "CausalLMPolicy")
 
 
 def test_an_instance_without_numbers_is_refused():

@@ -18,6 +18,7 @@ from diffusers import (
 )
 from torch.testing import assert_close
 
+from rewardlab.errors import InputError
 from rewardlab.policies.diffusion import DiffusionPolicy
 from rewardlab.policies.samplers import Sampler
 from rewardlab.seeds import generators, normal, row_seeds
@@ -118,6 +119,16 @@ def test_ddpm(options):
         batch_size=2, generator=generators(SEEDS), num_inference_steps=6, output_type="pt"
     ).images
     assert_close(policy.generate(["", ""], seeds=SEEDS).outputs, own, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["learned", "learned_range"])
+def test_a_variance_that_the_network_does_not_give_is_refused(kind):
+    pipeline = tiny_diffusion(classes=0)
+    pipeline.scheduler = DDPMScheduler(variance_type=kind, clip_sample=False)
+    policy = DiffusionPolicy(pipeline, sampler=Sampler(steps=3))
+    with pytest.raises(InputError, match="gives 1 channels for 1 and so none"):
+        policy.generate([""], seeds=SEEDS[:1])
+    assert policy.sample([""], seeds=SEEDS[:1]).tensors["final"].isfinite().all()
 
 
 SCHEDULERS = [

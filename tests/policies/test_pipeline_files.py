@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
@@ -28,7 +29,7 @@ from rewardlab.policies.samplers import Sampler
 from rewardlab.seeds import row_seeds
 from rewardlab.testing import tiny_diffusion, tiny_stable_diffusion, tiny_stable_diffusion_xl
 from rewardlab.testing.tiny_images import AUTOENCODER
-from rewardlab.testing.tiny_pipelines import tiny_stable_diffusion_3
+from rewardlab.testing.tiny_pipelines import tiny_flux, tiny_stable_diffusion_3
 
 SEEDS = row_seeds(1, 2)
 PARTS = {
@@ -260,3 +261,32 @@ def test_a_saved_policy_is_a_pipeline_for_diffusers(pipeline, tmp_path):
     own = DiffusionPipeline.from_pretrained(tmp_path / "policy")
     assert isinstance(own.scheduler, type(pipeline.scheduler))
     assert not isinstance(own.scheduler, FlowMatchEulerDiscreteScheduler)
+
+
+@pytest.mark.parametrize(
+    ("make", "part"),
+    [
+        (tiny_stable_diffusion, "text_encoder"),
+        (tiny_stable_diffusion, "tokenizer"),
+        (tiny_stable_diffusion, "vae"),
+        (tiny_stable_diffusion, "scheduler"),
+        (tiny_stable_diffusion_xl, "text_encoder"),
+        (tiny_stable_diffusion_xl, "tokenizer_2"),
+        (tiny_stable_diffusion_3, "text_encoder_2"),
+        (tiny_flux, "tokenizer"),
+        (tiny_flux, "text_encoder_2"),
+    ],
+)
+def test_a_part_that_is_not_there_is_named(make, part, tmp_path):
+    pipeline = make(tmp_path)
+    setattr(pipeline, part, None)
+    with pytest.raises(InputError, match=f"has no {part}, which it needs"):
+        DiffusionPolicy(pipeline)
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "vae", "scheduler", "text_encoder"])
+def test_a_folder_of_a_pipeline_without_a_part_is_refused(folder, part):
+    """Of a tokenizer without files transformers makes one that knows no words."""
+    shutil.rmtree(folder / part)
+    with pytest.raises(InputError):
+        DiffusionPolicy(folder)

@@ -141,3 +141,14 @@ def test_an_ensembles_heads_stay_its_heads(tmp_path):
     mine.save_pretrained(tmp_path / "reward")
     loaded = load_reward(tmp_path / "reward")
     assert torch.allclose(loaded.members(SAMPLES), mine.members(SAMPLES), atol=1e-5)
+
+
+def test_labels_of_one_choice_are_no_ensemble(tmp_path):
+    """Their mean would be the classifier's logits averaged, good and bad alike."""
+    good_or_bad = {0: "bad", 1: "good"}
+    decoder(good_or_bad).save_pretrained(tmp_path)
+    for model in (decoder(good_or_bad), tmp_path):
+        with pytest.raises(InputError, match=r"mean over the labels.*0 bad, 1 good"):
+            LanguageReward(model, TINY.tokenizer(), heads=2)
+    apart = decoder(good_or_bad, problem_type="regression")
+    assert LanguageReward(apart, TINY.tokenizer(), heads=2).members(SAMPLES).shape[1] == 2

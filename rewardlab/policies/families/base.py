@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
+from rewardlab.networks.tokens import check_words
 from rewardlab.policies.autoencoder import LatentScale, decoded, encoded, latent_scale
 from rewardlab.types import distinct
 
@@ -34,13 +35,16 @@ class Family(ABC):
         shape: shape of the latents.
         lora_layers: names of the denoiser's layers that get an adapter.
         reads: numbers of the autoencoder's config that the pipeline reads.
+        needs: parts without which the pipeline makes no pictures.
     """
 
     lora_layers: ClassVar[list[str]] = ["to_k", "to_q", "to_v", "to_out.0"]
     reads: ClassVar[list[str]] = ["scaling_factor"]
+    needs: ClassVar[list[str]] = ["scheduler", "vae", "text_encoder", "tokenizer"]
 
     def __init__(self, pipeline: Any, size: Any = None, frames: int | None = None) -> None:
         self.pipeline = pipeline
+        self._check_parts()
         self.vae: Any = getattr(pipeline, "vae", None)
         self.config: Any = _denoiser(pipeline).config
         self.shape = self.latent_shape(size, frames)
@@ -225,6 +229,19 @@ class Family(ABC):
 
     def _axes(self) -> str:
         return "channels, frames, height, width" if self.is_video else "channels, height, width"
+
+    def _check_parts(self) -> None:
+        """Refuse a pipeline that lacks a part, or whose tokenizer knows no words."""
+        kind = type(self.pipeline).__name__
+        for name in self.needs:
+            part = getattr(self.pipeline, name, None)
+            if part is None:
+                raise InputError(
+                    f"This {kind} has no {name}, which it needs to make pictures of prompts. Load "
+                    "it whole, or give it that part."
+                )
+            if name.startswith("tokenizer"):
+                check_words(part, f"The part {name} of this {kind}")
 
     def _check_channels(self) -> None:
         """Refuse a denoiser that takes more than noisy latents, as inpainting models do."""

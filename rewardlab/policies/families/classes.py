@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ class Classes(Family):
         labels: names of the classes in order; None for an unconditional model.
     """
 
+    needs: ClassVar[list[str]] = ["scheduler"]
     labels: Sequence[str] | None = None
 
     def name_classes(self, labels: Sequence[str] | None) -> None:

@@ -21,6 +21,7 @@ class Flux(FlowFamily):
 
     lora_layers: ClassVar[list[str]] = MMDIT
     reads: ClassVar[list[str]] = ["scaling_factor", "shift_factor"]
+    needs: ClassVar[list[str]] = [*FlowFamily.needs, "text_encoder_2", "tokenizer_2"]
     largest_shift: ClassVar[float] = 1.15
     gives_noise_levels: ClassVar[bool] = True
 

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 
 from rewardlab.policies.autoencoder import decoded, encoded
 from rewardlab.policies.families.base import Inputs
+from rewardlab.policies.families.flow import FlowFamily
 from rewardlab.policies.families.flux import Flux
 from rewardlab.policies.families.packing import packed, unpacked
 
@@ -21,6 +22,7 @@ class QwenImage(Flux):
     """Qwen-Image: FLUX's tokens, a language model's text, and an autoencoder of videos."""
 
     reads: ClassVar[list[str]] = ["latents_mean", "latents_std"]
+    needs: ClassVar[list[str]] = FlowFamily.needs
 
     def encode(
         self, prompts: Sequence[str], device: torch.device, *, negative: bool = False

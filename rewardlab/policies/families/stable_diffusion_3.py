@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.policies.families.base import PLAIN
+from rewardlab.policies.families.base import PLAIN, Family
 from rewardlab.policies.families.flow import MMDIT, FlowFamily
 
 
@@ -18,6 +18,7 @@ class StableDiffusion3(FlowFamily):
 
     lora_layers: ClassVar[list[str]] = MMDIT
     reads: ClassVar[list[str]] = ["scaling_factor", "shift_factor"]
+    needs: ClassVar[list[str]] = [*Family.needs, "text_encoder_2", "tokenizer_2"]
 
     def latent_size(self, size: Any, default: Any, multiple: int = 1) -> tuple[int, int]:
         """Return height and width of the latents; the positions have a largest side."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from rewardlab.policies.families.base import PLAIN, Inputs
+from rewardlab.policies.families.base import PLAIN, Family, Inputs
 from rewardlab.policies.families.stable_diffusion import StableDiffusion
 
 ADDED = ("text_embeds", "time_ids")  # inputs that the UNet takes in a dictionary of their own
@@ -18,6 +18,7 @@ class StableDiffusionXL(StableDiffusion):
     """SDXL: a UNet that reads the text's tokens, its pooled embedding and the picture's size."""
 
     reads: ClassVar[list[str]] = ["scaling_factor", "latents_mean", "latents_std"]
+    needs: ClassVar[list[str]] = [*Family.needs, "text_encoder_2", "tokenizer_2"]
 
     def encode(
         self, prompts: Sequence[str], device: torch.device, *, negative: bool = False
