@@ -24,7 +24,7 @@ install: .venv/.installed
 demo: install threads
 	.venv/bin/python experiments/demo.py
 
-# Pretrained networks of other people, 130 MB, into .cache/models. No dependency is installed and no
+# Pretrained networks of other people, 210 MB, into .cache/models. No dependency is installed and no
 # code of these packages runs: their weight files alone are read, after their hash is checked.
 models: .cache/models/.installed
 

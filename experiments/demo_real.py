@@ -15,8 +15,15 @@ import sys
 import time
 from pathlib import Path
 
-from real import story
+import torch
+
+from real import story, words
+from real.sentences import smollm2
 from rewardlab.errors import InputError
+from rewardlab.policies import from_llama2c
+
+QUESTION = "What is the capital of France?"
+BEGINNING = "Once upon a time"
 
 
 def main() -> int:
@@ -28,11 +35,33 @@ def main() -> int:
         if options.only != "text":
             summary = story.run_faces(options.out, options.seeds, options.ways)
             print(f"\n{story.table(summary['mean'])}\n\nThe picture: {options.out / 'smiles.png'}")
+        if options.only != "faces":
+            content = words.run_text(
+                options.out, options.pairs, options.human, options.count, options.seeds[0]
+            )
+            print(f"\n{words.table(content)}\n\n{content['world']}")
+            tell_stories(options.llama2c)
     except InputError as error:
         print(error, file=sys.stderr)
         return 1
     print(f"Done in {time.monotonic() - start:.0f} s.")
     return 0
+
+
+def tell_stories(files: list[Path] | None) -> None:
+    """Print what the language models say: SmolLM2 and, where its files are given, a llama2.c model.
+
+    Args:
+        files: weights and tokenizer; None without them.
+    """
+    policies = {"SmolLM2-135M-Instruct": (smollm2(max_new_tokens=24, top_k=1), QUESTION)}
+    if files is not None:
+        policies[files[0].name] = (from_llama2c(*files, max_new_tokens=60, top_k=1), BEGINNING)
+    else:
+        print("No --llama2c given, so no small story teller speaks.")
+    for name, (policy, prompt) in policies.items():
+        samples = policy.generate([prompt], seeds=torch.tensor([0]))
+        print(f"\n{name}: {prompt} → {samples.outputs[0]}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,6 +74,16 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--ways", nargs="+", choices=story.WAYS, default=list(story.WAYS), help="some of the ways"
+    )
+    parser.add_argument("--pairs", type=Path, help="preference pairs to fit, see read_preferences")
+    parser.add_argument("--human", type=Path, help="people's choices as JSON, of PandaLM's form")
+    parser.add_argument("--count", type=int, default=300, help="pairs to fit; half as many to read")
+    parser.add_argument(
+        "--llama2c",
+        type=Path,
+        nargs=2,
+        metavar=("WEIGHTS", "TOKENIZER"),
+        help="the two files of a llama2.c model, which then tells a story",
     )
     return parser
 

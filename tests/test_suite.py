@@ -8,23 +8,33 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SKIPS = 0
+REAL_SKIPS = 2  # of tests/real, run by `make test-real`: weights, and a user's own files
+OTHER_SUITES = ("gpu", "real")  # of machines with a GPU, and with pretrained weights
 IGNORED_WARNINGS = 9
 _SKIP = re.compile(
     r"pytest\.skip\(|mark\.skip|mark\.xfail|importorskip\(|pytest\.xfail\(|doctest: \+SKIP"
 )
 
 
+def skips(files):
+    """Return the number of skips of each file that has some."""
+    counts = {}
+    for file in files:
+        if file != Path(__file__):
+            counts[file.name] = len(_SKIP.findall(file.read_text(encoding="utf-8")))
+    return {name: count for name, count in counts.items() if count}
+
+
 def test_the_count_of_skips():
+    others = [ROOT / "tests" / suite for suite in OTHER_SUITES]
     files = [*ROOT.glob("tests/**/*.py"), *ROOT.glob("rewardlab/**/*.py")]
-    files = [
-        file for file in files if ROOT / "tests" / "gpu" not in file.parents
-    ]  # another suite, for machines with a GPU
-    found = {
-        file.name: len(_SKIP.findall(file.read_text(encoding="utf-8")))
-        for file in files
-        if file != Path(__file__)
-    }
-    assert sum(found.values()) == SKIPS, {name: count for name, count in found.items() if count}
+    counts = skips(file for file in files if not set(others) & set(file.parents))
+    assert sum(counts.values()) == SKIPS, counts
+
+
+def test_the_count_of_skips_on_real_weights():
+    counts = skips(ROOT.glob("tests/real/*.py"))
+    assert sum(counts.values()) == REAL_SKIPS, counts
 
 
 def test_ignored_warnings_are_counted_and_say_whose_they_are():

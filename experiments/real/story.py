@@ -29,7 +29,7 @@ CONFIGS = Path(__file__).parent / "configs"
 BASE = "base"
 GRIN = "grin"
 COLUMNS = 12  # faces of a row of the picture
-SAMPLES = 256  # that the rounds judge, see smiles.yaml
+SAMPLES = 192  # that the rounds judge, see smiles.yaml
 Figures = dict[str, Any]
 
 

@@ -45,7 +45,7 @@ TOWERS = {
 }
 
 
-def tower(name: str, side: int = 96, pretrained: bool = True) -> str:
+def tower(name: str, side: int = 160, pretrained: bool = True) -> str:
     """Return "local-dir:FOLDER" of a tower, written on the first call.
 
     Args:

@@ -1,6 +1,8 @@
 """Tests on pretrained weights: run by `make test-real`, and no part of `make test`.
 
-A test names the files of experiments/real/files.py that it needs by `needs("faces")`.
+A test names the files of experiments/real/files.py that it needs by `needs("faces")`. Those of
+stories260K are a user's own: `$REWARDLAB_STORIES260K` is a folder with stories260K.bin and
+tok512.bin.
 """
 
 import os
@@ -28,3 +30,12 @@ def needs():
             pytest.skip(f"{', '.join(missing)} is not installed; `{COMMAND}` installs it")
 
     return check
+
+
+@pytest.fixture(scope="session")
+def stories260k():
+    """Return the paths of stories260K's weights and tokenizer."""
+    folder = os.environ.get("REWARDLAB_STORIES260K")
+    if folder is None:
+        pytest.skip("REWARDLAB_STORIES260K names no folder with stories260K.bin and tok512.bin")
+    return Path(folder) / "stories260K.bin", Path(folder) / "tok512.bin"
