@@ -289,6 +289,34 @@ def test_conversations_are_attacked_and_shown_as_turns(tmp_path, monkeypatch):
         assert "Message(" not in page
 
 
+def test_an_attack_and_a_curve_take_models_without_their_template(tmp_path, monkeypatch, capsys):
+    """Without the template figures equal those of the same models beside a plain tokenizer."""
+    monkeypatch.chdir(tmp_path)
+    for kind, chat in (("plain", False), ("talker", True)):
+        tokenizer = tiny_tokenizer(chat=chat)
+        for seed in range(2):
+            reward = LanguageReward(tiny_causal_lm(seed, context=128), tokenizer, seed=seed)
+            reward.save_pretrained(f"{kind}-{seed}")
+        tiny_causal_lm(context=128).save_pretrained(kind)
+        tokenizer.save_pretrained(kind)
+    (tmp_path / "prompts.txt").write_text("hi\nho\n")
+    words = ["--prompts", "prompts.txt", "--max-length", "4"]
+    for command in ("attack", "curve"):
+        made = {}
+        for kind in ("plain", "talker"):
+            names = ["--reward", "--witness"] if command == "attack" else ["--proxy", "--gold"]
+            parts = ["--policy", kind, names[0], f"{kind}-0", names[1], f"{kind}-1"]
+            n = ["--n", "4"] if command == "attack" else ["--n-max", "4"]
+            flags = ["--chat", "false", "--policy-chat", "false"] if kind == "talker" else []
+            out = f"{command}-{kind}"
+            assert cli.main([command, *parts, *words, *n, *flags, "--out", out]) == 0
+            made[kind] = (tmp_path / out / "results.json").read_text()
+        assert made["plain"] == made["talker"]
+    again = [command, *parts, *words, *n, "--out", out, "--resume"]
+    assert cli.main(again) == 2
+    assert "belongs to another config" in capsys.readouterr().err
+
+
 def test_a_reward_behind_a_url(place):
     class Answer(BaseHTTPRequestHandler):
         def do_POST(self):

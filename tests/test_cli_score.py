@@ -50,6 +50,51 @@ def rows_of(file):
         return list(csv.DictReader(lines))
 
 
+@pytest.mark.parametrize("chat", ["true", "false", None])
+def test_chat_says_whether_a_template_formats(place, chat):
+    """Against the scores of token rows that are written down here."""
+    LanguageReward(tiny_causal_lm(), tiny_tokenizer(chat=True)).save_pretrained("talker")
+    flags = [] if chat is None else ["--chat", chat]
+    assert cli.main(["score", "talker", "all.jsonl", "--out", "scores.csv", *flags]) == 0
+    reward = LanguageReward.from_pretrained("talker")
+    texts = []
+    for word in ("four", "five, or\nsix", "4"):
+        plain = f"2+2?{word}"
+        texts.append(plain if chat == "false" else f"user: 2+2?\nassistant: {word}\n")
+    end = reward.tokenizer.eos_token_id
+    wanted = []
+    for text in texts:
+        ids = [*reward.tokenizer(text, add_special_tokens=False).input_ids, end]
+        states = reward.backbone(input_ids=torch.tensor([ids])).last_hidden_state
+        wanted.append(reward.score_features(states[:, -1]).item())
+    scores = [float(row["score"]) for row in rows_of("scores.csv")]
+    assert scores == pytest.approx(wanted, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (["eye", "pictures", "--chat", "false"], "uses none. Leave it out"),
+        (["rm", "all.jsonl", "--chat", "true"], "has no chat template"),
+        (["rm", "all.jsonl", "--chat", "no"], "it is true or false; got no"),
+    ],
+)
+def test_chat_where_there_is_nothing_to_format_is_refused(place, capsys, flags, sentence):
+    assert cli.main(["score", *flags]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_generate_draws_without_the_template(place):
+    tiny_causal_lm().save_pretrained("chat")
+    tiny_tokenizer(chat=True).save_pretrained("chat")
+    words = ["generate", "chat", "prompts.txt", "--max-length", "8", "--out"]
+    assert cli.main([*words, "plain", "--chat", "false"]) == 0
+    assert cli.main(["generate", "lm", *words[2:], "wanted"]) == 0
+    assert load_samples("plain").outputs == load_samples("wanted").outputs
+    assert cli.main([*words, "formatted"]) == 0
+    assert load_samples("formatted").outputs != load_samples("wanted").outputs
+
+
 def test_a_folder_of_pictures_is_scored_in_order_or_sorted(place, capsys):
     wanted = load_reward("eye").eval()(as_samples("", "pictures")).tolist()
     words = ["score", "eye", "pictures", "--batch-size", "2"]

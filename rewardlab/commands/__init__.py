@@ -139,6 +139,7 @@ rewardlab attack: search for outputs that a reward overrates, and say whether it
   --n 16            samples a prompt that the attack chooses from; as many fresh ones are its floor
   --references 8    responses a prompt that everything is measured against    --seed 0
   --weight 1        how much the witness counts    --max-length N  most tokens of a response
+  --chat false      for rewards that were trained on plain text; --policy-chat false: the policy
   --out RUN         run folder: attack.html, exploits.jsonl, results.json, stages/
 
 Examples:
@@ -161,6 +162,7 @@ gold peaks inside the range.
   --samples N      outputs of each prompt, from which all n are estimated without bias; default
                    twice --n-max
   --max-length N   most tokens of a response    --seed 0
+  --chat false     for rewards that were trained on plain text; --policy-chat false: the policy
   --out RUN        run folder: curve.html, curve.png, curve.csv, results.json, stages/.
                    --help-all lists every flag
 
@@ -185,6 +187,8 @@ rewardlab score: what a reward says of each sample, one row a sample.
   --out FILE       a new .csv or .jsonl file with row, score, prompt, and file or output; without it
                    the CSV is printed. A bar shows rate and time left if stderr is a terminal
   --batch-size 64    --device NAME    --trust
+  --chat false     for a reward that was trained on plain text, though its tokenizer has a chat
+                   template; true asks for one. By default as the folder says
   --query-template TOKENIZER  folder of the tokenizer whose chat template writes what a URL is sent,
                    as a chat model's reward expects it; or --query 'Q: {prompt}\\nA: {response}',
                    \\n for a line break. With neither, the response right behind its prompt, and a

@@ -36,6 +36,12 @@ def audit_parser(command: str) -> FlagParser:
     add("--out", required=True, help="run folder; never overwritten")
     add("--resume", action="store_true", help="go on in a run folder that the same flags made")
     add("--max-length", type=int, help=_MAX_LENGTH)
+    add(
+        "--policy-chat",
+        type=_switch,
+        metavar="true|false",
+        help="the same as --chat, of the policy",
+    )
     add("--seed", type=int, default=0)
     add("--batch-size", type=int, default=64, help="outputs drawn at once")
     add_device_flags(parser)
@@ -49,7 +55,15 @@ def add_device_flags(parser: FlagParser) -> None:
     add("--query", help=_QUERY)
     add("--query-template", metavar="TOKENIZER", help=_QUERY_TEMPLATE)
     add("--key-variable", help="environment variable with the key of a reward behind a URL")
+    add("--chat", type=_switch, metavar="true|false", help=_CHAT)
     add("--trust", action="store_true", help=_TRUST)
+
+
+def _switch(word: str) -> bool:
+    """Return a flag's true or false."""
+    if word not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"it is true or false; got {word}")
+    return word == "true"
 
 
 _POLICY = "folder of a policy, a transformers causal language model or a diffusers pipeline"
@@ -63,6 +77,11 @@ _QUERY = (
 _QUERY_TEMPLATE = (
     "folder of the tokenizer whose chat template makes the query, as a chat model's reward behind "
     "a URL expects it; instead of --query"
+)
+_CHAT = (
+    "whether texts are formatted by the tokenizer's chat template, of the rewards (of the policy in "
+    "generate); false for models that were trained on plain text. By default as the folder says, or "
+    "wherever there is a template"
 )
 _TRUST = "load folders that name classes from outside rewardlab, and so run their code"
 
@@ -93,6 +112,9 @@ def config_of(flags: argparse.Namespace) -> dict[str, object]:
     if config.get("query_template") is None:  # runs of before the flag are known without it
         config.pop("query_template", None)
         config["query"] = config.get("query") or GLUED
+    for name in ("chat", "policy_chat"):  # the same of these
+        if config.get(name) is None:
+            config.pop(name, None)
     return config
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from rewardlab.commands.flags import config_of, is_url
 from rewardlab.commands.logs import set_up_logs
 from rewardlab.conversations import Prompt
@@ -94,7 +96,30 @@ def open_reward(location: str, flags: argparse.Namespace) -> Reward:
             key_variable=flags.key_variable,
             template=flags.query_template,
         )
-    return load_reward(location, trust=flags.trust).to(flags.device).eval()
+    reward = load_reward(location, trust=flags.trust)
+    if flags.chat is not None:
+        _format(reward, flags.chat, location, "--chat")
+    return reward.to(flags.device).eval()
+
+
+def _format(model: nn.Module, chat: bool, location: str, flag: str) -> None:
+    """Let all parts of a model that have a chat template use it, or not.
+
+    Raises:
+        InputError: if no part formats texts, or one should use a template and has none.
+    """
+    from rewardlab.policies.causal_lm import CausalLMPolicy
+    from rewardlab.rewards.language import LanguageReward
+
+    formatting = LanguageReward | CausalLMPolicy
+    parts = [part for part in model.modules() if isinstance(part, formatting)]
+    if not parts:
+        raise InputError(
+            f"{flag} says whether texts are formatted by a chat template, and "
+            f"{type(model).__name__} in {location} uses none. Leave it out."
+        )
+    for part in parts:
+        part.set_chat(chat)
 
 
 def open_policy(flags: argparse.Namespace) -> Generator:
@@ -103,7 +128,12 @@ def open_policy(flags: argparse.Namespace) -> Generator:
     Raises:
         InputError: if it cannot be loaded, or a length limit does not suit it.
     """
-    policy = load_policy(flags.policy, trust=flags.trust).to(flags.device).eval()
+    policy = load_policy(flags.policy, trust=flags.trust)
+    name = "--policy-chat" if "policy_chat" in flags else "--chat"
+    chat = flags.policy_chat if "policy_chat" in flags else flags.chat
+    if chat is not None:
+        _format(policy, chat, flags.policy, name)
+    policy = policy.to(flags.device).eval()
     if flags.max_length is not None:
         _limit_length(policy, flags.max_length)
     if policy.micro_batch is None:

@@ -83,6 +83,18 @@ class TextFormat:
         return replace(self, template=text)
 
 
+def replaced(form: TextFormat, chat: bool | TextFormat | None) -> TextFormat:
+    """Return a format whose first setting is another, or another format.
+
+    Example:
+        >>> replaced(TextFormat(date="2026-01-02"), False).date
+        '2026-01-02'
+    """
+    return (
+        replace(form, chat=chat) if chat is None or isinstance(chat, bool) else TextFormat.of(chat)
+    )
+
+
 def with_clock(template: str, date: str) -> str:
     """Return a chat template whose `strftime_now` shows the first minute of a day.
 

@@ -16,7 +16,7 @@ from rewardlab.errors import InputError
 from rewardlab.networks import lora, sharing
 from rewardlab.networks.chat import TextTokens
 from rewardlab.networks.stillness import still
-from rewardlab.networks.text_format import TextFormat
+from rewardlab.networks.text_format import TextFormat, replaced
 from rewardlab.networks.tokens import context_length
 from rewardlab.policies import causal_lm_folder, language_network, text
 from rewardlab.policies.abilities import (
@@ -237,6 +237,15 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
             InputError: if a sample is refused; the message names the first.
         """
         self.encode(samples, seeds=row_seeds(0, len(samples)))
+
+    def set_chat(self, chat: bool | TextFormat | None) -> None:
+        """Format texts in another way, as the argument `chat` says; the weights stay.
+
+        Raises:
+            InputError: if it asks for a template and there is none.
+        """
+        self.texts = TextTokens(self.tokenizer, replaced(self.texts.form, chat))
+        self.ends = text.end_tokens(self.network, self.tokenizer, self.texts.end)
 
     def with_temperature(self, temperature: float) -> CausalLMPolicy:
         """Return the policy at another temperature. It shares all weights with this one."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from inspect import signature
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from rewardlab.conversations import text_prompts
+from rewardlab.conversations import Conversation
 from rewardlab.errors import InputError
 from rewardlab.networks import tokens
 from rewardlab.networks.adapters import absorbed
@@ -27,6 +27,7 @@ CLASS_PATH = "rewardlab.rewards.ClassifierReward"
 NO_LIMIT = 10**9  # tokenizers that name no limit have a larger one
 
 Cut = Literal["prompt", "pair", "nothing"]
+Conversations = Literal["refuse", "last_user"]
 
 _TRUNCATION = {"prompt": "only_first", "pair": "longest_first", "nothing": False}
 _log = logging.getLogger("rewardlab")
@@ -52,6 +53,8 @@ class ClassifierReward(Reward, Saved):
             does not fit beside one token of the prompt is refused. "pair": the longer of the two
             its end, so nothing is refused. "nothing": they are refused. What is cut is counted, and
             said once.
+        conversations: what becomes of prompts that are conversations, since encoders have no chat
+            template: "refuse" them, or take the "last_user" message as the prompt.
 
     Attributes:
         cut_pairs: how many pairs were cut so far.
@@ -67,6 +70,7 @@ class ClassifierReward(Reward, Saved):
         max_length: int | None = None,
         label: Labels = None,
         cut: Cut = "prompt",
+        conversations: Conversations = "refuse",
     ) -> None:
         super().__init__()
         if is_name(model):
@@ -85,6 +89,12 @@ class ClassifierReward(Reward, Saved):
             raise InputError(f"cut is one of {', '.join(_TRUNCATION)}; got {cut!r}.")
         self.label = label
         self.cut = cut
+        if conversations not in get_args(Conversations):
+            raise InputError(
+                f"conversations is one of {', '.join(get_args(Conversations))}; got "
+                f"{conversations!r}."
+            )
+        self.conversations = conversations
         self.cut_pairs = 0
         self._scored = scored_labels(self.network.config, label)
         self._special = self.tokenizer.num_special_tokens_to_add(pair=True)
@@ -110,7 +120,7 @@ class ClassifierReward(Reward, Saved):
         self._check_lengths(lengths, samples)
         cuts = self.max_length is not None and self.cut != "nothing"
         batch = self.tokenizer(
-            text_prompts(samples.prompts, "ClassifierReward"),
+            self._prompts(samples),
             list(texts_of(samples, "ClassifierReward")),
             padding=True,
             truncation=_TRUNCATION[self.cut] if cuts else False,
@@ -129,6 +139,7 @@ class ClassifierReward(Reward, Saved):
             "max_length": self.max_length,
             "label": self.label,
             "cut": self.cut,
+            "conversations": self.conversations,
         }
         backbones.write_classifier(folder, self.network, self, config)
 
@@ -140,7 +151,7 @@ class ClassifierReward(Reward, Saved):
         """
         if (Path(folder) / REWARD).is_file():
             config = read_config(folder)
-            names = ("max_length", "label", "cut")
+            names = ("max_length", "label", "cut", "conversations")
             settings = {name: config[name] for name in names if name in config}
             return cls(folder, **settings).eval()
         if backbones.has_score(folder):
@@ -185,9 +196,35 @@ class ClassifierReward(Reward, Saved):
             )
         return limit
 
+    def _prompts(self, samples: Samples) -> list[str]:
+        """Return the prompts as texts.
+
+        Raises:
+            InputError: if one is a conversation, and these are refused or it has no user's message.
+        """
+        texts = []
+        for i, prompt in enumerate(samples.prompts):
+            if isinstance(prompt, Conversation):
+                texts.append(self._last_of_user(prompt, named_sample(samples, i)))
+            else:
+                texts.append(prompt)
+        return texts
+
+    def _last_of_user(self, prompt: Conversation, name: str) -> str:
+        """Return the last message of a conversation that is the user's."""
+        said = [message.content for message in prompt.messages if message.role == "user"]
+        if self.conversations == "refuse" or not said:
+            raise InputError(
+                "ClassifierReward takes a prompt as one text, since encoders have no chat template;"
+                f" of {name} it is a conversation of {len(prompt.messages)} messages. "
+                "conversations='last_user' takes the user's last message and leaves out the rest; "
+                "for a decoder with a template take LanguageReward."
+            )
+        return said[-1]
+
     def _lengths(self, samples: Samples) -> list[_Lengths]:
         """Return how many tokens each prompt and each response has, without special ones."""
-        prompts = text_prompts(samples.prompts, "ClassifierReward")
+        prompts = self._prompts(samples)
         counts = []
         for texts in (prompts, list(texts_of(samples, "ClassifierReward"))):
             rows = self.tokenizer(

@@ -14,7 +14,7 @@ from rewardlab.networks import loading, lora, sharing, tokens
 from rewardlab.networks.adapters import read_adapter
 from rewardlab.networks.chat import TextTokens
 from rewardlab.networks.precision import arithmetic, full_precision
-from rewardlab.networks.text_format import TextFormat
+from rewardlab.networks.text_format import TextFormat, replaced
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import backbones, language_folder, language_states
 from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, Saved
@@ -220,6 +220,16 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
         """
         scores = self.score_features(self._states(samples))
         return checked_scores(scores, samples, "LanguageReward")
+
+    def set_chat(self, chat: bool | TextFormat | None) -> None:
+        """Format texts in another way, as the argument `chat` says; the weights stay.
+
+        Raises:
+            InputError: if it asks for a template and there is none.
+        """
+        form = replaced(self.texts.form, chat)
+        self.texts = TextTokens(self.tokenizer, form)
+        self.options["chat"] = form.settings()
 
     def check_samples(self, samples: Samples) -> None:
         """Refuse samples whose response alone does not fit the context.

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import LlamaForSequenceClassification
 
+from rewardlab.conversations import Conversation, Message
 from rewardlab.errors import InputError
 from rewardlab.rewards import load_reward
 from rewardlab.rewards.classifier import ClassifierReward
@@ -90,3 +91,24 @@ def test_a_short_context_is_a_folders_and_a_short_pair_is_whole(tmp_path):
     long = Samples(["a" * 70], ["b" * 60])
     assert (loaded.max_length, loaded.cut) == (20, "pair")
     assert torch.equal(loaded(long), mine(long))
+
+
+def test_a_conversation_is_refused_or_is_its_last_message_of_the_user(published, tmp_path):
+    turns = ["Be brief.", "hi", "hello", "2+2?"]
+    roles = ["system", "user", "assistant", "user"]
+    talk = Conversation(tuple(map(Message, roles, turns)))
+    samples = Samples([talk, "2+2?"], ["4", "4"])
+    with pytest.raises(InputError, match="conversation of 4 messages"):
+        ClassifierReward(published)(samples)
+    with pytest.raises(InputError, match="conversations='last_user'"):
+        ClassifierReward(published).check_samples(samples)
+    reward = ClassifierReward(published, conversations="last_user").eval()
+    one, other = reward(samples).tolist()
+    assert one == pytest.approx(other, abs=1e-6)
+    reward.save_pretrained(tmp_path / "saved")
+    assert ClassifierReward.from_pretrained(tmp_path / "saved")(samples).tolist() == [one, other]
+    silent = Samples([Conversation((Message("system", "Go."),))], ["4"])
+    with pytest.raises(InputError, match="conversation of 1 messages"):
+        reward(silent)
+    with pytest.raises(InputError, match="conversations is one of refuse, last_user"):
+        ClassifierReward(published, conversations="all")
