@@ -8,6 +8,17 @@ from typing import Any
 
 from rewardlab.errors import InputError
 
+# The senders of ShareGPT's files, and their roles.
+_SENDERS = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "chatgpt": "assistant",
+    "bing": "assistant",
+    "bard": "assistant",
+    "system": "system",
+}
 _FORM = '{"role": "user", "content": "…"}'
 
 
@@ -86,7 +97,8 @@ def prompt_of_messages(messages: Iterable[Any]) -> Prompt:
 def read_message(message: Any) -> Message:
     """Return a message of a JSON file; keys whose value is null are ignored.
 
-    A content in parts, [{"type": "text", "text": "…"}], is the joined text.
+    A content in parts, [{"type": "text", "text": "…"}], is the joined text. The form of ShareGPT,
+    {"from": "human", "value": "…"}, is read too: "human" is the user and "gpt" the assistant.
 
     Raises:
         InputError: if it is no mapping with a role and a text, or has further keys with values,
@@ -98,6 +110,8 @@ def read_message(message: Any) -> Message:
     """
     if not isinstance(message, Mapping):
         raise InputError(f"A message should be {_FORM}; got {str(message)[:60]!r}.")
+    if "role" not in message and "content" not in message:
+        message = _from_sharegpt(message)
     content = message.get("content")
     if isinstance(content, Sequence) and not isinstance(content, str):
         content = _joined_parts(content)
@@ -108,10 +122,20 @@ def read_message(message: Any) -> Message:
     further = [str(key) for key in filled if key not in ("role", "content")]
     if further:
         raise InputError(
-            f"A message should be {_FORM}; one has further keys {further}, which are not "
+            f"A message should be {_FORM}; one has further keys {str(further)[:100]}, which are not "
             "supported. Drop them, or leave such conversations out."
         )
     return Message(role, content)
+
+
+def _from_sharegpt(message: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return a message of ShareGPT's form in the other; one of neither form as it is."""
+    sender = message.get("from")
+    role = _SENDERS.get(sender) if isinstance(sender, str) else None
+    if role is None or "value" not in message:
+        return message
+    others = {key: value for key, value in message.items() if key not in ("from", "value")}
+    return {"role": role, "content": message["value"], **others}
 
 
 def _joined_parts(parts: Sequence[Any]) -> str | None:

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from rewardlab import LanguageReward, VisionReward, as_samples, cli, load_policy, load_reward
-from rewardlab.commands.score import read_exchanges
 from rewardlab.conversations import Conversation, Message
 from rewardlab.mining import candidates
 from rewardlab.storage import load_samples
+from rewardlab.storage.exchange_rows import read_exchanges
 from rewardlab.testing import tiny_diffusion, tiny_tower
 from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 

@@ -137,9 +137,8 @@ rewardlab attack: search for outputs that a reward overrates, and say whether it
   --attacker NAME   best_of_n (default), high_temperature, random_edits, guided, rl (--steps 200,
                     --lr 1e-5). --help-all lists every flag
   --n 16            samples a prompt that the attack chooses from; as many fresh ones are its floor
-  --references 8    responses a prompt that everything is measured against    --seed 0
+  --references 8    responses a prompt to measure against    --seed 0    --chat false: plain text
   --weight 1        how much the witness counts    --max-length N  most tokens of a response
-  --chat false      for rewards that were trained on plain text; --policy-chat false: the policy
   --out RUN         run folder: attack.html, exploits.jsonl, results.json, stages/
 
 Examples:
@@ -186,9 +185,7 @@ rewardlab score: what a reward says of each sample, one row a sample.
                    folder of videos, each a file or a folder of frames
   --out FILE       a new .csv or .jsonl file with row, score, prompt, and file or output; without it
                    the CSV is printed. A bar shows rate and time left if stderr is a terminal
-  --batch-size 64    --device NAME    --trust
-  --chat false     for a reward that was trained on plain text, though its tokenizer has a chat
-                   template; true asks for one. By default as the folder says
+  --batch-size 64    --device NAME    --trust    --chat false: plain text, no chat template
   --query-template TOKENIZER  folder of the tokenizer whose chat template writes what a URL is sent,
                    as a chat model's reward expects it; or --query 'Q: {prompt}\\nA: {response}',
                    \\n for a line break. With neither, the response right behind its prompt, and a

@@ -27,21 +27,17 @@ from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.storage import as_samples, write_atomically
-from rewardlab.storage.exchanges import Exchange, UnusableError, exchange, split_answer
+from rewardlab.storage.exchange_rows import read_exchanges
 from rewardlab.storage.media_folder import MediaFolder
 from rewardlab.storage.metadata import read_text
 from rewardlab.storage.picture_files import is_picture_name
 from rewardlab.storage.prompts import holds_rows, text_lines
-from rewardlab.storage.records import usable_rows
 from rewardlab.storage.tables import is_dataset
 from rewardlab.storage.video_files import is_video_name
 from rewardlab.storage.videos import Clip
 from rewardlab.types import Samples, concatenate
 
 log = logging.getLogger("rewardlab")
-# Keys of a line of JSON that may hold its output.
-OUTPUT_KEYS = ("response", "output", "completion")
-SHAPE = '{"prompt": "…", "response": "…"}'
 SORTS = ("none", "best", "worst")
 
 
@@ -143,51 +139,6 @@ def read_outputs(path: Path) -> Samples:
     if not any(line.strip() for line in outputs):
         raise InputError(f"{path} holds no outputs. Write one a line, or give a .jsonl file.")
     return Samples([""] * len(outputs), outputs)
-
-
-def read_exchanges(path: Path) -> Samples:
-    """Return the samples of a file of rows with a prompt and a response, or with "messages".
-
-    Both may be texts or lists of messages. The forms of files are those of `read_records`.
-
-    Raises:
-        InputError: naming the row that has no response.
-
-    Example:
-        >>> path = getfixture("tmp_path") / "exchanges.jsonl"
-        >>> _ = path.write_text('{"prompt": "2+2?", "response": "4"}')
-        >>> read_exchanges(path)
-        Samples(prompts=['2+2?'], outputs=['4'], facts={})
-    """
-    prompts = []
-    outputs = []
-    for record in usable_rows(path, SHAPE):
-        try:
-            prompt, response = _exchange(record.row)
-        except UnusableError as reason:
-            raise InputError(
-                f"{path}, {record.place} is a row {reason}. It should be {SHAPE}."
-            ) from None
-        prompts.append(prompt)
-        outputs.append(response)
-    return Samples(prompts, outputs)
-
-
-def _exchange(row: dict[str, Any]) -> Exchange:
-    """Return the prompt and the response of a row."""
-    prompt = row.get("prompt")
-    for key in OUTPUT_KEYS:
-        response = row.get(key)
-        if isinstance(response, str) and prompt is None:
-            return Exchange("", response)
-        if isinstance(response, str | list | dict):
-            return exchange(prompt, response)
-    if row.get("messages") is not None:
-        return split_answer(row["messages"])
-    raise UnusableError(
-        'that has no text "response" (or "output", "completion", "messages"); it has '
-        f"{str(sorted(map(str, row)))[:200]}"
-    )
 
 
 def _with_prompts(rows: Dataset[Samples], file: str, path: Path) -> Dataset[Samples]:

@@ -17,7 +17,7 @@ from rewardlab.data.long_rows import LongRows, Model, fitting, models_of
 from rewardlab.data.splits import Part, Split, SplitData, held_out_count, split_groups
 from rewardlab.errors import InputError
 from rewardlab.networks.chat import finished_of
-from rewardlab.storage.preferences import PAIR_FACTS, read_preferences
+from rewardlab.storage.preferences import PAIR_FACTS, Dialogues, read_preferences
 from rewardlab.types import PreferencePairs, Samples, concatenate, distinct, kind_of
 
 log = logging.getLogger("rewardlab")
@@ -45,6 +45,8 @@ class Preferences(SplitData):
         long_rows: what becomes of pairs that do not fit the context of the model that is trained:
             "refuse", "drop" or "truncate" (see `rewardlab.data.long_rows.fitting`). They are looked
             for before the first step.
+        dialogues: what dialogues that a file holds as one text become, such as hh-rlhf's: "text",
+            or the "turns" of a conversation, for chat models (see `read_preferences`).
 
     Raises:
         InputError: if the pairs cannot be read, `held_out` leaves none to train on, or clean and
@@ -67,6 +69,7 @@ class Preferences(SplitData):
         seed: int = 0,
         strict: bool = False,
         long_rows: LongRows = "refuse",
+        dialogues: Dialogues = "text",
     ) -> None:
         super().__init__()
         self.pairs = pairs
@@ -76,6 +79,7 @@ class Preferences(SplitData):
         self.seed = seed
         self.strict = strict
         self.long_rows = long_rows
+        self.dialogues = dialogues
         self.order_seed = seed
         self._splits: dict[str, PreferencePairs] | None = None
         self._models: list[Model] = []  # whose context the pairs fit
@@ -93,6 +97,7 @@ class Preferences(SplitData):
             self.seed,
             self.strict,
             self.long_rows,
+            self.dialogues,
         )
         other.order_seed = self.order_seed if seed is None else seed
         return other
@@ -160,7 +165,7 @@ class Preferences(SplitData):
     def _open(self, source: str | Path | PreferencePairs) -> PreferencePairs:
         if isinstance(source, PreferencePairs):
             return source
-        return read_preferences(source, self.strict)
+        return read_preferences(source, self.strict, self.dialogues)
 
     def _split_rows(self, prompts: Sequence[Prompt]) -> Split:
         """Return the row numbers to train on and to hold out."""

@@ -10,10 +10,12 @@ from torch.utils.data import Dataset
 
 from rewardlab.data.loader import ResumableLoader, Rows
 from rewardlab.data.long_rows import LongRows, fitting, models_of
+from rewardlab.storage.exchange_rows import read_good_exchanges
 from rewardlab.storage.image_folder import ImageFolder
 from rewardlab.storage.metadata import read_kind, read_lines
-from rewardlab.storage.picture_files import picture_files
+from rewardlab.storage.picture_files import is_picture_name, picture_files
 from rewardlab.storage.samples import is_saved_video, load_pairs, load_samples
+from rewardlab.storage.tables import is_dataset
 from rewardlab.storage.video_files import is_video_name
 from rewardlab.storage.video_folder import VideoFolder
 from rewardlab.storage.videos import Clip
@@ -25,7 +27,8 @@ class SamplesData(pl.LightningDataModule):
 
     Args:
         samples: a folder of images or videos, with their prompts in `metadata.jsonl`; a folder that
-            `save_samples` wrote; or Samples in memory.
+            `save_samples` wrote; a file of rows with "prompt" and "completion" (or "response"), or
+            with "messages" (see `read_exchanges`); or Samples in memory.
         batch_size: samples a step, on each device.
         size: resize and crop images of a folder to size × size; see `read_image`.
         channels: 3 for RGB, 1 for grey, for images of a folder.
@@ -138,7 +141,7 @@ def open_samples(
 
     Args:
         samples: a folder of images or of videos, a folder that `save_samples` wrote, or Samples in
-            memory.
+            memory; or a file of prompts and responses.
         size: resize and crop images and frames of a folder to size × size; see `read_image`.
         channels: 3 for RGB, 1 for grey, for images and videos of a folder.
         strict: refuse unusable files instead of skipping them.
@@ -153,6 +156,8 @@ def open_samples(
     if isinstance(samples, Samples):
         return Rows(_numbered(samples))
     folder = Path(samples)
+    if is_dataset(folder) or (folder.is_file() and not _is_medium(folder)):
+        return Rows(_numbered(read_good_exchanges(folder)))
     first = _first_saved(folder)
     saved_videos = False
     if isinstance(first.get("file_name"), str):
@@ -164,6 +169,11 @@ def open_samples(
     if _holds_videos(folder):
         return VideoFolder(samples, clip, size, channels, strict)
     return ImageFolder(samples, size, channels, strict)
+
+
+def _is_medium(file: Path) -> bool:
+    """Tell whether a file is a picture or a video by its name."""
+    return is_picture_name(file) or is_video_name(file)
 
 
 def _numbered(samples: Samples) -> Samples:

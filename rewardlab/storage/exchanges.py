@@ -137,6 +137,8 @@ def _turns(messages: Sequence[Any]) -> Turns:
 
 def _message_fault(message: Any) -> str:
     has_text = isinstance(message, Mapping) and isinstance(message.get("content"), str)
+    if isinstance(message, Mapping) and {"from", "value"} <= message.keys():
+        return f"with messages from {str(message['from'])[:20]!r}, whose part is not known"
     if has_text and isinstance(message.get("role"), str):
         return "with messages that have more than role and content, such as calls of tools"
     return 'with messages that are not {"role": "…", "content": "…"}'

@@ -6,23 +6,26 @@ import logging
 import math
 from collections import defaultdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rewardlab.conversations import Prompt
+from rewardlab.conversations import Prompt, prompt_of_messages
 from rewardlab.errors import InputError
 from rewardlab.storage.exchanges import Exchange, UnusableError, exchange
 from rewardlab.storage.records import FORMS, Record, read_records
 from rewardlab.storage.samples import load_pairs
 from rewardlab.storage.tables import is_dataset
-from rewardlab.storage.turns import asks_for_answer, continues, shared_prompt
+from rewardlab.storage.turns import asks_for_answer, continues, dialogue_turns, shared_prompt
 from rewardlab.types import PreferencePairs, Samples
 
 SHAPE = '{"prompt": "…", "chosen": "…", "rejected": "…"}'
 _DOUBLED_SHARE = 0.9  # of a file's texts that begin with their prompt, from which all do
 _log = logging.getLogger("rewardlab")
+
+
+Dialogues = Literal["text", "turns"]
 
 
 class PairFact(NamedTuple):
@@ -65,7 +68,9 @@ class _Halves(NamedTuple):
     rejected: Exchange
 
 
-def read_preferences(path: str | Path, strict: bool = False) -> PreferencePairs:
+def read_preferences(
+    path: str | Path, strict: bool = False, dialogues: Dialogues = "text"
+) -> PreferencePairs:
     r"""Return the preference pairs of a file, or of a folder that `save_pairs` wrote.
 
     A file is JSON lines, a JSON array, CSV, TSV or parquet, compressed or not, told by what it
@@ -82,6 +87,9 @@ def read_preferences(path: str | Path, strict: bool = False) -> PreferencePairs:
       written: prompt and response joined are the text;
     * texts begin with the key's text, at a turn's mark, or in nine of ten rows or more.
 
+    The form of ShareGPT, "conversations" with {"from", "value"} beside chosen and rejected, is read
+    as messages.
+
     Two more keys are read, and become facts of the chosen half if a row has them. "margin" is by
     how much chosen should lead; rows without it get 0. "label" is the probability that chosen is
     preferred: 0.5 for a tie; rows without it get 1.
@@ -92,6 +100,9 @@ def read_preferences(path: str | Path, strict: bool = False) -> PreferencePairs:
     Args:
         path: the file or folder.
         strict: refuse what would be skipped.
+        dialogues: what texts with marked turns become, such as those of hh-rlhf. "text" keeps them
+            as they are written; "turns" makes the prompt a conversation of these turns, which a
+            chat model's own template formats, and takes the spaces around each turn off.
 
     Raises:
         InputError: if the file is missing, cannot be read, or holds no pairs; under `strict`,
@@ -112,7 +123,7 @@ def read_preferences(path: str | Path, strict: bool = False) -> PreferencePairs:
     skipped = defaultdict(list)
     for record in records:
         try:
-            pairs.append(_parse_pair(record, doubled))
+            pairs.append(_parse_pair(record, doubled, dialogues))
         except UnusableError as reason:
             skipped[str(reason)].append(record.place)
     _report_skipped(path, len(pairs), skipped, strict)
@@ -173,13 +184,15 @@ def _repeats(row: dict[str, Any]) -> bool:
     return continues(row["chosen"], prompt) and continues(row["rejected"], prompt)
 
 
-def _parse_pair(record: Record, doubled: bool) -> _PairLine:
+def _parse_pair(record: Record, doubled: bool, dialogues: Dialogues) -> _PairLine:
     """Return the pair of a row."""
     if record.problem is not None:
         example = f" such as {SHAPE}" if record.problem == "not an object" else ""
         raise UnusableError(record.problem + example)
     row = record.row
     halves = _halves(row, doubled)
+    if dialogues == "turns":
+        halves = _Halves(_as_turns(halves.chosen), _as_turns(halves.rejected))
     prompt = halves.chosen.prompt
     chosen = halves.chosen.response
     rejected = halves.rejected.response
@@ -193,16 +206,29 @@ def _parse_pair(record: Record, doubled: bool) -> _PairLine:
 
 def _halves(row: dict[str, Any], doubled: bool) -> _Halves:
     """Return both sides of a row, each with its prompt."""
-    if row.get("prompt") is None and _is_text(row.get("chosen")) and _is_text(row.get("rejected")):
+    prompt = row.get("conversations") if row.get("prompt") is None else row["prompt"]
+    if prompt is None and _is_text(row.get("chosen")) and _is_text(row.get("rejected")):
         return _dialogue(row["chosen"], row["rejected"])
     _check_keys(row)
-    prompt = row.get("prompt")
     repeats = _are_texts(row) and _repeats(row)
     if isinstance(prompt, str) and repeats and (doubled or asks_for_answer(prompt)):
         chosen = Exchange(prompt, row["chosen"][len(prompt) :])
         rejected = Exchange(prompt, row["rejected"][len(prompt) :])
         return _Halves(chosen, rejected)
     return _Halves(exchange(prompt, row["chosen"]), exchange(prompt, row["rejected"]))
+
+
+def _as_turns(half: Exchange) -> Exchange:
+    """Return a side whose prompt is a dialogue in one text as turns; others stay."""
+    if not isinstance(half.prompt, str) or not asks_for_answer(half.prompt):
+        return half
+    turns = dialogue_turns(half.prompt)
+    if not turns or turns[-1].role != "user":
+        raise UnusableError(
+            "whose dialogue does not begin with a mark, or does not end with a user"
+        )
+    prompt = prompt_of_messages([vars(turn) for turn in turns])
+    return Exchange(prompt, half.response.strip())
 
 
 def _is_text(value: Any) -> bool:
@@ -222,11 +248,22 @@ def _dialogue(chosen: str, rejected: str) -> _Halves:
 def _check_keys(row: dict[str, Any]) -> None:
     """Refuse a row without the keys that a pair needs."""
     needed = ["chosen", "rejected"]
-    if not isinstance(row.get("chosen"), list):  # whose messages may hold the prompt
-        needed.insert(0, "prompt")
+    if row.get("chosen") is None and row.get("rejected") is None and _is_judged(row):
+        raise UnusableError(
+            "that is one answer, marked as good or bad (as for KTO), where a pair has two answers "
+            "of one prompt; good ones alone can be fine-tuned on (SFT)"
+        )
+    has_conversation = isinstance(row.get("conversations"), list)
+    if not isinstance(row.get("chosen"), list) and not has_conversation:
+        needed.insert(0, "prompt")  # else messages may hold it
     missing = [f'"{name}"' for name in needed if row.get(name) is None]
     if missing:
         raise UnusableError("without " + " and ".join(missing))
+
+
+def _is_judged(row: dict[str, Any]) -> bool:
+    """Tell whether a row is a single answer with a verdict of true or false."""
+    return any(isinstance(row.get(name), bool) for name in ("label", "kto_tag"))
 
 
 def _check_letters(text: str) -> None:

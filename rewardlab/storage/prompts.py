@@ -6,9 +6,10 @@ import logging
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rewardlab.conversations import Prompt, from_json
+from rewardlab.conversations import Prompt, from_json, read_message
 from rewardlab.errors import InputError
 from rewardlab.storage.contents import decoded, is_arrow, is_parquet, plain_suffix, read_content
+from rewardlab.storage.exchange_rows import CONVERSATION_KEYS
 from rewardlab.storage.metadata import read_text
 from rewardlab.storage.records import Record, is_json, parsed, read_records
 
@@ -32,9 +33,9 @@ def read_prompts(path: str | Path, strict: bool = False) -> list[Prompt]:
     r"""Return the prompts of a file: one a line of text, or one a row of JSON, CSV or parquet.
 
     A row has the key "prompt", with a text or a list of messages {"role", "content"}; or the key
-    "messages", of which the assistant's last message is left out, if it is the end. A byte order
-    mark and Windows' line ends are removed. A prompt that holds line breaks needs JSON or CSV. See
-    `read_records` for the forms.
+    "messages", or "conversations" in ShareGPT's form, of which the assistant's last message is left
+    out, if it is the end. A byte order mark and Windows' line ends are removed. A prompt that holds
+    line breaks needs JSON or CSV. See `read_records` for the forms.
 
     Args:
         path: the file, or a folder that `save_to_disk` of `datasets` wrote.
@@ -158,8 +159,8 @@ def _prompt_in(row: dict[str, Any]) -> Prompt:
     value = row.get("prompt")
     if isinstance(value, str | list) and value != []:
         return _checked(value)
-    messages = row.get("messages")
-    if isinstance(messages, list) and messages:
+    messages = _messages(row)
+    if messages:
         return _checked(messages[:-1] if _is_answered(row) else messages)
     keys = str(sorted(map(str, row)))[:200]
     raise InputError(
@@ -177,8 +178,18 @@ def _checked(value: str | list[Any]) -> Prompt:
 
 def _is_answered(row: dict[str, Any]) -> bool:
     """Tell whether a row's prompt are its "messages", and they end with the assistant's."""
-    messages = row.get("messages")
-    if row.get("prompt") not in (None, []) or not isinstance(messages, list) or not messages:
+    messages = _messages(row)
+    if row.get("prompt") not in (None, []) or not messages:
         return False
-    last = messages[-1]
-    return isinstance(last, dict) and last.get("role") == "assistant"
+    try:
+        return read_message(messages[-1]).role == "assistant"
+    except InputError:  # which is said where the messages are read
+        return False
+
+
+def _messages(row: dict[str, Any]) -> list[Any]:
+    """Return the list of messages that a row has beside "prompt", none where it has no such."""
+    for key in CONVERSATION_KEYS:
+        if isinstance(row.get(key), list):
+            return list(row[key])
+    return []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+from rewardlab.conversations import Message
+
 
 class _Style(NamedTuple):
     """How a dialogue marks its turns.
@@ -60,6 +62,14 @@ _STYLES = (
 )
 
 
+class _Mark(NamedTuple):
+    """Where a turn's mark stands, and whose turn begins behind it."""
+
+    start: int
+    end: int
+    role: str
+
+
 class SharedPrompt(NamedTuple):
     """What two texts share up to where the assistant's last turn begins.
 
@@ -95,6 +105,34 @@ def shared_prompt(first: str, second: str) -> SharedPrompt | None:
     if any(style.asks.search(rest) or style.answers.search(rest) for rest in rests):
         return None
     return SharedPrompt(common[:end], *rests)
+
+
+def dialogue_turns(text: str) -> list[Message] | None:
+    r"""Return the turns of a dialogue that is written as one text, without their marks.
+
+    None is returned where no turns are marked, or something stands before the first mark.
+
+    Example:
+        >>> dialogue_turns("\n\nHuman: hi\n\nAssistant: hey\n\nHuman: bye\n\nAssistant:")[1:]
+        [Message(role='assistant', content='hey'), Message(role='user', content='bye')]
+    """
+    style = _style_of(text)
+    if style is None:
+        return None
+    marks = [_Mark(match.start(), match.end(), "user") for match in style.asks.finditer(text)]
+    marks += [
+        _Mark(match.start(), match.end(), "assistant") for match in style.answers.finditer(text)
+    ]
+    marks.sort()
+    if text[: marks[0].start].strip():
+        return None
+    ends = [mark.start for mark in marks[1:]] + [len(text)]
+    turns = []
+    for mark, end in zip(marks, ends, strict=True):
+        turns.append(Message(mark.role, text[mark.end : end].strip()))
+    if turns[-1] == Message("assistant", ""):
+        turns.pop()
+    return turns
 
 
 def asks_for_answer(text: str) -> bool:

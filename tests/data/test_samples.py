@@ -1,10 +1,15 @@
 """Samples and pairs are read from folders or memory, and rows are numbered."""
 
+import json
+
+import pytest
 import torch
 from jsonargparse import ArgumentParser
 from PIL import Image
 
+from rewardlab.conversations import Conversation, Message
 from rewardlab.data import PairsData, SamplesData, save_pairs, save_samples
+from rewardlab.errors import InputError
 from rewardlab.types import PreferencePairs, Samples
 
 
@@ -78,3 +83,47 @@ def test_images_may_lie_in_a_folder_of_any_name(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "none" / "a.png")
     (batch,) = train_batches(SamplesData(tmp_path))
     assert batch.outputs.shape == (1, 3, 4, 4)
+
+
+ASK = {"role": "user", "content": "2+2?"}
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        ({"prompt": "2+2?", "completion": "4"}, "2+2?"),
+        ({"prompt": [ASK], "completion": [{"role": "assistant", "content": "4"}]}, "2+2?"),
+        (
+            {"messages": [SYSTEM, ASK, {"role": "assistant", "content": "4"}]},
+            Conversation((Message("system", "Be brief."), Message("user", "2+2?"))),
+        ),
+        (
+            {"conversations": [{"from": "human", "value": "2+2?"}, {"from": "gpt", "value": "4"}]},
+            "2+2?",
+        ),
+        ({"prompt": "2+2?", "completion": "4", "label": True}, "2+2?"),
+    ],
+)
+def test_samples_to_imitate_come_from_a_file(tmp_path, row, prompt):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{json.dumps(row)}\n" * 3)
+    (first, second) = train_batches(SamplesData(str(path), batch_size=2))
+    assert list(first.prompts) == [prompt] * 2
+    assert list(second.outputs) == ["4"]
+    rows = torch.cat([first.facts["row"], second.facts["row"]])
+    assert sorted(rows.tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("row", "sentence"),
+    [
+        ({"prompt": "a"}, "line 1 is a row that has no text"),
+        ({"prompt": "a", "completion": "b", "label": False}, "1 rows of .* have the label false"),
+    ],
+)
+def test_rows_that_cannot_be_imitated_are_named(tmp_path, row, sentence):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    with pytest.raises(InputError, match=sentence):
+        SamplesData(path).setup("fit")

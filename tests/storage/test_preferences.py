@@ -270,3 +270,103 @@ def test_a_file_whose_texts_begin_with_their_prompts_is_read_once(tmp_path, capl
     assert "In 1 of 6 rows" in caplog.text
     inside = pair(0, prompt="Par", chosen="Paris", rejected="Parma")
     assert read_preferences(write(tmp_path / "word.jsonl", inside)).chosen.outputs == ["Paris"]
+
+
+def from_(sender, text):
+    return {"from": sender, "value": text}
+
+
+@pytest.mark.parametrize(
+    ("row", "prompt"),
+    [
+        (
+            {
+                "conversations": [from_("human", "2+2?")],
+                "chosen": from_("gpt", "4"),
+                "rejected": from_("gpt", "5"),
+            },
+            "2+2?",
+        ),
+        (
+            {
+                "conversations": [
+                    from_("system", "Be brief."),
+                    from_("human", "hi"),
+                    from_("gpt", "hello"),
+                    from_("human", "2+2?"),
+                ],
+                "chosen": from_("gpt", "4"),
+                "rejected": from_("gpt", "5"),
+            },
+            talk(("system", "Be brief."), ("user", "hi"), ("assistant", "hello"), ("user", "2+2?")),
+        ),
+        ({"conversations": [from_("human", "2+2?")], "chosen": "4", "rejected": "5"}, "2+2?"),
+        (
+            {
+                "chosen": [from_("human", "2+2?"), from_("gpt", "4")],
+                "rejected": [from_("human", "2+2?"), from_("gpt", "5")],
+            },
+            "2+2?",
+        ),
+    ],
+)
+def test_pairs_in_the_form_of_sharegpt(tmp_path, row, prompt):
+    pairs = read_preferences(write(tmp_path / "a.json", row), strict=True)
+    assert pairs == PreferencePairs(Samples([prompt], ["4"]), Samples([prompt], ["5"]))
+
+
+def test_a_sender_that_is_not_known_is_named(tmp_path):
+    row = {"conversations": [from_("observation", "x")], "chosen": "a", "rejected": "b"}
+    with pytest.raises(InputError, match="1 with messages from 'observation'"):
+        read_preferences(write(tmp_path / "a.jsonl", row))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "hi", "completion": "hello", "label": True},
+        {"prompt": [user("hi")], "completion": [says("go")], "label": False},
+        {"messages": [user("hi"), says("hello")], "label": True},
+        {"conversations": [from_("human", "hi"), from_("gpt", "hey")], "kto_tag": False},
+    ],
+)
+def test_single_answers_with_a_verdict_are_told_for_what_they_are(tmp_path, row):
+    with pytest.raises(
+        InputError, match=r"3 that is one answer, marked as good or bad \(as for KTO"
+    ):
+        read_preferences(write(tmp_path / "kto.jsonl", row, row, row))
+
+
+HH = "\n\nHuman: hi\n\nAssistant: hello\n\nHuman: 2+2?\n\nAssistant:"
+
+
+def test_dialogues_stay_texts_or_become_turns(tmp_path):
+    path = write(tmp_path / "hh.jsonl", {"chosen": f"{HH} 4", "rejected": f"{HH} 5\n"})
+    assert read_preferences(path).chosen == Samples([HH], [" 4"])
+    pairs = read_preferences(path, dialogues="turns")
+    prompt = talk(("user", "hi"), ("assistant", "hello"), ("user", "2+2?"))
+    assert pairs == PreferencePairs(Samples([prompt], ["4"]), Samples([prompt], ["5"]))
+    held = data.Preferences(path, held_out=0, dialogues="turns")
+    assert list(held.split("train").chosen.prompts) == [prompt]
+    assert list(held.extended(pairs[:0]).split("train").chosen.prompts) == [prompt]
+
+
+@pytest.mark.parametrize(
+    ("before", "prompt"),
+    [
+        ("\n\nHuman: hi\n\nAssistant:", "hi"),
+        ("<|im_start|>user\nhi<|im_end|>", None),  # no turn of the assistant's begins
+        ("### Instruction:\nAdd.\n\n### Response:\n", "Add."),
+        ("USER: hi ASSISTANT: ho USER: more ASSISTANT:", None),
+    ],
+)
+def test_dialogues_of_other_marks_as_turns(tmp_path, before, prompt):
+    row = {"chosen": f"{before}a", "rejected": f"{before}b"}
+    path = write(tmp_path / "a.jsonl", row, pair())
+    prompts = read_preferences(path, dialogues="turns").chosen.prompts
+    if "USER" in before:
+        assert prompts[0] == talk(("user", "hi"), ("assistant", "ho"), ("user", "more"))
+    elif prompt is None:
+        assert list(prompts) == ["p0"]
+    else:
+        assert list(prompts) == [prompt, "p0"]

@@ -1,0 +1,81 @@
+"""Files of prompts with their responses, such as `rewardlab score` reads and SFT learns from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rewardlab.errors import InputError
+from rewardlab.storage.exchanges import Exchange, UnusableError, exchange, split_answer
+from rewardlab.storage.records import usable_rows
+from rewardlab.types import Samples
+
+# Keys of a row that may hold its response, and those that may hold a whole conversation.
+RESPONSE_KEYS = ("response", "output", "completion")
+CONVERSATION_KEYS = ("messages", "conversations")
+SHAPE = '{"prompt": "…", "response": "…"}'
+
+
+def read_exchanges(path: str | Path) -> Samples:
+    """Return the samples of a file of rows with a prompt and a response, or with "messages".
+
+    The response is called "response", "output" or "completion". Both may be texts or lists of
+    messages. Of "messages", or "conversations" in ShareGPT's form, the assistant's last one is the
+    response. The forms of files are those of `read_records`.
+
+    Raises:
+        InputError: naming the row that has no response.
+
+    Example:
+        >>> path = getfixture("tmp_path") / "exchanges.jsonl"
+        >>> _ = path.write_text('{"prompt": "2+2?", "response": "4"}')
+        >>> read_exchanges(path)
+        Samples(prompts=['2+2?'], outputs=['4'], facts={})
+    """
+    path = Path(path)
+    prompts = []
+    outputs = []
+    for record in usable_rows(path, SHAPE):
+        try:
+            prompt, response = _exchange(record.row)
+        except UnusableError as reason:
+            raise InputError(
+                f"{path}, {record.place} is a row {reason}. It should be {SHAPE}."
+            ) from None
+        prompts.append(prompt)
+        outputs.append(response)
+    return Samples(prompts, outputs)
+
+
+def read_good_exchanges(path: str | Path) -> Samples:
+    """Return the samples of a file to imitate, of which none is labelled as bad.
+
+    Raises:
+        InputError: as `read_exchanges`, or if a row has a "label" that is false.
+    """
+    path = Path(path)
+    bad = [record.place for record in usable_rows(path, SHAPE) if record.row.get("label") is False]
+    if bad:
+        raise InputError(
+            f"{len(bad)} rows of {path} have the label false (the first: {bad[0]}): they are bad "
+            "answers, as KTO learns from, and SFT would imitate them. Leave out those rows."
+        )
+    return read_exchanges(path)
+
+
+def _exchange(row: dict[str, Any]) -> Exchange:
+    """Return the prompt and the response of a row."""
+    prompt = row.get("prompt")
+    for key in RESPONSE_KEYS:
+        response = row.get(key)
+        if isinstance(response, str) and prompt is None:
+            return Exchange("", response)
+        if isinstance(response, str | list | dict):
+            return exchange(prompt, response)
+    for key in CONVERSATION_KEYS:
+        if row.get(key) is not None:
+            return split_answer(row[key])
+    raise UnusableError(
+        'that has no text "response" (or "output", "completion", "messages"); it has '
+        f"{str(sorted(map(str, row)))[:200]}"
+    )
