@@ -1,4 +1,4 @@
-"""What outputs of samples must be: floats in [0, 1] of 4 or 5 dimensions, or strings."""
+"""What samples must be: prompts are texts or conversations, outputs pictures or texts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rewardlab.conversations import Conversation
 from rewardlab.errors import InputError
 
 OUTSIDE = 0.02  # by how much pixels may leave [0, 1]: rounding of half precision and of resizing
@@ -21,8 +22,27 @@ def check_images(outputs: Tensor) -> None:
         )
 
 
+def check_prompts(prompts: Sequence[Any]) -> None:
+    """Refuse one text in place of a list of them, and messages that are no `Conversation`."""
+    mend = "rewardlab.as_samples(prompts, outputs) takes one prompt for all, and lists of messages."
+    if isinstance(prompts, str):
+        raise InputError(
+            f"Samples hold one prompt a sample in a list; got the one text {prompts[:60]!r}. {mend}"
+        )
+    for prompt in prompts:
+        if not isinstance(prompt, str | Conversation):
+            raise InputError(
+                "A prompt of Samples is a string or a Conversation; got a "
+                f"{type(prompt).__name__}. {mend}"
+            )
+
+
 def check_texts(outputs: Sequence[Any]) -> None:
-    """Refuse outputs that are no strings, such as a list of pictures."""
+    """Refuse outputs that are no strings, such as a list of pictures, and one text for a list."""
+    if isinstance(outputs, str):
+        raise InputError(
+            f"Samples hold one output a sample in a list; got the one text {outputs[:60]!r}."
+        )
     for output in outputs:
         if not isinstance(output, str):
             raise InputError(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
-from rewardlab.output_checks import check_images, check_range, check_texts
+from rewardlab.output_checks import check_images, check_prompts, check_range, check_texts
 
 Index = slice | Sequence[int] | Tensor
 _Noun = TypeVar("_Noun", bound=Any)
@@ -71,6 +71,7 @@ class Samples:
     facts: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_prompts(self.prompts)
         if isinstance(self.outputs, Tensor):
             check_images(self.outputs)
         else:

@@ -216,3 +216,17 @@ def test_every_fact_that_the_package_sets_is_in_the_list():
         names |= written_facts(path)
     assert {"row", "seed", "group", "attack"} <= names
     assert names <= set(FACTS)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "outputs", "message"),
+    [
+        ("hi", ["a", "b"], "one prompt a sample in a list"),
+        (["a", "b"], "no", "one output a sample in a list"),
+        ([[{"role": "user", "content": "hi"}]], ["a"], "string or a Conversation; got a list"),
+        ([None], ["a"], "got a NoneType"),
+    ],
+)
+def test_prompts_and_outputs_of_another_form_are_refused_at_once(prompts, outputs, message):
+    with pytest.raises(InputError, match=message):
+        Samples(prompts, outputs)

@@ -17,7 +17,13 @@ from rewardlab.storage.exchanges import Exchange, UnusableError, exchange
 from rewardlab.storage.records import FORMS, Record, read_records
 from rewardlab.storage.samples import load_pairs
 from rewardlab.storage.tables import is_dataset
-from rewardlab.storage.turns import asks_for_answer, continues, dialogue_turns, shared_prompt
+from rewardlab.storage.turns import (
+    asks_for_answer,
+    continues,
+    dialogue_turns,
+    shared_prompt,
+    without_end,
+)
 from rewardlab.types import PreferencePairs, Samples
 
 SHAPE = '{"prompt": "…", "chosen": "…", "rejected": "…"}'
@@ -84,7 +90,7 @@ def read_preferences(
     * messages begin with it, whether or not it is a key of its own (UltraFeedback);
     * texts without the key are dialogues with marked turns, such as "Human:" and "Assistant:"
       (hh-rlhf). They share the prompt up to the assistant's last mark, and stay as they are
-      written: prompt and response joined are the text;
+      written: prompt and response joined are the text, without the special token that ends it;
     * texts begin with the key's text, at a turn's mark, or in nine of ten rows or more.
 
     The form of ShareGPT, "conversations" with {"from", "value"} beside chosen and rejected, is read
@@ -191,6 +197,7 @@ def _parse_pair(record: Record, doubled: bool, dialogues: Dialogues) -> _PairLin
         raise UnusableError(record.problem + example)
     row = record.row
     halves = _halves(row, doubled)
+    halves = _Halves(_without_end(halves.chosen), _without_end(halves.rejected))
     if dialogues == "turns":
         halves = _Halves(_as_turns(halves.chosen), _as_turns(halves.rejected))
     prompt = halves.chosen.prompt
@@ -229,6 +236,13 @@ def _as_turns(half: Exchange) -> Exchange:
         )
     prompt = prompt_of_messages([vars(turn) for turn in turns])
     return Exchange(prompt, half.response.strip())
+
+
+def _without_end(half: Exchange) -> Exchange:
+    """Return a side without the mark that ends its response, where its prompt has marks."""
+    if not isinstance(half.prompt, str):
+        return half
+    return Exchange(half.prompt, without_end(half.prompt, half.response))
 
 
 def _is_text(value: Any) -> bool:

@@ -14,10 +14,12 @@ class _Style(NamedTuple):
     Attributes:
         asks: the mark of the user's turn, which stands before the assistant's.
         answers: the mark of the assistant's turn, at whose end the answer begins.
+        end: the mark that ends a turn, None where a style has none.
     """
 
     asks: re.Pattern[str]
     answers: re.Pattern[str]
+    end: str | None = None
 
 
 def _labels(asks: str, answers: str) -> _Style:
@@ -30,29 +32,31 @@ def _labels(asks: str, answers: str) -> _Style:
     )
 
 
-def _marks(asks: str, answers: str) -> _Style:
+def _marks(asks: str, answers: str, end: str | None = None) -> _Style:
     """Return the style of special tokens, which stand anywhere."""
-    return _Style(re.compile(asks), re.compile(answers))
+    return _Style(re.compile(asks), re.compile(answers), end)
 
 
 # The first style that a text has counts. Marks that no text of people's holds come first.
 _STYLES = (
-    _marks(r"<\|im_start\|>user\n", r"<\|im_start\|>assistant\n"),
+    _marks(r"<\|im_start\|>user\n", r"<\|im_start\|>assistant\n", "<|im_end|>"),
     _marks(
         r"<\|start_header_id\|>user<\|end_header_id\|>\n\n",
         r"<\|start_header_id\|>assistant<\|end_header_id\|>\n\n",
+        "<|eot_id|>",
     ),
-    _marks(r"<start_of_turn>user\n", r"<start_of_turn>model\n"),
+    _marks(r"<start_of_turn>user\n", r"<start_of_turn>model\n", "<end_of_turn>"),
     _marks(
         r"<\|start_of_role\|>user<\|end_of_role\|>",
         r"<\|start_of_role\|>assistant<\|end_of_role\|>",
+        "<|end_of_text|>",
     ),
-    _marks(r"<\|user\|>", r"<\|assistant\|>\n*"),
-    _marks(r"<｜User｜>", r"<｜Assistant｜>"),
-    _marks(r"<\|prompter\|>", r"<\|assistant\|>"),
-    _marks(r"\[INST\]", r"\[/INST\]"),
-    _marks(r"\bUSER:", r"\bASSISTANT:"),
-    _marks(r"GPT4 Correct User:", r"GPT4 Correct Assistant:"),
+    _marks(r"<\|user\|>", r"<\|assistant\|>\n*", "</s>"),
+    _marks(r"<｜User｜>", r"<｜Assistant｜>", "<｜end▁of▁sentence｜>"),
+    _marks(r"<\|prompter\|>", r"<\|assistant\|>", "<|endoftext|>"),
+    _marks(r"\[INST\]", r"\[/INST\]", "</s>"),
+    _marks(r"\bUSER:", r"\bASSISTANT:", "</s>"),
+    _marks(r"GPT4 Correct User:", r"GPT4 Correct Assistant:", "<|end_of_turn|>"),
     _labels("human", "assistant|ai|gpt|bot|chatbot"),
     _labels("user", "assistant|ai|gpt|bot|chatbot|model|system"),
     _labels("instruction|input", "response|output"),
@@ -144,6 +148,23 @@ def asks_for_answer(text: str) -> bool:
     """
     style = _style_of(text)
     return style is not None and not text[_last_end(style.answers, text) :].strip()
+
+
+def without_end(prompt: str, response: str) -> str:
+    r"""Return a response without the mark that ends a turn in the style of its prompt.
+
+    Models and templates write that mark by themselves.
+
+    Example:
+        >>> asked = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+        >>> without_end(asked, "hello<|im_end|>\n"), without_end("hi", "</s>")
+        ('hello', '</s>')
+    """
+    style = _style_of(prompt)
+    if style is None or style.end is None or not asks_for_answer(prompt):
+        return response
+    rest = response.rstrip()
+    return rest.removesuffix(style.end) if rest.endswith(style.end) else response
 
 
 def _common_start(first: str, second: str) -> str:

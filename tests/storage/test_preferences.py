@@ -370,3 +370,36 @@ def test_dialogues_of_other_marks_as_turns(tmp_path, before, prompt):
         assert list(prompts) == ["p0"]
     else:
         assert list(prompts) == [prompt, "p0"]
+
+
+CHATML = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+LLAMA3 = (
+    "<|start_header_id|>user<|end_header_id|>\n\nHi<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "end"),
+    [
+        (CHATML, "<|im_end|>"),
+        (CHATML, "<|im_end|>\n"),
+        (LLAMA3, "<|eot_id|>"),
+        ("<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\n", "<end_of_turn>\n"),
+        ("<s>[INST] Hi [/INST]", " </s>"),
+    ],
+)
+@pytest.mark.parametrize("joined", [True, False])
+def test_the_mark_that_ends_a_formatted_answer_is_the_models_to_write(
+    tmp_path, prompt, end, joined
+):
+    row = {"chosen": f"yes{end}", "rejected": f"no{end}"}
+    if joined:
+        row = {name: prompt + text for name, text in row.items()}
+    else:
+        row["prompt"] = prompt
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(json.dumps(row))
+    pairs = read_preferences(path)
+    assert pairs.chosen.prompts == [prompt]
+    assert [pairs.chosen.outputs[0].strip(), pairs.rejected.outputs[0].strip()] == ["yes", "no"]
