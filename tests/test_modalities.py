@@ -61,7 +61,7 @@ MEASURED = {
     "adv_rm-text-dpo": (1.31, -0.04, 0.10),
     "adv_rm-text-ppo": (1.36, -0.15, 0.08),
     "gan_rm-image-velocity": (3.70, 0.35, 0.67),
-    "adv_rm-image-velocity": (3.70, 0.35, 0.67),
+    "adv_rm-image-velocity": (3.97, 0.09, 0.55),
 }
 
 

@@ -55,7 +55,7 @@ def rehearse(rounds: Rounds, folder: Path) -> list[Line]:
     """
     lines = _lengths(rounds) + _rows(rounds) + _sizes(rounds)
     planned = _planned(rounds)
-    prompts = rounds.prompts
+    prompts: Any = getattr(rounds, "prompts", ())
     shrink(rounds)
     run = RunFolder.open(folder / "run", {"rehearsal": 1})
     try:
