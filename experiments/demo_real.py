@@ -11,6 +11,7 @@ runs/demo-real.
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ BEGINNING = "Once upon a time"
 def main() -> int:
     """Run the halves that are asked for, and print their tables."""
     options = parser().parse_args()
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     options.out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
     try:
