@@ -234,6 +234,9 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
     """Return the config's objects.
 
     jsonargparse wraps what a constructor raises; an InputError comes out as it was.
+
+    Raises:
+        InputError: also if a class needs a package that is not installed.
     """
     try:
         objects: Namespace = parser.instantiate(config)
@@ -241,8 +244,21 @@ def instantiate(parser: ArgumentParser, config: Namespace) -> Namespace:
         for cause in _chain(error):
             if isinstance(cause, InputError):
                 raise cause from None
+            if isinstance(cause, ImportError):
+                raise _not_installed(error, cause) from error
         raise
     return objects
+
+
+def _not_installed(error: Exception, cause: ImportError) -> InputError:
+    """Return the sentence for a class of the config whose package is not there."""
+    named = re.search(r"class_path '([\w.]+)'", str(error))
+    who = named.group(1) if named else "A class of the config"
+    reason = " ".join(str(cause).split())
+    return InputError(
+        f"{who} cannot be made, since a package that it needs is not installed: {reason[:300]}. "
+        "Install it, or take the class out of the config."
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
