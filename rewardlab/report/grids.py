@@ -123,11 +123,13 @@ def _legend(parts: Sequence[Shown]) -> str:
     """Say what the numbers above columns and below pictures are."""
     sentences = []
     prompts = list(dict.fromkeys(parts[0].prompts))
-    if _has_columns(prompts) and _is_numbered(prompts):
+    if parts[0].frames == 1 and _has_columns(prompts) and _is_numbered(prompts):
         named = []
         for number, prompt in enumerate(prompts, 1):
             named.append(f"{number}: {one_line(prompt)}")
         sentences.append(f"Columns are prompts: {'; '.join(named)}.")
+    if parts[0].frames > 1:
+        sentences.append("Each strip is a few frames of one video, from its first to its last.")
     if any(part.scores for part in parts):
         sentences.append("The number below a picture is its score by the reward.")
     return " ".join(sentences)
@@ -162,14 +164,19 @@ def _is_numbered(prompts: Sequence[Prompt]) -> bool:
 
 
 def _board(part: Shown) -> Board:
-    """Return the board of a part: a column a prompt where there are two to ten prompts."""
-    tiles = [_tile(output) for output in part.outputs]  # type: ignore[arg-type]
+    """Return the board of a part: a column a prompt where there are two to ten prompts.
+
+    Strips of videos are wide: they stand in as many columns as fit, in the order of the prompts.
+    """
+    tiles = [_tile(output, part.frames) for output in part.outputs]  # type: ignore[arg-type]
     room = SCORE_ROOM if part.scores else 0
     height = GAP + room + max(tile.shape[1] for tile in tiles)
     width = GAP + max(tile.shape[2] for tile in tiles)
     prompts = list(dict.fromkeys(part.prompts))
     headings = []
-    if _has_columns(prompts):
+    if part.frames > 1:
+        cells = _cells_in_turn(len(tiles), max(1, COLUMNS // part.frames))
+    elif _has_columns(prompts):
         cells = _cells_by_prompt(part.prompts)
         headings = _headings(prompts, width)
     else:
@@ -210,11 +217,11 @@ def _placed(tiles: Sequence[Tensor], cells: Sequence[Cell], height: int, width: 
     return pixels
 
 
-def _cells_in_turn(count: int) -> list[Cell]:
+def _cells_in_turn(count: int, columns: int = COLUMNS) -> list[Cell]:
     """Return the cell of each row: line by line."""
     cells = []
     for row in range(count):
-        line, column = divmod(row, COLUMNS)
+        line, column = divmod(row, columns)
         cells.append(Cell(line, column))
     return cells
 
@@ -230,8 +237,8 @@ def _cells_by_prompt(prompts: Sequence[Prompt]) -> list[Cell]:
     return cells
 
 
-def _tile(image: Tensor) -> Tensor:
-    """Return an image as uint8 [3, H, W], near `TILE` pixels wide.
+def _tile(image: Tensor, frames: int = 1) -> Tensor:
+    """Return an image as uint8 [3, H, W], each of its frames near `TILE` pixels wide.
 
     Small images grow in whole steps, so that pixels stay square.
     """
@@ -240,7 +247,7 @@ def _tile(image: Tensor) -> Tensor:
     if len(image) == 1:
         image = image.expand(3, -1, -1)
     _, height, width = image.shape
-    longer = max(height, width)
+    longer = max(height, width // frames)
     if longer <= TILE:
         times = TILE // longer
         return image.repeat_interleave(times, 1).repeat_interleave(times, 2)

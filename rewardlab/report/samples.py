@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from rewardlab.conversations import Prompt, from_json
@@ -16,10 +17,12 @@ from rewardlab.report.rows import BASE, TARGETS, Row
 from rewardlab.runs import layout
 from rewardlab.runs.layout import stage_name
 from rewardlab.runs.read import Run, Step, at
-from rewardlab.storage.images import find_images, read_image
 from rewardlab.storage.metadata import read_kind, read_lines
+from rewardlab.storage.samples import is_saved_video, read_output
 
 LIMIT = 40
+STRIPS = 12  # samples of videos
+FRAMES = 6  # of a strip
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Shown:
         outputs: uint8 images [C, H, W], or strings.
         about: what the caption adds.
         scores: the reward's scores, one an output; empty where they are not known.
+        frames: how many frames stand side by side in each image: 1, or those of a video's strip.
     """
 
     label: str
@@ -41,6 +45,7 @@ class Shown:
     outputs: list[Tensor] | list[str]
     about: str = ""
     scores: list[float] = field(default_factory=list)
+    frames: int = 1
 
     @property
     def is_text(self) -> bool:
@@ -271,12 +276,17 @@ def _load(folder: Path, source: Source, scores: Sequence[float]) -> Shown | None
     """
     rows = read_lines(folder / "metadata.jsonl")
     prompts = [_prompt(row) for row in rows]
-    channels = read_kind(folder).get("channels", 3)
-    chosen = spread(prompts, LIMIT)
-    outputs: list[Any] = [_output(folder, rows[i], channels) for i in chosen]
+    kind = read_kind(folder)
+    videos = any(_is_video(folder, row, kind) for row in rows[:1])
+    chosen = spread(prompts, STRIPS if videos else LIMIT)
+    outputs: list[Any] = [_output(folder, rows[i], kind) for i in chosen]
     types = {isinstance(output, str) for output in outputs}
     if len(types) != 1:
         return None
+    frames = 1
+    if videos:
+        frames = len(outputs[0])
+        outputs = [_strip(video) for video in outputs]
     if len(scores) != len(rows):
         scores = [row["score"] for row in rows if isinstance(row.get("score"), float)]
     shown_scores = [scores[i] for i in chosen] if len(scores) == len(rows) else []
@@ -287,6 +297,7 @@ def _load(folder: Path, source: Source, scores: Sequence[float]) -> Shown | None
         outputs,
         source.about,
         shown_scores,
+        frames,
     )
 
 
@@ -298,15 +309,36 @@ def _prompt(row: dict[str, Any]) -> Prompt:
     return str(value)
 
 
-def _output(folder: Path, row: dict[str, Any], channels: Any) -> str | Tensor:
-    """Return one sample: its text, its image, or its video's middle frame."""
+def _is_video(folder: Path, row: dict[str, Any], kind: dict[str, Any]) -> bool:
+    """Tell whether a line names a video."""
+    return "output" not in row and is_saved_video(folder / str(row.get("file_name")), kind)
+
+
+def _output(folder: Path, row: dict[str, Any], kind: dict[str, Any]) -> str | Tensor:
+    """Return one sample: its text, its image [C, H, W], or a few frames of its video."""
     if "output" in row:
         return str(row["output"])
-    path = folder / str(row.get("file_name"))
-    if path.is_dir():
-        frames = find_images(path)
-        path = frames[len(frames) // 2]
-    return read_image(path, channels=channels)
+    output = read_output(folder / str(row.get("file_name")), kind)
+    if output.dim() == 3:
+        return output
+    return output[_few_frames(len(output))]
+
+
+def _few_frames(count: int) -> list[int]:
+    """Return the numbers of a strip's frames, the first and the last among them.
+
+    Example:
+        >>> _few_frames(3), _few_frames(16)
+        ([0, 1, 2], [0, 3, 6, 9, 12, 15])
+    """
+    if count <= FRAMES:
+        return list(range(count))
+    return [part * (count - 1) // (FRAMES - 1) for part in range(FRAMES)]
+
+
+def _strip(video: Tensor) -> Tensor:
+    """Return the frames [F, C, H, W] of a video side by side, [C, H, F·W]."""
+    return torch.cat(list(video), dim=2)
 
 
 def spread(prompts: Sequence[Prompt], limit: int) -> list[int]:

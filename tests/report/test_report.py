@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 from rewardlab.errors import InputError
 from rewardlab.report import write_report
@@ -162,12 +163,28 @@ def test_runs_of_different_policies_get_a_part_each(tmp_path, clean):
     assert page_of(clean, clean, out=tmp_path / "one.html").counts["h1"] == 1
 
 
-def test_videos_show_their_middle_frame(tmp_path):
-    frames = torch.zeros(12, 3, 1, 8, 8)
-    frames[:, 1] = 1
+@pytest.mark.parametrize("channels", [1, 3])
+def test_videos_are_strips_of_frames_bounded_in_size(tmp_path, channels):
+    """Sixteen frames become six, of which each is as bright as its place in the video."""
+    from rewardlab.report.grids import _board
+    from rewardlab.report.samples import FRAMES, OF_BASE, STRIPS, _load
+
+    levels = torch.linspace(0, 1, 16).view(1, 16, 1, 1, 1)
+    frames = levels.expand(12, 16, channels, 8, 12)
     run = make_run(tmp_path / "film", outputs=frames)
-    write_report([run])
-    assert (run / "figures" / "samples-base.png").is_file()
+    page = page_of(run)
+    folder = next((run / "stages").glob("0-samples-*")) / "samples"
+    part = _load(folder, OF_BASE, [])
+    assert (len(part.outputs), part.frames) == (STRIPS, FRAMES)
+    assert part.outputs[0].shape == (channels, 8, FRAMES * 12)
+    shown = part.outputs[0].float().mean((0, 1)).view(FRAMES, 12).mean(1) / 255
+    assert_close(shown, levels.flatten()[[0, 3, 6, 9, 12, 15]], atol=0.01, rtol=0)
+    height, width, _ = _board(part).pixels.shape
+    assert width <= FRAMES * 80 + 5
+    assert height < 12 * 90
+    assert "Each strip is a few frames of one video" in page.text
+    assert (run / "figures" / "samples-base.png").stat().st_size < 100_000
+    assert (run / "report.html").stat().st_size < 1_000_000
 
 
 SOME_OF_EACH = (
