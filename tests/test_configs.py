@@ -42,6 +42,8 @@ MATRIX = {  # test_modalities.py composes and runs each of them
         for modality, loop in product(MODALITIES, ("best_of_n", "sft", "dpo", "ppo"))
     ),
     "matrix/image_velocity.yaml",
+    "matrix/gan_rm_video.yaml",
+    *(f"matrix/video_{loop}.yaml" for loop in ("best_of_n", "sft", "dpo", "ppo", "refl")),
 }
 TEXT = {"adv_rm/topics.yaml", "adv_rm/topics_novelty.yaml"}
 STUDY = {"adv_rm/study.yaml", "adv_rm/study_paper.yaml", "adv_rm/study_pairs.yaml"}
@@ -83,7 +85,7 @@ def built(files, out, *flags):
 def test_no_config_is_missed():
     composed = {file for files in [*COMPOSED, *FITS] for file in files} | {"gan_rm/panel.yaml"}
     assert composed | MATRIX | TEXT | OWN | STUDY == FILES  # STUDY: test_hardening_study.py
-    assert len(FILES) == 33
+    assert len(FILES) == 39
 
 
 @pytest.mark.parametrize(

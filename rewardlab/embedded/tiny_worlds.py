@@ -45,6 +45,7 @@ __all__ = [
     "squares",
     "text_policy",
     "text_reward",
+    "train_policy",
     "vowel_pairs",
     "vowel_targets",
     "words",
@@ -70,7 +71,7 @@ def image_policy(train_steps: int = 20, steps: int = 3, seed: int = 0) -> Diffus
         pipeline.scheduler.config, timestep_spacing="trailing"
     )
     policy = DiffusionPolicy(pipeline, labels=PROMPTS, sampler=Sampler(steps=steps))
-    _train(policy, squares(32 * train_steps, 0.2, 0.8, seed), train_steps, seed)
+    train_policy(policy, squares(32 * train_steps, 0.2, 0.8, seed), train_steps, seed)
     return policy
 
 
@@ -83,7 +84,7 @@ def text_policy(train_steps: int = 60, seed: int = 0) -> CausalLMPolicy:
     """
     network = tiny_causal_lm(seed, scale=0.05)
     policy = CausalLMPolicy(network, tiny_tokenizer(), max_new_tokens=LENGTH + 1)
-    _train(policy, words(32 * train_steps, 1.0, seed), train_steps, seed)
+    train_policy(policy, words(32 * train_steps, 1.0, seed), train_steps, seed)
     return policy
 
 
@@ -233,7 +234,7 @@ def text_reward(heads: int = 1, seed: int = 0) -> LanguageReward:
     )
 
 
-def _train(policy: Policy, data: Samples, steps: int, seed: int) -> None:
+def train_policy(policy: Policy, data: Samples, steps: int, seed: int) -> None:
     """Raise the likelihood of `data`, in `steps` parts, once."""
     if steps == 0:
         return
