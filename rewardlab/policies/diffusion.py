@@ -8,11 +8,10 @@ precision (b/σ)². See docs/architecture.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import replace
-from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
@@ -24,8 +23,16 @@ from rewardlab.conversations import Prompt, text_prompts
 from rewardlab.errors import InputError
 from rewardlab.kernels.diffusion_dpo import squared_error
 from rewardlab.networks import lora
+from rewardlab.networks.float8 import store_in_float8
 from rewardlab.networks.precision import arithmetic
-from rewardlab.policies import denoising, diffusion_folder, families, pipelines, samplers
+from rewardlab.policies import (
+    denoising,
+    diffusion_folder,
+    drawing,
+    families,
+    pipelines,
+    samplers,
+)
 from rewardlab.policies.abilities import Adapted, Denoises, Denoisings, HasAutoencoder, PredictsX0
 from rewardlab.policies.base import Policy, frozen_copy
 from rewardlab.policies.denoising import Conditions, after_dropout, guided_output
@@ -34,13 +41,10 @@ from rewardlab.policies.micro_batches import micro_batches
 from rewardlab.policies.noising import noising, predicted_x0
 from rewardlab.policies.own_adapters import without_adapters
 from rewardlab.policies.reference import DenoiserOff
+from rewardlab.policies.resources import Resources
 from rewardlab.policies.samplers import Sampler, Transitions
-from rewardlab.policies.schedulers import (
-    chosen_scheduler,
-    denoised,
-    learns_variance,
-    steps_are_finite,
-)
+from rewardlab.policies.schedulers import chosen_scheduler
+from rewardlab.policies.text_encoders import PromptInputs, TextEncoders
 from rewardlab.seeds import generators, normal, uniform
 from rewardlab.types import Samples, Trajectory, concatenate
 
@@ -70,6 +74,8 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         gradient_checkpointing: trade time for memory in the denoiser's backward pass.
         size: height and width of the pictures in pixels; the pipeline's own by default.
         frames: number of frames of the videos; the pipeline's own by default.
+        resources: where the text encoders are, what is kept of prompts and pictures, and more of
+            what the policy costs.
 
     Raises:
         InputError: if the pipeline cannot be loaded, or (on use) a prompt, an image or the sampler
@@ -102,6 +108,7 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         gradient_checkpointing: bool = False,
         size: int | tuple[int, int] | None = None,
         frames: int | None = None,
+        resources: Resources = Resources(),  # noqa: B008  (frozen)
     ) -> None:
         super().__init__()
         self.labels = labels
@@ -112,21 +119,46 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         self.micro_batch = micro_batch
         self.dtype = getattr(torch, dtype)
         self.lora_rank = lora_rank
-        self.size = size
-        self.frames = frames
+        self.resources = resources
         self.source = pipeline if isinstance(pipeline, str | Path) else None
         whole = torch.float32 if lora_rank is None else self.dtype
-        self.pipeline = pipelines.load_pipeline(pipeline, self.dtype, whole)
-        self.family = families.family_of(self.pipeline, size, frames)
-        self.family.name_classes(labels)
-        self.denoiser = self._trained_denoiser(gradient_checkpointing)
-        encoders = pipelines.encoders_of(self.pipeline)
+        has_text = resources.encoders != "free"
+        self.pipeline = pipelines.load_pipeline(pipeline, self.dtype, whole, text=has_text)
+        self.text_encoders = TextEncoders(self.pipeline, resources, self.source, self.dtype)
+        encoders = pipelines.encoders_of(self.pipeline, text=self.text_encoders.moves)
         self.encoders = nn.ModuleList(encoders).eval().requires_grad_(False)
         self.scheduler = chosen_scheduler(self.pipeline.scheduler, sampler.scheduler)
         self.finite_steps: dict[tuple[int, float], bool] = {}
+        self._set_size(size, frames)
+        self.denoiser = self._trained_denoiser(gradient_checkpointing)
+
+    def _set_size(self, size: int | tuple[int, int] | None, frames: int | None) -> None:
+        """Set what depends on the size of the outputs."""
+        self.size = size
+        self.frames = frames
+        self.family = families.family_of(self.pipeline, size, frames)
+        self.family.name_classes(self.labels)
+        self.family.spare(self.resources)
+        self.prompt_inputs = PromptInputs(self.family, self.text_encoders)
         self.shape = self.family.shape
         self.dimensions = prod(self.shape)
         self.noising = noising(self.scheduler, self.family.shift(self.scheduler))
+
+    def with_size(
+        self, size: int | tuple[int, int] | None, frames: int | None = None
+    ) -> DiffusionPolicy:
+        """Return the policy for outputs of another size, with the same weights.
+
+        Train small and look large: what is trained at one size draws at another.
+
+        Raises:
+            InputError: if the networks make no pictures of that size.
+        """
+        other = copy(self)
+        other._modules = dict(self._modules)
+        other._set_size(size, frames)
+        other.noising.to(self.device)
+        return other
 
     def _trained_denoiser(self, gradient_checkpointing: bool) -> Any:
         """Return the pipeline's denoiser, with an adapter if one is trained."""
@@ -134,8 +166,13 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         if self.lora_rank is not None:
             denoiser = without_adapters(denoiser)
             lora.add(denoiser, self.lora_rank, self.family.lora_layers, None)
+        if self.resources.storage == "float8":
+            pipelines.check_rounding(self.source, self.lora_rank)
+            store_in_float8(denoiser)
         if gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
+        if self.resources.backend is not None:
+            denoiser.compile(backend=self.resources.backend)
         return denoiser
 
     @property
@@ -155,17 +192,18 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         Raises:
             InputError: if the sampler's steps have no density (see `samplers.transitions`).
         """
-        table = samplers.transitions(self.scheduler, self.sampler, self._step_options())
+        table = samplers.transitions(self.scheduler, self.sampler, self.step_options())
         rollouts = []
         for part in micro_batches(len(prompts), self.micro_batch):
-            rollout = self._rollout(prompts[part], seeds[part], table)
+            rollout = self.rollout(prompts[part], seeds[part], table)
             rollouts.append(rollout)
         trajectory: Trajectory = concatenate(rollouts)
         return trajectory
 
-    def _rollout(self, prompts: Sequence[Prompt], seeds: Tensor, table: Transitions) -> Trajectory:
+    def rollout(self, prompts: Sequence[Prompt], seeds: Tensor, table: Transitions) -> Trajectory:
+        """Return the trajectory of a table's steps, and of those that are kept for training."""
         rows = generators(seeds)
-        conditions = self.conditions(prompts, guided=self._guided)
+        conditions = self.conditions(prompts, guided=self.is_guided)
         x = normal(self.shape, rows, self.device)
         states = []
         targets = []
@@ -285,47 +323,15 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
     def generate(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Samples:
         """Return one image per prompt by the scheduler's own steps, deterministic or not.
 
-        Where those steps give no numbers, the images are drawn as `sample` draws them.
+        Their size is the sampler's, if it names one. Where those steps give no numbers, the images
+        are drawn as `sample` draws them.
         """
-        draw = self._generate if self._steps_are_finite() else self._walk
-        parts = []
-        for part in micro_batches(len(prompts), self.micro_batch):
-            parts.append(draw(prompts[part], seeds[part]))
-        samples: Samples = concatenate(parts)
-        return samples
+        size = self.sampler.size
+        policy = self if size is None else self.with_size(size, self.frames)
+        return drawing.drawn(policy, prompts, seeds)
 
-    def _generate(self, prompts: Sequence[Prompt], seeds: Tensor) -> Samples:
-        rows = generators(seeds)
-        latents = denoised(
-            self.scheduler,
-            normal(self.shape, rows, self.device),
-            self._step_output(self.conditions(prompts, guided=self._guided)),
-            steps=self.sampler.steps,
-            eta=self.sampler.eta,
-            row_generators=rows,
-            options=self._step_options(),
-        )
-        images = self.family.to_images(latents, self.dtype)
-        return Samples(prompts, images, {"seed": seeds})
-
-    def _walk(self, prompts: Sequence[Prompt], seeds: Tensor) -> Samples:
-        table = samplers.transitions(self.scheduler, self.sampler, self._step_options())
-        return self.decode(self._rollout(prompts, seeds, table))
-
-    def _steps_are_finite(self) -> bool:
-        steps, eta = self.sampler.steps, self.sampler.eta
-        if (steps, eta) not in self.finite_steps:
-            finite = steps_are_finite(self.scheduler, steps, eta, self._step_options())
-            self.finite_steps[steps, eta] = finite
-        return self.finite_steps[steps, eta]
-
-    def _step_output(self, conditions: Conditions) -> Callable[[Tensor, Tensor], Tensor]:
-        """Return the function that gives the scheduler's steps what they take."""
-        if learns_variance(self.scheduler):
-            return partial(self._output, conditions=conditions)
-        return partial(self.predict, conditions=conditions)
-
-    def _step_options(self) -> dict[str, Any]:
+    def step_options(self) -> dict[str, Any]:
+        """Return what the scheduler is told beside the number of steps."""
         return self.family.step_options(self.scheduler, self.sampler.steps)
 
     def reference(self) -> Policy:
@@ -338,8 +344,9 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         """Copy the denoiser; share the pipeline and the encoders, which are never trained."""
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
-        for shared in (self.pipeline, self.family, self.scheduler, *self.encoders):
-            memo[id(shared)] = shared
+        shared = (self.pipeline, self.family, self.scheduler, *self.encoders)
+        for part in (*shared, self.text_encoders, self.prompt_inputs):
+            memo[id(part)] = part
         copied.__dict__.update(deepcopy(self.__dict__, memo))
         return copied
 
@@ -371,25 +378,26 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         return self.family.vae is not None
 
     @property
-    def _guided(self) -> bool:
+    def is_guided(self) -> bool:
+        """Tell whether drawing needs the network's output without the prompt, too."""
         return self.family.is_guided(self.sampler.guidance)
 
     def conditions(self, prompts: Sequence[Prompt], *, guided: bool) -> Conditions:
         """Return the denoiser's conditional inputs and, if guided, the unconditional ones."""
         texts = text_prompts(prompts, "DiffusionPolicy")
-        cond = self.family.inputs(texts, self.device)
+        cond = self.prompt_inputs(texts, self.device)
         if self.family.is_told_guidance:
             cond["guidance"] = torch.full((len(texts),), self.sampler.guidance, device=self.device)
         if not guided:
             return Conditions(cond)
         negative = [self.negative_prompt] * len(prompts)
-        return Conditions(cond, self.family.inputs(negative, self.device, negative=True))
+        return Conditions(cond, self.prompt_inputs(negative, self.device, negative=True))
 
     def predict(self, x: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         """Return the network's output [N, *shape], float32, guided if there is what to guide by."""
-        return self._output(x, time, conditions)[:, : x.shape[1]]
+        return self.whole_output(x, time, conditions)[:, : x.shape[1]]
 
-    def _output(self, x: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
+    def whole_output(self, x: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         """Return the same with the channels of a learned variance, where there are any."""
         guidance = self.sampler.guidance
         with arithmetic(x.device, self.dtype):

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # by how much the loaded folder may differ, as a share of the largest number
 ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
+EIGHT_BITS = 0.5  # the same for weights that are stored in eight bits
 
 
 def save(policy: DiffusionPolicy, folder: Path) -> None:
@@ -36,6 +37,17 @@ def save(policy: DiffusionPolicy, folder: Path) -> None:
     Raises:
         InputError: if the folder does not give back what the policy predicts.
     """
+    with policy.text_encoders.reading(torch.device("cpu")):
+        _write_pipeline(policy, folder)
+    config = {
+        "class_path": "rewardlab.policies.DiffusionPolicy",
+        "init_args": _settings(policy),
+    }
+    write_json(folder / POLICY_FILE, config)
+    check_saved(policy, folder)
+
+
+def _write_pipeline(policy: DiffusionPolicy, folder: Path) -> None:
     components = dict(policy.pipeline.components)
     trained = pipelines.denoiser_name(policy.pipeline)
     for name, component in components.items():
@@ -45,12 +57,6 @@ def save(policy: DiffusionPolicy, folder: Path) -> None:
     pipeline: Any = type(policy.pipeline)(**components, **_switches(policy.pipeline, components))
     with silent():
         pipeline.save_pretrained(folder)
-    config = {
-        "class_path": "rewardlab.policies.DiffusionPolicy",
-        "init_args": _settings(policy),
-    }
-    write_json(folder / POLICY_FILE, config)
-    check_saved(policy, folder)
 
 
 def load_settings(folder: Path) -> dict[str, Any]:
@@ -74,7 +80,8 @@ def check_saved(policy: DiffusionPolicy, folder: Path) -> None:
             "config changed by hand?"
         )
     difference, scale = _difference(policy, loaded)
-    limit = ROUNDING[policy.dtype] * scale
+    share = EIGHT_BITS if _is_in_eight_bits(policy) else ROUNDING[policy.dtype]
+    limit = share * scale
     if not difference <= limit:
         raise InputError(
             f"{folder} was written, but what is loaded from it is not the policy: at equal noise "
@@ -139,13 +146,18 @@ def _merged_denoiser(policy: DiffusionPolicy, name: str) -> Any:
 
 def _stored_part(policy: DiffusionPolicy, name: str) -> Any | None:
     """Return a network as the source's files have it, if loading it rounded it; else None."""
-    if policy.source is None or policy.dtype == torch.float32:
+    is_rounded = policy.dtype != torch.float32 or _is_in_eight_bits(policy)
+    if policy.source is None or not is_rounded:
         return None
     folder = pipeline_folder(policy.source)
     kinds = network_classes(folder)
     if name not in kinds:
         return None
     return load_part(folder / name, kinds[name], torch.float32)
+
+
+def _is_in_eight_bits(policy: DiffusionPolicy) -> bool:
+    return policy.resources.storage == "float8"
 
 
 def _switches(pipeline: Any, components: dict[str, Any]) -> dict[str, Any]:

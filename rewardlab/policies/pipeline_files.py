@@ -25,6 +25,7 @@ VARIANTS = ("fp16", "bf16", "fp32")  # of weights, in the order in which they ar
 WEIGHTS = (".safetensors", ".bin")
 # buffers that older versions of transformers saved, and newer ones compute
 COMPUTED = ("position_ids", "inv_freq", "masked_bias")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 PartDtype = Callable[[str, Path], torch.dtype]
 
 
@@ -50,12 +51,13 @@ def class_name(folder: Path) -> str:
     return str(name)
 
 
-def load_folder(folder: Path, dtype_of: PartDtype) -> Any:
+def load_folder(folder: Path, dtype_of: PartDtype, skipped: Sequence[str] = ()) -> Any:
     """Load a pipeline's networks one by one, and then the pipeline around them.
 
     Args:
         folder: that `save_pretrained` of a pipeline wrote.
         dtype_of: gives the precision of a part, by its name and its folder.
+        skipped: names of parts that are left out; the pipeline has None for them.
 
     Raises:
         InputError: if a weight is missing or is not the network's, or diffusers cannot load it.
@@ -66,9 +68,14 @@ def load_folder(folder: Path, dtype_of: PartDtype) -> Any:
     disable_progress_bar()  # diffusers shows one per component; ours is one per run
     parts: dict[str, Any] = dict.fromkeys(absent_parts(folder))
     for name, kind in network_classes(folder).items():
+        if name in skipped:
+            parts[name] = None
+            continue
         part_folder = folder / name
         parts[name] = load_part(part_folder, kind, dtype_of(name, part_folder))
-    pipeline: Any = diffusers.DiffusionPipeline
+    # the base class (0.42) loads parts anew that its subclass may lack, such as Wan's transformer
+    base: Any = diffusers.DiffusionPipeline
+    pipeline: Any = getattr(diffusers, class_name(folder), base)
     try:
         with silent():
             return pipeline.from_pretrained(str(folder), local_files_only=True, **parts)

@@ -10,18 +10,25 @@ import torch
 from torch import nn
 
 from rewardlab.errors import InputError
+from rewardlab.networks import shells
 from rewardlab.policies import families
-from rewardlab.policies.pipeline_files import class_name, load_folder, pipeline_folder
+from rewardlab.policies.pipeline_files import (
+    TEXT_ENCODERS,
+    class_name,
+    load_folder,
+    pipeline_folder,
+)
 from rewardlab.storage.class_files import read_json
 
 DENOISERS = ("unet", "transformer")
-ENCODERS = ("vae", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
 def load_pipeline(
     source: Any,
     dtype: torch.dtype = torch.float32,
     denoiser_dtype: torch.dtype = torch.float32,
+    *,
+    text: bool = True,
 ) -> Any:
     """Return the diffusers pipeline of a folder or a hub id, or the pipeline itself.
 
@@ -33,13 +40,15 @@ def load_pipeline(
         dtype: precision of the frozen encoders. An autoencoder that float16 would overflow
             (`force_upcast`) has float32 in its place.
         denoiser_dtype: precision of the denoiser.
+        text: whether the text encoders of a folder are loaded, too.
 
     Raises:
         InputError: if there is none, its weights do not fit, or it is of no family that is known.
     """
     if not isinstance(source, (str, os.PathLike)):
         families.check_known(source)
-        _check_weights(source)
+        if not shells.are_allowed():
+            _check_weights(source)
         _widen(source, dtype, denoiser_dtype)
         return source
     folder = pipeline_folder(source)
@@ -50,7 +59,7 @@ def load_pipeline(
             return denoiser_dtype
         return _encoder_dtype(name, part, dtype)
 
-    pipeline = load_folder(folder, dtype_of)
+    pipeline = load_folder(folder, dtype_of, skipped=() if text else TEXT_ENCODERS)
     families.check_known(pipeline)
     return pipeline
 
@@ -76,10 +85,29 @@ def denoiser_of(pipeline: Any) -> nn.Module:
     return denoiser
 
 
-def encoders_of(pipeline: Any) -> list[nn.Module]:
-    """Return the frozen networks: the autoencoder and the text encoders."""
-    components = [getattr(pipeline, name, None) for name in ENCODERS]
+def encoders_of(pipeline: Any, *, text: bool = True) -> list[nn.Module]:
+    """Return the frozen networks: the autoencoder and, if asked for, the text encoders."""
+    names = ("vae", *TEXT_ENCODERS) if text else ("vae",)
+    components = [getattr(pipeline, name, None) for name in names]
     return [component for component in components if isinstance(component, nn.Module)]
+
+
+def check_rounding(source: Any, lora_rank: int | None) -> None:
+    """Refuse to store weights in eight bits that are trained, or that nothing else holds whole.
+
+    Raises:
+        InputError: without an adapter, or without a folder.
+    """
+    if lora_rank is None:
+        raise InputError(
+            "storage: float8 rounds frozen weights, and without lora_rank all weights of the "
+            "denoiser are trained. Give lora_rank, or leave storage out."
+        )
+    if source is None:
+        raise InputError(
+            "storage: float8 rounds the denoiser's weights, and a saved policy takes them whole "
+            "from the pipeline's folder; a pipeline was given as an instance. Give its folder."
+        )
 
 
 def overflows(vae: nn.Module, dtype: torch.dtype) -> bool:

@@ -32,6 +32,8 @@ class Sampler:
             "flow" (Euler's steps) replace it on the same noise schedule.
         kept_steps: number of a rollout's stochastic steps that are kept for training, chosen at
             random for each row; all by default.
+        size: height and width in pixels of what `generate` draws, as to look at larger pictures
+            than one trains on; the policy's own by default. Rollouts have the policy's size.
         noise: former name of `eta`, deprecated.
 
     Example:
@@ -44,6 +46,7 @@ class Sampler:
     guidance: float
     scheduler: Kind
     kept_steps: int | None
+    size: int | tuple[int, int] | None
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Sampler:
         scheduler: Kind = "pipeline",
         kept_steps: int | None = None,
         noise: float | None = None,
+        size: int | tuple[int, int] | None = None,
     ) -> None:
         if noise is not None:
             warnings.warn(RENAMED, DeprecationWarning, stacklevel=2)
@@ -62,6 +66,7 @@ class Sampler:
         object.__setattr__(self, "guidance", guidance)
         object.__setattr__(self, "scheduler", scheduler)
         object.__setattr__(self, "kept_steps", kept_steps)
+        object.__setattr__(self, "size", size)
 
     @property
     def noise(self) -> float:

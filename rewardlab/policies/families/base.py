@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from rewardlab.errors import InputError
 from rewardlab.networks.tokens import check_words
 from rewardlab.policies.autoencoder import LatentScale, decoded, encoded, latent_scale
+from rewardlab.policies.frugal_autoencoder import FrugalAutoencoder
+from rewardlab.policies.resources import Resources
 from rewardlab.types import distinct
 
 Inputs = Mapping[str, Tensor]
@@ -94,6 +96,11 @@ class Family(ABC):
                 f"labels name the classes of a class-conditional model; "
                 f"{type(self.pipeline).__name__} reads prompts as they are. Leave labels out."
             )
+
+    def spare(self, resources: Resources) -> None:
+        """Let the autoencoder see few pictures at once, or keep what it encoded, if asked for."""
+        if self.vae is not None and (resources.autoencoder_rows or resources.latents):
+            self.vae = FrugalAutoencoder(self.vae, resources)
 
     def call_default(self, name: str) -> Any:
         """Return the default of an argument of the pipeline's call."""

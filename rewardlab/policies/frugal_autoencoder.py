@@ -1,0 +1,97 @@
+"""An autoencoder that sees few pictures at once, and each picture once."""
+
+from __future__ import annotations
+
+import hashlib
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rewardlab.policies.bounded import BoundedTable
+from rewardlab.policies.resources import GIB, Resources
+
+
+class FrugalAutoencoder:
+    """An autoencoder of diffusers that works in small batches and keeps what it encoded.
+
+    It keeps the mean and the deviation of a picture's latents, so each use draws anew. Pictures are
+    known by their content. What is kept is encoded one picture at a time, so that it does not
+    depend on the pictures beside it.
+
+    Args:
+        vae: the autoencoder.
+        resources: says how many pictures pass at once, and how much is kept.
+    """
+
+    def __init__(self, vae: Any, resources: Resources) -> None:
+        self.vae = vae
+        self.rows = resources.autoencoder_rows
+        self.table = BoundedTable(resources.latents * GIB)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.vae, name)
+
+    def encode(self, pixels: Tensor) -> Any:
+        """Return what the autoencoder's `encode` returns: latents, or mean and deviation."""
+        parts = []
+        for part in torch.split(pixels, self._encoded_rows or max(len(pixels), 1)):
+            parts.append(self._encoded(part))
+        columns = {}
+        for name in parts[0]:
+            columns[name] = torch.cat([part[name] for part in parts])
+        if "latents" in columns:
+            return SimpleNamespace(latents=columns["latents"])
+        return SimpleNamespace(latent_dist=SimpleNamespace(**columns))
+
+    def decode(self, latents: Tensor, **options: Any) -> tuple[Tensor]:
+        """Return the pixels of latents, differentiable."""
+        size = self.rows or max(len(latents), 1)
+        parts = []
+        for start in range(0, max(len(latents), 1), size):
+            rows = slice(start, start + size)
+            part = self.vae.decode(latents[rows], **_rows_of(options, rows, len(latents)))
+            parts.append(part[0])
+        return (torch.cat(parts),)
+
+    @property
+    def _encoded_rows(self) -> int | None:
+        return 1 if self.table.limit else self.rows
+
+    def _encoded(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return latents, or mean and deviation, of a few pictures."""
+        if not self.table.limit:
+            return self._run(pixels)
+        key = _content(pixels)
+        kept = self.table.get(key)
+        if kept is None:
+            kept = self._run(pixels)
+            self.table.put(key, kept)
+        return {name: column.to(pixels.device) for name, column in kept.items()}
+
+    def _run(self, pixels: Tensor) -> dict[str, Tensor]:
+        encoding = self.vae.encode(pixels)
+        if hasattr(encoding, "latent_dist"):
+            distribution = encoding.latent_dist
+            return {"mean": distribution.mean, "std": distribution.std}
+        if hasattr(encoding, "latents"):
+            return {"latents": encoding.latents}
+        return {"latents": encoding.latent}
+
+
+def _rows_of(options: dict[str, Any], rows: slice, count: int) -> dict[str, Any]:
+    """Return options of a call for some of its rows: tensors with a number for each row are cut."""
+    cut = {}
+    for name, value in options.items():
+        has_rows = isinstance(value, Tensor) and value.dim() > 0 and len(value) == count
+        cut[name] = value[rows] if has_rows else value
+    return cut
+
+
+def _content(pixels: Tensor) -> bytes:
+    """Return a hash of pictures' numbers, shape and precision."""
+    data = pixels.detach().cpu().contiguous()
+    digest = hashlib.blake2b(f"{list(data.shape)} {data.dtype}".encode(), digest_size=16)
+    digest.update(data.view(torch.uint8).numpy().tobytes())
+    return digest.digest()
