@@ -28,6 +28,7 @@ _HOMES = {
     "curve": "curve",
     "score": "score",
     "generate": "generate",
+    "plan": "plan",
     "report": "report",
     "doctor": "doctor",
 }

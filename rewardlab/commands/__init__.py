@@ -63,6 +63,7 @@ optimiser.
   curve      draw how a judge fares while best-of-n climbs a reward
   score      score texts or pictures with a reward: one row a sample
   generate   draw outputs of a policy into a folder of samples
+  plan       say how much memory a config needs, before anything is loaded
   report     write one self-contained HTML page from run folders
   doctor     show versions, devices and what is missing, with the command that mends it
 
@@ -215,6 +216,20 @@ rewardlab generate: draw outputs of a policy into a folder of samples.
 Examples:
   rewardlab generate runs/sft/policy prompts.txt --n 4 --out drawn
   rewardlab score runs/reward/reward drawn --sort best""",
+    "plan": """\
+rewardlab plan: say how much memory a config of `fit` or `rounds` needs, before anything is loaded.
+
+  rewardlab plan --config FILE [--config more.yaml] [--gpu-memory GIB] [--tokens N] [--KEY=VALUE ...]
+
+  --config FILE       as for `fit` and `rounds`, with the same flags. Of the model, config files are
+                      enough; the published names of some generators stand for theirs
+  --gpu-memory GIB    say whether it fits, and what to change if not; exit code 1 if not
+  --tokens N          of a prompt with its response, for language models; by default the config's
+                      max_length, or 1024
+
+Examples:
+  rewardlab plan --config configs/memory/flux.yaml --gpu-memory 24
+  rewardlab plan --config configs/adv_rm/fit_dpo.yaml --experiment.policy_path model --tokens 512""",
     "report": """\
 rewardlab report: write one self-contained HTML page from run folders alone.
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+GIB = 2**30
 _ALLOWED: ContextVar[bool] = ContextVar("shells_are_allowed", default=False)
 
 

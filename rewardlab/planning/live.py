@@ -35,9 +35,7 @@ class LiveBytes(TorchDispatchMode):
         self.peak = 0
         self._storages: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         self.count(leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
         return result

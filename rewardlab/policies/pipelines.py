@@ -103,7 +103,7 @@ def check_rounding(source: Any, lora_rank: int | None) -> None:
             "storage: float8 rounds frozen weights, and without lora_rank all weights of the "
             "denoiser are trained. Give lora_rank, or leave storage out."
         )
-    if source is None:
+    if source is None and not shells.are_allowed():
         raise InputError(
             "storage: float8 rounds the denoiser's weights, and a saved policy takes them whole "
             "from the pipeline's folder; a pipeline was given as an instance. Give its folder."

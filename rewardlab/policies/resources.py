@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from rewardlab.errors import InputError
@@ -49,6 +49,11 @@ class Resources:
     def backend(self) -> str | None:
         """The backend that compiles the denoiser; None for none."""
         return "inductor" if self.compile is True else self.compile or None
+
+    def planned(self) -> Resources:
+        """Return the same for a policy without numbers: nothing is loaded, kept or compiled."""
+        place: EncoderPlace = "host" if self.encoders == "free" else self.encoders
+        return replace(self, encoders=place, latents=0.0, compile=False)
 
     def __post_init__(self) -> None:
         places = ("keep", "offload", "host", "free")

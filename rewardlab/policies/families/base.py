@@ -38,11 +38,13 @@ class Family(ABC):
         lora_layers: names of the denoiser's layers that get an adapter.
         reads: numbers of the autoencoder's config that the pipeline reads.
         needs: parts without which the pipeline makes no pictures.
+        planned_tokens: length of every prompt, where a plan runs on shapes alone.
     """
 
     lora_layers: ClassVar[list[str]] = ["to_k", "to_q", "to_v", "to_out.0"]
     reads: ClassVar[list[str]] = ["scaling_factor"]
     needs: ClassVar[list[str]] = ["scheduler", "vae", "text_encoder", "tokenizer"]
+    planned_tokens: int | None = None
 
     def __init__(self, pipeline: Any, size: Any = None, frames: int | None = None) -> None:
         self.pipeline = pipeline

@@ -42,7 +42,7 @@ class QwenImage(Flux):
     def call(self, denoiser: nn.Module, x: Tensor, time: Tensor, inputs: Inputs) -> Tensor:
         height, width = self.shape[1:]
         mask = inputs["encoder_hidden_states_mask"]
-        longest = int(mask.sum(1).max())
+        longest = self.planned_tokens or int(mask.sum(1).max())
         states = inputs["encoder_hidden_states"][:, :longest]
         output = denoiser(
             hidden_states=packed(x),

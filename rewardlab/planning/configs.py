@@ -1,0 +1,134 @@
+"""Plans of configs of `rewardlab fit` and `rewardlab rounds`: what each stage trains, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rewardlab.errors import InputError
+from rewardlab.planning.language import policy_plan, reward_network, reward_plan
+from rewardlab.planning.memory_plan import MemoryPlan, Part
+from rewardlab.planning.parts import part_of
+from rewardlab.planning.work import Work
+
+Tree = Mapping[str, Any]
+TOKENS = 1024  # of a row, where nothing says how long rows are
+BATCH = 32  # where a config names none: the data's default
+LOOPS = ("SFT", "DPO", "PPO", "AdvRM")
+
+
+def plans_of(tree: Tree, tokens: int | None = None) -> list[MemoryPlan]:
+    """Return the plan of each loop that a config trains.
+
+    Args:
+        tree: the config as plain data, its references resolved.
+        tokens: of a prompt with its response, for language models.
+
+    Raises:
+        InputError: if the config trains nothing that can be planned.
+    """
+    if "rounds" in tree:
+        return _of_rounds(_arguments(tree["rounds"]), tokens)
+    if "model" not in tree:
+        raise InputError(
+            "The plan takes configs of `rewardlab fit` (model:) and of `rewardlab rounds` "
+            f"(rounds:); this one has {', '.join(tree) or 'no keys'}."
+        )
+    arguments = _arguments(tree["model"])
+    data = _arguments(tree.get("data") or {})
+    batch = data.get("batch_size") or BATCH
+    return [_of_loop(tree["model"], arguments, batch, tokens)]
+
+
+def _of_rounds(rounds: Tree, tokens: int | None) -> list[MemoryPlan]:
+    """Return the plans of fitting the reward, where it is a language model, and of post-training."""
+    plans = []
+    policy = rounds.get("policy") or {}
+    members = rounds.get("members") or []
+    fit = rounds.get("fit") or {}
+    data = _arguments(rounds.get("preferences") or {})
+    if members and fit.get("loop"):
+        parts = {"reward": members[0], **_arguments(fit["loop"])}
+        plans.append(_of_loop(fit["loop"], parts, data.get("batch_size") or BATCH, tokens))
+    post_train = rounds.get("post_train") or {}
+    if post_train.get("loop"):
+        reward = members[0] if members else rounds.get("reward")
+        parts = {"policy": policy, "reward": reward, **_arguments(post_train["loop"])}
+        batch = post_train.get("batch_size") or BATCH
+        plans.append(_of_loop(post_train["loop"], parts, batch, tokens))
+    if not plans:
+        raise InputError("These rounds train nothing that can be planned: they have no loop.")
+    return plans
+
+
+def _of_loop(loop: Tree, arguments: Tree, batch: int, tokens: int | None) -> MemoryPlan:
+    """Return the plan of one loop."""
+    name = _class_name(loop)
+    if name not in LOOPS:
+        raise InputError(
+            f"The plan knows the loops {', '.join(LOOPS)}; got {name}. A GANRM's tower is frozen "
+            "and its features are kept, so its weights and a batch of pictures are all it needs."
+        )
+    if name == "AdvRM":
+        settings = _of_language(arguments["reward"], "LanguageReward")
+        length = tokens or settings.get("max_length") or TOKENS
+        return reward_plan(settings, _work(name, arguments, batch, length, {}))
+    policy = arguments["policy"]
+    settings = _arguments(policy)
+    length = tokens or settings.get("max_length") or TOKENS
+    work = _work(name, arguments, batch, length, settings)
+    kind = _class_name(policy)
+    if kind == "DiffusionPolicy":
+        from rewardlab.planning.diffusion import diffusion_plan
+
+        return diffusion_plan(settings, work)
+    others = _rewards(arguments) if name == "PPO" else []
+    return policy_plan(_of_language(policy, "CausalLMPolicy"), work, others)
+
+
+def _work(name: str, arguments: Tree, batch: int, tokens: int, policy: Tree) -> Work:
+    """Return what a loop does with a batch."""
+    optimizer = arguments.get("optimizer") or {}
+    options = {} if isinstance(optimizer, str) else _arguments(optimizer)
+    rows = 2 * batch if name in ("DPO", "AdvRM") else batch
+    encoded = rows if name in ("SFT", "DPO") else 0
+    drawn = 0
+    if name == "PPO":
+        rows = arguments.get("micro_batch") or batch
+        drawn = policy.get("micro_batch") or batch
+    return Work(
+        loop=name,
+        rows=rows,
+        encoded=encoded,
+        drawn=drawn,
+        has_reference=name in ("DPO", "PPO"),
+        optimizer=_class_name(optimizer) if optimizer else "AdamW",
+        options=options,
+        tokens=tokens,
+    )
+
+
+def _rewards(arguments: Tree) -> list[Part]:
+    """Return the reward that PPO asks, if it is a language model."""
+    reward = arguments.get("reward")
+    if not reward or _class_name(reward) != "LanguageReward":
+        return []
+    return [part_of("reward", reward_network(_arguments(reward)))]
+
+
+def _of_language(part: Tree, kind: str) -> Tree:
+    """Return the arguments of a part that has to be of a class."""
+    if _class_name(part) != kind:
+        raise InputError(f"The plan knows {kind} here; got {_class_name(part)}.")
+    return _arguments(part)
+
+
+def _arguments(part: Any) -> dict[str, Any]:
+    if not isinstance(part, Mapping):
+        return {}
+    return dict(part.get("init_args", part) or {})
+
+
+def _class_name(part: Any) -> str:
+    path = part if isinstance(part, str) else part.get("class_path", "")
+    return str(path).rpartition(".")[2]
