@@ -14,6 +14,7 @@ from rewardlab.errors import InputError
 from rewardlab.kernels.linear_log_prob import CUDA_BUDGET
 from rewardlab.networks import loading, lora, shells
 from rewardlab.networks.precision import arithmetic
+from rewardlab.networks.stillness import still
 from rewardlab.planning.live import LiveBytes
 from rewardlab.planning.memory_plan import MemoryPlan, Part, Stage
 from rewardlab.planning.optimizers import gradient_size, state_size
@@ -22,15 +23,22 @@ from rewardlab.planning.work import Work
 from rewardlab.policies import language_network
 
 Settings = Mapping[str, Any]
+TILES = 2  # float32 tables of rows and vocabulary in the fused head's workspace
 
 
-def policy_plan(settings: Settings, work: Work, others: list[Part] | None = None) -> MemoryPlan:
+def policy_plan(
+    settings: Settings,
+    work: Work,
+    others: list[Part] | None = None,
+    budget: int = CUDA_BUDGET,
+) -> MemoryPlan:
     """Return the plan of a loop that trains a `CausalLMPolicy`.
 
     Args:
         settings: the policy's arguments, `model` among them.
         work: what the loop does.
         others: networks beside the policy, such as the reward of PPO.
+        budget: bytes in which the fused head works.
 
     Raises:
         InputError: if there is no config.json of the model.
@@ -39,6 +47,7 @@ def policy_plan(settings: Settings, work: Work, others: list[Part] | None = None
     rank = settings.get("lora_rank")
     dtype = getattr(torch, settings.get("dtype") or "float32")
     language_network.prepare(network, rank, dtype, bool(settings.get("gradient_checkpointing")))
+    still(network, training=True)
     parts = [part_of("policy", network)]
     if work.has_reference and rank is None:
         parts.append(part_of("reference", network))
@@ -47,7 +56,7 @@ def policy_plan(settings: Settings, work: Work, others: list[Part] | None = None
         size = _cache_size(network.config, work.drawn, work.tokens, dtype)
         detail = f"keys and values of {work.drawn} x {work.tokens} tokens, modelled"
         stages.append(Stage("drawing", size, detail))
-    stages += _training(network, dtype, work, has_vocabulary=True)
+    stages += _training(network, dtype, work, budget)
     weights = list(network.parameters())
     return _plan("CausalLMPolicy", settings, work, [*parts, *(others or [])], stages, weights)
 
@@ -65,7 +74,7 @@ def reward_plan(settings: Settings, work: Work) -> MemoryPlan:
     network = reward_network(settings)
     dtype = getattr(torch, settings.get("dtype") or "float32")
     parts = [part_of("reward", network)]
-    stages = _training(network, dtype, work, has_vocabulary=False)
+    stages = _training(network, dtype, work, None)
     return _plan("LanguageReward", settings, work, parts, stages, list(network.parameters()))
 
 
@@ -79,7 +88,7 @@ def reward_network(settings: Settings) -> Any:
         network.requires_grad_(False)
     if settings.get("gradient_checkpointing"):
         loading.checkpoint_activations(network)
-    return network
+    return network.train(not settings.get("frozen"))
 
 
 def _shell(settings: Settings, kind: str) -> Any:
@@ -101,7 +110,7 @@ def _shell(settings: Settings, kind: str) -> Any:
     return network.eval()
 
 
-def _training(network: Any, dtype: torch.dtype, work: Work, has_vocabulary: bool) -> list[Stage]:
+def _training(network: Any, dtype: torch.dtype, work: Work, budget: int | None) -> list[Stage]:
     if not work.rows:
         return []
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
@@ -110,27 +119,29 @@ def _training(network: Any, dtype: torch.dtype, work: Work, has_vocabulary: bool
     live.count([*network.parameters(), *network.buffers()])
     start = live.current
     with fake_mode, live:
-        _step(network, dtype, work, has_vocabulary)
+        _step(network, dtype, work, budget)
     for weight in network.parameters():
         weight.grad = None
     detail = f"{work.rows} x {work.tokens} tokens at once"
     return [Stage("training step", live.peak - start, detail)]
 
 
-def _step(network: Any, dtype: torch.dtype, work: Work, has_vocabulary: bool) -> None:
-    """Run the network forward and backward, as a policy or a reward does."""
+def _step(network: Any, dtype: torch.dtype, work: Work, budget: int | None) -> None:
+    """Run the network forward and backward, as a policy or (without a budget) a reward does."""
     tokens = torch.zeros(work.rows, work.tokens, dtype=torch.long)
     body = network.base_model
     if work.has_reference:
         with torch.no_grad():
             _states(body, tokens, dtype)
     states = _states(body, tokens, dtype)
-    if not has_vocabulary:
+    if budget is None:
         states[:, -1].float().sum().backward()  # type: ignore[no-untyped-call]
         return
     head = network.get_output_embeddings().weight
-    # the fused head keeps the gradients of states and weights, and works in tiles of a budget
-    kept = [torch.empty_like(states), torch.empty(CUDA_BUDGET, dtype=torch.uint8)]
+    # the fused head works in tiles of a budget, and keeps the gradients of states and weights
+    tile = min(budget, TILES * states.shape[0] * states.shape[1] * len(head) * 4)
+    torch.empty(tile, dtype=torch.uint8)
+    kept = [torch.empty_like(states)]
     if head.requires_grad:
         kept.append(torch.empty_like(head))
     states.sum().backward()  # type: ignore[no-untyped-call]
