@@ -48,6 +48,7 @@ MATRIX = {  # test_modalities.py composes and runs each of them
 TEXT = {"adv_rm/topics.yaml", "adv_rm/topics_novelty.yaml"}
 STUDY = {"adv_rm/study.yaml", "adv_rm/study_paper.yaml", "adv_rm/study_pairs.yaml"}
 FITS = [("gan_rm/fit.yaml", f"trainer/{where}.yaml") for where in ("cpu", "gpu_bf16", "multi_node")]
+MEMORY = {f"memory/{name}.yaml" for name in ("sd15", "sdxl", "sd35", "flux", "qwen_image", "wan")}
 OWN = {"gan_rm/own.yaml", "adv_rm/own.yaml", "adv_rm/fit_reward.yaml", "adv_rm/fit_dpo.yaml"}
 HERE = [
     "--trainer.accelerator=cpu",
@@ -84,7 +85,8 @@ def built(files, out, *flags):
 
 def test_no_config_is_missed():
     composed = {file for files in [*COMPOSED, *FITS] for file in files} | {"gan_rm/panel.yaml"}
-    assert composed | MATRIX | TEXT | OWN | STUDY == FILES  # STUDY: test_hardening_study.py
+    # STUDY: test_hardening_study.py; MEMORY: test_memory_configs.py
+    assert composed | MATRIX | TEXT | OWN | STUDY | MEMORY == FILES
     assert len(FILES) == 39
 
 

@@ -25,14 +25,7 @@ from rewardlab.kernels.diffusion_dpo import squared_error
 from rewardlab.networks import lora
 from rewardlab.networks.float8 import store_in_float8
 from rewardlab.networks.precision import arithmetic
-from rewardlab.policies import (
-    denoising,
-    diffusion_folder,
-    drawing,
-    families,
-    pipelines,
-    samplers,
-)
+from rewardlab.policies import denoising, diffusion_folder, drawing, families, pipelines, samplers
 from rewardlab.policies.abilities import Adapted, Denoises, Denoisings, HasAutoencoder, PredictsX0
 from rewardlab.policies.base import Policy, frozen_copy
 from rewardlab.policies.denoising import Conditions, after_dropout, guided_output
