@@ -219,7 +219,8 @@ Examples:
     "plan": """\
 rewardlab plan: say how much memory a config of `fit` or `rounds` needs, before anything is loaded.
 
-  rewardlab plan --config FILE [--config more.yaml] [--gpu-memory GIB] [--tokens N] [--KEY=VALUE ...]
+  rewardlab plan --config FILE [--config more.yaml] [--gpu-memory GIB] [--tokens N]
+                 [--KEY=VALUE ...]
 
   --config FILE       as for `fit` and `rounds`, with the same flags. Of the model, config files are
                       enough; the published names of some generators stand for theirs
@@ -229,7 +230,8 @@ rewardlab plan: say how much memory a config of `fit` or `rounds` needs, before 
 
 Examples:
   rewardlab plan --config configs/memory/flux.yaml --gpu-memory 24
-  rewardlab plan --config configs/adv_rm/fit_dpo.yaml --experiment.policy_path model --tokens 512""",
+  rewardlab plan --config configs/adv_rm/fit_dpo.yaml --experiment.policy_path model \\
+    --tokens 512""",
     "report": """\
 rewardlab report: write one self-contained HTML page from run folders alone.
 

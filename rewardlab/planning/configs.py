@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 from rewardlab.errors import InputError
-from rewardlab.planning.language import policy_plan, reward_network, reward_plan
 from rewardlab.planning.memory_plan import MemoryPlan, Part
 from rewardlab.planning.parts import part_of
 from rewardlab.planning.work import Work
@@ -41,7 +41,7 @@ def plans_of(tree: Tree, tokens: int | None = None) -> list[MemoryPlan]:
 
 
 def _of_rounds(rounds: Tree, tokens: int | None) -> list[MemoryPlan]:
-    """Return the plans of fitting the reward, where it is a language model, and of post-training."""
+    """Return the plans of fitting a language model as the reward, and of post-training."""
     plans = []
     policy = rounds.get("policy") or {}
     members = rounds.get("members") or []
@@ -72,18 +72,16 @@ def _of_loop(loop: Tree, arguments: Tree, batch: int, tokens: int | None) -> Mem
     if name == "AdvRM":
         settings = _of_language(arguments["reward"], "LanguageReward")
         length = tokens or settings.get("max_length") or TOKENS
-        return reward_plan(settings, _work(name, arguments, batch, length, {}))
+        return _leaf("language").reward_plan(settings, _work(name, arguments, batch, length, {}))
     policy = arguments["policy"]
     settings = _arguments(policy)
     length = tokens or settings.get("max_length") or TOKENS
     work = _work(name, arguments, batch, length, settings)
     kind = _class_name(policy)
     if kind == "DiffusionPolicy":
-        from rewardlab.planning.diffusion import diffusion_plan
-
-        return diffusion_plan(settings, work)
+        return _leaf("diffusion").diffusion_plan(settings, work)
     others = _rewards(arguments) if name == "PPO" else []
-    return policy_plan(_of_language(policy, "CausalLMPolicy"), work, others)
+    return _leaf("language").policy_plan(_of_language(policy, "CausalLMPolicy"), work, others)
 
 
 def _work(name: str, arguments: Tree, batch: int, tokens: int, policy: Tree) -> Work:
@@ -113,7 +111,7 @@ def _rewards(arguments: Tree) -> list[Part]:
     reward = arguments.get("reward")
     if not reward or _class_name(reward) != "LanguageReward":
         return []
-    return [part_of("reward", reward_network(_arguments(reward)))]
+    return [part_of("reward", _leaf("language").reward_network(_arguments(reward)))]
 
 
 def _of_language(part: Tree, kind: str) -> Tree:
@@ -121,6 +119,11 @@ def _of_language(part: Tree, kind: str) -> Tree:
     if _class_name(part) != kind:
         raise InputError(f"The plan knows {kind} here; got {_class_name(part)}.")
     return _arguments(part)
+
+
+def _leaf(modality: str) -> Any:
+    """Return the module that plans a kind of models; only it knows their library."""
+    return import_module(f"rewardlab.planning.{modality}")
 
 
 def _arguments(part: Any) -> dict[str, Any]:

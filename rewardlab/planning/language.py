@@ -158,7 +158,8 @@ def _cache_size(config: Any, rows: int, tokens: int, dtype: torch.dtype) -> int:
     config = config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * config.num_hidden_layers * rows * tokens * heads * width * dtype.itemsize
+    numbers = 2 * config.num_hidden_layers * rows * tokens * heads * width
+    return int(numbers) * dtype.itemsize
 
 
 def _plan(

@@ -1,4 +1,4 @@
-"""MemoryPlan: what is in a device's memory, stage by stage, and what to change if it is too much."""
+"""MemoryPlan: what is in a device's memory, stage by stage, and what to change about it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Stand-ins for what a family's text encoders give its denoiser: right in shape, empty of meaning."""
+"""Stand-ins for what text encoders give a denoiser: right in shape, empty of meaning."""
 
 from __future__ import annotations
 

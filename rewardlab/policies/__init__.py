@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rewardlab.policies.latent import LatentPolicy
     from rewardlab.policies.latent_generators import LatentGenerator
     from rewardlab.policies.llama2c import from_llama2c
+    from rewardlab.policies.resources import Resources
     from rewardlab.policies.samplers import Sampler
 
 _HOMES = {
@@ -30,6 +31,7 @@ _HOMES = {
     "DiffusionPolicy": "rewardlab.policies.diffusion",
     "LatentGenerator": "rewardlab.policies.latent_generators",
     "LatentPolicy": "rewardlab.policies.latent",
+    "Resources": "rewardlab.policies.resources",
     "Sampler": "rewardlab.policies.samplers",
     "from_gguf": "rewardlab.policies.gguf",
     "from_llama2c": "rewardlab.policies.llama2c",
@@ -43,6 +45,7 @@ __all__ = [
     "LatentGenerator",
     "LatentPolicy",
     "Policy",
+    "Resources",
     "Sampler",
     "from_gguf",
     "from_llama2c",
