@@ -59,7 +59,9 @@ def load_pipeline(
             return denoiser_dtype
         return _encoder_dtype(name, part, dtype)
 
-    pipeline = load_folder(folder, dtype_of, skipped=() if text else TEXT_ENCODERS)
+    later = () if text else TEXT_ENCODERS
+    pipeline = load_folder(folder, dtype_of, skipped=later)
+    pipeline.loaded_later = later
     families.check_known(pipeline)
     return pipeline
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
+from rewardlab.networks import shells
 from rewardlab.networks.tokens import check_words
 from rewardlab.policies.autoencoder import LatentScale, decoded, encoded, latent_scale
 from rewardlab.policies.frugal_autoencoder import FrugalAutoencoder
@@ -240,10 +241,18 @@ class Family(ABC):
         return "channels, frames, height, width" if self.is_video else "channels, height, width"
 
     def _check_parts(self) -> None:
-        """Refuse a pipeline that lacks a part, or whose tokenizer knows no words."""
+        """Refuse a pipeline that lacks a part, or whose tokenizer knows no words.
+
+        Text encoders may be left out that are loaded when a prompt comes; a plan needs no words.
+        """
+        if shells.are_allowed():
+            return
         kind = type(self.pipeline).__name__
+        later = getattr(self.pipeline, "loaded_later", ())
         for name in self.needs:
             part = getattr(self.pipeline, name, None)
+            if part is None and name in later:
+                continue
             if part is None:
                 raise InputError(
                     f"This {kind} has no {name}, which it needs to make pictures of prompts. Load "
