@@ -122,8 +122,8 @@ def read_message(message: Any) -> Message:
     further = [str(key) for key in filled if key not in ("role", "content")]
     if further:
         raise InputError(
-            f"A message should be {_FORM}; one has further keys {str(further)[:100]}, which are not "
-            "supported. Drop them, or leave such conversations out."
+            f"A message should be {_FORM}; one has further keys {str(further)[:100]}, which are "
+            "not supported. Drop them, or leave such conversations out."
         )
     return Message(role, content)
 

@@ -79,9 +79,9 @@ _QUERY_TEMPLATE = (
     "a URL expects it; instead of --query"
 )
 _CHAT = (
-    "whether texts are formatted by the tokenizer's chat template, of the rewards (of the policy in "
-    "generate); false for models that were trained on plain text. By default as the folder says, or "
-    "wherever there is a template"
+    "whether texts are formatted by the tokenizer's chat template, of the rewards (of the policy "
+    "in generate); false for models that were trained on plain text. By default as the folder "
+    "says, or wherever there is a template"
 )
 _TRUST = "load folders that name classes from outside rewardlab, and so run their code"
 

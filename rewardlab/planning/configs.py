@@ -72,16 +72,20 @@ def _of_loop(loop: Tree, arguments: Tree, batch: int, tokens: int | None) -> Mem
     if name == "AdvRM":
         settings = _of_language(arguments["reward"], "LanguageReward")
         length = tokens or settings.get("max_length") or TOKENS
-        return _leaf("language").reward_plan(settings, _work(name, arguments, batch, length, {}))
+        work = _work(name, arguments, batch, length, {})
+        plan: MemoryPlan = _leaf("language").reward_plan(settings, work)
+        return plan
     policy = arguments["policy"]
     settings = _arguments(policy)
     length = tokens or settings.get("max_length") or TOKENS
     work = _work(name, arguments, batch, length, settings)
     kind = _class_name(policy)
     if kind == "DiffusionPolicy":
-        return _leaf("diffusion").diffusion_plan(settings, work)
-    others = _rewards(arguments) if name == "PPO" else []
-    return _leaf("language").policy_plan(_of_language(policy, "CausalLMPolicy"), work, others)
+        plan = _leaf("diffusion").diffusion_plan(settings, work)
+    else:
+        others = _rewards(arguments) if name == "PPO" else []
+        plan = _leaf("language").policy_plan(_of_language(policy, "CausalLMPolicy"), work, others)
+    return plan
 
 
 def _work(name: str, arguments: Tree, batch: int, tokens: int, policy: Tree) -> Work:
