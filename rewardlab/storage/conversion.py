@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -33,7 +34,8 @@ def as_samples(
             `Conversation`, or a list of messages {"role", "content"}.
         outputs: texts; Pillow's images; files of pictures or of videos, by path; a folder of
             pictures, or of videos where `clip` is given, taken in the order of their names; or a
-            tensor [B, C, H, W] or [B, F, C, H, W], floats in [0, 1] or uint8.
+            tensor [B, C, H, W] or [B, F, C, H, W], or an array of numpy with the channels last,
+            floats in [0, 1] or uint8.
         size: height and width of pictures and frames, which are resized and cropped; None keeps
             their size, which then must be one for all.
         clip: which frames are taken of videos; all by default. With it, GIFs and folders of frames
@@ -76,6 +78,8 @@ def _prompt(prompt: Any) -> Prompt:
 
 def _outputs(outputs: Any, size: int | None, clip: Clip | None) -> Tensor | list[str]:
     """Return outputs as Samples hold them."""
+    if isinstance(outputs, np.ndarray) and outputs.dtype.kind not in "OUS":
+        outputs = _of_array(outputs[None] if outputs.ndim == 3 else outputs)
     if isinstance(outputs, Tensor):
         return outputs / 255 if outputs.dtype == torch.uint8 else outputs
     if isinstance(outputs, str | Path):
@@ -117,6 +121,8 @@ def _is_picture(text: str) -> bool:
 
 def _pixels(item: Any, size: int | None, clip: Clip | None) -> Tensor:
     """Return one picture as float32 [C, H, W] in [0, 1], or one video [F, C, H, W]."""
+    if isinstance(item, np.ndarray):
+        item = _of_array(item)
     if isinstance(item, Tensor):
         return item / 255 if item.dtype == torch.uint8 else item.float()
     if isinstance(item, Image.Image):
@@ -129,6 +135,27 @@ def _pixels(item: Any, size: int | None, clip: Clip | None) -> Tensor:
         f"An output is a {type(item).__name__} ({item!r:.60}) beside others of another kind. Give "
         "texts alone, or pictures alone: Pillow's images, paths of files, a folder, or tensors."
     )
+
+
+def _of_array(array: np.ndarray) -> Tensor:
+    """Return a picture, or a video or batch of them, with the channels before height and width.
+
+    Pillow's and diffusers' arrays have them last.
+
+    Raises:
+        InputError: if the numbers or the shape are no picture's.
+    """
+    is_number = array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)
+    if not is_number or array.ndim < 3 or not {array.shape[-1], array.shape[-3]} & {1, 3}:
+        raise InputError(
+            f"An array of pictures is [height, width, channels], floats in [0, 1] or uint8, with "
+            f"1 or 3 channels; got {array.dtype} {list(array.shape)}. Drop an alpha channel, or "
+            "give Pillow's images."
+        )
+    pixels = torch.from_numpy(np.ascontiguousarray(array))
+    if pixels.dtype != torch.uint8:
+        pixels = pixels.float()
+    return pixels.movedim(-1, -3) if array.shape[-1] in (1, 3) else pixels
 
 
 def _may_be_video(path: Path) -> bool:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.testing import assert_close
 
 import rewardlab
 from rewardlab import InputError, Samples, VisionReward, as_samples
@@ -98,3 +99,29 @@ def test_prompts_are_texts_conversations_or_lists_of_messages():
         as_samples([ask, {"role": "assistant", "content": "4"}], ["4"])
     with pytest.raises(InputError, match="a string or a list of messages"):
         as_samples([5], ["4"])
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "float64"])
+def test_arrays_have_their_channels_last_as_pillow_and_diffusers_make_them(dtype):
+    generator = np.random.default_rng(0)
+    levels = generator.integers(0, 256, (2, 6, 8, 3), dtype=np.uint8)
+    expected = as_samples("", [Image.fromarray(picture) for picture in levels]).outputs
+    arrays = levels if dtype == "uint8" else (levels / 255).astype(dtype)
+    first = np.ascontiguousarray(arrays.transpose(0, 3, 1, 2))
+    for outputs in (arrays, list(arrays), first, arrays[:, ::-1][:, ::-1]):
+        assert_close(as_samples("", outputs).outputs.float(), expected)
+    assert_close(as_samples("", arrays[0]).outputs.float(), expected[:1])
+    video = as_samples("", arrays[None]).outputs
+    assert_close(video[0].float(), expected)
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((2, 8, 8, 4)), np.zeros((8, 8)), np.zeros((1, 8, 8, 3), dtype=np.int64)]
+)
+def test_arrays_of_another_form_are_refused(array):
+    with pytest.raises(InputError, match="height, width, channels"):
+        as_samples("", array)
+
+
+def test_an_array_of_texts_is_texts():
+    assert as_samples("", np.array(["yes", "no"], dtype=object)).outputs == ["yes", "no"]
