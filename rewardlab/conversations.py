@@ -75,6 +75,21 @@ class Conversation:
 Prompt = str | Conversation
 
 
+def check_prompts(prompts: Sequence[Any]) -> None:
+    """Refuse one text in place of a list of them, and messages that are no `Conversation`."""
+    mend = "rewardlab.as_samples(prompts, outputs) takes one prompt for all, and lists of messages."
+    if isinstance(prompts, str):
+        raise InputError(
+            f"Samples hold one prompt a sample in a list; got the one text {prompts[:60]!r}. {mend}"
+        )
+    for prompt in prompts:
+        if not isinstance(prompt, str | Conversation):
+            raise InputError(
+                "A prompt of Samples is a string or a Conversation; got a "
+                f"{type(prompt).__name__}. {mend}"
+            )
+
+
 def prompt_of_messages(messages: Iterable[Any]) -> Prompt:
     """Return messages as a prompt; a single message of the user's is its text.
 

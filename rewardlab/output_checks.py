@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from rewardlab.conversations import Conversation
 from rewardlab.errors import InputError
 
 OUTSIDE = 0.02  # by how much pixels may leave [0, 1]: rounding of half precision and of resizing
@@ -20,21 +19,6 @@ def check_images(outputs: Tensor) -> None:
             "Samples hold float images [B, C, H, W] or videos [B, F, C, H, W] in [0, 1], "
             f"or strings; got a {outputs.dtype} tensor {list(outputs.shape)}."
         )
-
-
-def check_prompts(prompts: Sequence[Any]) -> None:
-    """Refuse one text in place of a list of them, and messages that are no `Conversation`."""
-    mend = "rewardlab.as_samples(prompts, outputs) takes one prompt for all, and lists of messages."
-    if isinstance(prompts, str):
-        raise InputError(
-            f"Samples hold one prompt a sample in a list; got the one text {prompts[:60]!r}. {mend}"
-        )
-    for prompt in prompts:
-        if not isinstance(prompt, str | Conversation):
-            raise InputError(
-                "A prompt of Samples is a string or a Conversation; got a "
-                f"{type(prompt).__name__}. {mend}"
-            )
 
 
 def check_texts(outputs: Sequence[Any]) -> None:

@@ -13,9 +13,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
-from rewardlab.conversations import Prompt
+from rewardlab.conversations import Prompt, check_prompts
 from rewardlab.errors import InputError
-from rewardlab.output_checks import check_images, check_prompts, check_range, check_texts
+from rewardlab.output_checks import check_images, check_range, check_texts
 
 Index = slice | Sequence[int] | Tensor
 _Noun = TypeVar("_Noun", bound=Any)
