@@ -134,11 +134,11 @@ def read_message(message: Any) -> Message:
     if not isinstance(role, str) or not isinstance(content, str):
         raise InputError(f"A message should be {_FORM}; got {str(dict(message))[:60]!r}.")
     filled = [key for key, value in message.items() if value not in (None, [], {}, "")]
-    further = [str(key) for key in filled if key not in ("role", "content")]
+    further = [str(key)[:40] for key in filled if key not in ("role", "content")]
     if further:
         raise InputError(
-            f"A message should be {_FORM}; one has further keys {str(further)[:100]}, which are "
-            "not supported. Drop them, or leave such conversations out."
+            f"A message should be {_FORM}; one has further keys {further[:5]}, which are not "
+            "supported. Drop them, or leave such conversations out."
         )
     return Message(role, content)
 

@@ -182,8 +182,7 @@ rewardlab score: what a reward says of each sample, one row a sample.
   --prompts FILE   the prompt of each sample, one a line, or rows with "prompt"
   --sort best      highest scores first; worst: lowest first. By default in the samples' order
   --size N         resize and crop pictures and frames to N × N; needed where their sizes differ
-  --frames N --stride N  take N frames of each video, every so-manieth one; SAMPLES then is a
-                   folder of videos, each a file or a folder of frames
+  --frames N --stride M  of each video N frames, M apart; its file, or a folder of its frames
   --out FILE       a new .csv or .jsonl file with row, score, prompt, and file or output; without it
                    the CSV is printed. A bar shows rate and time left if stderr is a terminal
   --batch-size 64    --device NAME    --trust    --chat false: plain text, no chat template
@@ -195,8 +194,7 @@ rewardlab score: what a reward says of each sample, one row a sample.
 Examples:
   rewardlab score runs/reward/reward pictures --sort best --out scores.csv
   rewardlab score runs/reward/reward clips --size 256 --frames 16 --stride 2
-  rewardlab score rm exchanges.jsonl --out scores.jsonl
-  rewardlab score rm answers.txt --prompts prompts.txt""",
+  rewardlab score rm answers.txt --prompts prompts.txt --out scores.jsonl""",
     "generate": """\
 rewardlab generate: draw outputs of a policy into a folder of samples.
 

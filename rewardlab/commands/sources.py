@@ -15,6 +15,7 @@ from rewardlab.conversations import Prompt
 from rewardlab.data import read_prompts
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
+from rewardlab.networks.text_format import FormatsTexts
 from rewardlab.policies import Generator, load_policy
 from rewardlab.policies.abilities import LengthLimited
 from rewardlab.provenance import fingerprint
@@ -108,11 +109,7 @@ def _format(model: nn.Module, chat: bool, location: str, flag: str) -> None:
     Raises:
         InputError: if no part formats texts, or one should use a template and has none.
     """
-    from rewardlab.policies.causal_lm import CausalLMPolicy
-    from rewardlab.rewards.language import LanguageReward
-
-    formatting = LanguageReward | CausalLMPolicy
-    parts = [part for part in model.modules() if isinstance(part, formatting)]
+    parts = [part for part in model.modules() if isinstance(part, FormatsTexts)]
     if not parts:
         raise InputError(
             f"{flag} says whether texts are formatted by a chat template, and "

@@ -8,13 +8,15 @@ from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.networks.silence import silent
-    from rewardlab.networks.text_format import TextFormat
+    from rewardlab.networks.text_format import FormatsTexts, TextFormat
 
 _HOMES = {
+    "FormatsTexts": "rewardlab.networks.text_format",
     "TextFormat": "rewardlab.networks.text_format",
     "silent": "rewardlab.networks.silence",
 }
 __all__ = [
+    "FormatsTexts",
     "TextFormat",
     "silent",
 ]

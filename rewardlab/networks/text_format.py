@@ -3,12 +3,46 @@
 from __future__ import annotations
 
 import datetime
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rewardlab.errors import InputError
+
+if TYPE_CHECKING:
+    from rewardlab.types import Samples
+
+
+class TokenCounts(NamedTuple):
+    """How many tokens B prompts have, and how many they have with their responses."""
+
+    prompts: list[int]
+    rows: list[int]
+
+
+class FormatsTexts(ABC):
+    """A policy or a reward that makes tokens of texts, in a format that can be set.
+
+    Attributes:
+        limit: most tokens of a prompt with its response; None where nothing limits them.
+    """
+
+    limit: int | None
+
+    @abstractmethod
+    def set_chat(self, chat: bool | TextFormat | None) -> None:
+        """Format texts in another way, as the argument `chat` says; the weights stay.
+
+        Raises:
+            InputError: if it asks for a template and there is none.
+        """
+
+    @abstractmethod
+    def token_counts(self, samples: Samples) -> TokenCounts:
+        """Return how many tokens each prompt has, alone and with its response and what ends it."""
+
 
 DATE = "2024-07-26"  # the day that Llama 3's template names where it has no clock
 DIRECTIVES = "aAbBcdeHIjmMpSuUwWxXyYZf"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
+from rewardlab.networks.text_format import FormatsTexts
 from rewardlab.types import Samples, Trajectory
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class HasAutoencoder(ABC):
 
 
 ABILITIES = (
+    FormatsTexts,
     HasEntropy,
     HasCritic,
     Continues,

@@ -16,7 +16,7 @@ from rewardlab.errors import InputError
 from rewardlab.networks import lora, sharing
 from rewardlab.networks.chat import TextTokens
 from rewardlab.networks.stillness import still
-from rewardlab.networks.text_format import TextFormat, replaced
+from rewardlab.networks.text_format import FormatsTexts, TextFormat, TokenCounts, replaced
 from rewardlab.networks.tokens import context_length
 from rewardlab.policies import causal_lm_folder, language_network, text
 from rewardlab.policies.abilities import (
@@ -44,7 +44,9 @@ from rewardlab.seeds import row_seeds
 from rewardlab.types import Samples, Trajectory
 
 
-class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthLimited, Adapted):
+class CausalLMPolicy(
+    Policy, HasEntropy, HasCritic, Continues, Tempered, LengthLimited, Adapted, FormatsTexts
+):
     """Any transformers causal language model as a policy, whose steps are a response's tokens.
 
     The end token is a step too. A prompt is a text or a conversation; with a chat template a text
@@ -143,7 +145,7 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
         return Head.of(self.network, self.dtype, self.temperature)
 
     @property
-    def limit(self) -> int | None:
+    def limit(self) -> int | None:  # type: ignore[override]
         """Most tokens of a prompt and its response; None where nothing limits them."""
         limits = [self.max_length, context_length(self.network)]
         return min([limit for limit in limits if limit is not None], default=None)
@@ -237,6 +239,10 @@ class CausalLMPolicy(Policy, HasEntropy, HasCritic, Continues, Tempered, LengthL
             InputError: if a sample is refused; the message names the first.
         """
         self.encode(samples, seeds=row_seeds(0, len(samples)))
+
+    def token_counts(self, samples: Samples) -> TokenCounts:
+        """Return how many tokens prompts have, alone and with their responses and end tokens."""
+        return self._codec.counts(samples)
 
     def set_chat(self, chat: bool | TextFormat | None) -> None:
         """Format texts in another way, as the argument `chat` says; the weights stay.

@@ -11,6 +11,7 @@ from torch import Tensor
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.networks.chat import TextTokens, finished_of
+from rewardlab.networks.text_format import TokenCounts
 from rewardlab.networks.tokens import padded
 from rewardlab.policies import text
 from rewardlab.policies.text import Tokens
@@ -61,6 +62,13 @@ class Codec:
             numbers = samples.facts["row"].tolist()
         text.check_fit(prompts, lengths, strings_of(samples), self.limit, numbers)
         return self.trajectory(samples.prompts, prompts, responses, samples.facts)
+
+    def counts(self, samples: Samples) -> TokenCounts:
+        """Return how many tokens each prompt has, alone and with its response and end."""
+        prompts, responses = self._tokens(samples)
+        lengths = [len(prompt) for prompt in prompts]
+        rows = [length + len(row) for length, row in zip(lengths, responses, strict=True)]
+        return TokenCounts(lengths, rows)
 
     def fits(self, samples: Samples) -> Tensor:
         """Return which rows are short enough as they are, bool [B]."""

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.networks.text_format import FormatsTexts
 from rewardlab.types import Samples
 
 
@@ -115,7 +116,7 @@ class PromptFeatures(ABC):
         """Return the embeddings of prompts, float32 [B, D]."""
 
 
-ABILITIES = (FrozenFeatures, Calibrated, Saved, PromptFeatures)
+ABILITIES = (FrozenFeatures, Calibrated, Saved, PromptFeatures, FormatsTexts)
 EARLIER = {"standardise": "fit_feature_scale", "set_standardisation": "calibrate"}
 
 

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from rewardlab.errors import InputError
 from rewardlab.networks import loading, lora, sharing, tokens
 from rewardlab.networks.adapters import read_adapter
-from rewardlab.networks.chat import TextTokens
+from rewardlab.networks.chat import TextTokens, finished_of
 from rewardlab.networks.precision import arithmetic, full_precision
-from rewardlab.networks.text_format import TextFormat, replaced
+from rewardlab.networks.text_format import FormatsTexts, TextFormat, TokenCounts, replaced
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import backbones, language_folder, language_states
 from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, Saved
 from rewardlab.rewards.base import Reward, checked_scores, score_scale
 from rewardlab.rewards.feature_scale import feature_scale
-from rewardlab.rewards.formatting import BatchRows, batch_ids
+from rewardlab.rewards.formatting import BatchRows, batch_ids, token_ids
 from rewardlab.rewards.labels import check_members, one_head
 from rewardlab.rewards.language_heads import checked_heads, new_heads
 from rewardlab.seeds import derive
@@ -29,7 +29,7 @@ from rewardlab.types import Samples, texts_of
 _log = logging.getLogger("rewardlab")
 
 
-class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
+class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved, FormatsTexts):
     """K linear heads without bias on one forward pass of a transformers language model.
 
     It is the reward that preferences train. `rewardlab.rewards.formatting.token_ids` formats text,
@@ -230,6 +230,13 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved):
         form = replaced(self.texts.form, chat)
         self.texts = TextTokens(self.tokenizer, form)
         self.options["chat"] = form.settings()
+
+    def token_counts(self, samples: Samples) -> TokenCounts:
+        """Return how many tokens prompts have, and rows before they are cut to fit the context."""
+        texts = list(texts_of(samples, "LanguageReward"))
+        rows = token_ids(self.texts, samples.prompts, texts, finished_of(samples)).ids
+        prompts = self.texts.prompt_ids(samples.prompts)
+        return TokenCounts([len(row) for row in prompts], [len(row) for row in rows])
 
     def check_samples(self, samples: Samples) -> None:
         """Refuse samples whose response alone does not fit the context.

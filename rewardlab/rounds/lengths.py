@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from rewardlab.policies.causal_lm import CausalLMPolicy
-from rewardlab.rewards.formatting import token_ids
-from rewardlab.rewards.language import LanguageReward
-from rewardlab.types import PreferencePairs, concatenate
+from rewardlab.networks.text_format import FormatsTexts
+from rewardlab.policies.abilities import LengthLimited
+from rewardlab.types import PreferencePairs, Samples, concatenate
 
 AT_ONCE = 1024  # rows that are tokenized together
 
@@ -23,16 +22,19 @@ def of_prompts(policy: Any, prompts: Sequence[Any]) -> str:
 
     Example:
         >>> from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
+        >>> from rewardlab import CausalLMPolicy
         >>> policy = CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer(), max_new_tokens=6)
         >>> of_prompts(policy, ["a", "abc"])
         'the longest has 3 tokens, with 6 of a response 9 of the 64 of its context'
     """
-    if not isinstance(policy, CausalLMPolicy) or not prompts:
+    is_text = isinstance(policy, FormatsTexts) and isinstance(policy, LengthLimited)
+    if not is_text or not prompts:
         return ""
     longest = 0
     for start in range(0, len(prompts), AT_ONCE):
-        rows = policy.texts.prompt_ids(list(prompts[start : start + AT_ONCE]))
-        longest = max(longest, *map(len, rows))
+        some = list(prompts[start : start + AT_ONCE])
+        counts = policy.token_counts(Samples(some, [""] * len(some)))
+        longest = max(longest, *counts.prompts)
     whole = longest + policy.max_new_tokens
     return (
         f"the longest has {longest} tokens, with {policy.max_new_tokens} of a response {whole} of "
@@ -52,22 +54,21 @@ def of_rows(reward: nn.Module, noun: Any) -> str:
 
     Example:
         >>> from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
+        >>> from rewardlab import LanguageReward
         >>> reward = LanguageReward(tiny_causal_lm(), tiny_tokenizer())
-        >>> from rewardlab.types import Samples
         >>> of_rows(reward, Samples(["a", "b"], ["c", "def"]))
         'the longest has 5 tokens of the 64 of its context'
     """
     samples = noun
     if isinstance(noun, PreferencePairs):
         samples = concatenate([noun.chosen, noun.rejected])
-    parts = [part for part in reward.modules() if isinstance(part, LanguageReward)]
+    parts = [part for part in reward.modules() if isinstance(part, FormatsTexts)]
     if not parts or not len(samples) or isinstance(samples.outputs, Tensor):
         return ""
     longest = 0
     for start in range(0, len(samples), AT_ONCE):
-        rows = samples[start : start + AT_ONCE]
-        ids = token_ids(parts[0].texts, rows.prompts, list(rows.outputs)).ids
-        longest = max(longest, *map(len, ids))
+        counts = parts[0].token_counts(samples[start : start + AT_ONCE])
+        longest = max(longest, *counts.rows)
     return f"the longest has {longest} tokens of the {_of(parts[0].limit)} its context"
 
 
