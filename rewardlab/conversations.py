@@ -43,10 +43,11 @@ class Conversation:
     messages as paragraphs "role: text" for people to read; no model is given that form.
 
     Attributes:
-        messages: one or more turns, the last of which is not the assistant's.
+        messages: one or more turns, the last of which is not the assistant's; a list of them
+            becomes a tuple.
 
     Raises:
-        InputError: if there is no message, or the assistant's is the last.
+        InputError: if there is no message, one is no `Message`, or the assistant's is the last.
 
     Example:
         >>> talk = Conversation((Message("system", "Be brief."), Message("user", "Name?")))
@@ -59,6 +60,14 @@ class Conversation:
     messages: tuple[Message, ...]
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "messages", tuple(self.messages))
+        for message in self.messages:
+            if not isinstance(message, Message):
+                raise InputError(
+                    "A Conversation holds Messages, such as Message('user', 'Name?'); got "
+                    f"{str(message)[:60]!r}. Of mappings with role and content, "
+                    "conversations.prompt_of_messages makes one."
+                )
         if not self.messages:
             raise InputError("A conversation needs at least one message; got none.")
         if self.messages[-1].role == "assistant":

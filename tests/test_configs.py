@@ -15,6 +15,7 @@ from rewardlab.commands import PAGES
 from rewardlab.commands.fit import TrainingCLI
 from rewardlab.commands.rounds import build
 from rewardlab.data import save_samples
+from rewardlab.embedded import tiny_worlds
 from rewardlab.rewards.tower_files import save_tower
 from rewardlab.rewards.towers import Tower
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower
@@ -232,6 +233,30 @@ def test_own_data_takes_the_place_of_the_paths_of_experiment(world):
             "my-pairs.jsonl",
             True,
         )
+
+
+@pytest.mark.parametrize(
+    ("file", "loop"),
+    [("gan_rm", loop) for loop in ("DPO", "PPO", "ReFL")]
+    + [("adv_rm", loop) for loop in ("DPO", "SFT")],
+)
+def test_another_loop_takes_the_place_of_an_own_config_s(world, file, loop):
+    """The loop is handed its policy and its reward, so neither becomes a key of its config."""
+    key = f"{RUN}post_train.loop"
+    policy, data = {"gan_rm": ("pipeline", "targets"), "adv_rm": ("model", "pairs.jsonl")}[file]
+    built = build(
+        [
+            *words([f"{file}/own.yaml"], "run"),
+            *_paths(policy, data),
+            f"{key}=rewardlab.training.{loop}",
+        ]
+    )
+    assert type(_loop_of(built.rounds)).__name__ == loop
+
+
+def _loop_of(rounds):
+    reward = tiny_worlds.text_reward()
+    return rounds.post_train.loop(rounds.policy, reward)
 
 
 def _paths(policy, data):

@@ -70,3 +70,11 @@ def test_prompts_of_pictures_are_texts():
 def test_other_json_is_no_prompt(value):
     with pytest.raises(InputError, match="string or a list of messages"):
         from_json(value)
+
+
+def test_a_list_of_messages_is_a_conversation_and_mappings_are_refused():
+    talk = Conversation([Message("system", "Be brief."), Message("user", "Name?")])
+    assert talk == TALK
+    assert hash(talk) == hash(TALK)
+    with pytest.raises(InputError, match="prompt_of_messages"):
+        Conversation([{"role": "user", "content": "Name?"}])

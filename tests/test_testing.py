@@ -9,7 +9,7 @@ from torch import nn
 from rewardlab.policies import Policy, frozen_copy
 from rewardlab.policies.base import Steps
 from rewardlab.seeds import generators, normal
-from rewardlab.testing import PolicyConformance, tiny_tower
+from rewardlab.testing import PolicyConformance, tiny_stable_diffusion, tiny_tower
 from rewardlab.types import Samples, Trajectory
 
 
@@ -180,3 +180,8 @@ def test_a_tiny_tower_comes_from_its_seed_alone():
     assert torch.equal(one.visual.proj, again.visual.proj)
     assert not torch.equal(one.visual.proj, other.visual.proj)
     assert tiny_tower(image_size=8).visual.image_size == (8, 8)
+
+
+def test_a_tiny_pipeline_takes_the_path_of_its_folder_as_text(tmp_path):
+    pipeline = tiny_stable_diffusion(str(tmp_path / "scratch"))
+    assert pipeline("a cat", num_inference_steps=1, output_type="np").images.shape[0] == 1

@@ -274,10 +274,19 @@ def _finding(word: str, rows: Rows, fit: Fit) -> str:
     if word == "rises":
         return f"Gold does not peak inside the range, which ends at {reached}"
     top = max(rows, key=_gold)
-    return (
-        f"Whether gold peaks inside the range, which ends at {reached}, is unclear: the fit puts "
-        f"the peak at {peak}; the highest point measured is n = {top['n']}"
-    )
+    measured = f"the fit puts the peak at {peak}; the highest point measured is n = {top['n']}"
+    if _parts(rows[-1]):
+        return (
+            "Gold ends below its start while the proxy rises: to choose the best of "
+            f"{rows[-1]['n']} does harm. Whether gold peaks before is unclear: {measured}"
+        )
+    return f"Whether gold peaks inside the range, which ends at {reached}, is unclear: {measured}"
+
+
+def _parts(row: Mapping[str, Any]) -> bool:
+    """Tell whether gold is below its start and the proxy above, by their intervals."""
+    has_intervals = "gold_high" in row and "proxy_low" in row
+    return has_intervals and row["gold_high"] < 0 < row["proxy_low"]
 
 
 def _gold(row: Mapping[str, Any]) -> float:

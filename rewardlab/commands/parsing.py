@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
+import torch
 import yaml
 from jsonargparse import (  # type: ignore[attr-defined]
     ActionConfigFile,
@@ -142,7 +143,23 @@ def signature_of(factory: Any) -> Signature:
         defaults = parser.get_defaults(skip_validation=True).as_dict()
     except Exception:  # what is wrong with it is said where the config is parsed
         return Signature(frozenset(), {})
-    return Signature(frozenset(defaults), plain_defaults(defaults, _required(factory, parser)))
+    left_out = _required(factory, parser) | _networks(parser)
+    return Signature(frozenset(defaults), plain_defaults(defaults, left_out))
+
+
+def _networks(parser: ArgumentParser) -> set[str]:
+    """Return the names of the arguments that are networks, which are None by default or required.
+
+    A loop that rounds make is handed its policy and its reward: they are no keys of its config, so
+    nothing may be written for them.
+    """
+    names = set()
+    for action in parser._actions:
+        hint = getattr(action, "_typehint", None)
+        for kind in (hint, *get_args(hint)):
+            if isinstance(kind, type) and issubclass(kind, torch.nn.Module):
+                names.add(action.dest)
+    return names
 
 
 def _required(factory: Any, parser: ArgumentParser) -> set[str]:

@@ -23,7 +23,7 @@ def export(part: Any, target: Path) -> bool:
     if not callable(getattr(part, "save_pretrained", None)):
         log.warning(
             "There is no %s/: a %s cannot be saved, since it has no save_pretrained. Its weights "
-            "are in the run's stages.",
+            "are in the run's checkpoints/ (of a fit) or stages/ (of rounds).",
             target.name,
             type(part).__name__,
         )

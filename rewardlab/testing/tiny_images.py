@@ -59,7 +59,7 @@ def tiny_diffusion(
     return DDPMPipeline(unet=unet, scheduler=scheduler)
 
 
-def tiny_stable_diffusion(folder: Path, seed: int = 0) -> Any:
+def tiny_stable_diffusion(folder: str | Path, seed: int = 0) -> Any:
     """Return a StableDiffusionPipeline with random weights.
 
     Args:
@@ -99,7 +99,7 @@ def latent_scheduler() -> Any:
     )
 
 
-def tiny_stable_diffusion_xl(folder: Path, seed: int = 0) -> Any:
+def tiny_stable_diffusion_xl(folder: str | Path, seed: int = 0) -> Any:
     """Return an SDXL pipeline (two text encoders, size ids) with random weights.
 
     Args:
@@ -170,7 +170,7 @@ _SIZE_IDS: dict[str, Any] = {
 }
 
 
-def byte_tokenizer(folder: Path, length: int = 77) -> Any:
+def byte_tokenizer(folder: str | Path, length: int = 77) -> Any:
     """Return a CLIP tokenizer over single bytes: 256 symbols, the same at a word's end, two marks.
 
     It is made here, and written to `folder`. `length` is the most tokens that a text may have.
@@ -182,6 +182,7 @@ def byte_tokenizer(folder: Path, length: int = 77) -> Any:
     final_symbols = [f"{symbol}</w>" for symbol in symbols]
     tokens = [*symbols, *final_symbols, "<|startoftext|>", "<|endoftext|>"]
     numbers = {token: number for number, token in enumerate(tokens)}
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(numbers), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n", encoding="utf-8")

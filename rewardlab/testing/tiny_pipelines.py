@@ -49,7 +49,7 @@ _LANGUAGE: dict[str, Any] = {
 FLOW_TEXT: dict[str, Any] = {**TEXT, "projection_dim": 32}
 
 
-def tiny_dit(folder: Path, seed: int = 0) -> Any:
+def tiny_dit(folder: str | Path, seed: int = 0) -> Any:
     """Return a DiT of ten classes and a null class, which predicts its variance too."""
     from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 
@@ -70,7 +70,7 @@ def tiny_dit(folder: Path, seed: int = 0) -> Any:
     return DiTPipeline(transformer, vae.eval(), DDIMScheduler(clip_sample=False))
 
 
-def tiny_stable_diffusion_3(folder: Path, seed: int = 0) -> Any:
+def tiny_stable_diffusion_3(folder: str | Path, seed: int = 0) -> Any:
     """Return an SD3 without T5."""
     from diffusers import (
         AutoencoderKL,
@@ -101,7 +101,7 @@ def tiny_stable_diffusion_3(folder: Path, seed: int = 0) -> Any:
     )
 
 
-def tiny_pixart(folder: Path, seed: int = 0, alpha: bool = False) -> Any:
+def tiny_pixart(folder: str | Path, seed: int = 0, alpha: bool = False) -> Any:
     """Return a PixArt-Σ, or a PixArt-α of 1024 pixels; both predict their variance too."""
     from diffusers import (
         AutoencoderKL,
@@ -130,7 +130,7 @@ def tiny_pixart(folder: Path, seed: int = 0, alpha: bool = False) -> Any:
     )
 
 
-def tiny_sana(folder: Path, seed: int = 0) -> Any:
+def tiny_sana(folder: str | Path, seed: int = 0) -> Any:
     """Return a Sana, whose autoencoder compresses 4 times a side."""
     from diffusers import (
         AutoencoderDC,
@@ -166,7 +166,7 @@ def tiny_sana(folder: Path, seed: int = 0) -> Any:
     )
 
 
-def tiny_flux(folder: Path, seed: int = 0, told_guidance: bool = True) -> Any:
+def tiny_flux(folder: str | Path, seed: int = 0, told_guidance: bool = True) -> Any:
     """Return a FLUX.1: "dev", which is told the guidance, or "schnell"."""
     from diffusers import (
         AutoencoderKL,
@@ -195,7 +195,7 @@ def tiny_flux(folder: Path, seed: int = 0, told_guidance: bool = True) -> Any:
     )
 
 
-def tiny_qwen_image(folder: Path, seed: int = 0) -> Any:
+def tiny_qwen_image(folder: str | Path, seed: int = 0) -> Any:
     """Return a Qwen-Image, whose autoencoder compresses 8 times a side."""
     from diffusers import (
         AutoencoderKLQwenImage,
@@ -232,7 +232,7 @@ def tiny_qwen_image(folder: Path, seed: int = 0) -> Any:
     )
 
 
-def tiny_z_image(folder: Path, seed: int = 0) -> Any:
+def tiny_z_image(folder: str | Path, seed: int = 0) -> Any:
     """Return a Z-Image, of one stream."""
     from diffusers import (
         AutoencoderKL,

@@ -14,7 +14,7 @@ from rewardlab.testing.tiny_images import AUTOENCODER, TEXT, UNET, byte_tokenize
 from rewardlab.testing.tiny_pipelines import T5, shake
 
 
-def tiny_animate_diff(folder: Path, seed: int = 0) -> Any:
+def tiny_animate_diff(folder: str | Path, seed: int = 0) -> Any:
     """Return an AnimateDiff: a Stable Diffusion with layers of motion, up to 8 frames."""
     from diffusers import AnimateDiffPipeline, AutoencoderKL, MotionAdapter, UNet2DConditionModel
     from transformers import CLIPTextConfig, CLIPTextModel
@@ -43,7 +43,7 @@ def tiny_animate_diff(folder: Path, seed: int = 0) -> Any:
     return pipeline
 
 
-def tiny_wan(folder: Path, seed: int = 0) -> Any:
+def tiny_wan(folder: str | Path, seed: int = 0) -> Any:
     """Return a Wan 2.1: an autoencoder that compresses 8 times a side and 4 times in time."""
     from diffusers import (
         AutoencoderKLWan,
@@ -77,7 +77,7 @@ def tiny_wan(folder: Path, seed: int = 0) -> Any:
     )
 
 
-def tiny_cog_video_x(folder: Path, seed: int = 0) -> Any:
+def tiny_cog_video_x(folder: str | Path, seed: int = 0) -> Any:
     """Return a CogVideoX with rotary positions, of 9 frames by default."""
     from diffusers import (
         AutoencoderKLCogVideoX,
@@ -116,7 +116,7 @@ def tiny_cog_video_x(folder: Path, seed: int = 0) -> Any:
     )
 
 
-def tiny_ltx(folder: Path, seed: int = 0) -> Any:
+def tiny_ltx(folder: str | Path, seed: int = 0) -> Any:
     """Return an LTX-Video: an autoencoder that compresses 32 times a side and 8 times in time."""
     from diffusers import (
         AutoencoderKLLTXVideo,

@@ -132,3 +132,20 @@ def test_gold_that_never_rises_while_the_proxy_does_is_said_to_be_level():
     assert said["word"] == "level"
     assert said["sentence"].startswith("Gold does not rise while the proxy does")
     assert "inf" not in said["sentence"]
+
+
+def test_gold_that_ends_below_its_start_is_said_so_though_its_peak_is_unclear():
+    """The fit's alpha is above 0, so the word is not "falls"; the plain fact is said all the same."""
+    distance = torch.tensor([0.0, 0.44, 0.8])
+    columns = distance[:, None] * (0.1 - 0.8 * distance[:, None]) + torch.zeros(1, 12)
+    columns = columns + 0.3 * distance[:, None] * torch.linspace(-1, 1, 12)
+    rows = []
+    for n, reached, gold in zip([1, 2, 4], distance.tolist(), columns, strict=True):
+        low, high = mean_interval(gold)
+        proxy = {"proxy": reached, "proxy_low": reached - 0.1, "proxy_high": reached + 0.1}
+        rows.append(
+            {"n": n, "gold": gold.mean().item(), "gold_low": low, "gold_high": high, **proxy}
+        )
+    verdict = curve_verdict(rows, fit_overoptimization(distance, columns, "best_of_n"), 12)
+    assert verdict["word"] == "unclear"
+    assert verdict["sentence"].startswith("Gold ends below its start while the proxy rises")
