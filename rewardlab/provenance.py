@@ -145,7 +145,11 @@ def described(thing: Any) -> Any:
         return thing
     if isinstance(thing, Mapping):
         return {str(key): described(value) for key, value in thing.items()}
-    if isinstance(thing, list | tuple | set):
+    if isinstance(thing, Path):
+        return str(thing)
+    if isinstance(thing, set | frozenset):
+        return sorted((described(item) for item in thing), key=str)
+    if isinstance(thing, list | tuple):
         return [described(item) for item in thing]
     if isinstance(thing, partial):
         arguments = described(thing.args)
@@ -154,8 +158,19 @@ def described(thing: Any) -> Any:
         return _describe_factory(thing)
     if _has_weights(thing):
         return {"class": _name(type(thing)), "fingerprint": fingerprint(thing)}
-    public = {name: value for name, value in vars(thing).items() if not name.startswith("_")}
+    public = {name: value for name, value in _attributes(thing).items() if name[:1] != "_"}
     return {"class": _name(type(thing)), **described(public)}
+
+
+def _attributes(thing: Any) -> dict[str, Any]:
+    """Return an object's attributes, also those that stand in slots."""
+    attributes = dict(getattr(thing, "__dict__", {}))
+    for kind in type(thing).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in [slots] if isinstance(slots, str) else slots:
+            if hasattr(thing, name) and name != "__dict__":
+                attributes[name] = getattr(thing, name)
+    return attributes
 
 
 def _describe_factory(function: Any) -> str:

@@ -13,10 +13,11 @@ import pytest
 from rewardlab import DiffusionPolicy, Sampler, VisionReward, cli
 from rewardlab.data import load_samples
 from rewardlab.errors import InputError
+from rewardlab.mining import candidates
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.policies.folders import load_policy
 from rewardlab.rewards.language import LanguageReward
-from rewardlab.seeds import row_seeds
+from rewardlab.seeds import derive, row_seeds
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower
 
 TOYS = """
@@ -234,6 +235,18 @@ def test_pixels_are_climbed_by_gradient(place):
         samples = load_samples(next((place / attacker / "stages").glob("attack-*")) / "samples")
         found[attacker] = samples.facts["attack"].mean().item()
     assert found["pgd"] > found["best_of_n"]
+    (moved,) = (place / "pgd" / "stages").glob("attack-*")
+    (starts,) = (place / "pgd" / "stages").glob("starts-*")
+    moved, starts = load_samples(moved / "samples"), load_samples(starts / "samples")
+    policy = load_policy("images").eval()
+    drawn = candidates(policy, list(dict.fromkeys(moved.prompts)), 4, derive(0, "attack")).outputs
+    drawn = (drawn * 255).round()
+    for image, other in zip(starts.outputs, moved.outputs, strict=True):
+        assert min((drawn - image * 255).abs().amax((1, 2, 3))) == 0, "what the policy drew"
+        assert 0 < (other - image).abs().max() <= 8.5 / 255
+    page = (place / "pgd" / "attack.html").read_text()
+    assert "the same before the attack" in page
+    assert "the same before the attack" not in (place / "best_of_n" / "attack.html").read_text()
 
 
 def test_images_are_shown_as_grids(place):

@@ -109,3 +109,18 @@ def test_a_lambdas_description_is_the_same_in_every_process():
     told = [sys.executable, "-c", f"{code}; print(described(make))"]
     there = subprocess.run(told, capture_output=True, text=True, check=True)
     assert there.stdout == described(here["make"]) + "\n"
+
+
+class Slotted:
+    __slots__ = ("_hidden", "rate", "unset")
+
+    def __init__(self, rate):
+        self.rate = rate
+        self._hidden = object()
+
+
+def test_paths_sets_and_objects_with_slots_are_described():
+    assert described({"pairs": Path("a/b.jsonl")}) == {"pairs": "a/b.jsonl"}
+    assert described({"b", "a", "c"}) == described(frozenset(["c", "b", "a"])) == ["a", "b", "c"]
+    assert described(Slotted(0.5)) == {"class": f"{__name__}.Slotted", "rate": 0.5}
+    assert described(Slotted(0.5)) != described(Slotted(0.25))

@@ -48,6 +48,14 @@ class TrainedAttacker(ABC):
         """Return the samples of an adversary that is trained on `reward`."""
 
 
+class Perturbs(ABC):
+    """An attacker that changes outputs which the policy drew, so that both can be compared."""
+
+    @abstractmethod
+    def starts(self, policy: Generator, samples: Samples) -> Samples | None:
+        """Return what each of its outputs was before, or None if that is not known any more."""
+
+
 def with_scores(reward: Reward, samples: Samples) -> Samples:
     """Return the samples with their score as the fact "attack".
 

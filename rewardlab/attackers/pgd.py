@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from rewardlab.attackers.base import check_counts, highest, with_scores
+from rewardlab.attackers.base import Perturbs, check_counts, highest, with_scores
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
@@ -21,7 +21,7 @@ from rewardlab.types import Samples
 
 
 @dataclass(frozen=True)
-class PGDAttacker:
+class PGDAttacker(Perturbs):
     """Climb an image reward's gradient within a small ball about each image.
 
     Projected gradient descent, Madry et al., arXiv 1706.06083, section 2.1:
@@ -87,6 +87,15 @@ class PGDAttacker:
         images = candidates(policy, prompts, self.n, seed)
         climbed = self.climb(reward, images, seed)
         return highest(with_scores(reward, climbed), self.n, self.keep)
+
+    def starts(self, policy: Generator, samples: Samples) -> Samples | None:
+        """Return the images that were moved, drawn again by their seeds."""
+        if "seed" not in samples.facts:
+            return None
+        drawn = policy.generate(list(samples.prompts), seeds=samples.facts["seed"].cpu())
+        shape = torch.as_tensor(samples.outputs).shape
+        is_alike = isinstance(drawn.outputs, Tensor) and drawn.outputs.shape == shape
+        return drawn if is_alike else None
 
     def climb(self, reward: Reward, samples: Samples, seed: int) -> Samples:
         """Return images, each moved within its ball to a higher reward.

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rewardlab.attackers import BestOfN
-from rewardlab.attackers.base import TrainedAttacker
+from rewardlab.attackers.base import Perturbs, TrainedAttacker
 from rewardlab.audits.exploits import find_exploits
 from rewardlab.audits.inputs import distinct_prompts, names_of
 from rewardlab.audits.scores import AttackScores, ScoredSamples
@@ -37,6 +37,7 @@ from rewardlab.types import Samples
 INPUTS = ("policy", "reward", "witness", "judge")
 PROVENANCE = (*INPUTS, "attacker", "seed")
 FRESH = "fresh"  # the stage of fresh samples
+STARTS = "starts"  # the stage of what an attack's outputs were before it changed them
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class AttackResult:
             "parted", "held" or "undecided") and a "sentence".
         exploits: the rows of exploits.jsonl, the worst first.
         samples: the outputs of the "attack", the "references" that scores are relative to, and the
-            "fresh" samples that are its floor.
+            "fresh" samples that are its floor. Of an attacker that changes what the policy drew
+            (PGD) also the "starts", a row for each of the attack's.
         made_by: what the attack was made by: policy, reward, witness, judge, attacker and seed.
     """
 
@@ -148,6 +150,8 @@ class AttackAudit:
         attack = load_samples(attack_folder)
         samples = {"references": references, "fresh": fresh, "attack": attack}
         scores = self._scores(folder, key, samples)
+        if isinstance(self.attacker, Perturbs):
+            samples |= self._starts(folder, key, attack, self.attacker)
         figures = attack_figures(scores, self.weight, _trains(self.attacker))
         made_by = {name: key[name] for name in PROVENANCE}
         exploits = find_exploits(scores, self.prompts, made_by)
@@ -196,6 +200,19 @@ class AttackAudit:
             save_samples(stage / layout.SAMPLES_FOLDER, outputs)
 
         return folder.stage(layout.ATTACK, key, attack) / layout.SAMPLES_FOLDER
+
+    def _starts(
+        self, folder: RunFolder, key: Mapping[str, Any], attack: Samples, attacker: Perturbs
+    ) -> dict[str, Samples]:
+        """Return what the attack's outputs were before it changed them, kept as a stage."""
+
+        def draw(stage: Path) -> None:
+            starts = attacker.starts(self.policy, attack)
+            if starts is not None:
+                save_samples(stage / layout.SAMPLES_FOLDER, starts)
+
+        kept = folder.stage(STARTS, key, draw) / layout.SAMPLES_FOLDER
+        return {STARTS: load_samples(kept)} if kept.exists() else {}
 
     def _scores(
         self, folder: RunFolder, key: Mapping[str, Any], samples: Mapping[str, Samples]

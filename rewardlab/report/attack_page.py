@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.report.attack_plots import attack_picture
 from rewardlab.report.audit_origins import audit_origins
 from rewardlab.report.figures import MISSING, sig
@@ -227,6 +228,7 @@ def _grid(rows: Sequence[Exploit], samples: Mapping[str, Samples]) -> str:
     reference_scores = [row["reference_scores"]["reward"] for row in rows]
     parts = [
         Shown("outputs of the attack", "#c2410c", prompts, exploits, scores=scores),
+        *_changes(rows, samples, prompts),
         Shown(
             "references with lower scores",
             "#4a4f57",
@@ -241,6 +243,27 @@ def _grid(rows: Sequence[Exploit], samples: Mapping[str, Samples]) -> str:
         lines.append([prompt_cell(row["prompt"]), _scores(row)])
     head = ["prompt", "scores: output | reference"]
     return figures([picture]) + details("All their scores", table(head, lines, kind="text"))
+
+
+def _changes(
+    rows: Sequence[Exploit], samples: Mapping[str, Samples], prompts: list[Prompt]
+) -> list[Shown]:
+    """Return images as they were before the attack changed them, and the changes, magnified.
+
+    A change of 0 is shown as the middle grey, the largest change of all as black or white.
+    """
+    if "starts" not in samples:
+        return []
+    before = [_pixels(samples["starts"], row["row"]) for row in rows]
+    after = [_pixels(samples["attack"], row["row"]) for row in rows]
+    changes = [moved.float() - image.float() for moved, image in zip(after, before, strict=True)]
+    largest = max([change.abs().max().item() for change in changes], default=0.0) or 1.0
+    shown = [(127.5 + change * (127.5 / largest)).round().byte() for change in changes]
+    label = f"the change; black and white are {largest:.0f} of 255"
+    return [
+        Shown("the same before the attack", "#1d4ed8", prompts, before),
+        Shown(label, "#4a4f57", prompts, shown),
+    ]
 
 
 def _pixels(samples: Samples, row: int) -> Tensor:
