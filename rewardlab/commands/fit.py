@@ -30,6 +30,7 @@ from rewardlab.commands.parsing import (
     resolved,
 )
 from rewardlab.commands.rehearsal import table
+from rewardlab.commands.unsaved import announce_unsaved
 from rewardlab.errors import InputError
 from rewardlab.rounds.rehearsal import Line, size_of
 from rewardlab.runs.exporting import export
@@ -119,6 +120,9 @@ def _rehearse(cli: TrainingCLI) -> int:
 
 def _train(cli: TrainingCLI, folder: RunFolder | None, options: dict[str, Any]) -> None:
     """Run the verb, and export what a fit has trained."""
+    if cli.verb == "fit" and folder is not None:
+        for name, part in trained_parts(cli.model).items():
+            announce_unsaved(part, name)
     try:
         getattr(cli.trainer, cli.verb)(cli.model, datamodule=cli.datamodule, **options)
     except InputError:
@@ -214,10 +218,7 @@ def export_trained(trainer: Trainer, module: LightningModule, out: Path) -> list
     Returns:
         The folders, `out`/policy and `out`/reward, of the parts that were trained and can be saved.
     """
-    trained = {}
-    for name, part in module.named_children():
-        if name in EXPORTED and _is_trained(part):
-            trained[out / EXPORTED[name]] = part
+    trained = {out / name: part for name, part in trained_parts(module).items()}
     if trained and trainer.strategy.restore_checkpoint_after_setup:
         log.warning(
             "Its weights are spread over processes, so nothing is exported; the checkpoints hold "
@@ -227,6 +228,15 @@ def export_trained(trainer: Trainer, module: LightningModule, out: Path) -> list
     for folder in trained:
         shutil.rmtree(folder, ignore_errors=True)  # of a fit that was resumed once it had ended
     return [folder for folder, part in trained.items() if export(part.eval(), folder)]
+
+
+def trained_parts(module: LightningModule) -> dict[str, Any]:
+    """Return what a module trains and a fit exports, by the names of the folders."""
+    parts = {}
+    for name, part in module.named_children():
+        if name in EXPORTED and _is_trained(part):
+            parts[EXPORTED[name]] = part
+    return parts
 
 
 def _is_trained(part: Any) -> bool:

@@ -17,6 +17,7 @@ from rewardlab.commands.parsing import (
 )
 from rewardlab.commands.rehearsal import rehearse
 from rewardlab.commands.trainers_of_rounds import check_trainers
+from rewardlab.commands.unsaved import announce_unsaved
 from rewardlab.errors import InputError
 from rewardlab.rounds.base import Rounds
 from rewardlab.runs.folder import RunFolder
@@ -52,6 +53,8 @@ def run(command: str, argv: Sequence[str]) -> int:
     plan = built.rounds.plan()
     folder = RunFolder.open(built.out, built.config, built.resume, built.stages, plan)
     with folder.attempt(["rewardlab", command, *argv]):
+        for name, part in built.rounds.exported().items():
+            announce_unsaved(part, name)
         try:
             built.rounds.run(folder)
         except InputError:

@@ -49,8 +49,10 @@ from rewardlab.runs.layout import (
     ATTACK,
     HELD_OUT_ATTACK,
     HELD_OUT_REFERENCES,
+    POLICY_FOLDER,
     REFERENCE_SCORES,
     REFERENCES,
+    REWARD_FOLDER,
 )
 from rewardlab.runs.stage import Stage
 from rewardlab.training import AdvRM
@@ -153,6 +155,10 @@ class AdvRMRounds(Rounds):
         self._evaluate(state, reward, reward_stage)
         _report_cost(state)
         export_both(state, reward)
+
+    def exported(self) -> dict[str, Any]:
+        """Return the policy and a member of the reward, by the names of their folders."""
+        return {POLICY_FOLDER: self.policy, REWARD_FOLDER: self.members[0]}
 
     def plan(self) -> list[str]:
         """Return the names of the stages in order."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 from rewardlab.runs.folder import RunFolder
 
@@ -13,6 +14,10 @@ class Rounds(ABC):
     @abstractmethod
     def run(self, run: RunFolder) -> None:
         """Run the stages that are not finished yet, and write the figures."""
+
+    def exported(self) -> dict[str, Any]:
+        """Return the policy and the reward that a run leaves, by the names of their folders."""
+        return {}
 
     def plan(self) -> list[str]:
         """Return the names of the long stages in order, as far as they are known before.

@@ -35,7 +35,16 @@ from rewardlab.rounds.state import (
     settings_of,
 )
 from rewardlab.runs.folder import RunFolder
-from rewardlab.runs.layout import BOOTSTRAPPED_REWARD, MONITOR, NEGATIVES, POOL, POOL_SCORES, REWARD
+from rewardlab.runs.layout import (
+    BOOTSTRAPPED_REWARD,
+    MONITOR,
+    NEGATIVES,
+    POLICY_FOLDER,
+    POOL,
+    POOL_SCORES,
+    REWARD,
+    REWARD_FOLDER,
+)
 from rewardlab.runs.stage import Stage
 from rewardlab.training.base import trained_state
 from rewardlab.training.trainers import device_of
@@ -125,6 +134,10 @@ class GANRMRounds(Rounds):
             train_policy(state, self.post_train, self.reward, reward_stage, watched, post_training)
             self._evaluate(state, reward_stage)
         export_both(state, self.reward)
+
+    def exported(self) -> dict[str, Any]:
+        """Return the policy and the reward, by the names of their folders."""
+        return {POLICY_FOLDER: self.policy, REWARD_FOLDER: self.reward}
 
     def plan(self) -> list[str]:
         """Return the names of the stages in order."""
