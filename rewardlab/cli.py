@@ -15,6 +15,7 @@ from importlib import import_module
 from rewardlab.commands import PAGES
 from rewardlab.commands.signals import ending_signals
 from rewardlab.errors import InputError, Terminated, is_interruption
+from rewardlab.runs.early_records import EARLY
 from rewardlab.version import __version__
 
 # The module of each command in rewardlab.commands.
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     _import_from_here()
     try:
-        with ending_signals():
+        with ending_signals(), EARLY.kept():
             return _dispatch(argv)
     except InputError as error:
         print(f"rewardlab: {error}", file=sys.stderr)

@@ -6,6 +6,7 @@ import csv
 import json
 import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -418,6 +419,14 @@ def test_every_prompt_is_read_before_anything_is_written(place, capsys, command)
     assert error.startswith("rewardlab: prompts.txt, line 4: ")
     assert "context" in error
     assert not (place / "run").exists()
+
+
+def test_what_is_warned_of_before_the_folder_is_open_is_on_the_page(place):
+    Path("gaps.txt").write_text("one\n\ntwo\n")
+    words = ["--reward", "reward-0", "--witness", "reward-1", "--policy", "policy"]
+    assert cli.main(["attack", *words, "--prompts", "gaps.txt", "--n", "4", "--out", "run"]) == 0
+    said = json.loads(Path("run/diagnostics.json").read_text())
+    assert any("gaps.txt" in entry["sentence"] for entry in said)
 
 
 def test_leaked_prompts_may_be_allowed(place):

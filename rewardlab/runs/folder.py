@@ -23,6 +23,7 @@ from rewardlab.provenance import device_facts, fingerprint, versions
 from rewardlab.runs import attempts
 from rewardlab.runs.checks import FORM, NO_SETTINGS, check_run, read_config
 from rewardlab.runs.damage import UNREADABLE, find_damage, read_object, set_aside, write_checksums
+from rewardlab.runs.early_records import EARLY
 from rewardlab.runs.identity import absolute, leaves, without
 from rewardlab.runs.journal import Journal, read_diagnostics
 from rewardlab.runs.layout import (
@@ -179,6 +180,8 @@ class RunFolder:
         error: BaseException | None = None
         try:
             with self.journal.listening(command[1] if len(command) > 1 else ""):
+                for record in EARLY.taken():
+                    self.journal.filter(record)
                 yield
         except BaseException as raised:
             error = raised

@@ -6,6 +6,7 @@ import re
 import time
 
 from rewardlab.progress import counted
+from rewardlab.runs.early_records import EARLY
 from rewardlab.runs.folder import RunFolder
 from rewardlab.runs.journal import read_diagnostics
 
@@ -37,6 +38,23 @@ def test_warnings_and_figures_are_diagnostics_of_their_stage_and_each_is_kept_on
             "figures": {"size": 1.0},
         },
     ]
+
+
+def test_what_a_command_warned_of_before_its_folder_was_open_is_the_runs(tmp_path):
+    for place, number in ((tmp_path / "a", 1), (tmp_path / "b", 2)):
+        with EARLY.kept():
+            log.warning("Skipped %d lines.", number)
+            run = opened(place)
+            with run.attempt(["rewardlab", "rounds"]):
+                log.warning("of the run")
+        sentences = [entry["sentence"] for entry in read_diagnostics(run.path)]
+        assert sentences == [f"Skipped {number} lines.", "of the run"]
+        assert (run.path / "log.txt").read_text().count(f"Skipped {number} lines.") == 1
+    with EARLY.kept():
+        log.warning("of a command without a folder")
+    with opened(tmp_path / "c").attempt(["rewardlab", "rounds"]):
+        pass
+    assert read_diagnostics(tmp_path / "c" / "run") == []
 
 
 def test_a_shared_stage_brings_its_diagnostics(tmp_path):
