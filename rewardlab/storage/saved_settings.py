@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import Parameter, signature
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -39,13 +40,15 @@ def check_settings(kind: type, settings: Any, file: str | Path) -> None:
         hints = get_type_hints(kind.__init__)  # type: ignore[misc]
     except NameError:  # a type that is imported for type checkers only
         return
+    parameters = signature(kind.__init__).parameters  # type: ignore[misc]
+    takes_any = any(one.kind is Parameter.VAR_KEYWORD for one in parameters.values())
     for name, value in settings.items():
-        if name not in hints:
+        if name not in parameters and not takes_any:
             raise InputError(
                 f"{file}: {kind.__name__} takes no {str(name)[:60]!r}. Is it edited, or of another "
                 "version?"
             )
-        if not _fits(value, hints[name]):
+        if name in hints and not _fits(value, hints[name]):
             expected = str(hints[name]) if get_args(hints[name]) else hints[name].__name__
             raise InputError(
                 f"{file}: {name} should be {expected}; got {str(value)[:60]}. Is it edited?"

@@ -106,3 +106,18 @@ def test_what_a_loader_raises_is_the_cause_of_the_sentence():
     assert isinstance(refused.value.__cause__, KeyError)
     with pytest.raises(InputError, match=r"^as it was$"), loading("r"):
         raise InputError("as it was")
+
+
+def test_settings_of_classes_without_types_are_left_to_them():
+    class Own:
+        def __init__(self, sign=1.0, **options):
+            pass
+
+    class Strict:
+        def __init__(self, sign=1.0):
+            pass
+
+    check_settings(Own, {"sign": "any", "other": 3}, "reward.json")
+    check_settings(Strict, {"sign": 2}, "reward.json")
+    with pytest.raises(InputError, match="Strict takes no 'other'"):
+        check_settings(Strict, {"other": 3}, "reward.json")
