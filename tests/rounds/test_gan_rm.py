@@ -555,9 +555,7 @@ class Note:
 
         class Noted(DPO):
             def on_train_start(self):
-                note.events.append(
-                    "train" if self.policy.denoiser.training else "train in eval mode"
-                )
+                note.events.append("train" if self.policy.training else "train in eval mode")
                 note.references.append([p.clone() for p in self.reference.parameters()])
 
         return Noted(policy, reward, beta=100.0, optimizer=ADAM)
