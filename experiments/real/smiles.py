@@ -28,6 +28,7 @@ from rewardlab.training.trainers import SILENT
 from rewardlab.types import Samples
 
 PACKAGES = ("torch", "rewardlab")
+WITNESS_SIDE = 96  # pixels that the witness's tower sees
 WITNESS_SEED = 1000  # of targets, negatives and heads that the reward never meets
 
 
@@ -70,15 +71,19 @@ def smiling_targets(
     return TargetSamples(happiest(count, pool, seed), held_out=held_out, seed=seed)
 
 
-def smile_reward(name: str = "efficientnet", heads: int = 8, seed: int = 0) -> VisionReward:
+def smile_reward(
+    name: str = "efficientnet", side: int = 160, heads: int = 8, seed: int = 0
+) -> VisionReward:
     """Return GAN-RM's reward with untrained heads on a pretrained tower.
 
     Args:
         name: of the tower; see `real.towers.tower`.
+        side: pixels that the tower sees. At 96 a probe on EfficientNet-Lite0 tells smiles no better
+            than on an untrained one (AUC 0.68 and 0.70); at 160 it does (0.79 and 0.73).
         heads: number of heads.
         seed: seed of the heads.
     """
-    return VisionReward(tower(name), heads=heads, width=64, feature_share=0.7, seed=seed)
+    return VisionReward(tower(name, side), heads=heads, width=64, feature_share=0.7, seed=seed)
 
 
 def witness(count: int = 300, pool: int = 3000, epochs: int = 20) -> VisionReward:
@@ -89,14 +94,14 @@ def witness(count: int = 300, pool: int = 3000, epochs: int = 20) -> VisionRewar
         pool: number of faces that the targets are chosen from.
         epochs: passes of the fit.
     """
-    settings = {"count": count, "pool": pool, "epochs": epochs}
+    settings = {"count": count, "pool": pool, "epochs": epochs, "side": WITNESS_SIDE}
     make = partial(_fit_witness, count=count, pool=pool, epochs=epochs)
     folder = cached("real-witness", settings, (*PACKAGES, "open_clip_torch"), make)
     return VisionReward.from_pretrained(folder / "reward")
 
 
 def _fit_witness(folder: Path, count: int, pool: int, epochs: int) -> None:
-    reward = smile_reward("mobilenet", seed=WITNESS_SEED)
+    reward = smile_reward("mobilenet", WITNESS_SIDE, seed=WITNESS_SEED)
     targets = happiest(count, pool, WITNESS_SEED)
     negatives = faces(count, derive(WITNESS_SEED, "negatives"))
     data = TargetSamples(targets, negatives, seed=WITNESS_SEED)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from real.detector import FaceDetector
@@ -19,8 +21,7 @@ from rewardlab.cli import main as rewardlab
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation
 from rewardlab.evaluation.evaluation import mean_figure
-from rewardlab.mining import BestOf
-from rewardlab.policies import Generator
+from rewardlab.policies import Generator, LatentPolicy
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.runs.layout import POLICY_FOLDER, REWARD_FOLDER
 from rewardlab.types import images_of
@@ -29,6 +30,7 @@ CONFIGS = Path(__file__).parent / "configs"
 BASE = "base"
 GRIN = "grin"
 COLUMNS = 12  # faces of a row of the picture
+COLORS = 192  # of the picture, which is then a third as large
 SAMPLES = 192  # that the rounds judge, see smiles.yaml
 Figures = dict[str, Any]
 
@@ -131,14 +133,13 @@ def _before(results: Figures) -> Figures:
 
 
 def _kl(folder: Path) -> Figures | None:
-    """Return the exact KL from the base policy in nats; None where none is saved or the net moved.
+    """Return the exact KL from the base policy in nats; None where there is none.
 
-    The KL of latents says nothing once the generator's own weights are trained.
+    Best of n has no density, and the KL of latents says nothing once the generator's own weights
+    are trained.
     """
-    if not folder.exists():
-        return None
     policy = load_policy(folder, trust=True)
-    if policy.train_generator:
+    if not isinstance(policy, LatentPolicy) or policy.train_generator:
         return None
     return {"mean": policy.kl([""], face_policy()).item()}
 
@@ -171,31 +172,42 @@ def _reward_of(folder: Path) -> Any:
 
 
 def over_seeds(figures: Mapping[str, Mapping[str, Figures]]) -> dict[str, Figures]:
-    """Return the mean over seeds with the lowest and the highest seed, a way and a figure."""
+    """Return the mean over seeds with the lowest and the highest seed, a way and a figure.
+
+    Of a single seed the ends are its 95 % interval, where it has one.
+    """
     summary: dict[str, Figures] = {}
     for name in WAYS:
         columns: Figures = {}
         for column in COLUMN_TITLES:
-            values = _values(figures, name, column)
-            if values:
-                mean = sum(values) / len(values)
-                columns[column] = {"mean": mean, "low": min(values), "high": max(values)}
+            of_seeds = _figures_of(figures, name, column)
+            if of_seeds:
+                columns[column] = _mean_of(of_seeds)
         if columns:
             summary[name] = columns
     return summary
 
 
-def _values(figures: Mapping[str, Mapping[str, Figures]], name: str, column: str) -> list[float]:
-    values = []
+def _mean_of(of_seeds: Sequence[Figures]) -> Figures:
+    if len(of_seeds) == 1:
+        return dict(of_seeds[0])
+    values = [figure["mean"] for figure in of_seeds]
+    return {"mean": sum(values) / len(values), "low": min(values), "high": max(values)}
+
+
+def _figures_of(
+    figures: Mapping[str, Mapping[str, Figures]], name: str, column: str
+) -> list[Figures]:
+    found = []
     for of_seed in figures.values():
         figure = of_seed.get(name, {}).get(column)
         if figure is not None:
-            values.append(figure["mean"])
-    return values
+            found.append(figure)
+    return found
 
 
 def table(summary: Mapping[str, Figures]) -> str:
-    """Return a Markdown table: a row a way, the mean over seeds [lowest, highest]."""
+    """Return a Markdown table: a row a way; see `over_seeds` for the ends of intervals."""
     lines = [
         "| | " + " | ".join(COLUMN_TITLES.values()) + " |",
         "|---" * (1 + len(COLUMN_TITLES)) + "|",
@@ -209,7 +221,7 @@ def table(summary: Mapping[str, Figures]) -> str:
 def _cell(figure: Figures | None) -> str:
     if figure is None:
         return "-"
-    if figure["low"] == figure["high"]:
+    if "low" not in figure:
         return f"{figure['mean']:.2f}"
     return f"{figure['mean']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"
 
@@ -222,22 +234,22 @@ def draw(path: Path, folder: Path, ways: Sequence[str], summary: Mapping[str, Fi
     rows = {}
     for name in ways:
         rows[name] = evaluation.draw(_generator(name, folder), [""])
-    figure, axes = plt.subplots(len(rows), 1, figsize=(8.6, 0.60 * len(rows)), squeeze=False)
+    figure, axes = plt.subplots(len(rows), 1, figsize=(8.6, 0.66 * len(rows)), squeeze=False)
     for axis, (name, samples) in zip(axes.flat, rows.items(), strict=True):
         axis.imshow(_strip(images_of(samples, "draw")))
         axis.set_axis_off()
         axis.text(-8, 32, _label(name, summary), ha="right", va="center", fontsize=8)
-    figure.subplots_adjust(left=0.27, right=0.995, top=0.99, bottom=0.01, hspace=0.04)
-    figure.savefig(path, dpi=120)
+    figure.subplots_adjust(left=0.19, right=0.995, top=0.99, bottom=0.01, hspace=0.04)
+    drawn = BytesIO()
+    figure.savefig(drawn, dpi=110)
     plt.close(figure)
+    Image.open(drawn).convert("RGB").quantize(COLORS).save(path, optimize=True)
 
 
 def _generator(name: str, folder: Path) -> Generator:
     """Return what a way draws from."""
     if name == BASE:
         return face_policy()
-    if name == "best_of_n":
-        return BestOf(face_policy(), load_reward(folder / name / REWARD_FOLDER), n=8)
     policy: Generator = load_policy(folder / name / POLICY_FOLDER, trust=True)
     return policy
 
