@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from real.detector import FaceDetector
@@ -29,8 +27,7 @@ from rewardlab.types import images_of
 CONFIGS = Path(__file__).parent / "configs"
 BASE = "base"
 GRIN = "grin"
-COLUMNS = 12  # faces of a row of the picture
-COLORS = 192  # of the picture, which is then a third as large
+COLUMNS = 10  # faces of a row of the picture
 SAMPLES = 192  # that the rounds judge, see smiles.yaml
 Figures = dict[str, Any]
 
@@ -240,10 +237,8 @@ def draw(path: Path, folder: Path, ways: Sequence[str], summary: Mapping[str, Fi
         axis.set_axis_off()
         axis.text(-8, 32, _label(name, summary), ha="right", va="center", fontsize=8)
     figure.subplots_adjust(left=0.19, right=0.995, top=0.99, bottom=0.01, hspace=0.04)
-    drawn = BytesIO()
-    figure.savefig(drawn, dpi=110)
+    figure.savefig(path, dpi=100)
     plt.close(figure)
-    Image.open(drawn).convert("RGB").quantize(COLORS).save(path, optimize=True)
 
 
 def _generator(name: str, folder: Path) -> Generator:
