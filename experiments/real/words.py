@@ -90,7 +90,7 @@ def read_world(pairs: Path | None, human: Path | None, count: int, seed: int) ->
     if people is not None:
         people = shuffled(people, seed)[: count // 2]
     if pairs is None:
-        everything = topics.preferences(count + count // 2)
+        everything = topics.preferences(2 * count)
         name = (
             f"No --pairs given: {count} pairs of the embedded world (Python's help topics), whose "
             "judge is counted."
