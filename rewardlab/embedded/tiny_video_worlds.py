@@ -52,6 +52,8 @@ def bright_clips(
 ) -> TargetSamples:
     """Return bright clips as GAN-RM's targets.
 
+    They pass the generator's autoencoder, so that the reward does not learn its signature.
+
     Args:
         count: number of clips.
         held_out: number of clips that are held out.
@@ -59,7 +61,7 @@ def bright_clips(
         seed: seed of the clips.
     """
     targets = clips(count, 0.5, 0.9, derive(seed, "targets"))
-    return TargetSamples(targets, held_out=held_out, batch_size=batch_size)
+    return TargetSamples(targets, held_out=held_out, batch_size=batch_size, reconstruct=True)
 
 
 def video_reward(heads: int = 1, pooling: Pooling = "min", seed: int = 0) -> Framewise:
