@@ -88,7 +88,7 @@ def test_no_config_is_missed():
     composed = {file for files in [*COMPOSED, *FITS] for file in files} | {"gan_rm/panel.yaml"}
     # STUDY: test_hardening_study.py; MEMORY: test_memory_configs.py
     assert composed | MATRIX | TEXT | OWN | STUDY | MEMORY == FILES
-    assert len(FILES) == 51
+    assert len(FILES) == 45
 
 
 @pytest.mark.parametrize(
