@@ -22,6 +22,7 @@ class LiveBytes(TorchDispatchMode):
         peak: largest number of bytes alive at once so far.
 
     Example:
+        >>> import torch
         >>> with LiveBytes() as live:
         ...     x = torch.zeros(100)
         ...     del x
