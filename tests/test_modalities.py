@@ -67,6 +67,7 @@ MEASURED = {
     "gan_rm-video-best_of_n": (2.08, -0.54, 0.32),
     "gan_rm-video-sft": (2.54, 0.72, 0.51),
     "gan_rm-video-dpo": (3.14, 0.72, 0.47),
+    "gan_rm-video-ppo": (2.14, -0.17, 0.44),
 }
 
 
