@@ -36,8 +36,10 @@ models: .cache/models/.installed
 
 # Both halves on pretrained networks; with your own files, as in
 #   make demo-real ARGS="--pairs pairs.jsonl --human pandalm.json --llama2c model.bin tokenizer.bin"
+# glibc keeps the memory that networks need again at once; giving it back took half of the time.
 demo-real: models threads
-	.venv/bin/python experiments/demo_real.py $(ARGS)
+	MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 \
+	  .venv/bin/python experiments/demo_real.py $(ARGS)
 
 test-real: install threads
 	$(BIN)/python -m pytest -n 0 -rs tests/real
