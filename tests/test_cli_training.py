@@ -215,7 +215,7 @@ class Code:
     [
         ("https://example.org/last.ckpt", "would be fetched"),
         ("s3://bucket/last.ckpt", "would be fetched"),
-        ("file:///tmp/last.ckpt", "would be fetched"),
+        ("file:///data/last.ckpt", "would be fetched"),
         ("registry:model", "would be fetched"),
         ("code.ckpt", "whose code would run"),
         ("plain.pkl", "whose code would run"),

@@ -115,7 +115,8 @@ def velocity_of(x: Tensor, output: Tensor, levels: NoiseLevels) -> Tensor:
     """Return the velocity that a network's output at x_t stands for, up to a positive factor.
 
     For a variance-preserving schedule, s² + n² = 1, the velocity is v = s·ε - n·x0. With the output
-    f = a·x0 + b·ε it is (f - (s·a + n·b)·x_t)/(b·s - n·a), and the numerator is returned.
+    f = a·x0 + b·ε it is (f - (s·a + n·b)·x_t)/(b·s - n·a), and the numerator is returned, with the
+    denominator's sign (-1 where f is x0).
 
     Args:
         x: x_t, [B, ...].
@@ -129,7 +130,8 @@ def velocity_of(x: Tensor, output: Tensor, levels: NoiseLevels) -> Tensor:
         0.2
     """
     signal, noise, target_signal, target_noise = levels.over(x.dim() - 1)
-    return output - (signal * target_signal + noise * target_noise) * x
+    numerator = output - (signal * target_signal + noise * target_noise) * x
+    return numerator * (target_noise * signal - noise * target_signal).sign()
 
 
 def over_dimensions(values: Tensor, dims: int) -> Tensor:

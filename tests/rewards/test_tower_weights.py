@@ -98,13 +98,15 @@ class Opens:
     """Unpickling it would run code."""
 
     def __reduce__(self):
-        return (open, ("/tmp/was-unpickled", "w"))
+        return (open, ("was-unpickled", "w"))
 
 
-def test_nothing_is_unpickled(tmp_path):
+def test_nothing_is_unpickled(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     torch.save({"state_dict": Opens()}, tmp_path / "weights.pt")
     with pytest.raises(InputError, match="without running code in it"):
         read_weights(tmp_path / "weights.pt")
+    assert not (tmp_path / "was-unpickled").exists()
 
 
 @pytest.mark.parametrize("content", [[1, 2], {"a": 1}, torch.ones(3), {}])
