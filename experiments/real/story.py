@@ -14,6 +14,7 @@ from real.detector import FaceDetector
 from real.expression import Expression
 from real.faces import face_policy
 from real.smiles import witness
+from real.tables import markdown
 from rewardlab import load_policy, load_reward
 from rewardlab.cli import main as rewardlab
 from rewardlab.errors import InputError
@@ -205,22 +206,8 @@ def _figures_of(
 
 def table(summary: Mapping[str, Figures]) -> str:
     """Return a Markdown table: a row a way; see `over_seeds` for the ends of intervals."""
-    lines = [
-        "| | " + " | ".join(COLUMN_TITLES.values()) + " |",
-        "|---" * (1 + len(COLUMN_TITLES)) + "|",
-    ]
-    for name, figures in summary.items():
-        cells = [_cell(figures.get(column)) for column in COLUMN_TITLES]
-        lines.append(f"| {WAYS[name].title} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(figure: Figures | None) -> str:
-    if figure is None:
-        return "-"
-    if "low" not in figure:
-        return f"{figure['mean']:.2f}"
-    return f"{figure['mean']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"
+    rows = {WAYS[name].title: figures for name, figures in summary.items()}
+    return markdown(rows, COLUMN_TITLES)
 
 
 def draw(path: Path, folder: Path, ways: Sequence[str], summary: Mapping[str, Figures]) -> None:

@@ -18,6 +18,7 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from real.sentences import SentenceReward
+from real.tables import markdown
 from rewardlab import AdvRM
 from rewardlab.attackers import RandomEdits
 from rewardlab.data import Preferences
@@ -292,16 +293,4 @@ def best_of_n_length(reward: Reward, pairs: PreferencePairs, seed: int) -> Figur
 
 def table(content: Figures) -> str:
     """Return a Markdown table: a row a reward, shares with their 95 % intervals."""
-    lines = ["| | " + " | ".join(FIGURES.values()) + " |", "|---" * (1 + len(FIGURES)) + "|"]
-    for name, figures in content["figures"].items():
-        cells = [_cell(figures.get(figure)) for figure in FIGURES]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def _cell(figure: Figures | None) -> str:
-    if figure is None:
-        return "-"
-    if "low" not in figure:
-        return f"{figure['mean']:.2f}"
-    return f"{figure['mean']:.2f} [{figure['low']:.2f}, {figure['high']:.2f}]"
+    return markdown(content["figures"], FIGURES)
