@@ -98,14 +98,16 @@ def state_boxes(runs: Sequence[Run]) -> list[str]:
 
 
 def _lines(diagnostic: Diagnostic) -> list[str]:
-    """Return a diagnostic as elements: its first line, its other lines as items, its figures."""
-    first, *others = [line.strip() for line in diagnostic.sentence.splitlines() if line.strip()]
+    """Return a diagnostic as elements: its first line, indented lines as items, the rest, figures."""
+    first, *others = [line for line in diagnostic.sentence.splitlines() if line.strip()]
+    items = [line.strip() for line in others if line.startswith(" ")]
+    closing = [line for line in others if not line.startswith(" ")]
     stage = f"{diagnostic.stage}: " if diagnostic.stage else ""
     mark = "Warning. " if diagnostic.level in GRAVE else ""
-    lines = [tag("p", f"{mark}{stage}{first}")]
-    if others:
-        items = "".join(tag("li", line) for line in others)
-        lines.append(f"<ul>{items}</ul>")
+    lines = [tag("p", f"{mark}{stage}{first.strip()}")]
+    if items:
+        lines.append("<ul>" + "".join(tag("li", line) for line in items) + "</ul>")
+    lines += [tag("p", line) for line in closing]
     facts = []
     for name, value in fact_rows(diagnostic.figures):
         number = sig(float(value)) if _is_decimal(value) else value

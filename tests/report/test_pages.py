@@ -37,7 +37,7 @@ def test_warnings_of_the_terminal_are_on_the_page(tmp_path):
         {
             "stage": "fit",
             "level": "warning",
-            "sentence": f"These tell targets:\n  size 1.00: resize {EVIL}",
+            "sentence": f"These tell targets:\n  size 1.00: resize {EVIL}\nIt is learned first.",
             "figures": {"size": 1.0},
         },
         {"stage": "", "level": "warning", "sentence": "", "figures": {}},
@@ -47,6 +47,8 @@ def test_warnings_of_the_terminal_are_on_the_page(tmp_path):
     assert "Warning. fit: These tell targets: size 1.00: resize <script>" in page.text
     assert page.text.index("These tell targets") < page.text.index("All is well.")
     assert "script" not in page.counts
+    assert "<li>size 1.00" in (run / "report.html").read_text()
+    assert "<p>It is learned first.</p>" in (run / "report.html").read_text()
     write(run / "diagnostics.json", {"stage": "fit"})
     with pytest.raises(InputError, match=r"diagnostics.json should hold a list"):
         write_report([run])
