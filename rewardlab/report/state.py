@@ -98,7 +98,7 @@ def state_boxes(runs: Sequence[Run]) -> list[str]:
 
 
 def _lines(diagnostic: Diagnostic) -> list[str]:
-    """Return a diagnostic as elements: its first line, indented lines as items, the rest, figures."""
+    """Return a diagnostic as elements: its first line, indented lines as items, and the rest."""
     first, *others = [line for line in diagnostic.sentence.splitlines() if line.strip()]
     items = [line.strip() for line in others if line.startswith(" ")]
     closing = [line for line in others if not line.startswith(" ")]
