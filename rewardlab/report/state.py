@@ -82,18 +82,21 @@ def _diagnostic(entry: Mapping[str, Any]) -> Diagnostic:
 
 
 def state_boxes(runs: Sequence[Run]) -> list[str]:
-    """Return a box for each run that has not finished, and for each that warned of something."""
+    """Return a box for each run that has not finished, and one for what the same runs said."""
     boxes = []
+    speakers: dict[tuple[str, ...], list[str]] = {}
     for run in runs:
         sentence = unfinished(run)
         if sentence:
             boxes.append(box("bad", tag("p", f"{run.name}: {sentence}", "verdict")))
-        lines = []
         for diagnostic in read_diagnostics(run):
-            lines += _lines(diagnostic)
-        if lines:
-            heading = tag("p", f"What {run.name} said while it ran", "verdict")
-            boxes.append(box("warned", heading, *lines))
+            speakers.setdefault(tuple(_lines(diagnostic)), []).append(run.name)
+    said: dict[str, list[str]] = {}
+    for lines, names in speakers.items():
+        said.setdefault(", ".join(dict.fromkeys(names)), []).extend(lines)
+    for speaker, lines in said.items():
+        heading = tag("p", f"What {speaker} said while it ran", "verdict")
+        boxes.append(box("warned", heading, *lines))
     return boxes
 
 

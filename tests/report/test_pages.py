@@ -54,6 +54,17 @@ def test_warnings_of_the_terminal_are_on_the_page(tmp_path):
         write_report([run])
 
 
+def test_a_warning_that_several_runs_share_is_one_box(tmp_path):
+    entries = [{"stage": "", "level": "warning", "sentence": "Nobody judges.", "figures": {}}]
+    runs = [make_single(tmp_path / name, "model") for name in ("plain", "guarded")]
+    for run in runs:
+        write(run / "diagnostics.json", entries)
+    write_report(runs, tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert text.count("Nobody judges.") == 1
+    assert "What plain, guarded said while it ran" in text
+
+
 @pytest.mark.parametrize(
     ("status", "said"),
     [
