@@ -142,6 +142,25 @@ class Family(ABC):
             negative: whether they are prompts that guidance steers away from.
         """
 
+    def encoded_prompts(
+        self, prompts: Sequence[str], device: torch.device, **options: Any
+    ) -> tuple[Any, ...]:
+        """Return what the pipeline's `encode_prompt` gives, up to its own number of tokens.
+
+        Args:
+            prompts: P texts.
+            device: where they are encoded.
+            options: further arguments of `encode_prompt`.
+        """
+        encoded_prompts: tuple[Any, ...] = self.pipeline.encode_prompt(
+            list(prompts),
+            device=device,
+            max_sequence_length=self.call_default("max_sequence_length"),
+            do_classifier_free_guidance=False,
+            **options,
+        )
+        return encoded_prompts
+
     def call(self, denoiser: nn.Module, x: Tensor, time: Tensor, inputs: Inputs) -> Tensor:
         """Return the denoiser's output for latents [N, *shape] at times [N] of the scheduler.
 

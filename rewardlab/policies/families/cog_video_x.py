@@ -38,12 +38,7 @@ class CogVideoX(Family):
         self, prompts: Sequence[str], device: torch.device, *, negative: bool = False
     ) -> dict[str, Tensor]:
         """Return the states of T5."""
-        states, _ = self.pipeline.encode_prompt(
-            list(prompts),
-            do_classifier_free_guidance=False,
-            max_sequence_length=self.call_default("max_sequence_length"),
-            device=device,
-        )
+        states, _ = self.encoded_prompts(prompts, device)
         return {"encoder_hidden_states": states}
 
     def call(self, denoiser: nn.Module, x: Tensor, time: Tensor, inputs: Inputs) -> Tensor:

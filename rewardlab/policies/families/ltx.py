@@ -39,12 +39,7 @@ class LTX(FlowFamily):
         self, prompts: Sequence[str], device: torch.device, *, negative: bool = False
     ) -> dict[str, Tensor]:
         """Return the states of T5 and their mask."""
-        states, mask, _, _ = self.pipeline.encode_prompt(
-            list(prompts),
-            do_classifier_free_guidance=False,
-            max_sequence_length=self.call_default("max_sequence_length"),
-            device=device,
-        )
+        states, mask, _, _ = self.encoded_prompts(prompts, device)
         return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
 
     def call(self, denoiser: nn.Module, x: Tensor, time: Tensor, inputs: Inputs) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rewardlab.policies.families.base import PLAIN, Family, Inputs
+from rewardlab.policies.families.base import Family, Inputs
 
 
 class PixArt(Family):
@@ -18,13 +18,7 @@ class PixArt(Family):
         self, prompts: Sequence[str], device: torch.device, *, negative: bool = False
     ) -> dict[str, Tensor]:
         """Return the states of T5 and their mask."""
-        states, mask, _, _ = self.pipeline.encode_prompt(
-            list(prompts),
-            device=device,
-            clean_caption=self._cleans(),
-            max_sequence_length=self.call_default("max_sequence_length"),
-            **PLAIN,
-        )
+        states, mask, _, _ = self.encoded_prompts(prompts, device, clean_caption=self._cleans())
         return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
 
     def call(self, denoiser: nn.Module, x: Tensor, time: Tensor, inputs: Inputs) -> Tensor:

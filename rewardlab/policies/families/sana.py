@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from rewardlab.policies.families.base import PLAIN, Inputs
+from rewardlab.policies.families.base import Inputs
 from rewardlab.policies.families.flow import FlowFamily
 
 
@@ -22,12 +22,8 @@ class Sana(FlowFamily):
         The pipeline's own instruction stands before a prompt, and not before a negative one.
         """
         instruction = None if negative else self.call_default("complex_human_instruction")
-        states, mask, _, _ = self.pipeline.encode_prompt(
-            list(prompts),
-            device=device,
-            max_sequence_length=self.call_default("max_sequence_length"),
-            complex_human_instruction=instruction,
-            **PLAIN,
+        states, mask, _, _ = self.encoded_prompts(
+            prompts, device, complex_human_instruction=instruction
         )
         return {"encoder_hidden_states": states, "encoder_attention_mask": mask}
 

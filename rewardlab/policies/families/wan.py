@@ -17,7 +17,6 @@ SIZE = (480, 832)  # in pixels, the pipeline's own
 class Wan(FlowFamily):
     """Wan 2.1, and models of 2.2 with one transformer."""
 
-    lora_layers: ClassVar[list[str]] = ["to_k", "to_q", "to_v", "to_out.0"]
     reads: ClassVar[list[str]] = ["latents_mean", "latents_std"]
 
     def __init__(self, pipeline: Any, size: Any = None, frames: int | None = None) -> None:
@@ -48,10 +47,5 @@ class Wan(FlowFamily):
         self, prompts: Sequence[str], device: torch.device, *, negative: bool = False
     ) -> dict[str, Tensor]:
         """Return the states of the text, with zeros behind its end."""
-        states, _ = self.pipeline.encode_prompt(
-            list(prompts),
-            do_classifier_free_guidance=False,
-            max_sequence_length=self.call_default("max_sequence_length"),
-            device=device,
-        )
+        states, _ = self.encoded_prompts(prompts, device)
         return {"encoder_hidden_states": states}
