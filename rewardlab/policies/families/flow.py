@@ -27,19 +27,21 @@ class FlowFamily(Family):
     """A family whose schedulers may shift the time by the number of the picture's tokens.
 
     Attributes:
+        square: side of the square of latents that is a token; None for the config's patch_size.
         largest_shift: the shift's exponent for the most tokens, unless the scheduler names one.
         gives_noise_levels: whether the pipeline hands the scheduler equally spaced noise levels
             from 1 to 1/steps.
     """
 
+    square: ClassVar[int | None] = None
     largest_shift: ClassVar[float] = 1.16
     gives_noise_levels: ClassVar[bool] = False
 
     def tokens(self) -> int:
         """Return the number of tokens that a picture is cut into."""
-        patch: int = self.config.get("patch_size") or 1
+        side: int = self.square or self.config.get("patch_size") or 1
         height, width = self.shape[-2:]
-        return (height // patch) * (width // patch)
+        return (height // side) * (width // side)
 
     def step_options(self, scheduler: Any, steps: int) -> dict[str, Any]:
         """Return the exponent of the time shift, and the noise levels where the pipeline does."""

@@ -22,6 +22,7 @@ class Flux(FlowFamily):
     lora_layers: ClassVar[list[str]] = MMDIT
     reads: ClassVar[list[str]] = ["scaling_factor", "shift_factor"]
     needs: ClassVar[list[str]] = [*FlowFamily.needs, "text_encoder_2", "tokenizer_2"]
+    square: ClassVar[int | None] = 2
     largest_shift: ClassVar[float] = 1.15
     gives_noise_levels: ClassVar[bool] = True
 
@@ -29,10 +30,6 @@ class Flux(FlowFamily):
         self.refuse_frames(frames)
         default = self.pipeline.default_sample_size
         return (self.config.in_channels // 4, *self.latent_size(size, default, multiple=2))
-
-    def tokens(self) -> int:
-        height, width = self.shape[1:]
-        return height * width // 4
 
     def encode(
         self, prompts: Sequence[str], device: torch.device, *, negative: bool = False

@@ -24,6 +24,7 @@ class ZImage(FlowFamily):
     """
 
     reads: ClassVar[list[str]] = ["scaling_factor", "shift_factor"]
+    square: ClassVar[int | None] = 2
     largest_shift: ClassVar[float] = 1.15
     gives_noise_levels: ClassVar[bool] = True
 
@@ -31,10 +32,6 @@ class ZImage(FlowFamily):
         self.refuse_frames(frames)
         default = SIZE // self.factor
         return (self.config.in_channels, *self.latent_size(size, default, multiple=2))
-
-    def tokens(self) -> int:
-        height, width = self.shape[1:]
-        return height * width // 4
 
     def encode(
         self, prompts: Sequence[str], device: torch.device, *, negative: bool = False
