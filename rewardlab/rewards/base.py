@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError, check_abilities
-from rewardlab.rewards.abilities import ABILITIES, EARLIER
+from rewardlab.rewards.abilities import ABILITIES, EARLIER, Calibrated
 from rewardlab.types import Samples
 
 
@@ -112,24 +112,19 @@ def named_sample(samples: Samples, i: int) -> str:
     return f"sample {i} (row {int(samples.facts['row'][i])})"
 
 
-class ScoreScale(NamedTuple):
-    """Mean and standard deviation of typical scores, float64 scalars."""
-
-    mean: Tensor
-    std: Tensor
-
-
-def score_scale(scores: Tensor) -> ScoreScale:
-    """Return mean and deviation (over N) of scores [N], for `Standardized`.
+@torch.no_grad()
+def set_score_scale(reward: Calibrated, scores: Tensor) -> None:
+    """Set a reward's `score_mean` and `score_std` to those of scores [N]; the deviation is over N.
 
     Raises:
         InputError: if they are not finite or all equal.
     """
-    std, mean = torch.std_mean(scores.detach().double(), correction=0)
+    std, mean = torch.std_mean(scores.double(), correction=0)
     if not (torch.isfinite(std) and std > 0):
         raise InputError(
             f"The scores of {len(scores)} samples have mean {mean.item()} and deviation "
             f"{std.item()}; standardising needs finite scores that differ. Was the reward trained, "
             "and are the samples different?"
         )
-    return ScoreScale(mean, std)
+    reward.score_mean.copy_(mean)
+    reward.score_std.copy_(std)

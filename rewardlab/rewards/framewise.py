@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, Saved, frozen_features
-from rewardlab.rewards.base import Reward, score_scale
+from rewardlab.rewards.base import Reward, set_score_scale
 from rewardlab.rewards.folders import check_parts, load_reward, read_settings, write_reward
 from rewardlab.types import Samples, images_of, take
 
@@ -118,16 +118,13 @@ class Framewise(Reward, FrozenFeatures, Calibrated, Saved):
         inner = self._extractor().frozen_fingerprint()
         return None if inner is None else f"{inner}-frames-{self.frames}"
 
-    @torch.no_grad()
     def calibrate(self, scores: Tensor) -> None:
         """Save mean and deviation of scores [N] of typical videos, for `Standardized`.
 
         Raises:
             InputError: if they are not finite or all equal.
         """
-        scale = score_scale(scores)
-        self.score_mean.copy_(scale.mean)
-        self.score_std.copy_(scale.std)
+        set_score_scale(self, scores)
 
     def check_samples(self, samples: Samples) -> None:
         """Refuse videos with frames that the reward refuses."""

@@ -18,7 +18,7 @@ from rewardlab.networks.text_format import FormatsTexts, TextFormat, TokenCounts
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import backbones, language_folder, language_states
 from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, Saved
-from rewardlab.rewards.base import Reward, checked_scores, score_scale
+from rewardlab.rewards.base import Reward, checked_scores, set_score_scale
 from rewardlab.rewards.feature_scale import feature_scale
 from rewardlab.rewards.formatting import BatchRows, batch_ids, token_ids
 from rewardlab.rewards.labels import check_members, one_head
@@ -305,16 +305,13 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved, FormatsTexts):
         self.mean.copy_(scale.mean)
         self.std.copy_(scale.std)
 
-    @torch.no_grad()
     def calibrate(self, scores: Tensor) -> None:
         """Save mean and deviation of scores [N] of typical responses, for `Standardized`.
 
         Raises:
             InputError: if they are not finite or all equal.
         """
-        scale = score_scale(scores)
-        self.score_mean.copy_(scale.mean)
-        self.score_std.copy_(scale.std)
+        set_score_scale(self, scores)
 
     def frozen_fingerprint(self) -> str:
         """Return a hash of all that `features` depends on beside the samples.

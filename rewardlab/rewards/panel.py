@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Calibrated, FrozenFeatures
-from rewardlab.rewards.base import score_scale
+from rewardlab.rewards.base import set_score_scale
 from rewardlab.rewards.combine import Ensemble
 from rewardlab.rewards.folders import class_path_of, load_reward, save_parts
 from rewardlab.rewards.vision import VisionReward
@@ -83,16 +83,13 @@ class Panel(Ensemble, FrozenFeatures, Calibrated):
         """Return a hash of all that `features` depends on beside the samples."""
         return "+".join(reward.frozen_fingerprint() for reward in self.rewards)
 
-    @torch.no_grad()
     def calibrate(self, scores: Tensor) -> None:
         """Save mean and deviation of scores [N] of the generator's own samples.
 
         Raises:
             InputError: if they are not finite or all equal.
         """
-        scale = score_scale(scores)
-        self.score_mean.copy_(scale.mean)
-        self.score_std.copy_(scale.std)
+        set_score_scale(self, scores)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the members with their towers into `folder`/0, /1 and so on, whole or not at all.

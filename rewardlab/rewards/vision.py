@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, PromptFeatures, Saved
-from rewardlab.rewards.base import Reward, checked_scores, score_scale
+from rewardlab.rewards.base import Reward, checked_scores, set_score_scale
 from rewardlab.rewards.folders import CONFIG, read_config
 from rewardlab.rewards.projection import RewardProjection
 from rewardlab.rewards.saved import check_saved_images
@@ -164,16 +164,13 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
         """Set the heads' standardisation constants from `features` of both classes together."""
         self.projection.fit_feature_scale(self._embeddings(features))
 
-    @torch.no_grad()
     def calibrate(self, scores: Tensor) -> None:
         """Save mean and deviation of scores [N] of the generator's own samples, for `Standardized`.
 
         Raises:
             InputError: if they are not finite or all equal.
         """
-        scale = score_scale(scores)
-        self.score_mean.copy_(scale.mean)
-        self.score_std.copy_(scale.std)
+        set_score_scale(self, scores)
 
     def frozen_fingerprint(self) -> str:
         """Return a hash of all that `features` depends on beside the samples.
