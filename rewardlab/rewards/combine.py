@@ -149,7 +149,7 @@ class Weighted(Reward, Saved):
             InputError: if one of them cannot be saved, or `folder` holds something else.
         """
         settings = {"weights": self.weights.tolist()}
-        write_reward(folder, self, settings, _numbered(self.rewards))
+        write_reward(folder, self, settings, numbered(self.rewards))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, trust: bool = False) -> Weighted:
@@ -204,7 +204,7 @@ class Ensemble(Reward, Saved):
         Raises:
             InputError: if one of them cannot be saved, or `folder` holds something else.
         """
-        write_reward(folder, self, {"count": len(self.rewards)}, _numbered(self.rewards))
+        write_reward(folder, self, {"count": len(self.rewards)}, numbered(self.rewards))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, trust: bool = False) -> Ensemble:
@@ -213,7 +213,7 @@ class Ensemble(Reward, Saved):
         return cls(_load_numbered(folder, count, trust)).eval()
 
 
-def _numbered(rewards: Iterable[Any]) -> dict[str, Reward]:
+def numbered(rewards: Iterable[Any]) -> dict[str, Reward]:
     """Name each reward by its number, which its folder is called."""
     return {str(number): reward for number, reward in enumerate(rewards)}
 

@@ -10,14 +10,11 @@ from torch import Tensor
 from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Calibrated, FrozenFeatures
 from rewardlab.rewards.base import set_score_scale
-from rewardlab.rewards.combine import Ensemble
-from rewardlab.rewards.folders import class_path_of, load_reward, save_parts
+from rewardlab.rewards.combine import Ensemble, numbered
+from rewardlab.rewards.folders import CONFIG, load_reward, write_reward
 from rewardlab.rewards.vision import VisionReward
-from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.storage.class_files import read_json
 from rewardlab.types import Samples
-
-CONFIG = "config.json"
 
 
 class Panel(Ensemble, FrozenFeatures, Calibrated):
@@ -70,10 +67,6 @@ class Panel(Ensemble, FrozenFeatures, Calibrated):
             columns.append(reward.score_features(part))
         return torch.cat(columns, dim=1)
 
-    def members(self, samples: Samples) -> Tensor:
-        """Return the heads' logits of all rewards in turn, float32 [B, M]."""
-        return torch.cat([reward.members(samples) for reward in self.rewards], dim=1)
-
     def fit_feature_scale(self, features: Tensor) -> None:
         """Set each member's standardisation constants from `features` of both classes together."""
         for reward, part in zip(self.rewards, self._parts(features), strict=True):
@@ -97,17 +90,13 @@ class Panel(Ensemble, FrozenFeatures, Calibrated):
         Raises:
             InputError: if `folder` holds something else, or a tower's architecture is not known.
         """
-        self.check_savable()
-        config = {
-            "class_path": class_path_of(type(self)),
+        settings = {
             "count": len(self.rewards),
             "meaning": self.meaning,
             "score_mean": self.score_mean.item(),
             "score_std": self.score_std.item(),
         }
-        with new_folder(folder) as fresh:
-            save_parts(fresh, {str(i): reward for i, reward in enumerate(self.rewards)})
-            write_json(fresh / CONFIG, config)
+        write_reward(folder, self, settings, numbered(self.rewards))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Panel:  # type: ignore[override]
