@@ -155,7 +155,7 @@ class Weighted(Reward, Saved):
     def from_pretrained(cls, folder: str | Path, trust: bool = False) -> Weighted:
         """Load what `save_pretrained` wrote, in eval mode."""
         weights = read_settings(folder, "weights")["weights"]
-        return cls(_load_numbered(folder, len(weights), trust), weights).eval()
+        return cls(load_numbered(folder, len(weights), trust), weights).eval()
 
 
 class Ensemble(Reward, Saved):
@@ -210,7 +210,7 @@ class Ensemble(Reward, Saved):
     def from_pretrained(cls, folder: str | Path, trust: bool = False) -> Ensemble:
         """Load what `save_pretrained` wrote, in eval mode."""
         count = read_settings(folder, "count")["count"]
-        return cls(_load_numbered(folder, count, trust)).eval()
+        return cls(load_numbered(folder, count, trust)).eval()
 
 
 def numbered(rewards: Iterable[Any]) -> dict[str, Reward]:
@@ -218,7 +218,7 @@ def numbered(rewards: Iterable[Any]) -> dict[str, Reward]:
     return {str(number): reward for number, reward in enumerate(rewards)}
 
 
-def _load_numbered(folder: str | Path, count: int, trust: bool) -> list[Reward]:
+def load_numbered(folder: str | Path, count: int, trust: bool) -> list[Reward]:
     """Load the parts of a folder, which are `count`.
 
     Raises:

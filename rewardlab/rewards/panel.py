@@ -10,8 +10,8 @@ from torch import Tensor
 from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Calibrated, FrozenFeatures
 from rewardlab.rewards.base import set_score_scale
-from rewardlab.rewards.combine import Ensemble, numbered
-from rewardlab.rewards.folders import CONFIG, load_reward, write_reward
+from rewardlab.rewards.combine import Ensemble, load_numbered, numbered
+from rewardlab.rewards.folders import CONFIG, write_reward
 from rewardlab.rewards.vision import VisionReward
 from rewardlab.storage.class_files import read_json
 from rewardlab.types import Samples
@@ -107,7 +107,7 @@ class Panel(Ensemble, FrozenFeatures, Calibrated):
         """
         config = read_json(Path(folder) / CONFIG)
         try:
-            rewards = [load_reward(Path(folder) / str(i)) for i in range(config["count"])]
+            rewards = load_numbered(folder, config["count"], trust=False)
             panel = cls(rewards)  # type: ignore[arg-type]
             panel.meaning = str(config["meaning"])
             panel.score_mean.fill_(config["score_mean"])

@@ -67,6 +67,14 @@ def test_it_is_trained_on_features_that_are_cached(tmp_path, monkeypatch):
     assert (mine.eval()(targets).mean() - mine(generated).mean()) > 0
 
 
+def test_a_count_that_was_edited_is_refused(tmp_path):
+    panel().save_pretrained(tmp_path / "panel")
+    file = tmp_path / "panel" / "config.json"
+    file.write_text(file.read_text().replace('"count": 2', '"count": 1'))
+    with pytest.raises(InputError, match="should hold 1 parts, as its config says; there are 2"):
+        load_reward(tmp_path / "panel")
+
+
 def test_other_parts_and_features_are_refused():
     with pytest.raises(InputError, match=r"VisionRewards on frozen towers.*got a Brightness"):
         Panel([Brightness()])
