@@ -12,16 +12,14 @@ from torch import Tensor, nn
 from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward, checked_scores
-from rewardlab.rewards.folders import class_path_of, read_config
-from rewardlab.rewards.saved import check_saved_images
+from rewardlab.rewards.folders import read_config
+from rewardlab.rewards.saved import tried_folder
 from rewardlab.rewards.tower_files import LOCAL
 from rewardlab.rewards.tower_forms import Gelu
 from rewardlab.rewards.tower_weights import load_weights, read_weights
 from rewardlab.rewards.towers import load_tower
-from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples, images_of
 
-CONFIG = "config.json"
 TOWER = "tower"
 WEIGHTS = "model.safetensors"
 
@@ -92,11 +90,9 @@ class AestheticReward(Reward, Saved):
         """
         from safetensors.torch import save_file
 
-        with new_folder(folder) as fresh:
+        with tried_folder(folder, self) as fresh:
             self.tower.save(fresh / TOWER)
             save_file(self.predictor.state_dict(), fresh / WEIGHTS)
-            write_json(fresh / CONFIG, {"class_path": class_path_of(type(self))})
-            check_saved_images(self, type(self).from_pretrained(fresh), folder)
 
     def check_savable(self) -> None:
         """Refuse a tower whose architecture is not known.

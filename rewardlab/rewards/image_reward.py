@@ -15,14 +15,12 @@ from rewardlab.networks.loading import load_tokenizer
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.aesthetic import linear_chain
 from rewardlab.rewards.base import Reward, checked_scores
-from rewardlab.rewards.folders import class_path_of, read_config
+from rewardlab.rewards.folders import read_config
 from rewardlab.rewards.preprocessing import Preprocessing
-from rewardlab.rewards.saved import check_saved_images
+from rewardlab.rewards.saved import tried_folder
 from rewardlab.rewards.tower_weights import load_weights, read_weights
-from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples, images_of
 
-CONFIG = "config.json"
 TOKENIZER = "tokenizer"
 WEIGHTS = "model.safetensors"
 MEAN = 0.16717362830052426  # of the published model's scores, which it standardises by
@@ -124,11 +122,9 @@ class ImageReward(Reward, Saved):
         for beginning, part in parts.items():
             for name, tensor in part.items():
                 weights[beginning + name] = tensor.contiguous()
-        with new_folder(folder) as fresh:
+        with tried_folder(folder, self) as fresh:
             save_file(weights, fresh / WEIGHTS)
             self.tokenizer.save_pretrained(fresh / TOKENIZER)
-            write_json(fresh / CONFIG, {"class_path": class_path_of(type(self))})
-            check_saved_images(self, type(self).from_pretrained(fresh), folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ImageReward:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from torch import Tensor
 from rewardlab.errors import InputError
 from rewardlab.networks.tokens import check_same_tokens
 from rewardlab.rewards.base import Reward
+from rewardlab.rewards.folders import CONFIG, class_path_of
+from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples
 
 PROBES = (
@@ -48,6 +52,29 @@ def check_saved_images(reward: Any, loaded: Any, folder: str | Path) -> None:
     height, width = 40, 56
     picture = torch.arange(3 * height * width).sin().add(1).div(2).view(1, 3, height, width)
     _check_same_scores(reward, loaded, (Samples(["a cat"], picture),), folder)
+
+
+@contextmanager
+def tried_folder(
+    folder: str | Path, reward: Reward, settings: Mapping[str, Any] | None = None
+) -> Iterator[Path]:
+    """Yield a new folder to write the parts of a reward of images into, whole or not at all.
+
+    Its config is written after them. Then the folder is loaded, and has to score as the reward.
+
+    Args:
+        folder: where it is to stand.
+        reward: whose class loads the folder.
+        settings: plain data for the config, beside the class.
+
+    Raises:
+        InputError: if `folder` holds something else, or what was written scores otherwise.
+    """
+    kind: Any = type(reward)
+    with new_folder(folder) as fresh:
+        yield fresh
+        write_json(fresh / CONFIG, {"class_path": class_path_of(kind), **(settings or {})})
+        check_saved_images(reward, kind.from_pretrained(fresh), folder)
 
 
 def _check_same_scores(

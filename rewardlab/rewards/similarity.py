@@ -13,15 +13,13 @@ from rewardlab.conversations import text_prompts
 from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward, checked_scores
-from rewardlab.rewards.folders import class_path_of, read_settings
-from rewardlab.rewards.saved import check_saved_images
+from rewardlab.rewards.folders import read_settings
+from rewardlab.rewards.saved import tried_folder
 from rewardlab.rewards.tower_files import HUB, LOCAL
 from rewardlab.rewards.tower_forms import Gelu
 from rewardlab.rewards.towers import Tower, load_tower
-from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples, images_of
 
-CONFIG = "config.json"
 TOWER = "tower"
 WEIGHT = 2.5  # of CLIPScore, arXiv 2104.08718, section 3
 
@@ -139,16 +137,13 @@ class SimilarityReward(Reward, Saved):
         Raises:
             InputError: if `folder` holds something else, or the tower's architecture is not known.
         """
-        config = {
-            "class_path": class_path_of(type(self)),
+        settings = {
             "kind": self.kind,
             "prefix": self.prefix,
             "long_prompts": self.long_prompts,
         }
-        with new_folder(folder) as fresh:
+        with tried_folder(folder, self, settings) as fresh:
             self.tower.save(fresh / TOWER)
-            write_json(fresh / CONFIG, config)
-            check_saved_images(self, type(self).from_pretrained(fresh), folder)
 
     def check_savable(self) -> None:
         """Refuse a tower whose architecture is not known.

@@ -15,7 +15,6 @@ from rewardlab.rewards.foreign_towers import ForeignTower, with_numbers
 from rewardlab.storage.atomic import write_json
 from rewardlab.storage.class_files import read_json
 
-CONFIG = "config.json"
 PREPROCESSING = "preprocessor_config.json"
 _FILTERS = {2: "bilinear", 3: "bicubic"}  # PIL's numbers
 
