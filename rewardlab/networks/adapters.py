@@ -166,10 +166,10 @@ def absorbed(model: Any) -> Any:
         for config in model.peft_config.values():
             _check_merges(config, type(model).__name__)
         network = model.get_base_model()
-    elif not _has_adapter(model):
+    elif not lora.adapted_layers(model):
         return model
     try:
-        merged = _without_marks(lora.merged(network))
+        merged = lora.merged(network)
     except (ValueError, RuntimeError, NotImplementedError) as error:
         raise InputError(
             f"The adapter of the {type(model).__name__} that is given cannot be merged into its "
@@ -178,20 +178,6 @@ def absorbed(model: Any) -> Any:
         ) from error
     _log.info("%s has an adapter; it is merged into a copy", type(model).__name__)
     return merged.requires_grad_(True)
-
-
-def _has_adapter(model: nn.Module) -> bool:
-    """Tell whether peft's layers stand in a model of transformers."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return any(isinstance(module, BaseTunerLayer) for module in model.modules())
-
-
-def _without_marks(model: Any) -> Any:
-    """Take away what transformers remembers of an adapter, since it would save that again."""
-    for name in ("peft_config", "_hf_peft_config_loaded"):
-        vars(model).pop(name, None)
-    return model
 
 
 def _check_merges(config: Any, owner: str) -> None:

@@ -14,6 +14,9 @@ from torch import nn
 from rewardlab.errors import InputError
 from rewardlab.seeds import derive
 
+# what transformers and diffusers keep of an adapter beside its layers, and would save again
+REMEMBERED = ("peft_config", "_hf_peft_config_loaded")
+
 
 def add(
     network: nn.Module,
@@ -32,7 +35,7 @@ def add(
     Raises:
         InputError: if no layer of the network has such a name, or it has an adapter already.
     """
-    if _adapted_layers(network):
+    if adapted_layers(network):
         raise InputError(
             f"{type(network).__name__} has an adapter already, and lora_rank={rank} asks for "
             "another. Merge the first into the model (peft's merge_and_unload), or train without "
@@ -86,10 +89,19 @@ def expert_weights(network: nn.Module) -> list[str]:
     return names
 
 
+def adapted_layers(network: nn.Module) -> dict[str, Any]:
+    """Return the layers that have an adapter, by their names."""
+    layers = {}
+    for name, module in network.named_modules():
+        if _is_adapted(module):
+            layers[name] = module
+    return layers
+
+
 @contextmanager
 def off(network: nn.Module) -> Iterator[None]:
     """Run `network` without its adapter inside the `with` block."""
-    layers = _adapted_layers(network)
+    layers = adapted_layers(network).values()
     for layer in layers:
         layer.enable_adapters(enabled=False)
     try:
@@ -99,21 +111,34 @@ def off(network: nn.Module) -> Iterator[None]:
             layer.enable_adapters(enabled=True)
 
 
-def merged(network: nn.Module) -> nn.Module:
+def merged(network: nn.Module, dtype: torch.dtype | None = None) -> Any:
     """Return a copy whose weights contain the adapter, or `network` itself if it has none.
 
     An adapter that is switched off is left out. Of an adapter on one of two tied embeddings the
     copy's are tied no longer.
+
+    Args:
+        network: with or without adapters of peft.
+        dtype: precision of the copy, before the adapters are merged; by default the network's.
+
+    Example:
+        >>> layer = nn.Linear(2, 2)
+        >>> merged(layer) is layer
+        True
     """
-    if not _adapted_layers(network):
+    if not adapted_layers(network):
         return network
     copy = deepcopy(network)
+    if dtype is not None:
+        copy = copy.to(dtype)
     separate(copy)
     modules = dict(copy.named_modules())
     for name, module in modules.items():
         parent = modules.get(name.rpartition(".")[0])
         if _is_wrapped(module) and not _is_wrapped(parent):
             copy.set_submodule(name, _plain(module))
+    for name in REMEMBERED:
+        vars(copy).pop(name, None)
     return copy
 
 
@@ -202,7 +227,3 @@ def _is_adapted(module: Any) -> bool:
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return isinstance(module, BaseTunerLayer)
-
-
-def _adapted_layers(network: nn.Module) -> list[Any]:
-    return [module for module in network.modules() if _is_adapted(module)]

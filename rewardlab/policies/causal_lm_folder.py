@@ -27,7 +27,7 @@ def save(policy: CausalLMPolicy, folder: Path) -> None:
     Raises:
         InputError: if it does not.
     """
-    network: Any = lora.merged(policy.network)
+    network = lora.merged(policy.network)
     with silent():
         network.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)

@@ -32,7 +32,6 @@ from rewardlab.policies.denoising import Conditions, after_dropout, guided_outpu
 from rewardlab.policies.denoisings import denoisings_of
 from rewardlab.policies.micro_batches import micro_batches
 from rewardlab.policies.noising import noising, predicted_x0
-from rewardlab.policies.own_adapters import without_adapters
 from rewardlab.policies.reference import DenoiserOff
 from rewardlab.policies.resources import Resources
 from rewardlab.policies.samplers import Sampler, Transitions
@@ -157,7 +156,7 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         """Return the pipeline's denoiser, with an adapter if one is trained."""
         denoiser: Any = pipelines.denoiser_of(self.pipeline).eval()
         if self.lora_rank is not None:
-            denoiser = without_adapters(denoiser)
+            denoiser = lora.merged(denoiser)
             lora.add(denoiser, self.lora_rank, self.family.lora_layers, None)
         if self.resources.storage == "float8":
             pipelines.check_rounding(self.source, self.lora_rank)

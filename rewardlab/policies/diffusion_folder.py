@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
+from rewardlab.networks import lora
 from rewardlab.networks.silence import silent
 from rewardlab.policies import pipelines, samplers
-from rewardlab.policies.own_adapters import adapted_layers, without_adapters
 from rewardlab.policies.pipeline_files import load_part, network_classes, pipeline_folder
 from rewardlab.policies.schedulers import set_timesteps
 from rewardlab.seeds import derive, generators, normal, row_seeds
@@ -124,7 +124,7 @@ def _whole(policy: DiffusionPolicy, name: str, component: nn.Module) -> Any:
     stored = _stored_part(policy, name)
     if stored is not None:
         return stored
-    whole = without_adapters(component, torch.float32)
+    whole = lora.merged(component, torch.float32)
     if all(weight.dtype == torch.float32 for weight in whole.parameters()):
         return whole
     return deepcopy(whole).float()
@@ -136,8 +136,8 @@ def _merged_denoiser(policy: DiffusionPolicy, name: str) -> Any:
     if policy.lora_rank is not None:
         stored = _stored_part(policy, name)
     if stored is None:
-        return without_adapters(policy.denoiser, torch.float32)
-    for layer_name, layer in adapted_layers(policy.denoiser).items():
+        return lora.merged(policy.denoiser, torch.float32)
+    for layer_name, layer in lora.adapted_layers(policy.denoiser).items():
         weight = stored.get_submodule(layer_name).weight
         for adapter in layer.active_adapters:
             weight.data += layer.get_delta_weight(adapter).to(weight)

@@ -207,7 +207,7 @@ class LatentPolicy(Policy, HasEntropy, PredictsX0):
         }
         config = {"class_path": "rewardlab.policies.LatentPolicy", "init_args": settings}
         if isinstance(self.generator, LatentGenerator):
-            merged: Any = lora.merged(self.generator)
+            merged = lora.merged(self.generator)
             merged.save_pretrained(folder / _GENERATOR)
             kind = type(self.generator)
             config["generator"] = f"{kind.__module__}.{kind.__qualname__}"
