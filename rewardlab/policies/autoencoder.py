@@ -75,8 +75,7 @@ def encoded(
     with torch.no_grad(), _arithmetic(vae, pixels.device, dtype):
         encoding = vae.encode(pixels.to(vae.dtype))
     if not hasattr(encoding, "latent_dist"):
-        plain: Tensor = encoding.latents if hasattr(encoding, "latents") else encoding.latent
-        return plain.float()
+        return plain_latents(encoding).float()
     distribution = encoding.latent_dist
     mean: Tensor = distribution.mean.float()
     noise = normal(mean.shape[1:], row_generators, pixels.device)
@@ -91,9 +90,21 @@ def decoded(vae: Any, latents: Tensor, dtype: torch.dtype, **options: Any) -> Te
     return pixels.float()
 
 
+def overflows(vae: Any, dtype: torch.dtype) -> bool:
+    """Tell whether an autoencoder asks for float32 in place of float16 (`force_upcast`)."""
+    config: Any = getattr(vae, "config", None)
+    return dtype == torch.float16 and bool(getattr(config, "force_upcast", False))
+
+
+def plain_latents(encoding: Any) -> Tensor:
+    """Return the latents of an autoencoder that is not variational, by either of their names."""
+    latents: Tensor = encoding.latents if hasattr(encoding, "latents") else encoding.latent
+    return latents
+
+
 def _arithmetic(vae: Any, device: torch.device, dtype: torch.dtype) -> Any:
     """Return the context of an autoencoder: float32 where float16 would overflow."""
-    if dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
+    if overflows(vae, dtype):
         return full_precision(device)
     return arithmetic(device, dtype)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewardlab.policies.autoencoder import plain_latents
 from rewardlab.policies.bounded import BoundedTable
 from rewardlab.policies.resources import GIB, Resources
 
@@ -75,9 +76,7 @@ class FrugalAutoencoder:
         if hasattr(encoding, "latent_dist"):
             distribution = encoding.latent_dist
             return {"mean": distribution.mean, "std": distribution.std}
-        if hasattr(encoding, "latents"):
-            return {"latents": encoding.latents}
-        return {"latents": encoding.latent}
+        return {"latents": plain_latents(encoding)}
 
 
 def _rows_of(options: dict[str, Any], rows: slice, count: int) -> dict[str, Any]:

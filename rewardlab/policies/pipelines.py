@@ -12,6 +12,7 @@ from torch import nn
 from rewardlab.errors import InputError
 from rewardlab.networks import shells
 from rewardlab.policies import families
+from rewardlab.policies.autoencoder import overflows
 from rewardlab.policies.pipeline_files import (
     TEXT_ENCODERS,
     class_name,
@@ -110,12 +111,6 @@ def check_rounding(source: Any, lora_rank: int | None) -> None:
             "storage: float8 rounds the denoiser's weights, and a saved policy takes them whole "
             "from the pipeline's folder; a pipeline was given as an instance. Give its folder."
         )
-
-
-def overflows(vae: nn.Module, dtype: torch.dtype) -> bool:
-    """Tell whether an autoencoder asks for float32 in place of float16 (`force_upcast`)."""
-    config: Any = getattr(vae, "config", None)
-    return dtype == torch.float16 and bool(getattr(config, "force_upcast", False))
 
 
 def _encoder_dtype(name: str, folder: Path, dtype: torch.dtype) -> torch.dtype:
