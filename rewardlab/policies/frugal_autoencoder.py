@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewardlab.networks.shells import GIB
 from rewardlab.policies.autoencoder import plain_latents
 from rewardlab.policies.bounded import BoundedTable
-from rewardlab.policies.resources import GIB, Resources
+from rewardlab.policies.resources import Resources
 
 
 class FrugalAutoencoder:

@@ -7,7 +7,6 @@ from typing import Literal
 
 from rewardlab.errors import InputError
 
-GIB = 2**30
 EncoderPlace = Literal["keep", "offload", "host", "free"]
 
 

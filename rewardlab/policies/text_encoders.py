@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
+from rewardlab.networks.shells import GIB
 from rewardlab.policies.bounded import BoundedTable
 from rewardlab.policies.families.base import Family
 from rewardlab.policies.pipeline_files import (
@@ -20,7 +21,7 @@ from rewardlab.policies.pipeline_files import (
     network_classes,
     pipeline_folder,
 )
-from rewardlab.policies.resources import GIB, EncoderPlace, Resources
+from rewardlab.policies.resources import EncoderPlace, Resources
 from rewardlab.types import distinct
 
 HOST = torch.device("cpu")
