@@ -16,6 +16,8 @@ from rewardlab.storage.class_paths import named_class
 from rewardlab.storage.loading import loading
 from rewardlab.storage.saved_settings import check_settings
 
+TO_TRUST = "call load_policy(path, trust=True), or give --trust"
+
 
 def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
     """Load the policy that a folder holds, of the class that `class_path` in its policy.json names.
@@ -77,8 +79,7 @@ def _load_as(kind: Any, folder: Path, trust: bool) -> Policy:
 
 def _class_of(folder: Path, trust: bool) -> Any:
     content = read_class_file(folder / POLICY_FILE)
-    mend = "call load_policy(path, trust=True), or give --trust"
-    kind = named_class(folder, content["class_path"], Generator, trust=trust, mend=mend)
+    kind = named_class(folder, content["class_path"], Generator, trust=trust, mend=TO_TRUST)
     check_settings(kind, content.get("init_args", {}), folder / POLICY_FILE)
     return kind
 

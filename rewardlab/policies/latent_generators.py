@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.output_checks import check_range
+from rewardlab.policies.folders import TO_TRUST
 from rewardlab.storage.class_paths import named_class
 
 
@@ -47,8 +48,7 @@ def read_generator(folder: Path, class_path: Any, trust: bool) -> LatentGenerato
             f"{folder.parent} holds a Gaussian over latents without its generator, which was no "
             "LatentGenerator. Load it with LatentPolicy.from_pretrained(folder, generator)."
         )
-    mend = "call load_policy(path, trust=True), or give --trust"
-    kind = named_class(folder, class_path, LatentGenerator, trust=trust, mend=mend)
+    kind = named_class(folder, class_path, LatentGenerator, trust=trust, mend=TO_TRUST)
     generator: LatentGenerator = kind.from_pretrained(folder)
     return generator
 
