@@ -9,9 +9,15 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.types import Samples
 
 # digits, spaces, contractions and scripts: where tokenizers of the same tokens part
 PROBE_TEXT = "What is 12345678?  It's x+y = 7.\n\n\tdéjà vu 日本語 HELLO"
+# what a saved folder is tried on: the first that fits the context
+PROBES = (
+    Samples(["What is 12345678?", "hello"], ["It's 90.", " a cat"]),
+    Samples(["12"], ["3"]),
+)
 
 
 class Padded(NamedTuple):

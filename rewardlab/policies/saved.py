@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +9,10 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.networks.tokens import check_same_tokens
+from rewardlab.networks.tokens import PROBES, check_same_tokens
 from rewardlab.policies.base import Policy
 from rewardlab.seeds import row_seeds
 from rewardlab.types import Samples, Trajectory
-
-# the first that fits the context is tried
-PROBES: Sequence[Samples] = (
-    Samples(["What is 12345678?", "hello"], ["It's 90.", " a cat"]),
-    Samples(["12"], ["3"]),
-)
 
 
 def check_saved(policy: Policy, folder: str | Path) -> None:

@@ -11,16 +11,11 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.networks.tokens import check_same_tokens
+from rewardlab.networks.tokens import PROBES, check_same_tokens
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.folders import CONFIG, class_path_of
 from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples
-
-PROBES = (
-    Samples(["What is 12345678?", "hello"], ["It's 90.", " a cat"]),
-    Samples(["12"], ["3"]),
-)
 
 
 def check_saved(reward: Any, loaded: Any, folder: str | Path) -> None:
