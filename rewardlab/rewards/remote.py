@@ -77,6 +77,7 @@ class RemoteReward(Reward, Saved):
                 f"{batch_size}, {query!r:.200}."
             )
         self.tokenizer = None if template is None else _with_template(template, query)
+        self.texts = None if template is None else TextTokens(self.tokenizer)
         self.url = checked_url(url, "/get_reward")
         self.query = query
         self.batch_size = batch_size
@@ -180,12 +181,11 @@ class RemoteReward(Reward, Saved):
 
     def _queries(self, samples: Samples) -> list[str]:
         """Return what is sent for each response."""
-        pairs = zip(samples.prompts, samples.outputs, strict=True)
-        if self.tokenizer is not None:
-            return self._rendered(samples)
+        if self.texts is not None:
+            return _rendered(self.texts, samples)
         query = GLUED if self.query is None else self.query
         queries = []
-        for prompt, response in pairs:
+        for prompt, response in zip(samples.prompts, samples.outputs, strict=True):
             if isinstance(prompt, Conversation) and "{prompt}" in query:
                 raise InputError(
                     "RemoteReward got a prompt of "
@@ -197,20 +197,10 @@ class RemoteReward(Reward, Saved):
             queries.append("".join(pieces))
         return queries
 
-    def _rendered(self, samples: Samples) -> list[str]:
-        """Return prompts with their responses as the chat template writes them."""
-        texts = TextTokens(self.tokenizer)
-        rows = zip(samples.prompts, samples.outputs, finished_of(samples), strict=True)
-        queries = []
-        for prompt, response, finished in rows:
-            queries.append(texts.row_text(prompt, response, finished))
-        return queries
-
     def _prompts(self, samples: Samples) -> list[Any]:
         """Return the prompts beside the queries; servers may read them or not."""
-        if self.tokenizer is not None:
-            texts = TextTokens(self.tokenizer)
-            return [texts.row_text(prompt) for prompt in samples.prompts]
+        if self.texts is not None:
+            return [self.texts.row_text(prompt) for prompt in samples.prompts]
         return [to_json(prompt) for prompt in samples.prompts]
 
 
@@ -228,6 +218,15 @@ def _with_template(template: Any, query: str | None) -> Any:
             "Give the reward model's own, or write the form as --query (query=)."
         )
     return tokenizer
+
+
+def _rendered(texts: TextTokens, samples: Samples) -> list[str]:
+    """Return prompts with their responses as the chat template writes them."""
+    rows = zip(samples.prompts, samples.outputs, finished_of(samples), strict=True)
+    queries = []
+    for prompt, response, finished in rows:
+        queries.append(texts.row_text(prompt, response, finished))
+    return queries
 
 
 def _are_numbers(values: Any, count: int) -> bool:
