@@ -54,6 +54,13 @@ class Form(NamedTuple):
     formatted: bool = False
 
 
+class Pairs(NamedTuple):
+    """The tokens of B prompts, and of the responses behind them."""
+
+    prompts: list[Ids]
+    responses: list[Ids]
+
+
 class TextTokens:
     """Prompts and responses as the tokens of one model.
 
@@ -90,29 +97,29 @@ class TextTokens:
 
     def prompt_ids(self, prompts: Sequence[Prompt]) -> list[Ids]:
         """Return the tokens of prompts, up to where a response begins; equal ones are made once."""
-        unique = distinct(prompts)
-        forms = [self._form(prompt) for prompt in unique.values]
-        rows = self._open_ids([form.text for form in forms], forms)
-        return [list(rows[place]) for place in unique.places]
+        return self._starts(prompts)[1]
 
     def response_ids(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> list[Ids]:
-        """Return the tokens of responses as they stand behind their prompts, without an end.
+        """Return the tokens of responses as they stand behind their prompts, without an end."""
+        return self.pair_ids(prompts, responses).responses
+
+    def pair_ids(self, prompts: Sequence[Prompt], responses: Sequence[str]) -> Pairs:
+        """Return the tokens of prompts, and those of responses behind them, without an end.
 
         Tokens of a prompt and then of its response are those of the joined text, unless one of
         these straddles both.
         """
-        forms = self._forms(prompts)
+        forms, starts = self._starts(prompts)
         words = [self._hidden(response) for response in responses]
         joined = [form.text + word for form, word in zip(forms, words, strict=True)]
         wholes = self._open_ids(joined, forms)
-        starts = self.prompt_ids(prompts)
         rows = []
         for whole, start, word in zip(wholes, starts, words, strict=True):
             if whole[: len(start)] == start:
                 rows.append(whole[len(start) :])
             else:
                 rows.append(self.marks.ids_inside(word))
-        return rows
+        return Pairs(starts, rows)
 
     def row_ids(
         self, prompts: Sequence[Prompt], responses: Sequence[str], finished: Sequence[bool]
@@ -167,6 +174,14 @@ class TextTokens:
         if before and whole.startswith(before):
             return whole[len(before) :]
         return alone
+
+    def _starts(self, prompts: Sequence[Prompt]) -> tuple[list[Form], list[Ids]]:
+        """Return the texts and the tokens of prompts; equal ones are made once."""
+        unique = distinct(prompts)
+        forms = [self._form(prompt) for prompt in unique.values]
+        rows = self._open_ids([form.text for form in forms], forms)
+        places = unique.places
+        return [forms[place] for place in places], [list(rows[place]) for place in places]
 
     def _forms(self, prompts: Sequence[Prompt]) -> list[Form]:
         """Return the texts of prompts; equal ones are made once."""

@@ -90,8 +90,7 @@ class Codec:
     def _tokens(self, samples: Samples) -> tuple[Tokens, Tokens]:
         """Return the tokens of prompts and of responses with their ends."""
         outputs = strings_of(samples)
-        prompts = self.texts.prompt_ids(samples.prompts)
-        responses = self.texts.response_ids(samples.prompts, outputs)
+        prompts, responses = self.texts.pair_ids(samples.prompts, outputs)
         for response, ends in zip(responses, finished_of(samples), strict=True):
             if ends or not response:
                 response.append(self.ends[0])
