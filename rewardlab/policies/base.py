@@ -69,7 +69,7 @@ class Generator(nn.Module, ABC):
         """Return one output per prompt.
 
         Args:
-            prompts: B strings.
+            prompts: B texts or conversations.
             seeds: int64 [B], one per row; see `rewardlab.seeds`. Equal seeds give equal outputs.
         """
 
@@ -91,9 +91,9 @@ class Policy(Generator):
     tensor [B], one per row; see `rewardlab.seeds`.
 
     Attributes:
-        dimensions: number by which log-probabilities are divided. It is 1 for text. For images it
-            is C·H·W of a latent, as their log-probabilities are means over dimensions. Nats are
-            `log_prob * dimensions`.
+        dimensions: number by which log-probabilities are divided. It is 1 where they are nats, as
+            for text. For a diffusion model it is C·H·W of a latent (C·F·H·W of a video), as its
+            log-probabilities are means over dimensions. Nats are `log_prob * dimensions`.
     """
 
     dimensions: int = 1
@@ -305,8 +305,8 @@ class CallableGenerator(Generator):
     """A function of prompts and seeds as a generator: an API, or a model of another library.
 
     Args:
-        function: maps B prompts and int64 seeds [B] to B strings, or to images [B, C, H, W] with
-            floats in [0, 1].
+        function: maps B prompts and int64 seeds [B] to B strings, or to images [B, C, H, W] or
+            videos [B, F, C, H, W] with floats in [0, 1].
 
     Example:
         >>> def shout(prompts, seeds):

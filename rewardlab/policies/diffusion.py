@@ -46,7 +46,7 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
 
     It may be conditioned on text, on classes or on nothing; `policies/families` lists the kinds.
     Only the denoiser, or its adapter, is trained, and its dropout is off. Log-probabilities are
-    means over the D = C·H·W latent dimensions.
+    means over the D = C·H·W latent dimensions, D = C·F·H·W of a video.
 
     Args:
         pipeline: folder, hub id or diffusers pipeline. An adapter that it brings along stays a part
@@ -256,7 +256,10 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         return Trajectory(samples.prompts, tensors, mask, samples.facts)
 
     def decode(self, trajectory: Trajectory) -> Samples:
-        """Return the images [B, C, H, W] in [0, 1] that the trajectories end in, differentiable."""
+        """Return the outputs in [0, 1] that the trajectories end in, differentiable.
+
+        They are images [B, C, H, W] or videos [B, F, C, H, W].
+        """
         latents = trajectory.tensors["final"]
         parts = []
         for part in torch.split(latents, self.micro_batch or len(latents)):
@@ -293,7 +296,8 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
             steps: int64 [B], the number of one kept step of each row.
 
         Returns:
-            Images [B, C, H, W] in [0, 1], differentiable by the policy's weights.
+            Images [B, C, H, W] or videos [B, F, C, H, W] in [0, 1], differentiable by the policy's
+            weights.
 
         Example:
             >>> from rewardlab.testing import tiny_diffusion

@@ -41,7 +41,7 @@ def cut_prompts(tokenizer: Any, prompts: list[str], ids: Tensor) -> list[str]:
     was cut differs.
 
     Args:
-        tokenizer: of open_clip.
+        tokenizer: called as open_clip's are.
         prompts: B texts.
         ids: [B, T], what the tokenizer gave for them.
     """

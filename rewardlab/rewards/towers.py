@@ -1,4 +1,4 @@
-"""open_clip towers, split into a frozen part and a trainable rest."""
+"""Vision towers, split into a frozen part and a trainable rest."""
 
 from __future__ import annotations
 
@@ -34,19 +34,20 @@ _log = logging.getLogger("rewardlab")
 
 
 class Tower(nn.Module):
-    """An open_clip model whose image tower is cut in two: a frozen part and a trainable rest.
+    """A vision tower whose image half is cut in two: a frozen part and a trainable rest.
 
     `rest(frozen(images))` is its image embedding. open_clip's groups are counted from the end: the
     projection, then the last block with its norm, then one block each. The stem stays frozen.
     Always in eval mode; only the parameters of the rest require gradients.
 
     Args:
-        model: an open_clip model; frozen in place, or copied first if groups are unlocked.
-        unlocked_groups: k, how many groups are in the rest; 0 freezes all, any more needs a
-            VisionTransformer.
+        model: of open_clip or timm, or a `TransformersTower`; frozen in place, or copied first if
+            groups are unlocked.
+        unlocked_groups: k, how many groups are in the rest; 0 freezes all, any more needs
+            open_clip's VisionTransformer.
         name: where it was loaded from; None for an instance.
-        tokenizer: of the text tower; open_clip's default with the model's context length if not
-            given.
+        tokenizer: of the text tower; if not given, the model's own, or open_clip's default with the
+            model's context length.
         config: what open_clip builds the model from; read off the model when it is needed and not
             given.
         numbers: preprocessing numbers that replace the model's own.
@@ -57,7 +58,7 @@ class Tower(nn.Module):
         cut_prompts: how many distinct prompts were cut so far, counted anew in each call.
 
     Raises:
-        InputError: if the model is no open_clip model, or cannot be cut there.
+        InputError: if the model is of none of these libraries, or cannot be cut there.
     """
 
     def __init__(
@@ -189,7 +190,10 @@ class Tower(nn.Module):
         return self._config or described(self.model)
 
     def save(self, folder: str | Path) -> None:
-        """Write the whole model into a folder that `local-dir:` loads, here and in open_clip."""
+        """Write the whole model into a folder that `local-dir:` loads.
+
+        The model's own library loads it, too.
+        """
         if isinstance(self.model, ForeignTower):
             self.model.save(Path(folder), self.prepare.numbers)
             return

@@ -241,8 +241,7 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
 
         Args:
             folder: of the reward.
-            tower: an open_clip model to use instead of loading one, such as one that other rewards
-                share.
+            tower: a model to use instead of loading one, such as one that other rewards share.
 
         Raises:
             InputError: if files are missing or of another class, or the tower is not the one that
