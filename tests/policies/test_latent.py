@@ -18,14 +18,8 @@ from rewardlab.seeds import row_seeds
 from rewardlab.storage import load_samples, save_samples
 from rewardlab.testing import PolicyConformance, tiny_latent_generator
 from rewardlab.training import ReFL
+from rewardlab.training.trainers import SILENT
 from rewardlab.types import concatenate
-
-SILENT = {
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
 
 
 def policy_of(**options):
