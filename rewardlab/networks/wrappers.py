@@ -21,7 +21,7 @@ def plain_name(name: str) -> str:
         'layers.0.weight'
     """
     parts = [part for part in name.split(".") if part not in WRAPPERS]
-    if parts[0] == "module":
+    while len(parts) > 1 and parts[0] == "module":
         parts = parts[1:]
     return ".".join(parts)
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.networks.silence import silent
+from rewardlab.networks.wrappers import plain_name
 from rewardlab.storage.class_files import read_json
 
 INDEX = "model_index.json"
-WRAPPERS = ("_orig_mod.", "module.")  # prefixes of torch.compile and of data parallelism
 VARIANTS = ("fp16", "bf16", "fp32")  # of weights, in the order in which they are tried
 WEIGHTS = (".safetensors", ".bin")
 # buffers that older versions of transformers saved, and newer ones compute
@@ -107,14 +107,14 @@ def absent_parts(folder: Path) -> list[str]:
 def load_part(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
     """Load one network of a pipeline, with all of its weights and no others.
 
-    Prefixes of `WRAPPERS` are taken off. A folder whose weights are of one variant, such as fp16,
-    is read from it.
+    Marks of wrappers (DDP, FSDP, torch.compile) are taken off. A folder whose weights are of one
+    variant, such as fp16, is read from it.
 
     Raises:
         InputError: if weights are missing, superfluous or of another shape.
     """
     network, faults = _attempt(folder, kind, dtype)
-    if any(name.startswith(WRAPPERS) or "._orig_mod." in name for name in faults):
+    if any(plain_name(name) != name for name in faults):
         network, faults = _without_prefixes(folder, kind, dtype)
     if faults:
         raise _misfit(folder, kind, faults)
@@ -148,7 +148,7 @@ def _is_superfluous(name: str, network: nn.Module) -> bool:
     """
     if name.endswith(COMPUTED):
         return False
-    if name.startswith(WRAPPERS) or "lora_" in name:
+    if plain_name(name) != name or "lora_" in name:
         return True
     is_diffusers = type(network).__module__.startswith("diffusers")
     children = {child for child, _ in network.named_children()}
@@ -156,10 +156,10 @@ def _is_superfluous(name: str, network: nn.Module) -> bool:
 
 
 def _without_prefixes(folder: Path, kind: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
-    """Load a network whose weights' names carry prefixes of wrappers, from a copy without them."""
+    """Load a network whose weights' names bear marks of wrappers, from a copy without them."""
     weights = {}
     for name, tensor in _stored_weights(folder).items():
-        weights[_plain_name(name)] = tensor
+        weights[plain_name(name)] = tensor
     own = kind.__module__.startswith("diffusers")
     file_name = "diffusion_pytorch_model" if own else "model"
     with tempfile.TemporaryDirectory() as copy:
@@ -167,12 +167,6 @@ def _without_prefixes(folder: Path, kind: Any, dtype: torch.dtype) -> tuple[Any,
             shutil.copy(config, copy)
         save_file(weights, Path(copy) / f"{file_name}.safetensors", metadata={"format": "pt"})
         return _attempt(Path(copy), kind, dtype)
-
-
-def _plain_name(name: str) -> str:
-    while name.startswith(WRAPPERS):
-        name = name.partition(".")[2]
-    return name.replace("._orig_mod.", ".")
 
 
 def _stored_weights(folder: Path) -> dict[str, Tensor]:

@@ -70,6 +70,7 @@ PREFIXED = {
     "module": lambda name: f"module.{name}",
     "compiled": lambda name: f"_orig_mod.{name}",
     "both": lambda name: f"module._orig_mod.{name}",
+    "sharded": lambda name: f"_fsdp_wrapped_module.{name}",
     "compiled in part": lambda name: name.replace(".0.", ".0._orig_mod.", 1),
 }
 
