@@ -17,10 +17,9 @@ from rewardlab.planning.optimizers import gradient_size, state_size
 from rewardlab.planning.parts import part_of
 from rewardlab.planning.stand_ins import stand_in
 from rewardlab.planning.work import Work
-from rewardlab.policies import pipelines
+from rewardlab.policies.components import DENOISERS, TEXT_ENCODERS
 from rewardlab.policies.denoising import Conditions
 from rewardlab.policies.diffusion import DiffusionPolicy
-from rewardlab.policies.pipeline_files import TEXT_ENCODERS
 from rewardlab.policies.resources import Resources
 from rewardlab.policies.samplers import Sampler
 from rewardlab.types import Trajectory
@@ -74,7 +73,7 @@ def _shell_policy(architecture: Architecture, settings: Mapping[str, Any]) -> Di
     dtype = getattr(torch, arguments.get("dtype") or "float32")
     whole = torch.float32 if arguments.get("lora_rank") is None else dtype
     precisions = dict.fromkeys(("vae", *TEXT_ENCODERS), dtype)
-    precisions |= dict.fromkeys(pipelines.DENOISERS, whole)
+    precisions |= dict.fromkeys(DENOISERS, whole)
     pipeline = architecture.shell(precisions)
     with shells.allowed():
         return DiffusionPolicy(

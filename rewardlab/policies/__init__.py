@@ -3,9 +3,10 @@
 `base` and `abilities` say what a policy is and what it may do beside. A language model is
 `causal_lm`: `language_network` and `backbone` run it, `text` and `codec` tokenize, `decoding`
 draws, `scoring` states log-probabilities and losses. A diffusion model is `diffusion`: `pipelines`
-has its parts, `families` its prompts, `denoising` its network's output, `noising` its training
-targets, `samplers` and `schedulers` its steps. `latent` is a Gaussian over the latents of a
-generator without a likelihood. `llama2c` and `gguf` read other programs' model files.
+loads it, `components` names its parts, `families` knows its prompts, `denoising` its network's
+output, `noising` its training targets, `samplers` and `schedulers` its steps. `latent` is a
+Gaussian over the latents of a generator without a likelihood. `llama2c` and `gguf` read other
+programs' model files.
 """
 
 from __future__ import annotations

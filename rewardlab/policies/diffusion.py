@@ -28,6 +28,7 @@ from rewardlab.networks.precision import arithmetic
 from rewardlab.policies import denoising, diffusion_folder, drawing, families, pipelines, samplers
 from rewardlab.policies.abilities import Adapted, Denoises, Denoisings, HasAutoencoder, PredictsX0
 from rewardlab.policies.base import Policy, frozen_copy
+from rewardlab.policies.components import denoiser_of, encoders_of
 from rewardlab.policies.denoising import Conditions, after_dropout, guided_output
 from rewardlab.policies.denoisings import denoisings_of
 from rewardlab.policies.micro_batches import micro_batches
@@ -117,7 +118,7 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         has_text = resources.encoders != "free"
         self.pipeline = pipelines.load_pipeline(pipeline, self.dtype, whole, text=has_text)
         self.text_encoders = TextEncoders(self.pipeline, resources, self.source, self.dtype)
-        encoders = pipelines.encoders_of(self.pipeline, text=self.text_encoders.moves)
+        encoders = encoders_of(self.pipeline, text=self.text_encoders.moves)
         self.encoders = nn.ModuleList(encoders).eval().requires_grad_(False)
         self.scheduler = chosen_scheduler(self.pipeline.scheduler, sampler.scheduler)
         self.finite_steps: dict[tuple[int, float], bool] = {}
@@ -154,7 +155,7 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
 
     def _trained_denoiser(self, gradient_checkpointing: bool) -> Any:
         """Return the pipeline's denoiser, with an adapter if one is trained."""
-        denoiser: Any = pipelines.denoiser_of(self.pipeline).eval()
+        denoiser: Any = denoiser_of(self.pipeline).eval()
         if self.lora_rank is not None:
             denoiser = lora.merged(denoiser)
             lora.add(denoiser, self.lora_rank, self.family.lora_layers, None)
@@ -296,8 +297,7 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
             steps: int64 [B], the number of one kept step of each row.
 
         Returns:
-            Images [B, C, H, W] or videos [B, F, C, H, W] in [0, 1], differentiable by the policy's
-            weights.
+            Outputs as `decode` gives them, differentiable by the policy's weights.
 
         Example:
             >>> from rewardlab.testing import tiny_diffusion

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from rewardlab.errors import InputError
 from rewardlab.networks import lora
 from rewardlab.networks.silence import silent
-from rewardlab.policies import pipelines, samplers
+from rewardlab.policies import samplers
+from rewardlab.policies.components import denoiser_name
 from rewardlab.policies.pipeline_files import load_part, network_classes, pipeline_folder
 from rewardlab.policies.schedulers import set_timesteps
 from rewardlab.seeds import derive, generators, normal, row_seeds
@@ -49,7 +50,7 @@ def save(policy: DiffusionPolicy, folder: Path) -> None:
 
 def _write_pipeline(policy: DiffusionPolicy, folder: Path) -> None:
     components = dict(policy.pipeline.components)
-    trained = pipelines.denoiser_name(policy.pipeline)
+    trained = denoiser_name(policy.pipeline)
     for name, component in components.items():
         if isinstance(component, nn.Module) and name != trained:
             components[name] = _whole(policy, name, component)

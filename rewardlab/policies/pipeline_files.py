@@ -25,7 +25,6 @@ VARIANTS = ("fp16", "bf16", "fp32")  # of weights, in the order in which they ar
 WEIGHTS = (".safetensors", ".bin")
 # buffers that older versions of transformers saved, and newer ones compute
 COMPUTED = ("position_ids", "inv_freq", "masked_bias")
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 PartDtype = Callable[[str, Path], torch.dtype]
 
 

@@ -1,4 +1,4 @@
-"""The parts of a diffusers pipeline: the denoiser that is trained and the frozen encoders."""
+"""Diffusers pipelines, loaded or given, with the weights and precisions that training needs."""
 
 from __future__ import annotations
 
@@ -13,15 +13,9 @@ from rewardlab.errors import InputError
 from rewardlab.networks import shells
 from rewardlab.policies import families
 from rewardlab.policies.autoencoder import overflows
-from rewardlab.policies.pipeline_files import (
-    TEXT_ENCODERS,
-    class_name,
-    load_folder,
-    pipeline_folder,
-)
+from rewardlab.policies.components import DENOISERS, TEXT_ENCODERS, denoiser_of, encoders_of
+from rewardlab.policies.pipeline_files import class_name, load_folder, pipeline_folder
 from rewardlab.storage.class_files import read_json
-
-DENOISERS = ("unet", "transformer")
 
 
 def load_pipeline(
@@ -65,34 +59,6 @@ def load_pipeline(
     pipeline.loaded_later = later
     families.check_known(pipeline)
     return pipeline
-
-
-def denoiser_name(pipeline: Any) -> str:
-    """Return the name of the component that is trained: "unet" or "transformer".
-
-    Raises:
-        InputError: if the pipeline has neither.
-    """
-    for name in DENOISERS:
-        if getattr(pipeline, name, None) is not None:
-            return name
-    raise InputError(
-        "DiffusionPolicy needs a pipeline with a unet or a transformer; "
-        f"{type(pipeline).__name__} has neither."
-    )
-
-
-def denoiser_of(pipeline: Any) -> nn.Module:
-    """Return the network that is trained."""
-    denoiser: nn.Module = getattr(pipeline, denoiser_name(pipeline))
-    return denoiser
-
-
-def encoders_of(pipeline: Any, *, text: bool = True) -> list[nn.Module]:
-    """Return the frozen networks: the autoencoder and, if asked for, the text encoders."""
-    names = ("vae", *TEXT_ENCODERS) if text else ("vae",)
-    components = [getattr(pipeline, name, None) for name in names]
-    return [component for component in components if isinstance(component, nn.Module)]
 
 
 def check_rounding(source: Any, lora_rank: int | None) -> None:

@@ -14,13 +14,9 @@ from torch import Tensor, nn
 from rewardlab.errors import InputError
 from rewardlab.networks.shells import GIB
 from rewardlab.policies.bounded import BoundedTable
+from rewardlab.policies.components import TEXT_ENCODERS
 from rewardlab.policies.families.base import Family
-from rewardlab.policies.pipeline_files import (
-    TEXT_ENCODERS,
-    load_part,
-    network_classes,
-    pipeline_folder,
-)
+from rewardlab.policies.pipeline_files import load_part, network_classes, pipeline_folder
 from rewardlab.policies.resources import EncoderPlace, Resources
 from rewardlab.types import distinct
 

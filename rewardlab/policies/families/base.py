@@ -14,6 +14,7 @@ from rewardlab.errors import InputError
 from rewardlab.networks import shells
 from rewardlab.networks.tokens import check_words
 from rewardlab.policies.autoencoder import LatentScale, decoded, encoded, latent_scale
+from rewardlab.policies.components import denoiser_of
 from rewardlab.policies.frugal_autoencoder import FrugalAutoencoder
 from rewardlab.policies.resources import Resources
 from rewardlab.types import distinct
@@ -51,7 +52,7 @@ class Family(ABC):
         self.pipeline = pipeline
         self._check_parts()
         self.vae: Any = getattr(pipeline, "vae", None)
-        self.config: Any = _denoiser(pipeline).config
+        self.config: Any = denoiser_of(pipeline).config
         self.shape = self.latent_shape(size, frames)
         self._check_channels()
 
@@ -290,11 +291,6 @@ class Family(ABC):
                 "beside the noise, as models for inpainting and editing do. DiffusionPolicy draws "
                 "from prompts alone; take the model for text to image."
             )
-
-
-def _denoiser(pipeline: Any) -> Any:
-    unet = getattr(pipeline, "unet", None)
-    return pipeline.transformer if unet is None else unet
 
 
 def _latent_channels(vae: Any) -> int | None:
