@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 from rewardlab.conversations import Prompt
 from rewardlab.data import Preferences, read_prompts
+from rewardlab.data.splits import Part
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation, MonitoredPolicy
 from rewardlab.evaluation.evaluation import mean_figure
@@ -17,7 +18,7 @@ from rewardlab.policies import Policy
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward
 from rewardlab.rewards.combine import Ensemble
-from rewardlab.rounds import plan
+from rewardlab.rounds import few, plan
 from rewardlab.rounds.attacking import (
     AttackAndMine,
     Attacked,
@@ -56,7 +57,7 @@ from rewardlab.runs.layout import (
 )
 from rewardlab.runs.stage import Stage
 from rewardlab.training import AdvRM
-from rewardlab.types import Samples
+from rewardlab.types import PreferencePairs, Samples
 
 
 class References(NamedTuple):
@@ -163,6 +164,30 @@ class AdvRMRounds(Rounds):
     def plan(self) -> list[str]:
         """Return the names of the stages in order."""
         return plan.of_adv_rm(self)
+
+    def fitted(self) -> list[Reward]:
+        """Return the members."""
+        return list(self.members)
+
+    def fit_rows(self, part: Part) -> PreferencePairs:
+        """Return the clean pairs that are trained on, or held out."""
+        return self.preferences.split(part)
+
+    def draw_counts(self) -> dict[str, int]:
+        """Return how many references the attacks are measured against."""
+        return {REFERENCES: self.attack.references * len(self.prompts)}
+
+    def shrink(self) -> None:
+        """Keep few pairs and held-out prompts, and a small attack."""
+        self.preferences = self.preferences.few(few.ROWS)
+        self.held_out_prompts = self.held_out_prompts[: few.PROMPTS]
+        attacker = few.small_attacker(self.attack.attacker)
+        self.attack = replace(self.attack, attacker=attacker, references=2, enough=None)
+
+    def widen(self, references: int) -> None:
+        """Take more references, and each prompt once."""
+        self.prompts = _unique_prompts(self.prompts)
+        self.attack = replace(self.attack, references=references)
 
     def _references(self, state: State, prompts: Sequence[Prompt], name: str) -> References:
         """Return responses of the first policy to each prompt, kept as a stage before round 1."""

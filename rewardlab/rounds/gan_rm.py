@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from torch import Tensor
 from rewardlab.conversations import Prompt
 from rewardlab.data import TargetSamples, read_prompts
 from rewardlab.data.long_rows import fitting
+from rewardlab.data.splits import Part
 from rewardlab.evaluation import Evaluation, Guard, MonitoredPolicy
 from rewardlab.evaluation.evaluation import separation_figures
 from rewardlab.mining import RankBootstrap
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
-from rewardlab.rounds import plan
+from rewardlab.rounds import few, plan
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.post_training import train_policy
 from rewardlab.rounds.stages import FitReward, PostTrain
@@ -142,6 +144,29 @@ class GANRMRounds(Rounds):
     def plan(self) -> list[str]:
         """Return the names of the stages in order."""
         return plan.of_gan_rm(self)
+
+    def fitted(self) -> list[Reward]:
+        """Return the reward."""
+        return [self.reward]
+
+    def fit_rows(self, part: Part) -> Samples:
+        """Return the targets that are trained on, or held out."""
+        return self.targets.target_samples(part)
+
+    def draw_counts(self) -> dict[str, int]:
+        """Return how many negatives are drawn, and how many samples that the reward ranks."""
+        counts = {NEGATIVES: self.negatives or len(self.targets.target_samples("train"))}
+        if self.bootstrap is not None:
+            counts[POOL] = self.bootstrap.pool
+        return counts
+
+    def shrink(self) -> None:
+        """Keep few targets, negatives and ranked samples."""
+        self.targets = self.targets.few(few.ROWS)
+        self.targets.drawn_by(self.policy)
+        self.negatives = few.ROWS
+        if self.bootstrap is not None:
+            self.bootstrap = replace(self.bootstrap, pool=few.OUTPUTS, count=1)
 
     def _draw_negatives(self, state: State) -> tuple[Samples, Stage]:
         target_count = len(state.real) + len(self.targets.target_samples("train"))

@@ -7,33 +7,37 @@ done with them.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import is_dataclass, replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pytorch_lightning import Trainer
 from torch import nn
 
 from rewardlab.data.long_rows import fitting
 from rewardlab.data.prompt_data import numbered
+from rewardlab.data.splits import Part
 from rewardlab.errors import AlikeError
 from rewardlab.evaluation import Guard
 from rewardlab.evaluation.prompts import in_turn
-from rewardlab.rounds import lengths
+from rewardlab.networks.shells import GIB
+from rewardlab.rounds import few, lengths
 from rewardlab.rounds.base import Rounds
 from rewardlab.runs.folder import RunFolder
-from rewardlab.runs.layout import STATE_FILE, name_of_title, parse_stage_name
+from rewardlab.runs.layout import (
+    CANDIDATES,
+    NEGATIVES,
+    POOL,
+    SAMPLES,
+    STATE_FILE,
+    name_of_title,
+    parse_stage_name,
+)
 
-PROMPTS = 2
 MORE = 16  # prompts where the scores of few are alike
-FEW = 8  # outputs that are judged
-ROWS = 32  # targets or pairs; a quarter of them are held out
-ONE_STEP = {"max_steps": 1, "max_epochs": 1, "limit_train_batches": 1, "limit_val_batches": 1}
-SMALL_ATTACK = {"n": 2, "candidates": 2, "segments": 1, "per_prompt": 1, "batch_size": PROMPTS}
 ADAM_COPIES = 2  # floats that AdamW keeps for each trained one
-GIB = 2**30
+ROWS_HERE = {NEGATIVES: few.ROWS, POOL: few.OUTPUTS, SAMPLES: few.OUTPUTS}  # of a rehearsal, about
+PARTS: dict[Part, str] = {"train": "training rows", "held_out": "held-out rows"}
 
 
 class Line(NamedTuple):
@@ -41,6 +45,18 @@ class Line(NamedTuple):
 
     name: str
     text: str
+
+
+class Planned(NamedTuple):
+    """What the real run draws.
+
+    Attributes:
+        rounds: how many rounds there are, 1 at least.
+        rows: how many rows each of its sampling stages has, by the stage's name.
+    """
+
+    rounds: int
+    rows: dict[str, int]
 
 
 def rehearse(rounds: Any, folder: Path) -> list[Line]:
@@ -55,7 +71,7 @@ def rehearse(rounds: Any, folder: Path) -> list[Line]:
     """
     lines = _lengths(rounds) + _rows(rounds) + _sizes(rounds)
     planned = _planned(rounds)
-    prompts: Any = getattr(rounds, "prompts", ())
+    prompts: Sequence[Any] = rounds.prompts
     shrink(rounds)
     run = RunFolder.open(folder / "run", {"rehearsal": 1})
     try:
@@ -79,64 +95,30 @@ def _run_again(rounds: Rounds, run: RunFolder) -> list[Line]:
 
 def shrink(rounds: Any) -> None:
     """Make rounds of a few rows and single steps, in place."""
-    rounds.prompts = rounds.prompts[:PROMPTS]
+    rounds.prompts = rounds.prompts[: few.PROMPTS]
     rounds.rounds = min(rounds.rounds, 1)
-    rounds.evaluation = replace(rounds.evaluation, samples=FEW)
-    rounds.fit = replace(rounds.fit, trainer=_one_step(rounds.fit.trainer))
-    post_train = replace(rounds.post_train, groups=PROMPTS, batch_size=PROMPTS)
-    post_train.trainer = _one_step(post_train.trainer)
+    rounds.evaluation = replace(rounds.evaluation, samples=few.OUTPUTS)
+    rounds.fit = replace(rounds.fit, trainer=few.one_step(rounds.fit.trainer))
+    post_train = replace(rounds.post_train, groups=few.PROMPTS, batch_size=few.PROMPTS)
+    post_train.trainer = few.one_step(post_train.trainer)
     post_train.callbacks = [_small_callback(callback) for callback in post_train.callbacks]
     rounds.post_train = post_train
-    if getattr(rounds, "targets", None) is not None:
-        rounds.targets = rounds.targets.few(ROWS)
-        rounds.targets.drawn_by(rounds.policy)
-        rounds.negatives = ROWS
-    if getattr(rounds, "bootstrap", None) is not None:
-        rounds.bootstrap = replace(rounds.bootstrap, pool=FEW, count=1)
-    if getattr(rounds, "preferences", None) is not None:
-        rounds.preferences = rounds.preferences.few(ROWS)
-        rounds.held_out_prompts = rounds.held_out_prompts[:PROMPTS]
-        attacker = _small_attacker(rounds.attack.attacker)
-        rounds.attack = replace(rounds.attack, attacker=attacker, references=2, enough=None)
+    rounds.shrink()
 
 
 def widen(rounds: Any, prompts: Sequence[Any]) -> None:
     """Give shrunk rounds more rows to score, in place."""
     rounds.prompts = in_turn(prompts[:MORE], MORE)
     rounds.post_train = replace(rounds.post_train, groups=MORE)
-    attack = getattr(rounds, "attack", None)
-    if attack is not None:
-        rounds.prompts = list(dict.fromkeys(rounds.prompts))
-        rounds.attack = replace(attack, references=MORE)
-
-
-def _one_step(make: Callable[..., Trainer]) -> Callable[..., Trainer]:
-    return partial(make, **ONE_STEP, enable_progress_bar=False)
+    rounds.widen(MORE)
 
 
 def _small_callback(callback: Any) -> Any:
     """Return a guard that reads few samples; other callbacks stay."""
     if isinstance(callback, Guard):
         callback = copy.copy(callback)
-        callback.samples = FEW
+        callback.samples = few.OUTPUTS
     return callback
-
-
-def _small_attacker(attacker: Any) -> Any:
-    """Return an attacker that draws little; one that is no dataclass stays."""
-    if not is_dataclass(attacker) or isinstance(attacker, type):
-        return attacker
-    names = vars(attacker).keys()
-    changes: dict[str, Any] = {name: few for name, few in SMALL_ATTACK.items() if name in names}
-    if "trainer" in names:
-        changes["trainer"] = _one_step(vars(attacker)["trainer"])
-    return replace(attacker, **changes)
-
-
-def _rewards(rounds: Any) -> list[nn.Module]:
-    """Return the rewards that are fitted."""
-    members = getattr(rounds, "members", None)
-    return [rounds.reward] if members is None else list(members)
 
 
 def _lengths(rounds: Any) -> list[Line]:
@@ -148,18 +130,14 @@ def _lengths(rounds: Any) -> list[Line]:
     return [Line("prompts", f"{text}; {longest}" if longest else text)]
 
 
-def _rows(rounds: Any) -> list[Line]:
+def _rows(rounds: Rounds) -> list[Line]:
     """Say how long the texts are that the reward is fitted on, in its tokens."""
-    reward = _rewards(rounds)[0]
     lines = []
-    for part, name in (("train", "training rows"), ("held_out", "held-out rows")):
-        if getattr(rounds, "preferences", None) is not None:
-            noun = rounds.preferences.split(part)
-        elif getattr(rounds, "targets", None) is not None:
-            noun = rounds.targets.target_samples(part)
-        else:
-            return []
-        longest = lengths.of_rows(reward, noun)
+    for part, name in PARTS.items():
+        noun = rounds.fit_rows(part)
+        if noun is None:
+            continue
+        longest = lengths.of_rows(rounds.fitted()[0], noun)
         if longest:
             lines.append(Line(name, f"{len(noun)}; {longest}"))
     return lines
@@ -169,7 +147,7 @@ def _sizes(rounds: Any) -> list[Line]:
     """Say how large the models are, and what training them keeps in memory beside activations."""
     lines = []
     parts = {"policy": rounds.policy}
-    for number, reward in enumerate(_rewards(rounds)):
+    for number, reward in enumerate(rounds.fitted()):
         parts[f"reward {number}" if number else "reward"] = reward
     for name, part in parts.items():
         lines.append(Line(name, f"{type(part).__name__}, {size_of(part)}"))
@@ -194,27 +172,16 @@ def _count(weights: Sequence[nn.Parameter]) -> int:
 
 
 def _bytes(weights: Sequence[nn.Parameter]) -> int:
-    total = 0
-    for weight in weights:
-        count = weight.numel()
-        total += count * weight.element_size()
-    return total
+    return sum(weight.nbytes for weight in weights)
 
 
-def _planned(rounds: Any) -> dict[str, int]:
-    """Return how many rows the real run draws in each of its sampling stages."""
+def _planned(rounds: Any) -> Planned:
+    """Return what the real run draws."""
     post_train = rounds.post_train
     groups = post_train.groups or len(rounds.prompts)
-    planned = {"samples": rounds.evaluation.samples, "candidates": groups * post_train.candidates}
-    if getattr(rounds, "targets", None) is not None:
-        target_count = len(rounds.targets.target_samples("train"))
-        planned["negatives"] = rounds.negatives or target_count
-        if rounds.bootstrap is not None:
-            planned["pool"] = rounds.bootstrap.pool
-    if getattr(rounds, "attack", None) is not None:
-        planned["references"] = rounds.attack.references * len(rounds.prompts)
-    planned["rounds"] = max(rounds.rounds, 1)
-    return planned
+    rows = {SAMPLES: rounds.evaluation.samples, CANDIDATES: groups * post_train.candidates}
+    rows |= rounds.draw_counts()
+    return Planned(max(rounds.rounds, 1), rows)
 
 
 def _stages(run: RunFolder) -> list[Line]:
@@ -233,7 +200,7 @@ def _stages(run: RunFolder) -> list[Line]:
     return lines
 
 
-def _disk(run: RunFolder, planned: dict[str, int]) -> list[Line]:
+def _disk(run: RunFolder, planned: Planned) -> list[Line]:
     """Estimate the run's size on disk: rows as planned, weights of each round, and checkpoints."""
     drawn = 0.0
     states = 0.0
@@ -243,10 +210,10 @@ def _disk(run: RunFolder, planned: dict[str, int]) -> list[Line]:
         has_weights = stage.joinpath(STATE_FILE).exists()
         if has_weights:
             states += size
-        elif kind in planned:
-            share = planned[kind] / _rows_here(kind)
+        elif kind in planned.rows:
+            share = planned.rows[kind] / ROWS_HERE.get(kind, few.PROMPTS)
             drawn += size * share
-    whole = planned["rounds"] * (drawn + states)
+    whole = planned.rounds * (drawn + states)
     checkpoints = 2 * (1 + ADAM_COPIES) * states  # the last two, which go when their stage stands
     text = (
         f"about {whole / GIB:.2f} GiB of stages, and {checkpoints / GIB:.2f} GiB of checkpoints "
@@ -261,8 +228,3 @@ def _size_on_disk(folder: Path) -> int:
         status = path.lstat()
         size += status.st_size
     return size
-
-
-def _rows_here(kind: str) -> int:
-    """Return how many rows a sampling stage of the rehearsal has, about."""
-    return {"negatives": ROWS, "pool": FEW, "samples": FEW}.get(kind, PROMPTS)
