@@ -36,6 +36,7 @@ from rewardlab.rounds.stages import FitReward, PostTrain
 from rewardlab.rounds.state import (
     State,
     begin,
+    check_one_process,
     check_rounds,
     compare_policies,
     draw_from,
@@ -134,6 +135,7 @@ class AdvRMRounds(Rounds):
         """Run all rounds in the folder, or those that it lacks."""
         self.preferences.fit_to(self.members)
         self.policy.check_prompts(self._unseen_prompts())
+        check_one_process("attack.attacker", self.attack.attacker)
         real = self.preferences.split("held_out").chosen
         state = begin(run, self, self.members, real, ["policy", "preferences"])
         fits = MemberFits(self, state)

@@ -151,7 +151,8 @@ def begin(
         real: samples that outputs are held against.
         names: of the arguments that every stage depends on.
     """
-    _check_processes(rounds)
+    check_one_process("fit", rounds.fit)
+    check_one_process("post_train", rounds.post_train)
     rounds.policy.to(device_of(rounds.fit.trainer))
     prompts = numbered(rounds.prompts)
     prompts = fitting(prompts, [rounds.policy], rounds.post_train.long_rows, "prompts")
@@ -177,27 +178,24 @@ def begin(
     return state
 
 
-def _check_processes(rounds: Any) -> None:
-    """Refuse trainers that would start further processes, each of which would run the rounds.
+def check_one_process(name: str, part: Any) -> None:
+    """Refuse a trainer that would start further processes, each of which would run the rounds.
+
+    Args:
+        name: the argument of the rounds, for the message.
+        part: what may have a trainer.
 
     Raises:
-        InputError: naming the argument whose trainer it is.
+        InputError: if it would.
     """
-    attack = getattr(rounds, "attack", None)
-    parts = {
-        "fit": rounds.fit,
-        "post_train": rounds.post_train,
-        "attack.attacker": getattr(attack, "attacker", None),
-    }
-    for name, part in parts.items():
-        make = getattr(part, "trainer", None)
-        count = 1 if make is None else processes_of(make)
-        if count > 1:
-            raise InputError(
-                f"The trainer of `{name}` would start {count} processes, and rounds run in one: "
-                "every process would draw, fit and write the same stages. Give it devices=1 and "
-                "num_nodes=1; several processes train with `rewardlab fit`."
-            )
+    make = getattr(part, "trainer", None)
+    count = 1 if make is None else processes_of(make)
+    if count > 1:
+        raise InputError(
+            f"The trainer of `{name}` would start {count} processes, and rounds run in one: "
+            "every process would draw, fit and write the same stages. Give it devices=1 and "
+            "num_nodes=1; several processes train with `rewardlab fit`."
+        )
 
 
 def _start(
