@@ -50,6 +50,7 @@ from rewardlab.runs.layout import (
     ADVERSARIAL,
     ATTACK,
     HELD_OUT_ATTACK,
+    HELD_OUT_REFERENCE_SCORES,
     HELD_OUT_REFERENCES,
     POLICY_FOLDER,
     REFERENCE_SCORES,
@@ -211,7 +212,7 @@ class AdvRMRounds(Rounds):
         options: dict[str, Any] = {"judge": judge, "enough": self.attack.enough}
         for number in range(len(self.members) if self.attack.members == "each" else 1):
             stage = self._attack_stage(state, fits, references, self.prompts, ATTACK, number)
-            sides = self._sides(state, fits, references, number)
+            sides = self._sides(state, fits, references, REFERENCE_SCORES, number)
             attacked = attack(
                 state, self.policy, self.attack, sides, stage, self.prompts, **options
             )
@@ -242,19 +243,19 @@ class AdvRMRounds(Rounds):
         prompts = self.held_out_prompts
         references = self._references(state, prompts, HELD_OUT_REFERENCES)
         stage = self._attack_stage(state, fits, references, prompts, HELD_OUT_ATTACK, 0)
-        sides = self._sides(state, fits, references, 0)
+        sides = self._sides(state, fits, references, HELD_OUT_REFERENCE_SCORES, 0)
         return attack(state, self.policy, self.attack, sides, stage, prompts).yield_share
 
-    def _sides(self, state: State, fits: MemberFits, references: References, number: int) -> Sides:
+    def _sides(
+        self, state: State, fits: MemberFits, references: References, name: str, number: int
+    ) -> Sides:
         """Return the two sides of an attack on one member, with the references' scores."""
         witness = self.attack.witness
         settings: dict[str, Any] = {"member": number}
         if witness is not None:
             settings["witness"] = fingerprint(witness)
-        name = _attack_name(REFERENCE_SCORES, number)
-        if references.stage.name.endswith(HELD_OUT_REFERENCES):
-            name = f"held-out-{name}"
-        stage = state.stage(name, references.stage, *fits.stages, **settings)
+        title = _attack_name(name, number)
+        stage = state.stage(title, references.stage, *fits.stages, **settings)
         members = self.members
         return sides_of(state, stage, members, number, witness, references.samples)
 
