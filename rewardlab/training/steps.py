@@ -17,7 +17,7 @@ class CountedSteps(pl.Callback):
         self._count: Count | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._count = Count("training, steps", _total(trainer))
+        self._count = Count("training, steps", _total(trainer, pl_module))
         self._count.begin(trainer.global_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -37,11 +37,14 @@ class CountedSteps(pl.Callback):
             self._count.end()
 
 
-def _total(trainer: pl.Trainer) -> float:
-    """Return how many optimizer steps a training takes at most."""
+def _total(trainer: pl.Trainer, module: pl.LightningModule) -> float:
+    """Return how many optimizer steps a training takes at most; infinite where it is not known.
+
+    A loop that calls the optimizer itself, as PPO does, may take several steps a batch.
+    """
     if trainer.max_steps > 0:
         return trainer.max_steps
     epochs = trainer.max_epochs
-    if epochs is None or epochs < 0:
+    if epochs is None or epochs < 0 or not module.automatic_optimization:
         return math.inf
     return epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
