@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from pkgutil import resolve_name
@@ -67,12 +67,10 @@ def _imported(class_path: Any) -> Any:
 
 
 def _default(factory: Callable[..., Any], name: str) -> Any:
-    """Return an argument's default; that of a dataclass may be made by a function."""
-    if is_dataclass(factory):
-        for field in fields(factory):
-            if field.name == name:
-                return _field_default(field)
-        return NO_DEFAULT
+    """Return an argument's default, `NO_DEFAULT` where it has none or is not known."""
+    for field in fields(factory) if is_dataclass(factory) else ():
+        if field.name == name and field.default_factory is not MISSING:
+            return field.default_factory()
     try:
         parameter = inspect.signature(factory).parameters.get(name)
     except (TypeError, ValueError):
@@ -80,14 +78,6 @@ def _default(factory: Callable[..., Any], name: str) -> Any:
     if parameter is None or parameter.default is inspect.Parameter.empty:
         return NO_DEFAULT
     return parameter.default
-
-
-def _field_default(field: Field[Any]) -> Any:
-    if field.default is not MISSING:
-        return field.default
-    if field.default_factory is not MISSING:
-        return field.default_factory()
-    return NO_DEFAULT
 
 
 def _annotation(factory: Callable[..., Any], name: str) -> Any:
