@@ -14,8 +14,8 @@ from torch import Tensor
 
 from rewardlab.conversations import Conversation, Message, Prompt, from_json
 from rewardlab.errors import InputError
-from rewardlab.storage.images import find_images, read_image, read_pil
-from rewardlab.storage.picture_files import is_picture_name, picture_files
+from rewardlab.storage.images import image_files, read_image, read_pil
+from rewardlab.storage.picture_files import is_picture_name
 from rewardlab.storage.video_files import GIF, is_video_name
 from rewardlab.storage.video_folder import VideoFolder
 from rewardlab.storage.videos import Clip, read_video
@@ -98,19 +98,18 @@ def _found(folder: Path, clip: Clip | None) -> list[Path]:
     """Return the pictures of a folder, or its videos, and log what is left out."""
     if clip is not None:
         return VideoFolder(folder, clip).paths
-    images = find_images(folder)
-    left_out = picture_files(folder).left_out
-    if left_out:
-        path, reason = left_out[0]
+    files = image_files(folder)
+    if files.left_out:
+        path, reason = files.left_out[0]
         _log.warning(
             "Left out %d of %d images in %s (%s: %s)",
-            len(left_out),
-            len(left_out) + len(images),
+            len(files.left_out),
+            len(files.left_out) + len(files.images),
             folder,
             path.name,
             reason,
         )
-    return images
+    return files.images
 
 
 def _is_picture(text: str) -> bool:

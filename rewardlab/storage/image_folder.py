@@ -7,9 +7,8 @@ from typing import ClassVar, Literal
 
 from torch import Tensor
 
-from rewardlab.storage.images import find_images, read_image
-from rewardlab.storage.media_folder import MediaFolder
-from rewardlab.storage.picture_files import SkippedImage, picture_files
+from rewardlab.storage.images import image_files, read_image
+from rewardlab.storage.media_folder import FoundFiles, MediaFolder
 
 
 class ImageFolder(MediaFolder):
@@ -49,11 +48,9 @@ class ImageFolder(MediaFolder):
     files: ClassVar[str] = "image files"
     mend: ClassVar[str] = "Give `size`."
 
-    def _found_paths(self) -> list[Path]:
-        return find_images(self.folder)
-
-    def _left_out_paths(self) -> list[SkippedImage]:
-        return picture_files(self.folder).left_out
+    def _found(self) -> FoundFiles:
+        files = image_files(self.folder)
+        return FoundFiles(files.images, files.left_out)
 
     def _read(self, path: Path, size: int | None, channels: Literal[1, 3]) -> Tensor:
         return read_image(path, size, channels)

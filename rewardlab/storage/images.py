@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.storage.picture_files import formats, picture_files
+from rewardlab.storage.picture_files import PictureFiles, formats, picture_files
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 _MOST_SIDE = 20_000
@@ -25,11 +25,20 @@ def find_images(folder: str | Path) -> list[Path]:
     """Return the image files under `folder`, at any depth, sorted.
 
     They end as PNG, JPEG, WebP, AVIF, BMP, TIFF, GIF, JPEG 2000, PPM or QOI files do, or as HEIC
-    and JPEG XL do where a package taught Pillow to read them. `picture_files` also says what is
-    left out.
+    and JPEG XL do where a package taught Pillow to read them. `image_files` also says what is left
+    out.
 
     Raises:
         InputError: if the folder is missing or holds none.
+    """
+    return image_files(folder).images
+
+
+def image_files(folder: str | Path) -> PictureFiles:
+    """Return the image files under `folder` and what is left out, as `picture_files` does.
+
+    Raises:
+        InputError: if the folder is missing or holds no images.
     """
     files = picture_files(folder)
     if not files.images:
@@ -41,7 +50,7 @@ def find_images(folder: str | Path) -> list[Path]:
             f"{folder} holds no images, only {count} other files{example}. "
             "Give a folder of PNG, JPEG or WebP files."
         )
-    return files.images
+    return files
 
 
 def read_image(path: str | Path, size: int | None = None, channels: Literal[1, 3] = 3) -> Tensor:

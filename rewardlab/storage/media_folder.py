@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,18 @@ from rewardlab.storage.sidecars import picture_rows
 from rewardlab.types import Samples
 
 _log = logging.getLogger("rewardlab")
+
+
+class FoundFiles(NamedTuple):
+    """What lies in a folder, by its names.
+
+    Attributes:
+        paths: what is to be read.
+        left_out: what is not read, each with the reason.
+    """
+
+    paths: list[Path]
+    left_out: list[SkippedImage]
 
 
 class MediaFolder(Dataset[Samples]):
@@ -46,8 +58,9 @@ class MediaFolder(Dataset[Samples]):
         self.size = size
         self.channels = channels
         self.skipped: list[SkippedImage] = []
-        self.paths = self._usable_paths(self._found_paths(), strict)
-        self._leave_out(strict)
+        found = self._found()
+        self.paths = self._usable_paths(found.paths, strict)
+        self._leave_out(found.left_out, strict)
         rows = self._metadata_rows(strict)
         self.prompts = self._read_prompts(rows)
         self._facts = {"row": torch.arange(len(rows)), **fact_columns(rows, self.folder)}
@@ -62,16 +75,12 @@ class MediaFolder(Dataset[Samples]):
         return Samples([self.prompts[index]], pixels[None].float() / 255, facts)
 
     @abstractmethod
-    def _found_paths(self) -> list[Path]:
-        """Return what is to be read, by its names.
+    def _found(self) -> FoundFiles:
+        """Return what lies in the folder.
 
         Raises:
-            InputError: if there is nothing.
+            InputError: if there is nothing to be read.
         """
-
-    @abstractmethod
-    def _left_out_paths(self) -> list[SkippedImage]:
-        """Return what lies in the folder and is not read by its name."""
 
     @abstractmethod
     def _read(self, path: Path, size: int | None, channels: Literal[1, 3]) -> Tensor:
@@ -116,9 +125,8 @@ class MediaFolder(Dataset[Samples]):
                     f"{path.name} {self._described(shape)}). {self.mend}"
                 )
 
-    def _leave_out(self, strict: bool) -> None:
+    def _leave_out(self, left_out: list[SkippedImage], strict: bool) -> None:
         """Note what lies in the folder and is not read by its name."""
-        left_out = self._left_out_paths()
         if strict and left_out:
             path, reason = left_out[0]
             raise InputError(f"{path} cannot be used: {reason}.")

@@ -121,11 +121,7 @@ def picture_files(folder: str | Path) -> PictureFiles:
         (['a.jfif', 'b.png'], ['c.psd'])
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        state = "is a file" if folder.exists() else "does not exist"
-        raise InputError(
-            f"{folder} should be a folder of images, but it {state}. Is the path right?"
-        )
+    check_folder(folder, "images")
     images = []
     left_out = []
     others = 0
@@ -138,6 +134,23 @@ def picture_files(folder: str | Path) -> PictureFiles:
         else:
             others += path.is_file()
     return PictureFiles(images, left_out, others)
+
+
+def check_folder(folder: Path, noun: str) -> None:
+    """Refuse what is no folder.
+
+    Args:
+        folder: the path.
+        noun: what it should hold, in the plural.
+
+    Raises:
+        InputError: if it is a file, or missing.
+    """
+    if not folder.is_dir():
+        state = "is a file" if folder.exists() else "does not exist"
+        raise InputError(
+            f"{folder} should be a folder of {noun}, but it {state}. Is the path right?"
+        )
 
 
 def _visible(folder: Path) -> Iterator[Path]:

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from rewardlab.errors import InputError
-from rewardlab.storage.picture_files import SkippedImage, is_picture_name
+from rewardlab.storage.picture_files import SkippedImage, check_folder, is_picture_name
 
 # Containers that PyAV reads; GIF is read by Pillow.
 CONTAINERS = {
@@ -69,11 +68,7 @@ def video_files(folder: str | Path) -> VideoFiles:
         (['b.mp4', 'walk'], ['cover.png'])
     """
     folder = Path(folder)
-    if not folder.is_dir():
-        state = "is a file" if folder.exists() else "does not exist"
-        raise InputError(
-            f"{folder} should be a folder of videos, but it {state}. Is the path right?"
-        )
+    check_folder(folder, "videos")
     videos: list[Path] = []
     left_out: list[SkippedImage] = []
     others = 0

@@ -8,8 +8,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.storage.media_folder import MediaFolder
-from rewardlab.storage.picture_files import SkippedImage
+from rewardlab.storage.media_folder import FoundFiles, MediaFolder
 from rewardlab.storage.video_files import video_files
 from rewardlab.storage.videos import Clip, read_video
 
@@ -57,7 +56,7 @@ class VideoFolder(MediaFolder):
         self.clip = clip or Clip()
         super().__init__(folder, size, channels, strict)
 
-    def _found_paths(self) -> list[Path]:
+    def _found(self) -> FoundFiles:
         files = video_files(self.folder)
         if not files.videos:
             what = f"only {files.others} other files"
@@ -67,10 +66,7 @@ class VideoFolder(MediaFolder):
                 f"{self.folder} holds no videos, {what}. Give a folder of files such as mp4, or of "
                 "folders that hold one video's frames each."
             )
-        return files.videos
-
-    def _left_out_paths(self) -> list[SkippedImage]:
-        return video_files(self.folder).left_out
+        return FoundFiles(files.videos, files.left_out)
 
     def _read(self, path: Path, size: int | None, channels: Literal[1, 3]) -> Tensor:
         return read_video(path, self.clip, size, channels)
