@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rewardlab.errors import InputError
 from rewardlab.storage.exchanges import Exchange, UnusableError, exchange, split_answer
-from rewardlab.storage.records import usable_rows
+from rewardlab.storage.records import Record, usable_rows
 from rewardlab.types import Samples
 
 # Keys of a row that may hold its response, and those that may hold a whole conversation.
@@ -32,19 +33,7 @@ def read_exchanges(path: str | Path) -> Samples:
         >>> read_exchanges(path)
         Samples(prompts=['2+2?'], outputs=['4'], facts={})
     """
-    path = Path(path)
-    prompts = []
-    outputs = []
-    for record in usable_rows(path, SHAPE):
-        try:
-            prompt, response = _exchange(record.row)
-        except UnusableError as reason:
-            raise InputError(
-                f"{path}, {record.place} is a row {reason}. It should be {SHAPE}."
-            ) from None
-        prompts.append(prompt)
-        outputs.append(response)
-    return Samples(prompts, outputs)
+    return _samples(Path(path), usable_rows(path, SHAPE))
 
 
 def read_good_exchanges(path: str | Path) -> Samples:
@@ -54,13 +43,30 @@ def read_good_exchanges(path: str | Path) -> Samples:
         InputError: as `read_exchanges`, or if a row has a "label" that is false.
     """
     path = Path(path)
-    bad = [record.place for record in usable_rows(path, SHAPE) if record.row.get("label") is False]
+    records = usable_rows(path, SHAPE)
+    bad = [record.place for record in records if record.row.get("label") is False]
     if bad:
         raise InputError(
             f"{len(bad)} rows of {path} have the label false (the first: {bad[0]}): they are bad "
             "answers, as KTO learns from, and SFT would imitate them. Leave out those rows."
         )
-    return read_exchanges(path)
+    return _samples(path, records)
+
+
+def _samples(path: Path, records: Sequence[Record]) -> Samples:
+    """Return the samples of a file's rows."""
+    prompts = []
+    outputs = []
+    for record in records:
+        try:
+            prompt, response = _exchange(record.row)
+        except UnusableError as reason:
+            raise InputError(
+                f"{path}, {record.place} is a row {reason}. It should be {SHAPE}."
+            ) from None
+        prompts.append(prompt)
+        outputs.append(response)
+    return Samples(prompts, outputs)
 
 
 def _exchange(row: dict[str, Any]) -> Exchange:

@@ -60,17 +60,23 @@ def _parse_object(line: str, path: Path, number: int) -> dict[str, Any]:
     return row
 
 
-def read_metadata(path: Path) -> dict[str, dict[str, Any]]:
-    """Return the lines of a metadata.jsonl by their "file_name".
+def by_file_name(
+    path: Path, rows: Sequence[dict[str, Any]], unit: str
+) -> dict[str, dict[str, Any]]:
+    """Return the rows of a metadata file by their "file_name".
+
+    Args:
+        path: of the file, for the message.
+        rows: what it holds.
+        unit: what a row of it is called.
 
     Raises:
-        InputError: if a line is broken or has no file_name.
+        InputError: if a row has no file_name.
     """
-    rows = read_lines(path)
     for row in rows:
         if not isinstance(row.get("file_name"), str):
             raise InputError(
-                f'{path} has a line without "file_name": {json.dumps(row)[:80]}. '
+                f'{path} has a {unit} without "file_name": {json.dumps(row, default=str)[:80]}. '
                 "Name the image that it describes."
             )
     return {row["file_name"]: row for row in rows}

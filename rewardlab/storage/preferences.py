@@ -214,15 +214,18 @@ def _parse_pair(record: Record, doubled: bool, dialogues: Dialogues) -> _PairLin
 def _halves(row: dict[str, Any], doubled: bool) -> _Halves:
     """Return both sides of a row, each with its prompt."""
     prompt = row.get("conversations") if row.get("prompt") is None else row["prompt"]
-    if prompt is None and _is_text(row.get("chosen")) and _is_text(row.get("rejected")):
-        return _dialogue(row["chosen"], row["rejected"])
+    chosen = row.get("chosen")
+    rejected = row.get("rejected")
+    if prompt is None and isinstance(chosen, str) and isinstance(rejected, str):
+        return _dialogue(chosen, rejected)
     _check_keys(row)
     repeats = _are_texts(row) and _repeats(row)
     if isinstance(prompt, str) and repeats and (doubled or asks_for_answer(prompt)):
-        chosen = Exchange(prompt, row["chosen"][len(prompt) :])
-        rejected = Exchange(prompt, row["rejected"][len(prompt) :])
-        return _Halves(chosen, rejected)
-    return _Halves(exchange(prompt, row["chosen"]), exchange(prompt, row["rejected"]))
+        count = len(prompt)
+        return _Halves(
+            Exchange(prompt, row["chosen"][count:]), Exchange(prompt, row["rejected"][count:])
+        )
+    return _Halves(exchange(prompt, chosen), exchange(prompt, rejected))
 
 
 def _as_turns(half: Exchange) -> Exchange:
@@ -243,10 +246,6 @@ def _without_end(half: Exchange) -> Exchange:
     if not isinstance(half.prompt, str):
         return half
     return Exchange(half.prompt, without_end(half.prompt, half.response))
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
 
 
 def _dialogue(chosen: str, rejected: str) -> _Halves:
@@ -322,8 +321,8 @@ def _report_skipped(path: Path, usable: int, skipped: dict[str, list[str]], stri
             f"{path} holds no preference pairs{contents}. A row should be {SHAPE}, as {FORMS}."
         )
     if strict and skipped:
-        reason, places = min(skipped.items(), key=lambda item: int(item[1][0].split()[1]))
-        kind = places[0].split()[0]
+        reason, places = next(iter(skipped.items()))  # rows came in order
+        kind, _, _ = places[0].partition(" ")
         raise InputError(
             f"{path}, {places[0]} is a {kind} {reason}. Mend or remove it, or leave `strict` off."
         )

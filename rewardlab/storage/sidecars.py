@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rewardlab.errors import InputError
 from rewardlab.storage.contents import read_content
-from rewardlab.storage.metadata import PROMPT_KEYS, read_metadata, read_text
+from rewardlab.storage.metadata import PROMPT_KEYS, by_file_name, read_lines, read_text
 from rewardlab.storage.tables import csv_rows, parquet_rows
 
 # The first of a folder that names a picture counts.
@@ -82,23 +81,16 @@ def _read(file: Path, is_top: bool) -> dict[str, Row]:
     """
     if file.suffix == ".jsonl":
         try:
-            return read_metadata(file)
+            return by_file_name(file, read_lines(file), "line")
         except InputError:
             if is_top:
                 raise
             return {}
     if file.suffix == ".csv":
-        rows = [row for _, row in csv_rows(file, read_text(file))]
-        rows = _typed(rows)
+        rows = _typed([row for _, row in csv_rows(file, read_text(file))])
     else:
         rows = parquet_rows(file, read_content(file))
-    for row in rows:
-        if not isinstance(row.get("file_name"), str):
-            raise InputError(
-                f'{file} has a row without "file_name": {json.dumps(row, default=str)[:80]}. '
-                "Name the image that it describes."
-            )
-    return {row["file_name"]: row for row in rows}
+    return by_file_name(file, rows, "row")
 
 
 def _typed(rows: list[Row]) -> list[Row]:
