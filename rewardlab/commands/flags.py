@@ -11,8 +11,10 @@ import torch
 from rewardlab.commands.mistakes import unknown_flags
 from rewardlab.errors import InputError
 
-# Flags that say only where and how to run, so that a run is not known by them.
 GLUED = "{prompt}{response}"  # what a URL is sent where neither query nor template is given
+# Flags by which a run is known only where they are given, since runs of before had none.
+LATER = ("query_template", "chat", "policy_chat")
+# Flags that say only where and how to run, so that a run is not known by them.
 NOT_IN_CONFIG = ("out", "resume", "device", "batch_size", "trust", "key_variable", "allow_leak")
 
 
@@ -109,12 +111,11 @@ def config_of(flags: argparse.Namespace) -> dict[str, object]:
     for name, value in vars(flags).items():
         if name not in NOT_IN_CONFIG:
             config[name] = _absolute(value)
-    if config.get("query_template") is None:  # runs of before the flag are known without it
-        config.pop("query_template", None)
-        config["query"] = config.get("query") or GLUED
-    for name in ("chat", "policy_chat"):  # the same of these
+    for name in LATER:
         if config.get(name) is None:
             config.pop(name, None)
+    if "query_template" not in config:
+        config["query"] = config.get("query") or GLUED
     return config
 
 

@@ -107,6 +107,12 @@ def prepare(parser: ArgumentParser) -> None:
     )
 
 
+def leads_nowhere(error: OmegaConfBaseException) -> InputError:
+    """Return the sentence for a reference of a config that cannot be resolved."""
+    reason = str(error).splitlines()[0][:300]
+    return InputError(f"A ${{…}} in the config leads nowhere: {reason}.")
+
+
 def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
     """Return the config that a command line and its files give.
 
@@ -122,8 +128,7 @@ def parse(parser: Parser, argv: Sequence[str]) -> Namespace:
     except argparse.ArgumentError as error:
         raise InputError(shorten(str(error))) from None
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0][:300]
-        raise InputError(f"A ${{…}} in the config leads nowhere: {reason}.") from None
+        raise leads_nowhere(error) from None
     settle(config, written)
     return config
 

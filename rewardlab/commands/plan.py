@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from rewardlab.commands.composing import Composition
-from rewardlab.commands.parsing import prepared, signature_of
+from rewardlab.commands.parsing import leads_nowhere, prepared, signature_of
 from rewardlab.commands.words import Experiment
 from rewardlab.errors import InputError
 from rewardlab.planning import plans_of
@@ -42,8 +42,7 @@ def config_tree(argv: Sequence[str]) -> dict[str, Any]:
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
     except OmegaConfBaseException as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"A ${{…}} in the config leads nowhere: {reason}.") from None
+        raise leads_nowhere(error) from None
     assert isinstance(resolved, Mapping)
     content = {str(key): value for key, value in resolved.items()}
     if not {"model", "rounds"} & set(content):
@@ -62,8 +61,9 @@ def _own_flags(argv: Sequence[str]) -> tuple[dict[str, float], list[str]]:
         if name not in OWN:
             others.append(word)
             continue
-        value = text if equals else words.pop(0) if words else ""
-        numbers[name] = _positive(name, value)
+        if not equals and words:
+            text = words.pop(0)
+        numbers[name] = _positive(name, text)
     return numbers, others
 
 

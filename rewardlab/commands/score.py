@@ -88,7 +88,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--sort", choices=SORTS, default="none", help="none keeps the samples' order")
     add("--size", type=int, help="side to which pictures and frames are resized and cropped")
     add("--frames", type=int, help="frames of each video; SAMPLES is then a folder of videos")
-    add("--stride", type=int, default=1, help="take every so-manieth frame of videos")
+    add(
+        "--stride", type=int, default=1, help="frames from one that is taken of a video to the next"
+    )
     add("--batch-size", type=int, default=64, help="samples scored at once")
     add_device_flags(parser)
     flags = parser.parse_args(argv)
