@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from rewardlab.networks import shells
 from rewardlab.planning.architecture import Architecture
-from rewardlab.planning.live import LiveBytes, bytes_of
+from rewardlab.planning.live import bytes_of, peak_beside
 from rewardlab.planning.memory_plan import MemoryPlan, Part, Stage
 from rewardlab.planning.optimizers import gradient_size, state_size
 from rewardlab.planning.parts import part_of
@@ -42,7 +42,8 @@ def diffusion_plan(settings: Mapping[str, Any], work: Work) -> MemoryPlan:
     policy = _shell_policy(architecture, settings)
     encoders = _encoders(policy)
     parts = _parts(policy, encoders, work)
-    shells.as_fake(policy, fake_mode := FakeTensorMode(allow_non_fake_inputs=True))
+    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+    shells.as_fake(policy, fake_mode)
     stages = _Stages(policy, fake_mode, work).all(encoders)
     weights = list(policy.parameters())
     trains = work.rows > 0
@@ -124,15 +125,9 @@ class _Stages:
             stages.append(self._measured("training step", work.rows, self._train))
         return stages
 
-    def _measured(self, name: str, rows: int, run: Any) -> Stage:
-        live = LiveBytes()
-        live.count([*self.policy.parameters(), *self.policy.buffers()])
-        start = live.current
-        with self.fake_mode, live:
-            run(rows)
-        for weight in self.policy.parameters():
-            weight.grad = None
-        return Stage(name, live.peak - start, f"{rows} at once")
+    def _measured(self, name: str, rows: int, run: Callable[[int], None]) -> Stage:
+        peak = peak_beside(self.policy, self.fake_mode, lambda: run(rows))
+        return Stage(name, peak, f"{rows} at once")
 
     def _inputs(self, rows: int) -> dict[str, Tensor]:
         """Return what one denoising of `rows` outputs is told."""

@@ -15,7 +15,7 @@ from rewardlab.kernels.linear_log_prob import CUDA_BUDGET
 from rewardlab.networks import loading, lora, shells
 from rewardlab.networks.precision import arithmetic
 from rewardlab.networks.stillness import still
-from rewardlab.planning.live import LiveBytes
+from rewardlab.planning.live import peak_beside
 from rewardlab.planning.memory_plan import MemoryPlan, Part, Stage
 from rewardlab.planning.optimizers import gradient_size, state_size
 from rewardlab.planning.parts import part_of
@@ -115,15 +115,8 @@ def _training(network: Any, dtype: torch.dtype, work: Work, budget: int | None) 
         return []
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     shells.as_fake(network, fake_mode)
-    live = LiveBytes()
-    live.count([*network.parameters(), *network.buffers()])
-    start = live.current
-    with fake_mode, live:
-        _step(network, dtype, work, budget)
-    for weight in network.parameters():
-        weight.grad = None
-    detail = f"{work.rows} x {work.tokens} tokens at once"
-    return [Stage("training step", live.peak - start, detail)]
+    peak = peak_beside(network, fake_mode, lambda: _step(network, dtype, work, budget))
+    return [Stage("training step", peak, f"{work.rows} x {work.tokens} tokens at once")]
 
 
 def _step(network: Any, dtype: torch.dtype, work: Work, budget: int | None) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -53,12 +54,26 @@ class LiveBytes(TorchDispatchMode):
             self.current += size
         self.peak = max(self.peak, self.current)
 
-    def restart(self) -> None:
-        """Forget the peak so far."""
-        self.peak = self.current
-
     def _end(self, size: int) -> None:
         self.current -= size
+
+
+def peak_beside(network: nn.Module, fake_mode: FakeTensorMode, run: Callable[[], object]) -> int:
+    """Return the largest number of bytes alive beside a network while `run` runs it.
+
+    Args:
+        network: with fake tensors; gradients that `run` leaves are dropped.
+        fake_mode: the mode of these tensors.
+        run: what is measured.
+    """
+    live = LiveBytes()
+    live.count([*network.parameters(), *network.buffers()])
+    start = live.current
+    with fake_mode, live:
+        run()
+    for weight in network.parameters():
+        weight.grad = None
+    return live.peak - start
 
 
 def bytes_of(network: nn.Module) -> int:

@@ -12,6 +12,23 @@ from rewardlab.policies.families.base import Family
 
 CLIP_TOKENS = 77
 QWEN_TOKENS = 512
+_TOKENS = {
+    "StableDiffusion": CLIP_TOKENS,
+    "StableDiffusionXL": CLIP_TOKENS,
+    "StableDiffusion3": CLIP_TOKENS + 256,
+    "Flux": 512,
+    "QwenImage": QWEN_TOKENS,
+    "Wan": 512,
+    "PixArt": 300,
+    "Sana": 300,
+}
+_WIDTHS = {
+    "StableDiffusion": "cross_attention_dim",
+    "StableDiffusionXL": "cross_attention_dim",
+    "Wan": "text_dim",
+    "PixArt": "caption_channels",
+    "Sana": "caption_channels",
+}
 
 
 def stand_in(family: Family, rows: int, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -32,28 +49,10 @@ def stand_in(family: Family, rows: int, dtype: torch.dtype) -> dict[str, Tensor]
             f"{type(family.pipeline).__name__} give its denoiser; it knows "
             f"{', '.join(_TOKENS)}."
         )
-    tokens, width = _TOKENS[name], _width(name, config)
+    tokens = _TOKENS[name]
+    width = _width(name, config)
     inputs = {"encoder_hidden_states": torch.zeros(rows, tokens, width, dtype=dtype)}
     return inputs | _further(family, name, rows, tokens, dtype)
-
-
-_TOKENS = {
-    "StableDiffusion": CLIP_TOKENS,
-    "StableDiffusionXL": CLIP_TOKENS,
-    "StableDiffusion3": CLIP_TOKENS + 256,
-    "Flux": 512,
-    "QwenImage": QWEN_TOKENS,
-    "Wan": 512,
-    "PixArt": 300,
-    "Sana": 300,
-}
-_WIDTHS = {
-    "StableDiffusion": "cross_attention_dim",
-    "StableDiffusionXL": "cross_attention_dim",
-    "Wan": "text_dim",
-    "PixArt": "caption_channels",
-    "Sana": "caption_channels",
-}
 
 
 def _width(name: str, config: Any) -> int:
