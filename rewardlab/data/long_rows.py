@@ -74,9 +74,11 @@ def fitting(noun: Any, models: Sequence[Model], long_rows: LongRows, what: str) 
             "to cut their responses."
         )
     cut = noun
+    still_bad = bad
     if long_rows == "truncate":
         cut = _truncated(noun, [row for row, _ in bad], checks)
-    left_out = {row for row, _ in (bad if cut is noun else _bad_rows(cut, checks))}
+        still_bad = _bad_rows(cut, checks)
+    left_out = {row for row, _ in still_bad}
     rows = [row for row in range(len(noun)) if row not in left_out]
     _tell(bad, len(left_out), noun, what)
     if not rows:

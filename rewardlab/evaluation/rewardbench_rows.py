@@ -11,7 +11,6 @@ from rewardlab.storage.exchanges import Exchange, UnusableError, exchange
 from rewardlab.storage.records import Record, read_records
 
 SHAPE = '{"prompt": "…", "chosen": "…", "rejected": "…", "subset": "llmbar-natural", "id": 0}'
-TEXTS = ("prompt", "chosen", "rejected")
 
 
 class BenchRow(NamedTuple):
@@ -88,15 +87,10 @@ def _is_listed(value: Any) -> bool:
 
 
 def _check_texts(row: dict[str, Any], chosen: list[Any], rejected: list[Any]) -> None:
-    wrong = []
-    for name, values in (
-        ("prompt", [row.get("prompt")]),
-        ("chosen", chosen),
-        ("rejected", rejected),
-    ):
-        holds_prompt = name == "prompt" and values == [None] and not isinstance(chosen[0], str)
-        if not holds_prompt and not all(_is_text(value) for value in values):
-            wrong.append(name)
+    columns = {"prompt": [row.get("prompt")], "chosen": chosen, "rejected": rejected}
+    if row.get("prompt") is None and not isinstance(chosen[0], str):
+        del columns["prompt"]  # the answers' messages hold it
+    wrong = [name for name, values in columns.items() if not all(map(_is_text, values))]
     if wrong:
         raise UnusableError(f"has no string {' and '.join(wrong)}")
 
@@ -110,6 +104,6 @@ def _is_text(value: Any) -> bool:
 
 def _exchanges(prompt: Any, answers: list[Any]) -> list[Exchange]:
     exchanges = [exchange(prompt, answer) for answer in answers]
-    if any(found.prompt != exchanges[0].prompt for found in exchanges):
+    if len({answered.prompt for answered in exchanges}) > 1:
         raise UnusableError("has another prompt for one answer than for another")
     return exchanges
