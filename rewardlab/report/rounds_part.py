@@ -79,7 +79,7 @@ def _run_box(run: Run) -> str:
 
 def _round(step: Step) -> str:
     """Say what a round came to, of several."""
-    if not step.judged and not step.separation:
+    if not step.changed_policy:
         return attack_sentence(step)
     if len(step.run.trained) == 1:
         return f"{step_course(step)}."
@@ -109,7 +109,7 @@ def _one(picture: Picture | None) -> list[Picture]:
 
 
 def _tables(runs: Sequence[Run], rows: Sequence[Row], steps: Sequence[Row]) -> list[Block]:
-    judged = [row for row in rows if row.judged or row.separation or row.kind != "step"]
+    judged = [row for row in rows if row.step is None or row.step.changed_policy]
     return [
         summary_table(judged) if steps or runs[0].base else "",
         reward_table(steps),

@@ -38,7 +38,7 @@ def _scores(row: Row) -> dict[str, Any]:
     """Return the scores of each side as arrays; nothing if there are none or one is not finite."""
     import numpy as np
 
-    if row.step is None or not (row.step.judged or row.step.separation):
+    if row.step is None or not row.step.changed_policy:
         return {}
     scores = {}
     for side, tensor in row.step.scores().items():

@@ -90,7 +90,7 @@ class Run:
     @property
     def trained(self) -> list[Step]:
         """The rounds that changed the policy; Adv-RM's other rounds only attack the reward."""
-        steps = [step for step in self.steps if step.judged or step.separation]
+        steps = [step for step in self.steps if step.changed_policy]
         return steps or self.steps
 
     @property
@@ -161,6 +161,11 @@ class Step:
     def separation(self) -> Any:
         """Scores and AUCs of the round's reward."""
         return at(self.figures, "separation")
+
+    @property
+    def changed_policy(self) -> bool:
+        """Whether the round has figures of its policy: those of judges, or the reward's scores."""
+        return bool(self.judged or self.separation)
 
     @property
     def guard_stop(self) -> int | None:
