@@ -12,6 +12,7 @@ import torch
 
 from rewardlab.data.splits import SplitData
 from rewardlab.data.targets import TargetSamples
+from rewardlab.errors import reason_of
 from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.runs import layout
@@ -52,11 +53,10 @@ def keep_extremes(reward: Reward, data: Any, out: Path) -> Path | None:
         return write_extremes(reward, data, out)
     except Exception as error:  # a foreign reward or data module may raise anything
         shutil.rmtree(out / layout.HELD_OUT_FOLDER, ignore_errors=True)
-        reason = " ".join(str(error).split()) or type(error).__name__
         log.warning(
             "The fit is finished, and its held-out samples with the highest and lowest scores could"
             " not be written (%s). Its page lacks them.",
-            reason,
+            reason_of(error),
         )
         return None
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from rewardlab.errors import reason_of
+
 log = logging.getLogger("rewardlab")
 
 
@@ -22,11 +24,10 @@ def write_page(out: Path) -> Path | None:
 
         page = write_report([out])
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
         log.warning(
             "The run is finished, and its page could not be written (%s). "
             "`rewardlab report %s` writes it anew.",
-            reason,
+            reason_of(error),
             out,
         )
         return None

@@ -35,7 +35,7 @@ from rewardlab.commands.words import (
     out_in_experiment,
     readable_configs,
 )
-from rewardlab.errors import InputError
+from rewardlab.errors import InputError, reason_of
 
 NULLS = ("null", "~")
 # Keys that say only where and how to run, so that a run is not known by them.
@@ -276,9 +276,8 @@ def _not_installed(error: Exception, cause: ImportError) -> InputError:
     """Return the sentence for a class of the config whose package is not there."""
     named = re.search(r"class_path '([\w.]+)'", str(error))
     who = named.group(1) if named else "A class of the config"
-    reason = " ".join(str(cause).split())
     return InputError(
-        f"{who} cannot be made, since a package that it needs is not installed: {reason[:300]}. "
+        f"{who} cannot be made, since a package that it needs is not installed: {reason_of(cause)}. "
         "Install it, or take the class out of the config."
     )
 
