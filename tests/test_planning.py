@@ -7,11 +7,13 @@ a real training step (`measured_peak`), beside the weights. The plan comes from 
 from __future__ import annotations
 
 import shutil
+from inspect import signature
 
 import pytest
 import torch
 
 from rewardlab.cli import main
+from rewardlab.data import PairsData, Preferences, Prompts, SamplesData
 from rewardlab.errors import InputError
 from rewardlab.losses import bradley_terry_loss
 from rewardlab.planning import Work, measured_peak, plans_of
@@ -240,6 +242,15 @@ def test_a_full_reference_and_the_rows_of_pairs_are_counted(model):
         peaks[rank] = [part.name for part in plan.parts]
         assert plan.stages[-1].detail == "4 x 32 tokens at once"
     assert peaks == {None: ["policy", "reference"], 4: ["policy"]}
+
+
+@pytest.mark.parametrize("kind", [Preferences, PairsData, SamplesData, Prompts])
+def test_a_config_that_names_no_batch_is_planned_with_the_datas_default(model, kind):
+    DPO["init_args"]["policy"]["init_args"].update(model=str(model), lora_rank=4)
+    tree = {"model": DPO, "data": {"class_path": f"rewardlab.data.{kind.__name__}"}}
+    (plan,) = plans_of(tree, tokens=8)
+    pairs = signature(kind).parameters["batch_size"].default
+    assert plan.stages[-1].detail == f"{2 * pairs} x 8 tokens at once"
 
 
 def test_the_command_prints_plans_and_its_exit_code_says_whether_they_fit(model, capsys):

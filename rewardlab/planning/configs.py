@@ -13,7 +13,8 @@ from rewardlab.planning.work import Work
 
 Tree = Mapping[str, Any]
 TOKENS = 1024  # of a row, where nothing says how long rows are
-BATCH = 32  # where a config names none: the data's default
+BATCH = 16  # where a config names none: the default of most data, and of post-training
+BATCHES = {"Preferences": 32}  # of other data, by its class
 LOOPS = ("SFT", "DPO", "PPO", "AdvRM")
 
 
@@ -35,8 +36,8 @@ def plans_of(tree: Tree, tokens: int | None = None) -> list[MemoryPlan]:
             f"(rounds:); this one has {', '.join(tree) or 'no keys'}."
         )
     arguments = _arguments(tree["model"])
-    data = _arguments(tree.get("data") or {})
-    batch = data.get("batch_size") or BATCH
+    data = tree.get("data") or {}
+    batch = _arguments(data).get("batch_size") or BATCHES.get(_class_name(data), BATCH)
     return [_of_loop(tree["model"], arguments, batch, tokens)]
 
 
@@ -49,7 +50,8 @@ def _of_rounds(rounds: Tree, tokens: int | None) -> list[MemoryPlan]:
     data = _arguments(rounds.get("preferences") or {})
     if members and fit.get("loop"):
         parts = {"reward": members[0], **_arguments(fit["loop"])}
-        plans.append(_of_loop(fit["loop"], parts, data.get("batch_size") or BATCH, tokens))
+        batch = data.get("batch_size") or BATCHES["Preferences"]
+        plans.append(_of_loop(fit["loop"], parts, batch, tokens))
     post_train = rounds.get("post_train") or {}
     if post_train.get("loop"):
         reward = members[0] if members else rounds.get("reward")
