@@ -104,7 +104,8 @@ def attack_figures(scores: AttackScores, weight: float, trained: bool) -> dict[s
         measures["standard"] = _measure(success, "standard")
         measures["strict"] = _measure(success, "strict")
         best_of = success.n
-    choosing = _choosing(scores)
+    best = scores.fresh[_best_of_each(scores.fresh.target, scores.n)]
+    choosing = _choosing(scores, best)
     return {
         "outputs": len(scores.attack),
         "prompts": len(set(scores.attack.samples.prompts)),
@@ -113,29 +114,32 @@ def attack_figures(scores: AttackScores, weight: float, trained: bool) -> dict[s
         "n": scores.n,
         "references": success.references if success is not None else None,
         "choosing": asdict(choosing),
-        "means": _means(scores),
+        "means": _means(scores, best),
         "funnel": _funnel(scores).as_dict(),
         "verdict": verdict(measures, best_of, success is not None, trained, choosing, scores.n),
     }
 
 
-def _choosing(scores: AttackScores) -> Choosing:
+def _choosing(scores: AttackScores, best: ScoredSamples) -> Choosing:
     """Return how often the witness doubts fresh samples, and the best of them by the reward."""
     plain = _share(scores.fresh, scores.references)
-    chosen = _share(scores.fresh[_best_by_reward(scores)], scores.references)
+    chosen = _share(best, scores.references)
     return Choosing(plain, chosen, difference(chosen, plain))
 
 
-def _means(scores: AttackScores) -> dict[str, dict[str, Any]]:
+def _means(scores: AttackScores, best: ScoredSamples) -> dict[str, dict[str, Any]]:
     """Return the mean relative score of each side by each reward, with 95 % intervals.
 
-    They are in standard deviations of the references. "best_of_n" are the best fresh samples by the
-    reward. A prompt is one unit.
+    They are in standard deviations of the references. A prompt is one unit.
+
+    Args:
+        scores: the scores of the attack's outputs and of what they are measured against.
+        best: the best fresh sample of each prompt by the reward.
     """
     sides = {
         "references": scores.references,
         "fresh": scores.fresh,
-        "best_of_n": scores.fresh[_best_by_reward(scores)],
+        "best_of_n": best,
         "attack": scores.attack,
     }
     means: dict[str, dict[str, Any]] = {}
@@ -158,11 +162,6 @@ def _mean_figure(prompts: Sequence[Prompt], values: Tensor) -> dict[str, float]:
         figure["low"] = low
         figure["high"] = high
     return figure
-
-
-def _best_by_reward(scores: AttackScores) -> Tensor:
-    """Return the row [P] of each prompt's best fresh sample by the reward alone."""
-    return _best_of_each(scores.fresh.target, scores.n)
 
 
 def _success(scores: AttackScores) -> AttackSuccess | None:

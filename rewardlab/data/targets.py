@@ -164,6 +164,7 @@ class TargetSamples(SplitData):
             self.cache,
             self.strict,
             self.seed,
+            self.clip,
         )
         other._generator = self._generator
         other._target_data = self._open_targets()

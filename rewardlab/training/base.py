@@ -123,7 +123,10 @@ class Trained(LightningModule):
         return self._window.shared(loss, count, parts_of(self))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Bring accumulated gradients to the mean over all batches, before they are clipped."""
+        """Bring accumulated gradients to the mean over all batches, before they are clipped.
+
+        Those of a loop whose batches are no `share_of_step` stay as Lightning makes them.
+        """
         self._window.close(self.parameters())
 
     def optimizer_step(
