@@ -27,6 +27,7 @@ from rewardlab.rewards import LanguageReward
 from rewardlab.seeds import row_seeds
 from rewardlab.testing import tiny_images, tiny_pipelines, tiny_videos
 from rewardlab.testing.tiny_text import tiny_tokenizer
+from rewardlab.training import PPO
 from rewardlab.types import Samples
 
 GIB = 2**30
@@ -251,6 +252,31 @@ def test_a_config_that_names_no_batch_is_planned_with_the_datas_default(model, k
     (plan,) = plans_of(tree, tokens=8)
     pairs = signature(kind).parameters["batch_size"].default
     assert plan.stages[-1].detail == f"{2 * pairs} x 8 tokens at once"
+
+
+PPO_SAMPLES = signature(PPO).parameters["samples_per_prompt"].default
+
+
+@pytest.mark.parametrize(
+    ("arguments", "micro_batch", "drawn", "trained"),
+    [
+        ({}, None, 2 * PPO_SAMPLES, 2 * PPO_SAMPLES),
+        ({"samples_per_prompt": 8, "minibatch": 6}, None, 16, 6),
+        ({"samples_per_prompt": 8, "minibatch": 6, "micro_batch": 3}, 5, 5, 3),
+        ({"minibatch": 100}, None, 2 * PPO_SAMPLES, 2 * PPO_SAMPLES),
+    ],
+)
+def test_ppo_draws_and_trains_all_samples_of_a_batch_at_once(
+    model, arguments, micro_batch, drawn, trained
+):
+    """A batch of two prompts; only a micro_batch of the policy or of the loop makes it less."""
+    settings = {"model": str(model), "lora_rank": 4, "micro_batch": micro_batch}
+    policy = {"class_path": "rewardlab.policies.CausalLMPolicy", "init_args": settings}
+    loop = {"class_path": "rewardlab.training.PPO", "init_args": {"policy": policy, **arguments}}
+    (plan,) = plans_of({"model": loop, "data": {"init_args": {"batch_size": 2}}}, tokens=8)
+    drawing, training = plan.stages
+    assert f"of {drawn} x 8 tokens" in drawing.detail
+    assert training.detail == f"{trained} x 8 tokens at once"
 
 
 def test_the_command_prints_plans_and_its_exit_code_says_whether_they_fit(model, capsys):

@@ -15,6 +15,7 @@ Tree = Mapping[str, Any]
 TOKENS = 1024  # of a row, where nothing says how long rows are
 BATCH = 16  # where a config names none: the default of most data, and of post-training
 BATCHES = {"Preferences": 32}  # of other data, by its class
+SAMPLES = 4  # that PPO draws of a prompt, where a config does not say
 LOOPS = ("SFT", "DPO", "PPO", "AdvRM")
 
 
@@ -98,8 +99,10 @@ def _work(name: str, arguments: Tree, batch: int, tokens: int, policy: Tree) -> 
     encoded = rows if name in ("SFT", "DPO") else 0
     drawn = 0
     if name == "PPO":
-        rows = arguments.get("micro_batch") or batch
-        drawn = policy.get("micro_batch") or batch
+        rollout = batch * (arguments.get("samples_per_prompt") or SAMPLES)
+        drawn = min(policy.get("micro_batch") or rollout, rollout)
+        rows = min(arguments.get("minibatch") or rollout, rollout)
+        rows = min(arguments.get("micro_batch") or rows, rows)
     return Work(
         loop=name,
         rows=rows,
