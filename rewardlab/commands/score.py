@@ -30,10 +30,9 @@ from rewardlab.storage import as_samples, write_atomically
 from rewardlab.storage.exchange_rows import read_exchanges
 from rewardlab.storage.media_folder import MediaFolder
 from rewardlab.storage.metadata import read_text
-from rewardlab.storage.picture_files import is_picture_name
 from rewardlab.storage.prompts import holds_rows, text_lines
 from rewardlab.storage.tables import is_dataset
-from rewardlab.storage.video_files import is_video_name
+from rewardlab.storage.video_files import is_medium_name
 from rewardlab.storage.videos import Clip
 from rewardlab.types import Samples, concatenate
 
@@ -115,7 +114,7 @@ def read(flags: argparse.Namespace) -> Scored:
         raise InputError(f"{path} does not exist. Give a folder or a file of samples.")
     if path.is_dir() and not is_dataset(path):
         rows = open_samples(path, flags.size, clip=clip)
-    elif is_picture_name(path) or is_video_name(path):
+    elif is_medium_name(path):
         rows = open_samples(as_samples("", [path], flags.size, clip))
     elif holds_rows(path):
         rows = open_samples(read_exchanges(path))
@@ -124,7 +123,7 @@ def read(flags: argparse.Namespace) -> Scored:
     files = None
     if isinstance(rows, MediaFolder):
         files = [str(file.relative_to(path)) for file in rows.paths]
-    elif is_picture_name(path) or is_video_name(path):
+    elif is_medium_name(path):
         files = [path.name]
     if flags.prompts:
         rows = _with_prompts(rows, flags.prompts, path)

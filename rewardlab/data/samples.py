@@ -13,10 +13,10 @@ from rewardlab.data.long_rows import LongRows, fitting, models_of
 from rewardlab.storage.exchange_rows import read_good_exchanges
 from rewardlab.storage.image_folder import ImageFolder
 from rewardlab.storage.metadata import read_kind, read_lines
-from rewardlab.storage.picture_files import is_picture_name, picture_files
+from rewardlab.storage.picture_files import picture_files
 from rewardlab.storage.samples import is_saved_video, load_pairs, load_samples
 from rewardlab.storage.tables import is_dataset
-from rewardlab.storage.video_files import is_video_name
+from rewardlab.storage.video_files import is_medium_name, is_video_name
 from rewardlab.storage.video_folder import VideoFolder
 from rewardlab.storage.videos import Clip
 from rewardlab.types import PreferencePairs, Samples
@@ -156,7 +156,7 @@ def open_samples(
     if isinstance(samples, Samples):
         return Rows(_numbered(samples))
     folder = Path(samples)
-    if is_dataset(folder) or (folder.is_file() and not _is_medium(folder)):
+    if is_dataset(folder) or (folder.is_file() and not is_medium_name(folder)):
         return Rows(_numbered(read_good_exchanges(folder)))
     first = _first_saved(folder)
     saved_videos = False
@@ -169,11 +169,6 @@ def open_samples(
     if _holds_videos(folder):
         return VideoFolder(samples, clip, size, channels, strict)
     return ImageFolder(samples, size, channels, strict)
-
-
-def _is_medium(file: Path) -> bool:
-    """Tell whether a file is a picture or a video by its name."""
-    return is_picture_name(file) or is_video_name(file)
 
 
 def _numbered(samples: Samples) -> Samples:

@@ -87,8 +87,12 @@ class Journal(logging.Filter):
         self._write_line(record.levelname, sentence)
         figures = getattr(record, "figures", None)
         if record.levelno >= logging.WARNING or figures is not None:
-            level = record.levelname.lower()
-            entry = dict(zip(KEYS, (self.stage, level, sentence, figures or {}), strict=True))
+            entry = {
+                "stage": self.stage,
+                "level": record.levelname.lower(),
+                "sentence": sentence,
+                "figures": figures or {},
+            }
             self._of_stage.append(entry)
             self.note([entry])
         return True

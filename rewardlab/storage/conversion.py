@@ -15,8 +15,7 @@ from torch import Tensor
 from rewardlab.conversations import Conversation, Message, Prompt, from_json
 from rewardlab.errors import InputError
 from rewardlab.storage.images import image_files, read_image, read_pil
-from rewardlab.storage.picture_files import is_picture_name
-from rewardlab.storage.video_files import GIF, is_video_name
+from rewardlab.storage.video_files import GIF, is_medium_name, is_video_name
 from rewardlab.storage.video_folder import VideoFolder
 from rewardlab.storage.videos import Clip, read_video
 from rewardlab.types import Samples
@@ -114,8 +113,7 @@ def _found(folder: Path, clip: Clip | None) -> list[Path]:
 
 def _is_picture(text: str) -> bool:
     """Tell whether a text is the path of a picture or of a video that exists."""
-    is_named = len(text) < 4096 and (is_picture_name(text) or is_video_name(text))
-    return is_named and Path(text).is_file()
+    return len(text) < 4096 and is_medium_name(text) and Path(text).is_file()
 
 
 def _pixels(item: Any, size: int | None, clip: Clip | None) -> Tensor:

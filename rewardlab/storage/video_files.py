@@ -49,6 +49,16 @@ def is_video_name(path: str | Path) -> bool:
     return Path(path).suffix.lower() in CONTAINERS
 
 
+def is_medium_name(path: str | Path) -> bool:
+    """Tell whether a file's name ends as a picture's or a video's that can be read.
+
+    Example:
+        >>> is_medium_name("a.mp4"), is_medium_name("a.gif"), is_medium_name("a.txt")
+        (True, True, False)
+    """
+    return is_picture_name(path) or is_video_name(path)
+
+
 def video_files(folder: str | Path) -> VideoFiles:
     """Return the videos under a folder, at any depth: files, and folders of frames.
 
