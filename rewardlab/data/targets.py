@@ -197,6 +197,11 @@ class TargetSamples(SplitData):
     def val_dataloader(self) -> ResumableLoader:
         return ResumableLoader(Rows(self.split("held_out")), self.batch_size, shuffle=False)
 
+    @property
+    def target_count(self) -> int:
+        """The number of targets, those that are held out among them."""
+        return len(self._open_targets())  # type: ignore[arg-type]
+
     def target_samples(self, part: Part) -> Samples:
         """Return the targets that are trained on, or those that are held out."""
         return gather(self._part(self._open_targets(), part))

@@ -117,9 +117,10 @@ class GANRMRounds(Rounds):
         """Run all rounds in the folder, or those that it lacks."""
         first_weights = trained_state(self.reward)
         self.policy.to(device_of(self.fit.trainer))  # where targets pass its autoencoder
-        for part in ("train", "held_out"):
-            fitting(self.targets.target_samples(part), [self.reward], "refuse", f"{part} targets")
         real = self.targets.target_samples("held_out")
+        parts = {"train": self.targets.target_samples("train"), "held_out": real}
+        for part, samples in parts.items():
+            fitting(samples, [self.reward], "refuse", f"{part} targets")
         state = begin(run, self, [self.reward], real, ["policy", "targets"])
         post_training = settings_of(run, self, "post_train")
         reward_stage: Stage | None = None
@@ -155,7 +156,7 @@ class GANRMRounds(Rounds):
 
     def draw_counts(self) -> dict[str, int]:
         """Return how many negatives are drawn, and how many samples that the reward ranks."""
-        counts = {NEGATIVES: self.negatives or len(self.targets.target_samples("train"))}
+        counts = {NEGATIVES: self._negative_count()}
         if self.bootstrap is not None:
             counts[POOL] = self.bootstrap.pool
         return counts
@@ -168,9 +169,11 @@ class GANRMRounds(Rounds):
         if self.bootstrap is not None:
             self.bootstrap = replace(self.bootstrap, pool=few.OUTPUTS, count=1)
 
+    def _negative_count(self) -> int:
+        return self.negatives or self.targets.target_count
+
     def _draw_negatives(self, state: State) -> tuple[Samples, Stage]:
-        target_count = len(state.real) + len(self.targets.target_samples("train"))
-        count = self.negatives or target_count
+        count = self._negative_count()
         stage = draw_stage(state, NEGATIVES, count)
         return draw_from(state, state.policy, stage, count), stage
 
