@@ -92,8 +92,8 @@ def state_boxes(runs: Sequence[Run]) -> list[str]:
         for diagnostic in read_diagnostics(run):
             speakers.setdefault(tuple(_lines(diagnostic)), []).append(run.name)
     said: dict[str, list[str]] = {}
-    for lines, names in speakers.items():
-        said.setdefault(", ".join(dict.fromkeys(names)), []).extend(lines)
+    for sentences, names in speakers.items():
+        said.setdefault(", ".join(dict.fromkeys(names)), []).extend(sentences)
     for speaker, lines in said.items():
         heading = tag("p", f"What {speaker} said while it ran", "verdict")
         boxes.append(box("warned", heading, *lines))
