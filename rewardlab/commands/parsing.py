@@ -277,7 +277,8 @@ def _not_installed(error: Exception, cause: ImportError) -> InputError:
     named = re.search(r"class_path '([\w.]+)'", str(error))
     who = named.group(1) if named else "A class of the config"
     return InputError(
-        f"{who} cannot be made, since a package that it needs is not installed: {reason_of(cause)}. "
+        f"{who} cannot be made, since a package that it needs is not installed: "
+        f"{reason_of(cause)}. "
         "Install it, or take the class out of the config."
     )
 
