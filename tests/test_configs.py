@@ -50,6 +50,7 @@ TEXT = {"adv_rm/topics.yaml", "adv_rm/topics_novelty.yaml"}
 STUDY = {"adv_rm/study.yaml", "adv_rm/study_paper.yaml", "adv_rm/study_pairs.yaml"}
 FITS = [("gan_rm/fit.yaml", f"trainer/{where}.yaml") for where in ("cpu", "gpu_bf16", "multi_node")]
 MEMORY = {f"memory/{name}.yaml" for name in ("sd15", "sdxl", "sd35", "flux", "qwen_image", "wan")}
+MENU = sorted(file for file in FILES if file.startswith("menu/"))
 OWN = {"gan_rm/own.yaml", "adv_rm/own.yaml", "adv_rm/fit_reward.yaml", "adv_rm/fit_dpo.yaml"}
 HERE = [
     "--trainer.accelerator=cpu",
@@ -87,8 +88,8 @@ def built(files, out, *flags):
 def test_no_config_is_missed():
     composed = {file for files in [*COMPOSED, *FITS] for file in files} | {"gan_rm/panel.yaml"}
     # STUDY: test_hardening_study.py; MEMORY: test_memory_configs.py
-    assert composed | MATRIX | TEXT | OWN | STUDY | MEMORY == FILES
-    assert len(FILES) == 45
+    assert composed | MATRIX | TEXT | OWN | STUDY | MEMORY | set(MENU) == FILES
+    assert len(FILES) == 46
 
 
 @pytest.mark.parametrize(
@@ -116,16 +117,33 @@ def test_an_overlay_keeps_what_it_does_not_name_and_flags_come_last(tmp_path):
 
 def test_the_text_world_instantiates(tmp_path):
     """With a base policy of one step, its pairs and prompts."""
-    quick = [f"{RUN}{part}.init_args.train_steps=1" for part in ("policy", "preferences")] + [
-        f"{RUN}preferences.init_args.n=64"
-    ]
-    found = build([*words(sorted(TEXT), tmp_path / "run"), *quick, "--experiment.seed=3"])
+    found = build([*words(sorted(TEXT), tmp_path / "run"), *TEXT_QUICK, "--experiment.seed=3"])
     game = found.rounds
     assert (len(game.members), len(game.prompts), game.rounds, game.seed) == (2, 64, 0, 3)
     assert (game.tether.weight, game.tether.novelty.frozen) == (1.0, True)
     assert (game.attack.judge, list(game.evaluation.judges)) == ("gold", ["gold"])
     loop = game.post_train.loop(game.policy, game.members[0])
     assert (loop.kl_weight, loop.seed) == (0, 3)
+
+
+TEXT_QUICK = [
+    f"{RUN}policy.init_args.train_steps=1",
+    f"{RUN}preferences.init_args.train_steps=1",
+    f"{RUN}preferences.init_args.n=64",
+]
+
+
+@pytest.mark.parametrize("file", MENU)
+def test_each_item_of_the_menu_lies_over_the_text_world(file, tmp_path):
+    found = build([*words(["adv_rm/topics.yaml", file], tmp_path / "run"), *TEXT_QUICK])
+    game = found.rounds
+    loop = game.post_train.loop(game.policy, game.members[0])
+    assert loop.learns_from == "prompts"
+    if file == "menu/online.yaml":
+        hardening = game.online
+        assert (game.rounds, game.use, hardening.best_of) == (0, "ensemble", 8)
+        optimizer = hardening.online.make_optimizer(hardening.correction.parameters())
+        assert (hardening.online.rows, optimizer.param_groups[0]["lr"]) == (48, 0.002)
 
 
 @pytest.mark.parametrize("files", FITS, ids=lambda files: Path(files[1]).stem)

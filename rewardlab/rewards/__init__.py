@@ -8,7 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rewardlab.lazy import lazy_names
-from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, PromptFeatures, Saved
+from rewardlab.rewards.abilities import (
+    Calibrated,
+    FrozenFeatures,
+    PromptFeatures,
+    Saved,
+    StartsAtZero,
+)
 from rewardlab.rewards.base import Reward, checked_scores
 
 if TYPE_CHECKING:
@@ -16,6 +22,7 @@ if TYPE_CHECKING:
     from rewardlab.rewards.attack import Attack
     from rewardlab.rewards.classifier import ClassifierReward
     from rewardlab.rewards.combine import Ensemble, Standardized, Weighted
+    from rewardlab.rewards.corrected import Corrected
     from rewardlab.rewards.folders import load_reward
     from rewardlab.rewards.framewise import Framewise
     from rewardlab.rewards.functions import Brightness, Function
@@ -38,6 +45,7 @@ _HOMES = {
     "Attack": "rewardlab.rewards.attack",
     "Brightness": "rewardlab.rewards.functions",
     "ClassifierReward": "rewardlab.rewards.classifier",
+    "Corrected": "rewardlab.rewards.corrected",
     "Ensemble": "rewardlab.rewards.combine",
     "Framewise": "rewardlab.rewards.framewise",
     "Function": "rewardlab.rewards.functions",
@@ -67,6 +75,7 @@ __all__ = [
     "Brightness",
     "Calibrated",
     "ClassifierReward",
+    "Corrected",
     "Ensemble",
     "Framewise",
     "FrozenFeatures",
@@ -87,6 +96,7 @@ __all__ = [
     "Saved",
     "SimilarityReward",
     "Standardized",
+    "StartsAtZero",
     "VisionReward",
     "Weighted",
     "checked_scores",

@@ -116,7 +116,18 @@ class PromptFeatures(ABC):
         """Return the embeddings of prompts, float32 [B, D]."""
 
 
-ABILITIES = (FrozenFeatures, Calibrated, Saved, PromptFeatures, FormatsTexts)
+class StartsAtZero(ABC):
+    """A reward whose untrained heads can be set to score everything 0.
+
+    A correction of another reward begins like this, so that it changes nothing until it has learnt.
+    """
+
+    @abstractmethod
+    def start_at_zero(self) -> None:
+        """Set the last trained layer to 0."""
+
+
+ABILITIES = (FrozenFeatures, Calibrated, Saved, PromptFeatures, StartsAtZero, FormatsTexts)
 EARLIER = {"standardise": "fit_feature_scale", "set_standardisation": "calibrate"}
 
 

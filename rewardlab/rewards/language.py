@@ -17,7 +17,7 @@ from rewardlab.networks.precision import arithmetic, full_precision
 from rewardlab.networks.text_format import FormatsTexts, TextFormat, TokenCounts, replaced
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import backbones, language_folder, language_states
-from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, Saved
+from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, Saved, StartsAtZero
 from rewardlab.rewards.base import Reward, checked_scores, set_score_scale
 from rewardlab.rewards.feature_scale import feature_scale
 from rewardlab.rewards.formatting import BatchRows, batch_ids, token_ids
@@ -29,7 +29,7 @@ from rewardlab.types import Samples, texts_of
 _log = logging.getLogger("rewardlab")
 
 
-class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved, FormatsTexts):
+class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved, StartsAtZero, FormatsTexts):
     """K linear heads without bias on one forward pass of a transformers language model.
 
     It is the reward that preferences train. `rewardlab.rewards.formatting.token_ids` formats text,
@@ -304,6 +304,11 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved, FormatsTexts):
         scale = feature_scale(features)
         self.mean.copy_(scale.mean)
         self.std.copy_(scale.std)
+
+    @torch.no_grad()
+    def start_at_zero(self) -> None:
+        """Set the heads to 0, so that every score is 0."""
+        self.head.zero_()
 
     def calibrate(self, scores: Tensor) -> None:
         """Save mean and deviation of scores [N] of typical responses, for `Standardized`.

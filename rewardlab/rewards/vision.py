@@ -10,7 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
-from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, PromptFeatures, Saved
+from rewardlab.rewards.abilities import (
+    Calibrated,
+    FrozenFeatures,
+    PromptFeatures,
+    Saved,
+    StartsAtZero,
+)
 from rewardlab.rewards.base import Reward, checked_scores, set_score_scale
 from rewardlab.rewards.folders import CONFIG, read_config
 from rewardlab.rewards.projection import RewardProjection
@@ -27,7 +33,7 @@ CLASS_PATH = "rewardlab.rewards.VisionReward"
 WEIGHTS = "model.safetensors"
 
 
-class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
+class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved, StartsAtZero):
     """K heads on the features of a tower of open_clip, timm or transformers: GAN-RM's reward.
 
     It is that of arXiv 2506.13846, section 3.2. Scores are logits, not probabilities; `meaning`
@@ -163,6 +169,12 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved):
     def fit_feature_scale(self, features: Tensor) -> None:
         """Set the heads' standardisation constants from `features` of both classes together."""
         self.projection.fit_feature_scale(self._embeddings(features))
+
+    @torch.no_grad()
+    def start_at_zero(self) -> None:
+        """Set the heads' last layers to 0, so that every score is 0."""
+        self.projection.weight.zero_()
+        self.projection.bias.zero_()
 
     def calibrate(self, scores: Tensor) -> None:
         """Save mean and deviation of scores [N] of the generator's own samples, for `Standardized`.

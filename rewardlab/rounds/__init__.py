@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rewardlab.rounds.attacking import AttackAndMine, Mining
     from rewardlab.rounds.base import Rounds
     from rewardlab.rounds.gan_rm import GANRMRounds
+    from rewardlab.rounds.hardening import OnlineHardening
     from rewardlab.rounds.stages import FitReward, PostTrain
     from rewardlab.rounds.tether import Tether
     from rewardlab.runs.folder import RunFolder
@@ -21,6 +22,7 @@ _HOMES = {
     "FitReward": "rewardlab.rounds.stages",
     "GANRMRounds": "rewardlab.rounds.gan_rm",
     "Mining": "rewardlab.rounds.attacking",
+    "OnlineHardening": "rewardlab.rounds.hardening",
     "PostTrain": "rewardlab.rounds.stages",
     "Rounds": "rewardlab.rounds.base",
     "RunFolder": "rewardlab.runs.folder",
@@ -33,6 +35,7 @@ __all__ = [
     "FitReward",
     "GANRMRounds",
     "Mining",
+    "OnlineHardening",
     "PostTrain",
     "Rounds",
     "RunFolder",

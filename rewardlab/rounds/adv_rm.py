@@ -30,6 +30,7 @@ from rewardlab.rounds.attacking import (
 )
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.costs import cost
+from rewardlab.rounds.hardening import OnlineHardening, hardened_online
 from rewardlab.rounds.member_fits import MemberFits
 from rewardlab.rounds.post_training import train_policy
 from rewardlab.rounds.stages import FitReward, PostTrain
@@ -48,6 +49,7 @@ from rewardlab.rounds.tether import Tether, tethered
 from rewardlab.runs.folder import RunFolder
 from rewardlab.runs.layout import (
     ADVERSARIAL,
+    ANCHORS,
     ATTACK,
     HELD_OUT_ATTACK,
     HELD_OUT_REFERENCE_SCORES,
@@ -91,6 +93,8 @@ class AdvRMRounds(Rounds):
         post_train: how the policy is trained with the hardened reward.
         use: the hardened reward is the "target" alone, or the members' "ensemble".
         tether: a distance that is subtracted from the hardened reward; none by default.
+        online: a correction that learns while the policy is trained; none by default. With
+            `rounds=0` it is the only hardening, else it comes on top of the rounds of attack.
         evaluation: how the policy is judged at the end.
         rounds: the most rounds of attack; 0 fits plain members, the baseline.
         seed: of everything that is drawn.
@@ -112,6 +116,7 @@ class AdvRMRounds(Rounds):
         held_out_prompts: str | Path | list[Prompt] | None = None,
         use: Literal["target", "ensemble"] = "target",
         tether: Tether | None = None,
+        online: OnlineHardening | None = None,
         evaluation: Evaluation | None = None,
         rounds: int = 2,
         seed: int = 0,
@@ -124,6 +129,7 @@ class AdvRMRounds(Rounds):
         self.prompts = _unique_prompts(clean_prompts if prompts is None else prompts)
         self.held_out_prompts = _unique_prompts(held_out_prompts)
         self.tether = tether
+        self.online = online
         self.post_train = post_train
         self.fit = fit or FitReward(AdvRM)
         self.use = use
@@ -152,10 +158,17 @@ class AdvRMRounds(Rounds):
         state.number += 1
         reward, reward_stage = self._hardened(fits, references)
         settings = {**settings_of(run, self, "post_train"), "watched": self._unseen_prompts()}
+        post_train = self.post_train
+        if self.online is not None:
+            described = settings_of(run, self, "online")
+            members = self._members_in_use() if self.tether is None else [reward]
+            reward, reward_stage, post_train = hardened_online(
+                state, self.online, members, reward_stage, post_train, described
+            )
         watched = partial(
             MonitoredPolicy, reward, self.prompts, held_out_prompts=self._unseen_prompts()
         )
-        train_policy(state, self.post_train, reward, reward_stage, watched, settings)
+        train_policy(state, post_train, reward, reward_stage, watched, settings)
         self._evaluate(state, reward, reward_stage)
         _report_cost(state)
         export_both(state, reward)
@@ -177,8 +190,11 @@ class AdvRMRounds(Rounds):
         return self.preferences.split(part)
 
     def draw_counts(self) -> dict[str, int]:
-        """Return how many references the attacks are measured against."""
-        return {REFERENCES: self.attack.references * len(self.prompts)}
+        """Return how many references the attacks are measured against, and how many anchors."""
+        counts = {REFERENCES: self.attack.references * len(self.prompts)}
+        if self.online is not None:
+            counts[ANCHORS] = self.online.best_of * len(self.prompts)
+        return counts
 
     def shrink(self) -> None:
         """Keep few pairs and held-out prompts, and a small attack."""
@@ -186,6 +202,8 @@ class AdvRMRounds(Rounds):
         self.held_out_prompts = self.held_out_prompts[: few.PROMPTS]
         attacker = few.small_attacker(self.attack.attacker)
         self.attack = replace(self.attack, attacker=attacker, references=2, enough=None)
+        if self.online is not None:
+            self.online = replace(self.online, best_of=2)
 
     def widen(self, references: int) -> None:
         """Take more references, and each prompt once."""
@@ -282,9 +300,8 @@ class AdvRMRounds(Rounds):
 
         A tether's distance is subtracted from it.
         """
-        members = self.members[:1] if self.use == "target" else self.members
-        fits.fit(members)
-        reward = members[0] if self.use == "target" else Ensemble(self.members)
+        fits.fit(self._members_in_use())
+        reward = self.members[0] if self.use == "target" else Ensemble(self.members)
         if self.tether is None:
             return reward, Stage("hardened", tuple(fits.stages), {"use": self.use})
         assert references is not None
@@ -293,6 +310,10 @@ class AdvRMRounds(Rounds):
         inputs = (*fits.stages, references.stage)
         stage = Stage("hardened", inputs, {"use": self.use, "tether": prints})
         return tethered(reward, tether, references.samples), stage
+
+    def _members_in_use(self) -> list[Reward]:
+        """Return the members whose mean the policy climbs."""
+        return self.members[:1] if self.use == "target" else self.members
 
     def _unseen_prompts(self) -> list[Prompt]:
         """Return prompts that nothing is trained on: those held out, or of the held-out pairs."""

@@ -8,6 +8,8 @@ from typing import Any
 from rewardlab.rounds.stages import PostTrain
 from rewardlab.runs.layout import (
     ADVERSARIAL,
+    ANCHOR_SCORES,
+    ANCHORS,
     ATTACK,
     BOOTSTRAPPED_REWARD,
     CANDIDATES,
@@ -57,6 +59,9 @@ def of_adv_rm(rounds: Any) -> list[str]:
     last = rounds.rounds + 1
     used = range(1) if rounds.use == "target" else members
     names += [stage_name(last, MEMBER, member) for member in used]
+    if rounds.online is not None:
+        names.append(stage_name(last, ANCHORS))
+        names += [stage_name(last, f"{ANCHOR_SCORES}-{member}") for member in used]
     ends = [*_of_post_training(rounds.post_train), SAMPLES, SCORES]
     return [*names, *(stage_name(last, stage) for stage in ends)]
 

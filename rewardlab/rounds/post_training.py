@@ -17,11 +17,20 @@ from rewardlab.evaluation.evaluation import mean_figure
 from rewardlab.mining import BestOf, candidates, extremes
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward
+from rewardlab.rewards.corrected import Corrected
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds.stages import PostTrain, load_stage
 from rewardlab.rounds.state import State, fresh_copy, keep_samples
-from rewardlab.runs.layout import CANDIDATES, PAIRS, PAIRS_FOLDER, POST_TRAIN, SCORES_FILE
+from rewardlab.runs.layout import (
+    CANDIDATES,
+    CORRECTION_FILE,
+    PAIRS,
+    PAIRS_FOLDER,
+    POST_TRAIN,
+    SCORES_FILE,
+)
 from rewardlab.runs.stage import Stage
+from rewardlab.training.online import load_correction
 from rewardlab.types import PreferencePairs, Samples
 
 
@@ -64,6 +73,8 @@ def train_policy(
 
     folder = state.run.make(stage, train)
     figures = load_stage(folder, state.policy)
+    if isinstance(module.reward, Corrected):
+        load_correction(module.reward, load_file(folder / CORRECTION_FILE))
     state.policy_stage = stage
     state.generations[stage.name] = figures.get("generations", 0)
     state.report(post_train=figures)

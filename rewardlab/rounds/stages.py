@@ -26,12 +26,20 @@ from rewardlab.evaluation import Guard, MonitoredPolicy, Readings
 from rewardlab.mining import check_candidates
 from rewardlab.policies import Policy, frozen_copy
 from rewardlab.rewards import Reward
+from rewardlab.rewards.corrected import Corrected
 from rewardlab.runs.damage import UNREADABLE, read_object
-from rewardlab.runs.layout import FIGURES_FILE, LAST_CHECKPOINT, METRICS_FILE, STATE_FILE
+from rewardlab.runs.layout import (
+    CORRECTION_FILE,
+    FIGURES_FILE,
+    LAST_CHECKPOINT,
+    METRICS_FILE,
+    STATE_FILE,
+)
 from rewardlab.seeds import derive
 from rewardlab.training import GANRM
 from rewardlab.training.base import Trained, frozen_reference, trained_state
 from rewardlab.training.checkpoints import MINUTES, LastCheckpoint, checkpoint_to_resume
+from rewardlab.training.online import correction_state
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.steps import CountedSteps
 from rewardlab.training.trainers import Interruptible, make_trainer
@@ -171,6 +179,8 @@ class PostTrain:
         added = [*callbacks, checkpoints]
         trainer = _fit(self.trainer, module, scratch, added, train_dataloaders=loader)
         _check_finite(module.policy)
+        if isinstance(module.reward, Corrected):
+            save_file(correction_state(module.reward), folder / CORRECTION_FILE)
         save_stage(folder, module.policy, _figures(trainer, module, callbacks), scratch)
 
 

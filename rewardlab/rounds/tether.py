@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
+from rewardlab.conversations import Prompt
 from rewardlab.rewards import Reward
 from rewardlab.rewards.combine import Standardized, Weighted
 from rewardlab.rewards.novelty import Novelty
@@ -35,9 +39,19 @@ def tethered(reward: Reward, tether: Tether, references: Samples) -> Reward:
     The reward is in its standard deviations within a prompt over the references, the distance in
     its own over held-out references.
     """
-    scores = scores_of(reward, references)[:, None]
-    _, means, deviation = spread_within(references.prompts, scores)
-    scaled = Standardized(reward, means.mean().item(), deviation.item())
+    scaled = in_deviations(reward, references.prompts, scores_of(reward, references))
     device = next(reward.parameters()).device  # where it was fitted
     novelty = Novelty(tether.novelty.eval().to(device), references)
     return Weighted([scaled, novelty], [tether.reward_weight, tether.weight]).eval().to(device)
+
+
+def in_deviations(reward: Reward, prompts: Sequence[Prompt], scores: Tensor) -> Standardized:
+    """Return a reward in its standard deviations within a prompt.
+
+    Args:
+        reward: what is rescaled.
+        prompts: B prompts, some of them two times or more.
+        scores: [B], the reward's scores of responses to them.
+    """
+    _, means, deviation = spread_within(prompts, scores[:, None])
+    return Standardized(reward, means.mean().item(), deviation.item())

@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from rewardlab.training.dpo import DPO
     from rewardlab.training.ema import EMA
     from rewardlab.training.gan_rm import GANRM
+    from rewardlab.training.online import Online
     from rewardlab.training.ppo import PPO
     from rewardlab.training.refl import ReFL
+    from rewardlab.training.replay import Replay
     from rewardlab.training.resumable import Resumable
     from rewardlab.training.sft import SFT
     from rewardlab.training.shaping import Shaping
@@ -23,8 +25,10 @@ _HOMES = {
     "DPO": "rewardlab.training.dpo",
     "EMA": "rewardlab.training.ema",
     "GANRM": "rewardlab.training.gan_rm",
+    "Online": "rewardlab.training.online",
     "PPO": "rewardlab.training.ppo",
     "ReFL": "rewardlab.training.refl",
+    "Replay": "rewardlab.training.replay",
     "Resumable": "rewardlab.training.resumable",
     "SFT": "rewardlab.training.sft",
     "Shaping": "rewardlab.training.shaping",
@@ -35,9 +39,11 @@ __all__ = [
     "DPO",
     "EMA",
     "GANRM",
+    "Online",
     "PPO",
     "SFT",
     "ReFL",
+    "Replay",
     "Resumable",
     "Shaping",
     "VelocityMatching",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
@@ -23,6 +24,14 @@ from rewardlab.types import Samples
 
 LearnsFrom = Literal["prompts", "samples", "pairs"]
 EXCERPT = 1024  # numbers of each frozen weight that a checkpoint's fingerprint reads
+
+
+class HearsRollouts(ABC):
+    """A callback that is told what the policy draws: each loop that draws calls `announce`."""
+
+    @abstractmethod
+    def on_rollout(self, module: Trained, samples: Samples) -> None:
+        """Hear of samples that the policy drew in this step, before it learns from them."""
 
 
 class Trained(LightningModule):
@@ -128,6 +137,12 @@ class Trained(LightningModule):
         Those of a loop whose batches are no `share_of_step` stay as Lightning makes them.
         """
         self._window.close(self.parameters())
+
+    def announce(self, samples: Samples) -> None:
+        """Tell the callbacks that hear rollouts what the policy drew."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, HearsRollouts):
+                callback.on_rollout(self, samples)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any

@@ -175,6 +175,7 @@ class PPO(Trained):
         clip_fractions = []
         with evaluating([*self.reward.modules(), *random_parts(self.policy)]):
             experience = self.collect(batch.prompts, batch.rows)
+            self.announce(experience.samples)
             seed = derive(self.seed, "PPO", "minibatches", self.global_step)
             for rows in minibatches(len(experience), self.minibatch, self.epochs, seed):
                 clip_fractions.append(self._update(experience[rows]))

@@ -99,7 +99,9 @@ class ReFL(Trained):
 
     def training_step(self, batch: NumberedPrompts | Samples, batch_idx: int) -> Tensor:
         seeds = self._seeds(batch)
-        scores = self.scores(self.predicted(batch, seeds))
+        samples = self.predicted(batch, seeds)
+        self.announce(samples)
+        scores = self.scores(samples)
         loss = -scores.mean() + self._anchor(batch, seeds)
         figures = {"loss": loss.detach(), "score": scores.detach().mean()}
         self.log_dict(figures, prog_bar=True, batch_size=len(batch))

@@ -124,6 +124,7 @@ class VelocityMatching(Trained):
 
     def training_step(self, batch: NumberedPrompts, batch_idx: int) -> Tensor:
         draws = self.draw(batch)
+        self.announce(draws.samples)
         noise = row_seeds(derive(self.seed, "noisings"), draws.samples.facts["seed"])
         with evaluating(random_parts(self.policy)):
             trajectory = self.policy.encode(draws.samples, seeds=noise)

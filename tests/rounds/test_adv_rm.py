@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from functools import partial
 from types import SimpleNamespace
 
@@ -24,7 +25,7 @@ from rewardlab.evaluation import Evaluation, Readings
 from rewardlab.mining import extremes
 from rewardlab.provenance import fingerprint
 from rewardlab.report import write_report
-from rewardlab.rewards import Function
+from rewardlab.rewards import Corrected, Function, load_reward
 from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import Relative
@@ -34,16 +35,18 @@ from rewardlab.rounds import (
     AttackAndMine,
     FitReward,
     Mining,
+    OnlineHardening,
     PostTrain,
     RunFolder,
     Tether,
 )
+from rewardlab.rounds.hardening import _best, _mean_in_deviations
 from rewardlab.rounds.rehearsal import rehearse
 from rewardlab.rounds.state import begin
 from rewardlab.rounds.tether import tethered
 from rewardlab.seeds import row_seeds
 from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
-from rewardlab.training import DPO, SFT
+from rewardlab.training import DPO, SFT, Online
 
 PROMPTS = [f"say {letter}" for letter in "abcdefgh"]
 ADAM = partial(torch.optim.Adam, lr=1e-3)
@@ -140,6 +143,49 @@ def test_a_page_is_written_from_the_folder_of_a_real_run(tmp_path):
     page = write_report([tmp_path / "run"], tmp_path / "page.html").read_text(encoding="utf-8")
     assert "How the reward sees them" in page
     assert "candidates" not in page, "PPO draws none, so none are missing"
+
+
+def online(**options) -> OnlineHardening:
+    correction = LanguageReward(tiny_causal_lm(seed=3), tiny_tokenizer(), pooling="mean")
+    return OnlineHardening(correction, best_of=2, online=Online(rows=8, optimizer=ADAM), **options)
+
+
+@pytest.mark.parametrize("use", ["target", "ensemble"])
+def test_a_correction_learns_while_the_policy_is_trained(tmp_path, use):
+    results = run(tmp_path / "run", online=online(), rounds=0, use=use)
+    trained = results["rounds"]["1"]["post_train"]
+    assert {"online_loss", "online_lead", "online_rows"} <= trained.keys()
+    assert trained["online_rows"] == 4 * len(PROMPTS)
+    reward = load_reward(tmp_path / "run" / "reward")
+    assert isinstance(reward, Corrected)
+    assert reward.correction.head.abs().sum() > 0, "it began at 0"
+    costs = json.loads((tmp_path / "run" / "timing.json").read_text())["cost"]["generations"]
+    assert costs["all"] - costs["plain"] == 2 * len(PROMPTS)
+    again = run(tmp_path / "run", online=online(), rounds=0, use=use)
+    assert again == results
+    samples = Samples(PROMPTS, ["a b"] * len(PROMPTS))
+    shutil.rmtree(tmp_path / "run" / "reward")
+    assert run(tmp_path / "run", online=online(), rounds=0, use=use) == results
+    assert torch.equal(load_reward(tmp_path / "run" / "reward")(samples), reward(samples))
+
+
+def test_a_correction_comes_on_top_of_rounds_of_attack_and_a_tether(tmp_path):
+    frozen = LanguageReward(tiny_causal_lm(), tiny_tokenizer(), pooling="mean", frozen=True)
+    results = run(tmp_path / "run", online=online(), tether=Tether(frozen), rounds=1)
+    assert "attack" in results["rounds"]["1"]
+    assert "online_lead" in results["rounds"]["2"]["post_train"]
+
+
+def test_the_anchors_are_the_best_of_each_prompt_by_members_in_their_deviations():
+    pool = Samples(["a"] * 2 + ["b"] * 2, ["1", "2", "3", "4"])
+    columns = [torch.tensor([0.0, 1.0, 9.0, 8.0]), torch.tensor([300.0, 0.0, 0.0, 100.0])]
+    scores = _mean_in_deviations(columns, 2)
+    expected = torch.zeros(4)
+    for column in columns:
+        centered = column.view(2, 2) - column.view(2, 2).mean(1, keepdim=True)
+        expected += centered.flatten() / centered.square().mean().sqrt() / 2
+    torch.testing.assert_close(scores, expected)
+    assert _best(pool, scores, 2).outputs == ["1", "3"]
 
 
 def test_a_game_without_prompts_or_with_fewer_than_no_rounds_is_refused():

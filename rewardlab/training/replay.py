@@ -1,0 +1,183 @@
+"""Replay: a bounded memory of what a policy drew, which keeps a correction from forgetting."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rewardlab.conversations import Prompt, from_json, to_json
+from rewardlab.errors import InputError
+from rewardlab.networks.shells import GIB
+from rewardlab.seeds import derive, row_seeds
+from rewardlab.types import Samples, concatenate, take
+
+Inputs = Samples | Tensor  # what a correction reads: samples, or their frozen features
+
+
+class Drawn(NamedTuple):
+    """Outputs of a policy as a correction reads them.
+
+    Attributes:
+        prompts: B prompts.
+        inputs: Samples of B rows, or features [B, ...].
+        keys: int64 [B], random numbers of the rows; the smallest stay when the memory is full.
+    """
+
+    prompts: list[Prompt]
+    inputs: Inputs
+    keys: Tensor
+
+    def rows(self, index: Tensor) -> Drawn:
+        """Return some of the rows."""
+        prompts = take(self.prompts, index)
+        inputs = take(self.inputs, index)
+        return Drawn(prompts, inputs, self.keys[index])
+
+
+@dataclass(frozen=True)
+class Replay:
+    """How many of the policy's earlier outputs are kept, and how often they come again.
+
+    Args:
+        recent: number of the last rollouts that count as recent.
+        recent_share: share of the rows of an update that are recent; the others come from all
+            rollouts before.
+        capacity: most rows kept of those before: a uniform sample of them, whatever their age.
+
+    Raises:
+        InputError: if a number is out of range.
+    """
+
+    recent: int = 4
+    recent_share: float = 0.75
+    capacity: int = 4096
+
+    def __post_init__(self) -> None:
+        if self.recent < 1 or self.capacity < 1 or not 0 < self.recent_share <= 1:
+            raise InputError(
+                "Replay needs recent and capacity of 1 or more, and recent_share in (0, 1]; got "
+                f"{self.recent}, {self.capacity} and {self.recent_share:g}."
+            )
+
+
+class ReplayBuffer:
+    """The rollouts of a run as far as `Replay` keeps them.
+
+    Args:
+        replay: its size.
+        seed: names which rows are kept and which are drawn.
+
+    Example:
+        >>> buffer = ReplayBuffer(Replay(recent=1, capacity=2), seed=0)
+        >>> for text in "abcd":
+        ...     buffer.add([""], Samples([""], [text]))
+        >>> len(buffer), buffer.draw(4, seed=1).inputs.outputs.count("d")
+        (3, 3)
+    """
+
+    def __init__(self, replay: Replay, seed: int) -> None:
+        self.replay = replay
+        self.seed = seed
+        self.rollouts = 0
+        self._recent: list[Drawn] = []
+        self._older: Drawn | None = None
+
+    def __len__(self) -> int:
+        older = 0 if self._older is None else len(self._older.keys)
+        return older + sum(len(drawn.keys) for drawn in self._recent)
+
+    def add(self, prompts: Sequence[Prompt], inputs: Inputs) -> None:
+        """Keep a rollout; the one that is no longer recent joins those before.
+
+        Raises:
+            InputError: if the memory that was asked for is larger than the machine's.
+        """
+        if self.rollouts == 0:
+            self._check_memory(inputs)
+        keys = row_seeds(derive(self.seed, "replay", self.rollouts), len(prompts))
+        self._recent.append(Drawn(list(prompts), inputs, keys))
+        self.rollouts += 1
+        if len(self._recent) > self.replay.recent:
+            self._keep(self._recent.pop(0))
+
+    def draw(self, count: int, seed: int) -> Drawn:
+        """Return `count` rows, drawn with replacement: recent ones and, once there are, others."""
+        recent = _joined(self._recent)
+        recent_seed = derive(seed, "recent")
+        if self._older is None:
+            return _some(recent, count, recent_seed)
+        recent_count = round(self.replay.recent_share * count)
+        some = _some(recent, recent_count, recent_seed)
+        others = _some(self._older, count - recent_count, derive(seed, "older"))
+        return _joined([some, others])
+
+    def _keep(self, drawn: Drawn) -> None:
+        """Let a rollout join those before, of which the rows with the smallest keys stay."""
+        older = drawn if self._older is None else _joined([self._older, drawn])
+        if len(older.keys) > self.replay.capacity:
+            smallest = older.keys.argsort()[: self.replay.capacity]
+            older = older.rows(smallest.sort().values)
+        self._older = older
+
+    def _check_memory(self, inputs: Inputs) -> None:
+        tensor = inputs.outputs if isinstance(inputs, Samples) else inputs
+        if not isinstance(tensor, Tensor):
+            return
+        row_bytes = tensor[0].numel() * tensor.element_size()
+        rows = self.replay.capacity + self.replay.recent * len(tensor)
+        kept_bytes = rows * row_bytes
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        if kept_bytes > memory / 2:
+            raise InputError(
+                f"Online would keep {rows:,} outputs, {kept_bytes / GIB:.1f} GiB, and the machine "
+                f"has {memory / GIB:.1f} GiB. "
+                "Lower replay.capacity, or take a correction with a frozen backbone, of whose "
+                "outputs only features are kept."
+            )
+
+    def state(self) -> dict[str, Any]:
+        """Return all that is kept, as lists, numbers and tensors."""
+        older = None if self._older is None else _to_state(self._older)
+        recent = [_to_state(drawn) for drawn in self._recent]
+        return {"rollouts": self.rollouts, "recent": recent, "older": older}
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take what `state` returned."""
+        self.rollouts = state["rollouts"]
+        self._recent = [_from_state(drawn) for drawn in state["recent"]]
+        self._older = None if state["older"] is None else _from_state(state["older"])
+
+
+def _joined(parts: Sequence[Drawn]) -> Drawn:
+    prompts = concatenate([part.prompts for part in parts])
+    inputs = concatenate([part.inputs for part in parts])
+    return Drawn(prompts, inputs, torch.cat([part.keys for part in parts]))
+
+
+def _some(drawn: Drawn, count: int, seed: int) -> Drawn:
+    """Return `count` of the rows, drawn with replacement."""
+    picks = row_seeds(seed, count) % len(drawn.keys)
+    return drawn.rows(picks)
+
+
+def _to_state(drawn: Drawn) -> dict[str, Any]:
+    state: dict[str, Any] = {"keys": drawn.keys}
+    state["prompts"] = [to_json(prompt) for prompt in drawn.prompts]
+    if isinstance(drawn.inputs, Tensor):
+        return state | {"features": drawn.inputs}
+    outputs = drawn.inputs.outputs
+    state["outputs"] = outputs if isinstance(outputs, Tensor) else list(outputs)
+    return state | {"facts": dict(drawn.inputs.facts)}
+
+
+def _from_state(state: dict[str, Any]) -> Drawn:
+    prompts = [from_json(prompt) for prompt in state["prompts"]]
+    inputs = state.get("features")
+    if inputs is None:
+        inputs = Samples(prompts, state["outputs"], state["facts"])
+    return Drawn(prompts, inputs, state["keys"])
