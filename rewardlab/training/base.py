@@ -140,6 +140,8 @@ class Trained(LightningModule):
 
     def announce(self, samples: Samples) -> None:
         """Tell the callbacks that hear rollouts what the policy drew."""
+        if self._trainer is None:  # a step that somebody takes by hand
+            return
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, HearsRollouts):
                 callback.on_rollout(self, samples)
