@@ -92,7 +92,7 @@ def measure(arm: str, seed: int, folder: Path) -> Result:
     fields = dict(figures["stability"]["gold"])
     fields["gold_at_kl"] = {float(kl): gold for kl, gold in fields["gold_at_kl"].items()}
     stability = Stability(**fields)
-    readings = _readings(run, last)
+    readings = readings_of(run, last)
     sigma = base_deviation(run)
     gold = [(reading["gold"] - stability.start) / sigma for reading in readings]
     reward = [reading["reward"] - readings[0]["reward"] for reading in readings]
@@ -105,7 +105,7 @@ def measure(arm: str, seed: int, folder: Path) -> Result:
         "censored": stability.censored,
         "end_gold": statistics.mean(gold[-WINDOW:]),
         "end_kl": readings[-1]["kl"],
-        "end_variety": variety(_texts(run, last)),
+        "end_variety": variety(texts_of_run(run, last)),
     }
     return Result(row, stability, [reading["step"] for reading in readings], gold, reward)
 
@@ -198,11 +198,11 @@ def _stage(run: Run, number: int, stage: str) -> Path:
     return folder
 
 
-def _texts(run: Run, number: int) -> list[str]:
+def texts_of_run(run: Run, number: int) -> list[str]:
     return list(load_samples(_stage(run, number, SAMPLES) / SAMPLES_FOLDER).outputs)
 
 
-def _readings(run: Run, number: int) -> list[dict[str, float]]:
+def readings_of(run: Run, number: int) -> list[dict[str, float]]:
     """Return the rows of a run's readings: step, gold, reward and KL."""
     file = _stage(run, number, "post-train") / "metrics.csv"
     readings = []

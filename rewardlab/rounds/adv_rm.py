@@ -82,7 +82,7 @@ class AdvRMRounds(Rounds):
     Args:
         policy: the first policy: it writes the references, the adversary starts from it, and it is
             what is post-trained.
-        members: at least two rewards.
+        members: at least two rewards; one is enough with `rounds=0`.
         preferences: the clean pairs.
         prompts: a file of prompts to attack and train on, or the prompts; by default those of the
             clean pairs in training.
@@ -332,12 +332,19 @@ class AdvRMRounds(Rounds):
 
 def _check(rounds: AdvRMRounds) -> None:
     """Refuse what cannot work, before anything is made."""
-    if len(rounds.members) < 2:
-        raise InputError(
-            "AdvRMRounds needs a target and a witness: at least 2 members; "
-            f"got {len(rounds.members)}."
-        )
     check_rounds("AdvRMRounds", rounds.prompts, rounds.rounds, least=0)
+    least = 2 if rounds.rounds else 1  # the target alone
+    if len(rounds.members) < least:
+        raise InputError(
+            f"AdvRMRounds needs a target and a witness to attack: at least {least} members with "
+            f"rounds={rounds.rounds}; got {len(rounds.members)}."
+        )
+    if rounds.rounds and rounds.fit.loop is None:
+        raise InputError(
+            f"AdvRMRounds refits its members after each attack, and fit.loop is none with "
+            f"rounds={rounds.rounds}. Give fit a loop, or set rounds to 0: then finished members "
+            "are used as they are."
+        )
     judge = rounds.attack.judge
     judges = rounds.evaluation.judges
     if judge is not None and judge not in judges:

@@ -16,6 +16,7 @@ from rewardlab.runs.layout import MEMBER, PAIRS_FOLDER
 from rewardlab.runs.stage import Stage
 from rewardlab.seeds import derive
 from rewardlab.training.base import trained_state
+from rewardlab.training.trainers import device_of
 from rewardlab.types import PreferencePairs, Samples, concatenate
 
 
@@ -35,7 +36,15 @@ class MemberFits:
         self.pair_stages: list[Stage] = []
 
     def fit(self, members: Sequence[Reward]) -> None:
-        """Refit these members from their first weights, each with its own order and bootstrap."""
+        """Refit these members from their first weights, each with its own order and bootstrap.
+
+        Members that are finished, without a loop, stay as they are.
+        """
+        if self.rounds.fit.loop is None:
+            self.stages = [self.state.start]
+            for member in members:
+                member.eval().to(device_of(self.rounds.fit.trainer))
+            return
         figures = {}
         stages = []
         for number, member in enumerate(members):
@@ -76,6 +85,7 @@ class MemberFits:
         preferences = self.rounds.preferences
         seed = stage.seed
         assert seed is not None
+        assert fit.loop is not None  # `fit` has left finished members as they are
         if not fit.warm_start:
             member.load_state_dict(self.first_weights[number], strict=False)
         pairs = preferences.split("train")[:0] if self.pairs is None else self.pairs

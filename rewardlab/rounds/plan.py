@@ -58,7 +58,8 @@ def of_adv_rm(rounds: Any) -> list[str]:
         names.append(stage_name(number, ADVERSARIAL))
     last = rounds.rounds + 1
     used = range(1) if rounds.use == "target" else members
-    names += [stage_name(last, MEMBER, member) for member in used]
+    if rounds.fit.loop is not None:
+        names += [stage_name(last, MEMBER, member) for member in used]
     if rounds.online is not None:
         names.append(stage_name(last, ANCHORS))
         names += [stage_name(last, f"{ANCHOR_SCORES}-{member}") for member in used]

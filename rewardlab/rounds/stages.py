@@ -53,7 +53,8 @@ class FitReward:
     """How the reward is fitted in each round.
 
     Args:
-        loop: makes the LightningModule from the reward.
+        loop: makes the LightningModule from the reward; none leaves a finished reward as it is
+            (Adv-RM's rounds, without attacks).
         trainer: makes the Trainer; logger, checkpoints and progress are set here.
         patience: epochs without a lower held-out loss after which the fit stops. The best epoch's
             weights are kept.
@@ -62,7 +63,7 @@ class FitReward:
             depends on it.
     """
 
-    loop: Callable[[Reward], LightningModule] = GANRM
+    loop: Callable[[Reward], LightningModule] | None = GANRM
     trainer: Callable[[], Trainer] = Trainer
     patience: int = 10
     warm_start: bool = False
@@ -72,6 +73,11 @@ class FitReward:
         self, reward: Reward, data: LightningDataModule, folder: Path, scratch: Path
     ) -> None:
         """Fit `reward` in place and write its weights, figures and metrics into `folder`."""
+        if self.loop is None:
+            raise InputError(
+                "These rounds fit their reward, and fit.loop is none. Give it a loop, such as "
+                "GANRM; a finished reward is taken as it is by AdvRMRounds with rounds=0."
+            )
         module = self.loop(reward.train())
         best = ModelCheckpoint(scratch, "best", monitor="val/loss", enable_version_counter=False)
         stopping = EarlyStopping("val/loss", patience=self.patience, check_finite=True)

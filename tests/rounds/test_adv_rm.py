@@ -88,6 +88,7 @@ def game(
     mining=None,
     attacked="first",
     loop=None,
+    fitted=AdvRM,
     **options,
 ) -> AdvRMRounds:
     members = [
@@ -113,7 +114,7 @@ def game(
         post_train=PostTrain(
             loop or partial(PPO, optimizer=ADAM), TRAINER, candidates=2, callbacks=list(callbacks)
         ),
-        fit=FitReward(partial(AdvRM, optimizer=ADAM), TRAINER),
+        fit=FitReward(fitted and partial(fitted, optimizer=ADAM), TRAINER),
         evaluation=Evaluation(16, {"letters": Function(letters)}),
         **options,
     )
@@ -417,6 +418,15 @@ def test_no_rounds_is_the_baseline(tmp_path):
     assert cost["seconds"]["ratio"] == cost["generations"]["ratio"] == 1
 
 
+def test_a_finished_reward_is_climbed_as_it_is(tmp_path):
+    finished = LanguageReward(tiny_causal_lm(), tiny_tokenizer(), seed=7).eval()
+    before = fingerprint(finished)
+    results = run(tmp_path / "run", members=[finished], rounds=0, fitted=None)
+    assert fingerprint(finished) == before
+    assert not list((tmp_path / "run" / "stages").glob("*member*"))
+    assert results["rounds"]["1"]["post_train"]["steps"] > 0
+
+
 def test_an_attack_changes_neither_target_nor_policy(tmp_path):
     play = game()
     before = [fingerprint(module) for module in (*play.members, play.policy)]
@@ -431,6 +441,8 @@ def test_an_attack_changes_neither_target_nor_policy(tmp_path):
     ("options", "words"),
     [
         ({"members": []}, "at least 2 members"),
+        ({"members": [], "rounds": 0}, "at least 1 members"),
+        ({"fitted": None}, "refits its members after each attack"),
         ({"held_out_prompts": ["say a", "say q"]}, "1 of the held-out prompts"),
         (
             {"attacker": BestOfN(), "enough": 5},
