@@ -1,16 +1,21 @@
 """The main jobs in miniature, on digits and on text.
 
-A reward from 300 bold digits is used in five ways, and a text reward is hacked, or not.
+A reward from 300 bold digits is used in five ways; a text reward is hacked, or not, over three
+seeds: plain RLHF, after attacks, with a correction that learns in the loop, and with two tethers.
 
-Run by `make demo`. Nothing is downloaded. It takes a few minutes on one thread, of which one or two
-train the two base generators, which are kept for the next time. The report is
-runs/demo/report.html.
+Run by `make demo`. Nothing is downloaded. It takes a few minutes on two cores, of which one or two
+train the base generators, which are kept for the next time. The reports are runs/demo/report.html
+and, over the seeds, runs/demo/seeds.html.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from rewardlab.cli import main as rewardlab
@@ -20,8 +25,6 @@ INIT = "--rounds.init_args."
 BETA = f"{INIT}post_train.loop.init_args.beta"
 DIGITS = "gan_rm/digits.yaml"
 TOPICS = "adv_rm/topics.yaml"
-# Seed of the text half; with seed 0 plain RLHF holds for 250 steps, see docs/studies/hardening.md.
-SEED = "--experiment.seed=1"
 WAYS = {
     "best_of_10": [DIGITS, "gan_rm/digits_best_of_n.yaml"],
     "sft": [DIGITS, "gan_rm/digits_sft.yaml"],
@@ -33,31 +36,82 @@ WAYS = {
         "gan_rm/digits_guard.yaml",
         f"{BETA}=100",
     ],
-    "rlhf_plain": [TOPICS, SEED, f"{INIT}rounds=0"],
-    "rlhf_after_attacks": [TOPICS, SEED],
-    "rlhf_novelty": [TOPICS, SEED, "adv_rm/topics_novelty.yaml"],
-    "rlhf_kl": [TOPICS, SEED, f"{INIT}rounds=0", f"{INIT}post_train.loop.init_args.kl_weight=0.25"],
+    "rlhf_plain": [TOPICS, f"{INIT}rounds=0"],
+    "rlhf_after_attacks": [TOPICS],
+    "rlhf_online": [TOPICS, "menu/online.yaml"],
+    "rlhf_novelty": [TOPICS, "adv_rm/topics_novelty.yaml"],
+    "rlhf_kl": [TOPICS, f"{INIT}rounds=0", f"{INIT}post_train.loop.init_args.kl_weight=0.25"],
 }
+TEXT = tuple(name for name in WAYS if name.startswith("rlhf"))
 
 
 def main() -> int:
-    """Run all ways, then write one report.
+    """Run all ways, then write the reports.
 
-    Ways of one base generator share the stages before they part.
+    Ways of one base generator share the stages before they part; who comes second waits for them.
     """
     options = parser().parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    for number, name in enumerate(options.only, 1):
-        seconds = time.monotonic() - start
-        print(f"\n[{number}/{len(options.only)}] {name}  ({seconds:.0f} s)", flush=True)
-        code = rewardlab(["rounds", *arguments(name, options.out)])
+    names = in_order(run_names(options.only, options.seeds))
+    with ThreadPoolExecutor(options.jobs) as pool:
+        jobs = {pool.submit(run, name, options.out): name for name in names}
+        code = follow(jobs, start)
         if code:
+            pool.shutdown(cancel_futures=True)
             return code
-    report = options.out / "report.html"
-    runs = [str(options.out / name) for name in options.only]
-    code = rewardlab(["report", *runs, "--out", str(report)])
-    print(f"\nDone in {time.monotonic() - start:.0f} s. The report: {report.resolve()}")
+    code = report(options.out, options.only, options.seeds)
+    print(f"\nDone in {time.monotonic() - start:.0f} s. The reports: {options.out.resolve()}")
     return code
+
+
+def run_names(ways: list[str], seeds: list[int]) -> list[str]:
+    """Return the names of the runs: a way of text has one for each seed."""
+    names = [way for way in ways if way not in TEXT]
+    for seed in seeds:
+        names += [f"{way}-{seed}" for way in ways if way in TEXT]
+    return names
+
+
+def in_order(names: list[str]) -> list[str]:
+    """Return the names so that the first two runs train the two base generators at once."""
+    first = names[:1] + [name for name in names if name.startswith("rlhf")][:1]
+    return list(dict.fromkeys([*first, *names]))
+
+
+def run(name: str, out: Path) -> int:
+    """Run one way in a process of its own, and return its exit code; the log is beside its folder.
+
+    What stands is not run again.
+    """
+    command = [sys.executable, "-m", "rewardlab", "rounds", *arguments(name, out)]
+    with (out / f"{name}.log").open("w", encoding="utf-8") as log:
+        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
+
+
+def follow(jobs: dict[Future[int], str], start: float) -> int:
+    """Say what has ended and how long the others take, and return the first failure's exit code."""
+    for count, job in enumerate(as_completed(jobs), 1):
+        seconds = time.monotonic() - start
+        left = seconds / count * (len(jobs) - count)
+        print(
+            f"[{count:2}/{len(jobs)}] {jobs[job]}  ({seconds:.0f} s; about {left:.0f} s left)",
+            flush=True,
+        )
+        if job.result():
+            print(f"{jobs[job]} failed; its log, beside its folder, says why.", file=sys.stderr)
+            return job.result()
+    return 0
+
+
+def report(out: Path, ways: list[str], seeds: list[int]) -> int:
+    """Write the page of all ways, of text with the first seed, and that of text over all seeds."""
+    runs = [str(out / name) for name in run_names(ways, seeds[:1])]
+    code = rewardlab(["report", *runs, "--out", str(out / "report.html")])
+    of_text = [str(out / name) for name in run_names(ways, seeds) if name.startswith("rlhf")]
+    if code or len(seeds) < 2 or not of_text:
+        return code
+    return rewardlab(["report", *of_text, "--out", str(out / "seeds.html")])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -69,14 +123,18 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", nargs="+", choices=WAYS, default=list(WAYS), help="some of the ways"
     )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the text half")
+    jobs = min(2, os.cpu_count() or 1)
+    parser.add_argument("--jobs", type=int, default=jobs, help="runs at once")
     return parser
 
 
 def arguments(name: str, out: Path) -> list[str]:
-    """Return the arguments of `rewardlab rounds` for one way."""
+    """Return the arguments of `rewardlab rounds` for one run."""
+    way, _, seed = name.partition("-")
     configs = []
-    overrides = []
-    for argument in WAYS[name]:
+    overrides = [f"--experiment.seed={seed}"] if seed else []
+    for argument in WAYS[way]:
         if argument.endswith(".yaml"):
             configs.append(f"--config={CONFIGS / argument}")
         else:

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rewardlab.errors import InputError
 from rewardlab.provenance import fingerprint, versions
+from rewardlab.runs.locks import locked
 from rewardlab.storage.atomic import atomic_folder
 
 __all__ = ["cached"]
@@ -34,10 +34,10 @@ def cached(
     folder = home / f"{name}-{digest}"
     if folder.exists():
         return folder
-    try:
-        with atomic_folder(folder) as new:
-            make(new)
-    except InputError:
-        if not folder.exists():  # otherwise another process has made the same meanwhile
-            raise
+    locks = home / ".locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    with locked(locks / folder.name, wait=True):  # another process may be making it
+        if not folder.exists():
+            with atomic_folder(folder) as new:
+                make(new)
     return folder

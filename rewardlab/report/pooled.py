@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from os.path import commonprefix
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from rewardlab.report.markup import Block, Section, details, table, tag
 from rewardlab.report.picture import Picture, canvas, drawable, png_of, slug
 from rewardlab.report.rows import RUNS
 from rewardlab.report.run_tables import differences_table
+from rewardlab.report.seed_curves import seed_curves
 from rewardlab.report.single import logged_values
 from rewardlab.report.statements import judges, listed
 from rewardlab.runs.differences import differences
@@ -67,6 +69,8 @@ def comparison(runs: Sequence[Run]) -> list[Section]:
     blocks: list[Block] = [_settings(runs, settings)]
     if any(len(group.runs) > 1 for group in groups):
         blocks.append(_pooled_table(groups))
+        pooled = seed_curves([(group.label, group.runs) for group in groups])
+        blocks.append([] if pooled is None else [pooled])
     blocks.append(_charts(groups, settings))
     return [Section("What the runs differ in", blocks)]
 
@@ -89,23 +93,42 @@ def _groups(runs: Sequence[Run], settings: dict[str, list[Any]]) -> list[Group]:
         own = {key: values[place] for key, values in settings.items()}
         identity = str(own)
         if identity not in groups:
-            groups[identity] = Group(_label(own, run), own, [], [])
+            groups[identity] = Group("", own, [], [])
         groups[identity].runs.append(run)
         groups[identity].figures.append(figures_of(run))
-    return list(groups.values())
+    labelled = []
+    for group in groups.values():
+        labelled.append(group._replace(label=_label(group.settings, group.runs)))
+    return labelled
 
 
-def _label(settings: dict[str, Any], run: Run) -> str:
-    """Return what tells a group from others: its few settings, else the first run's name."""
+def _label(settings: dict[str, Any], runs: Sequence[Run]) -> str:
+    """Return what tells a group from others: its few settings, else its runs' common name."""
     if not settings:
         return "all runs"
     if len(settings) > LABEL_SETTINGS:
-        return run.name
+        return common_name([run.name for run in runs])
     texts = []
     for key, value in settings.items():
         text = MISSING if value is None else value
         texts.append(f"{short_name(key)} {text}")
     return ", ".join(texts)
+
+
+def common_name(names: Sequence[str]) -> str:
+    """Return what the names of runs begin with, without a number or the word "seed" behind it.
+
+    Example:
+        >>> common_name(["rlhf_plain-1", "rlhf_plain-12"]), common_name(["sft"])
+        ('rlhf_plain', 'sft')
+        >>> common_name(["a/seed0", "b/seed0"])
+        'a/seed0'
+    """
+    if len(names) == 1:
+        return names[0]
+    prefix = commonprefix(list(names))  # noqa: RUF071 (names, not paths)
+    prefix = prefix.rstrip("0123456789").removesuffix("seed").rstrip("-_./ ")
+    return prefix or names[0]
 
 
 def short_name(key: str) -> str:

@@ -1,6 +1,10 @@
 """The digits' world: who trains on what stays apart, and what is trained is kept."""
 
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from threading import Event
+from time import sleep
 
 import pytest
 import torch
@@ -99,27 +103,38 @@ class TestCache:
         monkeypatch.setattr(world, "_train_judge", lambda *_, **__: pytest.fail("trained again"))
         again = DigitJudge(train_steps=2)
         assert fingerprint(first) == fingerprint(again)
-        assert len(list(cache.iterdir())) == 1
+        assert len(list(cache.glob("[!.]*"))) == 1
 
     @pytest.mark.parametrize("other", [{"train_steps": 3}, {"seed": 1}])
     def test_other_settings_are_another_folder(self, cache, other):
         DigitJudge(train_steps=2)
         DigitJudge(**({"train_steps": 2} | other))
-        assert len(list(cache.iterdir())) == 2
+        assert len(list(cache.glob("[!.]*"))) == 2
 
     def test_a_failure_leaves_nothing(self, cache, monkeypatch):
         monkeypatch.setattr(world, "_train_judge", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             DigitJudge(train_steps=2)
-        assert list(cache.iterdir()) == []
+        assert list(cache.glob("[!.]*")) == []
 
-    def test_two_processes_that_make_the_same_at_once_both_go_on(self, cache):
-        def make(folder):
-            if len(list(cache.iterdir())) == 1:
-                world._cached("thing", {}, lambda other: (other / "a.txt").write_text("first"))
-            (folder / "a.txt").write_text("second")
+    def test_who_wants_the_same_at_once_waits_for_it(self, cache):
+        """Locks are of open files, so threads wait for each other as processes do."""
+        begun = Event()
+        makers = []
 
-        assert (world._cached("thing", {}, make) / "a.txt").read_text() == "first"
+        def make(name, folder):
+            makers.append(name)
+            begun.set()
+            sleep(0.2)
+            (folder / "a.txt").write_text(name)
+
+        with ThreadPoolExecutor() as pool:
+            first = pool.submit(world._cached, "thing", {}, partial(make, "first"))
+            begun.wait()
+            second = pool.submit(world._cached, "thing", {}, partial(make, "second"))
+            assert first.result() == second.result()
+        assert makers == ["first"]
+        assert (first.result() / "a.txt").read_text() == "first"
 
     def test_a_refusal_of_the_maker_is_not_swallowed(self):
         def refuse(folder):

@@ -127,7 +127,7 @@ def test_the_same_seed_gives_the_same_world_anew(monkeypatch, tmp_path):
     first = [fingerprint(part) for part in world()]
     monkeypatch.setenv("REWARDLAB_CACHE", str(tmp_path))
     assert [fingerprint(part) for part in world()] == first
-    assert len(list(tmp_path.iterdir())) == 4  # all were made anew
+    assert len(list(tmp_path.glob("[!.]*"))) == 4  # all were made anew
 
 
 def test_members_start_alike_but_for_their_heads_and_learn_what_gold_prefers():
