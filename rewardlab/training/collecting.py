@@ -15,6 +15,7 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.base import checked_scores
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.ppo_checks import critic_of
+from rewardlab.training.processes import from_all_processes
 from rewardlab.training.rollouts import Experience, advantages_of, penalties
 from rewardlab.training.shaping import ReferenceFigures, reference_figures
 from rewardlab.types import Rollout, Samples, Trajectory, take
@@ -48,8 +49,8 @@ def collect_experience(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Ex
     values = None
     if loop.advantage == "generalized":
         values = in_parts(critic_of(loop.policy).value, trajectory, loop.micro_batch)
-    if loop.shaping.needs_reference and loop.reference_figures is None:
-        loop.reference_figures = measure_reference(loop, prompts, rows)
+    if loop.shaping.needs_reference:
+        loop.reference_figures = measured_reference(loop, prompts, rows)
     rewards = loop.shaping(scores, samples, loop.reference_figures)
     mask = trajectory.mask
     nats = penalties(loop.kl, log_prob - reference_log_prob, mask, loop.policy.dimensions)
@@ -88,11 +89,46 @@ def draw(
     return Draws(samples, trajectory)
 
 
-def measure_reference(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> ReferenceFigures:
-    """Sample from the loop's reference, and measure what shaped rewards are in units of."""
+def measured_reference(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> ReferenceFigures:
+    """Return what shaped rewards are in units of, measured on the reference's own samples.
+
+    The first batch gives all figures. Where rewards are compared with references of their own
+    prompt, the prompts that a later batch brings for the first time are sampled from then.
+
+    Args:
+        loop: its reference, reward and shaping, and the figures so far.
+        prompts: P strings.
+        rows: int64 [P], the prompts' numbers.
+    """
+    figures = loop.reference_figures
+    shaping = loop.shaping
+    if figures is None:
+        samples, scores = _scored_references(loop, prompts, rows)
+        figures = reference_figures(scores, samples, loop.samples_per_prompt, shaping)
+        if shaping.par is None:
+            return figures
+        for process_rows, process_scores in from_all_processes((rows.cpu(), scores.cpu())):
+            figures = figures.extended(process_rows, process_scores)
+        return figures
+    new = figures.missing(rows)
+    if not shaping.needs_each_prompt or not new.any():
+        return figures
+    new_rows = rows[new.to(rows.device)]
+    references = _scored_references(loop, take(prompts, new), new_rows)
+    return figures.extended(new_rows, references.scores)
+
+
+class ScoredSamples(NamedTuple):
+    """Samples, and their scores [B]."""
+
+    samples: Samples
+    scores: Tensor
+
+
+def _scored_references(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> ScoredSamples:
+    """Return K samples of the loop's reference for each prompt, with their scores."""
     samples, _ = draw(loop, loop.reference, prompts, rows, "reference")
-    scores = score_rollout(loop.reward, samples, loop.device)
-    return reference_figures(scores, samples, loop.samples_per_prompt, loop.shaping)
+    return ScoredSamples(samples, score_rollout(loop.reward, samples, loop.device))
 
 
 def score_rollout(reward: Reward, samples: Samples, device: torch.device) -> Tensor:

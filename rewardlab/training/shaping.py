@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
+import torch
 from torch import Tensor
 
 from rewardlab.errors import AlikeError, InputError
@@ -20,11 +23,24 @@ class ReferenceFigures:
         deviation: standard deviation of the scores of one prompt's samples, pooled over prompts. An
             offset that a reward adds to a prompt does not count.
         length: mean of the fact "length", or NaN.
+        scores: the scores of each prompt's samples, by the prompt's row; kept for `Shaping.par`
+            alone.
     """
 
     mean: float
     deviation: float
     length: float
+    scores: Mapping[int, list[float]] = field(default_factory=dict)
+
+    def missing(self, rows: Tensor) -> Tensor:
+        """Return which prompts have no scores here, bool [P], by their rows [P]."""
+        return torch.tensor([row not in self.scores for row in rows.tolist()], dtype=torch.bool)
+
+    def extended(self, rows: Tensor, scores: Tensor) -> ReferenceFigures:
+        """Return the same figures with the scores [P·K] of further prompts, by their rows [P]."""
+        groups = scores.view(len(rows), -1).tolist()
+        further = dict(zip(rows.tolist(), groups, strict=True))
+        return replace(self, scores={**self.scores, **further})
 
 
 @dataclass(frozen=True)
@@ -32,7 +48,8 @@ class Shaping:
     """How scores become the rewards that PPO maximizes. By default they stay as they are.
 
     Clip and penalties are in σ, the standard deviation of the reference's scores within a
-    prompt, so that they mean the same for any reward. They apply in this order, before the KL.
+    prompt, so that they mean the same for any reward. They apply in this order, before the KL:
+    clip, penalties, `par`, whitening.
 
     Args:
         clip: most σ that a score may be away from the reference's mean; it is clamped there.
@@ -42,6 +59,19 @@ class Shaping:
             "finished" of the samples.
         whiten: bring each step's batch of rewards, over all processes, to mean 0 and deviation 1.
             The KL's weight is then in those units; an attack's penalties then rule the scale.
+        par: τ in σ, above 0: the reward is the mean over the reference's samples j of
+            sigmoid((score - score_j) / τσ), the preference as reward of Fu et al., arXiv
+            2502.18770. It lies between 0 and 1 and is steepest at the reference, so what a policy
+            gains beyond the reference it gains ever less for. Their τ is 1 for scores of Bradley
+            and Terry as they are; here the scores are brought to σ first. The KL's weight is then
+            in these units. None leaves the scores unbounded.
+        references: which samples of the reference `par` compares with. "prompt": the K of the same
+            prompt, drawn once, when the prompt is first met; what a reward adds to a prompt then
+            changes nothing, and the first pass over the prompts draws twice. "pooled": all of the
+            first batch, whatever their prompts, which costs that batch alone.
+
+    Raises:
+        InputError: if `par` is not above 0.
 
     Example:
         >>> import torch
@@ -50,17 +80,38 @@ class Shaping:
         >>> shaping = Shaping(clip=3.0, length_penalty=1.0)
         >>> shaping(torch.tensor([9.0, 1.0]), samples, reference).tolist()
         [5.0, -3.0]
+        >>> reference = ReferenceFigures(0.0, 2.0, float("nan"), {3: [1.0]})
+        >>> samples = Samples(["a"] * 2, ["b", "c"], {"row": torch.tensor([3, 3])})
+        >>> bounded = Shaping(par=1.0)(torch.tensor([1.0, 99.0]), samples, reference)
+        >>> bounded.tolist()
+        [0.5, 1.0]
     """
 
     clip: float | None = None
     length_penalty: float = 0.0
     whiten: bool = False
     unfinished_penalty: float = 0.0
+    par: float | None = None
+    references: Literal["prompt", "pooled"] = "prompt"
+
+    def __post_init__(self) -> None:
+        if self.par is not None and not self.par > 0:
+            raise InputError(
+                "shaping.par is the temperature of a sigmoid, in standard deviations of the "
+                f"reference, so it has to be above 0; got {self.par:g}. Take 1, or null for no "
+                "bound."
+            )
 
     @property
     def needs_reference(self) -> bool:
         """Tell whether the reference has to be sampled from, once."""
-        return self.clip is not None or self.length_penalty != 0 or self.unfinished_penalty != 0
+        has_penalty = self.length_penalty != 0 or self.unfinished_penalty != 0
+        return self.clip is not None or has_penalty or self.par is not None
+
+    @property
+    def needs_each_prompt(self) -> bool:
+        """Tell whether the reference has to be sampled from for every prompt."""
+        return self.par is not None and self.references == "prompt"
 
     def __call__(
         self, scores: Tensor, samples: Samples, reference: ReferenceFigures | None
@@ -85,7 +136,37 @@ class Shaping:
         if self.unfinished_penalty:
             unit = self.unfinished_penalty * reference.deviation
             scores = scores - unit * unfinished(samples).to(scores)
+        if self.par is not None:
+            others = self._compared_with(reference, samples).to(scores)
+            scores = preference_as_reward(scores, others, self.par * reference.deviation)
         return scores
+
+    def _compared_with(self, reference: ReferenceFigures, samples: Samples) -> Tensor:
+        """Return the reference's scores [B, K] of each sample's prompt, or all of them [1, N]."""
+        if self.references == "pooled":
+            pool = torch.tensor(list(reference.scores.values()))
+            return pool.view(1, -1)
+        rows = samples.facts["row"].tolist()
+        return torch.tensor([reference.scores[row] for row in rows])
+
+
+def preference_as_reward(scores: Tensor, references: Tensor, temperature: float) -> Tensor:
+    """Return the mean over j of sigmoid((score - reference_j) / temperature), [B].
+
+    Fu et al., arXiv 2502.18770, section 4, with several references.
+
+    Args:
+        scores: [B].
+        references: scores of reference samples, [B, m] or [1, m].
+        temperature: above 0, in the scores' unit. The slope at a single reference is 1/(4·τ).
+
+    Example:
+        >>> references = torch.tensor([[0.0, 0.0]])
+        >>> preference_as_reward(torch.tensor([0.0, 50.0]), references, 1.0).tolist()
+        [0.5, 1.0]
+    """
+    gaps = scores[:, None] - references
+    return (gaps / temperature).sigmoid().mean(1)
 
 
 def lengths(samples: Samples) -> Tensor:
@@ -136,7 +217,7 @@ def reference_figures(
         raise AlikeError(
             f"Shaping is in units of the reference's standard deviation, but its {len(scores)} "
             f"samples score alike ({scores[0].item():g}) within each prompt. Take more prompts a "
-            "step, or no clip and no penalties."
+            "step, or no clip, no bound and no penalties."
         )
     length = mean(lengths(samples)).item() if shaping.length_penalty else float("nan")
     return ReferenceFigures(mean(scores).item(), deviation, length)

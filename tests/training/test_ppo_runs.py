@@ -64,7 +64,7 @@ def run(folder, ckpt_path=None):
         minibatch=8,
         kl_target=0.5,
         kl_weight=0.2,
-        shaping=Shaping(clip=2.0, length_penalty=0.1),
+        shaping=Shaping(clip=2.0, length_penalty=0.1, par=2.0),
         table_every=2,
         optimizer=partial(Adam, lr=0.05),
     )
