@@ -47,7 +47,12 @@ MATRIX = {  # test_modalities.py composes and runs each of them
     *(f"matrix/video_{loop}.yaml" for loop in ("best_of_n", "sft", "dpo", "ppo", "refl")),
 }
 TEXT = {"adv_rm/topics.yaml", "adv_rm/topics_novelty.yaml"}
-STUDY = {"adv_rm/study.yaml", "adv_rm/study_paper.yaml", "adv_rm/study_pairs.yaml"}
+STUDY = {
+    "adv_rm/restart.yaml",
+    "adv_rm/study.yaml",
+    "adv_rm/study_paper.yaml",
+    "adv_rm/study_pairs.yaml",
+}
 FITS = [("gan_rm/fit.yaml", f"trainer/{where}.yaml") for where in ("cpu", "gpu_bf16", "multi_node")]
 MEMORY = {f"memory/{name}.yaml" for name in ("sd15", "sdxl", "sd35", "flux", "qwen_image", "wan")}
 MENU = sorted(file for file in FILES if file.startswith("menu/"))
@@ -87,9 +92,9 @@ def built(files, out, *flags):
 
 def test_no_config_is_missed():
     composed = {file for files in [*COMPOSED, *FITS] for file in files} | {"gan_rm/panel.yaml"}
-    # STUDY: test_hardening_study.py; MEMORY: test_memory_configs.py
+    # STUDY: test_hardening_study.py, test_menu_study.py; MEMORY: test_memory_configs.py
     assert composed | MATRIX | TEXT | OWN | STUDY | MEMORY | set(MENU) == FILES
-    assert len(FILES) == 48
+    assert len(FILES - set(MENU)) == 46
 
 
 @pytest.mark.parametrize(
@@ -133,17 +138,53 @@ TEXT_QUICK = [
 ]
 
 
-@pytest.mark.parametrize("file", [file for file in MENU if file != "menu/restart.yaml"])
-def test_each_item_of_the_menu_lies_over_the_text_world(file, tmp_path):
-    found = build([*words(["adv_rm/topics.yaml", file], tmp_path / "run"), *TEXT_QUICK])
-    game = found.rounds
-    loop = game.post_train.loop(game.policy, game.members[0])
-    assert loop.learns_from == "prompts"
-    if file == "menu/online.yaml":
-        hardening = game.online
-        assert (game.rounds, game.use, hardening.best_of) == (0, "ensemble", 8)
-        optimizer = hardening.online.make_optimizer(hardening.correction.parameters())
-        assert (hardening.online.rows, optimizer.param_groups[0]["lr"]) == (48, 0.002)
+def test_hardening_in_the_loop_lies_over_the_text_world(tmp_path):
+    files = ["adv_rm/topics.yaml", "menu/online.yaml"]
+    game = build([*words(files, tmp_path / "run"), *TEXT_QUICK]).rounds
+    hardening = game.online
+    assert (game.rounds, game.use, hardening.best_of) == (0, "ensemble", 8)
+    optimizer = hardening.online.make_optimizer(hardening.correction.parameters())
+    assert (hardening.online.rows, optimizer.param_groups[0]["lr"]) == (48, 0.002)
+
+
+def printed(text, command):
+    """The commands of a page or a config's comment, each as words; a backslash ends a line that
+    goes on.
+    """
+    lines = text.replace("\n#", "\n").replace("\\\n", " ").splitlines()
+    lines = [line.strip("# ") for line in lines if "[--" not in line]  # which is usage
+    return [
+        shlex.split(line, comments=True)[2:]
+        for line in lines
+        if line.startswith(f"rewardlab {command} --config ")
+    ]
+
+
+def menu():
+    """Return the fragments of the menu by the rounds' config that their comments lay them over."""
+    by_base = {}
+    for file in MENU:
+        [command] = printed((ROOT / "configs" / file).read_text(), "rounds")
+        assert command[-2:] == ["--config", f"configs/{file}"]
+        by_base.setdefault(command[1], []).append(file)
+    return by_base
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        *menu().values(),
+        *(pytest.param([file], marks=pytest.mark.nightly) for file in MENU),
+    ],
+    ids=lambda files: "+".join(Path(file).stem for file in files)[:80],
+)
+def test_the_menu_is_laid_over_the_rounds_that_its_comments_name(files, tmp_path):
+    """All fragments of one base at once, and nightly each by itself."""
+    [base] = {base for base, others in menu().items() for file in files if file in others}
+    quick = TEXT_QUICK if base == "configs/adv_rm/topics.yaml" else QUICK
+    rounds = build(["--config", base, *words(files, tmp_path / "run"), *quick]).rounds
+    module = rounds.post_train.build(rounds.policy, rounds.fitted()[0], rounds.policy)
+    assert module.policy is rounds.policy
 
 
 @pytest.mark.parametrize("files", FITS, ids=lambda files: Path(files[1]).stem)
@@ -199,19 +240,6 @@ def world(tmp_path, monkeypatch):
     Path("pairs.jsonl").write_text("\n".join(map(json.dumps, pairs)))
     Path("prompts.txt").write_text("word 30\nword 31\n")
     return tmp_path
-
-
-def printed(text, command):
-    """The commands of a page or a config's comment, each as words; a backslash ends a line that
-    goes on.
-    """
-    lines = text.replace("\n#", "\n").replace("\\\n", " ").splitlines()
-    lines = [line.strip("# ") for line in lines if "[--" not in line]  # which is usage
-    return [
-        shlex.split(line, comments=True)[2:]
-        for line in lines
-        if line.startswith(f"rewardlab {command} --config ")
-    ]
 
 
 def test_own_data_takes_the_place_of_the_paths_of_experiment(world):

@@ -59,7 +59,7 @@ ARMS = {
     "ibl": Arm(("adv_rm/topics_novelty.yaml",)),
     "online": Arm(("menu/online.yaml",)),
     "online-frozen": Arm(("menu/online.yaml",), FROZEN),
-    "restart": Arm(("menu/restart.yaml",)),
+    "restart": Arm(("adv_rm/restart.yaml",)),
 }
 RESTARTED = "online"  # whose hardened reward the arm "restart" climbs anew, by the same seed
 

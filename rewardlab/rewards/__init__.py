@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from rewardlab.rewards.classifier import ClassifierReward
     from rewardlab.rewards.combine import Ensemble, Standardized, Weighted
     from rewardlab.rewards.corrected import Corrected
+    from rewardlab.rewards.debiasing import Debiased
     from rewardlab.rewards.folders import load_reward
     from rewardlab.rewards.framewise import Framewise
-    from rewardlab.rewards.functions import Brightness, Function
+    from rewardlab.rewards.functions import Brightness, Fact, Function
     from rewardlab.rewards.image_reward import ImageReward
     from rewardlab.rewards.language import LanguageReward
     from rewardlab.rewards.novelty import Novelty
@@ -46,7 +47,9 @@ _HOMES = {
     "Brightness": "rewardlab.rewards.functions",
     "ClassifierReward": "rewardlab.rewards.classifier",
     "Corrected": "rewardlab.rewards.corrected",
+    "Debiased": "rewardlab.rewards.debiasing",
     "Ensemble": "rewardlab.rewards.combine",
+    "Fact": "rewardlab.rewards.functions",
     "Framewise": "rewardlab.rewards.framewise",
     "Function": "rewardlab.rewards.functions",
     "ImageReward": "rewardlab.rewards.image_reward",
@@ -76,7 +79,9 @@ __all__ = [
     "Calibrated",
     "ClassifierReward",
     "Corrected",
+    "Debiased",
     "Ensemble",
+    "Fact",
     "Framewise",
     "FrozenFeatures",
     "Function",

@@ -110,6 +110,50 @@ class Brightness(Reward, Saved):
         return cls().eval()
 
 
+class Fact(Reward, Saved):
+    """A fact that samples bring along, such as "length", as a score; for `Debiased`.
+
+    Args:
+        name: of the fact; `rewardlab.types.FACTS` lists those that policies give.
+
+    Raises:
+        InputError: on use, if the samples lack it, or it is not one number a sample.
+
+    Example:
+        >>> import torch
+        >>> Fact("length")(Samples([""], ["a b"], {"length": torch.tensor([3])})).tolist()
+        [3.0]
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, samples: Samples) -> Tensor:
+        """Return the fact, float32 [B].
+
+        Raises:
+            InputError: see the class.
+        """
+        column = samples.facts.get(self.name)
+        if column is None or column.dim() != 1:
+            raise InputError(
+                f"Fact({self.name!r}) reads one number a sample; the samples have the facts "
+                f"{sorted(samples.facts)}. Do they come from a file instead of a policy? Measure "
+                "the output itself, such as by Length()."
+            )
+        return column.float()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the fact's name."""
+        write_reward(folder, self, {"name": self.name})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Fact:
+        """Load what `save_pretrained` wrote, in eval mode."""
+        return cls(**read_settings(folder, "name")).eval()
+
+
 def _name_of(function: Any) -> str:
     name: str = getattr(function, "__name__", type(function).__name__)
     return name

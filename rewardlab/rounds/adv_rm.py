@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -91,7 +91,9 @@ class AdvRMRounds(Rounds):
         attack: how to attack and mine.
         fit: how members are fitted.
         post_train: how the policy is trained with the hardened reward.
-        use: the hardened reward is the "target" alone, or the members' "ensemble".
+        use: the hardened reward is the "target" alone, the members' "ensemble", or what a function
+            of the ensemble and the first policy's references makes of it, such as
+            `rewards.Debiased`, `rewards.SoftMinimum` or `rewards.Relative`.
         tether: a distance that is subtracted from the hardened reward; none by default.
         online: a correction that learns while the policy is trained; none by default. With
             `rounds=0` it is the only hardening, else it comes on top of the rounds of attack.
@@ -114,7 +116,7 @@ class AdvRMRounds(Rounds):
         fit: FitReward | None = None,
         prompts: str | Path | list[Prompt] | None = None,
         held_out_prompts: str | Path | list[Prompt] | None = None,
-        use: Literal["target", "ensemble"] = "target",
+        use: Literal["target", "ensemble"] | Callable[[Reward, Samples], Reward] = "target",
         tether: Tether | None = None,
         online: OnlineHardening | None = None,
         evaluation: Evaluation | None = None,
@@ -147,7 +149,7 @@ class AdvRMRounds(Rounds):
         state = begin(run, self, self.members, real, ["policy", "preferences"])
         fits = MemberFits(self, state)
         references = None
-        if self.rounds or self.tether is not None:
+        if self.draws_references:
             references = self._references(state, self.prompts, REFERENCES)
         for number in range(1, self.rounds + 1):
             state.number = number
@@ -161,7 +163,7 @@ class AdvRMRounds(Rounds):
         post_train = self.post_train
         if self.online is not None:
             described = settings_of(run, self, "online")
-            members = self._members_in_use() if self.tether is None else [reward]
+            members = [reward] if self._reads_references else self._members_in_use()
             reward, reward_stage, post_train = hardened_online(
                 state, self.online, members, reward_stage, post_train, described
             )
@@ -172,6 +174,16 @@ class AdvRMRounds(Rounds):
         self._evaluate(state, reward, reward_stage)
         _report_cost(state)
         export_both(state, reward)
+
+    @property
+    def draws_references(self) -> bool:
+        """Tell whether responses of the first policy are drawn, for attacks or the reward."""
+        return bool(self.rounds) or self._reads_references
+
+    @property
+    def _reads_references(self) -> bool:
+        """Tell whether the reward is made of the references beside the members."""
+        return self.tether is not None or callable(self.use)
 
     def exported(self) -> dict[str, Any]:
         """Return the policy and a member of the reward, by the names of their folders."""
@@ -301,18 +313,32 @@ class AdvRMRounds(Rounds):
         A tether's distance is subtracted from it.
         """
         fits.fit(self._members_in_use())
-        reward = self.members[0] if self.use == "target" else Ensemble(self.members)
-        if self.tether is None:
-            return reward, Stage("hardened", tuple(fits.stages), {"use": self.use})
-        assert references is not None
-        tether = self.tether
-        prints = [fingerprint(tether.novelty), tether.weight, tether.reward_weight]
-        inputs = (*fits.stages, references.stage)
-        stage = Stage("hardened", inputs, {"use": self.use, "tether": prints})
-        return tethered(reward, tether, references.samples), stage
+        settings: dict[str, Any] = settings_of(fits.state.run, self, "use")
+        inputs = list(fits.stages)
+        if references is not None and self._reads_references:
+            inputs.append(references.stage)
+        reward = self._reward_in_use(references)
+        if self.tether is not None:
+            assert references is not None
+            tether = self.tether
+            prints = [fingerprint(tether.novelty), tether.weight, tether.reward_weight]
+            settings["tether"] = prints
+            reward = tethered(reward, tether, references.samples)
+        return reward, Stage("hardened", tuple(inputs), settings)
+
+    def _reward_in_use(self, references: References | None) -> Reward:
+        """Return the target, the ensemble, or what `use` makes of it and the references."""
+        if self.use == "target":
+            return self.members[0]
+        ensemble = Ensemble(self.members)
+        if not callable(self.use):
+            return ensemble
+        assert references is not None  # run draws them where `use` is a function
+        device = next(ensemble.parameters()).device
+        return self.use(ensemble.eval(), references.samples).eval().to(device)
 
     def _members_in_use(self) -> list[Reward]:
-        """Return the members whose mean the policy climbs."""
+        """Return the members whose mean, or what is made of them, the policy climbs."""
         return self.members[:1] if self.use == "target" else self.members
 
     def _unseen_prompts(self) -> list[Prompt]:

@@ -49,7 +49,7 @@ def of_adv_rm(rounds: Any) -> list[str]:
     members = range(len(rounds.members))
     attacked = members if rounds.attack.members == "each" else range(1)
     names = list(FIRST)
-    if rounds.rounds or rounds.tether is not None:
+    if rounds.draws_references:
         names.append(stage_name(0, REFERENCES))
     for number in range(1, rounds.rounds + 1):
         names += [stage_name(number, MEMBER, member) for member in members]

@@ -25,7 +25,7 @@ from rewardlab.evaluation import Evaluation, Readings
 from rewardlab.mining import extremes
 from rewardlab.provenance import fingerprint
 from rewardlab.report import write_report
-from rewardlab.rewards import Corrected, Function, load_reward
+from rewardlab.rewards import Corrected, Debiased, Function, load_reward
 from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import Relative
@@ -532,3 +532,15 @@ def test_earlier_names_of_the_rounds_still_import_with_a_warning():
     with pytest.warns(DeprecationWarning, match="GANRMRounds since rewardlab 0.2"):
         from rewardlab.rounds import GANRM
     assert GANRM.__name__ == "GANRMRounds"
+
+
+def test_what_is_raised_may_be_made_of_the_ensemble_and_the_first_policy_s_references(tmp_path):
+    results = run(tmp_path / "run", rounds=0, use=partial(Debiased, share=1.0))["rounds"]
+    assert set(results["1"]["members"]) == {"0", "1"}
+    saved = load_reward(tmp_path / "run" / "reward")
+    assert isinstance(saved, Debiased)
+    assert len(saved.reward.rewards) == 2
+    [folder] = (tmp_path / "run" / "stages").glob("0-references-*[0-9a-f]")
+    references = load_samples(folder / "samples")
+    again = Debiased(saved.reward, references, share=1.0)
+    torch.testing.assert_close(again(references), saved(references))
