@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rewardlab.rewards.language import LanguageReward
     from rewardlab.rewards.novelty import Novelty
     from rewardlab.rewards.panel import Panel
-    from rewardlab.rewards.pessimism import Member, Pessimistic
+    from rewardlab.rewards.pessimism import Member, Pessimistic, SoftMinimum
     from rewardlab.rewards.probe import prompt_probe_auc
     from rewardlab.rewards.projection import RewardProjection
     from rewardlab.rewards.relative import Relative
@@ -64,6 +64,7 @@ _HOMES = {
     "Repetition": "rewardlab.rewards.rules",
     "RewardProjection": "rewardlab.rewards.projection",
     "SimilarityReward": "rewardlab.rewards.similarity",
+    "SoftMinimum": "rewardlab.rewards.pessimism",
     "Standardized": "rewardlab.rewards.combine",
     "VisionReward": "rewardlab.rewards.vision",
     "Weighted": "rewardlab.rewards.combine",
@@ -100,6 +101,7 @@ __all__ = [
     "RewardProjection",
     "Saved",
     "SimilarityReward",
+    "SoftMinimum",
     "Standardized",
     "StartsAtZero",
     "VisionReward",

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.folders import check_parts, load_reward, read_settings, write_reward
+from rewardlab.rewards.relative import spread_within
+from rewardlab.rewards.scoring import member_scores
 from rewardlab.types import Samples
 
 Kind = Literal["mean", "minimum", "mean_minus_variance", "mean_minus_std"]
@@ -97,6 +101,142 @@ class Pessimistic(Reward, Saved):
         settings = read_settings(folder, "kind", "weight")
         reward = load_reward(Path(folder) / "reward", trust=trust)
         return cls(reward, **settings).eval()
+
+
+class MemberScale(NamedTuple):
+    """The scale of an ensemble's members on reference outputs.
+
+    Attributes:
+        means: [M], of each member's scores.
+        deviations: [M], above 0; each member's within a prompt, pooled over prompts.
+    """
+
+    means: Tensor
+    deviations: Tensor
+
+
+class SoftMinimum(Reward, Saved):
+    """The soft minimum -β·(logsumexp_k(-z_k/β) - log K) of the members' scores.
+
+    arXiv 2606.09073. z_k is a member's score less its mean over the references, in its own pooled
+    deviation within a prompt, so that β means the same for any reward. β → ∞ is the mean and β → 0
+    the minimum; to second order it is the mean less the variance over 2β, `Pessimistic`'s
+    mean_minus_variance. Unlike the minimum it lets every member pull, those that doubt the most:
+    the gradient's weights are softmax(-z/β).
+
+    Args:
+        reward: with two or more members.
+        references: outputs of the first policy, two or more of some prompt; or the members' scale.
+        beta: β in the members' deviations, above 0.
+        batch_size: references scored at once.
+
+    Raises:
+        InputError: if β is not above 0, there is one member only, or the references score alike.
+
+    Example:
+        >>> from rewardlab.rewards import Ensemble
+        >>> from rewardlab.rewards.rules import Length, Repetition
+        >>> both = Ensemble([Length(), Repetition(n=1)])
+        >>> scale = MemberScale(torch.tensor([2.0, -0.5]), torch.tensor([1.0, 0.5]))
+        >>> for beta in (0.01, 1.0, 100.0):
+        ...     score = SoftMinimum(both, scale, beta)(Samples([""], ["of of of of"]))
+        ...     print(round(score.item(), 3))
+        -0.493
+        0.114
+        0.742
+    """
+
+    takes_trust = True
+    means: Tensor
+    deviations: Tensor
+
+    def __init__(
+        self,
+        reward: Reward,
+        references: Samples | MemberScale,
+        beta: float = 1.0,
+        batch_size: int = 256,
+    ) -> None:
+        super().__init__()
+        if not beta > 0:
+            raise InputError(
+                "SoftMinimum's beta is in the members' deviations and above 0; "
+                f'got {beta:g}. Take 1, or Pessimistic(reward, "minimum") for the limit of 0.'
+            )
+        if isinstance(references, Samples):
+            references = scale_of(member_scores(reward, references, batch_size), references)
+        if len(references.means) < 2:
+            raise InputError(
+                f"SoftMinimum compares two or more members; {type(reward).__name__} has one. Give "
+                "an Ensemble, or a reward with heads=2 or more."
+            )
+        self.reward = reward
+        self.beta = beta
+        self.register_buffer("means", references.means.float())
+        self.register_buffer("deviations", references.deviations.float())
+
+    def forward(self, samples: Samples) -> Tensor:
+        """Return the soft minimum over the members, float32 [B].
+
+        Raises:
+            InputError: if the scale is of another number of members.
+        """
+        members = self.reward.members(samples)
+        if members.shape[1] != len(self.means):
+            raise InputError(
+                f"This scale was measured with {len(self.means)} members, and "
+                f"{type(self.reward).__name__} has {members.shape[1]}. It belongs to one reward "
+                "only; measure it anew."
+            )
+        scaled = (members - self.means.to(members)) / self.deviations.to(members)
+        return soft_minimum(scaled, self.beta)
+
+    def check_savable(self) -> None:
+        """Refuse a reward inside that cannot be saved."""
+        check_parts([self.reward])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write β and the members' scale and, into `folder`/reward, the reward.
+
+        Raises:
+            InputError: if the reward cannot be saved, or `folder` holds something else.
+        """
+        settings = {
+            "beta": self.beta,
+            "means": self.means.tolist(),
+            "deviations": self.deviations.tolist(),
+        }
+        write_reward(folder, self, settings, {"reward": self.reward})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, trust: bool = False) -> SoftMinimum:
+        """Load what `save_pretrained` wrote, in eval mode. The references are not needed again."""
+        settings = read_settings(folder, "beta", "means", "deviations")
+        means = torch.tensor(settings["means"])
+        scale = MemberScale(means, torch.tensor(settings["deviations"]))
+        reward = load_reward(Path(folder) / "reward", trust=trust)
+        return cls(reward, scale, settings["beta"]).eval()
+
+
+def soft_minimum(scores: Tensor, beta: float) -> Tensor:
+    """Return -β·(logsumexp_k(-r_k/β) - log K) of scores [B, K]: [B].
+
+    Example:
+        >>> soft_minimum(torch.tensor([[3.0, 3.0]]), 0.5).tolist()
+        [3.0]
+    """
+    total = torch.logsumexp(-scores / beta, dim=1)
+    return -beta * (total - math.log(scores.shape[1]))
+
+
+def scale_of(members: Tensor, references: Samples) -> MemberScale:
+    """Return the members' scale from their scores [B, M] of the references.
+
+    Raises:
+        InputError: if no prompt has two references, or a member scores those of a prompt alike.
+    """
+    spread = spread_within(references.prompts, members)
+    return MemberScale(members.double().mean(0), spread.deviations)
 
 
 class Member(Reward, Saved):

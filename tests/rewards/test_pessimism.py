@@ -5,7 +5,7 @@ from torch.testing import assert_close
 
 from rewardlab.errors import InputError
 from rewardlab.rewards import Ensemble, Function
-from rewardlab.rewards.pessimism import Member, Pessimistic
+from rewardlab.rewards.pessimism import Member, Pessimistic, SoftMinimum, scale_of, soft_minimum
 from rewardlab.testing import RewardConformance
 from rewardlab.types import Samples
 
@@ -83,3 +83,51 @@ def test_a_member_is_its_column():
 def test_a_member_that_is_not_there_is_refused(index):
     with pytest.raises(InputError, match="with 3 members"):
         Member(members(), index)(ROWS)
+
+
+WIDE = SCORES.double()
+
+
+class TestSoftMinimum(RewardConformance):
+    def make(self):
+        return SoftMinimum(members(), scale_of(SCORES, Samples(["a"] * 3, list("012"))))
+
+    def samples(self):
+        return ROWS
+
+    def test_the_limits_are_the_mean_and_the_minimum(self):
+        assert_close(soft_minimum(WIDE, 1e6), WIDE.mean(1), atol=1e-5, rtol=0)
+        assert_close(soft_minimum(WIDE, 1e-6), WIDE.amin(1), atol=1e-5, rtol=0)
+
+    def test_to_second_order_it_is_the_mean_less_the_variance_over_twice_beta(self):
+        beta = 300.0
+        expected = WIDE.mean(1) - WIDE.var(1, correction=0) / (2 * beta)
+        assert_close(soft_minimum(WIDE, beta), expected, atol=2e-4, rtol=0)
+        assert (WIDE.mean(1) - expected).amax() > 5e-3
+
+    def test_it_rises_in_each_member_by_softmax_of_doubt(self):
+        scores = WIDE.clone().requires_grad_()
+        [slopes] = torch.autograd.grad(soft_minimum(scores, 0.7).sum(), scores)
+        assert_close(slopes, (-WIDE / 0.7).softmax(1))
+
+    def test_equal_members_give_their_value(self):
+        equal = torch.tensor([[2.5] * 3, [-1.0] * 3])
+        assert_close(soft_minimum(equal, 0.3), torch.tensor([2.5, -1.0]))
+
+    def test_beta_means_the_same_for_members_of_any_scale_and_offset(self):
+        references = Samples(["a", "a", "b"], list("012"))
+        moved = SCORES * torch.tensor([10.0, 0.1, 3.0]) + torch.tensor([5.0, -7.0, 100.0])
+        scores = SoftMinimum(members(), references, 0.5)(ROWS)
+        assert_close(SoftMinimum(members(moved), references, 0.5)(ROWS), scores, atol=1e-4, rtol=0)
+        centered = SCORES - SCORES.mean(0)
+        deviations = (SCORES[0] - SCORES[1]).abs() / 2**0.5  # of prompt "a" alone
+        assert_close(scores, soft_minimum(centered / deviations, 0.5))
+
+    def test_what_cannot_work_is_refused(self):
+        references = Samples(["a", "a", "b"], list("012"))
+        with pytest.raises(InputError, match="above 0; got 0"):
+            SoftMinimum(members(), references, 0.0)
+        with pytest.raises(InputError, match="Function has one"):
+            SoftMinimum(column(SCORES[:, 0]), references)
+        with pytest.raises(InputError, match="measured with 3 members, and Ensemble has 2"):
+            SoftMinimum(members(SCORES[:, :2]), scale_of(SCORES, references))(ROWS)
