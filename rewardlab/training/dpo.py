@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW
 
-from rewardlab.losses import dpo_loss
+from rewardlab.errors import InputError
+from rewardlab.losses import chi_po_loss, dpo_loss
 from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
 from rewardlab.training.base import (
@@ -17,6 +20,8 @@ from rewardlab.training.base import (
     trainable,
 )
 from rewardlab.types import PreferencePairs, Trajectory, concatenate
+
+Link = Literal["kl", "mixed-chi2"]
 
 
 class DPO(Trained):
@@ -42,6 +47,14 @@ class DPO(Trained):
         optimizer: makes the optimizer from the trainable parameters.
         schedule: makes a learning-rate schedule, stepped once an optimizer step.
         seed: seed of the noise that encodes the samples.
+        link: what stands for the reward: β·log(π/π_ref) ("kl", DPO), or β·(π/π_ref + log(π/π_ref))
+            ("mixed-chi2", χPO, arXiv 2407.13399), which holds the policy back where the reference
+            is rare. χPO is for text alone.
+        reward_range: R of χPO, which clips the margin at ±2R.
+
+    Raises:
+        InputError: if the policy cannot be trained, the link is unknown, or χPO is asked of a
+            policy of images.
 
     Example:
         >>> import pytorch_lightning as pl, torch
@@ -73,9 +86,14 @@ class DPO(Trained):
         optimizer: OptimizerCallable = AdamW,
         schedule: LRSchedulerCallable | None = None,
         seed: int = 0,
+        link: Link = "kl",
+        reward_range: float = 10.0,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
         self.policy = trainable(policy)
+        _check_link(self.policy, link, reward_range)
+        self.link = link
+        self.reward_range = reward_range
         self.beta = beta
         self.sft_weight = sft_weight
         self.reference = frozen_reference(policy, reference)
@@ -95,15 +113,19 @@ class DPO(Trained):
         def pair_loss(log_probs: Tensor, rows: Tensor) -> Tensor:
             chosen, rejected = log_probs.chunk(2)
             reference_chosen, reference_rejected = reference[rows].chunk(2)
-            losses = dpo_loss(
-                chosen, rejected, reference_chosen, reference_rejected, beta=self.beta
-            )
+            losses = self._pair_losses(chosen, rejected, reference_chosen, reference_rejected)
             return (losses - self.sft_weight * chosen).sum() / count
 
         pair_numbers = torch.arange(count).repeat(2)
         loss, log_probs = self.policy.apply_row_loss(trajectory, pair_loss, groups=pair_numbers)
         self._log_figures(loss, log_probs - reference, prefix)
         return loss
+
+    def _pair_losses(self, *log_probs: Tensor) -> Tensor:
+        """Return the loss of each pair [B], from what `dpo_loss` takes."""
+        if self.link == "kl":
+            return dpo_loss(*log_probs, beta=self.beta)
+        return chi_po_loss(*log_probs, beta=self.beta, reward_range=self.reward_range)
 
     def _both_halves(self, pairs: PreferencePairs) -> Trajectory:
         """Return the trajectory of both halves, the chosen first, with one seed a pair."""
@@ -122,3 +144,19 @@ class DPO(Trained):
             f"{prefix}rejected": rejected.mean(),
         }
         self.log_dict(figures, prog_bar=True, batch_size=len(chosen), sync_dist=prefix != "")
+
+
+def _check_link(policy: Policy, link: str, reward_range: float) -> None:
+    """Refuse an unknown link, and χPO for what has no log-probabilities in nats."""
+    if link not in get_args(Link):
+        raise InputError(f'DPO takes the link "kl" or "mixed-chi2"; got {link!r}.')
+    if link == "mixed-chi2" and policy.mean_log_prob:
+        raise InputError(
+            'link="mixed-chi2" exponentiates log-ratios of whole outputs in nats; those of '
+            f"{type(policy).__name__} are means over {policy.dimensions} dimensions of a denoising "
+            'error, which give no ratio of images. Take link="kl" for images.'
+        )
+    if not reward_range > 0:
+        raise InputError(
+            f"χPO clips its margin at ±2·reward_range, which is above 0; got {reward_range:g}."
+        )
