@@ -73,6 +73,29 @@ def centering_loss(chosen: Tensor, rejected: Tensor, weights: Tensor | None = No
     return weighted_mean(sums.square(), weights)
 
 
+def batch_sum_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
+    """Return (sum of all scores of the batch)² / B, averaged over members.
+
+    It is the batch-wise sum-to-zero regularizer, BSR, of arXiv 2505.07271. It holds one number a
+    batch near 0, so that scores cannot grow far apart from 0 together; the centering loss holds
+    each pair. The square of a sum grows with B, so the weight belongs to a batch size.
+
+    Args:
+        chosen, rejected: scores of B pairs, [B], or [B, M], one column a member.
+
+    Returns:
+        A scalar, float32.
+
+    Example:
+        >>> import torch
+        >>> batch_sum_loss(torch.tensor([1.0, 3.0]), torch.tensor([-1.0, -1.0])).item()
+        2.0
+    """
+    check_shapes(chosen, rejected)
+    sums = (chosen.float() + rejected.float()).sum(0)
+    return (sums.square() / len(chosen)).mean()
+
+
 def _column(values: Tensor, scores: Tensor) -> Tensor:
     """Return values [B] in float32, shaped to broadcast over the members of scores alone.
 

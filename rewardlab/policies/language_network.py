@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
-from rewardlab.kernels import linear_logits
 from rewardlab.networks import loading, lora
 from rewardlab.networks.adapters import absorbed
+from rewardlab.networks.heads import check_head
 from rewardlab.networks.tokens import check_vocabulary, context_length, padded
 from rewardlab.policies.backbone import Backbone, Inputs
 
@@ -42,14 +42,6 @@ def load_tokenizer(tokenizer: Any | None, model: Any) -> Any:
     source = model if tokenizer is None else tokenizer
     local = loading.is_name(source) and os.path.isdir(source)
     return loading.load_tokenizer(tokenizer, model, "CausalLMPolicy", local_files_only=local)
-
-
-def softcap_of(network: Any) -> float | None:
-    """Return the model's final soft cap on logits, or None."""
-    softcap: float | None = getattr(
-        network.config.get_text_config(), "final_logit_softcapping", None
-    )
-    return softcap
 
 
 def linear_layers(network: Any) -> list[str]:
@@ -83,7 +75,7 @@ def check_fits(tokenizer: Any, network: Any) -> None:
     end = tokenizer.eos_token_id or 0
     check_vocabulary(tokenizer, network, needed=max(tokenizer.vocab_size, end + 1))
     with _refusing(network):
-        check_head(network)
+        check_head(network, "CausalLMPolicy")
         check_rows(network)
 
 
@@ -100,36 +92,6 @@ def _refusing(network: Any) -> Iterator[None]:
             f"{type(error).__name__}: {str(error)[:200]}. Take a decoder with a cache of keys and "
             "values, such as Llama, Qwen or Gemma."
         ) from error
-
-
-def check_head(network: Any) -> None:
-    """Make sure that the model's logits are its head on its last hidden states.
-
-    Some models scale them; their log-probabilities would be wrong.
-
-    Raises:
-        InputError: if they are not.
-    """
-    head = network.get_output_embeddings()
-    if head is None or network.base_model is network:
-        raise InputError(
-            f"{type(network).__name__} has no output embeddings on a backbone. "
-            "Is it a causal language model?"
-        )
-    device = next(network.parameters()).device
-    token = torch.zeros(1, 1, dtype=torch.long, device=device)
-    with torch.no_grad():
-        expected = network(input_ids=token, use_cache=False).logits[:, -1].float()
-        states = network.base_model(input_ids=token, use_cache=False).last_hidden_state
-    bias = getattr(head, "bias", None)
-    logits = linear_logits(states[:, -1], head.weight, bias, softcap=softcap_of(network))
-    tolerance = 0.05 * expected.abs().max().item()
-    same_shape = logits.shape == expected.shape
-    if not same_shape or not torch.allclose(logits, expected, rtol=0.05, atol=tolerance):
-        raise InputError(
-            f"CausalLMPolicy cannot score {type(network).__name__}: it alters its logits after the "
-            "head."
-        )
 
 
 def check_rows(network: Any) -> None:

@@ -11,9 +11,9 @@ from torch.nn.functional import pad
 
 from rewardlab.errors import InputError
 from rewardlab.kernels import LinearLogProb, linear_log_prob, linear_logits, linear_loss
+from rewardlab.networks.heads import softcap_of
 from rewardlab.networks.precision import full_precision
 from rewardlab.policies.base import At, StepLoss, Steps
-from rewardlab.policies.language_network import softcap_of
 from rewardlab.types import Trajectory
 
 

@@ -14,6 +14,7 @@ from rewardlab.rewards.abilities import (
     PromptFeatures,
     Saved,
     StartsAtZero,
+    TextLikelihood,
 )
 from rewardlab.rewards.base import Reward, checked_scores
 
@@ -104,6 +105,7 @@ __all__ = [
     "SoftMinimum",
     "Standardized",
     "StartsAtZero",
+    "TextLikelihood",
     "VisionReward",
     "Weighted",
     "checked_scores",

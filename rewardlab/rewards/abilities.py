@@ -127,7 +127,34 @@ class StartsAtZero(ABC):
         """Set the last trained layer to 0."""
 
 
-ABILITIES = (FrozenFeatures, Calibrated, Saved, PromptFeatures, StartsAtZero, FormatsTexts)
+class TextLikelihood(ABC):
+    """A reward on a language model that can keep that model's head, for GRM's regularizer."""
+
+    @abstractmethod
+    def keep_language_head(self) -> None:
+        """Keep the language model's head beside the reward's own, until the process ends.
+
+        Raises:
+            InputError: if the model has none, or nothing that the likelihood depends on is trained.
+        """
+
+    @abstractmethod
+    def members_and_likelihoods(self, samples: Samples, count: int) -> tuple[Tensor, Tensor]:
+        """Return the members' scores [B, M], and log p of the first `count` responses [count].
+
+        One forward pass gives both. The likelihoods are means over a response's tokens, in nats.
+        """
+
+
+ABILITIES = (
+    FrozenFeatures,
+    Calibrated,
+    Saved,
+    PromptFeatures,
+    StartsAtZero,
+    TextLikelihood,
+    FormatsTexts,
+)
 EARLIER = {"standardise": "fit_feature_scale", "set_standardisation": "calibrate"}
 
 

@@ -15,6 +15,7 @@ from rewardlab.networks.adapters import absorbed, read_adapter
 from rewardlab.networks.loading import check_whole, config_of, is_name, load_network
 from rewardlab.networks.silence import silent
 from rewardlab.rewards.folders import REWARD
+from rewardlab.rewards.language_likelihood import HeadSource
 from rewardlab.rewards.saved import check_saved
 from rewardlab.storage.atomic import new_folder, write_json
 
@@ -29,10 +30,12 @@ class Backbone(NamedTuple):
     Attributes:
         network: the model.
         head: the weight [K, D] of the `score` head that it had, or None.
+        language: where its language head is, if it had one.
     """
 
     network: Any
     head: Tensor | None
+    language: HeadSource
 
 
 def load_backbone(model: str | Path | Any, dtype: torch.dtype, share: bool) -> Backbone:
@@ -53,14 +56,14 @@ def load_backbone(model: str | Path | Any, dtype: torch.dtype, share: bool) -> B
         head = _head_of(network)
         if head is not None and not is_adapter:
             head = _exact_head(Path(model), head)
-        return Backbone(network.base_model, head)
+        return Backbone(network.base_model, head, HeadSource(model))
     model = absorbed(model)
     check_whole(model, f"The {type(model).__name__} that is given")
     shared = {}
     if share:
         shared = {id(parameter): parameter for parameter in model.parameters()}
     network = deepcopy(model, shared)
-    return Backbone(network.base_model, _head_of(network))
+    return Backbone(network.base_model, _head_of(network), HeadSource(model))
 
 
 def load_headless(name: str, dtype: torch.dtype) -> Any:

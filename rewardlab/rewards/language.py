@@ -17,19 +17,28 @@ from rewardlab.networks.precision import arithmetic, full_precision
 from rewardlab.networks.text_format import FormatsTexts, TextFormat, TokenCounts, replaced
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import backbones, language_folder, language_states
-from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, Saved, StartsAtZero
+from rewardlab.rewards.abilities import (
+    Calibrated,
+    FrozenFeatures,
+    Saved,
+    StartsAtZero,
+    TextLikelihood,
+)
 from rewardlab.rewards.base import Reward, checked_scores, set_score_scale
 from rewardlab.rewards.feature_scale import feature_scale
 from rewardlab.rewards.formatting import BatchRows, batch_ids, token_ids
 from rewardlab.rewards.labels import check_members, one_head
 from rewardlab.rewards.language_heads import checked_heads, new_heads
+from rewardlab.rewards.language_likelihood import LanguageHead
 from rewardlab.seeds import derive
 from rewardlab.types import Samples, texts_of
 
 _log = logging.getLogger("rewardlab")
 
 
-class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved, StartsAtZero, FormatsTexts):
+class LanguageReward(
+    Reward, FrozenFeatures, Calibrated, Saved, StartsAtZero, TextLikelihood, FormatsTexts
+):
     """K linear heads without bias on one forward pass of a transformers language model.
 
     It is the reward that preferences train. `rewardlab.rewards.formatting.token_ids` formats text,
@@ -115,8 +124,12 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved, StartsAtZero, Fo
         }
         self.frozen = frozen
         self.pooling = pooling
+        self._language_head: LanguageHead | None = None
         self.dtype = getattr(torch, dtype)
-        self.backbone, weight = self._load_backbone(model, lora_rank, derive(seed, "lora"))
+        loaded = self._load_backbone(model, lora_rank, derive(seed, "lora"))
+        self.backbone = loaded.network
+        self._head_source = loaded.language
+        weight = loaded.head
         if gradient_checkpointing:
             loading.checkpoint_activations(self.backbone)
         self._keeps_prompts = language_states.keeps_prompts(self.backbone)
@@ -256,11 +269,47 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved, StartsAtZero, Fo
         self.backbone.train(mode and not self.frozen)
         return self
 
-    def _states(self, samples: Samples) -> Tensor:
-        """Return the pooled state of each sample, float32 [B, D]."""
+    def keep_language_head(self) -> None:
+        """Keep the language model's head, for GRM's regularizer; see `language_likelihood`.
+
+        Raises:
+            InputError: if the model has none, or the backbone is frozen.
+        """
+        if self.frozen:
+            raise InputError(
+                "GRM's regularizer holds the backbone's states to what they say of the next token, "
+                "and a frozen backbone's never change. Set likelihood_weight=0, or train the "
+                "backbone: frozen=False, or lora_rank."
+            )
+        if self._language_head is None:
+            head = self._head_source.head(self.backbone)
+            self._language_head = head.to(self.head.device)
+
+    def members_and_likelihoods(self, samples: Samples, count: int) -> tuple[Tensor, Tensor]:
+        """Return the heads' scores [B, K], and the mean log p a token of the first responses.
+
+        Raises:
+            InputError: as `members`.
+        """
+        assert self._language_head is not None, "keep_language_head comes first"
+        rows = self._rows(samples)
+        with arithmetic(self.head.device, self.dtype):
+            tokens = language_states.whole_states(self.backbone, rows, self.pad)
+            likelihoods = self._language_head(tokens, count)
+        states = language_states.pooled_states(tokens, self.pooling, self.pad)
+        scores = checked_scores(self.score_features(states), samples, "LanguageReward")
+        return scores, likelihoods
+
+    def _rows(self, samples: Samples) -> BatchRows:
+        """Return the tokens of samples, cut to the context."""
         texts_of(samples, "LanguageReward")
         rows = batch_ids(self.texts, samples, self.limit, "LanguageReward")
         self._tell_of_cuts(rows)
+        return rows
+
+    def _states(self, samples: Samples) -> Tensor:
+        """Return the pooled state of each sample, float32 [B, D]."""
+        rows = self._rows(samples)
         was_training = self.backbone.training
         if was_training and not torch.is_grad_enabled():
             self.backbone.eval()
@@ -269,9 +318,7 @@ class LanguageReward(Reward, FrozenFeatures, Calibrated, Saved, StartsAtZero, Fo
         with torch.set_grad_enabled(needs_gradient), arithmetic(self.head.device, self.dtype):
             token_states = run(self.backbone, rows, self.pad)
         self.backbone.train(was_training)
-        if self.pooling == "last":
-            return language_states.last_states(token_states, self.pad)
-        return language_states.mean_states(token_states)
+        return language_states.pooled_states(token_states, self.pooling, self.pad)
 
     def _shares(self, rows: BatchRows) -> bool:
         """Tell whether prompts that rows have in common are run once."""

@@ -101,6 +101,11 @@ def worth_sharing(rows: BatchRows, pad: int | None) -> bool:
     return has_own_token and saves_enough(spared, sum(map(len, rows.ids)))
 
 
+def pooled_states(tokens: TokenStates, pooling: str, pad: int | None) -> Tensor:
+    """Return the state of each row that heads see, float32 [B, D]: "last" or "mean"."""
+    return last_states(tokens, pad) if pooling == "last" else mean_states(tokens)
+
+
 def last_states(tokens: TokenStates, pad: int | None) -> Tensor:
     """Return the state of each row's last token that is not the padding token, float32 [B, D].
 

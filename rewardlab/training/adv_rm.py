@@ -12,10 +12,10 @@ from torch.optim import AdamW
 from rewardlab.data.features import features_of
 from rewardlab.data.loader import Rows
 from rewardlab.errors import InputError
-from rewardlab.losses.ranking import bradley_terry_loss, centering_loss
+from rewardlab.losses.ranking import batch_sum_loss, bradley_terry_loss, centering_loss
 from rewardlab.metrics import calibration_error
 from rewardlab.rewards import Reward
-from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, frozen_features
+from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, TextLikelihood, frozen_features
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.training.base import Trained, split_data
 from rewardlab.training.bootstrap import bootstrap_weights
@@ -82,9 +82,13 @@ class AdvRM(Trained):
         optimizer: makes the optimizer from the trainable parameters.
         schedule: makes a learning-rate schedule, stepped once an optimizer step.
         seed: seed of the bootstrap.
+        likelihood_weight: α of GRM (arXiv 2406.10216): the loss is (1 - α) · Bradley and Terry's
+            + α · (-log p(chosen | prompt) / its tokens) by the language head that the backbone
+            came with. It needs a `TextLikelihood` whose backbone is trained; 0.01 is a start.
+        batch_sum_weight: λ of BSR (`rewardlab.losses.batch_sum_loss`).
 
     Raises:
-        InputError: if the reward has nothing to train.
+        InputError: if the reward has nothing to train, or no likelihood that its training moves.
 
     Example:
         >>> import pytorch_lightning as pl
@@ -114,6 +118,8 @@ class AdvRM(Trained):
         optimizer: OptimizerCallable = AdamW,
         schedule: LRSchedulerCallable | None = None,
         seed: int = 0,
+        likelihood_weight: float = 0.0,
+        batch_sum_weight: float = 0.0,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
         if not any(parameter.requires_grad for parameter in reward.parameters()):
@@ -124,6 +130,10 @@ class AdvRM(Trained):
         self.reward = reward
         self.centering = centering
         self.bootstrap = bootstrap
+        self.batch_sum_weight = batch_sum_weight
+        self.likelihood_weight = likelihood_weight
+        if likelihood_weight:
+            _with_likelihood(reward, likelihood_weight).keep_language_head()
         self._features: CachedFeatures | None = None
         self._held_out: list[HeldOut] = []
 
@@ -169,14 +179,20 @@ class AdvRM(Trained):
                 part.calibrate(scores_of(part, responses, rows))
 
     def training_step(self, pairs: PreferencePairs, batch_idx: int) -> Tensor:
-        scores = self._scores(pairs)
+        scores, likelihood = self._training_scores(pairs)
         facts = pairs.chosen.facts
         weights = self._weights(pairs, scores.chosen)
         loss = bradley_terry_loss(*scores, facts.get("label"), facts.get("margin"), weights)
+        if likelihood is not None:
+            loss = torch.lerp(loss, -likelihood, self.likelihood_weight)
         if self.centering:
             loss = loss + self.centering * centering_loss(*scores, weights)
+        if self.batch_sum_weight:
+            loss = loss + self.batch_sum_weight * batch_sum_loss(*scores)
         margin = (scores.chosen - scores.rejected).detach().mean(1)
         figures = {"loss": loss.detach(), "margin": margin.mean()}
+        if likelihood is not None:
+            figures["likelihood"] = likelihood.detach()
         figures |= _accuracy(margin, facts.get("label"))
         self.log_dict(figures, prog_bar=True, batch_size=len(pairs))
         return loss
@@ -205,6 +221,15 @@ class AdvRM(Trained):
             return None
         rows = pairs.chosen.facts["row"]
         return bootstrap_weights(self.seed, rows, scores.shape[1]).to(scores)
+
+    def _training_scores(self, pairs: PreferencePairs) -> tuple[HalfScores, Tensor | None]:
+        """Return the scores, and the chosen halves' mean log p a token if GRM asks for it."""
+        if not self.likelihood_weight:
+            return self._scores(pairs), None
+        reward = _with_likelihood(self.reward, self.likelihood_weight)
+        scores, likelihoods = reward.members_and_likelihoods(_joined(pairs), len(pairs))
+        chosen, rejected = scores.chunk(2)
+        return HalfScores(chosen, rejected), likelihoods.mean()
 
     def _scores(self, pairs: PreferencePairs) -> HalfScores:
         """Return the members' scores of both halves, from one forward pass."""
@@ -247,6 +272,26 @@ def held_out_figures(margins: Tensor, labels: Tensor) -> dict[str, float | Tenso
     if margins.shape[1] > 1:
         figures["disagreement"] = margins.std(1).mean()
     return figures
+
+
+def _with_likelihood(reward: Reward, weight: float) -> TextLikelihood:
+    """Return the reward as one with a language head; refuse others, and a weight that is no share.
+
+    Raises:
+        InputError: saying what to give instead.
+    """
+    if not 0 < weight < 1:
+        raise InputError(
+            "likelihood_weight is a share of the loss, from 0 to below 1 (0.01 is a start); "
+            f"got {weight:g}."
+        )
+    if isinstance(reward, TextLikelihood):
+        return reward
+    raise InputError(
+        "GRM's regularizer needs a reward on a language model, whose head says how likely the "
+        f"chosen texts are; {type(reward).__name__} has none. Take a LanguageReward, or set "
+        "likelihood_weight=0."
+    )
 
 
 def _accuracy(margin: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
