@@ -11,16 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from real.files import model_file
+from real.numbers import number_format
 from rewardlab import CausalLMPolicy
 from rewardlab.embedded.cache import cached
 from rewardlab.networks.loading import from_pretrained
 from rewardlab.policies import from_gguf
+from rewardlab.progress import counted
 from rewardlab.rewards import FrozenFeatures, Reward
 from rewardlab.types import Samples, texts_of
 
 TOKENS = 256  # that the encoder was trained on at most
 WIDTH = 384
 ROWS = 16  # texts that are encoded at once
+MANY = 100  # texts beyond which a bar says how far the encoding is
 _EMBEDDINGS: dict[str, Tensor] = {}
 
 
@@ -43,7 +46,8 @@ class SentenceReward(Reward, FrozenFeatures):
         super().__init__()
         folder = str(model_file("minilm").parent)
         self.tokenizer = from_pretrained("AutoTokenizer", folder)
-        self.encoder = from_pretrained("AutoModel", folder).eval().requires_grad_(False)
+        encoder = from_pretrained("AutoModel", folder).to(getattr(torch, number_format()))
+        self.encoder = encoder.eval().requires_grad_(False)
         generator = torch.Generator().manual_seed(seed)
         self.head = nn.Parameter(0.01 * torch.randn(2 * WIDTH, 1, generator=generator))
         self.register_buffer("mean", torch.zeros(2 * WIDTH))
@@ -81,7 +85,9 @@ class SentenceReward(Reward, FrozenFeatures):
         The encoder never changes, so each text passes it once a process.
         """
         new = [text for text in dict.fromkeys(texts) if text not in _EMBEDDINGS]
-        for start in range(0, len(new), ROWS):
+        new.sort(key=len)  # so that little of a batch is padding
+        hidden = True if len(new) <= MANY else None
+        for start in counted(range(0, len(new), ROWS), len(new), "encoding", hidden=hidden):
             part = new[start : start + ROWS]
             _EMBEDDINGS.update(zip(part, self._encoded(part), strict=True))
         return torch.stack([_EMBEDDINGS[text] for text in texts])
@@ -90,7 +96,7 @@ class SentenceReward(Reward, FrozenFeatures):
         tokens = self.tokenizer(
             texts, padding=True, truncation=True, max_length=TOKENS, return_tensors="pt"
         )
-        states = self.encoder(**tokens).last_hidden_state
+        states = self.encoder(**tokens).last_hidden_state.float()
         mask = tokens.attention_mask[:, :, None]
         embeddings = (states * mask).sum(1) / mask.sum(1)
         return nn.functional.normalize(embeddings, dim=1)
