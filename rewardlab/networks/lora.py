@@ -137,8 +137,9 @@ def merged(network: nn.Module, dtype: torch.dtype | None = None) -> Any:
         parent = modules.get(name.rpartition(".")[0])
         if _is_wrapped(module) and not _is_wrapped(parent):
             copy.set_submodule(name, _plain(module))
-    for name in REMEMBERED:
-        vars(copy).pop(name, None)
+    for module in copy.modules():  # two denoisers in one remember theirs each
+        for name in REMEMBERED:
+            vars(module).pop(name, None)
     return copy
 
 

@@ -67,6 +67,18 @@ def as_fake(network: nn.Module, fake_mode: Any) -> None:
                 table[name] = tensors[id(tensor)]  # type: ignore[assignment]
 
 
+def is_fake(tensor: Tensor) -> bool:
+    """Tell whether a tensor has no numbers, as in a plan.
+
+    Example:
+        >>> is_fake(torch.zeros(1))
+        False
+    """
+    from torch._subclasses.fake_tensor import FakeTensor
+
+    return isinstance(tensor, FakeTensor)
+
+
 def _fake(tensor: Tensor, fake_mode: Any) -> Tensor:
     with fake_mode:
         fake = torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")

@@ -7,8 +7,9 @@ from typing import Any
 from torch import nn
 
 from rewardlab.errors import InputError
+from rewardlab.policies.timed_denoisers import TimedDenoisers
 
-DENOISERS = ("unet", "transformer")
+DENOISERS = ("unet", "transformer", "transformer_2")
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")
 
 
@@ -18,19 +19,24 @@ def denoiser_name(pipeline: Any) -> str:
     Raises:
         InputError: if the pipeline has neither.
     """
-    for name in DENOISERS:
-        if getattr(pipeline, name, None) is not None:
-            return name
-    raise InputError(
-        "DiffusionPolicy needs a pipeline with a unet or a transformer; "
-        f"{type(pipeline).__name__} has neither."
-    )
+    return next(iter(_denoisers(pipeline)))
 
 
 def denoiser_of(pipeline: Any) -> nn.Module:
-    """Return the network that is trained."""
-    denoiser: nn.Module = getattr(pipeline, denoiser_name(pipeline))
-    return denoiser
+    """Return the network that is trained; two that share the time are one."""
+    denoisers = _denoisers(pipeline)
+    ratio = pipeline.config.get("boundary_ratio") if "transformer_2" in denoisers else None
+    if ratio is None:
+        return next(iter(denoisers.values()))
+    boundary = ratio * pipeline.scheduler.config.num_train_timesteps
+    return TimedDenoisers(denoisers["transformer"], denoisers["transformer_2"], boundary)
+
+
+def denoiser_parts(pipeline: Any, denoiser: nn.Module) -> dict[str, nn.Module]:
+    """Return a pipeline's denoiser, or the two that it consists of, by the components' names."""
+    if isinstance(denoiser, TimedDenoisers):
+        return dict(denoiser.named_children())
+    return {denoiser_name(pipeline): denoiser}
 
 
 def encoders_of(pipeline: Any, *, text: bool = True) -> list[nn.Module]:
@@ -38,3 +44,18 @@ def encoders_of(pipeline: Any, *, text: bool = True) -> list[nn.Module]:
     names = ("vae", *TEXT_ENCODERS) if text else ("vae",)
     components = [getattr(pipeline, name, None) for name in names]
     return [component for component in components if isinstance(component, nn.Module)]
+
+
+def _denoisers(pipeline: Any) -> dict[str, nn.Module]:
+    """Return the components that denoise, by their names."""
+    denoisers = {}
+    for name in DENOISERS:
+        component = getattr(pipeline, name, None)
+        if component is not None:
+            denoisers[name] = component
+    if not denoisers:
+        raise InputError(
+            "DiffusionPolicy needs a pipeline with a unet or a transformer; "
+            f"{type(pipeline).__name__} has neither."
+        )
+    return denoisers

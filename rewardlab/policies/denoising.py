@@ -83,7 +83,7 @@ def guided_output(
     x: Tensor,
     time: Tensor,
     conditions: Conditions,
-    guidance: float,
+    guidance: float | Tensor,
 ) -> Tensor:
     """Return the network's output for x [N, *shape] in float32, guided where that is asked for.
 

@@ -395,6 +395,6 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
 
     def whole_output(self, x: Tensor, time: Tensor, conditions: Conditions) -> Tensor:
         """Return the same with the channels of a learned variance, where there are any."""
-        guidance = self.sampler.guidance
+        guidance = self.family.guidance_at(self.sampler, time)
         with arithmetic(x.device, self.dtype):
             return guided_output(self.family, self.denoiser, x, time, conditions, guidance)

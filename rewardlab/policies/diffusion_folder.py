@@ -14,7 +14,7 @@ from rewardlab.errors import InputError
 from rewardlab.networks import lora
 from rewardlab.networks.silence import silent
 from rewardlab.policies import samplers
-from rewardlab.policies.components import denoiser_name
+from rewardlab.policies.components import denoiser_parts
 from rewardlab.policies.pipeline_files import load_part, network_classes, pipeline_folder
 from rewardlab.policies.schedulers import set_timesteps
 from rewardlab.seeds import derive, generators, normal, row_seeds
@@ -50,11 +50,12 @@ def save(policy: DiffusionPolicy, folder: Path) -> None:
 
 def _write_pipeline(policy: DiffusionPolicy, folder: Path) -> None:
     components = dict(policy.pipeline.components)
-    trained = denoiser_name(policy.pipeline)
+    trained = denoiser_parts(policy.pipeline, policy.denoiser)
     for name, component in components.items():
-        if isinstance(component, nn.Module) and name != trained:
+        if name in trained:
+            components[name] = _merged_denoiser(policy, name, trained[name])
+        elif isinstance(component, nn.Module):
             components[name] = _whole(policy, name, component)
-    components[trained] = _merged_denoiser(policy, trained)
     pipeline: Any = type(policy.pipeline)(**components, **_switches(policy.pipeline, components))
     with silent():
         pipeline.save_pretrained(folder)
@@ -71,7 +72,8 @@ def load_settings(folder: Path) -> dict[str, Any]:
 def check_saved(policy: DiffusionPolicy, folder: Path) -> None:
     """Refuse a folder whose policy predicts another picture than the policy that was saved.
 
-    Both see the same noise in the middle of the time, under the first class or the empty prompt.
+    Both see the same noise in the middle of the time, under the first class or the empty prompt;
+    two denoisers that share the time see it at the beginning and at the end.
     """
     loaded = type(policy).from_pretrained(folder).to(policy.device)
     if not torch.equal(_times(policy), _times(loaded)):
@@ -111,13 +113,22 @@ def _prediction(policy: DiffusionPolicy) -> Tensor:
     """Return the picture that the policy expects behind one noise, as the decoder gives it."""
     rows = generators(row_seeds(derive(0, "probe of a saved policy"), 1))
     x = normal(policy.shape, rows, policy.device)
-    steps = torch.tensor([len(policy.noising.time) // 2], device=policy.device)
     prompt = policy.labels[0] if policy.labels else ""
-    time = policy.noising.time[steps]
     conditions = policy.conditions([prompt], guided=False)
-    output = policy.predict(x, time, conditions)
-    images = policy.family.to_images(output, policy.dtype)
-    return torch.cat([output.flatten(), images.flatten()])
+    predictions = []
+    for time in _probed_times(policy):
+        output = policy.predict(x, time[None], conditions)
+        images = policy.family.to_images(output, policy.dtype)
+        predictions += [output.flatten(), images.flatten()]
+    return torch.cat(predictions)
+
+
+def _probed_times(policy: DiffusionPolicy) -> Tensor:
+    """Return the middle of the time; where two denoisers share it, one time of each."""
+    times = policy.noising.time
+    if len(denoiser_parts(policy.pipeline, policy.denoiser)) == 2:
+        return times[[0, -1]]
+    return times[len(times) // 2 :][:1]
 
 
 def _whole(policy: DiffusionPolicy, name: str, component: nn.Module) -> Any:
@@ -131,14 +142,14 @@ def _whole(policy: DiffusionPolicy, name: str, component: nn.Module) -> Any:
     return deepcopy(whole).float()
 
 
-def _merged_denoiser(policy: DiffusionPolicy, name: str) -> Any:
+def _merged_denoiser(policy: DiffusionPolicy, name: str, denoiser: nn.Module) -> Any:
     """Return the denoiser in float32 with its adapter merged into weights that are not rounded."""
     stored = None
     if policy.lora_rank is not None:
         stored = _stored_part(policy, name)
     if stored is None:
-        return lora.merged(policy.denoiser, torch.float32)
-    for layer_name, layer in lora.adapted_layers(policy.denoiser).items():
+        return lora.merged(denoiser, torch.float32)
+    for layer_name, layer in lora.adapted_layers(denoiser).items():
         weight = stored.get_submodule(layer_name).weight
         for adapter in layer.active_adapters:
             weight.data += layer.get_delta_weight(adapter).to(weight)

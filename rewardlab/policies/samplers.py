@@ -34,6 +34,8 @@ class Sampler:
             random for each row; all by default.
         size: height and width in pixels of what `generate` draws, as to look at larger pictures
             than one trains on; the policy's own by default. Rollouts have the policy's size.
+        late_guidance: scale of guidance in the steps of little noise, where a second denoiser has
+            them (`guidance_scale_2` of Wan 2.2); by default that of the others.
         noise: former name of `eta`, deprecated.
 
     Example:
@@ -47,6 +49,7 @@ class Sampler:
     scheduler: Kind
     kept_steps: int | None
     size: int | tuple[int, int] | None
+    late_guidance: float | None
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class Sampler:
         kept_steps: int | None = None,
         noise: float | None = None,
         size: int | tuple[int, int] | None = None,
+        late_guidance: float | None = None,
     ) -> None:
         if noise is not None:
             warnings.warn(RENAMED, DeprecationWarning, stacklevel=2)
@@ -67,6 +71,7 @@ class Sampler:
         object.__setattr__(self, "scheduler", scheduler)
         object.__setattr__(self, "kept_steps", kept_steps)
         object.__setattr__(self, "size", size)
+        object.__setattr__(self, "late_guidance", late_guidance)
 
     @property
     def noise(self) -> float:

@@ -43,37 +43,44 @@ def tiny_animate_diff(folder: str | Path, seed: int = 0) -> Any:
     return pipeline
 
 
-def tiny_wan(folder: str | Path, seed: int = 0) -> Any:
-    """Return a Wan 2.1: an autoencoder that compresses 8 times a side and 4 times in time."""
-    from diffusers import (
-        AutoencoderKLWan,
-        FlowMatchEulerDiscreteScheduler,
-        WanPipeline,
-        WanTransformer3DModel,
-    )
+def tiny_wan(folder: str | Path, seed: int = 0, boundary: float | None = None) -> Any:
+    """Return a Wan: an autoencoder that compresses 8 times a side and 4 times in time.
+
+    It is of 2.1, or with a boundary of 2.2, with a second transformer for little noise.
+    """
+    from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
     from transformers import UMT5Config, UMT5EncoderModel
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         text = UMT5EncoderModel(UMT5Config(**T5))
         vae: Any = AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
-        transformer = WanTransformer3DModel(
-            patch_size=(1, 2, 2),
-            num_attention_heads=2,
-            attention_head_dim=12,
-            text_dim=32,
-            freq_dim=16,
-            ffn_dim=32,
-            num_layers=2,
-            rope_max_seq_len=32,
-        )
-    shake(transformer, seed)
+        transformers = [_wan_transformer() for _ in range(1 if boundary is None else 2)]
+    for number, transformer in enumerate(transformers):
+        shake(transformer, seed + number)
     return WanPipeline(
         tokenizer=byte_tokenizer(folder, length=512),
         text_encoder=text.eval(),
         vae=vae.eval(),
-        transformer=transformer,
+        transformer=transformers[0],
+        transformer_2=transformers[-1] if boundary is not None else None,
+        boundary_ratio=boundary,
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+    )
+
+
+def _wan_transformer() -> Any:
+    from diffusers import WanTransformer3DModel
+
+    return WanTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        text_dim=32,
+        freq_dim=16,
+        ffn_dim=32,
+        num_layers=2,
+        rope_max_seq_len=32,
     )
 
 

@@ -92,6 +92,7 @@ def negative(pipeline_takes_a_list=True):
     return {"negative_prompt": [NEGATIVE] * 2 if pipeline_takes_a_list else NEGATIVE}
 
 
+WAN_OF_TWO = partial(tiny_videos.tiny_wan, boundary=0.8)
 PLAIN = {"use_resolution_binning": False, **negative(pipeline_takes_a_list=False)}
 CASES = {
     "pixart": Case(tiny_pipelines.tiny_pixart, (16, 16), options={**PLAIN, "clean_caption": False}),
@@ -119,6 +120,7 @@ CASES = {
     "z-image": Case(tiny_pipelines.tiny_z_image, (16, 24), none=0.0, options=negative()),
     "animatediff": Case(tiny_videos.tiny_animate_diff, (16, 24), frames=3, options=negative()),
     "wan": Case(tiny_videos.tiny_wan, (32, 48), frames=5, options=negative()),
+    "wan of two": Case(WAN_OF_TWO, (32, 48), frames=5, options=negative()),
     "cogvideox": Case(
         tiny_videos.tiny_cog_video_x, (16, 16), frames=9, layout=frames_first, options=negative()
     ),
@@ -142,6 +144,39 @@ def test_pictures_are_those_of_diffusers_own_call(name, tmp_path):
     height, width = case.size
     frames = () if case.frames is None else (case.frames,)
     assert drawn[0].shape == (2, *frames, 3, height, width)
+
+
+def test_two_transformers_have_a_guidance_each(tmp_path):
+    case = CASES["wan of two"]
+    own = Case(case.make, case.size, 5, options={**case.options, "guidance_scale_2": 2.0})
+    sampler = Sampler(steps=3, eta=0.0, guidance=6.0, late_guidance=2.0)
+    policy = DiffusionPolicy(
+        case.make(tmp_path), sampler=sampler, negative_prompt=NEGATIVE, size=case.size, frames=5
+    )
+    expected = own.own_call(case.make(tmp_path), normal(policy.shape, generators(SEEDS)), 6.0)
+    drawn = policy.generate(PROMPTS, seeds=SEEDS).outputs
+    assert_close(drawn, expected, atol=2e-5, rtol=1e-4)
+    policy.sampler = Sampler(steps=3, eta=0.0, guidance=6.0)
+    assert (policy.generate(PROMPTS, seeds=SEEDS).outputs - drawn).abs().max() > 1e-4
+    policy.sampler = Sampler(steps=3, eta=0.0, late_guidance=2.0)
+    with pytest.raises(InputError, match="Wan's own call guides no step"):
+        policy.generate(PROMPTS, seeds=SEEDS)
+    single = DiffusionPolicy(
+        tiny_videos.tiny_wan(tmp_path), sampler=sampler, size=case.size, frames=5
+    )
+    with pytest.raises(InputError, match="for pipelines with a second denoiser"):
+        single.generate(PROMPTS, seeds=SEEDS)
+
+
+def test_a_wan_with_half_of_its_transformers_is_refused(tmp_path):
+    for missing in ("transformer_2", "boundary_ratio"):
+        pipeline = CASES["wan of two"].make(tmp_path)
+        if missing == "transformer_2":
+            pipeline.transformer_2 = None
+        else:
+            pipeline.register_to_config(boundary_ratio=None)
+        with pytest.raises(InputError, match="Was a part left out, or the boundary"):
+            DiffusionPolicy(pipeline)
 
 
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}

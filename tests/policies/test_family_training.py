@@ -126,6 +126,81 @@ def test_saved_and_loaded(name, tmp_path):
     assert_close(loaded.generate(PROMPTS, seeds=SEEDS).outputs, drawn, atol=1e-3, rtol=1e-3)
 
 
+def two_transformers(folder, **options):
+    return CASES["wan of two"].policy(folder, draws=3, **options)
+
+
+@pytest.mark.parametrize("lora_rank", [None, 2])
+def test_each_of_two_transformers_trains_at_its_own_times(lora_rank, tmp_path):
+    """From 0.8 of the time up the first does; rows together score as rows alone do."""
+    policy = two_transformers(tmp_path, lora_rank=lora_rank)
+    videos = Samples(PROMPTS, pictures(CASES["wan of two"]))
+    for seed in range(9):  # until a batch has times on both sides
+        trajectory = policy.encode(videos, seeds=row_seeds(seed, 2))
+        noisy = trajectory.tensors["time"] >= 800
+        if noisy.any() and not noisy.all():
+            break
+    conditions = policy.conditions(PROMPTS[:1], guided=False)
+    pipeline = policy.pipeline
+    for draw in range(3):
+        x = trajectory.tensors["x"][:1, draw]
+        time = trajectory.tensors["time"][:1, draw]
+        denoiser = pipeline.transformer if noisy[0, draw] else pipeline.transformer_2
+        alone = denoiser(x, timestep=time, **conditions.cond, return_dict=False)[0]
+        assert_close(policy.predict(x, time, conditions), alone)
+    output = policy.denoisings(trajectory).output
+    parts = {"transformer.": noisy, "transformer_2.": ~noisy}
+    for prefix, rows in parts.items():
+        named = list(policy.denoiser.named_parameters())
+        trained = [(name, weight) for name, weight in named if weight.requires_grad]
+        loss = output[rows].square().sum()
+        grads = torch.autograd.grad(
+            loss, [weight for _, weight in trained], allow_unused=True, retain_graph=True
+        )
+        moved = {
+            name.partition(".")[0] + "."
+            for (name, _), gradient in zip(trained, grads, strict=True)
+            if gradient is not None and gradient.any()
+        }
+        assert moved == {prefix}
+
+
+@pytest.mark.parametrize("lora_rank", [None, 2])
+def test_two_transformers_are_saved_each_with_its_own_weights(lora_rank, tmp_path):
+    from diffusers import WanPipeline
+
+    policy = two_transformers(tmp_path / "words", lora_rank=lora_rank)
+    names = [name for name, weight in policy.denoiser.named_parameters() if weight.requires_grad]
+    assert {name.partition(".")[0] for name in names} == {"transformer", "transformer_2"}
+    with torch.no_grad():
+        for number, name in enumerate(names):
+            policy.denoiser.get_parameter(name).add_(0.01 if number % 2 else 0.02)
+    policy.save_pretrained(tmp_path / "policy")
+    own = WanPipeline.from_pretrained(str(tmp_path / "policy"), local_files_only=True)
+    assert own.config.boundary_ratio == 0.8
+    case = CASES["wan of two"]
+    expected = case.own_call(own, normal(policy.shape, generators(SEEDS)), 1.0)
+    drawn = policy.generate(PROMPTS, seeds=SEEDS).outputs
+    assert_close(drawn, expected, atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("part", ["transformer", "transformer_2"])
+def test_a_lost_weight_of_either_transformer_is_seen_at_saving(part, tmp_path, monkeypatch):
+    policy = two_transformers(tmp_path / "words")
+    original = getattr(policy.pipeline, part)
+    changed = type(original).from_config(original.config)
+    kind = type(policy.pipeline)
+    save = kind.save_pretrained
+
+    def damaged(pipeline, folder):
+        pipeline.register_modules(**{part: changed})
+        save(pipeline, folder)
+
+    monkeypatch.setattr(kind, "save_pretrained", damaged)
+    with pytest.raises(InputError, match="what is loaded from it is not the policy"):
+        policy.save_pretrained(tmp_path / "policy")
+
+
 @pytest.mark.parametrize("name", ["flux dev", "qwen-image"], indirect=True)
 def test_texts_own_layers_get_an_adapter(name, tmp_path):
     names = [key for key, _ in make(name, tmp_path).denoiser.named_parameters() if "lora_A" in key]
@@ -207,6 +282,10 @@ class TestWan(OfFamily):
     family = "wan"
 
 
+class TestWanOfTwo(OfFamily):
+    family = "wan of two"
+
+
 class TestAnimateDiff(OfFamily):
     family = "animatediff"
 
@@ -228,7 +307,7 @@ def trainer():
     )
 
 
-@pytest.mark.parametrize("name", ["wan", "animatediff", "flux dev"], indirect=True)
+@pytest.mark.parametrize("name", ["wan", "wan of two", "animatediff", "flux dev"], indirect=True)
 def test_the_loops_take_a_step(name, tmp_path):
     """SFT, DPO and PPO of a Trainer, on pictures and videos."""
     case = CASES[name]

@@ -17,6 +17,7 @@ from rewardlab.policies.autoencoder import LatentScale, decoded, encoded, latent
 from rewardlab.policies.components import denoiser_of
 from rewardlab.policies.frugal_autoencoder import FrugalAutoencoder
 from rewardlab.policies.resources import Resources
+from rewardlab.policies.samplers import Sampler
 from rewardlab.types import distinct
 
 Inputs = Mapping[str, Tensor]
@@ -179,7 +180,21 @@ class Family(ABC):
         """Tell whether a guidance of this scale needs the denoiser's output without the prompt."""
         return guidance != 1 and not self.is_told_guidance
 
-    def guided(self, cond: Tensor, uncond: Tensor, guidance: float) -> Tensor:
+    def guidance_at(self, sampler: Sampler, time: Tensor) -> float | Tensor:
+        """Return the scale of guidance at times [N], or of each row, to multiply latents with.
+
+        Raises:
+            InputError: if the sampler has one for a second denoiser, and there is none.
+        """
+        if sampler.late_guidance is not None:
+            raise InputError(
+                f"late_guidance={sampler.late_guidance} is for pipelines with a second denoiser "
+                f"for the late steps, as Wan 2.2; this {type(self.pipeline).__name__} has one. "
+                "Leave it out."
+            )
+        return sampler.guidance
+
+    def guided(self, cond: Tensor, uncond: Tensor, guidance: float | Tensor) -> Tensor:
         """Return the guided output (classifier-free guidance, arXiv 2207.12598)."""
         return uncond + guidance * (cond - uncond)
 

@@ -55,7 +55,7 @@ class QwenImage(Flux):
         )[0]
         return unpacked(output, height, width)
 
-    def guided(self, cond: Tensor, uncond: Tensor, guidance: float) -> Tensor:
+    def guided(self, cond: Tensor, uncond: Tensor, guidance: float | Tensor) -> Tensor:
         """Return the guided output, each token as long as with the prompt alone."""
         height, width = self.shape[1:]
         cond_tokens = packed(cond)
