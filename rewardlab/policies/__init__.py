@@ -6,7 +6,7 @@ draws, `scoring` states log-probabilities and losses. A diffusion model is `diff
 loads it, `components` names its parts, `families` knows its prompts, `denoising` its network's
 output, `noising` its training targets, `samplers` and `schedulers` its steps. `latent` is a
 Gaussian over the latents of a generator without a likelihood. `llama2c` and `gguf` read other
-programs' model files.
+programs' model files, and `single_file` Stable Diffusion's own.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rewardlab.policies.llama2c import from_llama2c
     from rewardlab.policies.resources import Resources
     from rewardlab.policies.samplers import Sampler
+    from rewardlab.policies.single_file import folder_from_single_file
 
 _HOMES = {
     "CausalLMPolicy": "rewardlab.policies.causal_lm",
@@ -34,6 +35,7 @@ _HOMES = {
     "LatentPolicy": "rewardlab.policies.latent",
     "Resources": "rewardlab.policies.resources",
     "Sampler": "rewardlab.policies.samplers",
+    "folder_from_single_file": "rewardlab.policies.single_file",
     "from_gguf": "rewardlab.policies.gguf",
     "from_llama2c": "rewardlab.policies.llama2c",
     "load_policy": "rewardlab.policies.folders",
@@ -48,6 +50,7 @@ __all__ = [
     "Policy",
     "Resources",
     "Sampler",
+    "folder_from_single_file",
     "from_gguf",
     "from_llama2c",
     "frozen_copy",

@@ -23,6 +23,7 @@ from rewardlab.storage.class_files import read_json
 INDEX = "model_index.json"
 VARIANTS = ("fp16", "bf16", "fp32")  # of weights, in the order in which they are tried
 WEIGHTS = (".safetensors", ".bin")
+FILES = (".safetensors", ".ckpt", ".gguf", ".pt", ".pth", ".bin")  # that hold a whole model
 # buffers that older versions of transformers saved, and newer ones compute
 COMPUTED = ("position_ids", "inv_freq", "masked_bias")
 PartDtype = Callable[[str, Path], torch.dtype]
@@ -32,9 +33,16 @@ def pipeline_folder(source: str | os.PathLike[str]) -> Path:
     """Return the folder of a pipeline; a hub id is downloaded first.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, or it is one file.
     """
     folder = Path(source)
+    if folder.is_file() or folder.suffix in FILES:
+        raise InputError(
+            f"DiffusionPolicy loads folders of pipelines, and {str(source)!r} is one file. Write "
+            "it out as a folder once, beside a folder of the same kind (FOLDER, configs are "
+            "enough), and give that:\n  from rewardlab.policies import folder_from_single_file\n"
+            f"  folder_from_single_file({str(source)!r}, config='FOLDER', folder='MODEL')"
+        )
     if not folder.is_dir():
         folder = _downloaded(str(source))
     if not (folder / INDEX).is_file():
@@ -123,7 +131,7 @@ def load_part(folder: Path, kind: Any, dtype: torch.dtype) -> Any:
 def _attempt(folder: Path, kind: Any, dtype: torch.dtype) -> tuple[Any, list[str]]:
     """Return a network as its library loads it, and the names of weights that do not fit."""
     try:
-        with silent(), _quiet_diffusers(), torch.random.fork_rng():
+        with silent(), quiet_diffusers(), torch.random.fork_rng():
             network, info = kind.from_pretrained(
                 str(folder),
                 torch_dtype=dtype,
@@ -216,7 +224,7 @@ def _downloaded(name: str) -> Path:
 
 
 @contextmanager
-def _quiet_diffusers() -> Iterator[None]:
+def quiet_diffusers() -> Iterator[None]:
     """Keep diffusers' warnings back, which list every weight that does not fit."""
     from diffusers.utils import logging
 
