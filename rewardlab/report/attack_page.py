@@ -7,6 +7,7 @@ worst of them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +18,7 @@ from rewardlab.report.audit_origins import audit_origins
 from rewardlab.report.figures import MISSING, sig
 from rewardlab.report.grids import grids
 from rewardlab.report.markup import Cell, box, details, document, figures, section, table, tag
-from rewardlab.report.samples import Shown
+from rewardlab.report.samples import Shown, few_frames, strip
 from rewardlab.report.text_table import cut, prompt_cell
 from rewardlab.runs.read import Run
 from rewardlab.types import Samples
@@ -220,29 +221,29 @@ def _scores(row: Exploit) -> str:
 
 
 def _grid(rows: Sequence[Exploit], samples: Mapping[str, Samples]) -> str:
-    """Return exploits as images beside their references, with the reward's scores below them."""
-    prompts = [row["prompt"] for row in rows]
-    exploits = [_pixels(samples["attack"], row["row"]) for row in rows]
-    references = [_pixels(samples["references"], row["reference_row"]) for row in rows]
-    scores = [row["scores"]["reward"] for row in rows]
-    reference_scores = [row["reference_scores"]["reward"] for row in rows]
-    parts = [
-        Shown("outputs of the attack", "#c2410c", prompts, exploits, scores=scores),
-        *_changes(rows, samples, prompts),
-        Shown(
-            "references with lower scores",
-            "#4a4f57",
-            prompts,
-            references,
-            scores=reference_scores,
-        ),
-    ]
-    picture = grids(parts, "exploits", 2, "In equal places: the same prompt.")
+    """Return exploits as images or strips beside their references, with the reward's scores."""
+    picture = grids(grid_parts(rows, samples), "exploits", 2, "In equal places: the same prompt.")
     lines: list[list[Cell]] = []
     for row in rows:
         lines.append([prompt_cell(row["prompt"]), _scores(row)])
     head = ["prompt", "scores: output | reference"]
     return figures([picture]) + details("All their scores", table(head, lines, kind="text"))
+
+
+def grid_parts(rows: Sequence[Exploit], samples: Mapping[str, Samples]) -> list[Shown]:
+    """Return what the picture of exploits shows: them, how they began, and their references."""
+    prompts = [row["prompt"] for row in rows]
+    exploits = [_pixels(samples["attack"], row["row"]) for row in rows]
+    references = [_pixels(samples["references"], row["reference_row"]) for row in rows]
+    scores = [row["scores"]["reward"] for row in rows]
+    reference_scores = [row["reference_scores"]["reward"] for row in rows]
+    label = "references with lower scores"
+    parts = [
+        Shown("outputs of the attack", "#c2410c", prompts, exploits, scores=scores),
+        *_changes(rows, samples, prompts),
+        Shown(label, "#4a4f57", prompts, references, scores=reference_scores),
+    ]
+    return [replace(part, frames=_frames(samples["attack"])) for part in parts]
 
 
 def _changes(
@@ -267,8 +268,14 @@ def _changes(
 
 
 def _pixels(samples: Samples, row: int) -> Tensor:
-    """Return an image, or a video's middle frame, as uint8 [C, H, W]."""
-    image = samples.outputs[row]
-    if image.dim() == 4:  # type: ignore[union-attr]
-        image = image[len(image) // 2]
-    return (image * 255).round().byte()  # type: ignore[union-attr]
+    """Return an image, or a few frames of a video side by side, as uint8 [C, H, W]."""
+    output = samples.outputs[row]
+    assert isinstance(output, Tensor)
+    image = output if output.dim() == 3 else strip(output[few_frames(len(output))])
+    return (image * 255).round().byte()
+
+
+def _frames(samples: Samples) -> int:
+    """Return how many frames stand side by side in what is shown of an output."""
+    assert isinstance(samples.outputs, Tensor)
+    return 1 if samples.outputs.dim() == 4 else len(few_frames(samples.outputs.shape[1]))

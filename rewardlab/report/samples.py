@@ -286,7 +286,7 @@ def _load(folder: Path, source: Source, scores: Sequence[float]) -> Shown | None
     frames = 1
     if videos:
         frames = len(outputs[0])
-        outputs = [_strip(video) for video in outputs]
+        outputs = [strip(video) for video in outputs]
     if len(scores) != len(rows):
         scores = [row["score"] for row in rows if isinstance(row.get("score"), float)]
     shown_scores = [scores[i] for i in chosen] if len(scores) == len(rows) else []
@@ -321,14 +321,14 @@ def _output(folder: Path, row: dict[str, Any], kind: dict[str, Any]) -> str | Te
     output = read_output(folder / str(row.get("file_name")), kind)
     if output.dim() == 3:
         return output
-    return output[_few_frames(len(output))]
+    return output[few_frames(len(output))]
 
 
-def _few_frames(count: int) -> list[int]:
+def few_frames(count: int) -> list[int]:
     """Return the numbers of a strip's frames, the first and the last among them.
 
     Example:
-        >>> _few_frames(3), _few_frames(16)
+        >>> few_frames(3), few_frames(16)
         ([0, 1, 2], [0, 3, 6, 9, 12, 15])
     """
     if count <= FRAMES:
@@ -336,7 +336,7 @@ def _few_frames(count: int) -> list[int]:
     return [part * (count - 1) // (FRAMES - 1) for part in range(FRAMES)]
 
 
-def _strip(video: Tensor) -> Tensor:
+def strip(video: Tensor) -> Tensor:
     """Return the frames [F, C, H, W] of a video side by side, [C, H, F·W]."""
     return torch.cat(list(video), dim=2)
 

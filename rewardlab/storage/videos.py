@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -19,7 +19,8 @@ from rewardlab.storage.video_files import GIF, frame_files
 
 MOST_FRAMES = 2000
 RATE = 8  # frames a second of files that are written
-SHORTEST = 0.75  # share of its header's duration that a whole file has at least
+SHORTEST = 0.75  # share of the file's duration, sound included, that its pictures have at least
+MISSING = 0.01  # share of their own duration that may be missing, or half a frame
 
 
 @dataclass(frozen=True)
@@ -215,22 +216,51 @@ def _decoded_frames(path: Path) -> Iterator[Image.Image]:
     if not path.is_file():
         raise InputError(f"{path} cannot be used: it does not exist. Is the path right?")
     av = _library(path)
-    end = 0.0
+    times = [0.0]
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise InputError(f"{path} cannot be used: it holds no pictures, only sound.")
         for frame in container.decode(video=0):
-            end = float(frame.time or 0)
+            times.append(float(frame.time or 0))
+            if frame.is_corrupt:
+                raise InputError(f"it is damaged at {times[-1]:.3g} seconds. Copy it again")
             image = frame.to_image()
             yield image.rotate(frame.rotation, expand=True) if frame.rotation else image
-        duration = float(container.duration or 0) / av.time_base
-        rate = container.streams.video[0].guessed_rate
-    step = 1 / float(rate) if rate else 0.0
-    if end + step < SHORTEST * duration:
+        stream = container.streams.video[0]
+        stated = _stated_duration(stream)
+        duration = stated or float(container.duration or 0) / av.time_base
+        step = _longest_step(times, stream)
+    end = times[-1] + step
+    slack = max(step / 2, MISSING * duration) if stated else (1 - SHORTEST) * duration
+    if end < duration - slack:
         raise InputError(
-            f"{path} cannot be used: it is cut off, at {end + step:.3g} of {duration:.3g} seconds. "
+            f"{path} cannot be used: it is cut off, at {end:.3g} of {duration:.3g} seconds. "
             "Copy it again or remove it."
         )
+
+
+def _stated_duration(stream: Any) -> float | None:
+    """Return the seconds that a file's header gives its pictures; None if it says nothing.
+
+    mp4 has a number; mkv and webm have a text, as in "00:01:30.500000000".
+    """
+    if stream.duration:
+        return float(stream.duration * stream.time_base)
+    text = str(stream.metadata.get("DURATION", ""))
+    seconds = 0.0
+    for number in text.split(":"):
+        if not number.replace(".", "", 1).isdecimal():
+            return None
+        seconds = 60 * seconds + float(number)
+    return seconds
+
+
+def _longest_step(times: list[float], stream: Any) -> float:
+    """Return how long the last frame may last: as long as the longest of them."""
+    step = 1 / float(stream.guessed_rate) if stream.guessed_rate else 0.0
+    for before, after in pairwise(times):
+        step = max(step, after - before)
+    return step
 
 
 def _check_room(count: int, clip: Clip) -> None:

@@ -86,6 +86,27 @@ def read_images(folder: Path) -> Any:
     return plain(concatenate([images[number] for number in range(len(images))]))
 
 
+def write_videos(folder: Path) -> None:
+    """Write one video in each form that can be written, of pictures that move."""
+    from rewardlab.storage import write_video
+
+    video = torch.rand(6, 3, 1, 1).repeat(1, 1, 16, 16) * torch.linspace(0.2, 1, 16)
+    for suffix in (".mp4", ".webm", ".mkv", ".gif", ""):
+        write_video(folder / f"clip{suffix}", video)
+
+
+def read_videos(folder: Path) -> Any:
+    """Read them; none may be cut short. One frame lost inside looks like a pause (docs/limits.md)."""
+    from rewardlab.storage import read_video
+
+    forms = []
+    for path in sorted(folder.iterdir()):
+        video = read_video(path, size=8)
+        assert len(video) >= 5
+        forms.append(video.tolist())
+    return forms
+
+
 def write_preferences(folder: Path) -> None:
     question = [{"role": "user", "content": "name?"}]
     answer = [{"role": "assistant", "content": "Ada"}]
@@ -487,6 +508,7 @@ def read_chat_reply(folder: Path) -> Any:
 READERS = [
     Reader("image folder", write_images, read_images),
     Reader("image folder's metadata", write_images, read_images, files="metadata.jsonl"),
+    Reader("videos", write_videos, read_videos, 0.3, "clip.[mw]*"),
     Reader("preferences", write_preferences, read_preferences, 3),
     Reader("prompts in lines", write_prompts, read_prompts, 2),
     Reader("prompts in objects", write_prompt_objects, read_prompts, 2),

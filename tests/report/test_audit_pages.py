@@ -7,13 +7,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from rewardlab.audits import AttackAudit
 from rewardlab.embedded.tiny_worlds import text_policy, text_reward
-from rewardlab.report.attack_page import attack_page
+from rewardlab.report.attack_page import attack_page, grid_parts
 from rewardlab.report.figures import sig
 from rewardlab.runs.folder import RunFolder
 from rewardlab.runs.read import Run
+from rewardlab.types import Samples
 
 FOLDERS = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("run_folders.py"))))
 EVIL = "<script>alert(1)</script>"
@@ -26,6 +28,31 @@ def result(tmp_path_factory):
     rewards = [text_reward(seed=seed) for seed in range(3)]
     audit = AttackAudit(policy, *rewards[:2], ["one", "two"], judge=rewards[2], references=4, n=4)
     return audit.run(RunFolder.open(tmp_path_factory.mktemp("attack") / "run", {"seed": 0}))
+
+
+def test_a_video_is_shown_as_a_strip(result):
+    """Of 16 frames six are shown, in the attack's and in the references' picture."""
+    videos = torch.linspace(0, 1, 16).view(1, 16, 1, 1, 1).expand(2, 16, 3, 8, 8)
+    samples = Samples(["one", "two"], videos)
+    exploit = {
+        "prompt": "one",
+        "row": 1,
+        "reference_row": 0,
+        "scores": {"reward": 4.66},
+        "reference_scores": {"reward": 3.0},
+        "disagreement": 2.0,
+        "labels": [],
+    }
+    drawn = {"attack": samples, "references": samples, "starts": samples}
+    html = attack_page(result.figures, [exploit], {"attacker": "pgd", "reward": "2778"}, drawn)
+    page = FOLDERS.Page(html)
+    assert "Each strip is a few frames of one video, from its first to its last." in page.text
+    for shown in grid_parts([exploit], drawn):
+        assert shown.frames == 6
+        assert shown.outputs[0].shape == (3, 8, 48)
+    assert grid_parts([exploit], drawn)[0].outputs[0][0, 0, ::8].tolist() == [
+        round(255 * frame / 15) for frame in (0, 3, 6, 9, 12, 15)
+    ]
 
 
 def page_of(result, exploits, run=None):

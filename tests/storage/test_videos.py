@@ -149,6 +149,32 @@ def test_a_broken_file_is_one_sentence(suffix, damage, tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("suffix", [".webm", ".mkv"])
+@pytest.mark.parametrize("share", [0.8, 0.9, 0.97])
+def test_a_few_frames_that_are_lost_at_the_end_are_seen(suffix, share, tmp_path):
+    """The header says how long the pictures last; sound that goes on longer does not count."""
+    path = tmp_path / f"a{suffix}"
+    write_video(path, smooth(frames=12))
+    assert len(read_video(path)) == 12
+    cut(path, share)
+    with pytest.raises(InputError, match="it is cut off, at"):
+        read_video(path)
+    assert len(read_video(path, Clip(4))) == 4
+
+
+def test_a_last_frame_that_stands_for_long_is_no_loss(tmp_path):
+    path = tmp_path / "slides.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "bgr0"
+        for time in (0, 10, 11, 30):
+            frame = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+            frame.pts = time
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    assert len(read_video(path)) == 4
+
+
 def test_sound_alone_is_no_video(tmp_path):
     with av.open(str(tmp_path / "a.mp4"), "w") as container:
         stream = container.add_stream("aac", rate=44100)
