@@ -27,6 +27,7 @@ SOURCES = ("target", "generated", "mismatched", "pseudo-labelled")  # of a discr
 FACTS = {
     "row": "int64: number of the sample or pair in its data set, from which its noise is seeded",
     "seed": "int64: seed that the output was drawn with",
+    "inner_seed": "int64: seed that the policy inside of a wrapper drew the output with",
     "group": "int64: number of the prompt that the candidate belongs to",
     "step": "int64: training step at which the adversary drew the sample",
     "length": "int64: tokens of the response, with the end token",

@@ -8,10 +8,12 @@ from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.evaluation.evaluation import Evaluation
+    from rewardlab.evaluation.finish_curve import finish_curve
     from rewardlab.evaluation.guard import Guard
     from rewardlab.evaluation.guard import Watched as Watched
     from rewardlab.evaluation.judges import ComparesPairs, EndpointJudge
     from rewardlab.evaluation.monitors import MonitoredPolicy
+    from rewardlab.evaluation.norm_reading import NormReading
     from rewardlab.evaluation.overoptimization import best_of_n_curve, fit_overoptimization
     from rewardlab.evaluation.readings import Readings
     from rewardlab.evaluation.stability import stability_ratio
@@ -22,9 +24,11 @@ _HOMES = {
     "Evaluation": "rewardlab.evaluation.evaluation",
     "Guard": "rewardlab.evaluation.guard",
     "MonitoredPolicy": "rewardlab.evaluation.monitors",
+    "NormReading": "rewardlab.evaluation.norm_reading",
     "Readings": "rewardlab.evaluation.readings",
     "Watched": "rewardlab.evaluation.guard",  # the earlier name of MonitoredPolicy
     "best_of_n_curve": "rewardlab.evaluation.overoptimization",
+    "finish_curve": "rewardlab.evaluation.finish_curve",
     "fit_overoptimization": "rewardlab.evaluation.overoptimization",
     "stability_ratio": "rewardlab.evaluation.stability",
 }
@@ -34,8 +38,10 @@ __all__ = [
     "Evaluation",
     "Guard",
     "MonitoredPolicy",
+    "NormReading",
     "Readings",
     "best_of_n_curve",
+    "finish_curve",
     "fit_overoptimization",
     "stability_ratio",
 ]

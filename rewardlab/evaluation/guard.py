@@ -19,13 +19,16 @@ from rewardlab.evaluation.monitors import (
     TrainedLoop,
     log_figures,
     readings_of,
+    reference_for_norms,
 )
+from rewardlab.policies import Policy
 
 log = logging.getLogger("rewardlab")
 MONITORS = {
     "distance",
     "classifier",
     "disagreement",
+    "norm_ratio",
     "stillness",
     "flicker",
     "inconsistency",
@@ -44,6 +47,9 @@ class Guard(Callback):
     * `disagreement`: standard deviation of the reward's members.
     * `distance`: KID from the reward's features of held-out targets.
     * `classifier`: minus the mean score of a reward that nothing was optimized against.
+    * `norm_ratio` of a policy that denoises: the mean of ‖v‖/‖v_ref‖ on its outputs (NormGuard,
+      arXiv 2606.27771), at the price of one pass of each network over them. It is read where it is
+      watched, or where the loop has a reference; a loop without one is given one if it is watched.
     * `stillness`, `flicker` and `inconsistency` of videos: minus their motion, the deviation of
       frames from the mean of their neighbours, and 1 minus the cosine of neighbouring frames'
       features (`rewardlab.metrics.motion`, `flicker` and `temporal_consistency`).
@@ -85,8 +91,8 @@ class Guard(Callback):
         unknown = set(watch) - MONITORS
         if unknown:
             raise InputError(
-                "Guard watches distance, classifier and disagreement and, of videos, stillness, "
-                f"flicker and inconsistency; got {sorted(unknown)}."
+                "Guard watches distance, classifier, disagreement and norm_ratio and, of videos, "
+                f"stillness, flicker and inconsistency; got {sorted(unknown)}."
             )
         self.every_n_steps = every_n_steps
         self.samples = samples
@@ -96,6 +102,7 @@ class Guard(Callback):
         self.watch = tuple(watch)
         self.seed = seed
         self.watched: MonitoredPolicy | None = None
+        self._reference: Policy | None = None
         self._reset()
 
     def observe(self, watched: MonitoredPolicy) -> None:
@@ -108,6 +115,12 @@ class Guard(Callback):
         self._last = 0
         self._best: dict[str, Reading] = {}
         self._good: list[Tensor] = []
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Keep what velocities are compared with, before a checkpoint changes the policy."""
+        loop = cast(TrainedLoop, module)
+        if "norm_ratio" in self.watch or loop.reference is not None:
+            self._reference = reference_for_norms(loop)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Take the first reading.
@@ -145,7 +158,8 @@ class Guard(Callback):
                 "`guard.watched = MonitoredPolicy(reward, prompts, held_out, classifier)`."
             )
         policy = cast(TrainedLoop, module).policy
-        scores, monitors = readings_of(policy, self.watched, self.samples, self.seed)
+        readings = readings_of(policy, self.watched, self.samples, self.seed, self._reference)
+        scores, monitors = readings
         score = scores.mean().item()
         figures = {name: reading.value for name, reading in monitors.items()}
         log_figures(trainer, "guard", {"score": score, **figures})

@@ -80,6 +80,17 @@ def norm_ratios(velocity: Tensor, reference: Tensor) -> Tensor:
     """
     norms: Tensor = velocity.flatten(2).norm(dim=2)
     reference_norms: Tensor = reference.flatten(2).norm(dim=2)
+    return ratios_of_norms(norms, reference_norms)
+
+
+def ratios_of_norms(norms: Tensor, reference_norms: Tensor) -> Tensor:
+    """Return the ratios of norms, where those of the reference may be 0.
+
+    Example:
+        >>> import torch
+        >>> ratios_of_norms(torch.tensor([3.0]), torch.tensor([2.0])).item()
+        1.5
+    """
     return norms / reference_norms.clamp_min(1e-12)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.policies import Generator, Policy, load_policy
+from rewardlab.policies.base import outer_seeds
 from rewardlab.rewards import Reward, load_reward
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.scoring import scores_of
@@ -116,13 +117,15 @@ class BestOf(Generator):
     def generate(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Samples:
         """Return the best of n outputs a prompt.
 
-        Each row's candidates come from seeds that are derived from its own.
+        Each row's candidates come from seeds that are derived from its own. The fact "seed" is the
+        row's, "inner_seed" that of its best candidate.
         """
         columns = [row_seeds(derive(0, "best of", i), seeds) for i in range(self.n)]
         candidate_seeds = torch.stack(columns, 1).flatten()
         samples = self.policy.generate(repeated(prompts, self.n), seeds=candidate_seeds)
         best = scores_of(self.reward, samples).view(-1, self.n).argmax(1)
-        return samples[torch.arange(len(prompts)) * self.n + best].with_facts(seed=seeds)
+        chosen = samples[torch.arange(len(prompts)) * self.n + best]
+        return outer_seeds(chosen, seeds)
 
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Refuse what the policy inside refuses."""

@@ -7,6 +7,10 @@ loads it, `components` names its parts, `families` knows its prompts, `denoising
 output, `noising` its training targets, `samplers` and `schedulers` its steps. `latent` is a
 Gaussian over the latents of a generator without a likelihood. `llama2c` and `gguf` read other
 programs' model files, and `single_file` Stable Diffusion's own.
+Gaussian over the latents of a generator without a likelihood. `encoding` noises finished pictures,
+`norm_ratios` compares velocities with a reference's, and `base_finish` lets the reference finish
+what a policy began. `llama2c` and `gguf` read other
+programs' model files.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from rewardlab.lazy import lazy_names
 from rewardlab.policies.base import CallableGenerator, Generator, Policy, frozen_copy
 
 if TYPE_CHECKING:
+    from rewardlab.policies.base_finish import BaseFinish
     from rewardlab.policies.causal_lm import CausalLMPolicy
     from rewardlab.policies.diffusion import DiffusionPolicy
     from rewardlab.policies.folders import load_policy
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
     from rewardlab.policies.single_file import folder_from_single_file
 
 _HOMES = {
+    "BaseFinish": "rewardlab.policies.base_finish",
     "CausalLMPolicy": "rewardlab.policies.causal_lm",
     "DiffusionPolicy": "rewardlab.policies.diffusion",
     "LatentGenerator": "rewardlab.policies.latent_generators",
@@ -41,6 +47,7 @@ _HOMES = {
     "load_policy": "rewardlab.policies.folders",
 }
 __all__ = [
+    "BaseFinish",
     "CallableGenerator",
     "CausalLMPolicy",
     "DiffusionPolicy",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
@@ -97,6 +98,31 @@ class Denoises(ABC):
     def denoisings(self, trajectory: Trajectory) -> Denoisings:
         """Return what the network says of the noisings of an encoded trajectory."""
 
+    @contextmanager
+    def recorded_norms(self) -> Iterator[list[Tensor]]:
+        """Collect ‖v‖ of the velocities behind each `log_prob` in the `with` block.
+
+        Each is float32 [B, D] for D noisings or steps of a row, with the gradient of `log_prob`.
+        A policy that keeps no record leaves the list empty.
+        """
+        yield []
+
+
+class KeepsNoise(ABC):
+    """A policy that can noise its own outputs with the noise that they were drawn from."""
+
+    @abstractmethod
+    def check_own_noise(self) -> None:
+        """Refuse a policy whose outputs do not follow from their first noise alone.
+
+        Raises:
+            InputError: saying what stands against it.
+        """
+
+    @abstractmethod
+    def encode_own(self, samples: Samples, *, seeds: Tensor) -> Trajectory:
+        """Encode samples as `encode` does, but with their own noise, by the fact "seed"."""
+
 
 class Adapted(ABC):
     """A policy whose trainable weights may all be in an adapter that can be switched off."""
@@ -123,6 +149,7 @@ ABILITIES = (
     Tempered,
     PredictsX0,
     Denoises,
+    KeepsNoise,
     Adapted,
     HasAutoencoder,
 )

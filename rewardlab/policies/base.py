@@ -264,6 +264,21 @@ def frozen_copy(policy: Policy) -> Policy:
     return deepcopy(policy).eval().requires_grad_(False)
 
 
+def outer_seeds(samples: Samples, seeds: Tensor) -> Samples:
+    """Return a wrapper's samples with its own seeds; those of the policy inside stay beside them.
+
+    Example:
+        >>> inner = Samples(["a"], ["b"], {"seed": torch.tensor([7])})
+        >>> facts = outer_seeds(inner, torch.tensor([1])).facts
+        >>> facts["seed"].item(), facts["inner_seed"].item()
+        (1, 7)
+    """
+    if "seed" in samples.facts:
+        inner = samples.facts.get("inner_seed", samples.facts["seed"])
+        samples = samples.with_facts(inner_seed=inner)
+    return samples.with_facts(seed=seeds)
+
+
 def row_sums(values: Tensor, cells: Tensor, shape: Sequence[int]) -> Tensor:
     """Return the row sums [B] of a table [B, T] with values at `cells` and 0 elsewhere.
 

@@ -20,17 +20,30 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.conversations import Prompt, text_prompts
-from rewardlab.errors import InputError
-from rewardlab.kernels.diffusion_dpo import squared_error
 from rewardlab.networks import lora
 from rewardlab.networks.float8 import store_in_float8
 from rewardlab.networks.precision import arithmetic
-from rewardlab.policies import denoising, diffusion_folder, drawing, families, pipelines, samplers
-from rewardlab.policies.abilities import Adapted, Denoises, Denoisings, HasAutoencoder, PredictsX0
+from rewardlab.policies import (
+    denoising,
+    diffusion_folder,
+    drawing,
+    encoding,
+    families,
+    pipelines,
+    samplers,
+)
+from rewardlab.policies.abilities import (
+    Adapted,
+    Denoises,
+    Denoisings,
+    HasAutoencoder,
+    KeepsNoise,
+    PredictsX0,
+)
 from rewardlab.policies.base import Policy, frozen_copy
 from rewardlab.policies.components import denoiser_of, encoders_of
-from rewardlab.policies.denoising import Conditions, after_dropout, guided_output
-from rewardlab.policies.denoisings import denoisings_of
+from rewardlab.policies.denoising import Conditions, guided_output
+from rewardlab.policies.denoisings import denoisings_of, log_probs_of, recorded
 from rewardlab.policies.micro_batches import micro_batches
 from rewardlab.policies.noising import noising, predicted_x0
 from rewardlab.policies.reference import DenoiserOff
@@ -38,11 +51,11 @@ from rewardlab.policies.resources import Resources
 from rewardlab.policies.samplers import Sampler, Transitions
 from rewardlab.policies.schedulers import chosen_scheduler
 from rewardlab.policies.text_encoders import PromptInputs, TextEncoders
-from rewardlab.seeds import generators, normal, uniform
+from rewardlab.seeds import generators, normal
 from rewardlab.types import Samples, Trajectory, concatenate
 
 
-class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
+class DiffusionPolicy(Policy, PredictsX0, Denoises, KeepsNoise, Adapted, HasAutoencoder):
     """A diffusers pipeline as a policy over images or videos.
 
     It may be conditioned on text, on classes or on nothing; `policies/families` lists the kinds.
@@ -86,6 +99,7 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
     """
 
     denoiser: Any
+    norms: list[Tensor] | None = None  # of the velocities, while they are recorded
 
     def __init__(
         self,
@@ -229,32 +243,23 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
         Raises:
             InputError: if the outputs are no images, or of a shape that the model does not denoise.
         """
-        if not isinstance(samples.outputs, Tensor):
-            raise InputError(
-                "DiffusionPolicy encodes images [B, C, H, W] in [0, 1]; got a list of "
-                f"{len(samples)} strings. Was the data made for a language model?"
-            )
-        rows = generators(seeds)
-        images = samples.outputs.to(self.device)
-        latents = self.family.to_latents(images, rows, self.dtype)
-        x0 = latents[:, None]
-        uniforms = uniform((self.draws,), rows, self.device)
-        noise = normal((self.draws, *self.shape), rows, self.device)
-        steps = (uniforms * len(self.noising.time)).long()
-        levels = self.noising.at(steps).over(latents.dim() - 1)
-        share = self.prompt_dropout if self.training else 0.0
-        prompts = after_dropout(samples.prompts, share, rows)
-        conditions = self.conditions(prompts, guided=False)
-        tensors = {
-            "x": levels.signal * x0 + levels.noise * noise,
-            "target": levels.target_signal * x0 + levels.target_noise * noise,
-            "time": self.noising.time[steps],
-            "precision": torch.ones_like(steps, dtype=torch.float32),
-            "final": latents,
-            **conditions.tensors(),
-        }
-        mask = torch.ones(len(samples), 1, dtype=torch.bool, device=self.device)
-        return Trajectory(samples.prompts, tensors, mask, samples.facts)
+        return encoding.noised(self, samples, seeds)
+
+    def encode_own(self, samples: Samples, *, seeds: Tensor) -> Trajectory:
+        """Noise the policy's own pictures with the noise that they were drawn from.
+
+        At t = 1 of a rectified flow the trajectory is where the drawing began (PNAPO, arXiv
+        2605.09433). Times and dropout are those of `encode`.
+
+        Raises:
+            InputError: as `encode`, and if the samples lack the fact "seed".
+        """
+        own = encoding.prior_noise(self, samples)
+        return encoding.noised(self, samples, seeds, own)
+
+    def check_own_noise(self) -> None:
+        """Refuse a policy that is no rectified flow with deterministic steps."""
+        encoding.check_own_noise(self)
 
     def decode(self, trajectory: Trajectory) -> Samples:
         """Return the outputs in [0, 1] that the trajectories end in, differentiable.
@@ -272,20 +277,15 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, Adapted, HasAutoencoder):
 
         A rollout has one column per kept step. Encoded data have one, the mean over `draws`.
         """
-        tensors = trajectory.tensors
-        time = tensors["time"]
-        draws = time.shape[1]
-        conditions = denoising.stored_conditions(tensors).repeated(draws)
-        x = tensors["x"].flatten(0, 1)
-        target = tensors["target"].flatten(0, 1)
-        prediction = self.predict(x, time.flatten(), conditions)
-        errors = squared_error(prediction, target).view_as(time)
-        log_probs = -0.5 * tensors["precision"] * errors
-        return log_probs.view(*trajectory.mask.shape, -1).mean(2)
+        return log_probs_of(self, trajectory)
 
     def denoisings(self, trajectory: Trajectory) -> Denoisings:
         """Return the network's outputs at the noisings of `encode`, without guidance."""
         return denoisings_of(self, trajectory)
+
+    def recorded_norms(self) -> AbstractContextManager[list[Tensor]]:
+        """Return a context that collects ‖v‖ of each `log_prob` within it, [B, D]."""
+        return recorded(self)
 
     def predict_x0(self, trajectory: Trajectory, steps: Tensor) -> Samples:
         """Return the images that the network expects at the end, seen from one step of each row.

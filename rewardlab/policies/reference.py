@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import torch
@@ -80,3 +80,9 @@ class DenoiserOff(AdapterOff, Denoises):
         assert isinstance(self.policy, Denoises)
         with self._adapter_off():
             return self.policy.denoisings(trajectory)
+
+    @contextmanager
+    def recorded_norms(self) -> Iterator[list[Tensor]]:
+        assert isinstance(self.policy, Denoises)
+        with self.policy.recorded_norms() as norms:
+            yield norms

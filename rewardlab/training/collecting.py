@@ -11,6 +11,7 @@ from torch import Tensor
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.policies import Policy
+from rewardlab.policies.norm_ratios import NormRatios
 from rewardlab.rewards import Reward
 from rewardlab.rewards.base import checked_scores
 from rewardlab.seeds import derive, row_seeds
@@ -44,8 +45,11 @@ def collect_experience(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Ex
     """
     samples, trajectory = draw(loop, loop.policy, prompts, rows, loop.current_epoch)
     scores = score_rollout(loop.reward, samples, loop.device)
-    log_prob = in_parts(loop.policy.log_prob, trajectory, loop.micro_batch)
-    reference_log_prob = in_parts(loop.reference.log_prob, trajectory, loop.micro_batch)
+    norms = NormRatios()
+    with norms.of_policy(loop.policy):
+        log_prob = in_parts(loop.policy.log_prob, trajectory, loop.micro_batch)
+    with norms.of_reference(loop.reference):
+        reference_log_prob = in_parts(loop.reference.log_prob, trajectory, loop.micro_batch)
     values = None
     if loop.advantage == "generalized":
         values = in_parts(critic_of(loop.policy).value, trajectory, loop.micro_batch)
@@ -58,7 +62,7 @@ def collect_experience(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Ex
     k = loop.samples_per_prompt
     advantages = advantages_of(loop.advantage, rewards, penalty, mask, k, values, loop.lam)
     rollout = Rollout(trajectory, log_prob, reference_log_prob, scores, advantages)
-    return Experience(rollout, samples, values)
+    return Experience(rollout, samples, values, norms.ratios)
 
 
 def draw(

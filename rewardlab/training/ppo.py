@@ -48,8 +48,8 @@ class PPO(Trained):
     Optimization is manual: `gradient_clip` and `micro_batch` are given here and not to the Trainer,
     and `global_step` and `max_steps` count optimizer steps. Logged: `score` and `score_std`; `kl`,
     the estimated KL to the reference of whole outputs in nats, with its k2 estimate `kl_k2`;
-    `clip_fraction`, `advantage_std`, `lr`; and where the policy has them, `entropy`, `length` and
-    the critic's `explained_variance`.
+    `clip_fraction`, `advantage_std`, `lr`; and where the policy has them, `entropy`, `length`, the
+    critic's `explained_variance` and, of a denoiser, `norm_ratio` (‖v‖/‖v_ref‖ over the steps).
 
     Args:
         policy: the policy to train. It samples from exactly the distribution that it scores.

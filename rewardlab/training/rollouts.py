@@ -32,18 +32,21 @@ class Experience:
         samples: B outputs.
         values: float32 [B, T], what the critic gave to the steps at the rollout; None where there
             is no critic.
+        norm_ratios: float32 [B, T], ‖v‖/‖v_ref‖ of each step of a policy that denoises.
     """
 
     rollout: Rollout
     samples: Samples
     values: Tensor | None = None
+    norm_ratios: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rollout)
 
     def __getitem__(self, index: Index) -> Experience:
         values = None if self.values is None else take(self.values, index)
-        return Experience(self.rollout[index], self.samples[index], values)
+        ratios = None if self.norm_ratios is None else take(self.norm_ratios, index)
+        return Experience(self.rollout[index], self.samples[index], values, ratios)
 
 
 def minibatches(count: int, size: int | None, epochs: int, seed: int) -> Iterator[Tensor]:
@@ -159,6 +162,8 @@ def rollout_figures(experience: Experience, policy: Policy) -> dict[str, Tensor]
     }
     if not policy.mean_log_prob:  # a mean leaves out the Gaussian's constant, so it is no entropy
         figures["entropy"] = -rollout.log_prob[mask].mean()
+    if experience.norm_ratios is not None:
+        figures["norm_ratio"] = experience.norm_ratios.mean()
     if "length" in experience.samples.facts:
         figures["length"] = experience.samples.facts["length"].float().mean()
     if experience.values is not None:

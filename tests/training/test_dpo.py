@@ -144,7 +144,8 @@ def test_the_figures_are_the_papers():
             encoded = module.policy.encode(half, seeds=module.seeds(data.chosen))
             log_ratio = module.policy.log_prob(encoded) - module.reference.log_prob(encoded)
             gains.append(log_ratio.sum(1))
-    assert set(logged) == {"val/loss", "val/accuracy", "val/margin", "val/chosen", "val/rejected"}
+    names = {"loss", "accuracy", "margin", "chosen", "rejected", "norm_ratio"}
+    assert set(logged) == {f"val/{name}" for name in names}
     margins = 50.0 * (gains[0] - gains[1])
     assert margins.abs().min() > 0
     torch.testing.assert_close(loss, -torch.nn.functional.logsigmoid(margins).mean())
