@@ -8,7 +8,7 @@ from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.evaluation.evaluation import Evaluation
-    from rewardlab.evaluation.finish_curve import finish_curve
+    from rewardlab.evaluation.finishing import finish_curve
     from rewardlab.evaluation.guard import Guard
     from rewardlab.evaluation.guard import Watched as Watched
     from rewardlab.evaluation.judges import ComparesPairs, EndpointJudge
@@ -28,7 +28,7 @@ _HOMES = {
     "Readings": "rewardlab.evaluation.readings",
     "Watched": "rewardlab.evaluation.guard",  # the earlier name of MonitoredPolicy
     "best_of_n_curve": "rewardlab.evaluation.overoptimization",
-    "finish_curve": "rewardlab.evaluation.finish_curve",
+    "finish_curve": "rewardlab.evaluation.finishing",
     "fit_overoptimization": "rewardlab.evaluation.overoptimization",
     "stability_ratio": "rewardlab.evaluation.stability",
 }

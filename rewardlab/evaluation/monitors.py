@@ -121,23 +121,17 @@ def readings_of(
         features = features_of(monitored.reward, outputs)
         monitors["distance"] = _distance_reading(features, monitored.features, seed)
     if reference is not None:
-        monitors |= norm_reading(policy, reference, outputs, seed)
+        monitors |= _norm_reading(policy, reference, outputs, seed)
     monitors |= _video_readings(outputs, monitored.reward)
     return PolicyReadings(scores, monitors)
 
 
-def norm_reading(
+def _norm_reading(
     policy: Generator, reference: Policy, samples: Samples, seed: int
 ) -> dict[str, Reading]:
     """Return the mean of ‖v‖/‖v_ref‖ over samples as "norm_ratio"; nothing without velocities.
 
     NormGuard, arXiv 2606.27771. It costs one pass of each network over the samples.
-
-    Args:
-        policy: the policy that is trained.
-        reference: its reference.
-        samples: pictures to noise.
-        seed: seed of their noise.
     """
     if not isinstance(policy, Policy) or not isinstance(policy, Denoises):
         return {}

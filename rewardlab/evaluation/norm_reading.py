@@ -14,12 +14,12 @@ from rewardlab.evaluation.monitors import (
     TrainedLoop,
     in_eval_mode,
     log_figures,
-    norm_reading,
     reference_for_norms,
 )
 from rewardlab.evaluation.prompts import in_turn
 from rewardlab.policies import Policy
 from rewardlab.policies.abilities import Denoises
+from rewardlab.policies.norm_ratios import norm_ratios_of
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import PreferencePairs, Samples
 
@@ -88,7 +88,10 @@ class NormReading(Callback):
         policy = cast(TrainedLoop, module).policy
         samples = self._rows_of(policy, batch)
         assert self._reference is not None
-        ratio = norm_reading(policy, self._reference, samples, self.seed)["norm_ratio"].value
+        seeds = row_seeds(derive(self.seed, "norm ratio"), len(samples))
+        with in_eval_mode(policy):
+            ratios = norm_ratios_of(policy, self._reference, samples, seeds)
+        ratio = float("nan") if ratios is None else ratios.mean().item()
         self.rows_read.append({"step": float(trainer.global_step), "norm_ratio": ratio})
         log_figures(trainer, "reading", {"norm_ratio": ratio})
 

@@ -23,7 +23,8 @@ def load_policy(path: str | Path, *, trust: bool = False) -> Policy:
     """Load the policy that a folder holds, of the class that `class_path` in its policy.json names.
 
     A folder of a transformers causal language model, or of a diffusers pipeline, is a policy too. A
-    best-of-n folder gives a `BestOf`, which generates and cannot be trained.
+    best-of-n folder gives a `BestOf`, and one of `BaseFinish` that, which generate and cannot be
+    trained.
 
     Args:
         path: a folder that a policy's, a transformers model's or a diffusers pipeline's
