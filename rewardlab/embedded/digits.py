@@ -63,7 +63,11 @@ def bold_targets(held_out: int = 60, batch_size: int = 64, seed: int = 0) -> Tar
 
 
 def base_policy(
-    train_steps: int = 2500, steps: int = 20, noise: float = 1.0, seed: int = 0
+    train_steps: int = 2500,
+    steps: int = 20,
+    noise: float = 1.0,
+    seed: int = 0,
+    flow: bool = False,
 ) -> DiffusionPolicy:
     """Return a class-conditional diffusion model of 8x8 digits with 178,000 parameters.
 
@@ -72,12 +76,13 @@ def base_policy(
     Args:
         train_steps: optimizer steps of 64 digits; 2,500 take about a minute on one thread.
         steps: denoising steps of a sample.
-        noise: η of its DDIM sampler.
+        noise: η of its DDIM sampler, or the level of flow matching's rollouts.
         seed: seed of weights, data order and noise.
+        flow: whether it is a rectified flow, with Euler's steps, in place of ε-prediction.
     """
     settings = {"train_steps": train_steps, "seed": seed}
-    train = partial(_train_base, train_steps=train_steps, seed=seed)
-    folder = _cached("digits-base", settings, train)
+    train = partial(_train_base, flow=flow, **settings)
+    folder = _cached("digits-flow" if flow else "digits-base", settings, train)
     sampler = Sampler(steps=steps, eta=noise)
     return DiffusionPolicy(folder / "pipeline", labels=WORDS, sampler=sampler, prompt_dropout=0.1)
 
@@ -152,9 +157,9 @@ def _cached(name: str, settings: dict[str, Any], make: Callable[[Path], None]) -
     return cached(name, settings, PACKAGES, make)
 
 
-def _train_base(folder: Path, train_steps: int, seed: int) -> None:
+def _train_base(folder: Path, train_steps: int, seed: int, flow: bool) -> None:
     """Train the generator, with EMA, on all digits that are not targets."""
-    policy = DiffusionPolicy(_base_pipeline(seed), labels=WORDS, prompt_dropout=0.1)
+    policy = DiffusionPolicy(_base_pipeline(seed, flow), labels=WORDS, prompt_dropout=0.1)
     tower = digits("tower", seed)
     judge = digits("judge", seed)
     data = Samples(
@@ -180,9 +185,14 @@ def _train_base(folder: Path, train_steps: int, seed: int) -> None:
     policy.pipeline.save_pretrained(folder / "pipeline")
 
 
-def _base_pipeline(seed: int) -> Any:
+def _base_pipeline(seed: int, flow: bool) -> Any:
     """Return the generator's pipeline with random weights."""
-    from diffusers import DDIMScheduler, DDPMPipeline, UNet2DModel
+    from diffusers import (
+        DDIMScheduler,
+        DDPMPipeline,
+        FlowMatchEulerDiscreteScheduler,
+        UNet2DModel,
+    )
 
     with torch.random.fork_rng():
         torch.manual_seed(derive(seed, "base"))
@@ -198,6 +208,8 @@ def _base_pipeline(seed: int) -> Any:
             up_block_types=("AttnUpBlock2D", "UpBlock2D"),
             num_class_embeds=11,
         )
+    if flow:
+        return DDPMPipeline(unet=unet, scheduler=FlowMatchEulerDiscreteScheduler())
     scheduler = DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False)
     return DDPMPipeline(unet=unet, scheduler=scheduler)
 
