@@ -20,6 +20,7 @@ from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
 from rewardlab.rounds import few, plan
 from rewardlab.rounds.base import Rounds
+from rewardlab.rounds.hardening import in_the_loop
 from rewardlab.rounds.post_training import train_policy
 from rewardlab.rounds.stages import FitReward, PostTrain
 from rewardlab.rounds.state import (
@@ -69,7 +70,8 @@ class GANRMRounds(Rounds):
         prompts: a file of prompts, or the prompts; a list with one empty prompt for an
             unconditional generator.
         fit: how the reward is fitted.
-        post_train: how the policy is trained with it.
+        post_train: how the policy is trained with it. With an `Online` among its callbacks the
+            reward goes on learning while the policy climbs it, from targets and what is drawn.
         bootstrap: pseudo-labels by rank, and a second fit with them.
         evaluation: how the policy is judged after each round.
         negatives: number of generated samples that the reward learns against; as many as targets by
@@ -134,7 +136,10 @@ class GANRMRounds(Rounds):
                 reward_stage = None
             reward_stage = self._fit_reward(state, *negatives, reward_stage)
             watched = partial(self._monitored_policy, state, *negatives, first_weights)
-            train_policy(state, self.post_train, self.reward, reward_stage, watched, post_training)
+            reward, post_train = in_the_loop(
+                self.reward, self.post_train, parts["train"], negatives[0]
+            )
+            train_policy(state, post_train, reward, reward_stage, watched, post_training)
             self._evaluate(state, reward_stage)
         export_both(state, self.reward)
 

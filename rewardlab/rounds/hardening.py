@@ -105,6 +105,32 @@ def hardened_online(
     )
 
 
+def in_the_loop(
+    reward: Reward, post_train: PostTrain, targets: Samples, negatives: Samples
+) -> tuple[Reward, PostTrain]:
+    """Let GAN-RM's reward be trained on while the policy climbs it, if a callback is to do that.
+
+    It is the discriminator in the loop of Adv-GRPO, arXiv 2511.20256, that begins where the fit
+    ended. Its deviation on the negatives stays, so that advantages keep their unit.
+
+    Args:
+        reward: as it was fitted.
+        post_train: the training, perhaps with an `Online` among its callbacks.
+        targets: what is wanted.
+        negatives: outputs of the policy before this round.
+
+    Returns:
+        What the policy climbs, and the training with the targets in its callback.
+    """
+    if not any(isinstance(callback, Online) for callback in post_train.callbacks):
+        return reward, post_train
+    callbacks = deepcopy(post_train.callbacks)
+    for callback in callbacks:
+        if isinstance(callback, Online):
+            callback.begin(targets, negatives)
+    return Corrected(None, reward, keep_deviation=True), replace(post_train, callbacks=callbacks)
+
+
 def _best(pool: Samples, scores: Tensor, count: int) -> Samples:
     """Return the best of each prompt's `count` responses."""
     groups = scores.view(-1, count)

@@ -20,13 +20,13 @@ from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation, Guard
 from rewardlab.mining import RankBootstrap
 from rewardlab.policies.samplers import Sampler
-from rewardlab.rewards import Brightness, Function
+from rewardlab.rewards import Brightness, Function, load_reward
 from rewardlab.rounds import FitReward, GANRMRounds, PostTrain, RunFolder, post_training
 from rewardlab.rounds import stages as stages_module
 from rewardlab.rounds import state as state_module
 from rewardlab.storage import atomic
 from rewardlab.testing import tiny_diffusion, tiny_tower
-from rewardlab.training import DPO, EMA, GANRM, SFT
+from rewardlab.training import DPO, EMA, GANRM, SFT, Online, ReFL, Replay
 from rewardlab.types import Samples
 
 ADAM = partial(torch.optim.Adam, lr=0.003)
@@ -122,6 +122,38 @@ def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole") / "run"
     run(folder, **TWO_ROUNDS)
     return folder
+
+
+def in_the_loop(loop):
+    """Two rounds whose discriminator goes on learning while the policy climbs it."""
+    online = Online(pairing="any", rows=8, optimizer=ADAM, replay=Replay(capacity=16))
+    post_train = PostTrain(loop, STEPS, batch_size=4, callbacks=[online], groups=4)
+    return {"post_train": post_train, "rounds": 2}
+
+
+def test_the_discriminator_learns_in_the_loop_and_stands_when_the_run_is_read_again(tmp_path, made):
+    changes = in_the_loop(partial(ReFL, optimizer=ADAM))
+    run(tmp_path / "run", **changes)
+    first = figures(tmp_path / "run")
+    assert "online_lead" in first["rounds"]["1"]["post_train"]
+    fitted = load_file(stage(tmp_path / "run", "2-reward") / "state.safetensors")
+    trained = load_file(stage(tmp_path / "run", "2-post-train") / "correction.safetensors")
+    assert not torch.equal(fitted["projection.weight"], trained["correction.projection.weight"])
+    reward = load_reward(tmp_path / "run" / "reward")
+    assert torch.equal(reward.projection.weight, trained["correction.projection.weight"])
+    made.clear()
+    shutil.rmtree(tmp_path / "run" / "reward")
+    run(tmp_path / "run", resume=True, **changes)
+    assert not made, "all stages stand"
+    assert figures(tmp_path / "run") == first
+    again = load_reward(tmp_path / "run" / "reward")
+    assert torch.equal(again.projection.weight, reward.projection.weight)
+
+
+def test_a_loop_that_draws_nothing_cannot_train_the_discriminator(tmp_path):
+    changes = in_the_loop(partial(SFT, optimizer=ADAM))
+    with pytest.raises(InputError, match="a SFT draws nothing"):
+        run(tmp_path / "run", **changes)
 
 
 class TestTheWholeRun:
