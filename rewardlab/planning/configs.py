@@ -15,8 +15,9 @@ Tree = Mapping[str, Any]
 TOKENS = 1024  # of a row, where nothing says how long rows are
 BATCH = 16  # where a config names none: the default of most data, and of post-training
 BATCHES = {"Preferences": 32}  # of other data, by its class
+VISION = ("VisionReward", "Framewise")  # rewards whose towers can be planned
 SAMPLES = 4  # that PPO draws of a prompt, where a config does not say
-LOOPS = ("SFT", "DPO", "PPO", "AdvRM")
+LOOPS = ("SFT", "DPO", "PPO", "ReFL", "AdvRM", "GANRM")
 
 
 def plans_of(tree: Tree, tokens: int | None = None) -> list[MemoryPlan]:
@@ -69,8 +70,8 @@ def _of_loop(loop: Tree, arguments: Tree, batch: int, tokens: int | None) -> Mem
     name = _class_name(loop)
     if name not in LOOPS:
         raise InputError(
-            f"The plan knows the loops {', '.join(LOOPS)}; got {name}. A GANRM's tower is frozen "
-            "and its features are kept, so its weights and a batch of pictures are all it needs."
+            f"The plan knows the loops {', '.join(LOOPS)}; got {name}, of which nothing is written "
+            "down yet. Plan one of these with the same networks and batch, and add what differs."
         )
     if name == "AdvRM":
         settings = _of_language(arguments["reward"], "LanguageReward")
@@ -78,13 +79,19 @@ def _of_loop(loop: Tree, arguments: Tree, batch: int, tokens: int | None) -> Mem
         work = _work(name, arguments, batch, length, {})
         plan: MemoryPlan = _leaf("language").reward_plan(settings, work)
         return plan
+    if name == "GANRM":
+        settings = _of_vision(arguments["reward"])
+        plan = _leaf("vision").gan_rm_plan(settings, _work(name, arguments, batch, TOKENS, {}))
+        return plan
     policy = arguments["policy"]
     settings = _arguments(policy)
     length = tokens or settings.get("max_length") or TOKENS
     work = _work(name, arguments, batch, length, settings)
     kind = _class_name(policy)
     if kind == "DiffusionPolicy":
-        plan = _leaf("diffusion").diffusion_plan(settings, work)
+        plan = _leaf("diffusion").diffusion_plan(settings, work, _scorer(name, arguments))
+    elif name == "ReFL":
+        raise InputError(f"ReFL trains a DiffusionPolicy; got {kind}, which has no such gradient.")
     else:
         others = _rewards(arguments) if name == "PPO" else []
         plan = _leaf("language").policy_plan(_of_language(policy, "CausalLMPolicy"), work, others)
@@ -98,6 +105,8 @@ def _work(name: str, arguments: Tree, batch: int, tokens: int, policy: Tree) -> 
     rows = 2 * batch if name in ("DPO", "AdvRM") else batch
     encoded = rows if name in ("SFT", "DPO") else 0
     drawn = 0
+    if name == "ReFL":
+        drawn = min(policy.get("micro_batch") or batch, batch)
     if name == "PPO":
         rollout = batch * (arguments.get("samples_per_prompt") or SAMPLES)
         drawn = min(policy.get("micro_batch") or rollout, rollout)
@@ -121,6 +130,27 @@ def _rewards(arguments: Tree) -> list[Part]:
     if not reward or _class_name(reward) != "LanguageReward":
         return []
     return [part_of("reward", _leaf("language").reward_network(_arguments(reward)))]
+
+
+def _scorer(name: str, arguments: Tree) -> Any | None:
+    """Return the reward that PPO or ReFL asks, without numbers, if it is one of pictures."""
+    reward = arguments.get("reward")
+    if name not in ("PPO", "ReFL") or not reward:
+        return None
+    if name == "PPO" and _class_name(reward) not in VISION:
+        return None
+    return _leaf("vision").vision_shell(_of_vision(reward))
+
+
+def _of_vision(part: Tree) -> Tree:
+    """Return the arguments of a reward of pictures, or of the one that scores a video's frames."""
+    if _class_name(part) not in VISION:
+        raise InputError(
+            f"The plan knows the rewards of pictures {' and '.join(VISION)} here; got "
+            f"{_class_name(part)}."
+        )
+    settings: Tree = _leaf("vision").framed(_arguments(part))
+    return settings
 
 
 def _of_language(part: Tree, kind: str) -> Tree:

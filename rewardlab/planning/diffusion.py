@@ -16,16 +16,20 @@ from rewardlab.planning.memory_plan import MemoryPlan, Part, Stage
 from rewardlab.planning.optimizers import gradient_size, state_size
 from rewardlab.planning.parts import part_of
 from rewardlab.planning.stand_ins import stand_in
+from rewardlab.planning.vision import reward_parts, scored
 from rewardlab.planning.work import Work
-from rewardlab.policies.components import DENOISERS, TEXT_ENCODERS
+from rewardlab.policies.components import DENOISERS, TEXT_ENCODERS, denoiser_parts
 from rewardlab.policies.denoising import Conditions
 from rewardlab.policies.diffusion import DiffusionPolicy
 from rewardlab.policies.resources import Resources
 from rewardlab.policies.samplers import Sampler
+from rewardlab.rewards import VisionReward
 from rewardlab.types import Trajectory
 
 
-def diffusion_plan(settings: Mapping[str, Any], work: Work) -> MemoryPlan:
+def diffusion_plan(
+    settings: Mapping[str, Any], work: Work, reward: VisionReward | None = None
+) -> MemoryPlan:
     """Return the plan of a loop that trains a `DiffusionPolicy`.
 
     The pipeline's networks are made without numbers from its configs, and the training step runs
@@ -34,6 +38,7 @@ def diffusion_plan(settings: Mapping[str, Any], work: Work) -> MemoryPlan:
     Args:
         settings: the policy's arguments, `pipeline` among them.
         work: what the loop does.
+        reward: what PPO or ReFL asks, without numbers.
 
     Raises:
         InputError: if there are no configs of the pipeline, or its family is not known.
@@ -44,7 +49,10 @@ def diffusion_plan(settings: Mapping[str, Any], work: Work) -> MemoryPlan:
     parts = _parts(policy, encoders, work)
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     shells.as_fake(policy, fake_mode)
-    stages = _Stages(policy, fake_mode, work).all(encoders)
+    if reward is not None:
+        parts += reward_parts(reward)
+        shells.as_fake(reward.requires_grad_(False), fake_mode)
+    stages = _Stages(policy, fake_mode, work, reward).all(encoders)
     weights = list(policy.parameters())
     trains = work.rows > 0
     return MemoryPlan(
@@ -105,8 +113,15 @@ def _parts(policy: DiffusionPolicy, encoders: list[nn.Module], work: Work) -> li
 class _Stages:
     """Runs of a policy without numbers, and the bytes that each needs beside the weights."""
 
-    def __init__(self, policy: DiffusionPolicy, fake_mode: FakeTensorMode, work: Work) -> None:
+    def __init__(
+        self,
+        policy: DiffusionPolicy,
+        fake_mode: FakeTensorMode,
+        work: Work,
+        reward: VisionReward | None = None,
+    ) -> None:
         self.policy = policy
+        self.reward = reward
         self.fake_mode = fake_mode
         self.work = work
 
@@ -119,14 +134,18 @@ class _Stages:
         work = self.work
         if work.drawn:
             stages.append(self._measured("drawing", work.drawn, self._draw))
+        if work.drawn and self.reward is not None and work.loop != "ReFL":
+            stages.append(self._measured("scoring", work.drawn, self._score))
         if work.encoded and self.policy.family.vae is not None:
             stages.append(self._measured("encoding pictures", work.encoded, self._encode))
         if work.rows:
-            stages.append(self._measured("training step", work.rows, self._train))
+            train = self._climb if work.loop == "ReFL" else self._train
+            stages.append(self._measured("training step", work.rows, train))
         return stages
 
     def _measured(self, name: str, rows: int, run: Callable[[int], None]) -> Stage:
-        peak = peak_beside(self.policy, self.fake_mode, lambda: run(rows))
+        networks = [self.policy] if self.reward is None else [self.policy, self.reward]
+        peak = peak_beside(nn.ModuleList(networks), self.fake_mode, lambda: run(rows))
         return Stage(name, peak, f"{rows} at once")
 
     def _inputs(self, rows: int) -> dict[str, Tensor]:
@@ -153,7 +172,24 @@ class _Stages:
         if self.work.has_reference:
             with torch.no_grad():
                 self.policy.log_prob(trajectory)
+        _hold_gradients(self.policy)
         self.policy.log_prob(trajectory).sum().backward()  # type: ignore[no-untyped-call]
+
+    def _climb(self, rows: int) -> None:
+        """Run ReFL's step: the predicted pictures, decoded and scored, with their gradient."""
+        assert self.reward is not None
+        policy = self.policy
+        x = torch.zeros(rows, *policy.shape)
+        conditions = Conditions(stand_in(policy.family, rows, policy.dtype))
+        output = policy.predict(x, torch.full((rows,), 500.0), conditions)
+        images = policy.family.to_images(x - output, policy.dtype)
+        scored(self.reward, images).sum().backward()  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def _score(self, rows: int) -> None:
+        assert self.reward is not None
+        *frames, height, width = _pixels(self.policy)
+        scored(self.reward, torch.zeros(rows, *frames, 3, height, width))
 
     @torch.no_grad()
     def _draw(self, rows: int) -> None:
@@ -171,13 +207,24 @@ class _Stages:
         policy.family.encode_pixels(pixels, [torch.Generator() for _ in range(rows)], policy.dtype)
 
 
+def _hold_gradients(policy: DiffusionPolicy) -> None:
+    """Give a second denoiser, which no row passes here, the gradients of an earlier batch."""
+    parts = denoiser_parts(policy.pipeline, policy.denoiser)
+    if len(parts) == 2:
+        for weight in parts["transformer_2"].parameters():
+            if weight.requires_grad:
+                weight.grad = torch.zeros_like(weight)
+
+
 def _pixels(policy: DiffusionPolicy) -> tuple[int, ...]:
     """Return frames, height and width of the outputs, or height and width."""
     *frames, height, width = policy.shape[1:]
     factor = policy.family.factor
     if not frames:
         return height * factor, width * factor
-    every = int(getattr(policy.pipeline, "vae_scale_factor_temporal", 1))
+    every = 1
+    for name in ("vae_scale_factor_temporal", "vae_temporal_compression_ratio"):
+        every = int(getattr(policy.pipeline, name, every))
     return (frames[0] - 1) * every + 1, height * factor, width * factor
 
 

@@ -21,6 +21,10 @@ _TOKENS = {
     "Wan": 512,
     "PixArt": 300,
     "Sana": 300,
+    "ZImage": 512,
+    "AnimateDiff": CLIP_TOKENS,
+    "CogVideoX": 226,
+    "LTX": 128,
 }
 _WIDTHS = {
     "StableDiffusion": "cross_attention_dim",
@@ -28,6 +32,10 @@ _WIDTHS = {
     "Wan": "text_dim",
     "PixArt": "caption_channels",
     "Sana": "caption_channels",
+    "ZImage": "cap_feat_dim",
+    "AnimateDiff": "cross_attention_dim",
+    "CogVideoX": "text_embed_dim",
+    "LTX": "caption_channels",
 }
 
 
@@ -51,7 +59,11 @@ def stand_in(family: Family, rows: int, dtype: torch.dtype) -> dict[str, Tensor]
         )
     tokens = _TOKENS[name]
     width = _width(name, config)
-    inputs = {"encoder_hidden_states": torch.zeros(rows, tokens, width, dtype=dtype)}
+    states = torch.zeros(rows, tokens, width, dtype=dtype)
+    if name == "ZImage":
+        family.planned_tokens = tokens
+        return {"states": states, "lengths": torch.full((rows,), tokens)}
+    inputs = {"encoder_hidden_states": states}
     return inputs | _further(family, name, rows, tokens, dtype)
 
 
@@ -73,7 +85,7 @@ def _further(
         pooled = config.get("projection_class_embeddings_input_dim") - time
         inputs["text_embeds"] = torch.zeros(rows, pooled, dtype=dtype)
         inputs["time_ids"] = torch.zeros(rows, 6)
-    if name in ("PixArt", "Sana"):
+    if name in ("PixArt", "Sana", "LTX"):
         inputs["encoder_attention_mask"] = torch.ones(rows, tokens, dtype=torch.long)
     if name == "QwenImage":
         family.planned_tokens = tokens

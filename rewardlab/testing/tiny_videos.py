@@ -25,7 +25,7 @@ def tiny_animate_diff(folder: str | Path, seed: int = 0) -> Any:
         vae: Any = AutoencoderKL(**AUTOENCODER)
         unet = UNet2DConditionModel(**UNET, cross_attention_dim=32)
         adapter: Any = MotionAdapter(
-            block_out_channels=(8, 16),
+            block_out_channels=UNET["block_out_channels"],
             motion_layers_per_block=1,
             motion_num_attention_heads=2,
             motion_norm_num_groups=4,
@@ -43,10 +43,13 @@ def tiny_animate_diff(folder: str | Path, seed: int = 0) -> Any:
     return pipeline
 
 
-def tiny_wan(folder: str | Path, seed: int = 0, boundary: float | None = None) -> Any:
+def tiny_wan(
+    folder: str | Path, seed: int = 0, boundary: float | None = None, autoencoder: Any = None
+) -> Any:
     """Return a Wan: an autoencoder that compresses 8 times a side and 4 times in time.
 
-    It is of 2.1, or with a boundary of 2.2, with a second transformer for little noise.
+    It is of 2.1, or with a boundary of 2.2, with a second transformer for little noise. Another
+    autoencoder may take the place of the random one.
     """
     from diffusers import AutoencoderKLWan, FlowMatchEulerDiscreteScheduler, WanPipeline
     from transformers import UMT5Config, UMT5EncoderModel
@@ -54,8 +57,11 @@ def tiny_wan(folder: str | Path, seed: int = 0, boundary: float | None = None) -
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         text = UMT5EncoderModel(UMT5Config(**T5))
-        vae: Any = AutoencoderKLWan(base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1)
-        transformers = [_wan_transformer() for _ in range(1 if boundary is None else 2)]
+        vae: Any = autoencoder or AutoencoderKLWan(
+            base_dim=4, z_dim=16, dim_mult=[1, 1, 1, 1], num_res_blocks=1
+        )
+        channels = vae.config.z_dim
+        transformers = [_wan_transformer(channels) for _ in range(1 if boundary is None else 2)]
     for number, transformer in enumerate(transformers):
         shake(transformer, seed + number)
     return WanPipeline(
@@ -69,11 +75,13 @@ def tiny_wan(folder: str | Path, seed: int = 0, boundary: float | None = None) -
     )
 
 
-def _wan_transformer() -> Any:
+def _wan_transformer(channels: int) -> Any:
     from diffusers import WanTransformer3DModel
 
     return WanTransformer3DModel(
         patch_size=(1, 2, 2),
+        in_channels=channels,
+        out_channels=channels,
         num_attention_heads=2,
         attention_head_dim=12,
         text_dim=32,

@@ -45,8 +45,11 @@ class ZImage(FlowFamily):
         return {"states": pad(states, (0, 0, 0, TOKENS - states.shape[1])), "lengths": lengths}
 
     def call(self, denoiser: nn.Module, x: Tensor, time: Tensor, inputs: Inputs) -> Tensor:
+        lengths = [self.planned_tokens] * len(x)
+        if self.planned_tokens is None:
+            lengths = inputs["lengths"].tolist()
         texts = []
-        for states, length in zip(inputs["states"], inputs["lengths"].tolist(), strict=True):
+        for states, length in zip(inputs["states"], lengths, strict=True):
             texts.append(states[:length])
         pictures = list(x[:, :, None])
         outputs = denoiser(pictures, (1000 - time) / 1000, texts, return_dict=False)[0]
