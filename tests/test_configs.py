@@ -46,6 +46,8 @@ MATRIX = {  # test_modalities.py composes and runs each of them
     ),
     "matrix/image_velocity.yaml",
     "matrix/gan_rm_video.yaml",
+    "matrix/gan_rm_wan.yaml",
+    *(f"matrix/wan_{loop}.yaml" for loop in ("best_of_n", "sft", "dpo", "ppo")),
     *(f"matrix/video_{loop}.yaml" for loop in ("best_of_n", "sft", "dpo", "ppo", "refl")),
 }
 TEXT = {"adv_rm/topics.yaml", "adv_rm/topics_novelty.yaml"}

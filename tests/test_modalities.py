@@ -41,8 +41,9 @@ GAMES, MODALITIES, LOOPS = (
 )
 CELLS = [f"{game}-{modality}-{loop}" for game in GAMES for modality in MODALITIES for loop in LOOPS]
 CELLS += [f"{game}-image-velocity" for game in GAMES]  # a loop of denoisers alone
-CELLS += [f"gan_rm-video-{loop}" for loop in LOOPS]
-OVERLAYS = [f"{modality}_{loop}.yaml" for modality in (*MODALITIES, "video") for loop in LOOPS]
+VIDEOS = ("video", "wan")  # AnimateDiff and Wan
+CELLS += [f"gan_rm-{modality}-{loop}" for modality in VIDEOS for loop in LOOPS]
+OVERLAYS = [f"{modality}_{loop}.yaml" for modality in (*MODALITIES, *VIDEOS) for loop in LOOPS]
 SEEDS = 5
 # the gain with seed 0; and with shuffled scores its mean and standard deviation over 5 seeds
 MEASURED = {
@@ -113,7 +114,8 @@ def threshold(cell):
     return max(mean, 0) + 3 * deviation
 
 
-SLOW = ("gan_rm-video-ppo",)  # ten seconds of rollouts through layers of motion
+# seconds of rollouts through layers of motion, of training through Wan's autoencoder's frames
+SLOW = ("gan_rm-video-ppo", "gan_rm-wan-sft", "gan_rm-wan-dpo", "gan_rm-wan-ppo")
 QUICK = [cell for cell in CELLS if cell not in SLOW]
 NIGHTLY = [pytest.param(cell, marks=pytest.mark.nightly) for cell in SLOW]
 
@@ -153,7 +155,7 @@ def check_run_folder(out, trained):
 
 def test_all_cells_were_measured():
     assert list(MEASURED) == CELLS
-    assert len(CELLS) == 22
+    assert len(CELLS) == 26
     assert all(measured[0] > threshold(cell) for cell, measured in MEASURED.items())
 
 

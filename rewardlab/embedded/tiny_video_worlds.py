@@ -1,6 +1,7 @@
 """Tiny worlds of videos from seeds: clips of any grey by pipelines of real classes; bright wanted.
 
-The autoencoder and the denoiser are fitted in seconds, so that each loop can be tried.
+Denoisers, and the autoencoder of AnimateDiff, are fitted in seconds, so that each loop can be
+tried. Wan's autoencoder is set by hand: a random one inverts nothing.
 """
 
 from __future__ import annotations
@@ -20,22 +21,37 @@ from rewardlab.policies.diffusion import DiffusionPolicy
 from rewardlab.policies.samplers import Sampler
 from rewardlab.rewards.framewise import Framewise, Pooling
 from rewardlab.seeds import derive
-from rewardlab.testing.tiny_videos import tiny_animate_diff
+from rewardlab.testing.tiny_videos import tiny_animate_diff, tiny_wan
+from rewardlab.testing.wan_autoencoder import averaging_wan_autoencoder
 from rewardlab.types import Samples
 
 FRAMES = 3
-"""Frames of a clip."""
+"""Frames of a clip of AnimateDiff's."""
+
+WAN_FRAMES = 5
+"""Frames of a clip of Wan's: one, and then four that its autoencoder takes together."""
 
 SIDE = 8
 """Height and width of a clip, in pixels."""
 
 AUTOENCODER_STEPS = 250
 
-__all__ = ["FRAMES", "SIDE", "bright_clips", "clips", "video_policy", "video_reward"]
+__all__ = [
+    "FRAMES",
+    "SIDE",
+    "WAN_FRAMES",
+    "bright_clips",
+    "clips",
+    "video_policy",
+    "video_reward",
+    "wan_policy",
+]
 
 
-def clips(count: int, darkest: float, brightest: float, seed: int) -> Samples:
-    """Return videos [count, 3, 3, 8, 8], each of one grey with a little noise; prompts in turn.
+def clips(count: int, darkest: float, brightest: float, seed: int, frames: int = FRAMES) -> Samples:
+    """Return videos [count, frames, 3, 8, 8], each of one grey with a little noise.
+
+    Prompts are in turn.
 
     Example:
         >>> clips(2, 0.5, 0.5, seed=0).outputs.shape
@@ -43,12 +59,16 @@ def clips(count: int, darkest: float, brightest: float, seed: int) -> Samples:
     """
     generator = torch.Generator().manual_seed(derive(seed, "clips"))
     greys = darkest + (brightest - darkest) * torch.rand(count, 1, 1, 1, 1, generator=generator)
-    noise = 0.05 * torch.randn(count, FRAMES, 3, SIDE, SIDE, generator=generator)
+    noise = 0.05 * torch.randn(count, frames, 3, SIDE, SIDE, generator=generator)
     return Samples(in_turn(PROMPTS, count), (greys + noise).clamp(0, 1))
 
 
 def bright_clips(
-    count: int = 48, held_out: int = 16, batch_size: int = 32, seed: int = 0
+    count: int = 48,
+    held_out: int = 16,
+    batch_size: int = 32,
+    seed: int = 0,
+    frames: int = FRAMES,
 ) -> TargetSamples:
     """Return bright clips as GAN-RM's targets.
 
@@ -59,8 +79,9 @@ def bright_clips(
         held_out: number of clips that are held out.
         batch_size: samples a step.
         seed: seed of the clips.
+        frames: frames of a clip.
     """
-    targets = clips(count, 0.5, 0.9, derive(seed, "targets"))
+    targets = clips(count, 0.5, 0.9, derive(seed, "targets"), frames)
     return TargetSamples(targets, held_out=held_out, batch_size=batch_size, reconstruct=True)
 
 
@@ -94,6 +115,40 @@ def video_policy(train_steps: int = 50, steps: int = 3, seed: int = 0) -> Diffus
     )
     sampler = Sampler(steps=steps)
     return DiffusionPolicy(folder / "pipeline", sampler=sampler, size=SIDE, frames=FRAMES)
+
+
+def wan_policy(train_steps: int = 50, steps: int = 3, seed: int = 0) -> DiffusionPolicy:
+    """Return a Wan of clips of any grey, its transformer fitted to them.
+
+    It is fitted once and kept in the cache of the embedded worlds.
+
+    Args:
+        train_steps: optimizer steps of 32 clips.
+        steps: denoising steps of a sample.
+        seed: seed of weights, data and noise.
+    """
+    settings = {"train_steps": train_steps, "seed": seed, "frames": WAN_FRAMES, "side": SIDE}
+    folder = cached(
+        "tiny-wan",
+        settings,
+        ["torch", "diffusers", "transformers"],
+        lambda new: _fit_wan(new, train_steps, seed),
+    )
+    sampler = Sampler(steps=steps)
+    return DiffusionPolicy(folder / "pipeline", sampler=sampler, size=SIDE, frames=WAN_FRAMES)
+
+
+def _fit_wan(folder: Path, train_steps: int, seed: int) -> None:
+    """Fit a Wan's transformer and write the pipeline into a folder."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    with tempfile.TemporaryDirectory() as tokenizer:
+        pipeline = tiny_wan(Path(tokenizer), seed, autoencoder=averaging_wan_autoencoder())
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler()  # few steps, spread evenly
+    policy = DiffusionPolicy(pipeline, size=SIDE, frames=WAN_FRAMES)
+    data = clips(32 * max(train_steps, 1), 0.2, 0.8, seed, WAN_FRAMES)
+    train_policy(policy, data, train_steps, seed)
+    policy.pipeline.save_pretrained(folder / "pipeline")
 
 
 def _fit(folder: Path, train_steps: int, seed: int) -> None:
