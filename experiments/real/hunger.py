@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +26,7 @@ from rewardlab.runs.layout import POLICY_FOLDER
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.storage.prompts import read_prompts
 from rewardlab.types import Samples
+from studies.hardening import variety
 
 CONFIG = Path(__file__).parent / "configs" / "text_ppo.yaml"
 REMEDIES = (PLAIN, CALIBRATED, PAR, ADVERSARIAL)
@@ -162,19 +162,6 @@ def figures_of(samples: Samples, reward: Any, judge: Likelihood | None) -> Figur
     if judge is not None:
         figures["judge"] = mean_figure(scores_of(judge, samples))
     return figures
-
-
-def variety(texts: Sequence[str]) -> float:
-    """Return the share of different ones among all neighbouring word pairs; 0 without any.
-
-    Example:
-        >>> variety(["the sea is", "the sea was"])
-        0.75
-    """
-    pairs = []
-    for text in texts:
-        pairs += list(pairwise(text.split()))
-    return len(set(pairs)) / max(len(pairs), 1)
 
 
 def table(figures: Figures) -> str:

@@ -30,7 +30,6 @@ PLAIN = "plain"
 CALIBRATED = "length calibrated"
 PAR = "PAR"
 ADVERSARIAL = "adversarial pairs"
-BACKBONE_TOKENS = 320  # that SmolLM2 sees of a prompt and its answer
 REFERENCES = 64  # texts of the policy that PAR compares with
 LIMIT = 1.0  # deviations by which target and witness disagree about a mined attack
 
@@ -117,7 +116,6 @@ def fit_on_smollm2(pairs: PreferencePairs, seed: int) -> Reward:
         smollm2_folder(),
         frozen=True,
         pooling="mean",
-        max_length=BACKBONE_TOKENS,
         dtype=number_format(),
         seed=seed,
     )

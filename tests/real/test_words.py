@@ -46,8 +46,57 @@ def test_the_sentence_encoder_tells_paraphrases_from_strangers(needs):
     assert first @ stranger < 0.2
 
 
+def test_smollm2_finds_sentences_likelier_than_their_sorted_words(needs):
+    """The mean is over tokens, so that a text said twice is not punished for its length."""
+    needs("smollm2")
+    from real.likelihood import Likelihood
+
+    sentence = "The sun was warm, and the children ran to the sea."
+    texts = [sentence, " ".join(sorted(sentence.split())), f"{sentence} {sentence}", ""]
+    plain, in_order, twice, empty = Likelihood()(Samples(["It was June."] * 4, texts)).tolist()
+    assert plain > in_order + 1
+    assert twice > plain
+    assert empty == 0
+
+
+def test_the_fast_policy_ends_its_stories(stories260k, tmp_path, monkeypatch):
+    """As it comes it goes on to its limit; taught, it ends by the token that it knows."""
+    from real.tellers import BEGINNINGS, STORIES, taught, teller
+
+    monkeypatch.setenv("REWARDLAB_CACHE", str(tmp_path))
+    untaught = from_llama2c(*stories260k, max_new_tokens=STORIES.tokens)
+    seeds = torch.arange(32)
+    goes_on = untaught.generate(BEGINNINGS * 4, seeds=seeds)
+    ends = teller(taught(*stories260k)).generate(BEGINNINGS * 4, seeds=seeds)
+    assert goes_on.facts["finished"].float().mean() < 0.1
+    assert ends.facts["finished"].float().mean() > 0.9
+    assert all(text.isprintable() for text in "".join(ends.outputs).split())
+
+
+def test_padded_answers_are_mined_and_no_longer_liked(needs):
+    """Fitted to pairs whose longer answer won, a reward likes padding; mined pairs end that."""
+    needs("minilm")
+    from real.remedies import fit, mined_pairs, repeated, without_length
+    from rewardlab.embedded import topics
+    from rewardlab.rewards.scoring import scores_of
+    from rewardlab.types import PreferencePairs
+
+    prompts = topics.prompts("train", 60)
+    texts = [" ".join(topics.prompts("train")[row : row + 8]) for row in range(0, 480, 8)]
+    pairs = PreferencePairs(Samples(prompts, texts), Samples(prompts, [t[:40] for t in texts]))
+    plain = fit(pairs, None, 0)
+    mined = mined_pairs(plain, without_length(plain, pairs), pairs, 0)
+    assert 0 < len(mined) <= 60
+    hardened = fit(pairs, mined, 0)
+    liked = [
+        (scores_of(reward, repeated(pairs.chosen)) > scores_of(reward, pairs.chosen)).float().mean()
+        for reward in (plain, hardened)
+    ]
+    assert liked[1] < liked[0]
+
+
 def test_peoples_choices_are_read_by_majority(tmp_path):
-    from real.words import read_human
+    from real.worlds import read_human
 
     row = {"instruction": "Add.", "input": "1 1", "response1": "2", "response2": "3"}
     votes = [(1, 1, 2), (2, 2, 2), (0, 1, 2), (0, 0, 1)]
