@@ -17,8 +17,7 @@ from rewardlab.evaluation.prompts import in_turn
 from rewardlab.evaluation.video_measures import CONSISTENCY, video_measures
 from rewardlab.metrics import kernel_distance, kernel_distance_interval
 from rewardlab.policies import Generator, Policy
-from rewardlab.policies.abilities import Denoises
-from rewardlab.policies.norm_ratios import norm_ratios_of
+from rewardlab.policies.norm_ratios import norm_ratios_of, records_norms
 from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import frozen_features
 from rewardlab.rewards.scoring import scores_and_members, scores_of
@@ -103,7 +102,7 @@ def readings_of(
         monitored: the reward, the prompts and the monitors.
         samples: number of outputs, the prompts in turn.
         seed: seed of the outputs' noise.
-        reference: what a denoising policy's velocities are compared with, if at all.
+        reference: what a policy's velocities are compared with, by `reference_for_norms`.
     """
     seeds = row_seeds(derive(seed, "guard"), samples)
     with in_eval_mode(policy):
@@ -120,37 +119,32 @@ def readings_of(
             monitored.features = features_of(monitored.reward, monitored.held_out)
         features = features_of(monitored.reward, outputs)
         monitors["distance"] = _distance_reading(features, monitored.features, seed)
-    if reference is not None:
-        monitors |= _norm_reading(policy, reference, outputs, seed)
+    if reference is not None and isinstance(policy, Policy):
+        monitors["norm_ratio"] = _norm_reading(policy, reference, outputs, seed)
     monitors |= _video_readings(outputs, monitored.reward)
     return PolicyReadings(scores, monitors)
 
 
-def _norm_reading(
-    policy: Generator, reference: Policy, samples: Samples, seed: int
-) -> dict[str, Reading]:
-    """Return the mean of ‖v‖/‖v_ref‖ over samples as "norm_ratio"; nothing without velocities.
+def _norm_reading(policy: Policy, reference: Policy, samples: Samples, seed: int) -> Reading:
+    """Return the mean of ‖v‖/‖v_ref‖ over samples.
 
     NormGuard, arXiv 2606.27771. It costs one pass of each network over the samples.
     """
-    if not isinstance(policy, Policy) or not isinstance(policy, Denoises):
-        return {}
     seeds = row_seeds(derive(seed, "norm ratio"), len(samples))
     with in_eval_mode(policy):
         ratios = norm_ratios_of(policy, reference, samples, seeds)
-    return {} if ratios is None else {"norm_ratio": _mean_reading(ratios)}
+    return _mean_reading(ratios)
 
 
 def reference_for_norms(loop: TrainedLoop) -> Policy | None:
     """Return the loop's reference or, where it has none, its policy as it is now, frozen.
 
-    The latter is no copy where an adapter is trained. It is None for a policy that does not
-    denoise.
+    The latter is no copy where an adapter is trained. It is None where velocities are not recorded.
     """
-    if not isinstance(loop.policy, Denoises):
+    if not records_norms(loop.policy):
         return None
     if loop.reference is not None:
-        return loop.reference
+        return loop.reference if records_norms(loop.reference) else None
     return loop.policy.reference().eval().requires_grad_(False)
 
 

@@ -18,7 +18,6 @@ from rewardlab.evaluation.monitors import (
 )
 from rewardlab.evaluation.prompts import in_turn
 from rewardlab.policies import Policy
-from rewardlab.policies.abilities import Denoises
 from rewardlab.policies.norm_ratios import norm_ratios_of
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import PreferencePairs, Samples
@@ -71,12 +70,13 @@ class NormReading(Callback):
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Keep the policy as it is, before a checkpoint changes it."""
         loop = cast(TrainedLoop, module)
-        if not isinstance(loop.policy, Denoises):
-            raise InputError(
-                "NormReading reads velocities of a policy that denoises, such as a "
-                f"DiffusionPolicy; a {type(loop.policy).__name__} does not. Leave it out."
-            )
         self._reference = reference_for_norms(loop)
+        if self._reference is None:
+            raise InputError(
+                "NormReading reads velocities of a policy that denoises and defines "
+                "`recorded_norms`, such as a DiffusionPolicy; a "
+                f"{type(loop.policy).__name__} does not. Leave it out."
+            )
 
     def on_train_batch_end(
         self, trainer: Trainer, module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -90,8 +90,7 @@ class NormReading(Callback):
         assert self._reference is not None
         seeds = row_seeds(derive(self.seed, "norm ratio"), len(samples))
         with in_eval_mode(policy):
-            ratios = norm_ratios_of(policy, self._reference, samples, seeds)
-        ratio = float("nan") if ratios is None else ratios.mean().item()
+            ratio = norm_ratios_of(policy, self._reference, samples, seeds).mean().item()
         self.rows_read.append({"step": float(trainer.global_step), "norm_ratio": ratio})
         log_figures(trainer, "reading", {"norm_ratio": ratio})
 

@@ -117,7 +117,7 @@ def _work(name: str, arguments: Tree, batch: int, tokens: int, policy: Tree) -> 
         rows=rows,
         encoded=encoded,
         drawn=drawn,
-        has_reference=name in ("DPO", "PPO"),
+        has_reference=name in ("DPO", "PPO") or bool(arguments.get("norm_guard")),
         optimizer=_class_name(optimizer) if optimizer else "AdamW",
         options=options,
         tokens=tokens,

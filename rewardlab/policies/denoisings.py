@@ -34,9 +34,9 @@ def log_probs_of(policy: DiffusionPolicy, trajectory: Trajectory) -> Tensor:
     x = tensors["x"].flatten(0, 1)
     target = tensors["target"].flatten(0, 1)
     prediction = policy.predict(x, time.flatten(), conditions)
-    if policy.norms is not None:
+    if policy._norms is not None:
         velocity = _velocity(policy, x, prediction, time.flatten())
-        policy.norms.append(velocity.flatten(1).norm(dim=1).view_as(time))
+        policy._norms.append(velocity.flatten(1).norm(dim=1).view_as(time))
     errors = squared_error(prediction, target).view_as(time)
     log_probs = -0.5 * tensors["precision"] * errors
     return log_probs.view(*trajectory.mask.shape, -1).mean(2)
@@ -75,12 +75,12 @@ def denoisings_of(policy: DiffusionPolicy, trajectory: Trajectory) -> Denoisings
 @contextmanager
 def recorded(policy: DiffusionPolicy) -> Iterator[list[Tensor]]:
     """Collect the norms that `log_probs_of` meets in the `with` block, each [B, D]."""
-    before = policy.norms
-    policy.norms = []
+    before = policy._norms
+    policy._norms = []
     try:
-        yield policy.norms
+        yield policy._norms
     finally:
-        policy.norms = before
+        policy._norms = before
 
 
 def _velocity(policy: DiffusionPolicy, x: Tensor, output: Tensor, times: Tensor) -> Tensor:

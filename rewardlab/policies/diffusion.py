@@ -99,7 +99,7 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, KeepsNoise, Adapted, HasAuto
     """
 
     denoiser: Any
-    norms: list[Tensor] | None = None  # of the velocities, while they are recorded
+    _norms: list[Tensor] | None = None  # of the velocities, while they are recorded
 
     def __init__(
         self,

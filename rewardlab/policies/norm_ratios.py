@@ -60,7 +60,10 @@ class NormRatios:
         return ratios_of_norms(torch.cat(self._policy), torch.cat(self._reference))
 
     def penalty(self, weight: float) -> Tensor | float:
-        """Return weight · mean relu(ratio - 1)², with a gradient, or 0 without a weight."""
+        """Return weight · mean relu(ratio - 1)², with a gradient, or 0 without a weight.
+
+        `check_norm_guard` refuses a weight for networks that leave no record.
+        """
         ratios = self.ratios
         if not weight or ratios is None:
             return 0.0
@@ -74,33 +77,46 @@ class NormRatios:
         return {f"{prefix}norm_ratio": ratios.detach().mean()}
 
 
+def records_norms(policy: object) -> bool:
+    """Tell whether a policy denoises and keeps a record of its velocities' norms.
+
+    Example:
+        >>> from rewardlab import CausalLMPolicy
+        >>> from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
+        >>> records_norms(CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer()))
+        False
+    """
+    if not isinstance(policy, Denoises):
+        return False
+    return type(policy).recorded_norms is not Denoises.recorded_norms
+
+
 def check_norm_guard(weight: float, policy: Policy, reference: Policy | None) -> None:
     """Refuse a weight of NormGuard's hinge that cannot be used.
 
     Raises:
-        InputError: if it is negative, or the policy or its reference does not denoise.
+        InputError: if it is negative, or the policy or its reference records no velocities.
     """
     if weight < 0:
         raise InputError(f"norm_guard is the weight of a penalty, 0 or more; got {weight:g}.")
     for network in (policy, reference):
-        if weight and not isinstance(network, Denoises):
+        if weight and not records_norms(network):
             raise InputError(
-                "norm_guard compares velocities of a policy and a reference that denoise, such as "
-                f"DiffusionPolicy; got a {type(network).__name__}. Leave norm_guard at 0."
+                "norm_guard compares velocities of a policy and a reference that denoise and "
+                f"define `recorded_norms`, such as DiffusionPolicy; a {type(network).__name__} "
+                "does not. Leave norm_guard at 0."
             )
 
 
 @torch.no_grad()
-def norm_ratios_of(
-    policy: Policy, reference: Policy, samples: Samples, seeds: Tensor
-) -> Tensor | None:
-    """Return the mean ratio ‖v‖/‖v_ref‖ of each sample, float32 [B], or None without an ability.
+def norm_ratios_of(policy: Policy, reference: Policy, samples: Samples, seeds: Tensor) -> Tensor:
+    """Return the mean ratio ‖v‖/‖v_ref‖ of each sample, float32 [B].
 
     It costs one pass of each network over the noised samples, without gradient.
 
     Args:
-        policy: encodes the samples, `micro_batch` at a time.
-        reference: its reference.
+        policy: encodes the samples, `micro_batch` at a time; it `records_norms`.
+        reference: its reference, which does too.
         samples: B pictures.
         seeds: int64 [B], of the noise.
 
@@ -120,8 +136,7 @@ def norm_ratios_of(
             reference.log_prob(trajectory)
         with record.of_policy(policy):
             policy.log_prob(trajectory)
-        if record.ratios is None:
-            return None
+        assert record.ratios is not None
         means.append(record.ratios.mean(1))
     return torch.cat(means)
 

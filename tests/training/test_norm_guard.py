@@ -9,10 +9,12 @@ import torch
 from torch.testing import assert_close
 
 from rewardlab import CausalLMPolicy, DiffusionPolicy, InputError, PreferencePairs, Sampler, Samples
+from rewardlab.audits.inputs import identity_of
 from rewardlab.data import PairsData, SamplesData
 from rewardlab.data.prompt_data import Prompts
 from rewardlab.evaluation import Guard, MonitoredPolicy, NormReading
 from rewardlab.losses import norm_ratios
+from rewardlab.policies.abilities import Denoises
 from rewardlab.rewards import Brightness
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer
 from rewardlab.training import DPO, PPO, SFT, ReFL
@@ -210,7 +212,7 @@ def text_policy():
 
 @pytest.mark.parametrize("loop", [DPO, SFT])
 def test_text_has_no_ratio_and_no_hinge(loop):
-    with pytest.raises(InputError, match="got a CausalLMPolicy"):
+    with pytest.raises(InputError, match="a CausalLMPolicy does not"):
         loop(text_policy(), norm_guard=1.0)
     with pytest.raises(InputError, match="0 or more; got -1"):
         loop(policy_of(), norm_guard=-1.0)
@@ -228,3 +230,34 @@ def test_a_reading_of_text_is_refused():
         train(SFT(text_policy()), data, callbacks=[NormReading()])
     with pytest.raises(InputError, match="every_n_steps"):
         NormReading(every_n_steps=0)
+
+
+class Silent(DiffusionPolicy):
+    """A policy that denoises and keeps no record."""
+
+    recorded_norms = Denoises.recorded_norms
+
+
+def test_a_policy_without_a_record_is_refused_where_it_counts():
+    policy = Silent(tiny_diffusion(classes=0), sampler=Sampler(steps=2))
+    module, figures = quiet(DPO(policy))
+    module._loss(pairs(), "")
+    assert "norm_ratio" not in figures
+    with pytest.raises(InputError, match="a Silent does not"):
+        DPO(policy, norm_guard=1.0)
+    guard = Guard(every_n_steps=1, samples=8, watch=["norm_ratio"])
+    guard.observe(MonitoredPolicy(Brightness(), [""]))
+    train(SFT(policy), SamplesData(pairs().chosen, batch_size=4), callbacks=[guard])
+    assert guard.stopped_at is None
+    with pytest.raises(InputError, match="a Silent does not"):
+        train(SFT(policy), SamplesData(pairs().chosen, batch_size=4), callbacks=[NormReading()])
+
+
+def test_a_record_leaves_nothing_on_the_policy():
+    """A policy's name, on which stages depend, is made of its public attributes."""
+    policy = policy_of()
+    before = identity_of(policy)
+    with policy.recorded_norms() as norms:
+        policy.log_prob(policy.encode(pairs().chosen, seeds=torch.arange(4)))
+    assert norms[0].shape == (4, 2)
+    assert identity_of(policy) == before
