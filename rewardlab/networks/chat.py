@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from rewardlab.conversations import Conversation, Prompt, messages_of
 from rewardlab.errors import InputError, reason_of
 from rewardlab.networks.marks import Ids, Marks
-from rewardlab.networks.text_format import TextFormat, with_clock
+from rewardlab.networks.text_format import TextFormat, with_clock, with_spaced_end
 from rewardlab.types import Samples, distinct
 
 USER = "rewardlab-user-words"
@@ -90,10 +90,14 @@ class TextTokens:
         self.tokenizer = tokenizer
         self.form = form or TextFormat()
         self._template = _template_of(tokenizer, self.form)
+        self._chats = self._template is not None
+        if self.form.ending == "spaced":
+            self._template = with_spaced_end(self._template)
         self.turns = NO_TURNS if self._template is None else self._turns()
         self.marks = Marks(tokenizer, self.turns.written)
         self.closes = bool(self.turns.closing.strip())
         self.end = self._end_of_turn()
+        self._ends_rows = self.closes or (self._chats and self.form.ending == "template")
 
     def prompt_ids(self, prompts: Sequence[Prompt]) -> list[Ids]:
         """Return the tokens of prompts, up to where a response begins; equal ones are made once."""
@@ -133,7 +137,7 @@ class TextTokens:
         texts = []
         for prompt, response, form, ends in zip(prompts, responses, forms, finished, strict=True):
             texts.append(self._row_text(prompt, response, form, ends))
-        end = None if self.closes else self.tokenizer.eos_token_id
+        end = None if self._ends_rows else self.tokenizer.eos_token_id
         rows = []
         whole_rows = self._framed_ids(texts, [form.framed for form in forms])
         for row, form, ends in zip(whole_rows, forms, finished, strict=True):
@@ -195,7 +199,7 @@ class TextTokens:
         Raises:
             InputError: if it is a conversation and there is no template, or the template fails.
         """
-        if isinstance(prompt, Conversation) and self._template is None:
+        if isinstance(prompt, Conversation) and not self._chats:
             reason = "chat=false forbids it" if self.form.chat is False else "there is none"
             raise InputError(
                 f"A conversation of {len(prompt.messages)} messages needs a chat template, and "

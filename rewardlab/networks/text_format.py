@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from rewardlab.errors import InputError
 
@@ -44,8 +44,11 @@ class FormatsTexts(ABC):
         """Return how many tokens each prompt has, alone and with its response and what ends it."""
 
 
+Ending = Literal["once", "template", "spaced"]
+
 DATE = "2024-07-26"  # the day that Llama 3's template names where it has no clock
 DIRECTIVES = "aAbBcdeHIjmMpSuUwWxXyYZf"
+JOINED = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 UNPADDED = ("-d", "-m", "-H", "-I", "-M", "-S", "-j")
 
 
@@ -62,9 +65,14 @@ class TextFormat:
         options: further keywords of the template, such as {"enable_thinking": false}.
         marks: read special tokens that a prompt or a response spells as such. By default they are
             ordinary text, so that nobody can write a turn of somebody else's.
+        ending: what ends texts. "once": what the template writes, or else the end token. "template":
+            what the template writes and no more, as verl has it. "spaced": OpenRLHF's way, with a
+            template and without: line ends at the end are dropped, then a space and the end token
+            come unless the end token is there, and the tokenizer puts nothing around. Folders of
+            these trainers' rewards set it.
 
     Raises:
-        InputError: if the date is none.
+        InputError: if the date is none, or the ending another.
 
     Example:
         >>> TextFormat.of(False).chat, TextFormat.of({"date": "2026-01-02"}).date
@@ -76,9 +84,14 @@ class TextFormat:
     date: str = DATE
     options: dict[str, Any] = field(default_factory=dict)
     marks: bool = False
+    ending: Ending = "once"
 
     def __post_init__(self) -> None:
         _day(self.date)
+        if self.ending not in get_args(Ending):
+            raise InputError(
+                f"ending is one of {', '.join(get_args(Ending))}; got {self.ending!r}."
+            )
 
     @classmethod
     def of(cls, chat: bool | TextFormat | Mapping[str, Any] | None) -> TextFormat:
@@ -150,6 +163,21 @@ def with_clock(template: str, date: str) -> str:
     steps += "|replace('\x00', '%')"
     head = "{% macro strftime_now(format) %}{{ " + steps + " }}{% endmacro %}"
     return head + "{{ '' }}" + template  # the empty text keeps a line's end that may follow
+
+
+def with_spaced_end(template: str | None) -> str:
+    """Return a chat template that ends texts as OpenRLHF does; without one, messages are joined.
+
+    Example:
+        >>> import jinja2
+        >>> messages = [{"content": "1+1="}, {"content": "2\\n"}]
+        >>> jinja2.Template(with_spaced_end(None)).render(messages=messages, eos_token="</s>")
+        '1+1=2 </s>'
+    """
+    head = "{% set text %}{{ '' }}" + (template or JOINED) + "{% endset %}"
+    ended = "{% set text = text if add_generation_prompt else text.rstrip('\n') %}"
+    is_whole = "add_generation_prompt or text.endswith(eos_token)"
+    return head + ended + "{{ text if " + is_whole + " else text + ' ' + eos_token }}"
 
 
 def _day(date: str) -> datetime.datetime:

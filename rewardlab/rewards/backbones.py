@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from rewardlab.networks.adapters import absorbed, read_adapter
 from rewardlab.networks.loading import check_whole, config_of, is_name, load_network
 from rewardlab.networks.silence import silent
 from rewardlab.rewards.folders import REWARD
+from rewardlab.rewards.foreign_heads import ForeignHead, foreign_head, forget_head, read_weight
 from rewardlab.rewards.language_likelihood import HeadSource
 from rewardlab.rewards.saved import check_saved
 from rewardlab.storage.atomic import new_folder, write_json
@@ -31,11 +31,13 @@ class Backbone(NamedTuple):
         network: the model.
         head: the weight [K, D] of the `score` head that it had, or None.
         language: where its language head is, if it had one.
+        foreign: more of that head, where OpenRLHF, verl or TRL wrote it.
     """
 
     network: Any
     head: Tensor | None
     language: HeadSource
+    foreign: ForeignHead | None = None
 
 
 def load_backbone(model: str | Path | Any, dtype: torch.dtype, share: bool) -> Backbone:
@@ -51,12 +53,7 @@ def load_backbone(model: str | Path | Any, dtype: torch.dtype, share: bool) -> B
             `score`.
     """
     if is_name(model):
-        is_adapter = read_adapter(model) is not None
-        network = load_headless(str(model), torch.float32 if is_adapter else dtype)
-        head = _head_of(network)
-        if head is not None and not is_adapter:
-            head = _exact_head(Path(model), head)
-        return Backbone(network.base_model, head, HeadSource(model))
+        return _named_backbone(str(model), dtype)
     model = absorbed(model)
     check_whole(model, f"The {type(model).__name__} that is given")
     shared = {}
@@ -64,6 +61,21 @@ def load_backbone(model: str | Path | Any, dtype: torch.dtype, share: bool) -> B
         shared = {id(parameter): parameter for parameter in model.parameters()}
     network = deepcopy(model, shared)
     return Backbone(network.base_model, _head_of(network), HeadSource(model))
+
+
+def _named_backbone(name: str, dtype: torch.dtype) -> Backbone:
+    """Load a folder's or a hub id's model without its head."""
+    is_adapter = read_adapter(name) is not None
+    foreign = None if is_adapter else foreign_head(name)
+    network = load_headless(name, torch.float32 if is_adapter else dtype)
+    if foreign is not None:
+        forget_head(network.config)
+        return Backbone(network.base_model, foreign.weight, HeadSource(name), foreign)
+    head = _head_of(network)
+    if head is not None and not is_adapter:
+        exact = read_weight(Path(name), HEAD)  # the loaded one has the backbone's precision
+        head = head if exact is None else exact
+    return Backbone(network.base_model, head, HeadSource(name))
 
 
 def load_headless(name: str, dtype: torch.dtype) -> Any:
@@ -199,23 +211,3 @@ def _head_of(network: Any) -> Tensor | None:
             "rewardlab.rewards.classifier.ClassifierReward takes such."
         )
     return head.weight.detach()
-
-
-def _exact_head(folder: Path, head: Tensor) -> Tensor:
-    """Return the head as the folder's file has it.
-
-    transformers rounds the loaded one to the backbone's precision.
-    """
-    from safetensors import safe_open
-
-    index = folder / "model.safetensors.index.json"
-    files = {}
-    if index.is_file():
-        files = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    file = folder / files.get(HEAD, "model.safetensors")
-    if not file.is_file():
-        return head
-    with safe_open(file, framework="pt") as weights:
-        if HEAD not in weights.keys():  # noqa: SIM118  (it is no dict)
-            return head
-        return weights.get_tensor(HEAD)

@@ -19,6 +19,7 @@ from rewardlab.rewards import backbones
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward, checked_scores, named_sample
 from rewardlab.rewards.folders import REWARD, read_config
+from rewardlab.rewards.foreign_heads import is_foreign
 from rewardlab.rewards.labels import Labels, log_odds, scored_labels
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.types import Samples, texts_of
@@ -147,14 +148,15 @@ class ClassifierReward(Reward, Saved):
     def from_pretrained(cls, folder: str | Path) -> Reward:
         """Load the sequence classifier that a folder holds, in eval mode.
 
-        A decoder's, with a linear `score` head, becomes a LanguageReward.
+        A decoder's, with a linear `score` head, becomes a LanguageReward, and so does a reward of
+        OpenRLHF or verl.
         """
         if (Path(folder) / REWARD).is_file():
             config = read_config(folder)
             names = ("max_length", "label", "cut", "conversations")
             settings = {name: config[name] for name in names if name in config}
             return cls(folder, **settings).eval()
-        if backbones.has_score(folder):
+        if is_foreign(folder) or backbones.has_score(folder):
             return LanguageReward.from_pretrained(folder)
         return cls(folder).eval()
 

@@ -12,6 +12,7 @@ from rewardlab.errors import InputError
 from rewardlab.networks.adapters import Adapter, read_adapter
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward
+from rewardlab.rewards.foreign_heads import check_has_head, check_merged, is_foreign
 from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.storage.class_files import read_json
 from rewardlab.storage.class_paths import named_class
@@ -21,6 +22,7 @@ from rewardlab.storage.saved_settings import check_settings
 CONFIG = "config.json"
 REWARD = "reward.json"  # takes the place of config.json in folders where that is transformers' own
 CLASSIFIER = "rewardlab.rewards.ClassifierReward"
+LANGUAGE = "rewardlab.rewards.LanguageReward"
 HOME = "rewardlab.rewards"
 TO_TRUST = "call load_reward(path, trust=True), or give --trust"
 
@@ -29,7 +31,7 @@ def load_reward(path: str | Path, *, trust: bool = False) -> Reward:
     """Load the reward that a folder holds, of the class that its config names.
 
     A folder with a sequence classifier of transformers, such as a published reward model, is a
-    reward too.
+    reward too, and so is one that OpenRLHF's train_rm or verl's model_merger wrote.
 
     Args:
         path: a folder that a reward's, or a transformers sequence classifier's, `save_pretrained`
@@ -89,13 +91,14 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     if adapter is not None and file.name != REWARD:
         return _adapted_config(adapter)
     if not file.is_file():
+        check_merged(folder)
         raise InputError(
             f"{folder} holds no {CONFIG}, so it is no reward's. "
             "Give the folder that save_pretrained wrote."
         )
     config = read_json(file)
-    if "class_path" not in config and _classifies(config):
-        return {"class_path": CLASSIFIER}
+    if "class_path" not in config:
+        return {"class_path": _foreign_class(folder, config)}
     if not isinstance(config.get("class_path"), str):
         raise InputError(
             f"{file} names no class_path, so it is no reward's. "
@@ -201,11 +204,29 @@ def check_trusted(folder: str | Path, danger: str, *, trust: bool) -> None:
 def _adapted_config(adapter: Adapter) -> dict[str, Any]:
     """Return the config of a sequence classifier's adapter; refuse another model's."""
     if not adapter.classifies:
+        check_has_head(adapter.folder)
         raise InputError(
             f"{adapter.folder} holds an adapter of the kind {adapter.task or 'that is not named'}; "
             "a reward needs one of the kind SEQ_CLS (peft's task_type)."
         )
     return {"class_path": CLASSIFIER}
+
+
+def _foreign_class(folder: Path, config: dict[str, Any]) -> str:
+    """Return the class that loads a model whose config names none of rewardlab.
+
+    Raises:
+        InputError: if the model gives no reward.
+    """
+    if _classifies(config):
+        return CLASSIFIER
+    if is_foreign(folder):
+        return LANGUAGE
+    check_merged(folder)
+    raise InputError(
+        f"{folder / CONFIG} names no class_path, so it is no reward's. "
+        "Is it a transformers folder of another kind?"
+    )
 
 
 def _config_file(folder: Path) -> Path:

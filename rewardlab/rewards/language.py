@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,8 +28,7 @@ from rewardlab.rewards.abilities import (
 from rewardlab.rewards.base import Reward, checked_scores, set_score_scale
 from rewardlab.rewards.feature_scale import feature_scale
 from rewardlab.rewards.formatting import BatchRows, batch_ids, token_ids
-from rewardlab.rewards.labels import check_members, one_head
-from rewardlab.rewards.language_heads import checked_heads, new_heads
+from rewardlab.rewards.language_heads import checked_heads, chosen_heads, new_heads
 from rewardlab.rewards.language_likelihood import LanguageHead
 from rewardlab.seeds import derive
 from rewardlab.types import Samples, texts_of
@@ -52,7 +52,8 @@ class LanguageReward(
 
     Args:
         model: a folder, a hub id, or a transformers model. A sequence classifier's `score` becomes
-            the heads; anything else gets new heads, and loses the one it had.
+            the heads, and so does what OpenRLHF or verl wrote into a folder; anything else gets new
+            heads, and loses the one it had.
         tokenizer: one of transformers, or its folder or hub id; the model's own by default. An
             instance needs one.
         heads: K, how many heads score side by side; their mean is the score.
@@ -134,17 +135,17 @@ class LanguageReward(
             loading.checkpoint_activations(self.backbone)
         self._keeps_prompts = language_states.keeps_prompts(self.backbone)
         self._set_tokenizer(model, tokenizer, max_length, is_classifier=weight is not None)
+        if loaded.foreign is not None:
+            self.pad = None  # its trainer reads the very last token
+            form = replace(form, ending=loaded.foreign.ending)
+            self.options["chat"] = form.settings()
         self.texts = TextTokens(self.tokenizer, form)
-        if weight is not None and heads == 1:
-            weight = one_head(weight, self.backbone.config, label)
-        elif label is not None:
-            raise InputError(
-                f"A label is one head of a classifier; got label={label!r} with heads={heads} of a "
-                f"{type(model).__name__}."
-            )
-        elif weight is not None and len(weight) == heads and not language_folder.is_own(model):
-            check_members(self.backbone.config, heads)
+        if weight is not None or label is not None:
+            is_own = language_folder.is_own(model)
+            weight = chosen_heads(weight, self.backbone.config, heads, label, is_own)
         self._set_heads(weight, heads, seed)
+        if loaded.foreign is not None:
+            loaded.foreign.set_scale(self)
         # refuses now what could not be saved later
         backbones.as_classifier(self.backbone, self.head, self.pad)
         self.train()

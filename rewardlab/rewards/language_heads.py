@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.rewards.labels import check_members, one_head
 from rewardlab.seeds import derive
 
 
@@ -29,6 +32,34 @@ def new_heads(heads: int, width: int, seed: int) -> Tensor:
         rows.append(torch.randn(width, generator=generator))
     scale: float = (width + 1) ** 0.5
     return torch.stack(rows) / scale
+
+
+def chosen_heads(
+    weight: Tensor | None, config: Any, heads: int, label: str | int | None, is_own: bool
+) -> Tensor | None:
+    """Return the rows of a classifier's head [K, D] that score, None for a model without one.
+
+    Args:
+        weight: of the head.
+        config: of the classifier.
+        heads: how many are asked for. Of one, it is the log-odds of a label.
+        label: the one that is named.
+        is_own: whether a LanguageReward wrote the model, whose heads are members.
+
+    Raises:
+        InputError: if a label is named and no single head of a classifier is asked for, or the
+            heads are the labels of one choice.
+    """
+    if weight is not None and heads == 1:
+        return one_head(weight, config, label)
+    if label is not None:
+        raise InputError(
+            f"A label is one head of a classifier; got label={label!r} with heads={heads} of a "
+            f"{'model without one' if weight is None else 'classifier'}."
+        )
+    if weight is not None and len(weight) == heads and not is_own:
+        check_members(config, heads)
+    return weight
 
 
 def checked_heads(weight: Tensor, heads: int) -> Tensor:
