@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rewardlab.errors import InputError
+
 Rows = Sequence[int] | Tensor
 _Numbers = np.ndarray[Any, Any]
 
@@ -45,6 +47,30 @@ def row_seeds(seed: int, rows: int | Rows) -> Tensor:
     hashes = _splitmix64(seed, _row_numbers(rows))
     seeds = hashes >> np.uint64(2)
     return torch.from_numpy(seeds.astype(np.int64))
+
+
+def check_row_seeds(seeds: object, rows: int) -> None:
+    """Refuse what are not the seeds of `rows` rows.
+
+    Raises:
+        InputError: unless they are an integer tensor [rows].
+
+    Example:
+        >>> check_row_seeds(None, 2)
+        Traceback (most recent call last):
+        rewardlab.errors.InputError: ... seeds=row_seeds(0, 2) ...
+    """
+    if isinstance(seeds, Tensor):
+        if seeds.shape == (rows,) and not seeds.is_floating_point():
+            return
+        came = f"a tensor {list(seeds.shape)} of {seeds.dtype}"
+    else:
+        came = "none" if seeds is None else f"a {type(seeds).__name__}"
+    raise InputError(
+        f"Each of the {rows} rows is drawn by a seed of its own, an integer tensor [{rows}]; got "
+        f"{came}. Give seeds=row_seeds(0, {rows}), of rewardlab.seeds; equal seeds give equal "
+        "outputs."
+    )
 
 
 def _row_numbers(rows: int | Rows) -> _Numbers:

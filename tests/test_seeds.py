@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from rewardlab.errors import InputError
+from rewardlab.mining import BestOf
+from rewardlab.policies import CallableGenerator, CausalLMPolicy
+from rewardlab.rewards import Length
 from rewardlab.seeds import derive, generators, normal, row_seeds, uniform
+from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
+from rewardlab.types import Samples
 
 
 def test_seeds_are_the_same_in_every_process_and_version():
@@ -92,3 +98,30 @@ def test_the_noise_is_what_it_is_called():
     assert abs(bell.var() - 1) < tolerance * 2**0.5
     assert 0 <= flat.min() < flat.max() < 1
     assert abs(flat.mean() - 0.5) < tolerance
+
+
+@pytest.mark.parametrize(
+    ("options", "came"),
+    [
+        ({}, "got none"),
+        ({"seeds": 0}, "got a int"),
+        ({"seeds": row_seeds(0, 3)}, r"got a tensor \[3\] of torch.int64"),
+        ({"seeds": torch.zeros(2)}, "of torch.float32"),
+    ],
+)
+def test_outputs_without_a_seed_a_row_are_refused_in_words(options, came):
+    drawing = CallableGenerator(lambda prompts, seeds: [f"{seed}" for seed in seeds])
+    policy = CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer(), max_new_tokens=2)
+    best = BestOf(drawing, Length(), n=2)
+    for generator in (drawing, policy, best):
+        with pytest.raises(InputError, match=rf"{came}.*seeds=row_seeds\(0, 2\)"):
+            generator.generate(["a", "b"], **options)
+
+
+def test_a_generators_own_options_reach_it():
+    class Repeats(CallableGenerator):
+        def generate(self, prompts, *, seeds, times):
+            return Samples(list(prompts), [prompt * times for prompt in prompts])
+
+    repeats = Repeats(lambda prompts, seeds: prompts)
+    assert repeats.generate(["a"], seeds=row_seeds(0, 1), times=3).outputs == ["aaa"]

@@ -65,11 +65,11 @@ class TextFormat:
         options: further keywords of the template, such as {"enable_thinking": false}.
         marks: read special tokens that a prompt or a response spells as such. By default they are
             ordinary text, so that nobody can write a turn of somebody else's.
-        ending: what ends texts. "once": what the template writes, or else the end token. "template":
-            what the template writes and no more, as verl has it. "spaced": OpenRLHF's way, with a
-            template and without: line ends at the end are dropped, then a space and the end token
-            come unless the end token is there, and the tokenizer puts nothing around. Folders of
-            these trainers' rewards set it.
+        ending: what ends texts. "once" is what the template writes, or else the end token, once;
+            "template" what the template writes and no more, as verl has it. "spaced" is OpenRLHF's
+            way, with a template and without: line ends at the end are dropped, then a space and the
+            end token come unless the end token is there, and the tokenizer puts nothing around.
+            Folders of these trainers' rewards set it.
 
     Raises:
         InputError: if the date is none, or the ending another.

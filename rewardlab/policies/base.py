@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import wraps
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError, check_abilities
 from rewardlab.policies.abilities import ABILITIES, EARLIER, HasCritic, HasEntropy
+from rewardlab.seeds import check_row_seeds
 from rewardlab.types import Samples, Trajectory
 
 
@@ -48,6 +50,19 @@ class RowLosses(NamedTuple):
     totals: Tensor
 
 
+def _with_seeds(generate: Callable[..., Samples]) -> Callable[..., Samples]:
+    """Return a `generate` that refuses a call without a seed a row, in words."""
+
+    @wraps(generate)
+    def checked(
+        self: Any, prompts: Sequence[Prompt], *, seeds: Any = None, **options: Any
+    ) -> Samples:
+        check_row_seeds(seeds, len(prompts))
+        return generate(self, prompts, seeds=seeds, **options)
+
+    return checked
+
+
 class Generator(nn.Module, ABC):
     """Anything that turns prompts into finished outputs. It can be judged, filtered and attacked.
 
@@ -63,6 +78,8 @@ class Generator(nn.Module, ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         check_abilities(cls, ABILITIES, EARLIER)
+        if "generate" in vars(cls):
+            cls.generate = _with_seeds(cls.generate)  # type: ignore[method-assign]
 
     @abstractmethod
     def generate(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Samples:
@@ -71,6 +88,9 @@ class Generator(nn.Module, ABC):
         Args:
             prompts: B texts or conversations.
             seeds: int64 [B], one per row; see `rewardlab.seeds`. Equal seeds give equal outputs.
+
+        Raises:
+            InputError: if there are no such seeds.
         """
 
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:

@@ -170,10 +170,8 @@ def _architectures(config: Mapping[str, Any]) -> list[str]:
 
 def _head_name(folder: Path, config: Mapping[str, Any]) -> str | None:
     """Return the name of the head's layer among the weights, None where there is no such."""
-    names = NAMES
-    if "value_head_prefix" in config:
-        names = (str(config["value_head_prefix"]), *NAMES)
-    for name in names:
+    named = [str(config["value_head_prefix"])] if "value_head_prefix" in config else []
+    for name in (*named, *NAMES):
         if _has_weight(folder, f"{name}.weight"):
             return name
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ from rewardlab.errors import InputError
 
 Label = str | int
 Labels = Label | Sequence[Label] | None
+_log = logging.getLogger("rewardlab")
 _SHOWN = 10  # how many labels a message lists
 _APART = ("multi_label_classification", "regression")  # each label has a score of its own
 
@@ -48,6 +50,7 @@ def scored_labels(config: Any, label: Labels = None, count: int | None = None) -
     is_apart = getattr(config, "problem_type", None) in _APART
     if label is None:
         wanted = _unnamed(count, names, is_apart)
+        _tell_of_choice(wanted[0], names)
     else:
         wanted = _named(label, names)
     if is_apart or count == 1:
@@ -136,6 +139,18 @@ def _unnamed(count: int, names: dict[int, str], is_apart: bool) -> list[int]:
         f"The classifier has {count} labels ({_listed(names)}), and which of them is good is not "
         "known. Name one or several: ClassifierReward(folder, label=...)."
     )
+
+
+def _tell_of_choice(chosen: int, names: dict[int, str]) -> None:
+    """Say which of two labels counts as the reward where none was named."""
+    if len(names) == 2:
+        _log.warning(
+            "The classifier has the labels %s and none is named: the score is the log-odds of "
+            "%s, so that more of it is better; label=%r turns the scores round",
+            _listed(names),
+            names[chosen],
+            names[1 - chosen],
+        )
 
 
 def _named(label: Label | Sequence[Label], names: dict[int, str]) -> list[int]:

@@ -152,3 +152,17 @@ def test_labels_of_one_choice_are_no_ensemble(tmp_path):
             LanguageReward(model, TINY.tokenizer(), heads=2)
     apart = decoder(good_or_bad, problem_type="regression")
     assert LanguageReward(apart, TINY.tokenizer(), heads=2).members(SAMPLES).shape[1] == 2
+
+
+@pytest.mark.parametrize("make", [encoder, decoder])
+def test_the_log_says_which_of_two_labels_is_the_reward(make, caplog):
+    kind = ClassifierReward if make is encoder else LanguageReward
+    network = make({0: "safe", 1: "unsafe"})
+    guessed = kind(network, TINY.tokenizer()).eval()
+    assert "log-odds of unsafe" in caplog.text
+    assert "label='safe' turns" in caplog.text
+    caplog.clear()
+    named = kind(network, TINY.tokenizer(), label="safe").eval()
+    assert not caplog.records
+    with torch.no_grad():
+        torch.testing.assert_close(named(SAMPLES), -guessed(SAMPLES))
