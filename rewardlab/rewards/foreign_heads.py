@@ -1,7 +1,7 @@
 """Heads of rewards as OpenRLHF, verl and older versions of TRL write them into model folders.
 
 Their config.json names no sequence classifier, so transformers' classes would leave the head out or
-draw a new one. `docs/published-text-rewards.md` lists the layouts.
+draw a new one. `docs/guide/text_rewards.md` lists the layouts.
 """
 
 from __future__ import annotations
