@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SKIPS = 0
-REAL_SKIPS = 2  # of tests/real, run by `make test-real`: weights, and a user's own files
+REAL_SKIPS = 2  # of tests/real, run by `make test-real`: weights, and a user's own folders
 OTHER_SUITES = ("gpu", "real")  # of machines with a GPU, and with pretrained weights
 IGNORED_WARNINGS = 9
 _SKIP = re.compile(

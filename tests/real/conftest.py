@@ -1,8 +1,8 @@
 """Tests on pretrained weights: run by `make test-real`, and no part of `make test`.
 
-A test names the files of experiments/real/files.py that it needs by `needs("faces")`. Those of
-stories260K are a user's own: `$REWARDLAB_STORIES260K` is a folder with stories260K.bin and
-tok512.bin.
+A test names the files of experiments/real/files.py that it needs by `needs("faces")`. A user's own
+folders are environment variables: `$REWARDLAB_STORIES260K` has stories260K.bin and tok512.bin,
+`$REWARDLAB_PICTURES` pictures, `$REWARDLAB_OPENRLHF` and `$REWARDLAB_VERL` unpacked packages.
 """
 
 import os
@@ -33,9 +33,20 @@ def needs():
 
 
 @pytest.fixture(scope="session")
-def stories260k():
+def given():
+    """Return a function that gives a user's own folder, or skips and says what it would hold."""
+
+    def folder(variable, content):
+        path = os.environ.get(variable)
+        if path is None:
+            pytest.skip(f"{variable} names no folder with {content}")
+        return Path(path)
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stories260k(given):
     """Return the paths of stories260K's weights and tokenizer."""
-    folder = os.environ.get("REWARDLAB_STORIES260K")
-    if folder is None:
-        pytest.skip("REWARDLAB_STORIES260K names no folder with stories260K.bin and tok512.bin")
-    return Path(folder) / "stories260K.bin", Path(folder) / "tok512.bin"
+    folder = given("REWARDLAB_STORIES260K", "stories260K.bin and tok512.bin")
+    return folder / "stories260K.bin", folder / "tok512.bin"

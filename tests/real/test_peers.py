@@ -28,13 +28,11 @@ DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 @pytest.fixture
-def unpacked(monkeypatch):
+def unpacked(given, monkeypatch):
     """Return a function that makes an unpacked package importable, part by part."""
 
     def make(variable, package, parts, stand_ins):
-        if variable not in os.environ:
-            pytest.skip(f"{variable} names no folder with the unpacked package {package}")
-        root = Path(os.environ[variable])
+        root = given(variable, f"the unpacked package {package}")
         for name in parts:
             module = ModuleType(name)
             module.__path__ = [str(root / name.replace(".", "/"))]

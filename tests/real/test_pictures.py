@@ -4,9 +4,6 @@
 the rest, or two designers' emoji ([pretrained networks](../../docs/real-models.md)).
 """
 
-import os
-from pathlib import Path
-
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -25,7 +22,7 @@ def pictures(folder):
 
 
 @pytest.mark.parametrize("name", ["efficientnet", "mobilenet"])
-def test_a_pretrained_towers_held_out_auc_is_well_above_the_untrained_ones(needs, name):
+def test_a_pretrained_towers_held_out_auc_is_well_above_the_untrained_ones(needs, given, name):
     """GAN-RM on 300 targets and 300 others, 30 % held out, 15 epochs.
 
     Noto's emoji against Twemoji: EfficientNet-Lite0 0.900 against 0.744, MobileNetV2 0.943 against
@@ -34,9 +31,7 @@ def test_a_pretrained_towers_held_out_auc_is_well_above_the_untrained_ones(needs
     needs(name)
     from real.towers import tower
 
-    if "REWARDLAB_PICTURES" not in os.environ:
-        pytest.skip("REWARDLAB_PICTURES names no folder with the folders targets and others")
-    root = Path(os.environ["REWARDLAB_PICTURES"])
+    root = given("REWARDLAB_PICTURES", "the folders targets and others")
     wanted, others = pictures(root / "targets"), pictures(root / "others")
     aucs = {}
     for pretrained in (True, False):
