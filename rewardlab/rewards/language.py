@@ -51,9 +51,8 @@ class LanguageReward(
     frozen in place, so that several rewards can stand on one; otherwise they are copied.
 
     Args:
-        model: a folder, a hub id, or a transformers model. A sequence classifier's `score` becomes
-            the heads, and so does what OpenRLHF or verl wrote into a folder; anything else gets new
-            heads, and loses the one it had.
+        model: a folder, a hub id, or a transformers model. A sequence classifier's `score`, or the
+            head of OpenRLHF's or verl's folder, becomes the heads; anything else gets new ones.
         tokenizer: one of transformers, or its folder or hub id; the model's own by default. An
             instance needs one.
         heads: K, how many heads score side by side; their mean is the score.
@@ -140,9 +139,8 @@ class LanguageReward(
             form = replace(form, ending=loaded.foreign.ending)
             self.options["chat"] = form.settings()
         self.texts = TextTokens(self.tokenizer, form)
-        if weight is not None or label is not None:
-            is_own = language_folder.is_own(model)
-            weight = chosen_heads(weight, self.backbone.config, heads, label, is_own)
+        is_own = language_folder.is_own(model)
+        weight = chosen_heads(weight, self.backbone.config, heads, label, is_own)
         self._set_heads(weight, heads, seed)
         if loaded.foreign is not None:
             loaded.foreign.set_scale(self)
