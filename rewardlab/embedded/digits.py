@@ -81,7 +81,7 @@ def base_policy(
         flow: whether it is a rectified flow, with Euler's steps, in place of ε-prediction.
     """
     settings = {"train_steps": train_steps, "seed": seed}
-    train = partial(_train_base, flow=flow, **settings)
+    train = partial(_train_base, train_steps=train_steps, seed=seed, flow=flow)
     folder = _cached("digits-flow" if flow else "digits-base", settings, train)
     sampler = Sampler(steps=steps, eta=noise)
     return DiffusionPolicy(folder / "pipeline", labels=WORDS, sampler=sampler, prompt_dropout=0.1)

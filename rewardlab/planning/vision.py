@@ -78,7 +78,8 @@ def scored(reward: VisionReward, images: Tensor) -> Tensor:
     embeddings = reward.tower.rest(reward.tower.frozen(frames))
     if reward.conditional:
         embeddings = torch.cat([embeddings, embeddings, embeddings], 1)  # prompts are cached
-    return reward.projection(embeddings.float())
+    logits: Tensor = reward.projection(embeddings.float())
+    return logits
 
 
 def gan_rm_plan(settings: Mapping[str, Any], work: Work) -> MemoryPlan:
@@ -106,7 +107,8 @@ def gan_rm_plan(settings: Mapping[str, Any], work: Work) -> MemoryPlan:
 
     def compute_features() -> None:
         with torch.no_grad():
-            reward.tower.model.encode_image(pictures(reward, FEATURE_ROWS), normalize=False)
+            model: Any = reward.tower.model
+            model.encode_image(pictures(reward, FEATURE_ROWS), normalize=False)
 
     def train() -> None:
         logits = reward.projection(torch.zeros(work.rows, width))

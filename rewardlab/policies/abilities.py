@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
@@ -98,14 +97,13 @@ class Denoises(ABC):
     def denoisings(self, trajectory: Trajectory) -> Denoisings:
         """Return what the network says of the noisings of an encoded trajectory."""
 
-    @contextmanager
-    def recorded_norms(self) -> Iterator[list[Tensor]]:
+    def recorded_norms(self) -> AbstractContextManager[list[Tensor]]:
         """Collect ‖v‖ of the velocities behind each `log_prob` in the `with` block.
 
         Each is float32 [B, D] for D noisings or steps of a row, with the gradient of `log_prob`.
         A policy that keeps no record leaves the list empty.
         """
-        yield []
+        return nullcontext([])
 
 
 class KeepsNoise(ABC):

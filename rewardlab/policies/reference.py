@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -81,8 +81,6 @@ class DenoiserOff(AdapterOff, Denoises):
         with self._adapter_off():
             return self.policy.denoisings(trajectory)
 
-    @contextmanager
-    def recorded_norms(self) -> Iterator[list[Tensor]]:
+    def recorded_norms(self) -> AbstractContextManager[list[Tensor]]:
         assert isinstance(self.policy, Denoises)
-        with self.policy.recorded_norms() as norms:
-            yield norms
+        return self.policy.recorded_norms()

@@ -90,11 +90,14 @@ def _pooled(label: str, runs: Sequence[Run], name: str) -> Pooled | None:
     curves = [reading[name] for reading in readings if name in reading]
     if not curves:
         return None
-    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
-    columns = [[curve[step] for curve in curves] for step in steps]
-    means = [fmean(column) for column in columns]
-    lows = [min(column) for column in columns]
-    return Pooled(label, steps, means, lows, [max(column) for column in columns])
+    step_sets = [set(curve) for curve in curves]
+    pooled = Pooled(label, sorted(set.intersection(*step_sets)), [], [], [])
+    for step in pooled.steps:
+        values = [curve[step] for curve in curves]
+        pooled.means.append(fmean(values))
+        pooled.lows.append(min(values))
+        pooled.highs.append(max(values))
+    return pooled
 
 
 def _draw(axes: Any, pooled: Pooled, colour: str) -> None:

@@ -98,6 +98,10 @@ class LanguageHead(nn.Module):
         is_tied: whether the head is the backbone's embeddings.
     """
 
+    weight: Tensor | None
+    bias: Tensor | None
+    backbone: Any
+
     def __init__(self, network: Any, backbone: Any, is_tied: bool) -> None:
         super().__init__()
         layer = network.get_output_embeddings()
@@ -117,7 +121,7 @@ class LanguageHead(nn.Module):
             tokens: states of whole rows.
             count: how many of the first rows are wanted.
         """
-        weight = self.weight
+        weight: Any = self.weight
         if self.is_tied:
             weight = self.backbone.get_input_embeddings().weight
         targets = tokens.ids[:count, 1:]

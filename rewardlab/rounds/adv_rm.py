@@ -11,7 +11,6 @@ from typing import Any, Literal, NamedTuple
 from rewardlab.conversations import Prompt
 from rewardlab.data import Preferences, read_prompts
 from rewardlab.data.splits import Part
-from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation, MonitoredPolicy
 from rewardlab.evaluation.evaluation import mean_figure
 from rewardlab.policies import Policy
@@ -19,6 +18,7 @@ from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward
 from rewardlab.rewards.combine import Ensemble
 from rewardlab.rounds import few, plan
+from rewardlab.rounds.adv_rm_checks import check_adv_rm
 from rewardlab.rounds.attacking import (
     AttackAndMine,
     Attacked,
@@ -38,7 +38,6 @@ from rewardlab.rounds.state import (
     State,
     begin,
     check_one_process,
-    check_rounds,
     compare_policies,
     draw_from,
     draw_stage,
@@ -138,7 +137,7 @@ class AdvRMRounds(Rounds):
         self.evaluation = evaluation or Evaluation()
         self.rounds = rounds
         self.seed = seed
-        _check(self)
+        check_adv_rm(self)
 
     def run(self, run: RunFolder) -> None:
         """Run all rounds in the folder, or those that it lacks."""
@@ -354,36 +353,6 @@ class AdvRMRounds(Rounds):
         columns = compare_policies(state, reward, reward_stage, self.evaluation)
         figures = {f"score_{name}": mean_figure(scores) for name, scores in columns.items()}
         state.report(separation=figures)
-
-
-def _check(rounds: AdvRMRounds) -> None:
-    """Refuse what cannot work, before anything is made."""
-    check_rounds("AdvRMRounds", rounds.prompts, rounds.rounds, least=0)
-    least = 2 if rounds.rounds else 1  # the target alone
-    if len(rounds.members) < least:
-        raise InputError(
-            f"AdvRMRounds needs a target and a witness to attack: at least {least} members with "
-            f"rounds={rounds.rounds}; got {len(rounds.members)}."
-        )
-    if rounds.rounds and rounds.fit.loop is None:
-        raise InputError(
-            f"AdvRMRounds refits its members after each attack, and fit.loop is none with "
-            f"rounds={rounds.rounds}. Give fit a loop, or set rounds to 0: then finished members "
-            "are used as they are."
-        )
-    judge = rounds.attack.judge
-    judges = rounds.evaluation.judges
-    if judge is not None and judge not in judges:
-        raise InputError(
-            f"The attack's judge {judge!r} is none of the evaluation's judges, {sorted(judges)}."
-        )
-    shared = set(rounds.prompts) & set(rounds.held_out_prompts)
-    leaked = [prompt for prompt in rounds.prompts if prompt in shared]
-    if leaked:
-        raise InputError(
-            f"{len(leaked)} of the held-out prompts are attacked and trained on too (first: "
-            f"{str(leaked[0])!r}); the yield measured on them would flatter. Take other prompts."
-        )
 
 
 def _unique_prompts(source: str | Path | Sequence[Prompt] | None) -> list[Prompt]:
