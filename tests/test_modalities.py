@@ -69,6 +69,10 @@ MEASURED = {
     "gan_rm-video-sft": (2.54, 0.72, 0.51),
     "gan_rm-video-dpo": (3.14, 0.72, 0.47),
     "gan_rm-video-ppo": (2.14, -0.17, 0.44),
+    "gan_rm-wan-best_of_n": (3.52, 0.19, 0.63),
+    "gan_rm-wan-sft": (2.17, 0.05, 0.28),
+    "gan_rm-wan-dpo": (0.99, 0.15, 0.16),
+    "gan_rm-wan-ppo": (1.70, 0.05, 0.32),
 }
 
 
