@@ -191,6 +191,20 @@ def test_the_menu_is_laid_over_the_rounds_that_its_comments_name(files, tmp_path
     assert module.policy is rounds.policy
 
 
+def test_callbacks_of_the_menu_stand_behind_those_of_the_config(tmp_path):
+    files = ["matrix/adv_rm_text.yaml", "matrix/text_ppo.yaml", "menu/reference_reset.yaml"]
+    callback = f"{RUN}post_train.callbacks"
+    first = tmp_path / "first.yaml"
+    first.write_text(
+        "rounds: {init_args: {post_train: {callbacks: [{class_path: rewardlab.training.EMA}]}}}"
+    )
+    names = words(files[:2], tmp_path / "run")
+    names += ["--config", str(first), "--config", f"configs/{files[2]}"]
+    game = build([*names, f"{callback}.init_args.kl=2"]).rounds
+    average, reset = game.post_train.callbacks
+    assert (average.decay, reset.every_n_steps, reset.kl) == (0.999, 50, 2.0)
+
+
 @pytest.mark.parametrize("files", FITS, ids=lambda files: Path(files[1]).stem)
 def test_a_fit_instantiates_with_each_trainer(files, tmp_path):
     """On whatever is here instead of their GPUs, and with a tiny tower."""

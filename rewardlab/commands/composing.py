@@ -172,8 +172,17 @@ class Composition:
         if isinstance(arguments, Mapping):
             self._set_mapping(keys, arguments)
         for key, argument in value.items():
-            if key not in STRUCTURE:
+            if str(key).endswith("+") and isinstance(argument, list):
+                self._append((*keys, str(key)[:-1]), argument)
+            elif key not in STRUCTURE:
                 self._set((*keys, str(key)), argument)
+
+    def _append(self, keys: Keys, items: list[Any]) -> None:
+        """Write items behind those that a list has, as a key with a plus sign asks."""
+        for item in items:
+            number = self.lengths.get(keys, 0)
+            self.lengths[keys] = number + 1
+            self._set((*keys, str(number)), item)
 
     def _set_list(self, keys: Keys, items: list[Any]) -> None:
         """Write a list; items of one of the same length were merged with those before."""

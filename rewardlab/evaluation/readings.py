@@ -24,6 +24,7 @@ from rewardlab.evaluation.monitors import (
 from rewardlab.evaluation.prompts import in_turn
 from rewardlab.evaluation.stability import stability
 from rewardlab.policies import Policy
+from rewardlab.policies.reference import first_reference
 from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.seeds import derive, row_seeds
@@ -38,7 +39,8 @@ class Readings(Callback):
     """Read judges, the reward and the KL every few steps, on fixed prompts and noise.
 
     Gold is read here, so nothing acts on it. The figures are logged as `reading/<judge>`,
-    `reading/reward` and `reading/kl` (nats an output, where the loop has a reference). At the end
+    `reading/reward` and `reading/kl` (nats an output, where the loop has a reference; from the one
+    that it began with, whatever took its place). At the end
     `figures` says for each judge how long it held above its start, with its peak and its value at
     equal KL.
 
@@ -143,7 +145,8 @@ class Readings(Callback):
         if loop.reward is not None:
             figures["reward"] = scores_of(loop.reward, samples).mean().item()
         if loop.reference is not None:
-            nats = _log_ratios(loop.policy, loop.reference, trajectory)
+            first = first_reference(loop.reference)
+            nats = _log_ratios(loop.policy, first, trajectory)
             figures["kl"] = nats.mean().item() * loop.policy.dimensions
         return figures
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rewardlab.training.gan_rm import GANRM
     from rewardlab.training.online import Online
     from rewardlab.training.ppo import PPO
+    from rewardlab.training.reference_reset import ReferenceReset
     from rewardlab.training.refl import ReFL
     from rewardlab.training.replay import Replay
     from rewardlab.training.resumable import Resumable
@@ -29,6 +30,7 @@ _HOMES = {
     "PPO": "rewardlab.training.ppo",
     "ReFL": "rewardlab.training.refl",
     "Replay": "rewardlab.training.replay",
+    "ReferenceReset": "rewardlab.training.reference_reset",
     "Resumable": "rewardlab.training.resumable",
     "SFT": "rewardlab.training.sft",
     "Shaping": "rewardlab.training.shaping",
@@ -44,6 +46,7 @@ __all__ = [
     "SFT",
     "ReFL",
     "Replay",
+    "ReferenceReset",
     "Resumable",
     "Shaping",
     "VelocityMatching",

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from rewardlab.networks.stand_ins import standing_in
+
 
 class WeightAverage:
     """An exponential average of a module's trained weights; only those are copied.
@@ -42,14 +44,8 @@ class WeightAverage:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Run the module with the average in place of its weights inside the `with` block."""
-        weights = [parameter.data for parameter in self.parameters]
-        for parameter, average in zip(self.parameters, self.tensors, strict=True):
-            parameter.data = average.to(parameter.device)
-        try:
+        with standing_in(self.parameters, self.tensors):
             yield
-        finally:
-            for parameter, weight in zip(self.parameters, weights, strict=True):
-                parameter.data = weight
 
     def load(self, tensors: list[Tensor]) -> None:
         """Take up an average that `tensors` of another run held."""

@@ -197,6 +197,25 @@ def test_items_of_lists_get_their_own_defaults(place):
     assert (type(callback).__name__, callback.count) == ("Marks", 2)
 
 
+def test_a_key_with_a_plus_sign_lays_items_behind_a_list(place):
+    """Their own defaults, seeds and later flags reach them; the items before stay."""
+    draws = "trainer:\n  callbacks:\n    - {class_path: composing_toys.Draws}\n"
+    (place / "first.yaml").write_text(draws)
+    marks = draws.replace("callbacks", "callbacks+").replace("Draws", "Marks")
+    (place / "second.yaml").write_text(marks)
+    flags = ["--experiment.seed=7", "--trainer.callbacks.init_args.count=5"]
+    for files in (["first", "second"], ["second"]):
+        configs = [f"--config={file}.yaml" for file in files]
+        callbacks = built(*configs, *flags).trainer.callbacks
+        own = [item for item in callbacks if type(item).__module__ == "composing_toys"]
+        names = ["Draws", "Marks"][-len(files) :]
+        assert [type(callback).__name__ for callback in own] == names
+        assert [callback.count for callback in own] == [1, 5][-len(files) :]
+        assert {callback.seed for callback in own} == {7}
+    other = built("--config=second.yaml", "--trainer.callbacks=composing_toys.Draws")
+    assert type(other.trainer.callbacks[0]).__name__ == "Draws"
+
+
 @pytest.mark.parametrize("flag", ["--trainer.max_epoch=3", "--model.init_args.bet=2", "--resum"])
 def test_an_abbreviated_flag_is_named(place, capsys, flag):
     assert cli.main(["fit", "--config", "fit.yaml", flag]) == 2
