@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rewardlab.training.dpo import DPO
     from rewardlab.training.ema import EMA
     from rewardlab.training.gan_rm import GANRM
+    from rewardlab.training.gradient_regularization import GradientRegularization
     from rewardlab.training.online import Online
     from rewardlab.training.ppo import PPO
     from rewardlab.training.reference_reset import ReferenceReset
@@ -27,6 +28,7 @@ _HOMES = {
     "EMA": "rewardlab.training.ema",
     "GANRM": "rewardlab.training.gan_rm",
     "Online": "rewardlab.training.online",
+    "GradientRegularization": "rewardlab.training.gradient_regularization",
     "PPO": "rewardlab.training.ppo",
     "ReFL": "rewardlab.training.refl",
     "Replay": "rewardlab.training.replay",
@@ -44,6 +46,7 @@ __all__ = [
     "Online",
     "PPO",
     "SFT",
+    "GradientRegularization",
     "ReFL",
     "Replay",
     "ReferenceReset",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from math import inf
 from typing import Any, ClassVar
 
@@ -23,6 +24,7 @@ from rewardlab.rewards import Reward
 from rewardlab.seeds import derive
 from rewardlab.training.base import Trained, frozen_reference, trainable
 from rewardlab.training.collecting import collect_experience
+from rewardlab.training.gradient_regularization import GradientRegularization
 from rewardlab.training.manual import optimizer_of, step_schedule
 from rewardlab.training.modes import evaluating, random_parts
 from rewardlab.training.ppo_checks import check_advantage, check_entropy, check_kl
@@ -84,6 +86,8 @@ class PPO(Trained):
         optimizer: makes the optimizer from the trainable parameters.
         schedule: makes a learning-rate schedule, stepped once an optimizer step.
         seed: seed of the rollouts' noise and the minibatches.
+        gradient_regularization: γ and ε of steps that keep away from large gradients; by default
+            steps are plain.
 
     Raises:
         InputError: if the policy lacks what is asked of it, or (on use) a score is not finite; no
@@ -142,6 +146,7 @@ class PPO(Trained):
         optimizer: OptimizerCallable = AdamW,
         schedule: LRSchedulerCallable | None = None,
         seed: int = 0,
+        gradient_regularization: GradientRegularization | None = None,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
         self.automatic_optimization = False
@@ -165,6 +170,7 @@ class PPO(Trained):
         self.lam = lam
         self.shaping = shaping
         self.table_every = table_every
+        self.gradient_regularization = gradient_regularization
         check_advantage(self.policy, advantage, samples_per_prompt)
         check_entropy(self.policy, entropy_weight)
         check_kl(self.policy, kl, kl_weight, kl_target)
@@ -186,7 +192,21 @@ class PPO(Trained):
         return collect_experience(self, prompts, rows)
 
     def _update(self, minibatch: Experience) -> Tensor:
-        """Take one optimizer step over micro-batches, and return the share of clipped steps."""
+        """Take one optimizer step, and return the share of clipped steps."""
+        optimizer = optimizer_of(self)
+        clip_fraction = self._accumulate(minibatch)
+        regularize = self.gradient_regularization
+        if regularize is not None and regularize.weight != 0:
+            trained = dict(self.policy.named_parameters())
+            change = regularize(trained, partial(self._accumulate, minibatch))
+            self.log("gradient_change", change, sync_dist=True)
+        optimizer.step()
+        optimizer.zero_grad()  # or the gradients are there through the next rollout
+        step_schedule(self)
+        return clip_fraction
+
+    def _accumulate(self, minibatch: Experience) -> Tensor:
+        """Add a minibatch's gradient by micro-batches, and return the share of clipped steps."""
         optimizer = optimizer_of(self)
         mask = minibatch.rollout.trajectory.mask
         weights = joint_step_weights(mask, self.loss_normalization)
@@ -197,9 +217,6 @@ class PPO(Trained):
                 loss, clipped_steps = self.loss(minibatch[part], weights[part])
                 self.manual_backward(loss)
             clipped += clipped_steps
-        optimizer.step()
-        optimizer.zero_grad()  # or the gradients are there through the next rollout
-        step_schedule(self)
         return clipped / mask.sum()
 
     def loss(self, batch: Experience, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -275,6 +292,9 @@ class PPO(Trained):
             self._table.write(step, experience.samples, scores.tolist())
 
     def on_train_start(self) -> None:
+        if self.gradient_regularization is not None:
+            precision = self.trainer.precision
+            self.gradient_regularization.check_precision(self.policy, precision)
         self.reward.to(self.device)
         folder = self.trainer.log_dir or self.trainer.default_root_dir  # asked of every process
         if self.table_every and self.trainer.is_global_zero:
