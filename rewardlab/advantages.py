@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -88,6 +90,58 @@ def generalized(
         [[0.5, 1.0]]
     """
     return generalized_advantages(rewards.float(), values.float(), mask, discount=discount, lam=lam)
+
+
+class Diversified(NamedTuple):
+    """What `diversified` gives.
+
+    Attributes:
+        advantages: float32 [P, K, T].
+        distances: float32 [P, K], the cosine distance to the nearest other sample of the prompt.
+    """
+
+    advantages: Tensor
+    distances: Tensor
+
+
+def diversified(advantages: Tensor, features: Tensor) -> Diversified:
+    """Multiply positive advantages by the distance to the nearest other sample of the prompt.
+
+    GARDO, arXiv 2512.24138. The distance is 1 less the cosine of features, and divided by its mean
+    over the prompt's samples, so that a prompt counts as much as before. Samples that all lie alike
+    keep their advantages. Not for advantages that are divided by the group's deviation.
+
+    Args:
+        advantages: [P, K, T], of the K ≥ 2 samples of each of P prompts; T may be 1.
+        features: [P, K, D].
+
+    Raises:
+        InputError: if K < 2, the shapes do not fit, or a feature is not finite.
+
+    Example:
+        >>> features = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]])
+        >>> diversified(torch.tensor([[[2.0], [-3.0], [1.0]]]), features).advantages.tolist()
+        [[[0.0], [-3.0], [3.0]]]
+    """
+    if advantages.shape[:2] != features.shape[:2] or advantages.dim() != 3 or features.dim() != 3:
+        raise InputError(
+            "diversified takes advantages [P, K, T] and features [P, K, D] of the same samples; "
+            f"got {list(advantages.shape)} and {list(features.shape)}."
+        )
+    if features.shape[1] < 2 or not features.isfinite().all():
+        raise InputError(
+            "diversified compares the finite features of K >= 2 samples of a prompt; got "
+            f"{list(features.shape)}. Draw at least 2, and look at what makes the features."
+        )
+    directions = torch.nn.functional.normalize(features.double(), dim=2)
+    cosines = directions @ directions.transpose(1, 2)
+    itself = torch.eye(features.shape[1], dtype=torch.bool, device=features.device)
+    nearest = cosines.masked_fill(itself, -torch.inf).amax(2)
+    distances = (1 - nearest).clamp_min(0)
+    means = distances.mean(1, keepdim=True)
+    factors = torch.where(means > 1e-9, distances / means.clamp_min(1e-30), 1.0)[:, :, None]
+    weighed = torch.where(advantages > 0, advantages * factors, advantages)
+    return Diversified(weighed.float(), distances.float())
 
 
 def _deviations(scores: Tensor, name: str) -> Tensor:

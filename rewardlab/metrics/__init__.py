@@ -13,6 +13,7 @@ from rewardlab.metrics.distances import (
     kernel_distance_interval,
     precision_recall,
 )
+from rewardlab.metrics.doubt import doubts, most_doubted
 from rewardlab.metrics.ranking import auc, auc_interval, rank_correlation
 from rewardlab.metrics.videos import flicker, motion, temporal_consistency
 
@@ -23,11 +24,13 @@ __all__ = [
     "best_of_n_kl",
     "calibration_error",
     "diversity",
+    "doubts",
     "flicker",
     "frechet_distance",
     "kernel_distance",
     "kernel_distance_interval",
     "mean_interval",
+    "most_doubted",
     "motion",
     "precision_recall",
     "rank_correlation",

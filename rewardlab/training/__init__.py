@@ -8,9 +8,11 @@ from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.training.adv_rm import AdvRM
+    from rewardlab.training.diversity import Diversity
     from rewardlab.training.dpo import DPO
     from rewardlab.training.ema import EMA
     from rewardlab.training.gan_rm import GANRM
+    from rewardlab.training.gated_kl import GatedKL
     from rewardlab.training.gradient_regularization import GradientRegularization
     from rewardlab.training.online import Online
     from rewardlab.training.ppo import PPO
@@ -25,9 +27,11 @@ if TYPE_CHECKING:
 _HOMES = {
     "AdvRM": "rewardlab.training.adv_rm",
     "DPO": "rewardlab.training.dpo",
+    "Diversity": "rewardlab.training.diversity",
     "EMA": "rewardlab.training.ema",
     "GANRM": "rewardlab.training.gan_rm",
     "Online": "rewardlab.training.online",
+    "GatedKL": "rewardlab.training.gated_kl",
     "GradientRegularization": "rewardlab.training.gradient_regularization",
     "PPO": "rewardlab.training.ppo",
     "ReFL": "rewardlab.training.refl",
@@ -43,6 +47,8 @@ __all__ = [
     "DPO",
     "EMA",
     "GANRM",
+    "Diversity",
+    "GatedKL",
     "Online",
     "PPO",
     "SFT",

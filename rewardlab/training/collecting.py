@@ -19,6 +19,7 @@ from rewardlab.training.ppo_checks import critic_of
 from rewardlab.training.processes import from_all_processes
 from rewardlab.training.rollouts import Experience, advantages_of, penalties
 from rewardlab.training.shaping import ReferenceFigures, reference_figures
+from rewardlab.training.weighing import kl_shares, weighed
 from rewardlab.types import Rollout, Samples, Trajectory, take
 
 if TYPE_CHECKING:
@@ -58,11 +59,13 @@ def collect_experience(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Ex
     rewards = loop.shaping(scores, samples, loop.reference_figures)
     mask = trajectory.mask
     nats = penalties(loop.kl, log_prob - reference_log_prob, mask, loop.policy.dimensions)
-    penalty = loop.kl_weight * nats
+    shares = kl_shares(loop, samples, scores)
+    penalty = loop.kl_weight * (nats if shares is None else nats * shares)
     k = loop.samples_per_prompt
     advantages = advantages_of(loop.advantage, rewards, penalty, mask, k, values, loop.lam)
+    advantages = weighed(loop, samples, advantages)
     rollout = Rollout(trajectory, log_prob, reference_log_prob, scores, advantages)
-    return Experience(rollout, samples, values, norms.ratios)
+    return Experience(rollout, samples, values, norms.ratios, shares)
 
 
 def draw(

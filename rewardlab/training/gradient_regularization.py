@@ -89,7 +89,8 @@ class GradientRegularization:
         for weight in moved:
             weight.grad = first[weight] + changes[weight] * (self.weight / self.epsilon)
         norms = [torch.linalg.vector_norm(changes[weight]) for weight in moved]
-        return torch.linalg.vector_norm(torch.stack(norms)) / self.epsilon
+        length: Tensor = torch.linalg.vector_norm(torch.stack(norms))
+        return length / self.epsilon
 
     def check_precision(self, policy: Policy, precision: str) -> None:
         """Refuse arithmetic whose rounding is as large as the difference of two gradients.

@@ -260,7 +260,10 @@ class PPO(Trained):
         if self.kl in KL_LOSSES:
             ratio = log_ratio(steps.log_prob, at(rollout.reference_log_prob), mask)
             kl_weight = self.kl_weight * self.policy.dimensions
-            losses = losses + kl_weight * KL_LOSSES[self.kl](ratio)
+            kl_losses = kl_weight * KL_LOSSES[self.kl](ratio)
+            if batch.kl_shares is not None:
+                kl_losses = kl_losses * at(batch.kl_shares)
+            losses = losses + kl_losses
         if steps.entropy is not None:
             losses = losses - self.entropy_weight * steps.entropy.where(mask, 0)
         if steps.value is not None and batch.values is not None:

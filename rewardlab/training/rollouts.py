@@ -33,12 +33,14 @@ class Experience:
         values: float32 [B, T], what the critic gave to the steps at the rollout; None where there
             is no critic.
         norm_ratios: float32 [B, T], ‖v‖/‖v_ref‖ of each step of a policy that denoises.
+        kl_shares: float32 [B, 1], the share of the KL's weight that each row bears; None is all.
     """
 
     rollout: Rollout
     samples: Samples
     values: Tensor | None = None
     norm_ratios: Tensor | None = None
+    kl_shares: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rollout)
@@ -46,7 +48,8 @@ class Experience:
     def __getitem__(self, index: Index) -> Experience:
         values = None if self.values is None else take(self.values, index)
         ratios = None if self.norm_ratios is None else take(self.norm_ratios, index)
-        return Experience(self.rollout[index], self.samples[index], values, ratios)
+        shares = None if self.kl_shares is None else take(self.kl_shares, index)
+        return Experience(self.rollout[index], self.samples[index], values, ratios, shares)
 
 
 def minibatches(count: int, size: int | None, epochs: int, seed: int) -> Iterator[Tensor]:
