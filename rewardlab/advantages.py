@@ -133,15 +133,24 @@ def diversified(advantages: Tensor, features: Tensor) -> Diversified:
             "diversified compares the finite features of K >= 2 samples of a prompt; got "
             f"{list(features.shape)}. Draw at least 2, and look at what makes the features."
         )
-    directions = torch.nn.functional.normalize(features.double(), dim=2)
+    distances = _nearest_distances(features.double())
+    means = distances.mean(1, keepdim=True)
+    factors = distances / means.clamp_min(1e-30)
+    factors = factors.where(means > 1e-9, 1.0)
+    favored = advantages * factors[:, :, None]
+    weighed = favored.where(advantages > 0, advantages)
+    return Diversified(weighed.float(), distances.float())
+
+
+def _nearest_distances(features: Tensor) -> Tensor:
+    """Return the cosine distance [P, K] of features [P, K, D] to the nearest other of the row."""
+    directions = torch.nn.functional.normalize(features, dim=2)
     cosines = directions @ directions.transpose(1, 2)
     itself = torch.eye(features.shape[1], dtype=torch.bool, device=features.device)
-    nearest = cosines.masked_fill(itself, -torch.inf).amax(2)
-    distances = (1 - nearest).clamp_min(0)
-    means = distances.mean(1, keepdim=True)
-    factors = torch.where(means > 1e-9, distances / means.clamp_min(1e-30), 1.0)[:, :, None]
-    weighed = torch.where(advantages > 0, advantages * factors, advantages)
-    return Diversified(weighed.float(), distances.float())
+    others = cosines.masked_fill(itself, -torch.inf)
+    nearest = others.amax(2)
+    distances: Tensor = 1 - nearest
+    return distances.clamp_min(0)
 
 
 def _deviations(scores: Tensor, name: str) -> Tensor:

@@ -250,6 +250,24 @@ def test_pixels_are_climbed_by_gradient(place):
     assert "the same before the attack" not in (place / "best_of_n" / "attack.html").read_text()
 
 
+def test_tokens_are_swapped_by_gradient(place, capsys):
+    """The reward finds more in swaps of one draw than in the best of four; pictures are refused."""
+    (place / "few.txt").write_text("prompt 0\nprompt 1\nprompt 2\n")
+    words = ["attack", "--policy", "policy", "--prompts", "few.txt", "--references", "4"]
+    words += ["--reward", "reward-0", "--witness", "reward-1", "--device", "cpu"]
+    found = {}
+    for attacker, n in (("best_of_n", "4"), ("token_gradient", "1")):
+        flags = ["--n", n, "--attacker", attacker, "--out", attacker]
+        assert cli.main([*words, *flags]) == 0
+        samples = load_samples(next((place / attacker / "stages").glob("attack-*")) / "samples")
+        found[attacker] = samples.facts["attack"].mean().item()
+    assert found["token_gradient"] > found["best_of_n"]
+    pictures = ["attack", "--policy", "images", "--prompts", "classes.txt"]
+    pictures += ["--reward", "vision-0", "--witness", "vision-1", "--out", "pictures"]
+    assert cli.main([*pictures, "--attacker", "token_gradient"]) == 2
+    assert "swaps tokens of texts" in capsys.readouterr().err
+
+
 def test_images_are_shown_as_grids(place):
     words = [
         "attack",

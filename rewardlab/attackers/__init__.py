@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rewardlab.attackers.pgd import PGDAttacker
     from rewardlab.attackers.rl import RLAttacker
     from rewardlab.attackers.sampling import BestOfN, HighTemperature
+    from rewardlab.attackers.token_gradient import TokenGradient
 
 _HOMES = {
     "BestOfN": "rewardlab.attackers.sampling",
@@ -20,7 +21,16 @@ _HOMES = {
     "PGDAttacker": "rewardlab.attackers.pgd",
     "RLAttacker": "rewardlab.attackers.rl",
     "RandomEdits": "rewardlab.attackers.edits",
+    "TokenGradient": "rewardlab.attackers.token_gradient",
 }
-__all__ = ["BestOfN", "Guided", "HighTemperature", "PGDAttacker", "RLAttacker", "RandomEdits"]
+__all__ = [
+    "BestOfN",
+    "Guided",
+    "HighTemperature",
+    "PGDAttacker",
+    "RLAttacker",
+    "RandomEdits",
+    "TokenGradient",
+]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

@@ -57,7 +57,7 @@ class RandomEdits:
         self, policy: Generator, reward: Reward, prompts: Sequence[Prompt], seed: int
     ) -> Samples:
         samples = candidates(policy, prompts, self.n, seed)
-        edited = _with_length(policy, self.edit(samples, seed))
+        edited = with_length(policy, self.edit(samples, seed), "RandomEdits")
         return highest(with_scores(reward, edited), self.n, self.keep)
 
     def edit(self, samples: Samples, seed: int) -> Samples:
@@ -174,13 +174,22 @@ def _suiting(kinds: Sequence[str] | None, suiting: Sequence[str]) -> Sequence[st
     return suiting if kinds is None else kinds
 
 
-def _with_length(policy: Generator, samples: Samples) -> Samples:
-    """Replace the fact "length", where there is one, by that of the outputs as they are now."""
+def with_length(policy: Generator, samples: Samples, who: str) -> Samples:
+    """Replace the fact "length", where there is one, by that of the outputs as they are now.
+
+    Args:
+        policy: whose tokens count.
+        samples: with outputs that were changed.
+        who: the attacker, for the message.
+
+    Raises:
+        InputError: if there is a length to measure, and the policy cannot encode outputs.
+    """
     if "length" not in samples.facts:
         return samples
     if not isinstance(policy, Policy):
         raise InputError(
-            "RandomEdits measures the length of edited outputs by the policy's `encode`, which a "
+            f"{who} measures the length of edited outputs by the policy's `encode`, which a "
             f"{type(policy).__name__} lacks. Attack the policy inside it, or take BestOfN."
         )
     seeds = torch.zeros(len(samples), dtype=torch.long)

@@ -7,12 +7,21 @@ from typing import Literal, NamedTuple, get_args
 
 import torch
 
-from rewardlab.attackers import BestOfN, Guided, HighTemperature, PGDAttacker, RandomEdits
+from rewardlab.attackers import (
+    BestOfN,
+    Guided,
+    HighTemperature,
+    PGDAttacker,
+    RandomEdits,
+    TokenGradient,
+)
 from rewardlab.attackers.base import Attacker
 from rewardlab.errors import InputError
 from rewardlab.policies import Generator, Policy
 
-AttackerName = Literal["best_of_n", "high_temperature", "random_edits", "guided", "pgd", "rl"]
+AttackerName = Literal[
+    "best_of_n", "high_temperature", "random_edits", "guided", "token_gradient", "pgd", "rl"
+]
 ATTACKERS: tuple[AttackerName, ...] = get_args(AttackerName)
 
 
@@ -46,8 +55,8 @@ def make_attacker(
     """Return the attacker of this name.
 
     Args:
-        name: "best_of_n", "high_temperature", "random_edits", "guided", "pgd" (images only), or
-            "rl", which trains an adversary by PPO.
+        name: "best_of_n", "high_temperature", "random_edits", "guided", "token_gradient" (texts
+            only), "pgd" (images only), or "rl", which trains an adversary by PPO.
         policy: the policy that will be attacked from; the settings of "rl" depend on its kind.
         n: samples of a prompt that the attacker chooses from; continuations of a text that "guided"
             chooses from; samples of a prompt that the adversary of "rl" draws in the end.
@@ -73,6 +82,8 @@ def make_attacker(
             return RandomEdits(n=n)
         case "guided":
             return Guided(candidates=n)
+        case "token_gradient":
+            return TokenGradient(n=n)
         case "pgd":
             return PGDAttacker(n=n)
         case "rl":

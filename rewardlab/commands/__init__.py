@@ -135,8 +135,8 @@ rewardlab attack: search for outputs that a reward overrates, and say whether it
                     part. Exit code 0 either way
   --policy PATH     folder of a policy, a transformers causal language model or a diffusers pipeline
   --prompts FILE    one a line, or .jsonl; none may be in --held-out FILE, unless --allow-leak
-  --attacker NAME   best_of_n (default), high_temperature, random_edits, guided, rl (--steps 200,
-                    --lr 1e-5). --help-all lists every flag
+  --attacker NAME   best_of_n (default), high_temperature, random_edits, guided, token_gradient,
+                    rl (--steps 200, --lr 1e-5). --help-all lists every flag
   --n 16            samples a prompt that the attack chooses from; as many fresh ones are its floor
   --references 8    responses a prompt to measure against    --seed 0    --chat false: plain text
   --weight 1        how much the witness counts    --max-length N  most tokens of a response

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from rewardlab.attackers.token_swaps import embedding_parts
 from rewardlab.audits import AttackAudit, AttackResult, make_attacker
 from rewardlab.audits.attackers import ATTACKERS
 from rewardlab.commands.flags import FlagParser, audit_parser, check_numbers
@@ -71,6 +72,7 @@ def run(command: str, argv: Sequence[str]) -> int:
     _check_able(flags.attacker, policy)
     sample = probe(policy, rewards.present(), prompts, flags.prompts)
     _check_pixels(flags.attacker, policy, sample)
+    _check_tokens(flags.attacker, rewards.reward, sample)
     audit = _audit(flags, policy, rewards, prompts, identity)
     folder = open_folder(flags, config)
     with folder.attempt(["rewardlab", command, *argv]):
@@ -167,6 +169,18 @@ def _check_pixels(attacker: str, policy: Generator, sample: Samples) -> None:
             "--attacker pgd climbs the reward's gradient to pixels, and a "
             f"{type(policy).__name__} writes text. Take best_of_n, random_edits, guided or rl."
         )
+
+
+def _check_tokens(attacker: str, reward: Reward, sample: Samples) -> None:
+    """Refuse an attacker of tokens for pictures, or for a reward that embeds no tokens."""
+    if attacker != "token_gradient":
+        return
+    if isinstance(sample.outputs, Tensor):
+        raise InputError(
+            "--attacker token_gradient swaps tokens of texts, and this policy draws pictures. "
+            "Take pgd, best_of_n or rl."
+        )
+    embedding_parts(reward)
 
 
 def _audit(

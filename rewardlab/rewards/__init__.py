@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rewardlab.lazy import lazy_names
 from rewardlab.rewards.abilities import (
     Calibrated,
+    EmbedsTokens,
     FrozenFeatures,
     PromptFeatures,
     Saved,
@@ -94,6 +95,7 @@ __all__ = [
     "Novelty",
     "Panel",
     "Pessimistic",
+    "EmbedsTokens",
     "PromptFeatures",
     "Relative",
     "RemoteReward",

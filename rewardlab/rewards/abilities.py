@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.networks.text_format import FormatsTexts
 from rewardlab.types import Samples
+
+if TYPE_CHECKING:
+    from rewardlab.rewards.formatting import TokenRows
 
 
 class FrozenFeatures(ABC):
@@ -146,6 +150,35 @@ class TextLikelihood(ABC):
         """
 
 
+class EmbedsTokens(ABC):
+    """A reward whose network sees texts by embeddings of tokens, to which its scores have gradients.
+
+    `TokenGradient` asks for it. A reward that is made of such ones, as an `Attack` is, needs no
+    more: the gradient flows through it.
+
+    Attributes:
+        tokenizer: of transformers, which `token_rows` come from.
+    """
+
+    tokenizer: Any
+
+    @abstractmethod
+    def token_rows(self, samples: Samples) -> TokenRows:
+        """Return the token ids that are scored, and where in each row the response starts."""
+
+    @abstractmethod
+    def embedded(self) -> AbstractContextManager[list[Tensor]]:
+        """Return a context in which scores have gradients to token embeddings.
+
+        Its list gets the embeddings [B, T, D] of each pass of the network, rows as `token_rows`
+        says, padded on the right. The network's own weights need no gradient.
+        """
+
+    @abstractmethod
+    def token_embeddings(self) -> Tensor:
+        """Return the embedding of each token of the vocabulary, [V, D]."""
+
+
 ABILITIES = (
     FrozenFeatures,
     Calibrated,
@@ -153,6 +186,7 @@ ABILITIES = (
     PromptFeatures,
     StartsAtZero,
     TextLikelihood,
+    EmbedsTokens,
     FormatsTexts,
 )
 EARLIER = {"standardise": "fit_feature_scale", "set_standardisation": "calibrate"}

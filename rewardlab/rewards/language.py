@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from rewardlab.errors import InputError
 from rewardlab.networks import loading, lora, sharing, tokens
 from rewardlab.networks.adapters import read_adapter
-from rewardlab.networks.chat import TextTokens, finished_of
+from rewardlab.networks.chat import TextTokens
 from rewardlab.networks.precision import arithmetic, full_precision
-from rewardlab.networks.text_format import FormatsTexts, TextFormat, TokenCounts, replaced
+from rewardlab.networks.text_format import TextFormat
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import backbones, language_folder, language_states
 from rewardlab.rewards.abilities import (
@@ -27,9 +27,10 @@ from rewardlab.rewards.abilities import (
 )
 from rewardlab.rewards.base import Reward, checked_scores, set_score_scale
 from rewardlab.rewards.feature_scale import feature_scale
-from rewardlab.rewards.formatting import BatchRows, batch_ids, token_ids
+from rewardlab.rewards.formatting import BatchRows, batch_ids
 from rewardlab.rewards.language_heads import checked_heads, chosen_heads, new_heads
 from rewardlab.rewards.language_likelihood import LanguageHead
+from rewardlab.rewards.language_tokens import ReadsTokens
 from rewardlab.seeds import derive
 from rewardlab.types import Samples, texts_of
 
@@ -37,7 +38,13 @@ _log = logging.getLogger("rewardlab")
 
 
 class LanguageReward(
-    Reward, FrozenFeatures, Calibrated, Saved, StartsAtZero, TextLikelihood, FormatsTexts
+    Reward,
+    FrozenFeatures,
+    Calibrated,
+    Saved,
+    StartsAtZero,
+    TextLikelihood,
+    ReadsTokens,
 ):
     """K linear heads without bias on one forward pass of a transformers language model.
 
@@ -233,23 +240,6 @@ class LanguageReward(
         scores = self.score_features(self._states(samples))
         return checked_scores(scores, samples, "LanguageReward")
 
-    def set_chat(self, chat: bool | TextFormat | None) -> None:
-        """Format texts in another way, as the argument `chat` says; the weights stay.
-
-        Raises:
-            InputError: if it asks for a template and there is none.
-        """
-        form = replaced(self.texts.form, chat)
-        self.texts = TextTokens(self.tokenizer, form)
-        self.options["chat"] = form.settings()
-
-    def token_counts(self, samples: Samples) -> TokenCounts:
-        """Return how many tokens prompts have, and rows before they are cut to fit the context."""
-        texts = list(texts_of(samples, "LanguageReward"))
-        rows = token_ids(self.texts, samples.prompts, texts, finished_of(samples)).ids
-        prompts = self.texts.prompt_ids(samples.prompts)
-        return TokenCounts([len(row) for row in prompts], [len(row) for row in rows])
-
     def check_samples(self, samples: Samples) -> None:
         """Refuse samples whose response alone does not fit the context.
 
@@ -312,7 +302,7 @@ class LanguageReward(
         was_training = self.backbone.training
         if was_training and not torch.is_grad_enabled():
             self.backbone.eval()
-        needs_gradient = torch.is_grad_enabled() and not self.frozen
+        needs_gradient = torch.is_grad_enabled() and (self._embeds or not self.frozen)
         run = language_states.shared_states if self._shares(rows) else language_states.whole_states
         with torch.set_grad_enabled(needs_gradient), arithmetic(self.head.device, self.dtype):
             token_states = run(self.backbone, rows, self.pad)
@@ -321,7 +311,7 @@ class LanguageReward(
 
     def _shares(self, rows: BatchRows) -> bool:
         """Tell whether prompts that rows have in common are run once."""
-        if not self._keeps_prompts:
+        if self._embeds or not self._keeps_prompts:
             return False
         if self.backbone.training and sharing.recomputes(self.backbone):
             return False

@@ -56,7 +56,7 @@ class Diversity(Callback, WeighsRollouts):
         self.features = features
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Refuse a loop whose advantages cannot be weighed, and bring the features to its device."""
+        """Refuse a loop whose advantages cannot be weighed; bring the features to its device."""
         if not isinstance(module, PPO) or module.advantage == "group_normalized":
             raise InputError(
                 "Diversity weighs PPO's advantages, which must not be divided by the group's "

@@ -32,8 +32,8 @@ class GatedKL(Callback, WeighsRollouts):
     mean doubt (over doubts of 0 or more; over all samples it is 0) is above those of the last 20
     steps, and by 0.9 when it is below all of them.
 
-    PPO's `kl_weight` is that of the gated samples; 0.04 to 0.08 are the authors'. Logged: `kl_share`
-    (q), `doubt` (its mean) and `kl_gated` (the share of samples whose KL counts).
+    PPO's `kl_weight` is that of the gated samples; 0.04 to 0.08 are the authors'. Logged:
+    `kl_share` (q), `doubt` (its mean) and `kl_gated` (the share of samples whose KL counts).
 
     Args:
         witnesses: rewards that should object, of any scale; best of another family than the
