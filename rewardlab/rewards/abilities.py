@@ -151,7 +151,7 @@ class TextLikelihood(ABC):
 
 
 class EmbedsTokens(ABC):
-    """A reward whose network sees texts by embeddings of tokens, to which its scores have gradients.
+    """A reward whose network sees texts by token embeddings, to which its scores have gradients.
 
     `TokenGradient` asks for it. A reward that is made of such ones, as an `Attack` is, needs no
     more: the gradient flows through it.
