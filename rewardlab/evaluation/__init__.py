@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rewardlab.evaluation.judges import ComparesPairs, EndpointJudge
     from rewardlab.evaluation.monitors import MonitoredPolicy
     from rewardlab.evaluation.norm_reading import NormReading
+    from rewardlab.evaluation.outlier_monitor import OutlierMonitor
     from rewardlab.evaluation.overoptimization import best_of_n_curve, fit_overoptimization
     from rewardlab.evaluation.readings import Readings
     from rewardlab.evaluation.stability import stability_ratio
@@ -25,6 +26,7 @@ _HOMES = {
     "Guard": "rewardlab.evaluation.guard",
     "MonitoredPolicy": "rewardlab.evaluation.monitors",
     "NormReading": "rewardlab.evaluation.norm_reading",
+    "OutlierMonitor": "rewardlab.evaluation.outlier_monitor",
     "Readings": "rewardlab.evaluation.readings",
     "Watched": "rewardlab.evaluation.guard",  # the earlier name of MonitoredPolicy
     "best_of_n_curve": "rewardlab.evaluation.overoptimization",
@@ -39,6 +41,7 @@ __all__ = [
     "Guard",
     "MonitoredPolicy",
     "NormReading",
+    "OutlierMonitor",
     "Readings",
     "best_of_n_curve",
     "finish_curve",

@@ -21,6 +21,7 @@ from rewardlab.evaluation.monitors import (
     readings_of,
     reference_for_norms,
 )
+from rewardlab.evaluation.outlier_monitor import OutlierMonitor
 from rewardlab.policies import Policy
 
 log = logging.getLogger("rewardlab")
@@ -29,6 +30,7 @@ MONITORS = {
     "classifier",
     "disagreement",
     "norm_ratio",
+    "outliers",
     "stillness",
     "flicker",
     "inconsistency",
@@ -50,6 +52,8 @@ class Guard(Callback):
     * `norm_ratio` of a policy that denoises: the mean of ‖v‖/‖v_ref‖ on its outputs (NormGuard,
       arXiv 2606.27771), at the price of one pass of each network over them. It is read where it is
       watched, or where the loop has a reference; a loop without one is given one if it is watched.
+    * `outliers`: MOP, the share of outputs that are outliers among the first policy's
+      (`OutlierMonitor`), if the guard was given what counts them.
     * `stillness`, `flicker` and `inconsistency` of videos: minus their motion, the deviation of
       frames from the mean of their neighbours, and 1 minus the cosine of neighbouring frames'
       features (`rewardlab.metrics.motion`, `flicker` and `temporal_consistency`).
@@ -66,6 +70,7 @@ class Guard(Callback):
         stop: whether to stop at all, or only to log.
         watch: names of the monitors that may raise an alarm; those that have no data are left out.
         seed: seed of the outputs' noise, the same at every reading.
+        outliers: how outliers are counted; they are not by default.
 
     Attributes:
         watched: what is read; set it, or call `observe`.
@@ -82,6 +87,7 @@ class Guard(Callback):
         stop: bool = True,
         watch: Sequence[str] = ("distance", "classifier"),
         seed: int = 0,
+        outliers: OutlierMonitor | None = None,
     ) -> None:
         if every_n_steps < 1 or samples < 8:
             raise InputError(
@@ -91,8 +97,8 @@ class Guard(Callback):
         unknown = set(watch) - MONITORS
         if unknown:
             raise InputError(
-                "Guard watches distance, classifier, disagreement and norm_ratio and, of videos, "
-                f"stillness, flicker and inconsistency; got {sorted(unknown)}."
+                "Guard watches distance, classifier, disagreement, norm_ratio, outliers and, of "
+                f"videos, stillness, flicker and inconsistency; got {sorted(unknown)}."
             )
         self.every_n_steps = every_n_steps
         self.samples = samples
@@ -101,6 +107,7 @@ class Guard(Callback):
         self.stop = stop
         self.watch = tuple(watch)
         self.seed = seed
+        self.outliers = outliers
         self.watched: MonitoredPolicy | None = None
         self._reference: Policy | None = None
         self._reset()
@@ -157,8 +164,10 @@ class Guard(Callback):
                 "Guard has nothing to read: set "
                 "`guard.watched = MonitoredPolicy(reward, prompts, held_out, classifier)`."
             )
-        policy = cast(TrainedLoop, module).policy
-        readings = readings_of(policy, self.watched, self.samples, self.seed, self._reference)
+        loop = cast(TrainedLoop, module)
+        if self.outliers is not None and self.watched.outliers is None:
+            self.watched.outliers = self.outliers.fit(loop, self.watched.prompts)
+        readings = readings_of(loop.policy, self.watched, self.samples, self.seed, self._reference)
         scores, monitors = readings
         score = scores.mean().item()
         figures = {name: reading.value for name, reading in monitors.items()}

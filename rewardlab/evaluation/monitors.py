@@ -51,6 +51,7 @@ class MonitoredPolicy:
         held_out: real outputs that nothing is trained on, for the distance from them.
         classifier: a reward that nothing is optimized against.
         held_out_prompts: prompts that nothing is trained on, for `Readings`.
+        outliers: what counts outliers among the outputs, by outputs of the first policy.
         features: the reward's features of `held_out`, computed at the first reading.
     """
 
@@ -59,6 +60,7 @@ class MonitoredPolicy:
     held_out: Samples | None = None
     classifier: Reward | None = None
     held_out_prompts: Sequence[Prompt] = ()
+    outliers: Reward | None = None
     features: Tensor | None = field(default=None, init=False)
 
 
@@ -114,6 +116,8 @@ def readings_of(
     if monitored.classifier is not None:
         classifier_scores = scores_of(monitored.classifier, outputs)
         monitors["classifier"] = _mean_reading(-classifier_scores)
+    if monitored.outliers is not None:
+        monitors["outliers"] = _mean_reading(-scores_of(monitored.outliers, outputs))
     if monitored.held_out is not None and frozen_features(monitored.reward) is not None:
         if monitored.features is None:
             monitored.features = features_of(monitored.reward, monitored.held_out)

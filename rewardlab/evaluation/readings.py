@@ -21,26 +21,29 @@ from rewardlab.evaluation.monitors import (
     in_eval_mode,
     log_figures,
 )
+from rewardlab.evaluation.outlier_monitor import OutlierMonitor
 from rewardlab.evaluation.prompts import in_turn
 from rewardlab.evaluation.stability import stability
 from rewardlab.policies import Policy
 from rewardlab.policies.reference import first_reference
 from rewardlab.rewards import Reward
+from rewardlab.rewards.novelty import Outliers
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.storage.prompts import read_prompts
 from rewardlab.types import Trajectory
 
 Row = dict[str, float]
-RESERVED_NAMES = {"step", "reward", "kl"}
+RESERVED_NAMES = {"step", "reward", "kl", "outliers"}
 
 
 class Readings(Callback):
     """Read judges, the reward and the KL every few steps, on fixed prompts and noise.
 
     Gold is read here, so nothing acts on it. The figures are logged as `reading/<judge>`,
-    `reading/reward` and `reading/kl` (nats an output, where the loop has a reference; from the one
-    that it began with, whatever took its place). At the end
+    `reading/reward`, `reading/kl` (nats an output, where the loop has a reference; from the one that
+    it began with, whatever took its place) and, where it is given how, `reading/outliers` (MOP, a
+    share). At the end
     `figures` says for each judge how long it held above its start, with its peak and its value at
     equal KL.
 
@@ -53,6 +56,7 @@ class Readings(Callback):
         at_kl: nats at which judges are compared between runs.
         seed: seed of the outputs' noise, the same at every reading.
         name: prefix of the metrics' names. A run may have several Readings, each of another name.
+        outliers: how outliers are counted; they are not by default.
 
     Attributes:
         rows: the readings so far, each with "step", the judges, "reward" and "kl".
@@ -73,11 +77,12 @@ class Readings(Callback):
         at_kl: Sequence[float] = (5.0, 10.0),
         seed: int = 0,
         name: str = "reading",
+        outliers: OutlierMonitor | None = None,
     ) -> None:
         taken = RESERVED_NAMES & set(judges)
         if not judges or taken or every_n_steps < 1 or samples < 1:
             raise InputError(
-                "Readings need judges, not named step, reward or kl, samples >= 1 and "
+                "Readings need judges, not named step, reward, kl or outliers, samples >= 1 and "
                 f"every_n_steps >= 1; got {sorted(judges)}, {samples} and {every_n_steps}."
             )
         if isinstance(prompts, str | Path):
@@ -89,6 +94,8 @@ class Readings(Callback):
         self.at_kl = tuple(at_kl)
         self.seed = seed
         self.name = name
+        self.outliers = outliers
+        self._outlier_judge: Outliers | None = None
         self.prompts = prompts
         self.rows: list[Row] = []
 
@@ -144,6 +151,10 @@ class Readings(Callback):
             figures[name] = scores_of(judge, samples).mean().item()
         if loop.reward is not None:
             figures["reward"] = scores_of(loop.reward, samples).mean().item()
+        if self.outliers is not None:
+            if self._outlier_judge is None:
+                self._outlier_judge = self.outliers.fit(loop, self.prompts or prompts)
+            figures["outliers"] = self._outlier_judge.share(samples)
         if loop.reference is not None:
             first = first_reference(loop.reference)
             nats = _log_ratios(loop.policy, first, trajectory)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rewardlab.rewards.functions import Brightness, Fact, Function
     from rewardlab.rewards.image_reward import ImageReward
     from rewardlab.rewards.language import LanguageReward
-    from rewardlab.rewards.novelty import Novelty
+    from rewardlab.rewards.novelty import Novelty, Outliers
     from rewardlab.rewards.panel import Panel
     from rewardlab.rewards.pessimism import Member, Pessimistic, SoftMinimum
     from rewardlab.rewards.probe import prompt_probe_auc
@@ -59,6 +59,7 @@ _HOMES = {
     "Length": "rewardlab.rewards.rules",
     "Member": "rewardlab.rewards.pessimism",
     "Novelty": "rewardlab.rewards.novelty",
+    "Outliers": "rewardlab.rewards.novelty",
     "Panel": "rewardlab.rewards.panel",
     "Pessimistic": "rewardlab.rewards.pessimism",
     "Relative": "rewardlab.rewards.relative",
@@ -93,6 +94,7 @@ __all__ = [
     "Length",
     "Member",
     "Novelty",
+    "Outliers",
     "Panel",
     "Pessimistic",
     "EmbedsTokens",

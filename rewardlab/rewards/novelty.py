@@ -1,9 +1,9 @@
-"""Novelty: how familiar an output looks, by its distance from reference features."""
+"""Novelty: how familiar an output looks, by its distance from reference features; and outliers."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -13,8 +13,16 @@ from rewardlab.errors import AlikeError, InputError
 from rewardlab.rewards.abilities import Saved, frozen_features
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.feature_scale import feature_scale
-from rewardlab.rewards.folders import CONFIG, check_parts, load_reward, read_settings, save_parts
-from rewardlab.rewards.scoring import in_batches
+from rewardlab.rewards.folders import (
+    CONFIG,
+    check_parts,
+    class_path_of,
+    load_reward,
+    read_settings,
+    save_parts,
+    write_reward,
+)
+from rewardlab.rewards.scoring import in_batches, scores_of
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples
@@ -27,9 +35,10 @@ class Novelty(Reward, Saved):
     """Minus the distance of a sample's features from the references': low for what is novel.
 
     As the witness of an `Attack` it sends the adversary where nothing is known. Disagreement of
-    members cannot see what all of them get wrong; a distance can. Features are standardised over
-    the references. The score has mean 0 and deviation 1 on references that were held out of the
-    fit.
+    members cannot see what all of them get wrong; a distance can. Added to a reward it is a tether:
+    IBL, the latent regularization of Miao et al., arXiv 2510.13694, who take InfoRM's latent space
+    for features (arXiv 2402.09345). Features are standardised over the references. The score has
+    mean 0 and deviation 1 on references that were held out of the fit.
 
     Args:
         reward: with `features`: any that has a frozen part (`LanguageReward(frozen=True)`,
@@ -43,6 +52,8 @@ class Novelty(Reward, Saved):
         held_out: share of the references that calibrates the score.
         seed: seed of the choice of held-out references.
         batch_size: references whose features are computed at once.
+        dimensions: principal components of the features that "mahalanobis" keeps at most; all by
+            default.
 
     Raises:
         InputError: if the reward has no features, or there are too few references or all are alike.
@@ -74,6 +85,7 @@ class Novelty(Reward, Saved):
         held_out: float = 0.5,
         seed: int = 0,
         batch_size: int = 64,
+        dimensions: int | None = None,
     ) -> None:
         super().__init__()
         if frozen_features(reward) is None:
@@ -85,6 +97,7 @@ class Novelty(Reward, Saved):
         self.reward = reward
         self.kind = kind
         self.k = k
+        self.dimensions = dimensions
         features = in_batches(reward, self._features, references, batch_size)
         fit, calibration = _split(features, held_out, seed)
         self._check_counts(len(fit), len(calibration))
@@ -107,7 +120,7 @@ class Novelty(Reward, Saved):
         """
         self.check_savable()
         buffers = {name: getattr(self, name).contiguous() for name in BUFFERS}
-        config = {"class_path": "rewardlab.rewards.Novelty", "kind": self.kind, "k": self.k}
+        config = {"class_path": class_path_of(type(self)), "kind": self.kind, "k": self.k}
         with new_folder(folder) as fresh:
             save_parts(fresh, {"reward": self.reward})
             save_file(buffers, fresh / REFERENCES)
@@ -150,7 +163,7 @@ class Novelty(Reward, Saved):
         """Set what is known of the references, from their features [N, D]."""
         mean, std = feature_scale(features)
         rows = (features.double() - mean) / std
-        fitted = rows if self.kind == "nearest" else whitening(rows)
+        fitted = rows if self.kind == "nearest" else _whitening_of_components(rows, self.dimensions)
         self.register_buffer("feature_mean", mean.float())
         self.register_buffer("feature_std", std.float())
         self.register_buffer("known", fitted.float())
@@ -175,6 +188,111 @@ class Novelty(Reward, Saved):
             )
         self.distance_mean.copy_(mean)
         self.distance_std.copy_(std)
+
+
+class Outliers(Reward, Saved):
+    """-1 for an output that is an outlier among the references, else 0: the mean is -MOP.
+
+    MOP, the share of outliers among a policy's outputs, needs no gold: arXiv 2510.13694. Features
+    are reduced to principal components, and a sample's p is the share of held-out references that
+    lie as far out as it by the Mahalanobis distance, (1 + #{d_j ≥ d})/(n + 1). It is calibrated on
+    references, since features are not Gaussian and χ² would not hold; and like any rank it is
+    exact: of further references at most `level` are outliers in expectation. As a judge of
+    `evaluation.Readings` its mean is read while a policy is trained.
+
+    Args:
+        reward: with `features`, as for `Novelty`.
+        references: outputs of the first policy; half of them calibrate.
+        level: p at which an output is an outlier.
+        dimensions: principal components that are kept at most.
+        seed: seed of the choice of the references that calibrate.
+        batch_size: references whose features are computed at once.
+
+    Raises:
+        InputError: if the reward has no features, or the references that calibrate are too few for
+            the level: 1/level - 1.
+
+    Example:
+        >>> from rewardlab import VisionReward
+        >>> from rewardlab.testing import tiny_tower
+        >>> noise = torch.rand(90, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        >>> references = Samples([""] * 80, noise[:80])
+        >>> outliers = Outliers(VisionReward(tiny_tower(), width=8), references, level=0.05)
+        >>> outliers.share(Samples([""] * 10, torch.ones(10, 3, 16, 16)))
+        1.0
+    """
+
+    takes_trust = True
+    calibration: Tensor
+
+    def __init__(
+        self,
+        reward: Reward,
+        references: Samples,
+        level: float = 0.01,
+        dimensions: int = 75,
+        seed: int = 0,
+        batch_size: int = 64,
+    ) -> None:
+        super().__init__()
+        parts = _split(references, 0.5, derive(seed, "outliers"))
+        count = len(parts.calibration)
+        if not 0 < level < 1 or count + 1 < 1 / level:
+            raise InputError(
+                f"Outliers at level {level:g} need a level in (0, 1) and 1/level - 1 references "
+                f"that calibrate, half of those given; got {len(references)}. Give more "
+                "references, or a larger level."
+            )
+        self.level = level
+        self.novelty = Novelty(
+            reward,
+            parts.fit,
+            held_out=0.1,
+            seed=seed,
+            batch_size=batch_size,
+            dimensions=dimensions,
+        )
+        scores = scores_of(self.novelty, parts.calibration, batch_size)
+        self.register_buffer("calibration", scores.sort().values)
+
+    def forward(self, samples: Samples) -> Tensor:
+        """Return -1 for an outlier and 0 for what is familiar, float32 [B]."""
+        return -(self.p_values(samples) <= self.level).float()
+
+    def p_values(self, samples: Samples) -> Tensor:
+        """Return each sample's p, float32 [B] in (0, 1]."""
+        scores = self.novelty(samples)
+        as_far_out = torch.searchsorted(self.calibration.to(scores), scores, right=True)
+        return (1 + as_far_out) / (1 + len(self.calibration))
+
+    def share(self, samples: Samples, batch_size: int = 64) -> float:
+        """Return MOP: the share of outliers."""
+        return -scores_of(self, samples, batch_size).mean().item()
+
+    def check_savable(self) -> None:
+        """Refuse a reward inside that cannot be saved."""
+        check_parts([self.novelty])
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the level and the references' scores and, into `folder`/novelty, the distance.
+
+        Raises:
+            InputError: if the reward cannot be saved, or `folder` holds something else.
+        """
+        settings = {"level": self.level, "calibration": self.calibration.tolist()}
+        write_reward(folder, self, settings, {"novelty": self.novelty})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, trust: bool = False) -> Outliers:
+        """Load what `save_pretrained` wrote, in eval mode. The references are not needed again."""
+        settings = read_settings(folder, "level", "calibration")
+        outliers = cls.__new__(cls)
+        Reward.__init__(outliers)
+        outliers.level = settings["level"]
+        novelty: Any = load_reward(Path(folder) / "novelty", trust=trust)
+        outliers.novelty = novelty
+        outliers.register_buffer("calibration", torch.tensor(settings["calibration"]))
+        return outliers.eval()
 
 
 def ledoit_wolf(rows: Tensor) -> Tensor:
@@ -207,14 +325,24 @@ def whitening(rows: Tensor) -> Tensor:
     return whitened
 
 
+def _whitening_of_components(rows: Tensor, dimensions: int | None) -> Tensor:
+    """Return `whitening` [D, d] of the first d principal components of centred rows [N, D]."""
+    if dimensions is None or dimensions >= rows.shape[1]:
+        return whitening(rows)
+    _, _, directions = torch.linalg.svd(rows, full_matrices=False)
+    components = directions[:dimensions].T
+    whitened: Tensor = components @ whitening(rows @ components)
+    return whitened
+
+
 class _Split(NamedTuple):
-    """Reference features to fit on and to calibrate on."""
+    """References, or their features, to fit on and to calibrate on."""
 
-    fit: Tensor
-    calibration: Tensor
+    fit: Any
+    calibration: Any
 
 
-def _split(features: Tensor, held_out: float, seed: int) -> _Split:
-    order = row_seeds(derive(seed, "novelty"), len(features)).argsort()
-    held = round(held_out * len(features))
-    return _Split(features[order[held:]], features[order[:held]])
+def _split(references: Any, held_out: float, seed: int) -> _Split:
+    order = row_seeds(derive(seed, "novelty"), len(references)).argsort()
+    held = round(held_out * len(references))
+    return _Split(references[order[held:]], references[order[:held]])

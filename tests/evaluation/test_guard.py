@@ -5,6 +5,7 @@ It leaves a policy alone that does not drift.
 
 import contextlib
 import csv
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -17,7 +18,7 @@ from torch import nn
 from rewardlab import evaluation
 from rewardlab.data import ResumableLoader, Rows
 from rewardlab.errors import InputError
-from rewardlab.evaluation import Guard, MonitoredPolicy
+from rewardlab.evaluation import Guard, MonitoredPolicy, OutlierMonitor
 from rewardlab.evaluation.monitors import readings_of
 from rewardlab.policies import Policy
 from rewardlab.rewards import Brightness, FrozenFeatures, Function, Reward
@@ -334,3 +335,31 @@ class TestResuming:
         )
         assert trainer.global_step == straight.stopped_at
         assert torch.equal(again.level, policy.level)
+
+
+def test_a_guard_stops_by_the_share_of_outliers():
+    """The reference keeps its grey level; the policy's outputs leave it one by one."""
+    policy = Grey()
+    reference = Grey().eval()
+    watcher = guard(watch=["outliers"], outliers=OutlierMonitor(references=100, level=0.05))
+    watcher.watched = MonitoredPolicy(Eyes(), ["a"])
+    module = Climb(policy, 0.003)
+    module.reference = reference
+    module.reward = Eyes()
+    read = readings_of(
+        policy, replace(watcher.watched, outliers=watcher.outliers.fit(module, ["a"])), 64, 0
+    )
+    assert read.monitors["outliers"].value < 0.3
+    trainer = pl.Trainer(
+        max_steps=40,
+        max_epochs=-1,
+        accelerator="cpu",
+        callbacks=[watcher],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, ResumableLoader(Rows(torch.zeros(8)), 1))
+    assert watcher.stopped_at is not None
+    assert watcher.watched.outliers.share(policy.generate(["a"] * 32, seeds=row_seeds(3, 32))) < 1

@@ -8,10 +8,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger
 
-from rewardlab import PPO, CausalLMPolicy, InputError
+from rewardlab import PPO, CausalLMPolicy, InputError, LanguageReward
 from rewardlab.data.prompt_data import Prompts
-from rewardlab.evaluation import MonitoredPolicy, Readings
-from rewardlab.rewards import Function
+from rewardlab.evaluation import MonitoredPolicy, OutlierMonitor, Readings
+from rewardlab.rewards import Function, Outliers
+from rewardlab.seeds import derive, row_seeds
 from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
 
 QUIET = {
@@ -149,3 +150,36 @@ def test_readings_keep_their_distance_where_a_rollout_is_several_steps_and_end_w
     readings = Readings({"gold": LETTERS}, ["x"], samples=8, every_n_steps=4)
     fit(module, readings, 9)
     assert [row["step"] for row in readings.rows] == [0, 6, 9]
+
+
+def test_outliers_are_none_at_the_start_and_a_resumed_run_counts_the_same(tmp_path):
+    """The policy learns to repeat one letter, which the first policy's outputs do not."""
+    features = LanguageReward(tiny_causal_lm(seed=5), tiny_tokenizer(), pooling="mean", frozen=True)
+    monitor = OutlierMonitor(features, references=100, level=0.05)
+    readings = Readings({"gold": LETTERS}, ["x"], samples=64, every_n_steps=2, outliers=monitor)
+    module = loop(rate=0.0)
+    fit(module, readings, 2)
+    first = readings.rows[0]["outliers"]
+    assert 0 <= first < 0.25
+    assert readings.rows[1]["outliers"] == first
+    with torch.no_grad():  # another policy than the reference
+        for weight in module.policy.parameters():
+            weight.mul_(3.0)
+    again = Readings({"gold": LETTERS}, ["x"], samples=64, every_n_steps=2, outliers=monitor)
+    fit(module, again, 2)
+    assert again.rows[0]["outliers"] > first
+    alone = Outliers(features, _references(module), level=0.05)
+    outputs = module.policy.generate(["x"] * 64, seeds=row_seeds(derive(0, "readings"), 64))
+    assert again.rows[0]["outliers"] == pytest.approx(alone.share(outputs))
+
+
+def _references(module):
+    seeds = row_seeds(derive(0, "outlier references"), 100)
+    return module.reference.eval().generate(["x"] * 100, seeds=seeds)
+
+
+def test_outliers_need_a_reference_and_features():
+    module = loop()
+    module.reference = None
+    with pytest.raises(InputError, match="PPO has no reference or no reward"):
+        OutlierMonitor().fit(module, ["x"])

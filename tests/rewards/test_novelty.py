@@ -1,13 +1,16 @@
+import numpy as np
 import pytest
 import torch
+from scipy.stats import chi2
 from sklearn.covariance import ledoit_wolf as sklearn_ledoit_wolf
+from sklearn.decomposition import PCA
 from torch.testing import assert_close
 
 from rewardlab.errors import InputError
 from rewardlab.metrics import auc
-from rewardlab.rewards import Brightness, FrozenFeatures, VisionReward
+from rewardlab.rewards import Brightness, FrozenFeatures, Reward, VisionReward
 from rewardlab.rewards.language import LanguageReward
-from rewardlab.rewards.novelty import Novelty, ledoit_wolf, whitening
+from rewardlab.rewards.novelty import Novelty, Outliers, _split, ledoit_wolf, whitening
 from rewardlab.testing import RewardConformance, tiny_tower
 from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.types import Samples
@@ -143,3 +146,80 @@ def test_what_cannot_be_measured_is_refused():
         Novelty(TOWER, images(6, 0), "nearest")
     with pytest.raises(InputError, match="all alike"):
         Novelty(Plain(), Samples([""] * 8, torch.ones(8, 1, 2, 2)))
+
+
+class TestOutliers(RewardConformance):
+    atol = 1e-4
+
+    def make(self):
+        return Outliers(TOWER, images(60, 0), level=0.05)
+
+    def samples(self):
+        return images(3, 9)
+
+
+class Rows(Reward, FrozenFeatures):
+    """Features that are given as facts, and no score."""
+
+    def features(self, samples):
+        return samples.facts["latent"]
+
+    def forward(self, samples):
+        return samples.facts["latent"][:, 0]
+
+
+def skewed(count, seed, shift=0.0, width=6):
+    """Return samples whose features are far from Gaussian: exponential, of unequal scale."""
+    generator = torch.Generator().manual_seed(seed)
+    latent = torch.rand(count, width, generator=generator).clamp_min(1e-6).log().neg() ** 2
+    return Samples(
+        [""] * count, [""] * count, {"latent": latent * torch.arange(1, width + 1) + shift}
+    )
+
+
+def test_of_further_references_the_level_s_share_are_outliers_where_chi_squared_would_say_more():
+    outliers = Outliers(Rows(), skewed(4000, 0), level=0.05)
+    fresh = skewed(4000, 1)
+    assert outliers.share(fresh) == pytest.approx(0.05, abs=0.015)
+    distances = outliers.novelty._distances(fresh.facts["latent"])
+    by_chi_squared = chi2.sf(distances.double().square().numpy(), 6) < 0.05
+    assert by_chi_squared.mean() > 0.085
+    assert outliers.share(skewed(500, 2, shift=60.0)) > 0.9
+
+
+def test_p_is_the_rank_among_the_references_that_calibrate():
+    outliers = Outliers(Rows(), skewed(60, 0), level=0.05)
+    fresh = skewed(20, 1)
+    scores = outliers.novelty(fresh)
+    for score, p in zip(scores, outliers.p_values(fresh), strict=True):
+        below = sum(bool(known <= score) for known in outliers.calibration)
+        assert p.item() == pytest.approx((1 + below) / 31)
+
+
+def test_distances_are_those_in_the_space_of_the_first_principal_components():
+    references = skewed(300, 0, width=9)
+    novelty = Novelty(Rows(), references, held_out=0.01, dimensions=4)
+    fit_rows = novelty_rows(novelty, references)
+    components = PCA(4).fit(fit_rows)
+    reduced = components.transform(fit_rows)
+    precision = np.linalg.inv(sklearn_ledoit_wolf(reduced, assume_centered=True)[0])
+    others = components.transform(
+        (
+            (skewed(5, 1, width=9).facts["latent"] - novelty.feature_mean) / novelty.feature_std
+        ).numpy()
+    )
+    expected = np.sqrt(np.einsum("bi,ij,bj->b", others, precision, others))
+    found = novelty._distances(skewed(5, 1, width=9).facts["latent"])
+    assert novelty.known.shape == (9, 4)
+    assert_close(found, torch.from_numpy(expected).float(), atol=1e-3, rtol=1e-3)
+
+
+def novelty_rows(novelty, references):
+    """Return the standardised features that a Novelty was fitted to."""
+    fit, _ = _split(references, 0.01, 0)
+    return ((fit.facts["latent"] - novelty.feature_mean) / novelty.feature_std).numpy()
+
+
+def test_too_few_references_for_the_level_are_refused():
+    with pytest.raises(InputError, match=r"half of those given; got 60\. Give more"):
+        Outliers(Rows(), skewed(60, 0))
