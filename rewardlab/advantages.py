@@ -62,6 +62,85 @@ def group_normalized(scores: Tensor) -> Tensor:
     return torch.where(tied, 0, deviations / std.clamp_min(1e-30)).float()
 
 
+def decoupled(scores: Tensor, weights: Tensor) -> Tensor:
+    """Return advantages of several rewards, each normalized in its group before they are added.
+
+    GDPO, arXiv 2601.05242: `decoupled_sum`, brought to mean 0 and deviation 1 over the batch. A
+    reward counts by its weight, whatever its scale; with one reward this is GRPO's, whitened.
+
+    Args:
+        scores: [P, K, R], R rewards of the K ≥ 2 samples of each of P prompts; NaN where a reward
+            did not score.
+        weights: [R].
+
+    Returns:
+        float32 [P, K]; 0 where all sums are alike.
+
+    Raises:
+        InputError: if K < 2 or the shapes do not fit.
+
+    Example:
+        >>> wide_and_binary = torch.tensor([[[900.0, 0.0], [100.0, 1.0]]])
+        >>> decoupled(wide_and_binary, torch.tensor([1.0, 2.0])).tolist()
+        [[-1.0, 1.0]]
+    """
+    total = decoupled_sum(scores, weights).double()
+    deviations = total - total.mean()
+    std = total.std(correction=0)
+    whitened = deviations / std.clamp_min(1e-8)
+    return whitened.float()
+
+
+def decoupled_sum(scores: Tensor, weights: Tensor) -> Tensor:
+    """Return Σ_r w_r · (s_r - mean)/deviation, mean and deviation over the group: float32 [P, K].
+
+    A reward that scores all of a group alike, or fewer than two, adds 0 there; so does each score
+    that is NaN, over what is left of its group.
+
+    Args:
+        scores: [P, K, R].
+        weights: [R].
+
+    Raises:
+        InputError: if K < 2 or the shapes do not fit.
+
+    Example:
+        >>> nan = float("nan")
+        >>> scores = torch.tensor([[[1.0, 5.0], [3.0, nan], [2.0, 5.0]]])
+        >>> decoupled_sum(scores, torch.tensor([1.0, 1.0])).tolist()
+        [[-1.0, 1.0, 0.0]]
+    """
+    if scores.dim() != 3 or scores.shape[1] < 2 or weights.shape != scores.shape[2:]:
+        raise InputError(
+            "decoupled compares R rewards of the K >= 2 samples of each prompt, scores [P, K, R] "
+            f"with weights [R]; got {list(scores.shape)} and {list(weights.shape)}. Draw at least "
+            "2 samples a prompt, and give one weight a reward."
+        )
+    wide = scores.double()
+    scored = ~wide.isnan()
+    mean = wide.nanmean(1, keepdim=True)
+    deviations = (wide - mean).where(scored, 0)
+    degrees = scored.sum(1, keepdim=True) - 1
+    squares = deviations.square().sum(1, keepdim=True)
+    std = (squares / degrees.clamp_min(1)).sqrt()
+    sizes = wide.abs().where(scored, 0)
+    largest = sizes.amax(1, keepdim=True)
+    tied = std <= 1e-6 * largest  # the rest is float32's rounding
+    normalized = torch.where(tied, 0, deviations / std.clamp_min(1e-30))
+    total = normalized @ weights.double()
+    return total.float()
+
+
+def centered(scores: Tensor) -> Tensor:
+    """Return each score less its prompt's mean, float32 [P, K]; the sample itself counts in it.
+
+    Example:
+        >>> centered(torch.tensor([[1.0, 3.0]])).tolist()
+        [[-1.0, 1.0]]
+    """
+    return _deviations(scores, "centered").float()
+
+
 def generalized(
     rewards: Tensor, values: Tensor, mask: Tensor, *, discount: float, lam: float
 ) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rewardlab.advantages import generalized, group_normalized, leave_one_out
+from rewardlab.advantages import (
+    centered,
+    decoupled,
+    decoupled_sum,
+    generalized,
+    group_normalized,
+    leave_one_out,
+)
 from rewardlab.errors import InputError
 
 
@@ -14,7 +21,7 @@ def drawn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("advantage", [leave_one_out, group_normalized])
+@pytest.mark.parametrize("advantage", [leave_one_out, group_normalized, centered])
 def test_they_sum_to_zero_in_each_prompt_whatever_is_added_to_it(advantage):
     scores = drawn(5, 4)
     found = advantage(scores)
@@ -115,3 +122,45 @@ def test_a_lone_sample_and_wrong_shapes_are_refused():
             discount=1.0,
             lam=1.0,
         )
+
+
+class TestDecoupled:
+    """GDPO: each reward is normalized by itself."""
+
+    WEIGHTS = torch.tensor([1.0, -0.5, 2.0])
+
+    def test_it_is_the_whitened_sum_of_group_normalized_rewards(self):
+        scores = drawn(6, 4, 3)
+        total = sum(w * group_normalized(scores[..., r]) for r, w in enumerate(self.WEIGHTS))
+        assert_close(decoupled_sum(scores, self.WEIGHTS), total)
+        found = decoupled(scores, self.WEIGHTS)
+        assert_close(found, (total - total.mean()) / total.std(correction=0))
+
+    def test_rescaling_one_reward_changes_nothing(self):
+        scores = drawn(6, 4, 3)
+        moved = scores * torch.tensor([1000.0, 0.01, 1.0]) + torch.tensor([0.0, 7.0, -3.0])
+        found = decoupled(scores, self.WEIGHTS)
+        assert_close(decoupled(moved, self.WEIGHTS), found, atol=1e-4, rtol=1e-4)
+
+    def test_a_reward_without_variance_adds_nothing_rather_than_nan(self):
+        scores = drawn(2, 4, 2)
+        scores[0, :, 1] = 0.3
+        found = decoupled_sum(scores, torch.tensor([1.0, 5.0]))
+        assert_close(found[0], group_normalized(scores[..., 0])[0])
+        assert decoupled(torch.ones(2, 3, 2), torch.ones(2)).tolist() == [[0.0] * 3] * 2
+
+    def test_what_is_not_scored_is_left_out(self):
+        scores = drawn(1, 5, 2)
+        scores[0, 2, 1] = float("nan")
+        rest = [0, 1, 3, 4]
+        alone = torch.zeros(1, 5)
+        alone[:, rest] = group_normalized(scores[:, rest, 1])
+        expected = group_normalized(scores[..., 0]) + alone
+        assert_close(decoupled_sum(scores, torch.ones(2)), expected)
+        scores[0, 1:, 1] = float("nan")  # one is left
+        assert_close(decoupled_sum(scores, torch.ones(2)), group_normalized(scores[..., 0]))
+
+    def test_shapes_that_do_not_fit_are_refused(self):
+        for shape, weights in (((3, 1, 2), 2), ((3, 4, 2), 3), ((3, 4), 4)):
+            with pytest.raises(InputError, match=r"scores \[P, K, R\] with weights \[R\]; got"):
+                decoupled(torch.zeros(shape), torch.ones(weights))

@@ -16,6 +16,7 @@ from rewardlab.commands.fit import TrainingCLI
 from rewardlab.commands.rounds import build
 from rewardlab.data import save_samples
 from rewardlab.embedded import tiny_worlds
+from rewardlab.rewards import Weighted
 from rewardlab.rewards.tower_files import save_tower
 from rewardlab.rewards.towers import Tower
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower
@@ -187,7 +188,8 @@ def test_the_menu_is_laid_over_the_rounds_that_its_comments_name(files, tmp_path
     [base] = {base for base, others in menu().items() for file in files if file in others}
     quick = TEXT_QUICK if base == "configs/adv_rm/topics.yaml" else QUICK
     rounds = build(["--config", base, *words(files, tmp_path / "run"), *quick]).rounds
-    module = rounds.post_train.build(rounds.policy, rounds.fitted()[0], rounds.policy)
+    reward = Weighted([rounds.fitted()[0]], [1.0])
+    module = rounds.post_train.build(rounds.policy, reward, rounds.policy)
     assert module.policy is rounds.policy
 
 

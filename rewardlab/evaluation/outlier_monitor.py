@@ -11,6 +11,7 @@ from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.evaluation.monitors import TrainedLoop, in_eval_mode
 from rewardlab.evaluation.prompts import in_turn
+from rewardlab.policies.reference import first_reference
 from rewardlab.rewards import Reward
 from rewardlab.rewards.novelty import Outliers
 from rewardlab.seeds import derive, row_seeds
@@ -58,8 +59,9 @@ class OutlierMonitor:
                 "make rewards.Outliers of outputs yourself."
             )
         seeds = row_seeds(derive(self.seed, "outlier references"), self.references)
-        with in_eval_mode(loop.reference):
-            outputs = loop.reference.generate(in_turn(prompts, self.references), seeds=seeds)
+        reference = first_reference(loop.reference)
+        with in_eval_mode(reference):
+            outputs = reference.generate(in_turn(prompts, self.references), seeds=seeds)
         return Outliers(
             features.eval(), outputs, level=self.level, dimensions=self.dimensions, seed=self.seed
         )

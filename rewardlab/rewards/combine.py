@@ -119,8 +119,15 @@ class Weighted(Reward, Saved):
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the weighted sum, float32 [B]."""
-        scores = torch.stack([reward(samples) for reward in self.rewards])
+        scores = self._rows(samples)
         return self.weights.to(scores) @ scores
+
+    def components(self, samples: Samples) -> Tensor:
+        """Return the scores of each reward, without weights, float32 [B, R]."""
+        return self._rows(samples).T
+
+    def _rows(self, samples: Samples) -> Tensor:
+        return torch.stack([reward(samples) for reward in self.rewards])
 
     def members(self, samples: Samples) -> Tensor:
         """Return the members' weighted sums, float32 [B, M].

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
+from rewardlab.advantages import decoupled_sum
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.policies import Policy
 from rewardlab.policies.norm_ratios import NormRatios
+from rewardlab.policies.reference import first_reference
 from rewardlab.rewards import Reward
 from rewardlab.rewards.base import checked_scores
 from rewardlab.seeds import derive, row_seeds
-from rewardlab.training.ppo_checks import critic_of
+from rewardlab.training.ppo_checks import critic_of, weighted_of
 from rewardlab.training.processes import from_all_processes
 from rewardlab.training.rollouts import Experience, advantages_of, penalties
-from rewardlab.training.shaping import ReferenceFigures, reference_figures
+from rewardlab.training.shaping import ReferenceFigures, reference_figures, whitened
 from rewardlab.training.weighing import kl_shares, weighed
 from rewardlab.types import Rollout, Samples, Trajectory, take
 
@@ -45,7 +47,7 @@ def collect_experience(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Ex
         rows: int64 [P], the prompts' numbers.
     """
     samples, trajectory = draw(loop, loop.policy, prompts, rows, loop.current_epoch)
-    scores = score_rollout(loop.reward, samples, loop.device)
+    scores, components = score_components(loop, samples)
     norms = NormRatios()
     with norms.of_policy(loop.policy):
         log_prob = in_parts(loop.policy.log_prob, trajectory, loop.micro_batch)
@@ -57,6 +59,8 @@ def collect_experience(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Ex
     if loop.shaping.needs_reference:
         loop.reference_figures = measured_reference(loop, prompts, rows)
     rewards = loop.shaping(scores, samples, loop.reference_figures)
+    if components is not None:
+        rewards = decoupled_rewards(loop, components)
     mask = trajectory.mask
     nats = penalties(loop.kl, log_prob - reference_log_prob, mask, loop.policy.dimensions)
     shares = kl_shares(loop, samples, scores)
@@ -125,6 +129,36 @@ def measured_reference(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Re
     return figures.extended(new_rows, references.scores)
 
 
+class ScoredComponents(NamedTuple):
+    """Scores [B], and those of each of several rewards [B, R] where advantages need them."""
+
+    scores: Tensor
+    components: Tensor | None
+
+
+def score_components(loop: PPO, samples: Samples) -> ScoredComponents:
+    """Return the scores of samples, in one pass with those of each reward that is added up.
+
+    Raises:
+        InputError: as `score_rollout`. A reward may leave a sample out by NaN only where advantages
+            are decoupled.
+    """
+    if loop.advantage != "decoupled":
+        return ScoredComponents(score_rollout(loop.reward, samples, loop.device), None)
+    reward = weighted_of(loop.reward)
+    with torch.autocast(loop.device.type, enabled=False):
+        components = reward.components(samples.to(loop.device)).to(loop.device)
+    scores = (components * reward.weights.to(components)).nansum(1)
+    return ScoredComponents(checked_scores(scores, samples, "Weighted"), components)
+
+
+def decoupled_rewards(loop: PPO, components: Tensor) -> Tensor:
+    """Return GDPO's advantages [B] before the KL, whitened over all processes."""
+    groups = components.view(-1, loop.samples_per_prompt, components.shape[1])
+    weights = weighted_of(loop.reward).weights.to(components)
+    return whitened(decoupled_sum(groups, weights).flatten())
+
+
 class ScoredSamples(NamedTuple):
     """Samples, and their scores [B]."""
 
@@ -134,7 +168,7 @@ class ScoredSamples(NamedTuple):
 
 def _scored_references(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> ScoredSamples:
     """Return K samples of the loop's reference for each prompt, with their scores."""
-    samples, _ = draw(loop, loop.reference, prompts, rows, "reference")
+    samples, _ = draw(loop, first_reference(loop.reference), prompts, rows, "reference")
     return ScoredSamples(samples, score_rollout(loop.reward, samples, loop.device))
 
 

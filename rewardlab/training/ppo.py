@@ -57,8 +57,9 @@ class PPO(Trained):
         policy: the policy to train. It samples from exactly the distribution that it scores.
         reward: the reward to raise. It is not trained, and not in the checkpoint.
         advantage: "leave_one_out" (RLOO) or "group_normalized" (GRPO) over a prompt's samples;
-            "generalized" (GAE) with the critic that the policy offers as `value`; or a function of
-            scores [P, K].
+            "generalized" (GAE) with the critic that the policy offers as `value`; "decoupled"
+            (GDPO) of a `rewards.Weighted`, each of whose rewards is normalized by itself; or a
+            function of scores [P, K].
         samples_per_prompt: K, at least 2 unless there is a critic.
         epochs: passes over each rollout.
         minibatch: rows an optimizer step; the whole rollout (prompts times K) by default.
@@ -171,7 +172,7 @@ class PPO(Trained):
         self.shaping = shaping
         self.table_every = table_every
         self.gradient_regularization = gradient_regularization
-        check_advantage(self.policy, advantage, samples_per_prompt)
+        check_advantage(self)
         check_entropy(self.policy, entropy_weight)
         check_kl(self.policy, kl, kl_weight, kl_target)
 

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rewardlab.errors import InputError
 from rewardlab.policies import Policy
 from rewardlab.policies.abilities import HasCritic, HasEntropy
+from rewardlab.rewards import Reward
+from rewardlab.rewards.combine import Weighted
+from rewardlab.training.shaping import Shaping
+
+if TYPE_CHECKING:
+    from rewardlab.training.ppo import PPO
 
 
-def check_advantage(policy: Policy, advantage: object, samples_per_prompt: int) -> None:
-    """Refuse generalized advantages without a critic, and a baseline over a single sample.
+def check_advantage(loop: PPO) -> None:
+    """Refuse what the loop's advantage cannot be taken of.
+
+    That is a generalized one without a critic, a baseline over a single sample, and a decoupled one
+    of one reward, or with a shaping of the sum, which nobody would read.
 
     Raises:
         InputError: see above.
     """
-    if advantage == "generalized":
-        critic_of(policy)
-    elif samples_per_prompt < 2:
+    if loop.advantage == "generalized":
+        critic_of(loop.policy)
+    elif loop.samples_per_prompt < 2:
         raise InputError(
             "A baseline compares the samples of one prompt; "
-            f"got samples_per_prompt={samples_per_prompt}. "
+            f"got samples_per_prompt={loop.samples_per_prompt}. "
             'Take at least 2, or a critic: advantage="generalized".'
         )
+    if loop.advantage == "decoupled":
+        weighted_of(loop.reward)
+        _check_unshaped(loop.shaping)
 
 
 def critic_of(policy: Policy) -> HasCritic:
@@ -40,6 +54,35 @@ def critic_of(policy: Policy) -> HasCritic:
             "without one. Make it with value_head=True, or take leave_one_out, which needs none."
         )
     return policy
+
+
+def weighted_of(reward: Reward) -> Weighted:
+    """Return the reward as the sum of several that decoupled advantages need.
+
+    Raises:
+        InputError: if it is no `Weighted`.
+    """
+    if not isinstance(reward, Weighted):
+        raise InputError(
+            'advantage="decoupled" normalizes each of several rewards by itself and needs a '
+            f"rewards.Weighted of them; {type(reward).__name__} is one reward. Add rewards up by "
+            "Weighted, or take group_normalized."
+        )
+    return reward
+
+
+def _check_unshaped(shaping: Shaping) -> None:
+    """Refuse a shaping beside decoupled advantages.
+
+    Raises:
+        InputError: see above.
+    """
+    if shaping.needs_reference or shaping.whiten:
+        raise InputError(
+            'advantage="decoupled" normalizes each reward and whitens their sum, so a shaping of '
+            f"the sum would have no effect; got {shaping}. Take the default shaping, or another "
+            "advantage."
+        )
 
 
 def check_entropy(policy: Policy, entropy_weight: float) -> None:

@@ -9,17 +9,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rewardlab.advantages import generalized, group_normalized, leave_one_out
+from rewardlab.advantages import centered, generalized, group_normalized, leave_one_out
 from rewardlab.losses.kl import absolute, k1, k2
 from rewardlab.policies import Policy
 from rewardlab.training.base import step_total
 from rewardlab.types import Index, Rollout, Samples, take
 
-Baseline = Literal["leave_one_out", "group_normalized", "generalized"]
+Baseline = Literal["leave_one_out", "group_normalized", "generalized", "decoupled"]
 KLKind = Literal["reward", "k2", "k3", "absolute"]
 BASELINES: dict[str, Callable[[Tensor], Tensor]] = {
     "leave_one_out": leave_one_out,
     "group_normalized": group_normalized,
+    "decoupled": centered,  # of what is normalized already, less the KL
 }
 
 
