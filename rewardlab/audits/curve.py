@@ -15,14 +15,15 @@ from torch import Tensor
 
 from rewardlab.audits.inputs import distinct_prompts, names_of
 from rewardlab.conversations import Prompt
-from rewardlab.errors import InputError
+from rewardlab.errors import AlikeError, InputError
+from rewardlab.evaluation.choosing_n import choose_n, familiar_n
 from rewardlab.evaluation.overoptimization import Fit, best_of_n_curve, fit_overoptimization
 from rewardlab.metrics import best_of_n_expected, best_of_n_kl
 from rewardlab.mining.candidates import candidates, repeated
 from rewardlab.policies import Generator
 from rewardlab.rewards import Reward
 from rewardlab.rewards.relative import places_of, spread_within
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards.scoring import scores_and_members, scores_of
 from rewardlab.runs import layout
 from rewardlab.runs.folder import RunFolder
 from rewardlab.seeds import derive
@@ -41,7 +42,8 @@ class CurveResult:
     Attributes:
         figures: plain data, as results.json holds it. `figures["verdict"]` has a "word" ("peaks",
             "rises", "falls", "level" or "unclear") and a "sentence"; `figures["curve"]` has a row
-            for each n.
+            for each n; `figures["n"]` says how large an n to take, by gold ("chosen") and without
+            ("familiar", where the proxy has members that can disagree).
         fit: Gao's fit of gold.
         made_by: what the curve was made by: policy, proxy and gold.
     """
@@ -139,6 +141,7 @@ class CurveAudit:
                 "samples": self.samples,
                 "scales": {"proxy": proxy.scale(), "gold": gold.scale()},
                 "curve": rows,
+                "n": self._n(proxy.values, gold.values, facts.get("doubt")),
                 "fit": fit.as_dict(),
                 "verdict": curve_verdict(rows, fit, len(self.prompts)),
             }
@@ -164,12 +167,22 @@ class CurveAudit:
             self.policy.eval()
             seed = derive(self.seed, "curve")
             samples = candidates(self.policy, self.prompts, self.samples, seed)
-            proxy = scores_of(self.proxy, samples)
+            proxy, members = scores_and_members(self.proxy, samples)
             gold = scores_of(self.gold, samples)
-            samples = samples.with_facts(proxy=proxy, gold=gold)
+            samples = samples.with_facts(proxy=proxy, gold=gold, **_doubt(samples, members))
             save_samples(stage / layout.SAMPLES_FOLDER, samples)
 
         return load_samples(folder.stage(layout.SAMPLES, key, draw) / layout.SAMPLES_FOLDER)
+
+    def _n(self, proxy: Tensor, gold: Tensor, doubt: Tensor | None) -> dict[str, Any]:
+        """Return how large an n to take, up to `n_max`."""
+        ns = list(range(1, self.n_max + 1))
+        figures: dict[str, Any] = {"chosen": choose_n(proxy, gold, ns, seed=self.seed).as_dict()}
+        if doubt is not None and len(proxy) > 1:
+            powers = [2**power for power in range(self.n_max.bit_length())]
+            familiar = familiar_n(proxy, doubt.view_as(proxy), powers, seed=self.seed)
+            figures["familiar"] = familiar.as_dict()
+        return figures
 
     def _relative(self, name: str, scores: Tensor) -> RelativeScores:
         """Return scores [P·N] on a scale that prompts share.
@@ -205,6 +218,24 @@ class CurveAudit:
         return fit_overoptimization(
             distance, gold_by_n - gold_by_n[:1], "best_of_n", seed=self.seed
         )
+
+
+def _doubt(samples: Samples, members: Tensor) -> dict[str, Tensor]:
+    """Return how far members' scores [P·N, M] part on each output, "doubt" [P·N], if M > 1.
+
+    Each member's scores are in its own standard deviations within a prompt. Members that score
+    alike have none, and then nothing is said of doubt.
+    """
+    if members.shape[1] < 2:
+        return {}
+    try:
+        names, means, deviations = spread_within(samples.prompts, members)
+    except AlikeError:
+        return {}
+    place_of_prompt = {prompt: place for place, prompt in enumerate(names)}
+    places = places_of(samples.prompts, place_of_prompt, "CurveAudit")
+    relative = (members.double() - means[places]) / deviations
+    return {"doubt": relative.std(1).float()}
 
 
 def curve_verdict(rows: Rows, fit: Fit, prompts: int) -> dict[str, str]:

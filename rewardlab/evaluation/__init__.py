@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from rewardlab.evaluation.choosing_n import choose_n, familiar_n, soft_best_of_n_expected
     from rewardlab.evaluation.evaluation import Evaluation
     from rewardlab.evaluation.finishing import finish_curve
     from rewardlab.evaluation.guard import Guard
@@ -29,6 +30,9 @@ _HOMES = {
     "OutlierMonitor": "rewardlab.evaluation.outlier_monitor",
     "Readings": "rewardlab.evaluation.readings",
     "Watched": "rewardlab.evaluation.guard",  # the earlier name of MonitoredPolicy
+    "choose_n": "rewardlab.evaluation.choosing_n",
+    "familiar_n": "rewardlab.evaluation.choosing_n",
+    "soft_best_of_n_expected": "rewardlab.evaluation.choosing_n",
     "best_of_n_curve": "rewardlab.evaluation.overoptimization",
     "finish_curve": "rewardlab.evaluation.finishing",
     "fit_overoptimization": "rewardlab.evaluation.overoptimization",
@@ -45,6 +49,9 @@ __all__ = [
     "Readings",
     "best_of_n_curve",
     "finish_curve",
+    "choose_n",
+    "familiar_n",
+    "soft_best_of_n_expected",
     "fit_overoptimization",
     "stability_ratio",
 ]

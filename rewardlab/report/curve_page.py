@@ -134,6 +134,7 @@ def curve_page(
         tag("p", ABOUT, "soft"),
         section("Curve", figures([picture])),
         section("Figures", _figures_table(results)),
+        *_n_section(results.get("n")),
         section("Fit", _fit_table(results["fit"])),
         section("Where it comes from", audit_origins(made_by, run)),
     ]
@@ -159,6 +160,25 @@ def _figures_table(results: Mapping[str, Any]) -> str:
     )
     head = ["n", "KL, nats", "√KL", "proxy", "gold"]
     return table(head, rows, caption)
+
+
+def _n_section(figures: Mapping[str, Any] | None) -> list[str]:
+    """Return how large an n to take; nothing for runs of versions that did not say."""
+    if figures is None:
+        return []
+    chosen = figures["chosen"]
+    interval = f"{chosen['low']} to {chosen['high']}"
+    rows = [["gold is highest at", str(chosen["n"]), interval]]
+    if "familiar" in figures:
+        leaves = figures["familiar"]["leaves"]
+        agreed = str(figures["familiar"]["n"])
+        rows.append(["members agree as on the policy's own outputs up to", agreed, ""])
+        rows.append(["they no longer do at", MISSING if leaves is None else str(leaves), ""])
+    caption = (
+        f"Of n up to {chosen['largest']}. The interval is a bootstrap over prompts. What members "
+        "say needs no gold: at most 5 % of what is chosen may lie beyond 95 % of the outputs."
+    )
+    return [section("How large an n", table(["", "n", "95 % interval"], rows, caption))]
 
 
 def _fit_table(fit: Mapping[str, Any]) -> str:

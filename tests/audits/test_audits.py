@@ -14,6 +14,7 @@ from rewardlab.attackers import BestOfN, RandomEdits, RLAttacker
 from rewardlab.audits import AttackAudit, CurveAudit, make_attacker
 from rewardlab.audits.attackers import ATTACKERS, IMAGE_PPO, TEXT_PPO
 from rewardlab.audits.inputs import distinct_prompts, identity_of
+from rewardlab.commands.curve import write_page
 from rewardlab.embedded.tiny_worlds import (
     PROMPTS,
     image_policy,
@@ -22,7 +23,7 @@ from rewardlab.embedded.tiny_worlds import (
 )
 from rewardlab.errors import InputError
 from rewardlab.policies.base import CallableGenerator
-from rewardlab.rewards import Brightness, Length, Repetition, Weighted
+from rewardlab.rewards import Brightness, Ensemble, Length, Repetition, Weighted
 from rewardlab.runs.folder import RunFolder
 
 WORLD = "rewardlab.embedded.tiny_worlds"
@@ -236,3 +237,21 @@ def test_weights_are_not_changed(tmp_path):
     audit.run(RunFolder.open(tmp_path / "run", {"seed": 0}))
     after = audit.policy.state_dict().values()
     assert all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_a_curve_says_how_large_an_n_to_take(tmp_path):
+    """By gold, with an interval; and by members, where the proxy has several."""
+    policy = text_policy(train_steps=1)
+    members = Ensemble([Length(), Repetition(n=1)])
+    for name, proxy in (("one", Length()), ("several", members)):
+        folder = RunFolder.open(tmp_path / name, {"seed": 0})
+        audit = CurveAudit(policy, proxy, Length(), PROMPTS, n_max=8)
+        result = audit.run(folder)
+        figures = result.figures["n"]
+        assert figures["chosen"]["n"] == 8 or name == "several"
+        assert figures["chosen"]["low"] <= figures["chosen"]["n"] <= figures["chosen"]["high"]
+        assert ("familiar" in figures) == (name == "several")
+        write_page(folder, result)
+        page = (tmp_path / name / "curve.html").read_text()
+        assert "How large an n" in page
+        assert ("members agree" in page) == (name == "several")
