@@ -242,7 +242,7 @@ def test_weights_are_not_changed(tmp_path):
 def test_a_curve_says_how_large_an_n_to_take(tmp_path):
     """By gold, with an interval; and by members, where the proxy has several."""
     policy = text_policy(train_steps=1)
-    members = Ensemble([Length(), Repetition(n=1)])
+    members = Ensemble([Length(), text_reward()])
     for name, proxy in (("one", Length()), ("several", members)):
         folder = RunFolder.open(tmp_path / name, {"seed": 0})
         audit = CurveAudit(policy, proxy, Length(), PROMPTS, n_max=8)
