@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rewardlab.evaluation.outlier_monitor import OutlierMonitor
     from rewardlab.evaluation.overoptimization import best_of_n_curve, fit_overoptimization
     from rewardlab.evaluation.readings import Readings
+    from rewardlab.evaluation.rubric import Rubric
     from rewardlab.evaluation.stability import stability_ratio
 
 _HOMES = {
@@ -29,6 +30,7 @@ _HOMES = {
     "NormReading": "rewardlab.evaluation.norm_reading",
     "OutlierMonitor": "rewardlab.evaluation.outlier_monitor",
     "Readings": "rewardlab.evaluation.readings",
+    "Rubric": "rewardlab.evaluation.rubric",
     "Watched": "rewardlab.evaluation.guard",  # the earlier name of MonitoredPolicy
     "choose_n": "rewardlab.evaluation.choosing_n",
     "familiar_n": "rewardlab.evaluation.choosing_n",
@@ -47,6 +49,7 @@ __all__ = [
     "NormReading",
     "OutlierMonitor",
     "Readings",
+    "Rubric",
     "best_of_n_curve",
     "finish_curve",
     "choose_n",

@@ -175,6 +175,14 @@ class EndpointJudge(Reward, ComparesPairs):
             wins.append(_win(answer, swap))
         return torch.tensor(wins, dtype=torch.float32)
 
+    def ask(self, question: list[Part], answers: Sequence[float]) -> float:
+        """Return the answer to one question, which is one of the numbers `answers`.
+
+        Raises:
+            InputError: if the server fails, or none of its replies ends with such a number.
+        """
+        return self._answer(0, question, valid=lambda number: number in answers)
+
     def _swaps(self, prompt: Prompt, chosen: Part, rejected: Part) -> bool:
         """Tell whether the rejected output of a pair is shown first."""
         draw = derive(self.seed, "order", str(prompt), _as_text(chosen), _as_text(rejected))

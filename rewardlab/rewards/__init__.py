@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rewardlab.rewards.folders import load_reward
     from rewardlab.rewards.framewise import Framewise
     from rewardlab.rewards.functions import Brightness, Fact, Function
+    from rewardlab.rewards.gated import Gated
     from rewardlab.rewards.image_reward import ImageReward
     from rewardlab.rewards.language import LanguageReward
     from rewardlab.rewards.novelty import Novelty, Outliers
@@ -54,6 +55,7 @@ _HOMES = {
     "Fact": "rewardlab.rewards.functions",
     "Framewise": "rewardlab.rewards.framewise",
     "Function": "rewardlab.rewards.functions",
+    "Gated": "rewardlab.rewards.gated",
     "ImageReward": "rewardlab.rewards.image_reward",
     "LanguageReward": "rewardlab.rewards.language",
     "Length": "rewardlab.rewards.rules",
@@ -89,6 +91,7 @@ __all__ = [
     "Framewise",
     "FrozenFeatures",
     "Function",
+    "Gated",
     "ImageReward",
     "LanguageReward",
     "Length",
