@@ -16,7 +16,6 @@ from rewardlab.evaluation.evaluation import mean_figure
 from rewardlab.policies import Policy
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward
-from rewardlab.rewards.combine import Ensemble
 from rewardlab.rounds import few, plan
 from rewardlab.rounds.adv_rm_checks import check_adv_rm
 from rewardlab.rounds.attacking import (
@@ -44,7 +43,7 @@ from rewardlab.rounds.state import (
     export_both,
     settings_of,
 )
-from rewardlab.rounds.tether import Tether, tethered
+from rewardlab.rounds.tether import Tether, reward_in_use, tethered
 from rewardlab.runs.folder import RunFolder
 from rewardlab.runs.layout import (
     ADVERSARIAL,
@@ -316,7 +315,8 @@ class AdvRMRounds(Rounds):
         inputs = list(fits.stages)
         if references is not None and self._reads_references:
             inputs.append(references.stage)
-        reward = self._reward_in_use(references)
+        samples = None if references is None else references.samples
+        reward = reward_in_use(self.use, self.members, samples)
         if self.tether is not None:
             assert references is not None
             tether = self.tether
@@ -324,17 +324,6 @@ class AdvRMRounds(Rounds):
             settings["tether"] = prints
             reward = tethered(reward, tether, references.samples)
         return reward, Stage("hardened", tuple(inputs), settings)
-
-    def _reward_in_use(self, references: References | None) -> Reward:
-        """Return the target, the ensemble, or what `use` makes of it and the references."""
-        if self.use == "target":
-            return self.members[0]
-        ensemble = Ensemble(self.members)
-        if not callable(self.use):
-            return ensemble
-        assert references is not None  # run draws them where `use` is a function
-        device = next(ensemble.parameters()).device
-        return self.use(ensemble.eval(), references.samples).eval().to(device)
 
     def _members_in_use(self) -> list[Reward]:
         """Return the members whose mean, or what is made of them, the policy climbs."""

@@ -1,15 +1,15 @@
-"""A tether: what keeps the hardened reward near the responses of the first policy."""
+"""The hardened reward: what is made of the members, and the tether that keeps it near the known."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from rewardlab.conversations import Prompt
 from rewardlab.rewards import Reward
-from rewardlab.rewards.combine import Standardized, Weighted
+from rewardlab.rewards.combine import Ensemble, Standardized, Weighted
 from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import spread_within
 from rewardlab.rewards.scoring import scores_of
@@ -31,6 +31,28 @@ class Tether:
     novelty: Reward
     weight: float = 1.0
     reward_weight: float = 1.0
+
+
+def reward_in_use(
+    use: str | Callable[[Reward, Samples], Reward],
+    members: Sequence[Reward],
+    references: Samples | None,
+) -> Reward:
+    """Return the target, the members' ensemble, or what `use` makes of it and the references.
+
+    Args:
+        use: "target", "ensemble", or a function of the ensemble and the references.
+        members: the target first.
+        references: outputs of the first policy; a function needs them.
+    """
+    if use == "target":
+        return members[0]
+    ensemble = Ensemble(list(members))
+    if isinstance(use, str):
+        return ensemble
+    assert references is not None  # the rounds draw them where `use` is a function
+    device = next(ensemble.parameters()).device
+    return use(ensemble.eval(), references).eval().to(device)
 
 
 def tethered(reward: Reward, tether: Tether, references: Samples) -> Reward:
