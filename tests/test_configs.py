@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 
 from rewardlab.commands import PAGES
 from rewardlab.commands.fit import TrainingCLI
@@ -166,13 +167,19 @@ def printed(text, command):
 
 
 def menu():
-    """Return the fragments of the menu by the rounds' config that their comments lay them over."""
-    by_base = {}
+    """Return the fragments of the menu that go together: of one base, loop and advantage.
+
+    The base is the rounds' config that their comments lay them over.
+    """
+    groups = {}
     for file in MENU:
-        [command] = printed((ROOT / "configs" / file).read_text(), "rounds")
+        text = (ROOT / "configs" / file).read_text()
+        [command] = printed(text, "rounds")
         assert command[-2:] == ["--config", f"configs/{file}"]
-        by_base.setdefault(command[1], []).append(file)
-    return by_base
+        loop = yaml.safe_load(text)["rounds"]["init_args"].get("post_train", {}).get("loop", {})
+        how = (loop.get("class_path"), loop.get("init_args", {}).get("advantage"))
+        groups.setdefault((command[1], *how), []).append(file)
+    return groups
 
 
 @pytest.mark.parametrize(
@@ -184,8 +191,8 @@ def menu():
     ids=lambda files: "+".join(Path(file).stem for file in files)[:80],
 )
 def test_the_menu_is_laid_over_the_rounds_that_its_comments_name(files, tmp_path):
-    """All fragments of one base at once, and nightly each by itself."""
-    [base] = {base for base, others in menu().items() for file in files if file in others}
+    """All fragments that go together at once, and nightly each by itself."""
+    [base] = {base for (base, *_), others in menu().items() if set(files) <= set(others)}
     quick = TEXT_QUICK if base == "configs/adv_rm/topics.yaml" else QUICK
     rounds = build(["--config", base, *words(files, tmp_path / "run"), *quick]).rounds
     reward = Weighted([rounds.fitted()[0]], [1.0])
