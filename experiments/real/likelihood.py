@@ -20,7 +20,7 @@ class Likelihood(Reward):
     """The mean log-probability of a text's tokens after its prompt, in nats.
 
     SmolLM2-135M-Instruct reads plain text, without its chat template. The end of a text is no token
-    here, so that a short text does not pay more for it than a long one.
+    here, so that a short text does not pay more for it than a long one; an empty text has no other.
     """
 
     conditional = True
@@ -31,7 +31,7 @@ class Likelihood(Reward):
 
     @torch.no_grad()
     def forward(self, samples: Samples) -> Tensor:
-        """Return nats a token, float32 [B]; 0 for an empty text.
+        """Return nats a token, float32 [B].
 
         Texts of like length pass the network together.
         """

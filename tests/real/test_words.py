@@ -56,7 +56,7 @@ def test_smollm2_finds_sentences_likelier_than_their_sorted_words(needs):
     plain, in_order, twice, empty = Likelihood()(Samples(["It was June."] * 4, texts)).tolist()
     assert plain > in_order + 1
     assert twice > plain
-    assert empty == 0
+    assert empty < 0  # its end token
 
 
 def test_the_fast_policy_ends_its_stories(stories260k, tmp_path, monkeypatch):
