@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from rewardlab.lazy import lazy_names
 from rewardlab.rewards.abilities import (
     Calibrated,
+    DrawsNoise,
     EmbedsTokens,
     FrozenFeatures,
+    HeadInputs,
     PromptFeatures,
     Saved,
     StartsAtZero,
@@ -22,6 +24,7 @@ from rewardlab.rewards.base import Reward, checked_scores
 if TYPE_CHECKING:
     from rewardlab.rewards.aesthetic import AestheticReward
     from rewardlab.rewards.attack import Attack
+    from rewardlab.rewards.bottleneck import Bottleneck, Certainty
     from rewardlab.rewards.classifier import ClassifierReward
     from rewardlab.rewards.combine import Ensemble, Standardized, Weighted
     from rewardlab.rewards.corrected import Corrected
@@ -47,7 +50,9 @@ if TYPE_CHECKING:
 _HOMES = {
     "AestheticReward": "rewardlab.rewards.aesthetic",
     "Attack": "rewardlab.rewards.attack",
+    "Bottleneck": "rewardlab.rewards.bottleneck",
     "Brightness": "rewardlab.rewards.functions",
+    "Certainty": "rewardlab.rewards.bottleneck",
     "ClassifierReward": "rewardlab.rewards.classifier",
     "Corrected": "rewardlab.rewards.corrected",
     "Debiased": "rewardlab.rewards.debiasing",
@@ -81,17 +86,21 @@ _HOMES = {
 __all__ = [
     "AestheticReward",
     "Attack",
+    "Bottleneck",
     "Brightness",
     "Calibrated",
+    "Certainty",
     "ClassifierReward",
     "Corrected",
     "Debiased",
+    "DrawsNoise",
     "Ensemble",
     "Fact",
     "Framewise",
     "FrozenFeatures",
     "Function",
     "Gated",
+    "HeadInputs",
     "ImageReward",
     "LanguageReward",
     "Length",

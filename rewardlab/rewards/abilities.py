@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
+from torch.nn import Parameter
 
 from rewardlab.errors import InputError
 from rewardlab.networks.text_format import FormatsTexts
@@ -179,6 +180,43 @@ class EmbedsTokens(ABC):
         """Return the embedding of each token of the vocabulary, [V, D]."""
 
 
+class HeadInputs(ABC):
+    """A reward that says what its heads see, so that another head can take their place."""
+
+    @property
+    @abstractmethod
+    def head_width(self) -> int:
+        """Return D, the length of what the heads see."""
+
+    @abstractmethod
+    def head_inputs(self, samples: Samples) -> Tensor:
+        """Return what the heads see, float32 [B, D], with the gradients of what is trained."""
+
+    def head_inputs_of(self, features: Tensor) -> Tensor:
+        """Return the same from the features [B, ...] of a frozen part: by default those."""
+        return features
+
+    @abstractmethod
+    def head_parameters(self) -> list[Parameter]:
+        """Return the parameters of the heads, which another head leaves unused."""
+
+
+class DrawsNoise(ABC):
+    """A reward that draws noise while it is trained, and brings a term of the loss with it.
+
+    Scores outside of training draw nothing.
+    """
+
+    @abstractmethod
+    def drawn_members(self, inputs: Samples | Tensor, seeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the members' scores [B, M] with noise, and each row's term of the loss [B].
+
+        Args:
+            inputs: samples, or the features of their frozen part.
+            seeds: int64 [B], one a row; equal seeds draw equal noise.
+        """
+
+
 ABILITIES = (
     FrozenFeatures,
     Calibrated,
@@ -187,6 +225,8 @@ ABILITIES = (
     StartsAtZero,
     TextLikelihood,
     EmbedsTokens,
+    HeadInputs,
+    DrawsNoise,
     FormatsTexts,
 )
 EARLIER = {"standardise": "fit_feature_scale", "set_standardisation": "calibrate"}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
+from rewardlab.networks import lora
 from rewardlab.networks.adapters import absorbed, read_adapter
 from rewardlab.networks.loading import check_whole, config_of, is_name, load_network
 from rewardlab.networks.silence import silent
@@ -17,6 +18,7 @@ from rewardlab.rewards.folders import REWARD
 from rewardlab.rewards.foreign_heads import ForeignHead, foreign_head, forget_head, read_weight
 from rewardlab.rewards.language_likelihood import HeadSource
 from rewardlab.rewards.saved import check_saved
+from rewardlab.seeds import derive
 from rewardlab.storage.atomic import new_folder, write_json
 
 HEAD = "score.weight"
@@ -76,6 +78,37 @@ def _named_backbone(name: str, dtype: torch.dtype) -> Backbone:
         exact = read_weight(Path(name), HEAD)  # the loaded one has the backbone's precision
         head = head if exact is None else exact
     return Backbone(network.base_model, head, HeadSource(name))
+
+
+def trained_backbone(
+    model: str | Path | Any, dtype: torch.dtype, frozen: bool, lora_rank: int | None, seed: int
+) -> Backbone:
+    """Load a network without its head, with an adapter if it is to have one.
+
+    What is not trained is frozen, in `dtype`; the rest is float32.
+
+    Args:
+        model: as `load_backbone`.
+        dtype: of what is not trained.
+        frozen: whether nothing of it is trained.
+        lora_rank: rank of an adapter that is trained alone.
+        seed: of the adapter.
+
+    Raises:
+        InputError: as `load_backbone`, or if it is to be frozen and to train an adapter.
+    """
+    if frozen and lora_rank is not None:
+        raise InputError(
+            "LanguageReward is either frozen or trains an adapter; got frozen=true and "
+            f"lora_rank={lora_rank}."
+        )
+    is_fixed = frozen or lora_rank is not None
+    dtype = dtype if is_fixed else torch.float32
+    backbone = load_backbone(model, dtype, share=is_fixed)
+    backbone.network.to(dtype).requires_grad_(not is_fixed)
+    if lora_rank is not None:
+        lora.add(backbone.network, lora_rank, "all-linear", dtype, derive(seed, "lora"))
+    return backbone
 
 
 def load_headless(name: str, dtype: torch.dtype) -> Any:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
-from rewardlab.networks import loading, lora, sharing, tokens
+from rewardlab.networks import loading, sharing, tokens
 from rewardlab.networks.adapters import read_adapter
 from rewardlab.networks.chat import TextTokens
 from rewardlab.networks.precision import arithmetic, full_precision
@@ -21,6 +21,7 @@ from rewardlab.rewards import backbones, language_folder, language_states
 from rewardlab.rewards.abilities import (
     Calibrated,
     FrozenFeatures,
+    HeadInputs,
     Saved,
     StartsAtZero,
     TextLikelihood,
@@ -31,7 +32,6 @@ from rewardlab.rewards.formatting import BatchRows, batch_ids
 from rewardlab.rewards.language_heads import checked_heads, chosen_heads, new_heads
 from rewardlab.rewards.language_likelihood import LanguageHead
 from rewardlab.rewards.language_tokens import ReadsTokens
-from rewardlab.seeds import derive
 from rewardlab.types import Samples, texts_of
 
 _log = logging.getLogger("rewardlab")
@@ -41,6 +41,7 @@ class LanguageReward(
     Reward,
     FrozenFeatures,
     Calibrated,
+    HeadInputs,
     Saved,
     StartsAtZero,
     TextLikelihood,
@@ -133,7 +134,7 @@ class LanguageReward(
         self.pooling = pooling
         self._language_head: LanguageHead | None = None
         self.dtype = getattr(torch, dtype)
-        loaded = self._load_backbone(model, lora_rank, derive(seed, "lora"))
+        loaded = backbones.trained_backbone(model, self.dtype, frozen, lora_rank, seed)
         self.backbone = loaded.network
         self._head_source = loaded.language
         weight = loaded.head
@@ -154,23 +155,6 @@ class LanguageReward(
         # refuses now what could not be saved later
         backbones.as_classifier(self.backbone, self.head, self.pad)
         self.train()
-
-    def _load_backbone(
-        self, model: str | Path | Any, lora_rank: int | None, seed: int
-    ) -> backbones.Backbone:
-        """Load the network without its head, and freeze what is not trained."""
-        if self.frozen and lora_rank is not None:
-            raise InputError(
-                "LanguageReward is either frozen or trains an adapter; got frozen=true and "
-                f"lora_rank={lora_rank}."
-            )
-        is_fixed = self.frozen or lora_rank is not None
-        dtype = self.dtype if is_fixed else torch.float32
-        backbone = backbones.load_backbone(model, dtype, share=is_fixed)
-        backbone.network.to(dtype).requires_grad_(not is_fixed)
-        if lora_rank is not None:
-            lora.add(backbone.network, lora_rank, "all-linear", dtype, seed)
-        return backbone
 
     def _set_tokenizer(
         self, model: Any, tokenizer: Any | None, max_length: int | None, is_classifier: bool
@@ -217,7 +201,29 @@ class LanguageReward(
                 "Only a LanguageReward with frozen=True has features; a backbone that trains would "
                 "make kept ones stale. Give frozen=True, or score the samples themselves."
             )
-        return self._states(samples)
+        return self.head_inputs(samples)
+
+    @property
+    def head_width(self) -> int:
+        """Return D, the width of the states that the heads see."""
+        return self.head.shape[1]
+
+    def head_inputs(self, samples: Samples) -> Tensor:
+        """Return the pooled state of each sample, float32 [B, D]."""
+        rows = self._rows(samples)
+        was_training = self.backbone.training
+        if was_training and not torch.is_grad_enabled():
+            self.backbone.eval()
+        needs_gradient = torch.is_grad_enabled() and (self._embeds or not self.frozen)
+        run = language_states.shared_states if self._shares(rows) else language_states.whole_states
+        with torch.set_grad_enabled(needs_gradient), arithmetic(self.head.device, self.dtype):
+            token_states = run(self.backbone, rows, self.pad)
+        self.backbone.train(was_training)
+        return language_states.pooled_states(token_states, self.pooling, self.pad)
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Return the heads' weight."""
+        return [self.head]
 
     def score_features(self, features: Tensor) -> Tensor:
         """Return the heads' scores, float32 [B, K], from states [B, D].
@@ -237,7 +243,7 @@ class LanguageReward(
             InputError: if the outputs are images, a response is longer than the context, or a score
                 is NaN or infinite.
         """
-        scores = self.score_features(self._states(samples))
+        scores = self.score_features(self.head_inputs(samples))
         return checked_scores(scores, samples, "LanguageReward")
 
     def check_samples(self, samples: Samples) -> None:
@@ -264,14 +270,8 @@ class LanguageReward(
         Raises:
             InputError: if the model has none, or the backbone is frozen.
         """
-        if self.frozen:
-            raise InputError(
-                "GRM's regularizer holds the backbone's states to what they say of the next token, "
-                "and a frozen backbone's never change. Set likelihood_weight=0, or train the "
-                "backbone: frozen=False, or lora_rank."
-            )
         if self._language_head is None:
-            head = self._head_source.head(self.backbone)
+            head = self._head_source.head(self.backbone, self.frozen)
             self._language_head = head.to(self.head.device)
 
     def members_and_likelihoods(self, samples: Samples, count: int) -> tuple[Tensor, Tensor]:
@@ -295,19 +295,6 @@ class LanguageReward(
         rows = batch_ids(self.texts, samples, self.limit, "LanguageReward")
         self._tell_of_cuts(rows)
         return rows
-
-    def _states(self, samples: Samples) -> Tensor:
-        """Return the pooled state of each sample, float32 [B, D]."""
-        rows = self._rows(samples)
-        was_training = self.backbone.training
-        if was_training and not torch.is_grad_enabled():
-            self.backbone.eval()
-        needs_gradient = torch.is_grad_enabled() and (self._embeds or not self.frozen)
-        run = language_states.shared_states if self._shares(rows) else language_states.whole_states
-        with torch.set_grad_enabled(needs_gradient), arithmetic(self.head.device, self.dtype):
-            token_states = run(self.backbone, rows, self.pad)
-        self.backbone.train(was_training)
-        return language_states.pooled_states(token_states, self.pooling, self.pad)
 
     def _shares(self, rows: BatchRows) -> bool:
         """Tell whether prompts that rows have in common are run once."""

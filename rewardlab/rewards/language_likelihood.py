@@ -38,12 +38,18 @@ class HeadSource:
     def __deepcopy__(self, memo: dict[int, Any]) -> HeadSource:
         return self
 
-    def head(self, backbone: Any) -> LanguageHead:
+    def head(self, backbone: Any, is_frozen: bool) -> LanguageHead:
         """Return the head on a reward's backbone.
 
         Raises:
-            InputError: if the model has no language head.
+            InputError: if the model has no language head, or the backbone is frozen.
         """
+        if is_frozen:
+            raise InputError(
+                "GRM's regularizer holds the backbone's states to what they say of the next token, "
+                "and a frozen backbone's never change. Set likelihood_weight=0, or train the "
+                "backbone: frozen=False, or lora_rank."
+            )
         if self.name is not None:
             kind = text_class(config_of(self.name))
             if kind is not None:

@@ -13,6 +13,7 @@ from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import (
     Calibrated,
     FrozenFeatures,
+    HeadInputs,
     PromptFeatures,
     Saved,
     StartsAtZero,
@@ -33,7 +34,9 @@ CLASS_PATH = "rewardlab.rewards.VisionReward"
 WEIGHTS = "model.safetensors"
 
 
-class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved, StartsAtZero):
+class VisionReward(
+    Reward, FrozenFeatures, Calibrated, HeadInputs, PromptFeatures, Saved, StartsAtZero
+):
     """K heads on the features of a tower of open_clip, timm or transformers: GAN-RM's reward.
 
     It is that of arXiv 2506.13846, section 3.2. Scores are logits, not probabilities; `meaning`
@@ -141,12 +144,35 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved, St
             features = torch.cat([features.flatten(1), texts], dim=1)
         return features.float()
 
+    @property
+    def head_width(self) -> int:
+        """Return the length of what the heads see: D, or 3 * D if conditional."""
+        return len(self.projection.mean)
+
+    def head_inputs(self, samples: Samples) -> Tensor:
+        """Return the embeddings that the heads see, float32."""
+        return self.head_inputs_of(self.features(samples))
+
+    def head_inputs_of(self, features: Tensor) -> Tensor:
+        """Return what the heads see, [B, D] or, if conditional, [B, 3 * D]."""
+        if not self.conditional:
+            return self.tower.rest(features)
+        text_width = self.tower.width
+        image_width = features.shape[1] - text_width
+        image, text = features.split([image_width, text_width], dim=1)
+        image = self.tower.rest(self.tower.unflattened(image))
+        return torch.cat([image, text, image * text], dim=1)
+
+    def head_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters of the heads."""
+        return list(self.projection.parameters())
+
     def score_features(self, features: Tensor) -> Tensor:
         """Return the heads' logits, float32 [B, K], from `features`.
 
         They are not checked for NaN, since losses show them.
         """
-        return self.projection(self._embeddings(features))
+        return self.projection(self.head_inputs_of(features))
 
     def members(self, samples: Samples) -> Tensor:
         """Return the heads' logits, float32 [B, K].
@@ -168,7 +194,7 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved, St
     @torch.no_grad()
     def fit_feature_scale(self, features: Tensor) -> None:
         """Set the heads' standardisation constants from `features` of both classes together."""
-        self.projection.fit_feature_scale(self._embeddings(features))
+        self.projection.fit_feature_scale(self.head_inputs_of(features))
 
     @torch.no_grad()
     def start_at_zero(self) -> None:
@@ -305,16 +331,6 @@ class VisionReward(Reward, FrozenFeatures, Calibrated, PromptFeatures, Saved, St
                 "Was one of them exchanged?"
             )
         self.load_state_dict(tensors, strict=False)
-
-    def _embeddings(self, features: Tensor) -> Tensor:
-        """Return what the heads see, [B, D] or, if conditional, [B, 3 * D]."""
-        if not self.conditional:
-            return self.tower.rest(features)
-        text_width = self.tower.width
-        image_width = features.shape[1] - text_width
-        image, text = features.split([image_width, text_width], dim=1)
-        image = self.tower.rest(self.tower.unflattened(image))
-        return torch.cat([image, text, image * text], dim=1)
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:

@@ -15,10 +15,12 @@ from rewardlab.errors import InputError
 from rewardlab.losses.ranking import batch_sum_loss, bradley_terry_loss, centering_loss
 from rewardlab.metrics import calibration_error
 from rewardlab.rewards import Reward
-from rewardlab.rewards.abilities import Calibrated, FrozenFeatures, TextLikelihood, frozen_features
+from rewardlab.rewards.abilities import Calibrated, TextLikelihood, frozen_features
 from rewardlab.rewards.scoring import scores_of
+from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.base import Trained, split_data
 from rewardlab.training.bootstrap import bootstrap_weights
+from rewardlab.training.drawn import check_drawn, members, training_scores
 from rewardlab.training.renamed import accept_earlier_names
 from rewardlab.types import PreferencePairs, Samples, concatenate
 
@@ -34,6 +36,20 @@ class HalfScores(NamedTuple):
 
     chosen: Tensor
     rejected: Tensor
+
+
+class TrainingParts(NamedTuple):
+    """What a reward says of a training batch.
+
+    Attributes:
+        scores: of both halves.
+        likelihood: the chosen halves' mean log p a token, if GRM asks for it.
+        penalty: the reward's own term of the loss, if it has one.
+    """
+
+    scores: HalfScores
+    likelihood: Tensor | None = None
+    penalty: Tensor | None = None
 
 
 class CachedFeatures(NamedTuple):
@@ -127,6 +143,7 @@ class AdvRM(Trained):
                 "AdvRM trains a reward's parameters, and none of this "
                 f"{type(reward).__name__}'s can be trained."
             )
+        check_drawn(reward, "AdvRM")
         self.reward = reward
         self.centering = centering
         self.bootstrap = bootstrap
@@ -179,7 +196,7 @@ class AdvRM(Trained):
                 part.calibrate(scores_of(part, responses, rows))
 
     def training_step(self, pairs: PreferencePairs, batch_idx: int) -> Tensor:
-        scores, likelihood = self._training_scores(pairs)
+        scores, likelihood, penalty = self._training_scores(pairs)
         facts = pairs.chosen.facts
         weights = self._weights(pairs, scores.chosen)
         loss = bradley_terry_loss(*scores, facts.get("label"), facts.get("margin"), weights)
@@ -189,6 +206,8 @@ class AdvRM(Trained):
             loss = loss + self.centering * centering_loss(*scores, weights)
         if self.batch_sum_weight:
             loss = loss + self.batch_sum_weight * batch_sum_loss(*scores)
+        if penalty is not None:
+            loss = loss + penalty
         margin = (scores.chosen - scores.rejected).detach().mean(1)
         figures = {"loss": loss.detach(), "margin": margin.mean()}
         if likelihood is not None:
@@ -222,26 +241,28 @@ class AdvRM(Trained):
         rows = pairs.chosen.facts["row"]
         return bootstrap_weights(self.seed, rows, scores.shape[1]).to(scores)
 
-    def _training_scores(self, pairs: PreferencePairs) -> tuple[HalfScores, Tensor | None]:
-        """Return the scores, and the chosen halves' mean log p a token if GRM asks for it."""
-        if not self.likelihood_weight:
-            return self._scores(pairs), None
-        reward = _with_likelihood(self.reward, self.likelihood_weight)
-        scores, likelihoods = reward.members_and_likelihoods(_joined(pairs), len(pairs))
-        chosen, rejected = scores.chunk(2)
-        return HalfScores(chosen, rejected), likelihoods.mean()
+    def _training_scores(self, pairs: PreferencePairs) -> TrainingParts:
+        """Return the scores, and what else the reward says of the batch."""
+        if self.likelihood_weight:
+            reward = _with_likelihood(self.reward, self.likelihood_weight)
+            scores, likelihoods = reward.members_and_likelihoods(_joined(pairs), len(pairs))
+            return TrainingParts(_halves(scores), likelihood=likelihoods.mean())
+        seeds = self.seeds(pairs.chosen)
+        both = torch.cat([seeds, row_seeds(derive(self.seed, "rejected"), seeds)])
+        scores, penalty = training_scores(self.reward, self._inputs(pairs), both)
+        return TrainingParts(_halves(scores), penalty=penalty)
 
     def _scores(self, pairs: PreferencePairs) -> HalfScores:
         """Return the members' scores of both halves, from one forward pass."""
+        return _halves(members(self.reward, self._inputs(pairs)))
+
+    def _inputs(self, pairs: PreferencePairs) -> Samples | Tensor:
+        """Return both halves, the chosen first: their features where those are cached."""
         if self._features is None:
-            scores = self.reward.members(_joined(pairs))
-        else:
-            assert isinstance(self.reward, FrozenFeatures)
-            places = self._features.order[pairs.chosen.facts["row"].cpu()]
-            halves = [self._features.chosen[places], self._features.rejected[places]]
-            scores = self.reward.score_features(torch.cat(halves).to(self.device))
-        chosen, rejected = scores.chunk(2)
-        return HalfScores(chosen, rejected)
+            return _joined(pairs)
+        places = self._features.order[pairs.chosen.facts["row"].cpu()]
+        halves = [self._features.chosen[places], self._features.rejected[places]]
+        return torch.cat(halves).to(self.device)
 
 
 def held_out_figures(margins: Tensor, labels: Tensor) -> dict[str, float | Tensor]:
@@ -303,6 +324,12 @@ def _accuracy(margin: Tensor, labels: Tensor | None) -> dict[str, Tensor]:
     is_right = (1 + margin.sign() * sides) / 2
     decided = sides != 0
     return {"accuracy": is_right[decided].mean()} if decided.any() else {}
+
+
+def _halves(scores: Tensor) -> HalfScores:
+    """Return scores of both halves, the chosen first, apart."""
+    chosen, rejected = scores.chunk(2)
+    return HalfScores(chosen, rejected)
 
 
 def _joined(pairs: PreferencePairs) -> Samples:

@@ -13,11 +13,12 @@ from rewardlab.errors import InputError
 from rewardlab.losses import discrimination_loss
 from rewardlab.metrics import auc, calibration_error, rank_correlation
 from rewardlab.rewards import Reward
-from rewardlab.rewards.abilities import Calibrated, FrozenFeatures
+from rewardlab.rewards.abilities import Calibrated
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.base import Trained, split_data
 from rewardlab.training.bootstrap import bootstrap_weights
-from rewardlab.types import SOURCES, LabeledSamples, Samples
+from rewardlab.training.drawn import check_drawn, members, training_scores, with_features
+from rewardlab.types import SOURCES, LabeledSamples
 
 DENSITY_RATIO = (
     "log density ratio of features, target samples over the generator's own at the time of training"
@@ -96,6 +97,7 @@ class GANRM(Trained):
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
+        check_drawn(reward, "GANRM")
         self.reward = reward
         self.label_smoothing = label_smoothing
         self.bootstrap = bootstrap
@@ -108,7 +110,7 @@ class GANRM(Trained):
         if data is None or not isinstance(data.inputs, Tensor):
             return
         if self.trainer.ckpt_path is None:
-            _with_features(self.reward).fit_feature_scale(data.inputs.to(self.device))
+            with_features(self.reward).fit_feature_scale(data.inputs.to(self.device))
 
     @torch.no_grad()
     def on_fit_end(self) -> None:
@@ -121,7 +123,7 @@ class GANRM(Trained):
             return
         self.reward.eval()
         features = data.inputs[data.of("generated")].to(self.device)
-        scores = _with_features(self.reward).score_features(features).mean(1)
+        scores = with_features(self.reward).score_features(features).mean(1)
         if isinstance(self.reward, Calibrated):
             self.reward.calibrate(scores)
         self.reward.meaning = meaning(data, self.label_smoothing)
@@ -132,12 +134,15 @@ class GANRM(Trained):
         return None if data is None else data.split("train")
 
     def training_step(self, batch: LabeledSamples, batch_idx: int) -> Tensor:
-        logits = members(self.reward, batch.inputs)
+        seeds = row_seeds(derive(self.seed, "GANRM", self.current_epoch), batch.rows)
+        logits, penalty = training_scores(self.reward, batch.inputs, seeds)
         counts = self.head_weights(batch.rows, batch.labels, logits.shape[1])
         weights = counts.to(logits) * batch.weights[:, None]
         loss = discrimination_loss(
             logits, batch.labels, weights, label_smoothing=self.label_smoothing
         )
+        if penalty is not None:
+            loss = loss + penalty
         check_finite(loss, logits, batch)
         self.log("loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
@@ -175,19 +180,6 @@ class GANRM(Trained):
             is_target = labels.cpu() == 1
             weights = weights.masked_fill(left_out & is_target[:, None], 0)
         return weights
-
-
-def members(reward: Reward, inputs: Samples | Tensor) -> Tensor:
-    """Return members' scores [B, M] of samples, or of features made by the reward's frozen part."""
-    if isinstance(inputs, Tensor):
-        return _with_features(reward).score_features(inputs)
-    return reward.members(inputs)
-
-
-def _with_features(reward: Reward) -> FrozenFeatures:
-    """Return the reward as one with features: data modules keep features of no other."""
-    assert isinstance(reward, FrozenFeatures)
-    return reward
 
 
 def check_finite(loss: Tensor, logits: Tensor, batch: LabeledSamples) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pytorch_lightning import LightningModule
 
 from rewardlab.errors import InputError
+from rewardlab.rewards.abilities import DrawsNoise
 from rewardlab.rewards.corrected import Corrected
 from rewardlab.training.base import Trained
 
@@ -26,6 +27,11 @@ def corrected_reward(module: LightningModule) -> Corrected:
         raise InputError(
             f"Online trains the correction of a Corrected reward; the loop climbs a "
             f"{type(reward).__name__}. Give the loop rewards.Corrected(reward, correction, weight)."
+        )
+    if isinstance(reward.correction, DrawsNoise):
+        raise InputError(
+            "Online trains its correction without the noise and the term of the loss that a "
+            f"{type(reward.correction).__name__} brings. Give the reward inside of it."
         )
     if not any(weight.requires_grad for weight in reward.correction.parameters()):
         raise InputError(

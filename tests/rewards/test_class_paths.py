@@ -14,7 +14,9 @@ import rewardlab.rewards
 from rewardlab.rewards import (
     AestheticReward,
     Attack,
+    Bottleneck,
     Brightness,
+    Certainty,
     ClassifierReward,
     Corrected,
     Debiased,
@@ -85,7 +87,9 @@ def image_reward():
 MADE = {
     "AestheticReward": aesthetic,
     "Attack": lambda: Attack(Length(), Repetition(), threshold=1.0),
+    "Bottleneck": lambda: Bottleneck(vision(), width=4),
     "Brightness": Brightness,
+    "Certainty": lambda: Certainty(Bottleneck(vision(), width=4)),
     "ClassifierReward": encoder,
     "Corrected": lambda: Corrected(both(), Repetition(n=1)),
     "Debiased": lambda: Debiased(both(), TEXTS, [Length()], share=1.0),
@@ -111,7 +115,7 @@ MADE = {
     "VisionReward": vision,
     "Weighted": lambda: Weighted([Length(), Repetition()], [1.0, -2.5]),
 }
-OF_IMAGES = ("Brightness", "Novelty", "VisionReward")
+OF_IMAGES = ("Bottleneck", "Brightness", "Certainty", "Novelty", "VisionReward")
 
 
 def config_file(folder):

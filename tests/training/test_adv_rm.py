@@ -130,10 +130,10 @@ def test_images_are_learned_by_the_same_loop():
 def test_a_frozen_backbone_is_asked_once(monkeypatch):
     reward = language(frozen=True, heads=3, pooling="mean")
     asked = []
-    states = LanguageReward._states
+    states = LanguageReward.head_inputs
     monkeypatch.setattr(
         LanguageReward,
-        "_states",
+        "head_inputs",
         lambda self, samples: asked.append(len(samples)) or states(self, samples),
     )
     pairs = ruled_pairs(120)
