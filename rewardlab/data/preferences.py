@@ -102,6 +102,32 @@ class Preferences(SplitData):
         other.order_seed = self.order_seed if seed is None else seed
         return other
 
+    def weighted(self, weights: Tensor) -> Preferences:
+        """Return the same data with a fact "weight", how much each pair in training counts.
+
+        Held-out pairs have none: they are all counted alike.
+
+        Args:
+            weights: [N], of the pairs in training.
+
+        Raises:
+            InputError: if there is not one finite weight of 0 or more for each.
+        """
+        train = self.split("train")
+        is_right = weights.shape == (len(train),) and bool(weights.isfinite().all())
+        if not is_right or (weights < 0).any():
+            raise InputError(
+                f"Preferences takes one finite weight of 0 or more for each of {len(train)} pairs "
+                f"in training; got {list(weights.shape)}."
+            )
+        other = copy(self)
+        chosen = train.chosen.with_facts(weight=weights.float())
+        other._splits = {
+            "train": PreferencePairs(chosen, train.rejected),
+            "held_out": self.split("held_out"),
+        }
+        return other
+
     def few(self, count: int) -> Preferences:
         """Return the same data module of the first `count` clean pairs, a quarter held out."""
         other = copy(self)

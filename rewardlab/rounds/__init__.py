@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rewardlab.rounds.base import Rounds
     from rewardlab.rounds.gan_rm import GANRMRounds
     from rewardlab.rounds.hardening import OnlineHardening
+    from rewardlab.rounds.reweighting import Reweighting
     from rewardlab.rounds.stages import FitReward, PostTrain
     from rewardlab.rounds.tether import Tether
     from rewardlab.runs.folder import RunFolder
@@ -24,6 +25,7 @@ _HOMES = {
     "Mining": "rewardlab.rounds.attacking",
     "OnlineHardening": "rewardlab.rounds.hardening",
     "PostTrain": "rewardlab.rounds.stages",
+    "Reweighting": "rewardlab.rounds.reweighting",
     "Rounds": "rewardlab.rounds.base",
     "RunFolder": "rewardlab.runs.folder",
     "Tether": "rewardlab.rounds.tether",
@@ -37,6 +39,7 @@ __all__ = [
     "Mining",
     "OnlineHardening",
     "PostTrain",
+    "Reweighting",
     "Rounds",
     "RunFolder",
     "Tether",

@@ -32,6 +32,7 @@ from rewardlab.rounds.costs import cost
 from rewardlab.rounds.hardening import OnlineHardening, hardened_online
 from rewardlab.rounds.member_fits import MemberFits
 from rewardlab.rounds.post_training import train_policy
+from rewardlab.rounds.reweighting import Repeats, Reweighting
 from rewardlab.rounds.stages import FitReward, PostTrain
 from rewardlab.rounds.state import (
     State,
@@ -95,6 +96,8 @@ class AdvRMRounds(Rounds):
         tether: a distance that is subtracted from the hardened reward; none by default.
         online: a correction that learns while the policy is trained; none by default. With
             `rounds=0` it is the only hardening, else it comes on top of the rounds of attack.
+        reweight: refit the reward by importance weights for the trained policy, and train the
+            policy anew; by default not.
         evaluation: how the policy is judged at the end.
         rounds: the most rounds of attack; 0 fits plain members, the baseline.
         seed: of everything that is drawn.
@@ -117,6 +120,7 @@ class AdvRMRounds(Rounds):
         use: Literal["target", "ensemble"] | Callable[[Reward, Samples], Reward] = "target",
         tether: Tether | None = None,
         online: OnlineHardening | None = None,
+        reweight: Reweighting | None = None,
         evaluation: Evaluation | None = None,
         rounds: int = 2,
         seed: int = 0,
@@ -130,6 +134,7 @@ class AdvRMRounds(Rounds):
         self.held_out_prompts = _unique_prompts(held_out_prompts)
         self.tether = tether
         self.online = online
+        self.reweight = reweight
         self.post_train = post_train
         self.fit = fit or FitReward(AdvRM)
         self.use = use
@@ -156,11 +161,23 @@ class AdvRMRounds(Rounds):
             if not self._attack_and_mine(state, fits, references):
                 break
         state.number += 1
+        repeats = Repeats(self.reweight, self.policy, state, fits)
+        reward, reward_stage = self._train(state, fits, references)
+        while repeats.begin():
+            reward, reward_stage = self._train(state, fits, references)
+        self._evaluate(state, reward, reward_stage)
+        _report_cost(state)
+        export_both(state, reward)
+
+    def _train(
+        self, state: State, fits: MemberFits, references: References | None
+    ) -> tuple[Reward, Stage]:
+        """Fit the reward, train the policy on it, and return the reward with its record."""
         reward, reward_stage = self._hardened(fits, references)
-        settings = {**settings_of(run, self, "post_train"), "watched": self._unseen_prompts()}
+        settings = {**settings_of(state.run, self, "post_train"), "watched": self._unseen_prompts()}
         post_train = self.post_train
         if self.online is not None:
-            described = settings_of(run, self, "online")
+            described = settings_of(state.run, self, "online")
             members = [reward] if self._reads_references else self._members_in_use()
             reward, reward_stage, post_train = hardened_online(
                 state, self.online, members, reward_stage, post_train, described
@@ -169,9 +186,7 @@ class AdvRMRounds(Rounds):
             MonitoredPolicy, reward, self.prompts, held_out_prompts=self._unseen_prompts()
         )
         train_policy(state, post_train, reward, reward_stage, watched, settings)
-        self._evaluate(state, reward, reward_stage)
-        _report_cost(state)
-        export_both(state, reward)
+        return reward, reward_stage
 
     @property
     def draws_references(self) -> bool:

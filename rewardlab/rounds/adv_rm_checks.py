@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rewardlab.errors import InputError
+from rewardlab.rounds.reweighting import check_reweighting
 from rewardlab.rounds.state import check_rounds
 
 
@@ -27,6 +28,7 @@ def check_adv_rm(rounds: Any) -> None:
             f"rounds={rounds.rounds}. Give fit a loop, or set rounds to 0: then finished members "
             "are used as they are."
         )
+    check_reweighting(rounds)
     judge = rounds.attack.judge
     judges = rounds.evaluation.judges
     if judge is not None and judge not in judges:

@@ -59,13 +59,15 @@ def _totals(spent: Spent) -> dict[str, float | None]:
     """Return the total of the run, the total of plain RLHF, and their ratio."""
     whole = 0.0
     plain = 0.0
+    training = [parse_stage_name(name) for name in spent]
+    first = min((name.round or 0 for name in training if name.stage in RLHF), default=0)
     for name, amount in spent.items():
-        kind = parse_stage_name(name).stage
+        number, kind, _ = parse_stage_name(name)
         if kind in UNCOUNTED:
             continue
         if amount is None:
             return {"all": None, "plain": None, "ratio": None}
         whole += amount
-        if name == FIRST_FIT or kind in RLHF:
+        if name == FIRST_FIT or (kind in RLHF and number == first):
             plain += amount
     return {"all": whole, "plain": plain, "ratio": whole / plain if plain else None}

@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rewardlab.data import load_pairs, save_pairs
+from torch import Tensor
+
+from rewardlab.data import Preferences, load_pairs, save_pairs
 from rewardlab.rewards import Reward
 from rewardlab.rounds.attacking import Attacked
 from rewardlab.rounds.state import State, fit_reward, settings_of
@@ -25,6 +27,7 @@ class MemberFits:
 
     Attributes:
         stages: the records of the members' last fits.
+        weights: how much each pair in training counts, [N]; None for all alike.
     """
 
     def __init__(self, rounds: Any, state: State) -> None:
@@ -34,6 +37,8 @@ class MemberFits:
         self.stages: list[Stage] = []
         self.pairs: PreferencePairs | None = None
         self.pair_stages: list[Stage] = []
+        self.weights: Tensor | None = None
+        self.weight_stages: list[Stage] = []
 
     def fit(self, members: Sequence[Reward]) -> None:
         """Refit these members from their first weights, each with its own order and bootstrap.
@@ -72,25 +77,49 @@ class MemberFits:
         self.pairs = pairs if self.pairs is None else _joined([self.pairs, pairs])
         self.pair_stages.append(stage)
 
+    def data(self, seed: int) -> Preferences:
+        """Return the clean pairs and the adversarial ones so far, without weights.
+
+        Args:
+            seed: of their order.
+        """
+        preferences: Preferences = self.rounds.preferences
+        pairs = preferences.split("train")[:0] if self.pairs is None else self.pairs
+        data = preferences.extended(pairs, seed)
+        if self.rounds.reweight is not None:
+            data.fit_to(self.rounds.members)  # so that weights belong to the same rows everywhere
+        return data
+
+    def weigh(self, weights: Tensor, stage: Stage) -> None:
+        """Fit with weights from now on.
+
+        Args:
+            weights: [N], of the pairs in training.
+            stage: the record of what made them.
+        """
+        self.weights = weights
+        self.weight_stages = [stage]
+
     def _stage(self, number: int) -> Stage:
         state = self.state
         settings = settings_of(state.run, self.rounds, "members", "fit")
         seed = derive(self.rounds.seed, "member", number)
         before = self.stages[number : number + 1] if self.rounds.fit.warm_start else []
-        inputs = (state.start, *self.pair_stages, *before)
+        inputs = (state.start, *self.pair_stages, *self.weight_stages, *before)
         return state.stage(f"{MEMBER}-{number}", *inputs, seed=seed, **settings)
 
     def _fit_member(self, number: int, member: Reward, stage: Stage) -> dict[str, Any]:
         fit = self.rounds.fit
-        preferences = self.rounds.preferences
         seed = stage.seed
         assert seed is not None
         assert fit.loop is not None  # `fit` has left finished members as they are
         if not fit.warm_start:
             member.load_state_dict(self.first_weights[number], strict=False)
-        pairs = preferences.split("train")[:0] if self.pairs is None else self.pairs
         seeded = replace(fit, loop=partial(fit.loop, seed=seed))
-        return fit_reward(self.state, stage, seeded, member, preferences.extended(pairs, seed))
+        data = self.data(seed)
+        if self.weights is not None:
+            data = data.weighted(self.weights)
+        return fit_reward(self.state, stage, seeded, member, data)
 
 
 def _joined(parts: Sequence[PreferencePairs]) -> PreferencePairs:

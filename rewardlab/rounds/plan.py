@@ -15,6 +15,7 @@ from rewardlab.runs.layout import (
     CANDIDATES,
     MEMBER,
     NEGATIVES,
+    PAIR_WEIGHTS,
     PAIRS,
     POOL,
     POOL_SCORES,
@@ -63,8 +64,14 @@ def of_adv_rm(rounds: Any) -> list[str]:
     if rounds.online is not None:
         names.append(stage_name(last, ANCHORS))
         names += [stage_name(last, f"{ANCHOR_SCORES}-{member}") for member in used]
-    ends = [*_of_post_training(rounds.post_train), SAMPLES, SCORES]
-    return [*names, *(stage_name(last, stage) for stage in ends)]
+    training = _of_post_training(rounds.post_train)
+    names += [stage_name(last, stage) for stage in training]
+    for _ in range(0 if rounds.reweight is None else rounds.reweight.repeats):
+        last += 1
+        names.append(stage_name(last, PAIR_WEIGHTS))
+        names += [stage_name(last, MEMBER, member) for member in used]
+        names += [stage_name(last, stage) for stage in training]
+    return [*names, stage_name(last, SAMPLES), stage_name(last, SCORES)]
 
 
 def _of_post_training(post_train: PostTrain) -> list[str]:

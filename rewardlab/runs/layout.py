@@ -78,6 +78,7 @@ ATTACK = "attack"
 ADVERSARIAL = "adversarial"
 ANCHORS = "anchors"
 ANCHOR_SCORES = "anchor-scores"
+PAIR_WEIGHTS = "pair-weights"
 HELD_OUT_REFERENCES = "held-out-references"
 HELD_OUT_ATTACK = "held-out-attack"
 

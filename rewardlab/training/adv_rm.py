@@ -78,8 +78,8 @@ class AdvRM(Trained):
 
     Adv-RM, arXiv 2504.06141, equation 1. What makes it adversarial is the data: pairs whose
     rejected half an attack has found, beside clean ones. Batches are PreferencePairs of texts or
-    images, whose chosen half may have the facts "margin", "label" (0.5 for a tie) and "row". Both
-    halves run through the reward together. Members of an ensemble differ by their first weights
+    images, whose chosen half may have the facts "margin", "label" (0.5 for a tie), "weight" (how
+    much it counts) and "row". Both halves run through the reward together. Members of an ensemble differ by their first weights
     and, with `bootstrap`, by the pairs that they count. A reward with a frozen part has its
     features computed once, if the data module numbers its pairs
     (`rewardlab.data.preferences.Preferences`).
@@ -235,11 +235,18 @@ class AdvRM(Trained):
         self.log_dict({f"val/{name}": value for name, value in figures.items()}, prog_bar=True)
 
     def _weights(self, pairs: PreferencePairs, scores: Tensor) -> Tensor | None:
-        """Return the bootstrap's weights like scores [B, M], or None without a bootstrap."""
-        if not self.bootstrap or "row" not in pairs.chosen.facts:
-            return None
-        rows = pairs.chosen.facts["row"]
-        return bootstrap_weights(self.seed, rows, scores.shape[1]).to(scores)
+        """Return how much pairs count, like scores [B, M]: the bootstrap's and their own weights.
+
+        None without either.
+        """
+        facts = pairs.chosen.facts
+        weights = None
+        if self.bootstrap and "row" in facts:
+            weights = bootstrap_weights(self.seed, facts["row"], scores.shape[1]).to(scores)
+        if "weight" not in facts:
+            return weights
+        own = facts["weight"].to(scores)[:, None].expand_as(scores)
+        return own if weights is None else weights * own
 
     def _training_scores(self, pairs: PreferencePairs) -> TrainingParts:
         """Return the scores, and what else the reward says of the batch."""
