@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -15,12 +15,14 @@ from rewardlab.errors import AlikeError, InputError
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.folders import CONFIG, check_parts, load_reward, read_config
+from rewardlab.rewards.normal_scores import KNOTS, normal_scores, residual_knots
 from rewardlab.rewards.scoring import member_scores
 from rewardlab.storage.atomic import new_folder, write_atomically, write_json
 from rewardlab.types import Samples, concatenate, distinct
 from rewardlab.version import __version__
 
 CLASS_PATH = "rewardlab.rewards.Relative"
+Scale = Literal["deviation", "quantile"]
 
 
 class Relative(Reward, Saved):
@@ -38,10 +40,15 @@ class Relative(Reward, Saved):
             prompt: Samples; a mapping from prompts to their responses; a file that
             `save_constants` of this reward wrote; or the `Spread` of its members' scores.
         batch_size: references scored at once.
+        scale: "deviation" as above, or "quantile": the deviate of a standard normal below which as
+            large a share lies as of the references' own differences from their prompt's mean. For
+            Gaussian scores both are one. A score whose references have a long tail calls less of
+            what lies in that tail unusual. Constants from a file have the scale that they were
+            written with.
 
     Raises:
         InputError: if no prompt has two references, they all score alike, a file is no such file,
-            or (on use) a prompt has no references.
+            its constants are of another scale, or (on use) a prompt has no references.
 
     Example:
         >>> from rewardlab.rewards.rules import Length
@@ -56,23 +63,19 @@ class Relative(Reward, Saved):
     takes_trust = True
     means: Tensor
     deviations: Tensor
+    knots: Tensor | None
 
     def __init__(
         self,
         reward: Reward,
-        references: str | Path | Samples | Mapping[str, Any] | Spread,
+        references: str | Path | Samples | Mapping[str, Any] | Spread | QuantileSpread,
         batch_size: int = 256,
+        scale: Scale = "deviation",
     ) -> None:
         super().__init__()
         self.reward = reward
-        if isinstance(references, str | Path):
-            spread = _read(Path(references))
-        elif isinstance(references, Spread):
-            spread = references
-        else:
-            samples = references if isinstance(references, Samples) else _samples(references)
-            scores = member_scores(reward, samples, batch_size)
-            spread = spread_within(samples.prompts, scores)
+        spread, knots = _measured(reward, references, batch_size, scale)
+        self.register_buffer("knots", None if knots is None else knots.float())
         self.prompts = spread.prompts
         self._places = {prompt: place for place, prompt in enumerate(self.prompts)}
         self.register_buffer("means", spread.means.float())
@@ -97,8 +100,10 @@ class Relative(Reward, Saved):
                 f"{type(self.reward).__name__} has {scores.shape[1]}. They belong to one reward "
                 "only; measure them anew."
             )
-        means = self.means[places.to(self.means.device)].to(scores)
-        return (scores - means) / self.deviations.to(scores)
+        differences = scores - self.means[places.to(self.means.device)].to(scores)
+        if self.knots is not None:
+            return normal_scores(differences, self.knots, self.deviations)
+        return differences / self.deviations.to(scores)
 
     def save_constants(self, file: str | Path) -> None:
         """Write what was measured on the references as JSON.
@@ -138,11 +143,14 @@ class Relative(Reward, Saved):
         return cls(reward, Path(folder) / CONFIG).eval()
 
     def _constants(self) -> dict[str, Any]:
-        return {
+        constants = {
             "prompts": self.prompts,
             "means": self.means.tolist(),
             "deviations": self.deviations.tolist(),
         }
+        if self.knots is not None:
+            constants["knots"] = self.knots.tolist()
+        return constants
 
 
 class Spread(NamedTuple):
@@ -157,6 +165,13 @@ class Spread(NamedTuple):
     prompts: list[Prompt]
     means: Tensor
     deviations: Tensor
+
+
+class QuantileSpread(NamedTuple):
+    """How scores lie within prompts, with the quantiles [Q, M] of their differences."""
+
+    spread: Spread
+    knots: Tensor | None
 
 
 def spread_within(prompts: Sequence[Prompt], scores: Tensor) -> Spread:
@@ -223,6 +238,26 @@ def places_of(prompts: Sequence[Prompt], places: Mapping[Prompt, int], who: str)
     return torch.tensor([places[prompt] for prompt in prompts], dtype=torch.long)
 
 
+def _measured(reward: Reward, references: Any, batch_size: int, scale: str) -> QuantileSpread:
+    """Return what is known of the references, with quantiles if the scale needs them."""
+    if scale not in get_args(Scale):
+        raise InputError(f'Relative takes the scale "deviation" or "quantile"; got {scale!r}.')
+    if isinstance(references, str | Path):
+        return _read(Path(references), scale)
+    if isinstance(references, QuantileSpread):
+        return references
+    if isinstance(references, Spread):
+        if scale == "quantile":
+            raise InputError("A Spread has no quantiles. Give the references, or a QuantileSpread.")
+        return QuantileSpread(references, None)
+    samples = references if isinstance(references, Samples) else _samples(references)
+    scores = member_scores(reward, samples, batch_size)
+    spread = spread_within(samples.prompts, scores)
+    if scale == "deviation":
+        return QuantileSpread(spread, None)
+    return QuantileSpread(spread, residual_knots(samples.prompts, scores))
+
+
 def _samples(references: Mapping[str, Any]) -> Samples:
     """Return a mapping of prompts to their responses as Samples.
 
@@ -239,14 +274,17 @@ def _samples(references: Mapping[str, Any]) -> Samples:
     return concatenate(parts)  # type: ignore[no-any-return]
 
 
-def _read(file: Path) -> Spread:
+def _read(file: Path, scale: str) -> QuantileSpread:
     """Read the constants that `save_constants` or `save_pretrained` wrote."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         prompts = content["prompts"]
         means = torch.tensor(content["means"])
         deviations = torch.tensor(content["deviations"])
+        knots = torch.tensor(content["knots"]) if "knots" in content else None
         fits = means.shape == (len(prompts), len(deviations)) and bool((deviations > 0).all())
+        if knots is not None:
+            fits = fits and knots.shape == (KNOTS, len(deviations))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f"{file} cannot be read as constants of a Relative: {error!r}. save_constants writes "
@@ -257,4 +295,9 @@ def _read(file: Path) -> Spread:
             f"{file} does not fit together: {len(prompts)} prompts, means {list(means.shape)}. "
             "Is it edited?"
         )
-    return Spread(prompts, means, deviations)
+    if scale == "quantile" and knots is None:
+        raise InputError(
+            f"{file} has means and deviations alone, and scale='quantile' needs the references' "
+            "quantiles. Measure them anew with that scale."
+        )
+    return QuantileSpread(Spread(prompts, means, deviations), knots)

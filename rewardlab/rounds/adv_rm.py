@@ -297,10 +297,13 @@ class AdvRMRounds(Rounds):
         settings: dict[str, Any] = {"member": number}
         if witness is not None:
             settings["witness"] = fingerprint(witness)
+        scale = self.attack.witness_scale
+        if scale != "deviation":
+            settings["witness_scale"] = scale
         title = _attack_name(name, number)
         stage = state.stage(title, references.stage, *fits.stages, **settings)
         members = self.members
-        return sides_of(state, stage, members, number, witness, references.samples)
+        return sides_of(state, stage, members, number, witness, references.samples, scale)
 
     def _attack_stage(
         self,

@@ -21,7 +21,7 @@ from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward
 from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.combine import Ensemble
-from rewardlab.rewards.relative import Relative, Spread
+from rewardlab.rewards.relative import QuantileSpread, Relative, Scale, Spread
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds.state import State, keep_samples
 from rewardlab.runs.layout import JUDGED_ATTACK, SCORES_FILE
@@ -37,6 +37,8 @@ class Mining:
     Args:
         kind: "signed" disagreement (target - witness), or the paper's "absolute".
         z: how many standard deviations of the references' disagreement an attack has to exceed.
+        quantile: replaces z: the share of the references' own disagreement that an attack has to
+            exceed, such as 0.975.
         chosen: the "first" reference as the better answer, or the "best" by the target.
         per_prompt: most pairs of one prompt and round.
         cap: most pairs of an attack; near one adversarial pair to ten clean ones keeps clean
@@ -54,8 +56,14 @@ class Mining:
     cap: int = 1000
     pick: Literal["largest", "random"] = "largest"
     after: float = 0.0
+    quantile: float | None = None
 
     def __post_init__(self) -> None:
+        if self.quantile is not None and not 0 < self.quantile < 1:
+            raise InputError(
+                "Mining takes a quantile of the references' disagreement between 0 and 1; got "
+                f"{self.quantile:g}. 0.975 stands where z=1.96 does."
+            )
         if not 0 <= self.after < 1:
             raise InputError(
                 f"Mining begins after a share of the attack, 0 <= after < 1; got {self.after:g}."
@@ -83,6 +91,8 @@ class AttackAndMine:
             prompts, which measure, always do.
         judge: the name of one of the evaluation's judges, by which the funnel tells how many pairs
             are right at each step; it is read for that figure alone. None asks nobody.
+        witness_scale: how the witness's scores are brought to the references: by their "deviation",
+            or by their "quantile" (see `rewardlab.rewards.Relative`).
         stop_below: end the rounds when a fresh attack's yield (share of its outputs that pass gate
             and disagreement) on held-out prompts falls below this; without such prompts, the
             attack's own, unless it had found `enough`.
@@ -98,6 +108,7 @@ class AttackAndMine:
     enough: int | None = None
     judge: str | None = None
     stop_below: float = 0.05
+    witness_scale: Scale = "deviation"
 
     def __post_init__(self) -> None:
         if self.enough is not None and not isinstance(self.attacker, TrainedAttacker):
@@ -146,6 +157,7 @@ def sides_of(
     target_number: int,
     witness: Reward | None,
     references: Samples,
+    witness_scale: Scale = "deviation",
 ) -> Sides:
     """Return the two sides of an attack on one member; the references' scores are kept as a stage.
 
@@ -156,18 +168,22 @@ def sides_of(
         target_number: number of the one under attack.
         witness: the reward that has to object; None for the mean of the other members.
         references: responses to each prompt.
+        witness_scale: how the witness's scores are brought to them.
     """
     if witness is None:
         others = [member for number, member in enumerate(members) if number != target_number]
         witness = Ensemble(others)
     rewards = {"target": members[target_number], "witness": witness}
+    scales: dict[str, Scale] = {"target": "deviation", "witness": witness_scale}
 
     def score(folder: Path) -> None:
         columns = {}
         for name, reward in rewards.items():
-            side = Relative(reward, references)
+            side = Relative(reward, references, scale=scales[name])
             columns[f"{name}_means"] = side.means
             columns[f"{name}_deviations"] = side.deviations
+            if side.knots is not None:
+                columns[f"{name}_knots"] = side.knots
             columns[name] = scores_of(side, references)
         save_file(columns, folder / SCORES_FILE)
 
@@ -176,7 +192,7 @@ def sides_of(
     sides = []
     for name, reward in rewards.items():
         spread = Spread(prompts, kept[f"{name}_means"], kept[f"{name}_deviations"])
-        sides.append(Relative(reward, spread))
+        sides.append(Relative(reward, QuantileSpread(spread, kept.get(f"{name}_knots"))))
     return Sides(sides[0], sides[1], references, kept["target"], kept["witness"])
 
 
@@ -262,6 +278,7 @@ def mine(
         sides.witness_scores,
         kind=mining.kind,
         z=mining.z,
+        quantile=mining.quantile,
         chosen=mining.chosen,
         per_prompt=mining.per_prompt,
         cap=max(len(samples), 1) if at_random else mining.cap,
