@@ -16,7 +16,7 @@ from rewardlab.commands import PAGES
 from rewardlab.commands.fit import TrainingCLI
 from rewardlab.commands.rounds import build
 from rewardlab.data import save_samples
-from rewardlab.embedded import tiny_worlds
+from rewardlab.embedded import tiny_worlds, topics
 from rewardlab.rewards import Weighted
 from rewardlab.rewards.tower_files import save_tower
 from rewardlab.rewards.towers import Tower
@@ -62,6 +62,7 @@ STUDY = {
 FITS = [("gan_rm/fit.yaml", f"trainer/{where}.yaml") for where in ("cpu", "gpu_bf16", "multi_node")]
 MEMORY = {f"memory/{name}.yaml" for name in ("sd15", "sdxl", "sd35", "flux", "qwen_image", "wan")}
 MENU = sorted(file for file in FILES if file.startswith("menu/"))
+APART = ("menu/independent_witness.yaml", "menu/off_policy.yaml")  # in a test of their own
 OWN = {"gan_rm/own.yaml", "adv_rm/own.yaml", "adv_rm/fit_reward.yaml", "adv_rm/fit_dpo.yaml"}
 HERE = [
     "--trainer.accelerator=cpu",
@@ -144,7 +145,17 @@ TEXT_QUICK = [
 ]
 
 
-def test_hardening_in_the_loop_lies_over_the_text_world(tmp_path):
+@pytest.fixture
+def quick_topics(tmp_path_factory, monkeypatch):
+    """The world of topics with base networks of one step, in a cache of its own."""
+    train = topics.train_base
+    monkeypatch.setattr(
+        topics, "train_base", lambda folder, train_steps, **options: train(folder, 1, **options)
+    )
+    monkeypatch.setenv("REWARDLAB_CACHE", str(tmp_path_factory.getbasetemp() / "quick-cache"))
+
+
+def test_hardening_in_the_loop_lies_over_the_text_world(quick_topics, tmp_path):
     files = ["adv_rm/topics.yaml", "menu/online.yaml"]
     game = build([*words(files, tmp_path / "run"), *TEXT_QUICK]).rounds
     hardening = game.online
@@ -185,12 +196,12 @@ def menu():
 @pytest.mark.parametrize(
     "files",
     [
-        *menu().values(),
+        *([file for file in files if file not in APART] for files in menu().values()),
         *(pytest.param([file], marks=pytest.mark.nightly) for file in MENU),
     ],
     ids=lambda files: "+".join(Path(file).stem for file in files)[:80],
 )
-def test_the_menu_is_laid_over_the_rounds_that_its_comments_name(files, tmp_path):
+def test_the_menu_is_laid_over_the_rounds_that_its_comments_name(files, quick_topics, tmp_path):
     """All fragments that go together at once, and nightly each by itself."""
     [base] = {base for (base, *_), others in menu().items() if set(files) <= set(others)}
     quick = TEXT_QUICK if base == "configs/adv_rm/topics.yaml" else QUICK
@@ -212,6 +223,28 @@ def test_callbacks_of_the_menu_stand_behind_those_of_the_config(tmp_path):
     game = build([*names, f"{callback}.init_args.kl=2"]).rounds
     average, reset = game.post_train.callbacks
     assert (average.decay, reset.every_n_steps, reset.kl) == (0.999, 50, 2.0)
+
+
+def test_the_menus_fits_and_members_are_what_they_name(quick_topics, tmp_path):
+    """And what they do not name stays."""
+    names = ("batch_sum", "chi_po", "grm", "independent_members", "independent_witness")
+    files = [f"menu/{name}.yaml" for name in (*names, "off_policy", "quantile")]
+    witness = f"{RUN}attack.witness.init_args."
+    quick = [f"{witness}pairs=64", f"{witness}train_steps=1", f"{witness}epochs=1"]
+    game = build([*words(["adv_rm/topics.yaml", *files], tmp_path / "run"), *TEXT_QUICK, *quick])
+    game = game.rounds
+    loop = game.post_train.loop(game.policy, game.members[0])
+    assert (loop.link, loop.reward_range) == ("mixed-chi2", 10)
+    fit = game.fit.loop(game.members[0], seed=1)
+    assert (fit.likelihood_weight, fit.batch_sum_weight) == (0.01, 0.001)
+    assert fit.optimizer.keywords["lr"] == 0.001
+    attack = game.attack
+    assert (attack.mining.quantile, attack.mining.cap, attack.references) == (0.975, 100, 2)
+    assert attack.witness_scale == "quantile"
+    assert (game.reweight.repeats, game.reweight.normalize) == (1, "length")
+    backbones = [member.backbone for member in (*game.members, attack.witness)]
+    kinds = [type(backbone).__name__ for backbone in backbones]
+    assert kinds == ["LlamaModel", "GPT2Model", "GPT2Model"]
 
 
 @pytest.mark.parametrize("files", FITS, ids=lambda files: Path(files[1]).stem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pytorch_lightning import Trainer
@@ -23,12 +23,16 @@ from rewardlab.rewards.language import LanguageReward
 from rewardlab.seeds import derive
 from rewardlab.training.adv_rm import AdvRM
 
+Family = Literal["llama", "gpt2"]
 
-def train_base(folder: Path, train_steps: int, seed: int) -> None:
-    """Train the base policy on random chunks of the corpus."""
-    network = _base_network(seed)
+
+def train_base(folder: Path, train_steps: int, seed: int, family: Family = "llama") -> None:
+    """Train a base policy on random chunks of the corpus; each family draws its own."""
+    networks = {"llama": _base_network, "gpt2": _gpt2_network}
+    network = networks[family](seed)
     tokens = torch.from_numpy(corpus_tokens())
-    generator = torch.Generator().manual_seed(derive(seed, "topics chunks"))
+    chunks_of = "topics chunks" if family == "llama" else f"topics chunks of {family}"
+    generator = torch.Generator().manual_seed(derive(seed, chunks_of))
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, train_steps)
     for _ in range(train_steps):
@@ -62,6 +66,29 @@ def _base_network(seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, "topics base"))
         return LlamaForCausalLM(config)
+
+
+def _gpt2_network(seed: int) -> Any:
+    """Return a network of another family: learned positions, layer norms, GELU, a tied head."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    bpe = tokenizer()
+    config = GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=64,
+        n_layer=2,
+        n_head=4,
+        n_positions=64,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        eos_token_id=bpe.eos_token_id,
+        pad_token_id=bpe.pad_token_id,
+        bos_token_id=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, "topics base of gpt2"))
+        return GPT2LMHeadModel(config)
 
 
 def train_member(

@@ -12,6 +12,7 @@ from collections.abc import Hashable, Sequence
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -29,7 +30,8 @@ from rewardlab.embedded.topic_corpus import (
     prompts,
     tokenizer,
 )
-from rewardlab.embedded.topic_training import train_base, train_member
+from rewardlab.embedded.topic_training import Family, train_base, train_member
+from rewardlab.errors import InputError
 from rewardlab.evaluation.prompts import in_turn
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.provenance import fingerprint
@@ -57,18 +59,32 @@ __all__ = [
 
 
 def base_policy(
-    train_steps: int = 700, max_new_tokens: int = RESPONSE, value_head: bool = False, seed: int = 0
+    train_steps: int = 700,
+    max_new_tokens: int = RESPONSE,
+    value_head: bool = False,
+    seed: int = 0,
+    family: Family = "llama",
 ) -> CausalLMPolicy:
     """Return a Llama of 2 layers, 64 wide, trained on the corpus; 0.2 million parameters.
+
+    Or a network of another family, of the same width and depth, trained on other chunks of it.
 
     Args:
         train_steps: optimizer steps of 32 chunks of 24 tokens, learning rate 3e-3 along a cosine.
         max_new_tokens: limit of a response.
         value_head: see `CausalLMPolicy`.
         seed: seed of weights and data order.
+        family: "llama" or "gpt2".
+
+    Raises:
+        InputError: if the family is another.
     """
-    settings = {"train_steps": train_steps, "seed": seed}
-    train = partial(train_base, train_steps=train_steps, seed=seed)
+    if family not in get_args(Family):
+        raise InputError(f'The topics have base policies "llama" and "gpt2"; got {family!r}.')
+    settings: dict[str, object] = {"train_steps": train_steps, "seed": seed}
+    if family != "llama":
+        settings["family"] = family
+    train = partial(train_base, train_steps=train_steps, seed=seed, family=family)
     folder = cached_topics("topics-base", settings, train)
     return CausalLMPolicy(folder / "policy", max_new_tokens=max_new_tokens, value_head=value_head)
 
@@ -154,16 +170,22 @@ def clean_pairs(
     return Preferences(pairs, held_out=held_out, batch_size=batch_size, seed=seed)
 
 
-def member(seed: int = 0, frozen: bool = False, train_steps: int = 700) -> LanguageReward:
-    """Return an untrained reward: the base policy's backbone with a new head on the mean state.
+def member(
+    seed: int = 0, frozen: bool = False, train_steps: int = 700, family: Family = "llama"
+) -> LanguageReward:
+    """Return an untrained reward: a base policy's backbone with a new head on the mean state.
 
     Args:
         seed: seed of the head.
         frozen: train the head alone, on cached features. All such members share one backbone in
             memory.
         train_steps: training steps of the base policy.
+        family: of the base policy; members of two families differ in what they knew before.
     """
-    policy = _shared_base(train_steps) if frozen else base_policy(train_steps)
+    if frozen:
+        policy = _shared_base(train_steps, family)
+    else:
+        policy = base_policy(train_steps, family=family)
     return LanguageReward(
         policy.network, policy.tokenizer, frozen=frozen, pooling="mean", seed=seed
     )
@@ -177,6 +199,8 @@ def member_reward(
     epochs: int = 2,
     learning_rate: float = 1e-3,
     train_steps: int = 700,
+    family: Family = "llama",
+    pairs_seed: int = 0,
 ) -> LanguageReward:
     """Return a member that was trained on preference pairs, in evaluation mode.
 
@@ -190,20 +214,22 @@ def member_reward(
         epochs: passes over the pairs.
         learning_rate: learning rate of AdamW, constant.
         train_steps: training steps of the base policy.
+        family: of the member's backbone; the pairs are the Llama's.
+        pairs_seed: seed of the responses in `preferences`, where only a number of pairs is given.
     """
-    clean = preferences(pairs, train_steps=train_steps) if isinstance(pairs, int) else pairs
+    clean = preferences(pairs, pairs_seed, train_steps) if isinstance(pairs, int) else pairs
     settings = {
         "seed": seed,
         "frozen": frozen,
         "epochs": epochs,
         "learning_rate": learning_rate,
-        "policy": fingerprint(base_policy(train_steps)),
+        "policy": fingerprint(base_policy(train_steps, family=family)),
         "pairs": fingerprint(clean),
         "extra": fingerprint(extra),
     }
     train = partial(
         train_member,
-        untrained=partial(member, seed, frozen, train_steps),
+        untrained=partial(member, seed, frozen, train_steps, family),
         data=Preferences(clean, extra=extra, held_out=0, seed=seed),
         seed=seed,
         epochs=epochs,
@@ -214,9 +240,9 @@ def member_reward(
 
 
 @cache
-def _shared_base(train_steps: int) -> CausalLMPolicy:
+def _shared_base(train_steps: int, family: Family) -> CausalLMPolicy:
     """Return the base policy whose network frozen members share; nothing trains it."""
-    return base_policy(train_steps)
+    return base_policy(train_steps, family=family)
 
 
 @cache

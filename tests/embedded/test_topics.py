@@ -144,6 +144,29 @@ def test_members_start_alike_but_for_their_heads_and_learn_what_gold_prefers():
     assert reward.score_std > 0
 
 
+def test_another_family_is_another_network_of_the_same_world():
+    """It is kept apart from the Llama, whose cache keeps its name, and learns from the same text."""
+    llama, gpt2 = topics.base_policy(STEPS), topics.base_policy(STEPS, family="gpt2")
+    kinds = [type(policy.network).__name__ for policy in (llama, gpt2)]
+    assert kinds == ["LlamaForCausalLM", "GPT2LMHeadModel"]
+    untrained = topics.base_policy(1, family="gpt2")
+    chunks = torch.from_numpy(corpus_tokens()[:2400]).view(100, 24)
+    with torch.no_grad():
+        losses = []
+        for policy in (untrained, gpt2):
+            losses.append(policy.network(input_ids=chunks, labels=chunks).loss.item())
+    assert losses[1] < losses[0] - 0.1
+    members = [topics.member(seed, train_steps=STEPS, family="gpt2") for seed in (1, 2)]
+    assert type(members[0].backbone).__name__ == "GPT2Model"
+    weights = [next(member.backbone.parameters()) for member in members]
+    assert torch.equal(*weights)
+    assert not torch.equal(members[0].head, members[1].head)
+    samples = Samples(topics.prompts("train", 2), [" statement", " of of of"])
+    assert members[0](samples).isfinite().all()
+    with pytest.raises(InputError, match="got 'bert'"):
+        topics.base_policy(STEPS, family="bert")
+
+
 def test_a_frozen_member_trains_its_head_alone():
     pairs = topics.preferences(200, train_steps=STEPS)
     reward = topics.member_reward(
