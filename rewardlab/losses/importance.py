@@ -40,7 +40,8 @@ def importance_weights(log_ratios: Tensor, quantile: float = 0.95) -> Importance
             size is below a tenth of N.
 
     Example:
-        >>> weights, share, clipped = importance_weights(torch.tensor([0.0, 0.0, 9.0]), quantile=0.5)
+        >>> log_ratios = torch.tensor([0.0, 0.0, 9.0])
+        >>> weights, share, clipped = importance_weights(log_ratios, quantile=0.5)
         >>> weights.tolist(), share, clipped
         ([1.0, 1.0, 1.0], 1.0, 1)
     """

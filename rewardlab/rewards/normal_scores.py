@@ -30,15 +30,19 @@ def residual_knots(prompts: Sequence[Prompt], scores: Tensor) -> Tensor:
         >>> knots.shape, round(knots[-1].item(), 2)
         (torch.Size([101, 1]), 1.4)
     """
-    places = torch.tensor(distinct(prompts).places, dtype=torch.long)
+    unique = distinct(prompts)
+    places = torch.tensor(unique.places, dtype=torch.long)
     scores = scores.detach().double().cpu()
-    counts = torch.bincount(places).double()[:, None]
-    sums = scores.new_zeros(len(counts), scores.shape[1]).index_add_(0, places, scores)
+    counts = torch.bincount(places).double()
+    sums = scores.new_zeros(len(counts), scores.shape[1])
+    sums.index_add_(0, places, scores)
+    means = sums / counts[:, None]
+    residuals = scores - means[places]
     of_rows = counts[places]
-    residuals = scores - (sums / counts)[places]
-    several = of_rows[:, 0] > 1
-    widening = (of_rows / (of_rows - 1)).sqrt()
-    return (residuals * widening)[several].quantile(_levels(), dim=0)
+    widening = of_rows / (of_rows - 1)
+    widened = residuals * widening.sqrt()[:, None]
+    several = of_rows > 1
+    return widened[several].quantile(_levels(), dim=0)
 
 
 def normal_scores(values: Tensor, knots: Tensor, deviations: Tensor) -> Tensor:
@@ -62,29 +66,48 @@ def normal_scores(values: Tensor, knots: Tensor, deviations: Tensor) -> Tensor:
     scores = torch.special.ndtri(_levels()).to(values)
     columns = values.T.contiguous()
     table = knots.to(values).T.contiguous()
+    slopes = 1 / deviations.to(values)
     sides = []
     for right in (False, True):
         places = torch.searchsorted(table, columns.detach(), right=right)
-        sides.append(_between(columns, places, table, scores, deviations.to(values)))
-    return ((sides[0] + sides[1]) / 2).T
+        inside = _between(columns, places, table, scores)
+        sides.append(_with_ends(inside, columns, places, table, scores, slopes))
+    both = torch.stack(sides)
+    return both.mean(0).T
 
 
-def _between(
-    values: Tensor, places: Tensor, table: Tensor, scores: Tensor, deviations: Tensor
-) -> Tensor:
-    """Return the scores [M, B] of values that lie below the knot at `places`."""
-    count = len(scores)
-    upper = places.clamp(1, count - 1)
-    low = table.gather(1, upper - 1)
+def _between(values: Tensor, places: Tensor, table: Tensor, scores: Tensor) -> Tensor:
+    """Return the scores [M, B] of values that lie below the knot at `places`, on a line."""
+    last = len(scores) - 1
+    upper = places.clamp(1, last)
+    lower = upper - 1
+    low = table.gather(1, lower)
     high = table.gather(1, upper)
-    width = (high - low).clamp_min(torch.finfo(values.dtype).tiny)
-    share = ((values - low) / width).clamp(0, 1)
-    inside = torch.lerp(scores[upper - 1], scores[upper], share)
-    below = scores[0] + (values - table[:, :1]) / deviations[:, None]
-    above = scores[-1] + (values - table[:, -1:]) / deviations[:, None]
-    return torch.where(places == 0, below, torch.where(places == count, above, inside))
+    tiny = torch.finfo(values.dtype).tiny
+    width = high - low
+    share = (values - low) / width.clamp_min(tiny)
+    score_below = scores[lower]
+    score_above = scores[upper]
+    return torch.lerp(score_below, score_above, share.clamp(0, 1))
+
+
+def _with_ends(
+    inside: Tensor, values: Tensor, places: Tensor, table: Tensor, scores: Tensor, slopes: Tensor
+) -> Tensor:
+    """Return the scores [M, B], with lines of the slopes [M] beyond the outermost knots."""
+    count = len(scores)
+    first = table[:, :1]
+    last = table[:, -1:]
+    steepness = slopes[:, None]
+    short = values - first
+    over = values - last
+    below = scores[0] + short * steepness
+    above = scores[-1] + over * steepness
+    within = inside.where(places > 0, below)
+    return within.where(places < count, above)
 
 
 def _levels() -> Tensor:
     """Return the levels of the knots, float64 [Q]."""
-    return (torch.arange(KNOTS, dtype=torch.float64) + 0.5) / KNOTS
+    middles = torch.arange(KNOTS, dtype=torch.float64) + 0.5
+    return middles / KNOTS
