@@ -40,6 +40,7 @@ def importance_weights(log_ratios: Tensor, quantile: float = 0.95) -> Importance
             size is below a tenth of N.
 
     Example:
+        >>> import torch
         >>> log_ratios = torch.tensor([0.0, 0.0, 9.0])
         >>> weights, share, clipped = importance_weights(log_ratios, quantile=0.5)
         >>> weights.tolist(), share, clipped

@@ -79,9 +79,9 @@ class AdvRM(Trained):
     Adv-RM, arXiv 2504.06141, equation 1. What makes it adversarial is the data: pairs whose
     rejected half an attack has found, beside clean ones. Batches are PreferencePairs of texts or
     images, whose chosen half may have the facts "margin", "label" (0.5 for a tie), "weight" (how
-    much it counts) and "row". Both halves run through the reward together. Members of an ensemble differ by their first weights
-    and, with `bootstrap`, by the pairs that they count. A reward with a frozen part has its
-    features computed once, if the data module numbers its pairs
+    much it counts) and "row". Both halves run through the reward together. Members of an ensemble
+    differ by their first weights and, with `bootstrap`, by the pairs that they count. A reward with
+    a frozen part has its features computed once, if the data module numbers its pairs
     (`rewardlab.data.preferences.Preferences`).
 
     Logged beside the loss: `accuracy` (ties left out) and `margin` of the members' mean. On
