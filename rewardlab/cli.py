@@ -31,6 +31,7 @@ _HOMES = {
     "generate": "generate",
     "plan": "plan",
     "report": "report",
+    "advise": "advise",
     "doctor": "doctor",
 }
 

@@ -65,6 +65,7 @@ optimiser.
   generate   draw outputs of a policy into a folder of samples
   plan       say how much memory a config needs, before anything is loaded
   report     write one self-contained HTML page from run folders
+  advise     say from short runs what to try first against over-optimisation
   doctor     show versions, devices and what is missing, with the command that mends it
 
 Examples:
@@ -241,6 +242,21 @@ rewardlab report: write one self-contained HTML page from run folders alone.
 Examples:
   rewardlab report runs/digits
   rewardlab report runs/digits runs/beta500 --out compare.html""",
+    "advise": """\
+rewardlab advise: say from your own short runs what of configs/menu/ to try first, with the evidence.
+
+  rewardlab advise RUN [RUN ...]
+
+  RUN          a folder that `rewardlab rounds` or `rewardlab fit` wrote while it trained a policy;
+               several, such as of several seeds, are taken together
+
+Each advice is a figure that moved beyond its noise and past a threshold, what it means, and the flags
+to lay over the same command, strongest first. No judge is read: what a judge is for is to tell you
+afterwards whether the advice was right.
+
+Examples:
+  rewardlab advise runs/plain
+  rewardlab advise runs/plain-0 runs/plain-1 runs/plain-2""",
     "doctor": """\
 rewardlab doctor: show versions, devices, which extras and kernels work, and the command that mends
 what does not. Exit code 0 if everything that rewardlab needs is there, else 1.

@@ -13,6 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
+from rewardlab.evaluation.alarms import is_worse
 from rewardlab.evaluation.monitors import (
     MonitoredPolicy,
     Reading,
@@ -44,7 +45,7 @@ class Guard(Callback):
     """Read the reward and monitors every few steps, and stop training when a monitor gets worse.
 
     Every reading uses the same prompts and seeds. The monitors are logged as `guard/<name>` beside
-    `guard/score`:
+    `guard/score`, and their standard errors as `guard_error/<name>`:
 
     * `disagreement`: standard deviation of the reward's members.
     * `distance`: KID from the reward's features of held-out targets.
@@ -172,6 +173,7 @@ class Guard(Callback):
         score = scores.mean().item()
         figures = {name: reading.value for name, reading in monitors.items()}
         log_figures(trainer, "guard", {"score": score, **figures})
+        log_figures(trainer, "guard_error", _errors(monitors))
         worse = self._worse_monitors(monitors)
         if worse:
             self.alarms += 1
@@ -194,9 +196,7 @@ class Guard(Callback):
         best = self._best.setdefault(name, reading)
         if reading.value < best.value:
             self._best[name] = reading
-        variance = reading.standard_error**2 + best.standard_error**2
-        standard_error: float = variance**0.5
-        return reading.value - best.value > self.tolerance * standard_error
+        return is_worse(reading, best, self.tolerance)
 
     def _stop(self, trainer: Trainer, worse: Sequence[str], score: float) -> None:
         self.stopped_at = trainer.global_step
@@ -229,6 +229,11 @@ class Guard(Callback):
         self._last = state_dict["last"]
         self._good = state_dict["good"]
         self._best = {name: Reading(*reading) for name, reading in state_dict["best"].items()}
+
+
+def _errors(monitors: Mapping[str, Reading]) -> dict[str, float]:
+    """Return the standard error of each monitor's reading."""
+    return {name: reading.standard_error for name, reading in monitors.items()}
 
 
 def _trained_parameters(module: LightningModule) -> list[nn.Parameter]:

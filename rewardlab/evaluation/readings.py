@@ -43,9 +43,8 @@ class Readings(Callback):
     Gold is read here, so nothing acts on it. The figures are logged as `reading/<judge>`,
     `reading/reward`, `reading/kl` (nats an output, where the loop has a reference; from the one that
     it began with, whatever took its place) and, where it is given how, `reading/outliers` (MOP, a
-    share). At the end
-    `figures` says for each judge how long it held above its start, with its peak and its value at
-    equal KL.
+    share), and their standard errors as `reading_error/<name>`. At the end `figures` says for each
+    judge how long it held above its start, with its peak and its value at equal KL.
 
     Args:
         judges: named gold rewards; higher has to be better.
@@ -137,29 +136,32 @@ class Readings(Callback):
             )
         loop = cast(TrainedLoop, module)
         with in_eval_mode(loop.policy):
-            figures = self._figures_of(loop, in_turn(self.prompts, self.samples))
+            columns = self._columns_of(loop, in_turn(self.prompts, self.samples))
+        figures = {name: column.mean().item() for name, column in columns.items()}
         self.rows.append({"step": float(trainer.global_step), **figures})
         log_figures(trainer, self.name, figures)
+        if self.samples > 1:
+            log_figures(trainer, f"{self.name}_error", _errors(columns))
 
-    def _figures_of(self, loop: TrainedLoop, prompts: Sequence[Prompt]) -> Row:
-        """Return the mean score of each judge and of the reward, and the KL from the reference."""
+    def _columns_of(self, loop: TrainedLoop, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+        """Return the scores [B] of each judge and of the reward, and the nats from the reference.
+
+        Their means are the readings; those of the nats are the KL.
+        """
         seeds = row_seeds(derive(self.seed, "readings"), self.samples)
         trajectory = loop.policy.sample(prompts, seeds=seeds)
         samples = loop.policy.decode(trajectory)
-        figures = {}
-        for name, judge in self.judges.items():
-            figures[name] = scores_of(judge, samples).mean().item()
+        columns = {name: scores_of(judge, samples) for name, judge in self.judges.items()}
         if loop.reward is not None:
-            figures["reward"] = scores_of(loop.reward, samples).mean().item()
+            columns["reward"] = scores_of(loop.reward, samples)
         if self.outliers is not None:
             if self._outlier_judge is None:
                 self._outlier_judge = self.outliers.fit(loop, self.prompts or prompts)
-            figures["outliers"] = self._outlier_judge.share(samples)
+            columns["outliers"] = -scores_of(self._outlier_judge, samples)
         if loop.reference is not None:
             first = first_reference(loop.reference)
-            nats = _log_ratios(loop.policy, first, trajectory)
-            figures["kl"] = nats.mean().item() * loop.policy.dimensions
-        return figures
+            columns["kl"] = _log_ratios(loop.policy, first, trajectory) * loop.policy.dimensions
+        return columns
 
     def figures(self) -> dict[str, dict[str, Any]]:
         """Return each judge's `Stability` as plain data.
@@ -188,6 +190,11 @@ class Readings(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take what `state_dict` returned."""
         self.rows = state_dict["rows"]
+
+
+def _errors(columns: dict[str, Tensor]) -> Row:
+    """Return the standard error of each column's mean."""
+    return {name: column.std().item() / len(column) ** 0.5 for name, column in columns.items()}
 
 
 def _log_ratios(policy: Policy, reference: Policy, trajectory: Trajectory) -> Tensor:

@@ -1,0 +1,382 @@
+"""Symptoms of over-optimization that need no judge, and what of the menu answers them.
+
+A symptom is a figure that moved beyond its noise and past a threshold. Each threshold says where it
+comes from: a study of this library, or a rule of thumb.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from rewardlab.report.own_figures import Change, OwnFigures, Setting
+from rewardlab.runs.read import at
+
+Measure = Literal["level", "excess", "growth", "shrinkage", "rise", "fall", "deviations"]
+Outputs = Literal["texts", "pictures", "any"]
+MENU = "--config configs/menu/"
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """A figure that tells of over-optimization, and what answers it.
+
+    Attributes:
+        advice: what to do.
+        columns: of metrics.csv; the first that a run has is read.
+        measure: what is compared with the threshold. "level": the last value; "excess": what it is
+            above 1; "growth": last over first; "shrinkage": first over last; "rise" and "fall": the
+            difference; "deviations": the rise in `score_std` of the start. Ratios are compared by
+            their logarithms.
+        threshold: above which it counts.
+        outputs: of which policies it is a symptom. Nats of pictures are of a mean over dimensions,
+            and not comparable.
+        meaning: in one sentence.
+        basis: where the threshold comes from.
+        needs: how to get the figure; "" where runs without it lack nothing.
+        remedy: what to lay over the same command, for a run's setting; nothing if it does not fit.
+    """
+
+    advice: str
+    columns: tuple[str, ...]
+    measure: Measure
+    threshold: float
+    outputs: Outputs
+    meaning: str
+    basis: str
+    needs: str
+    remedy: Callable[[Setting], tuple[str, ...]]
+
+
+def size_of(symptom: Symptom, figures: OwnFigures, change: Change) -> float:
+    """Return a change in multiples of the symptom's threshold; 0 if it is noise or the other way.
+
+    Args:
+        symptom: whose measure is taken.
+        figures: of the same run, for the deviation of its scores.
+        change: of the symptom's figure.
+    """
+    falls = symptom.measure in ("shrinkage", "fall")
+    if change.is_flat or (change.last < change.first) != falls:
+        return 0.0
+    size = MEASURES[symptom.measure](figures, change)
+    if symptom.measure in ("growth", "shrinkage"):
+        return math.log(size) / math.log(symptom.threshold) if size > 0 else 0.0
+    return size / symptom.threshold
+
+
+def concerns(symptom: Symptom, figures: OwnFigures) -> bool:
+    """Return whether a symptom is one of a run's loop and outputs, and has an answer there."""
+    if not symptom.remedy(figures.setting):
+        return False
+    if symptom.outputs == "any":
+        return True
+    return symptom.outputs == outputs_of(figures)
+
+
+def outputs_of(figures: OwnFigures) -> Outputs:
+    """Return what a policy makes, as far as its figures tell."""
+    names = figures.changes
+    if any(name.endswith(("norm_ratio", "/distance")) for name in names):
+        return "pictures"
+    if figures.setting.loop in ("ReFL", "VelocityMatching"):
+        return "pictures"
+    return "texts"
+
+
+def _level(figures: OwnFigures, change: Change) -> float:
+    return change.last
+
+
+def _excess(figures: OwnFigures, change: Change) -> float:
+    return change.last - 1
+
+
+def _growth(figures: OwnFigures, change: Change) -> float:
+    return change.last / change.first if change.first > 0 else 0.0
+
+
+def _shrinkage(figures: OwnFigures, change: Change) -> float:
+    return change.first / change.last if change.last > 0 else 0.0
+
+
+def _difference(figures: OwnFigures, change: Change) -> float:
+    return abs(change.last - change.first)
+
+
+def _deviations(figures: OwnFigures, change: Change) -> float:
+    spread = figures.changes.get("score_std")
+    if spread is None or spread.first <= 0:
+        return 0.0
+    return (change.last - change.first) / spread.first
+
+
+MEASURES: Mapping[Measure, Callable[[OwnFigures, Change], float]] = {
+    "level": _level,
+    "excess": _excess,
+    "growth": _growth,
+    "shrinkage": _shrinkage,
+    "rise": _difference,
+    "fall": _difference,
+    "deviations": _deviations,
+}
+
+
+def _number(setting: Setting, name: str, otherwise: float) -> float:
+    """Return a number that the loop was given, or another."""
+    value = setting.arguments.get(name)
+    return float(value) if isinstance(value, int | float) else otherwise
+
+
+def _hold(setting: Setting) -> tuple[str, ...]:
+    """Return what holds the policy nearer to its reference."""
+    if setting.loop == "PPO":
+        weight = _number(setting, "kl_weight", 0.0)
+        return (f"{setting.flag}kl_weight={2 * weight or 0.25:g}",)
+    if setting.loop == "DPO":
+        return (f"{setting.flag}beta={3 * _number(setting, 'beta', 0.1):g}",)
+    return ()
+
+
+def _hold_pictures(setting: Setting) -> tuple[str, ...]:
+    """Return what holds a generator of pictures nearer to its targets or its start."""
+    if setting.loop == "DPO":
+        return (f"{setting.flag}beta={10 * _number(setting, 'beta', 100.0):g}",)
+    if setting.command == "rounds":
+        return (f"{MENU}guard_stop.yaml",)
+    return ()
+
+
+def _stop(setting: Setting) -> tuple[str, ...]:
+    return (f"{MENU}guard_stop.yaml",) if setting.command == "rounds" else ()
+
+
+def _bound(setting: Setting) -> tuple[str, ...]:
+    """Return PAR."""
+    if setting.loop != "PPO":
+        return ()
+    if setting.command == "rounds":
+        return (f"{MENU}par.yaml",)
+    return (f"{setting.flag}shaping.par=1.0",)
+
+
+def _calibrate_length(setting: Setting) -> tuple[str, ...]:
+    if setting.rounds == "AdvRMRounds":
+        return (f"{MENU}length_calibration.yaml",)
+    if setting.loop == "PPO":
+        return (f"{setting.flag}shaping.length_penalty=1.0",)
+    return ()
+
+
+def _soft_minimum(setting: Setting) -> tuple[str, ...]:
+    if setting.rounds == "AdvRMRounds":
+        return (f"{MENU}soft_minimum.yaml",)
+    return _stop(setting)
+
+
+def _tether(setting: Setting) -> tuple[str, ...]:
+    if setting.rounds == "AdvRMRounds":
+        return ("--config configs/adv_rm/topics_novelty.yaml",)
+    if setting.rounds == "GANRMRounds":
+        return _hold_pictures(setting)
+    return _hold(setting)
+
+
+def _norm_guard(setting: Setting) -> tuple[str, ...]:
+    if setting.loop in ("DPO", "VelocityMatching", "SFT"):
+        return (f"{setting.flag}norm_guard={10 * _number(setting, 'norm_guard', 0.0) or 10:g}",)
+    return _stop(setting) or _half_the_rate(setting)
+
+
+def _smaller_steps(setting: Setting) -> tuple[str, ...]:
+    return _half_the_rate(setting) if setting.loop == "PPO" else ()
+
+
+def _half_the_rate(setting: Setting) -> tuple[str, ...]:
+    rate = at(setting.arguments, "optimizer", "init_args", "lr")
+    if not isinstance(rate, int | float):
+        return ()
+    return (f"{setting.flag}optimizer.init_args.lr={rate / 2:g}",)
+
+
+def _chi_po(setting: Setting) -> tuple[str, ...]:
+    if setting.loop != "DPO":
+        return ()
+    if setting.command == "rounds":
+        return (f"{MENU}chi_po.yaml",)
+    return (f"{setting.flag}link=mixed-chi2", f"{setting.flag}beta=0.1")
+
+
+def _heavier_correction(setting: Setting) -> tuple[str, ...]:
+    if setting.rounds == "AdvRMRounds":
+        return ("--rounds.init_args.online.weight=4",)
+    return ()
+
+
+LOGGED_BY_PPO = "PPO logs it; four readings or more (log_every_n_steps of the trainer)"
+GUARD = f"{MENU}monitors.yaml (rounds)"
+SYMPTOMS = (
+    Symptom(
+        advice="Hold the policy to its start by a KL",
+        columns=("reading/kl", "kl"),
+        measure="level",
+        threshold=10.0,
+        outputs="texts",
+        meaning=(
+            "The policy is so many nats an output away from its start that the reward is asked "
+            "about texts unlike those it was fitted on."
+        ),
+        basis=(
+            "docs/studies/hardening.md: runs that held ended at 7 ± 2 nats, with kl_weight 0.25, "
+            "and runs that fell at 31 ± 3"
+        ),
+        needs="train by PPO, or add evaluation.Readings",
+        remedy=_hold,
+    ),
+    Symptom(
+        advice="Bound what the reward can gain (PAR)",
+        columns=("score",),
+        measure="deviations",
+        threshold=3.0,
+        outputs="any",
+        meaning=(
+            "The mean score rose by this many deviations of single scores at the start, to where "
+            "hardly one of the first policy's outputs was: there the reward extrapolates."
+        ),
+        basis="a rule of thumb: the mean of the best of about 450 normal scores is 3 deviations up",
+        needs=LOGGED_BY_PPO,
+        remedy=_bound,
+    ),
+    Symptom(
+        advice="Take the length out of the reward",
+        columns=("length",),
+        measure="growth",
+        threshold=1.25,
+        outputs="texts",
+        meaning="Outputs grow longer while the reward rises, which it may like for the length.",
+        basis="a rule of thumb",
+        needs=LOGGED_BY_PPO,
+        remedy=_calibrate_length,
+    ),
+    Symptom(
+        advice="Keep the policy varied by a KL",
+        columns=("entropy",),
+        measure="shrinkage",
+        threshold=2.0,
+        outputs="texts",
+        meaning="The policy decides between fewer tokens than it did: it repeats what scores well.",
+        basis="a rule of thumb",
+        needs=LOGGED_BY_PPO,
+        remedy=_hold,
+    ),
+    Symptom(
+        advice="Let doubting members decide",
+        columns=("guard/disagreement",),
+        measure="growth",
+        threshold=1.25,
+        outputs="any",
+        meaning="The reward's members part over what the policy makes now more than at the start.",
+        basis="a rule of thumb; docs/studies/guard.md says how often it is late or wrong",
+        needs=f"a reward of several members and evaluation.Guard: {GUARD}",
+        remedy=_soft_minimum,
+    ),
+    Symptom(
+        advice="Tether the outputs to what the first policy makes",
+        columns=("reading/outliers", "guard/outliers"),
+        measure="level",
+        threshold=0.1,
+        outputs="any",
+        meaning="This share of the outputs lies outside of what the first policy makes (MOP).",
+        basis=(
+            "a rule of thumb, ten times the level of the test; that the tether holds: "
+            "docs/studies/hardening.md, no fall in 5 of 5 seeds"
+        ),
+        needs="evaluation.Readings or Guard with `outliers`",
+        remedy=_tether,
+    ),
+    Symptom(
+        advice="Hold the generator nearer, or stop it",
+        columns=("guard/distance",),
+        measure="growth",
+        threshold=2.0,
+        outputs="pictures",
+        meaning="Outputs move away from the held-out targets while the reward rises.",
+        basis="experiments/studies/norm_ratio.py: twice the distance of the start was its sign",
+        needs=f"evaluation.Guard in rounds with targets: {GUARD}",
+        remedy=_hold_pictures,
+    ),
+    Symptom(
+        advice="Stop where a held-out reward turns",
+        columns=("guard/classifier",),
+        measure="rise",
+        threshold=0.5,
+        outputs="pictures",
+        meaning="A reward that nothing is optimized against scores the outputs ever lower.",
+        basis="a rule of thumb, in the logits of that reward",
+        needs="evaluation.Guard with watch: [classifier] in rounds with targets",
+        remedy=_stop,
+    ),
+    Symptom(
+        advice="Hold the length of the velocities",
+        columns=("norm_ratio", "guard/norm_ratio", "reading/norm_ratio"),
+        measure="excess",
+        threshold=0.05,
+        outputs="pictures",
+        meaning="The generator's velocities outgrow the reference's, which saturates pictures.",
+        basis="experiments/studies/norm_ratio.py: above 1.05 was its sign (NormGuard, 2606.27771)",
+        needs="train by DPO, PPO or VelocityMatching, or add evaluation.NormReading",
+        remedy=_norm_guard,
+    ),
+    Symptom(
+        advice="Take smaller steps",
+        columns=("clip_fraction",),
+        measure="level",
+        threshold=0.3,
+        outputs="any",
+        meaning="This share of the ratios is clipped: steps are larger than PPO's loss allows for.",
+        basis="a rule of thumb",
+        needs=LOGGED_BY_PPO,
+        remedy=_smaller_steps,
+    ),
+    Symptom(
+        advice="Keep samples of a prompt apart by a KL",
+        columns=("score_std",),
+        measure="shrinkage",
+        threshold=3.0,
+        outputs="texts",
+        meaning="The scores of a rollout become alike, so what is left to learn from is noise.",
+        basis="a rule of thumb",
+        needs=LOGGED_BY_PPO,
+        remedy=_hold,
+    ),
+    Symptom(
+        advice="Do not let preferred outputs become unlikely (χPO)",
+        columns=("chosen",),
+        measure="fall",
+        threshold=1.0,
+        outputs="texts",
+        meaning=(
+            "The policy makes even the chosen outputs less likely, in nats: its mass goes to what "
+            "no pair holds."
+        ),
+        basis="a rule of thumb (Huang et al., arXiv 2407.13399)",
+        needs="DPO logs it; four readings or more",
+        remedy=_chi_po,
+    ),
+    Symptom(
+        advice="Let the correction weigh more",
+        columns=("online_lead",),
+        measure="level",
+        threshold=4.0,
+        outputs="any",
+        meaning=(
+            "The correction tells wanted outputs from the policy's ever better, so the policy "
+            "leaves them faster than it is pulled back."
+        ),
+        basis="a rule of thumb, in nats between wanted and own outputs",
+        needs="",
+        remedy=_heavier_correction,
+    ),
+)

@@ -1,0 +1,229 @@
+"""What `rewardlab advise` says of written run folders: by figures alone, beyond their noise."""
+
+import json
+import math
+import random
+
+import pytest
+import yaml
+
+from rewardlab import cli
+from rewardlab.commands.advise import figures_of
+from rewardlab.errors import InputError
+from rewardlab.report.advice import NOTHING, advise
+from rewardlab.report.symptoms import MEASURES, SYMPTOMS
+from rewardlab.runs.read import read_runs
+
+ROUNDS_FLAG = "--rounds.init_args.post_train.loop.init_args."
+COUNT = 24
+
+
+def line(first, last, noise=0.0, seed=0):
+    """Return readings along a line, with noise."""
+    draws = random.Random(seed)
+    values = []
+    for number in range(COUNT):
+        at = number / (COUNT - 1)
+        values.append(first + (last - first) * at + draws.gauss(0, noise))
+    return values
+
+
+def exponential(first, last):
+    return [math.exp(value) for value in line(math.log(first), math.log(last))]
+
+
+def metrics(columns):
+    """Return metrics.csv of columns, a row every ten steps."""
+    rows = [",".join([*columns, "step"])]
+    for number in range(max(map(len, columns.values()))):
+        cells = [str(values[number]) if number < len(values) else "" for values in columns.values()]
+        rows.append(",".join([*cells, str(10 * number)]))
+    return "\n".join(rows) + "\n"
+
+
+def write_fit(path, columns, loop="PPO", **arguments):
+    """Write a run folder as `rewardlab fit` does."""
+    path.mkdir()
+    model = {"class_path": f"rewardlab.training.{loop}", "init_args": arguments}
+    callbacks = [{"class_path": "rewardlab.evaluation.Readings", "init_args": JUDGED}]
+    config = {"model": model, "trainer": {"callbacks": callbacks}}
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    (path / "run.json").write_text("{}")
+    if columns is not None:
+        (path / "metrics.csv").write_text(metrics(columns))
+    return path
+
+
+JUDGED = {"judges": {"gold": {"class_path": "some.Gold"}}}
+
+
+def write_rounds(path, columns, loop="PPO", game="AdvRMRounds", judged=None, **arguments):
+    """Write a run folder as `rewardlab rounds` does."""
+    stage = path / "stages" / "1-post-train-00000000"
+    stage.mkdir(parents=True)
+    (stage / "metrics.csv").write_text(metrics(columns))
+    callbacks = [{"class_path": "rewardlab.evaluation.Readings", "init_args": JUDGED}]
+    loop = {"class_path": f"rewardlab.training.{loop}", "init_args": arguments}
+    post_train = {"loop": loop, "callbacks": callbacks}
+    rounds = {"class_path": f"rewardlab.rounds.{game}", "init_args": {"post_train": post_train}}
+    (path / "config.yaml").write_text(yaml.safe_dump({"rounds": rounds}))
+    figures = {"judged": judged or {"gold": {"mean": 0.5}}, "post_train": {"loss": 0.1}}
+    results = {"rounds": {"0": {"judged": figures["judged"]}, "1": figures}}
+    (path / "results.json").write_text(json.dumps(results))
+    (path / "run.json").write_text("{}")
+    (path / "timing.json").write_text(json.dumps({"1-post-train-00000000": {}}))
+    return path
+
+
+def counsel(*paths):
+    return advise([figures_of(run) for run in read_runs(paths)])
+
+
+def test_a_kl_that_grows_is_answered_by_a_weight_with_its_figures(tmp_path):
+    run = write_rounds(tmp_path / "plain", {"reading/kl": line(0, 40, 0.3)}, kl_weight=0.0)
+    [advice] = counsel(run).advices
+    assert advice.lay_over == (f"{ROUNDS_FLAG}kl_weight=0.25",)
+    assert advice.evidence[0].startswith("plain: reading/kl ")
+    assert "quarter of 24 readings up to step 230; noise of a reading ±" in advice.evidence[0]
+    assert advice.strength == pytest.approx(3.5, abs=0.1)  # 40 x 20.5/23 over 10
+    assert "hardening.md" in advice.basis
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.5])
+def test_a_run_with_a_kl_weight_is_told_twice_that(tmp_path, weight):
+    run = write_fit(tmp_path / "a", {"kl": line(0, 40)}, kl_weight=weight)
+    [advice] = counsel(run).advices
+    assert advice.lay_over == (f"--model.init_args.kl_weight={2 * weight:g}",)
+
+
+def test_noise_is_no_symptom(tmp_path):
+    """A disagreement that ends 40 % above its start within its own noise is not called grown."""
+    values = line(1, 1, 0.6, seed=3)
+    values[-6:] = [1.4 * value for value in values[:6]]
+    noisy = write_rounds(tmp_path / "noisy", {"guard/disagreement": values})
+    assert counsel(noisy).advices == ()
+    clear = write_rounds(tmp_path / "clear", {"guard/disagreement": line(1, 2, 0.05)})
+    [advice] = counsel(clear).advices
+    assert advice.lay_over == ("--config configs/menu/soft_minimum.yaml",)
+
+
+def test_nothing_is_an_answer(tmp_path, capsys):
+    columns = {"reading/kl": line(0, 3), "length": line(30, 31), "entropy": line(3, 2.8)}
+    run = write_rounds(tmp_path / "calm", columns)
+    assert cli.main(["advise", str(run)]) == 0
+    heard = capsys.readouterr().out
+    assert NOTHING in heard
+    assert "guard/disagreement: " in heard
+    assert "configs/menu/monitors.yaml" in heard
+    assert "reading/kl" not in heard
+
+
+def test_the_strongest_comes_first_and_seeds_are_taken_together(tmp_path):
+    strong = {"reading/kl": line(0, 15), "entropy": exponential(3, 0.1)}
+    weak = {"reading/kl": line(0, 20), "entropy": line(3, 3.1)}
+    paths = [write_rounds(tmp_path / "one", strong), write_rounds(tmp_path / "two", weak)]
+    alone = counsel(paths[0]).advices
+    both = counsel(*paths).advices
+    assert [advice.advice for advice in alone][0].startswith("Keep the policy varied")
+    assert [len(advice.evidence) for advice in both] == [1, 2]
+    assert both[0].strength == pytest.approx(alone[0].strength / 2)
+
+
+def garble(columns, results):
+    """Return a run with other judges' columns and figures."""
+    changed = columns | {"reading/gold": ["garbage"] * COUNT, "reading/gold_std": line(9, -9)}
+    return changed, {"gold": results, "accuracy": {"mean": "nan"}}
+
+
+@pytest.mark.parametrize("write", [write_rounds, write_fit])
+def test_no_judge_is_read(tmp_path, write):
+    columns = {"reading/kl": line(0, 40), "length": line(20, 40), "reading/gold": line(1, 2)}
+    changed, judged = garble(columns, [None, "garbage"])
+    one = write(tmp_path / "run", columns)
+    told = counsel(one)
+    (tmp_path / "other").mkdir()
+    more = {"judged": judged} if write is write_rounds else {}
+    other = write(tmp_path / "other" / "run", changed, **more)
+    assert told == counsel(other)
+    assert len(told.advices) == 2
+
+
+def test_a_judge_with_a_monitors_name_is_not_read_either(tmp_path):
+    columns = {"score": line(0, 1), "reading/norm_ratio": line(1, 2)}
+    run = write_fit(tmp_path / "a", columns, loop="SFT")
+    text = (run / "config.yaml").read_text()
+    assert len(counsel(run).advices) == 1
+    (run / "config.yaml").write_text(text.replace("gold:", "norm_ratio:"))
+    assert counsel(run).advices == ()
+
+
+CASES = [
+    ("PPO", {"score": line(0, 4), "score_std": line(1, 1)}, "--config configs/menu/par.yaml"),
+    ("PPO", {"length": line(20, 40)}, "--config configs/menu/length_calibration.yaml"),
+    ("PPO", {"clip_fraction": line(0, 0.6)}, f"{ROUNDS_FLAG}optimizer.init_args.lr=0.0001"),
+    ("PPO", {"score_std": exponential(1, 0.1)}, f"{ROUNDS_FLAG}kl_weight=0.25"),
+    ("PPO", {"online_lead": line(0, 9)}, "--rounds.init_args.online.weight=4"),
+    ("PPO", {"reading/outliers": line(0, 1)}, "--config configs/adv_rm/topics_novelty.yaml"),
+    ("DPO", {"chosen": line(0, -9)}, "--config configs/menu/chi_po.yaml"),
+    ("DPO", {"norm_ratio": line(1, 1.3)}, f"{ROUNDS_FLAG}norm_guard=10"),
+    ("DPO", {"guard/distance": exponential(0.01, 0.1)}, f"{ROUNDS_FLAG}beta=1000"),
+    ("ReFL", {"guard/classifier": line(0, 4)}, "--config configs/menu/guard_stop.yaml"),
+]
+
+
+@pytest.mark.parametrize(("loop", "columns", "flag"), CASES)
+def test_each_symptom_has_its_answer(tmp_path, loop, columns, flag):
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.0002}}
+    run = write_rounds(tmp_path / "a", columns, loop=loop, optimizer=optimizer)
+    [advice] = counsel(run).advices
+    assert advice.lay_over == (flag,)
+
+
+def test_what_a_fit_cannot_lay_over_is_not_advised(tmp_path):
+    run = write_fit(tmp_path / "a", {"score": line(0, 9), "score_std": line(1, 1)})
+    [advice] = counsel(run).advices
+    assert advice.lay_over == ("--model.init_args.shaping.par=1.0",)
+
+
+def test_nats_of_pictures_are_not_taken_for_nats_of_texts(tmp_path):
+    columns = {"reading/kl": line(0, 900), "norm_ratio": line(1, 1.001)}
+    assert counsel(write_rounds(tmp_path / "a", columns, loop="DPO")).advices == ()
+
+
+def test_what_gives_targets_away_is_read_from_the_diagnostics(tmp_path):
+    run = write_rounds(tmp_path / "a", {"score": line(0, 1)}, game="GANRMRounds")
+    aucs = {"autoencoder": 1.0, "colour": 0.6}
+    entries = [{"stage": "1-reward", "figures": {"auc": aucs, "chance": 0.7}}, {"figures": None}]
+    (run / "diagnostics.json").write_text(json.dumps(entries))
+    [advice] = counsel(run).advices
+    assert advice.lay_over == ("--rounds.init_args.targets.init_args.reconstruct=true",)
+    assert advice.evidence == ("a: autoencoder alone tells targets from samples, AUC 1.00",)
+
+
+def test_all_symptoms_say_where_their_threshold_is_from():
+    for symptom in SYMPTOMS:
+        assert symptom.measure in MEASURES
+        assert symptom.basis.startswith(("a rule of thumb", "docs/studies/", "experiments/"))
+
+
+@pytest.mark.parametrize("kind", ["attack", "curve"])
+def test_a_folder_of_another_command_is_refused(tmp_path, kind):
+    run = tmp_path / "a"
+    run.mkdir()
+    (run / "config.yaml").write_text(yaml.safe_dump({kind: {}}))
+    with pytest.raises(InputError, match=f"`rewardlab {kind}`, which trains no policy"):
+        counsel(run)
+
+
+def test_a_run_without_steps_is_refused(tmp_path):
+    with pytest.raises(InputError, match="has no steps of a policy's training"):
+        counsel(write_fit(tmp_path / "none", None))
+    with pytest.raises(InputError, match="has no steps"):
+        counsel(write_fit(tmp_path / "reward", {"val/auc": line(0.5, 1)}, loop="GANRM"))
+    with pytest.raises(InputError, match="has 3 of the 4 readings"):
+        counsel(write_fit(tmp_path / "short", {"kl": [0.0, 9.0, 20.0]}))
+
+
+def test_no_run_folder_is_refused(tmp_path, capsys):
+    assert cli.main(["advise", str(tmp_path)]) == 2
+    assert "is no run folder" in capsys.readouterr().err
