@@ -56,6 +56,8 @@ TEXT = {"adv_rm/topics.yaml", "adv_rm/topics_novelty.yaml"}
 STUDY = {
     "adv_rm/restart.yaml",
     "adv_rm/study.yaml",
+    "adv_rm/study_guard.yaml",
+    "gan_rm/digits_monitors.yaml",
     "adv_rm/study_paper.yaml",
     "adv_rm/study_pairs.yaml",
 }
@@ -99,7 +101,7 @@ def built(files, out, *flags):
 
 def test_no_config_is_missed():
     composed = {file for files in [*COMPOSED, *FITS] for file in files} | {"gan_rm/panel.yaml"}
-    # STUDY: test_hardening_study.py, test_menu_study.py; MEMORY: test_memory_configs.py
+    # STUDY: test_hardening_study.py, test_menu_study.py, test_guard_study.py; MEMORY: test_memory_configs.py
     assert composed | MATRIX | TEXT | OWN | STUDY | MEMORY | set(MENU) == FILES
     assert len(FILES - set(MENU)) >= 46
 

@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from rewardlab.commands.rounds import build
+from rewardlab.commands.parsing import make_parser, parse, prepare, resolved
+from rewardlab.embedded import topic_monitors
+from rewardlab.rounds.base import Rounds
+from rewardlab.types import Samples
 
 STUDIES = Path(__file__).parents[2] / "experiments" / "studies"
 
@@ -76,18 +79,41 @@ def test_readings_of_two_worlds_stand_in_one_table(study, tmp_path):
     assert study.by_run([*FALLS, *other])[1] == other
 
 
+def tree_of(words):
+    """Return the config of a command line; nothing is made."""
+    parser = make_parser()
+    prepare(parser)
+    parser.add_argument("--stages", type=str, default=None)
+    parser.add_subclass_arguments(Rounds, "rounds", required=True)
+    return resolved(parser, parse(parser, words))
+
+
 @pytest.mark.parametrize("arm", ["text-kl0.25", "digits-beta100"])
 def test_an_arm_is_a_config_of_the_rounds(study, tmp_path, arm):
-    words = study.command(arm, 3, tmp_path)[1:]
-    words.remove("--resume")
-    settings = build(words).config["rounds"]["init_args"]
+    settings = tree_of(study.command(arm, 3, tmp_path)[1:])["rounds"]["init_args"]
     assert settings["seed"] == 3
     arguments = settings["post_train"]["loop"]["init_args"]
-    [guard] = [entry for entry in settings["post_train"]["callbacks"] if "Guard" in str(entry)]
+    guard, reading = settings["post_train"]["callbacks"]
     assert guard["init_args"]["stop"] is False
+    judges = reading["init_args"]["judges"]
     if arm == "digits-beta100":
-        assert arguments["beta"] == 100
+        assert (arguments["beta"], list(judges)) == (100, ["accuracy"])
         assert "classifier" in guard["init_args"]["watch"]
         return
-    assert arguments["kl_weight"] == 0.25
-    assert (settings["rounds"], settings["use"]) == (0, "ensemble")
+    assert (arguments["kl_weight"], settings["rounds"]) == (0.25, 0)
+    assert settings["use"] == "ensemble"
+    assert list(judges) == ["gold", "held_out", "familiarity", "outliers"]
+
+
+def test_the_monitors_of_texts_are_low_for_what_the_base_never_says(tmp_path, monkeypatch):
+    """Of a base policy of one step; the member is fitted on other pairs than the default ones."""
+    monkeypatch.setenv("REWARDLAB_CACHE", str(tmp_path))
+    said = topic_monitors.base_outputs(60, seed=5, train_steps=1)
+    odd = Samples(said.prompts, ["the the the the the the"] * 60)
+    familiarity = topic_monitors.familiarity(200, train_steps=1)
+    assert familiarity(odd).mean() < familiarity(said).mean() - 1
+    outliers = topic_monitors.outliers(220, train_steps=1)
+    assert -outliers(said).mean() < 0.1
+    assert -outliers(odd).mean() > 0.5
+    member = topic_monitors.held_out_member(pairs=16, train_steps=1)
+    assert member(said).shape == (60,)
