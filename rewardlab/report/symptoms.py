@@ -215,7 +215,7 @@ def _heavier_correction(setting: Setting) -> tuple[str, ...]:
     return ()
 
 
-LOGGED_BY_PPO = "PPO logs it; four readings or more (log_every_n_steps of the trainer)"
+LOGGED_BY_PPO = "PPO logs it every ten steps (in a fit, every trainer.log_every_n_steps); take 40"
 GUARD = f"{MENU}monitors.yaml (rounds)"
 SYMPTOMS = (
     Symptom(
@@ -303,7 +303,7 @@ SYMPTOMS = (
         threshold=2.0,
         outputs="pictures",
         meaning="Outputs move away from the held-out targets while the reward rises.",
-        basis="experiments/studies/norm_ratio.py: twice the distance of the start was its sign",
+        basis="docs/studies/norm_ratio.md, one seed: it came with the judge's fall or before",
         needs=f"evaluation.Guard in rounds with targets: {GUARD}",
         remedy=_hold_pictures,
     ),
@@ -325,7 +325,7 @@ SYMPTOMS = (
         threshold=0.05,
         outputs="pictures",
         meaning="The generator's velocities outgrow the reference's, which saturates pictures.",
-        basis="experiments/studies/norm_ratio.py: above 1.05 was its sign (NormGuard, 2606.27771)",
+        basis="docs/studies/norm_ratio.md, one seed: passed where the judge fell alone",
         needs="train by DPO, PPO or VelocityMatching, or add evaluation.NormReading",
         remedy=_norm_guard,
     ),
@@ -362,7 +362,7 @@ SYMPTOMS = (
             "no pair holds."
         ),
         basis="a rule of thumb (Huang et al., arXiv 2407.13399)",
-        needs="DPO logs it; four readings or more",
+        needs="DPO logs it every ten steps (in a fit, every trainer.log_every_n_steps); take 40",
         remedy=_chi_po,
     ),
     Symptom(

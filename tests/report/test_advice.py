@@ -3,18 +3,21 @@
 import json
 import math
 import random
+from pathlib import Path
 
 import pytest
 import yaml
 
 from rewardlab import cli
 from rewardlab.commands.advise import figures_of
+from rewardlab.commands.rounds import build
 from rewardlab.errors import InputError
 from rewardlab.report.advice import NOTHING, advise
 from rewardlab.report.symptoms import MEASURES, SYMPTOMS
 from rewardlab.runs.read import read_runs
 
 ROUNDS_FLAG = "--rounds.init_args.post_train.loop.init_args."
+CONFIGS = Path(__file__).parents[2] / "configs" / "matrix"
 COUNT = 24
 
 
@@ -203,7 +206,7 @@ def test_what_gives_targets_away_is_read_from_the_diagnostics(tmp_path):
 def test_all_symptoms_say_where_their_threshold_is_from():
     for symptom in SYMPTOMS:
         assert symptom.measure in MEASURES
-        assert symptom.basis.startswith(("a rule of thumb", "docs/studies/", "experiments/"))
+        assert symptom.basis.startswith(("a rule of thumb", "docs/studies/"))
 
 
 @pytest.mark.parametrize("kind", ["attack", "curve"])
@@ -227,3 +230,41 @@ def test_a_run_without_steps_is_refused(tmp_path):
 def test_no_run_folder_is_refused(tmp_path, capsys):
     assert cli.main(["advise", str(tmp_path)]) == 2
     assert "is no run folder" in capsys.readouterr().err
+
+
+MONITORED = """
+rounds:
+  init_args:
+    rounds: 0
+    use: ensemble
+    post_train:
+      loop:
+        init_args: {samples_per_prompt: 2}
+      trainer:
+        init_args: {max_steps: 42}
+      callbacks:
+        - class_path: rewardlab.evaluation.Guard
+          init_args: {every_n_steps: 7, samples: 32, stop: false, watch: [disagreement]}
+"""
+
+
+def test_advice_on_a_run_of_a_tiny_policy(tmp_path, capsys):
+    """Its logs are read as the commands write them, and its flags build over the same configs."""
+    (tmp_path / "monitored.yaml").write_text(MONITORED)
+    files = [CONFIGS / "adv_rm_text.yaml", CONFIGS / "text_ppo.yaml", tmp_path / "monitored.yaml"]
+    words = [f"--config={file}" for file in files]
+    folder = tmp_path / "run"
+    assert cli.main(["rounds", *words, f"--out={folder}", "--report=false"]) == 0
+    capsys.readouterr()
+    [figures] = [figures_of(run) for run in read_runs([folder])]
+    assert figures.setting.flag == ROUNDS_FLAG
+    assert {"score", "kl", "entropy", "guard/disagreement"} <= set(figures.changes)
+    assert figures.changes["guard/disagreement"].readings == 7
+    assert cli.main(["advise", str(folder)]) == 0
+    assert capsys.readouterr().out.startswith("run: PPO, up to ")
+    flags: set[str] = set()
+    for symptom in SYMPTOMS:
+        if symptom.outputs == "texts" and symptom.columns != ("online_lead",):
+            flags.update(flag for flag in symptom.remedy(figures.setting) if "=" in flag)
+    assert flags == {f"{ROUNDS_FLAG}kl_weight=0.25"}
+    build([*words, *flags, f"--out={tmp_path / 'next'}"])
