@@ -95,8 +95,8 @@ TEXT = World(
         "disagreement": Monitor("guard/disagreement"),
         "held-out member": Monitor("reading/held_out", sign=-1),
         "distance": Monitor("reading/familiarity", sign=-1),
-        "MOP": Monitor("reading/outliers", sign=-1),
-        "MOP, share": Monitor("reading/outliers", sign=-1, levels=(0.05, 0.1, 0.2)),
+        "MOP": Monitor("reading/mop", sign=-1),
+        "MOP, share": Monitor("reading/mop", sign=-1, levels=(0.05, 0.1, 0.2)),
         "KL, nats": Monitor("reading/kl", levels=(2.0, 5.0, 10.0, 20.0)),
     },
 )

@@ -10,7 +10,7 @@ from typing import Any
 
 from rewardlab.errors import InputError
 from rewardlab.report.advice import NOTHING, Advice, Counsel, advise
-from rewardlab.report.own_figures import OwnFigures, own_figures
+from rewardlab.report.run_figures import OwnFigures, own_figures
 from rewardlab.runs import layout
 from rewardlab.runs.read import Run, read_runs
 from rewardlab.storage.loading import loading

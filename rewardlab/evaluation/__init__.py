@@ -8,6 +8,7 @@ from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.evaluation.choosing_n import choose_n, familiar_n, soft_best_of_n_expected
+    from rewardlab.evaluation.alarms import detection, first_alarm
     from rewardlab.evaluation.evaluation import Evaluation
     from rewardlab.evaluation.finishing import finish_curve
     from rewardlab.evaluation.guard import Guard
@@ -36,7 +37,9 @@ _HOMES = {
     "familiar_n": "rewardlab.evaluation.choosing_n",
     "soft_best_of_n_expected": "rewardlab.evaluation.choosing_n",
     "best_of_n_curve": "rewardlab.evaluation.overoptimization",
+    "detection": "rewardlab.evaluation.alarms",
     "finish_curve": "rewardlab.evaluation.finishing",
+    "first_alarm": "rewardlab.evaluation.alarms",
     "fit_overoptimization": "rewardlab.evaluation.overoptimization",
     "stability_ratio": "rewardlab.evaluation.stability",
 }
@@ -51,7 +54,9 @@ __all__ = [
     "Readings",
     "Rubric",
     "best_of_n_curve",
+    "detection",
     "finish_curve",
+    "first_alarm",
     "choose_n",
     "familiar_n",
     "soft_best_of_n_expected",

@@ -113,6 +113,11 @@ class Guard(Callback):
         self._reference: Policy | None = None
         self._reset()
 
+    @property
+    def state_key(self) -> str:
+        """The name of its state in checkpoints: one that logs may stand beside one that stops."""
+        return "Guard" if self.stop else "Guard that logs"
+
     def observe(self, watched: MonitoredPolicy) -> None:
         """Set what is read."""
         self.watched = watched

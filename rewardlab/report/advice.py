@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rewardlab.report.figures import sig
-from rewardlab.report.own_figures import Change, OwnFigures
+from rewardlab.report.run_figures import TOLERANCE, Change, OwnFigures
 from rewardlab.report.symptoms import SYMPTOMS, Symptom, concerns, size_of
 
 SEPARATED = 0.9  # AUC of one plain attribute between targets and generated samples
@@ -52,10 +52,10 @@ def advise(runs: Sequence[OwnFigures]) -> Counsel:
         runs: what each run says of its own training (`own_figures`).
 
     Example:
-        >>> from rewardlab.report.own_figures import OwnFigures, Setting, change_of
+        >>> from rewardlab.report.run_figures import OwnFigures, Setting, change_of
         >>> kl = change_of("kl", [(step, 2.0 * step) for step in range(16)])
         >>> setting = Setting("fit", "PPO", "", {"kl_weight": 0.0}, ())
-        >>> [advice] = advise([OwnFigures("a", setting, {"kl": kl}, ())]).advices
+        >>> [advice] = advise([OwnFigures("a", setting, {"kl": kl}, {}, ())]).advices
         >>> advice.lay_over, round(advice.strength, 1)
         (('--model.init_args.kl_weight=0.25',), 2.7)
     """
@@ -91,7 +91,7 @@ def _advice(symptom: Symptom, runs: Sequence[OwnFigures], count: int) -> Advice 
         change = _change(symptom, run)
         size = 0.0 if change is None else size_of(symptom, run, change)
         if change is not None and size >= 1:
-            evidence.append(_evidence(run, change))
+            evidence.append(_evidence(symptom, run, change))
             sizes.append(size)
             lay_over = lay_over or symptom.remedy(run.setting)
     if not evidence:
@@ -102,13 +102,18 @@ def _advice(symptom: Symptom, runs: Sequence[OwnFigures], count: int) -> Advice 
     )
 
 
-def _evidence(run: OwnFigures, change: Change) -> str:
+def _evidence(symptom: Symptom, run: OwnFigures, change: Change) -> str:
     """Say how a figure moved."""
-    return (
-        f"{run.name}: {change.name} {sig(change.first)} → {sig(change.last)} (first and last "
-        f"quarter of {change.readings} readings up to step {change.step:.0f}; noise of a reading "
-        f"±{sig(change.noise)})"
-    )
+    if symptom.measure == "alarm":
+        alarm = run.alarms[change.name]
+        errors = alarm.size * TOLERANCE
+        return (
+            f"{run.name}: {change.name} {sig(alarm.lowest)} → {sig(alarm.value)} at step "
+            f"{alarm.step:.0f}, {errors:.1f} standard errors above its lowest reading before"
+        )
+    quarters = f"first and last quarter of {change.readings} readings up to step {change.step:.0f}"
+    moved = f"{run.name}: {change.name} {sig(change.first)} → {sig(change.last)}"
+    return f"{moved} ({quarters}; noise of a reading ±{sig(change.noise)})"
 
 
 def _data_advices(runs: Sequence[OwnFigures]) -> list[Advice]:

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from rewardlab.report.own_figures import Change, OwnFigures, Setting
+from rewardlab.report.run_figures import TOLERANCE, Change, OwnFigures, Setting
 from rewardlab.runs.read import at
 
-Measure = Literal["level", "excess", "growth", "shrinkage", "rise", "fall", "deviations"]
+Measure = Literal["level", "excess", "growth", "shrinkage", "fall", "deviations", "alarm"]
 Outputs = Literal["texts", "pictures", "any"]
 MENU = "--config configs/menu/"
 
@@ -27,9 +27,10 @@ class Symptom:
         advice: what to do.
         columns: of metrics.csv; the first that a run has is read.
         measure: what is compared with the threshold. "level": the last value; "excess": what it is
-            above 1; "growth": last over first; "shrinkage": first over last; "rise" and "fall": the
-            difference; "deviations": the rise in `score_std` of the start. Ratios are compared by
-            their logarithms.
+            above 1; "growth": last over first; "shrinkage": first over last; "fall": their
+            difference; "deviations": the rise in `score_std` of the start; "alarm": the guard's
+            standard errors above the lowest reading before. Ratios are compared by their
+            logarithms.
         threshold: above which it counts.
         outputs: of which policies it is a symptom. Nats of pictures are of a mean over dimensions,
             and not comparable.
@@ -58,6 +59,9 @@ def size_of(symptom: Symptom, figures: OwnFigures, change: Change) -> float:
         figures: of the same run, for the deviation of its scores.
         change: of the symptom's figure.
     """
+    if symptom.measure == "alarm":
+        alarm = figures.alarms.get(change.name)
+        return 0.0 if alarm is None else alarm.size
     falls = symptom.measure in ("shrinkage", "fall")
     if change.is_flat or (change.last < change.first) != falls:
         return 0.0
@@ -102,8 +106,8 @@ def _shrinkage(figures: OwnFigures, change: Change) -> float:
     return change.first / change.last if change.last > 0 else 0.0
 
 
-def _difference(figures: OwnFigures, change: Change) -> float:
-    return abs(change.last - change.first)
+def _fall(figures: OwnFigures, change: Change) -> float:
+    return change.first - change.last
 
 
 def _deviations(figures: OwnFigures, change: Change) -> float:
@@ -118,8 +122,7 @@ MEASURES: Mapping[Measure, Callable[[OwnFigures, Change], float]] = {
     "excess": _excess,
     "growth": _growth,
     "shrinkage": _shrinkage,
-    "rise": _difference,
-    "fall": _difference,
+    "fall": _fall,
     "deviations": _deviations,
 }
 
@@ -190,6 +193,12 @@ def _norm_guard(setting: Setting) -> tuple[str, ...]:
     return _stop(setting) or _half_the_rate(setting)
 
 
+def _vary(setting: Setting) -> tuple[str, ...]:
+    if setting.loop == "PPO" and setting.command == "rounds":
+        return (f"{MENU}diversity.yaml",)
+    return _hold(setting)
+
+
 def _smaller_steps(setting: Setting) -> tuple[str, ...]:
     return _half_the_rate(setting) if setting.loop == "PPO" else ()
 
@@ -216,6 +225,7 @@ def _heavier_correction(setting: Setting) -> tuple[str, ...]:
 
 
 LOGGED_BY_PPO = "PPO logs it every ten steps (in a fit, every trainer.log_every_n_steps); take 40"
+GUARD_STUDY = "docs/studies/guard.md: 3 standard errors twice in a row; what that misses is there"
 GUARD = f"{MENU}monitors.yaml (rounds)"
 SYMPTOMS = (
     Symptom(
@@ -274,11 +284,11 @@ SYMPTOMS = (
     Symptom(
         advice="Let doubting members decide",
         columns=("guard/disagreement",),
-        measure="growth",
-        threshold=1.25,
+        measure="alarm",
+        threshold=TOLERANCE,
         outputs="any",
-        meaning="The reward's members part over what the policy makes now more than at the start.",
-        basis="a rule of thumb; docs/studies/guard.md says how often it is late or wrong",
+        meaning="The members part over what the policy makes; they may agree later, all in error.",
+        basis=GUARD_STUDY,
         needs=f"a reward of several members and evaluation.Guard: {GUARD}",
         remedy=_soft_minimum,
     ),
@@ -293,7 +303,7 @@ SYMPTOMS = (
             "a rule of thumb, ten times the level of the test; that the tether holds: "
             "docs/studies/hardening.md, no fall in 5 of 5 seeds"
         ),
-        needs="evaluation.Readings or Guard with `outliers`",
+        needs=f"evaluation.Readings or Guard with `outliers`: {MENU}mop.yaml (rounds)",
         remedy=_tether,
     ),
     Symptom(
@@ -310,11 +320,11 @@ SYMPTOMS = (
     Symptom(
         advice="Stop where a held-out reward turns",
         columns=("guard/classifier",),
-        measure="rise",
-        threshold=0.5,
+        measure="alarm",
+        threshold=TOLERANCE,
         outputs="pictures",
         meaning="A reward that nothing is optimized against scores the outputs ever lower.",
-        basis="a rule of thumb, in the logits of that reward",
+        basis=GUARD_STUDY,
         needs="evaluation.Guard with watch: [classifier] in rounds with targets",
         remedy=_stop,
     ),
@@ -341,7 +351,7 @@ SYMPTOMS = (
         remedy=_smaller_steps,
     ),
     Symptom(
-        advice="Keep samples of a prompt apart by a KL",
+        advice="Let good samples that lie apart count more",
         columns=("score_std",),
         measure="shrinkage",
         threshold=3.0,
@@ -349,7 +359,7 @@ SYMPTOMS = (
         meaning="The scores of a rollout become alike, so what is left to learn from is noise.",
         basis="a rule of thumb",
         needs=LOGGED_BY_PPO,
-        remedy=_hold,
+        remedy=_vary,
     ),
     Symptom(
         advice="Do not let preferred outputs become unlikely (χPO)",

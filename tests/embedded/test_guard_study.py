@@ -38,7 +38,7 @@ FALLS = run_of("text", 0, [0, 0.5, 0.4, -1, -2], [0, 3, 6, 8, 9], [1, 1, 1.1, 2,
 HOLDS = run_of("text-kl0.25", 0, [0, 0.1, 0.3, 0.4, 0.5], [0, 1, 1, 2, 3], [1, 1, 1, 1, 1])
 CONSTANT = {"reading/held_out": 0.0, "reading_error/held_out": 0.1}
 CONSTANT |= {"reading/familiarity": 0.0, "reading_error/familiarity": 0.1}
-CONSTANT |= {"reading/outliers": 0.0, "reading_error/outliers": 0.0}
+CONSTANT |= {"reading/mop": 0.0, "reading_error/mop": 0.0}
 
 
 def test_fall_and_peak_are_of_gold_in_its_window(study):
@@ -102,7 +102,7 @@ def test_an_arm_is_a_config_of_the_rounds(study, tmp_path, arm):
         return
     assert (arguments["kl_weight"], settings["rounds"]) == (0.25, 0)
     assert settings["use"] == "ensemble"
-    assert list(judges) == ["gold", "held_out", "familiarity", "outliers"]
+    assert list(judges) == ["gold", "held_out", "familiarity", "mop"]
 
 
 def test_the_monitors_of_texts_are_low_for_what_the_base_never_says(tmp_path, monkeypatch):

@@ -337,6 +337,29 @@ class TestResuming:
         assert torch.equal(again.level, policy.level)
 
 
+def test_a_guard_that_logs_stands_beside_one_that_stops(tmp_path):
+    """Each keeps its own state in a checkpoint; Lightning refuses two of one name."""
+    logs = guard(stop=False)
+    logs.watched = MonitoredPolicy(Eyes(), ["a"], held_out())
+    stops = guard()
+    keep = ModelCheckpoint(tmp_path, "last", every_n_train_steps=1)
+    fit(stops, callbacks=[logs, keep, Resumable()], enable_checkpointing=True)
+    assert (stops.stopped_at, logs.stopped_at) == (20, None)
+    states = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]
+    assert {"Guard", "Guard that logs"} <= set(states)
+
+
+def test_standard_errors_are_logged_beside_the_readings(tmp_path):
+    logger = CSVLogger(tmp_path, name="", version="")
+    watcher = guard()
+    fit(watcher, logger=logger)
+    with open(tmp_path / "metrics.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("guard_error/distance")]
+    assert len(rows) == 5
+    last = watcher._best["distance"]
+    assert last.standard_error in [float(row["guard_error/distance"]) for row in rows]
+
+
 def test_a_guard_stops_by_the_share_of_outliers():
     """The reference keeps its grey level; the policy's outputs leave it one by one."""
     policy = Grey()

@@ -13,6 +13,7 @@ from rewardlab.commands.advise import figures_of
 from rewardlab.commands.rounds import build
 from rewardlab.errors import InputError
 from rewardlab.report.advice import NOTHING, advise
+from rewardlab.report.run_figures import Setting
 from rewardlab.report.symptoms import MEASURES, SYMPTOMS
 from rewardlab.runs.read import read_runs
 
@@ -100,14 +101,32 @@ def test_a_run_with_a_kl_weight_is_told_twice_that(tmp_path, weight):
 
 
 def test_noise_is_no_symptom(tmp_path):
-    """A disagreement that ends 40 % above its start within its own noise is not called grown."""
+    """A length that ends 40 % above its start within its own noise is not called grown."""
     values = line(1, 1, 0.6, seed=3)
     values[-6:] = [1.4 * value for value in values[:6]]
-    noisy = write_rounds(tmp_path / "noisy", {"guard/disagreement": values})
+    noisy = write_rounds(tmp_path / "noisy", {"length": values})
     assert counsel(noisy).advices == ()
-    clear = write_rounds(tmp_path / "clear", {"guard/disagreement": line(1, 2, 0.05)})
+    clear = write_rounds(tmp_path / "clear", {"length": line(1, 2, 0.05)})
     [advice] = counsel(clear).advices
+    assert advice.lay_over == ("--config configs/menu/length_calibration.yaml",)
+
+
+def monitored(values, error):
+    return {"guard/disagreement": values, "guard_error/disagreement": [error] * len(values)}
+
+
+def test_a_disagreement_that_came_and_went_is_told_with_its_step(tmp_path):
+    """Members that part on the way to an exploit agree on it once all of them are fooled."""
+    values = [0.4, 0.35, 0.36, 0.36, 0.45, 0.5, 0.33, 0.33, 0.33, 0.33]
+    run = write_rounds(tmp_path / "a", monitored(values, 0.02))
+    [advice] = counsel(run).advices
     assert advice.lay_over == ("--config configs/menu/soft_minimum.yaml",)
+    assert advice.evidence == (
+        "a: guard/disagreement 0.350 → 0.500 at step 50, 5.3 standard errors above its lowest "
+        "reading before",
+    )
+    calm = write_rounds(tmp_path / "b", monitored(values, 0.04))
+    assert counsel(calm).advices == ()
 
 
 def test_nothing_is_an_answer(tmp_path, capsys):
@@ -127,7 +146,7 @@ def test_the_strongest_comes_first_and_seeds_are_taken_together(tmp_path):
     paths = [write_rounds(tmp_path / "one", strong), write_rounds(tmp_path / "two", weak)]
     alone = counsel(paths[0]).advices
     both = counsel(*paths).advices
-    assert [advice.advice for advice in alone][0].startswith("Keep the policy varied")
+    assert alone[0].advice.startswith("Keep the policy varied")
     assert [len(advice.evidence) for advice in both] == [1, 2]
     assert both[0].strength == pytest.approx(alone[0].strength / 2)
 
@@ -164,13 +183,17 @@ CASES = [
     ("PPO", {"score": line(0, 4), "score_std": line(1, 1)}, "--config configs/menu/par.yaml"),
     ("PPO", {"length": line(20, 40)}, "--config configs/menu/length_calibration.yaml"),
     ("PPO", {"clip_fraction": line(0, 0.6)}, f"{ROUNDS_FLAG}optimizer.init_args.lr=0.0001"),
-    ("PPO", {"score_std": exponential(1, 0.1)}, f"{ROUNDS_FLAG}kl_weight=0.25"),
+    ("PPO", {"score_std": exponential(1, 0.1)}, "--config configs/menu/diversity.yaml"),
     ("PPO", {"online_lead": line(0, 9)}, "--rounds.init_args.online.weight=4"),
     ("PPO", {"reading/outliers": line(0, 1)}, "--config configs/adv_rm/topics_novelty.yaml"),
     ("DPO", {"chosen": line(0, -9)}, "--config configs/menu/chi_po.yaml"),
     ("DPO", {"norm_ratio": line(1, 1.3)}, f"{ROUNDS_FLAG}norm_guard=10"),
     ("DPO", {"guard/distance": exponential(0.01, 0.1)}, f"{ROUNDS_FLAG}beta=1000"),
-    ("ReFL", {"guard/classifier": line(0, 4)}, "--config configs/menu/guard_stop.yaml"),
+    (
+        "ReFL",
+        {"guard/classifier": line(0, 4), "guard_error/classifier": line(0.1, 0.1)},
+        "--config configs/menu/guard_stop.yaml",
+    ),
 ]
 
 
@@ -204,7 +227,12 @@ def test_what_gives_targets_away_is_read_from_the_diagnostics(tmp_path):
 
 
 def test_all_symptoms_say_where_their_threshold_is_from():
+    setting = Setting("rounds", "PPO", "AdvRMRounds", {}, ())
+    page = (CONFIGS.parents[1] / "docs" / "guide" / "advise.md").read_text()
     for symptom in SYMPTOMS:
+        assert f"`{symptom.columns[0]}`" in page
+        for config in " ".join(symptom.remedy(setting)).split():
+            assert not config.startswith("configs/") or (CONFIGS.parents[1] / config).is_file()
         assert symptom.measure in MEASURES
         assert symptom.basis.startswith(("a rule of thumb", "docs/studies/"))
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from rewardlab.errors import InputError
+from rewardlab.evaluation.alarms import first_alarm
+from rewardlab.evaluation.monitors import Reading
 from rewardlab.report.trends import FEWEST, noise_of
 from rewardlab.runs import layout
 from rewardlab.runs.read import Curve, Run, at
@@ -36,6 +39,8 @@ GUARDED = (
     "guard/outliers",
     "guard/norm_ratio",
 )
+ERRORS = tuple(name.replace("guard/", "guard_error/") for name in GUARDED)
+TOLERANCE = 3.0  # standard errors: docs/studies/guard.md
 
 
 class Setting(NamedTuple):
@@ -85,6 +90,22 @@ class Change(NamedTuple):
     step: float
 
 
+class Alarm(NamedTuple):
+    """When a guard's monitor was worse than its lowest reading by so many standard errors.
+
+    Attributes:
+        step: of the second such reading in a row.
+        lowest: reading before it.
+        value: the reading at that step.
+        size: how far above the lowest, in multiples of `TOLERANCE` standard errors.
+    """
+
+    step: float
+    lowest: float
+    value: float
+    size: float
+
+
 class OwnFigures(NamedTuple):
     """What a run says of its own training.
 
@@ -92,12 +113,14 @@ class OwnFigures(NamedTuple):
         name: of the run.
         setting: how the policy was trained.
         changes: by the figure's name; figures with fewer than four readings have none.
+        alarms: by the name of the guard's monitor; none where its standard errors are not logged.
         diagnostics: content of diagnostics.json.
     """
 
     name: str
     setting: Setting
     changes: dict[str, Change]
+    alarms: dict[str, Alarm]
     diagnostics: Sequence[Any]
 
 
@@ -120,8 +143,11 @@ def own_figures(run: Run, diagnostics: Sequence[Any] = ()) -> OwnFigures:
             f"{layout.METRICS_FILE}. Give a run of `rewardlab rounds` or `fit` that trained a "
             "policy; a fit of a reward, or a run that was stopped before its first step, has none."
         )
-    changes = {name: change_of(name, curve) for name, curve in curves.items()}
-    told = {name: change for name, change in changes.items() if change is not None}
+    told = {}
+    for name, curve in curves.items():
+        change = change_of(name, curve)
+        if change is not None and name not in ERRORS:
+            told[name] = change
     if not told:
         most = max(len(curve) for curve in curves.values())
         raise InputError(
@@ -129,7 +155,40 @@ def own_figures(run: Run, diagnostics: Sequence[Any] = ()) -> OwnFigures:
             "noise. Train longer, or read more often (every_n_steps of Guard and Readings, "
             "log_every_n_steps of the trainer)."
         )
-    return OwnFigures(run.name, setting, told, diagnostics)
+    return OwnFigures(run.name, setting, told, alarms_of(curves), diagnostics)
+
+
+def alarms_of(curves: Mapping[str, Curve]) -> dict[str, Alarm]:
+    """Return the first alarm of each monitor that a guard read with its standard errors.
+
+    Example:
+        >>> values = [(0, 1.0), (10, 1.1), (20, 1.5), (30, 1.6)]
+        >>> errors = [(step, 0.1) for step, _ in values]
+        >>> alarms_of({"guard/distance": values, "guard_error/distance": errors})
+        {}
+        >>> errors = [(step, 0.05) for step, _ in values]
+        >>> alarms = alarms_of({"guard/distance": values, "guard_error/distance": errors})
+        >>> alarms["guard/distance"].step
+        30.0
+    """
+    alarms = {}
+    for name in GUARDED:
+        errors = dict(curves.get(name.replace("guard/", "guard_error/"), ()))
+        curve = [point for point in curves.get(name, ()) if point[0] in errors]
+        steps = [step for step, _ in curve]
+        readings = [Reading(value, errors[step]) for step, value in curve]
+        step = first_alarm(steps, readings, tolerance=TOLERANCE)
+        if step is not None:
+            alarms[name] = _alarm_at(steps.index(step), step, readings)
+    return alarms
+
+
+def _alarm_at(place: int, step: float, readings: Sequence[Reading]) -> Alarm:
+    reading = readings[place]
+    lowest = min(readings[: place + 1], key=lambda earlier: earlier.value)
+    error = math.hypot(reading.standard_error, lowest.standard_error)
+    size = (reading.value - lowest.value) / (TOLERANCE * error)
+    return Alarm(step, lowest.value, reading.value, size)
 
 
 def change_of(name: str, curve: Curve) -> Change | None:
@@ -184,7 +243,7 @@ def _names(setting: Setting) -> list[str]:
     for callback in setting.callbacks:
         judges = at(callback, "init_args", "judges")
         judged.update(f"reading/{name}" for name in judges)
-    return [*LOGGED, *GUARDED, *(name for name in READ if name not in judged)]
+    return [*LOGGED, *GUARDED, *ERRORS, *(name for name in READ if name not in judged)]
 
 
 def _metrics_file(run: Run) -> Path | None:
