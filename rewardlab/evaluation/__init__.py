@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from rewardlab.evaluation.choosing_n import choose_n, familiar_n, soft_best_of_n_expected
     from rewardlab.evaluation.alarms import detection, first_alarm
+    from rewardlab.evaluation.choosing_n import choose_n, familiar_n, soft_best_of_n_expected
     from rewardlab.evaluation.evaluation import Evaluation
     from rewardlab.evaluation.finishing import finish_curve
     from rewardlab.evaluation.guard import Guard

@@ -127,7 +127,7 @@ def _data_advices(runs: Sequence[OwnFigures]) -> list[Advice]:
             evidence.append(f"{run.name}: {name} alone tells targets from samples, AUC {auc:.2f}")
     if not worst:
         return []
-    lay_over = ()
+    lay_over: tuple[str, ...] = ()
     if "autoencoder" in worst:
         lay_over = ("--rounds.init_args.targets.init_args.reconstruct=true",)
     return [
