@@ -43,8 +43,8 @@ class Readings(Callback):
     Gold is read here, so nothing acts on it. The figures are logged as `reading/<judge>`,
     `reading/reward` and `reading/kl` (nats an output, where the loop has a reference; from the one
     that it began with, whatever took its place) and, where it is given how, `reading/outliers`
-    (MOP, a share). At the end `figures` says for each judge how long it held above its start, with
-    its peak and its value at equal KL.
+    (MOP, a share), and their standard errors as `reading_error/<name>`. At the end `figures` says
+    for each judge how long it held above its start, with its peak and its value at equal KL.
 
     Args:
         judges: named gold rewards; higher has to be better.
