@@ -61,6 +61,24 @@ ARMS = {
     "online-frozen": Arm(("menu/online.yaml",), FROZEN),
     "restart": Arm(("adv_rm/restart.yaml",)),
 }
+ITEMS = (
+    "par",
+    "soft_minimum",
+    "length_calibration",
+    "gradient_regularization",
+    "reference_reset",
+    "gated_kl",
+    "diversity",
+    "grm",
+    "batch_sum",
+    "bottleneck",
+    "independent_members",
+)
+for item in ITEMS:
+    ARMS[item] = Arm(("menu/members.yaml", f"menu/{item}.yaml"), NO_ROUNDS)
+for item in ("independent_witness", "quantile", "off_policy"):  # of rounds of attack
+    ARMS[item] = Arm((f"menu/{item}.yaml",))
+MAIN = (PLAIN, "kl0.25", "paper", "ibl", "online", "online-frozen", "restart")
 RESTARTED = "online"  # whose hardened reward the arm "restart" climbs anew, by the same seed
 
 
@@ -260,7 +278,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(MAIN))
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 4, 5, 6])
     parser.add_argument("--out", type=Path, default=Path("runs/menu"))
     parser.add_argument("--hours", type=float, default=float("inf"), help="begin no run after")

@@ -39,6 +39,14 @@ def test_the_table_pairs_each_arm_with_the_plain_one_of_its_seed(study):
     assert online.endswith("| 1.00 | 1.30 |")
 
 
+def test_all_files_of_all_arms_stand(study):
+    for arm in study.ARMS.values():
+        assert all((study.CONFIGS / file).is_file() for file in arm.files)
+    names = {path.stem for path in (study.CONFIGS / "menu").glob("*.yaml")}
+    assert names > set(study.ITEMS)
+    assert set(study.MAIN) <= set(study.ARMS)
+
+
 @pytest.mark.parametrize("arm", ["kl0.25", "online-frozen"])
 def test_an_arm_lays_its_files_and_flags_over_the_base(study, tmp_path, arm):
     words = [word for word in study.command(arm, 3, tmp_path)[1:] if word != "--resume"]
