@@ -129,7 +129,8 @@ def fit_head(
     data = Preferences(pairs, extra=extra, held_out=0, batch_size=32, seed=seed)
     optimizer = partial(torch.optim.AdamW, lr=0.003, weight_decay=0.3)
     module = AdvRM(reward, optimizer=optimizer, seed=seed)
-    Trainer(max_epochs=15, accelerator="cpu", **SILENT).fit(module, data)
+    trainer = Trainer(max_epochs=15, accelerator="cpu", limit_val_batches=0, **SILENT)
+    trainer.fit(module, data)
     return reward.eval()
 
 
