@@ -116,8 +116,6 @@ def _untaught(weights: Path | None, tokenizer: Path | None) -> CausalLMPolicy:
     if weights is None or tokenizer is None:
         return topics.base_policy(max_new_tokens=TOPICS.tokens)
     model = from_llama2c(weights, tokenizer)
-    # llama2.c's models never saw the end token; what ends a story is the start of the next
-    model.tokenizer.eos_token = model.tokenizer.bos_token
     return CausalLMPolicy(model.network, model.tokenizer, max_new_tokens=STORIES.tokens)
 
 

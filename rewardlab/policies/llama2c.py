@@ -201,7 +201,7 @@ def _model(sizes: _Sizes, raw: bytes) -> Any:
     for layer in range(sizes.layers):
         state |= dict(_layer(sizes, tensors, layer))
     model.load_state_dict(state)
-    model.generation_config.eos_token_id = [2, 1]
+    model.generation_config.eos_token_id = [1, 2]
     return model.eval()
 
 
@@ -219,7 +219,7 @@ def _config(sizes: _Sizes) -> Any:
         tie_word_embeddings=sizes.is_tied,
         rms_norm_eps=1e-5,
         bos_token_id=1,
-        eos_token_id=2,
+        eos_token_id=1,  # the next text's start is how one ends; no "</s>" was ever seen
         pad_token_id=0,
     )
 
@@ -309,7 +309,7 @@ def _tokenizer(vocabulary: _Vocabulary) -> Any:
     return PreTrainedTokenizerFast(
         tokenizer_object=inner,
         bos_token="<s>",
-        eos_token="</s>",
+        eos_token="<s>",
         unk_token="<unk>",
         pad_token="<unk>",
     )

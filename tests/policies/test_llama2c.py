@@ -145,7 +145,9 @@ def test_the_folder_that_is_written_is_the_same_policy_and_a_rewards_backbone(tm
     write_tokenizer(tmp_path / "tokenizer.bin")
     policy = from_llama2c(tmp_path / "model.bin", tmp_path / "tokenizer.bin", max_new_tokens=4)
     assert policy.max_new_tokens == 4
-    assert policy.ends == [2, 1]
+    assert policy.ends == [1, 2]
+    finished = policy.encode(Samples(["a"], ["b"]), seeds=torch.tensor([0]))
+    assert finished.tensors["response"][0, -1].item() == 1, "a text ends where the next would start"
     policy.save_pretrained(tmp_path / "folder")
     loaded = CausalLMPolicy(tmp_path / "folder")
     samples = Samples(["ab c", "a"], ["abc", "b"])
