@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning
 import torch
+from diffusers import AutoencoderKLWan
 from torch.testing import assert_close
 
 from rewardlab.data import Preferences, Prompts, SamplesData
@@ -18,7 +19,7 @@ from rewardlab.policies import DiffusionPolicy, load_policy
 from rewardlab.policies.samplers import Sampler
 from rewardlab.rewards import Reward
 from rewardlab.seeds import generators, normal, row_seeds
-from rewardlab.testing import PolicyConformance
+from rewardlab.testing import PolicyConformance, tiny_videos
 from rewardlab.training import DPO, PPO, SFT
 from rewardlab.training.base import step_total
 from rewardlab.types import PreferencePairs, Samples
@@ -227,6 +228,47 @@ def test_pictures_of_another_kind_are_refused(name, tmp_path):
     other = right[:, None] if right.dim() == 4 else right[:, 0]
     with pytest.raises(InputError, match="Was the data made for another model"):
         policy.encode(Samples(PROMPTS, other), seeds=SEEDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "frames"),
+    [("wan", 6), ("wan", 8), ("ltx", 16), ("cogvideox", 10), ("animatediff", 2)],
+    indirect=["name"],
+)
+def test_a_video_of_more_or_less_frames_is_refused(name, frames, tmp_path):
+    """Autoencoders leave out frames that fill no latent, and the latents' shape is the same."""
+    case = CASES[name]
+    videos = torch.rand(len(PROMPTS), frames, 3, *case.size)
+    message = f"makes videos of {case.frames} frames; got {frames}"
+    with pytest.raises(InputError, match=message):
+        make(name, tmp_path).encode(Samples(PROMPTS, videos), seeds=SEEDS)
+
+
+def test_frames_that_an_autoencoder_does_not_read_are_refused(tmp_path):
+    """Wan's reads by fours though it halves the time: of 3 frames it leaves out 2."""
+    vae = AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, False, True],
+        scale_factor_temporal=2,
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+    pipeline = tiny_videos.tiny_wan(tmp_path, autoencoder=vae)
+    policy = DiffusionPolicy(pipeline, size=(32, 48), frames=3, sampler=Sampler(steps=1, eta=0.0))
+    videos = policy.generate(PROMPTS, seeds=SEEDS)
+    assert videos.outputs.shape[1] == 3
+    with pytest.raises(InputError, match=r"\[3, 3, 32, 48\], becomes \[4, 1, 4, 6\]"):
+        policy.encode(videos, seeds=SEEDS)
+
+
+def test_the_callers_prompts_stay_as_they_are(tmp_path):
+    """Z-Image's own call writes its chat template into the list that it is given."""
+    prompts = list(PROMPTS)
+    make("z-image", tmp_path).family.encode(prompts, torch.device("cpu"))
+    assert prompts == PROMPTS
 
 
 @pytest.mark.filterwarnings(EQUALITY.NUMPY)

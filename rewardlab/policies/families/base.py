@@ -66,6 +66,11 @@ class Family(ABC):
         """How many pixels of a side become one number of a latent's."""
         return int(getattr(self.pipeline, "vae_scale_factor", 1)) if self.vae is not None else 1
 
+    @property
+    def frame_factor(self) -> int:
+        """How many frames of a video become one latent, behind the first frame."""
+        return 1
+
     def latent_shape(self, size: Any, frames: int | None) -> tuple[int, ...]:
         """Return the shape of the latents of pictures of a size."""
         self.refuse_frames(frames)
@@ -231,6 +236,7 @@ class Family(ABC):
                 f"{type(self.pipeline).__name__} takes {kind}; got {list(images.shape)}. "
                 "Was the data made for another model?"
             )
+        self._check_frames(images)
         pixels = images * 2 - 1
         if self.is_video:
             pixels = pixels.transpose(1, 2)
@@ -263,6 +269,17 @@ class Family(ABC):
                 f"… frames; got frames={count}."
             )
         return (count - 1) // every + 1
+
+    def _check_frames(self, images: Tensor) -> None:
+        """Refuse a video of another length: autoencoders drop frames that fill no latent."""
+        if not self.is_video:
+            return
+        frames = (self.shape[1] - 1) * self.frame_factor + 1
+        if images.shape[1] != frames:
+            raise InputError(
+                f"This diffusion model makes videos of {frames} frames; got {images.shape[1]}. "
+                "Was the data read with another number of frames? Give one number to both."
+            )
 
     def _check_shape(self, images: Tensor, latents: Tensor) -> None:
         if tuple(latents.shape[1:]) != self.shape:

@@ -19,11 +19,14 @@ class CogVideoX(Family):
     def factor(self) -> int:
         return int(self.pipeline.vae_scale_factor_spatial)
 
+    @property
+    def frame_factor(self) -> int:
+        return int(self.pipeline.vae_scale_factor_temporal)
+
     def latent_shape(self, size: Any, frames: int | None) -> tuple[int, ...]:
         config = self.config
-        every = self.pipeline.vae_scale_factor_temporal
         # the decoder takes latents in twos behind the first, and adds frames to a single one
-        twos = self.latent_frames(frames, config.sample_frames, 2 * every) - 1
+        twos = self.latent_frames(frames, config.sample_frames, 2 * self.frame_factor) - 1
         count = 2 * twos + 1
         if count % (config.patch_size_t or 1):
             raise InputError(

@@ -25,9 +25,12 @@ class LTX(FlowFamily):
     def factor(self) -> int:
         return int(self.pipeline.vae_spatial_compression_ratio)
 
+    @property
+    def frame_factor(self) -> int:
+        return int(self.pipeline.vae_temporal_compression_ratio)
+
     def latent_shape(self, size: Any, frames: int | None) -> tuple[int, ...]:
-        every = self.pipeline.vae_temporal_compression_ratio
-        count = self.latent_frames(frames, self.call_default("num_frames"), every)
+        count = self.latent_frames(frames, self.call_default("num_frames"), self.frame_factor)
         height, width = self.latent_size(size or SIZE, None)
         return (self.config.in_channels, count, height, width)
 
@@ -44,7 +47,7 @@ class LTX(FlowFamily):
 
     def call(self, denoiser: nn.Module, x: Tensor, time: Tensor, inputs: Inputs) -> Tensor:
         _, frames, height, width = self.shape
-        seconds = self.pipeline.vae_temporal_compression_ratio / self.call_default("frame_rate")
+        seconds = self.frame_factor / self.call_default("frame_rate")
         output = denoiser(
             hidden_states=x.flatten(2).transpose(1, 2),
             timestep=time,

@@ -34,9 +34,12 @@ class Wan(FlowFamily):
     def factor(self) -> int:
         return int(self.pipeline.vae_scale_factor_spatial)
 
+    @property
+    def frame_factor(self) -> int:
+        return int(self.pipeline.vae_scale_factor_temporal)
+
     def latent_shape(self, size: Any, frames: int | None) -> tuple[int, ...]:
-        every = self.pipeline.vae_scale_factor_temporal
-        count = self.latent_frames(frames, self.call_default("num_frames"), every)
+        count = self.latent_frames(frames, self.call_default("num_frames"), self.frame_factor)
         patch = self.config.patch_size[1]
         height, width = self.latent_size(size or SIZE, None, multiple=patch)
         return (self.config.in_channels, count, height, width)
