@@ -243,16 +243,16 @@ Examples:
   rewardlab report runs/digits
   rewardlab report runs/digits runs/beta500 --out compare.html""",
     "advise": """\
-rewardlab advise: say from your own short runs what of configs/menu/ to try first, with the evidence.
+rewardlab advise: say from your own short runs what of configs/menu/ to try first, with evidence.
 
   rewardlab advise RUN [RUN ...]
 
   RUN          a folder that `rewardlab rounds` or `rewardlab fit` wrote while it trained a policy;
                several, such as of several seeds, are taken together
 
-Each advice is a figure that moved beyond its noise and past a threshold, what it means, and the flags
-to lay over the same command, strongest first. No judge is read: what a judge is for is to tell you
-afterwards whether the advice was right.
+Each advice is a figure that moved beyond its noise and past a threshold, what it means, and the
+flags to lay over the same command, strongest first. No judge is read: what a judge is for is to
+tell you afterwards whether the advice was right.
 
 Examples:
   rewardlab advise runs/plain

@@ -163,7 +163,7 @@ def alarms_of(curves: Mapping[str, Curve]) -> dict[str, Alarm]:
 
     Example:
         >>> values = [(0, 1.0), (10, 1.1), (20, 1.5), (30, 1.6)]
-        >>> errors = [(step, 0.1) for step, _ in values]
+        >>> errors = [(step, 0.2) for step, _ in values]
         >>> alarms_of({"guard/distance": values, "guard_error/distance": errors})
         {}
         >>> errors = [(step, 0.05) for step, _ in values]

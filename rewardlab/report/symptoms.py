@@ -60,8 +60,7 @@ def size_of(symptom: Symptom, figures: OwnFigures, change: Change) -> float:
         change: of the symptom's figure.
     """
     if symptom.measure == "alarm":
-        alarm = figures.alarms.get(change.name)
-        return 0.0 if alarm is None else alarm.size
+        return _alarm(figures, change)
     falls = symptom.measure in ("shrinkage", "fall")
     if change.is_flat or (change.last < change.first) != falls:
         return 0.0
@@ -117,6 +116,11 @@ def _deviations(figures: OwnFigures, change: Change) -> float:
     return (change.last - change.first) / spread.first
 
 
+def _alarm(figures: OwnFigures, change: Change) -> float:
+    alarm = figures.alarms.get(change.name)
+    return 0.0 if alarm is None else alarm.size
+
+
 MEASURES: Mapping[Measure, Callable[[OwnFigures, Change], float]] = {
     "level": _level,
     "excess": _excess,
@@ -124,6 +128,7 @@ MEASURES: Mapping[Measure, Callable[[OwnFigures, Change], float]] = {
     "shrinkage": _shrinkage,
     "fall": _fall,
     "deviations": _deviations,
+    "alarm": _alarm,
 }
 
 

@@ -265,6 +265,10 @@ rounds:
   init_args:
     rounds: 0
     use: ensemble
+    fit:
+      trainer:
+        init_args: {max_epochs: 1}
+    evaluation: {samples: 32}
     post_train:
       loop:
         init_args: {samples_per_prompt: 2}
