@@ -10,7 +10,6 @@ import yaml
 
 from rewardlab import cli
 from rewardlab.commands.advise import figures_of
-from rewardlab.commands.rounds import build
 from rewardlab.errors import InputError
 from rewardlab.report.advice import NOTHING, advise
 from rewardlab.report.run_figures import Setting
@@ -281,7 +280,7 @@ rounds:
 
 
 def test_advice_on_a_run_of_a_tiny_policy(tmp_path, capsys):
-    """Its logs are read as the commands write them, and its flags build over the same configs."""
+    """Its logs are read as the commands write them."""
     (tmp_path / "monitored.yaml").write_text(MONITORED)
     files = [CONFIGS / "adv_rm_text.yaml", CONFIGS / "text_ppo.yaml", tmp_path / "monitored.yaml"]
     words = [f"--config={file}" for file in files]
@@ -299,4 +298,3 @@ def test_advice_on_a_run_of_a_tiny_policy(tmp_path, capsys):
         if symptom.outputs == "texts" and symptom.columns != ("online_lead",):
             flags.update(flag for flag in symptom.remedy(figures.setting) if "=" in flag)
     assert flags == {f"{ROUNDS_FLAG}kl_weight=0.25"}
-    build([*words, *flags, f"--out={tmp_path / 'next'}"])
