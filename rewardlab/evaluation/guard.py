@@ -115,8 +115,8 @@ class Guard(Callback):
 
     @property
     def state_key(self) -> str:
-        """The name of its state in checkpoints: one that logs may stand beside one that stops."""
-        return "Guard" if self.stop else "Guard that logs"
+        """The name of its state in checkpoints: several may log beside one that stops."""
+        return "Guard" if self.stop else f"Guard that logs {', '.join(self.watch)}"
 
     def observe(self, watched: MonitoredPolicy) -> None:
         """Set what is read."""

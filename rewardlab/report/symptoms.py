@@ -230,7 +230,7 @@ def _heavier_correction(setting: Setting) -> tuple[str, ...]:
 
 
 LOGGED_BY_PPO = "PPO logs it every ten steps (in a fit, every trainer.log_every_n_steps); take 40"
-GUARD_STUDY = "docs/studies/guard.md: 3 standard errors twice in a row; what that misses is there"
+GUARD_STUDY = "docs/studies/guard.md: 3 standard errors, twice in a row; a fall may come before it"
 GUARD = f"{MENU}monitors.yaml (rounds)"
 SYMPTOMS = (
     Symptom(

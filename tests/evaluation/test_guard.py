@@ -346,7 +346,7 @@ def test_a_guard_that_logs_stands_beside_one_that_stops(tmp_path):
     fit(stops, callbacks=[logs, keep, Resumable()], enable_checkpointing=True)
     assert (stops.stopped_at, logs.stopped_at) == (20, None)
     states = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]
-    assert {"Guard", "Guard that logs"} <= set(states)
+    assert {"Guard", "Guard that logs distance"} <= set(states)
 
 
 def test_standard_errors_are_logged_beside_the_readings(tmp_path):
