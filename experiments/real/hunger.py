@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from real.likelihood import Likelihood
-from real.remedies import ADVERSARIAL, CALIBRATED, PAR, PLAIN, remedied
+from real.remedies import ADVERSARIAL, CALIBRATED, PLAIN, remedied
 from real.tables import markdown
 from real.tellers import teller
 from rewardlab import load_policy
@@ -29,6 +29,7 @@ from rewardlab.types import Samples
 from studies.hardening import variety
 
 CONFIG = Path(__file__).parent / "configs" / "text_ppo.yaml"
+PAR = "PAR"  # the plain reward, whose scores PPO's shaping bounds
 REMEDIES = (PLAIN, CALIBRATED, PAR, ADVERSARIAL)
 BASE = "the policy"
 N = 8  # of best of n
@@ -65,7 +66,7 @@ class Setting(NamedTuple):
     def reward(self, remedy: str) -> Any:
         """Return the reward with one of the remedies."""
         pairs = None if self.pairs is None else str(self.pairs)
-        return remedied(remedy, pairs, self.count, self.seed, str(self.policy), str(self.prompts))
+        return remedied(remedy, pairs, self.count, self.seed)
 
 
 def run_ways(setting: Setting, out: Path, people: Mapping[str, Figures | None]) -> Figures:
@@ -118,7 +119,11 @@ def run_rlhf(setting: Setting, remedy: str, folder: Path) -> None:
     command += [f"--experiment.policy_path={setting.policy}"]
     command += [f"--experiment.prompts_path={setting.prompts}"]
     command += [f"--experiment.seed={setting.seed}"]
-    command += [f"{reward}.remedy={remedy}", f"{reward}.count={setting.count}"]
+    command += [f"{reward}.count={setting.count}"]
+    if remedy == PAR:
+        command.append("--model.init_args.shaping.par=1")
+    else:
+        command.append(f"{reward}.remedy={remedy}")
     if setting.pairs is not None:
         command.append(f"--experiment.data_path={setting.pairs}")
     if (folder / "run.json").exists():

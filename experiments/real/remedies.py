@@ -11,26 +11,19 @@ from torch import Tensor
 
 from real.numbers import number_format
 from real.sentences import SentenceReward, smollm2_folder
-from real.tellers import teller
 from real.worlds import read_world
 from rewardlab import AdvRM
 from rewardlab.attackers import RandomEdits
 from rewardlab.data import Preferences
-from rewardlab.evaluation.prompts import in_turn
 from rewardlab.mining import adversarial_pairs
-from rewardlab.rewards import LanguageReward, Relative, Reward, Weighted
-from rewardlab.rewards.rules import Length
+from rewardlab.rewards import Debiased, LanguageReward, Reward
 from rewardlab.rewards.scoring import scores_of
-from rewardlab.seeds import derive, row_seeds
-from rewardlab.storage.prompts import read_prompts
 from rewardlab.training.trainers import SILENT
 from rewardlab.types import PreferencePairs, Samples, concatenate
 
 PLAIN = "plain"
 CALIBRATED = "length calibrated"
-PAR = "PAR"
 ADVERSARIAL = "adversarial pairs"
-REFERENCES = 64  # texts of the policy that PAR compares with
 LIMIT = 1.0  # deviations by which target and witness disagree about a mined attack
 
 
@@ -39,21 +32,15 @@ def remedied(
     pairs: str | None = None,
     count: int = 300,
     seed: int = 0,
-    policy: str | None = None,
-    prompts: str | None = None,
 ) -> Reward:
     """Return the reward with one of the remedies; fitted once a process.
 
     Args:
-        remedy: "plain", "length calibrated", "PAR" or "adversarial pairs".
+        remedy: "plain", "length calibrated" or "adversarial pairs".
         pairs: the file of preferences; None takes the embedded world's.
         count: number of pairs to fit.
         seed: seed of pairs and fit.
-        policy: folder of the policy whose texts are PAR's references; for PAR alone.
-        prompts: file of its prompts; for PAR alone.
     """
-    if remedy == PAR and policy is not None and prompts is not None:
-        return _bounded(pairs, count, seed, policy, prompts)
     return _fitted(remedy, pairs, count, seed)
 
 
@@ -67,42 +54,6 @@ def _fitted(remedy: str, pairs: str | None, count: int, seed: int) -> Reward:
         return without_length(plain, train)
     calibrated = _fitted(CALIBRATED, pairs, count, seed)
     return fit(train, mined_pairs(plain, calibrated, train, seed), seed)
-
-
-@cache
-def _bounded(pairs: str | None, count: int, seed: int, policy: str, prompts: str) -> Reward:
-    rows = in_turn(read_prompts(prompts), REFERENCES)
-    seeds = row_seeds(derive(seed, "references"), REFERENCES)
-    references = teller(policy).generate(rows, seeds=seeds)
-    return Bounded(_fitted(PLAIN, pairs, count, seed), references).eval()
-
-
-class Bounded(Reward):
-    """Preference as reward (PAR), arXiv 2502.18770: the chance to beat a reference.
-
-    The score is σ((r - m)/s), where m is the mean score of the prompt's references and s the
-    deviation within prompts. It lies between 0 and 1, and is steepest at the references.
-
-    Args:
-        reward: the reward r.
-        references: texts of the first policy, two or more a prompt.
-
-    Example:
-        >>> references = Samples(["hi"] * 2, ["hello", "good day to you"])
-        >>> samples = Samples(["hi"] * 2, ["well met", "hello " * 99])
-        >>> chances = Bounded(Length(), references)(samples)
-        >>> [round(chance, 2) for chance in chances.tolist()]
-        [0.44, 1.0]
-    """
-
-    def __init__(self, reward: Reward, references: Samples) -> None:
-        super().__init__()
-        self.relative = Relative(reward, references)
-
-    def forward(self, samples: Samples) -> Tensor:
-        """Return the chances, float32 [B]."""
-        scores: Tensor = self.relative(samples)
-        return scores.sigmoid()
 
 
 def fit(pairs: PreferencePairs, extra: PreferencePairs | None, seed: int) -> Reward:
@@ -135,11 +86,8 @@ def fit_head(
 
 
 def without_length(reward: Reward, pairs: PreferencePairs) -> Reward:
-    """Return the reward less what its margins owe to length: a slope that least squares finds."""
-    margins = margins_of(reward, pairs)
-    words = margins_of(Length(), pairs)
-    slope = (margins @ words / (words @ words)).item()
-    return Weighted([reward, Length()], [1.0, -slope]).eval()
+    """Return the reward less what the number of words explains of it over the pairs' answers."""
+    return Debiased(reward, concatenate([pairs.chosen, pairs.rejected])).eval()
 
 
 def margins_of(reward: Reward, pairs: PreferencePairs) -> Tensor:

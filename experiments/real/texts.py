@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from real import answers, hunger, hunger_picture, words
+from real.hunger import PAR
 from real.numbers import number_format
-from real.remedies import ADVERSARIAL, CALIBRATED, PAR, PLAIN, fit_on_smollm2
+from real.remedies import ADVERSARIAL, CALIBRATED, PLAIN, fit_on_smollm2
 from real.tellers import taught, teller_prompts
 from real.worlds import World, read_world
 from rewardlab.cli import main as rewardlab
