@@ -43,6 +43,7 @@ FACTS = {
     "gold": "float32: score by the reward that stands for the truth",
     "margin": "float32, of the chosen half: by how much its score should lead the rejected one's",
     "label": "float32, of the chosen half: probability that it is preferred; 0.5 for a tie",
+    "weight": "float32, of the chosen half: how much the pair counts when a reward is fitted",
     "extra": "int64, of the chosen half: 1 for an adversarial pair, 0 for a clean one",
 }
 
