@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from rewardlab.errors import InputError
 from rewardlab.report.figures import sig
-from rewardlab.report.markup import box, tag
+from rewardlab.report.markup import box, details, tag
 from rewardlab.report.run_tables import fact_rows
 from rewardlab.runs import layout
 from rewardlab.runs.attempts import FAILED, FINISHED, INTERRUPTED, RUNNING
@@ -82,22 +82,34 @@ def _diagnostic(entry: Mapping[str, Any]) -> Diagnostic:
 
 
 def state_boxes(runs: Sequence[Run]) -> list[str]:
-    """Return a box for each run that has not finished, and one for what the same runs said."""
+    """Return a box for each run that has not finished, and what runs said: warnings first.
+
+    What several runs said alike is there once. What is no warning is folded.
+    """
     boxes = []
-    speakers: dict[tuple[str, ...], list[str]] = {}
     for run in runs:
         sentence = unfinished(run)
         if sentence:
             boxes.append(box("bad", tag("p", f"{run.name}: {sentence}", "verdict")))
+    for speaker, lines in _said(runs, are_grave=True).items():
+        heading = tag("p", f"What {speaker} said while it ran", "verdict")
+        boxes.append(box("warned", heading, *lines))
+    for speaker, lines in _said(runs, are_grave=False).items():
+        boxes.append(details(f"What {speaker} said while it ran", *lines))
+    return boxes
+
+
+def _said(runs: Sequence[Run], *, are_grave: bool) -> dict[str, list[str]]:
+    """Return what runs said, warnings or else, by the names of all who said it."""
+    speakers: dict[tuple[str, ...], list[str]] = {}
+    for run in runs:
         for diagnostic in read_diagnostics(run):
-            speakers.setdefault(tuple(_lines(diagnostic)), []).append(run.name)
+            if (diagnostic.level in GRAVE) == are_grave:
+                speakers.setdefault(tuple(_lines(diagnostic)), []).append(run.name)
     said: dict[str, list[str]] = {}
     for sentences, names in speakers.items():
         said.setdefault(", ".join(dict.fromkeys(names)), []).extend(sentences)
-    for speaker, lines in said.items():
-        heading = tag("p", f"What {speaker} said while it ran", "verdict")
-        boxes.append(box("warned", heading, *lines))
-    return boxes
+    return said
 
 
 def _lines(diagnostic: Diagnostic) -> list[str]:

@@ -63,6 +63,12 @@ def test_a_warning_that_several_runs_share_is_one_box(tmp_path):
     text = (tmp_path / "report.html").read_text()
     assert text.count("Nobody judges.") == 1
     assert "What plain, guarded said while it ran" in text
+    entries[0]["level"] = "info"
+    for run in runs:
+        write(run / "diagnostics.json", entries)
+    write_report(runs, tmp_path / "report.html")
+    folded = "<details><summary>What plain, guarded said while it ran</summary>"
+    assert folded in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(
