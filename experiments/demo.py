@@ -11,13 +11,10 @@ and, over the seeds, runs/demo/seeds.html.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
+from jobs import WORKERS, Job, run_jobs
 from rewardlab.cli import main as rewardlab
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -53,16 +50,16 @@ def main() -> int:
     options = parser().parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     start = time.monotonic()
-    names = in_order(run_names(options.only, options.seeds))
-    with ThreadPoolExecutor(options.jobs) as pool:
-        jobs = {pool.submit(run, name, options.out): name for name in names}
-        code = follow(jobs, start)
-        if code:
-            pool.shutdown(cancel_futures=True)
-            return code
-    code = report(options.out, options.only, options.seeds)
+    jobs = []
+    for name in in_order(run_names(options.only, options.seeds)):
+        jobs.append(
+            Job(name, ["rounds", *arguments(name, options.out)], options.out / f"{name}.log")
+        )
+    code = run_jobs(jobs, options.jobs) or report(options.out, options.only, options.seeds)
+    if code:
+        return code
     print(f"\nDone in {time.monotonic() - start:.0f} s. The reports: {options.out.resolve()}")
-    return code
+    return 0
 
 
 def run_names(ways: list[str], seeds: list[int]) -> list[str]:
@@ -77,31 +74,6 @@ def in_order(names: list[str]) -> list[str]:
     """Return the names so that the first two runs train the two base generators at once."""
     first = names[:1] + [name for name in names if name.startswith("rlhf")][:1]
     return list(dict.fromkeys([*first, *names]))
-
-
-def run(name: str, out: Path) -> int:
-    """Run one way in a process of its own, and return its exit code; the log is beside its folder.
-
-    What stands is not run again.
-    """
-    command = [sys.executable, "-m", "rewardlab", "rounds", *arguments(name, out)]
-    with (out / f"{name}.log").open("w", encoding="utf-8") as log:
-        return subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False).returncode
-
-
-def follow(jobs: dict[Future[int], str], start: float) -> int:
-    """Say what has ended and how long the others take, and return the first failure's exit code."""
-    for count, job in enumerate(as_completed(jobs), 1):
-        seconds = time.monotonic() - start
-        left = seconds / count * (len(jobs) - count)
-        print(
-            f"[{count:2}/{len(jobs)}] {jobs[job]}  ({seconds:.0f} s; about {left:.0f} s left)",
-            flush=True,
-        )
-        if job.result():
-            print(f"{jobs[job]} failed; its log, beside its folder, says why.", file=sys.stderr)
-            return job.result()
-    return 0
 
 
 def report(out: Path, ways: list[str], seeds: list[int]) -> int:
@@ -124,8 +96,7 @@ def parser() -> argparse.ArgumentParser:
         "--only", nargs="+", choices=WAYS, default=list(WAYS), help="some of the ways"
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of the text half")
-    jobs = min(2, os.cpu_count() or 1)
-    parser.add_argument("--jobs", type=int, default=jobs, help="runs at once")
+    parser.add_argument("--jobs", type=int, default=WORKERS, help="runs at once")
     return parser
 
 

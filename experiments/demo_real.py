@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 
+from jobs import WORKERS
 from real import story, texts
 from real.sentences import smollm2
 from rewardlab.errors import InputError
@@ -36,7 +37,7 @@ def main() -> int:
     start = time.monotonic()
     try:
         if options.only != "text":
-            summary = story.run_faces(options.out, options.seeds, options.ways)
+            summary = story.run_faces(options.out, options.seeds, options.ways, options.jobs)
             print(f"\n{story.table(summary['mean'])}\n\nThe picture: {options.out / 'smiles.png'}")
         if options.only != "faces":
             files = texts.Files(options.pairs, options.human, *(options.llama2c or ()))
@@ -80,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ways", nargs="+", choices=story.WAYS, default=list(story.WAYS), help="some of the ways"
     )
+    parser.add_argument("--jobs", type=int, default=WORKERS, help="runs of faces at once")
     parser.add_argument("--pairs", type=Path, help="preference pairs to fit, see read_preferences")
     parser.add_argument("--human", type=Path, help="people's choices as JSON, of PandaLM's form")
     parser.add_argument("--count", type=int, default=300, help="pairs to fit; half as many to read")

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from jobs import WORKERS, Job, run_jobs
 from real.detector import FaceDetector
 from real.expression import Expression
 from real.faces import face_policy
 from real.smiles import witness
 from real.tables import markdown
 from rewardlab import load_policy, load_reward
-from rewardlab.cli import main as rewardlab
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation
 from rewardlab.evaluation.evaluation import mean_figure
@@ -66,17 +66,28 @@ COLUMN_TITLES = {
 }
 
 
-def run_faces(out: Path, seeds: Sequence[int], ways: Sequence[str]) -> Figures:
+def run_faces(
+    out: Path, seeds: Sequence[int], ways: Sequence[str], workers: int = WORKERS
+) -> Figures:
     """Run the ways for each seed; write figures and the picture, and return the figures.
 
     A run that stands already is not run again.
+
+    Raises:
+        InputError: if a run fails; its log says why.
     """
-    figures: dict[str, dict[str, Figures]] = {}
+    jobs = []
     for seed in seeds:
         for name in ways:
-            print(f"[seed {seed}] {WAYS[name].title}", flush=True)
             folder = out / f"seed{seed}" / name
-            run_way(name, folder, out / "stages", seed)
+            if name != BASE and not _stands(folder):
+                log = out / f"seed{seed}" / f"{name}.log"
+                command = command_of(name, folder, out / "stages", seed)
+                jobs.append(Job(f"seed {seed}, {WAYS[name].title}", command, log))
+    if run_jobs(jobs, workers):
+        raise InputError("A way of using the reward failed; its log has been named above.")
+    figures: dict[str, dict[str, Figures]] = {}
+    for seed in seeds:
         figures[str(seed)] = read_figures(out / f"seed{seed}", ways)
     summary = {"seeds": figures, "mean": over_seeds(figures)}
     (out / "faces.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
@@ -84,24 +95,19 @@ def run_faces(out: Path, seeds: Sequence[int], ways: Sequence[str]) -> Figures:
     return summary
 
 
-def run_way(name: str, folder: Path, stages: Path, seed: int) -> None:
-    """Run one way by the command line of rewardlab, unless it has ended.
-
-    Raises:
-        InputError: if the command fails; it has said why.
-    """
-    if name == BASE or (folder / POLICY_FOLDER).exists() or (folder / REWARD_FOLDER).exists():
-        return
+def command_of(name: str, folder: Path, stages: Path, seed: int) -> list[str]:
+    """Return the arguments of `rewardlab` that run one way, or go on with it."""
     flags = [f"--experiment.seed={seed}", f"--out={folder}"]
     if (folder / "run.json").exists():
         flags.append("--resume")
     if name == GRIN:
-        command = ["fit", f"--config={CONFIGS / 'grin.yaml'}", *flags]
-    else:
-        configs = [f"--config={CONFIGS / file}" for file in ("smiles.yaml", *WAYS[name].configs)]
-        command = ["rounds", *configs, *flags, f"--stages={stages}"]
-    if rewardlab(command):
-        raise InputError(f"`rewardlab {' '.join(command)}` failed; it has said why above.")
+        return ["fit", f"--config={CONFIGS / 'grin.yaml'}", *flags]
+    configs = [f"--config={CONFIGS / file}" for file in ("smiles.yaml", *WAYS[name].configs)]
+    return ["rounds", *configs, *flags, f"--stages={stages}"]
+
+
+def _stands(folder: Path) -> bool:
+    return (folder / POLICY_FOLDER).exists() or (folder / REWARD_FOLDER).exists()
 
 
 def read_figures(folder: Path, ways: Sequence[str]) -> dict[str, Figures]:

@@ -13,7 +13,9 @@ FILE = Path(__file__).parents[2] / "experiments" / "demo.py"
 def demo():
     spec = importlib.util.spec_from_file_location("demo", FILE)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FILE.parent))
+        spec.loader.exec_module(module)
     return module
 
 
