@@ -11,8 +11,11 @@ runs/demo/report.html and, over the seeds, runs/demo/seeds.html.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
 
 from jobs import WORKERS, Job, run_jobs
 from rewardlab.cli import main as rewardlab
@@ -40,6 +43,27 @@ WAYS = {
     "rlhf_kl": [TOPICS, f"{INIT}rounds=0", f"{INIT}post_train.loop.init_args.kl_weight=0.25"],
 }
 TEXT = tuple(name for name in WAYS if name.startswith("rlhf"))
+PLAIN = "rlhf_plain"
+
+
+class TextRun(NamedTuple):
+    """The figures of a run of text.
+
+    Attributes:
+        before: the judge's mean score before training.
+        end: the same after it.
+        peak: how far the judge rose above its start at most, in two readings' mean.
+        held: whether the judge never fell below its start.
+        outputs: number of outputs that were drawn, but for judging.
+        seconds: of all stages, but for judging.
+    """
+
+    before: float
+    end: float
+    peak: float
+    held: bool
+    outputs: float
+    seconds: float
 
 
 def main() -> int:
@@ -58,6 +82,7 @@ def main() -> int:
     code = run_jobs(jobs, options.jobs) or report(options.out, options.only, options.seeds)
     if code:
         return code
+    print(text_table(options.out, [way for way in options.only if way in TEXT], options.seeds))
     print(f"\nDone in {time.monotonic() - start:.0f} s. The reports: {options.out.resolve()}")
     return 0
 
@@ -84,6 +109,53 @@ def report(out: Path, ways: list[str], seeds: list[int]) -> int:
     if code or len(seeds) < 2 or not of_text:
         return code
     return rewardlab(["report", *of_text, "--out", str(out / "seeds.html")])
+
+
+def text_table(out: Path, ways: list[str], seeds: list[int]) -> str:
+    """Return what the ways of text came to over the seeds, as Markdown; nothing without any.
+
+    Costs are times those of plain RLHF with the same seed, where that was run.
+    """
+    if not ways:
+        return ""
+    heads = ["", "judge before", "judge at the end", "peak over its start", "held"]
+    heads += ["outputs drawn, times plain", "seconds, times plain"]
+    lines = ["", "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    plain = {}
+    for seed in seeds if PLAIN in ways else []:
+        plain[seed] = read_text(out / f"{PLAIN}-{seed}")
+    for way in ways:
+        runs = {seed: read_text(out / f"{way}-{seed}") for seed in seeds}
+        figures = list(runs.values())
+        cells = [way, spread([run.before for run in figures]), spread([run.end for run in figures])]
+        cells.append(f"{fmean(run.peak for run in figures):.2f}")
+        cells.append(f"{sum(run.held for run in figures)} of {len(figures)}")
+        outputs = [run.outputs / plain[seed].outputs for seed, run in runs.items() if plain]
+        seconds = [run.seconds / plain[seed].seconds for seed, run in runs.items() if plain]
+        cells += [f"{fmean(ratios):.2f}" if ratios else "" for ratios in (outputs, seconds)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def read_text(folder: Path) -> TextRun:
+    """Read the figures of a finished run of text."""
+    rounds = json.loads((folder / "results.json").read_text(encoding="utf-8"))["rounds"]
+    cost = json.loads((folder / "timing.json").read_text(encoding="utf-8"))["cost"]
+    last = rounds[max(rounds, key=int)]
+    stability = last["post_train"]["stability"]["gold"]
+    return TextRun(
+        before=rounds["0"]["judged"]["gold"]["mean"],
+        end=last["judged"]["gold"]["mean"],
+        peak=stability["peak_gold"] - stability["start"],
+        held=stability["censored"],
+        outputs=cost["generations"]["all"],
+        seconds=cost["seconds"]["all"],
+    )
+
+
+def spread(values: list[float]) -> str:
+    """Return the mean with the lowest and the highest value."""
+    return f"{fmean(values):.2f} [{min(values):.2f}, {max(values):.2f}]"
 
 
 def parser() -> argparse.ArgumentParser:
