@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from pytorch_lightning import LightningModule
@@ -23,6 +23,7 @@ from rewardlab.training.trainer_options import check_options
 from rewardlab.types import Samples
 
 LearnsFrom = Literal["prompts", "samples", "pairs"]
+Kind = TypeVar("Kind")
 EXCERPT = 1024  # numbers of each frozen weight that a checkpoint's fingerprint reads
 
 
@@ -140,11 +141,15 @@ class Trained(LightningModule):
 
     def announce(self, samples: Samples) -> None:
         """Tell the callbacks that hear rollouts what the policy drew."""
-        if self._trainer is None:  # a step that somebody takes by hand
-            return
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, HearsRollouts):
-                callback.on_rollout(self, samples)
+        for callback in self.callbacks_of(HearsRollouts):  # type: ignore[type-abstract]
+            callback.on_rollout(self, samples)
+
+    def callbacks_of(self, kind: type[Kind]) -> list[Kind]:
+        """Return the trainer's callbacks of a kind; none in a step that somebody takes by hand."""
+        if self._trainer is None:
+            return []
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+        return [callback for callback in callbacks if isinstance(callback, kind)]
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any

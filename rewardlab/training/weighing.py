@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -44,7 +43,7 @@ class WeighsRollouts(ABC):  # noqa: B024  (each method may be left as it is)
 def kl_shares(loop: PPO, samples: Samples, scores: Tensor) -> Tensor | None:
     """Return the product of what all callbacks of a loop say, float32 [B, 1], or None."""
     product = None
-    for callback in _weighing(loop):
+    for callback in loop.callbacks_of(WeighsRollouts):
         shares = callback.kl_shares(loop, samples, scores)
         if shares is not None:
             product = shares[:, None] if product is None else product * shares[:, None]
@@ -53,13 +52,6 @@ def kl_shares(loop: PPO, samples: Samples, scores: Tensor) -> Tensor | None:
 
 def weighed(loop: PPO, samples: Samples, advantages: Tensor) -> Tensor:
     """Return the advantages after all callbacks of a loop."""
-    for callback in _weighing(loop):
+    for callback in loop.callbacks_of(WeighsRollouts):
         advantages = callback.weighed(loop, samples, advantages)
     return advantages
-
-
-def _weighing(loop: PPO) -> Iterator[WeighsRollouts]:
-    if loop._trainer is not None:  # else somebody takes a step by hand
-        for callback in loop.trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WeighsRollouts):
-                yield callback
