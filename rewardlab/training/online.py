@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from rewardlab.conversations import Prompt
+from rewardlab.data.features import features_of
+from rewardlab.data.loader import Rows
 from rewardlab.data.preferences import Preferences
 from rewardlab.data.samples import open_samples
 from rewardlab.data.targets import gather
@@ -152,10 +154,9 @@ class Online(Callback, HearsRollouts):
         good = _opened(self.good)
         references = good if self.references is None else _opened(self.references)
         count = min(REFERENCES, len(references))
+        places = torch.linspace(0, len(references) - 1, count).long()
         self._good = self._read(good)
-        self._references = self._read(
-            references[torch.linspace(0, len(references) - 1, count).long()]
-        )
+        self._references = self._read(references[places])
         correction = reward.correction
         parameters = [weight for weight in correction.parameters() if weight.requires_grad]
         self._optimizer = self.make_optimizer(parameters)
@@ -253,11 +254,11 @@ class Online(Callback, HearsRollouts):
     def _read(self, samples: Samples) -> Drawn:
         """Return what the correction reads of samples, on the CPU."""
         prompts = list(samples.prompts)
-        features = frozen_features(self._corrected().correction)
+        correction = self._corrected().correction
         inputs: Inputs = _at_rest(samples)
-        if features is not None:
-            with torch.no_grad():
-                inputs = features.features(samples).cpu()
+        if frozen_features(correction) is not None:
+            with evaluating(correction.modules()):
+                inputs = features_of(correction, Rows(samples))
         return Drawn(prompts, inputs, torch.arange(len(prompts)))
 
     def _scores(self, drawn: Drawn) -> Tensor:
@@ -279,7 +280,10 @@ class Online(Callback, HearsRollouts):
     def _settle(self) -> None:
         """Bring the correction's mean on the references back to 0."""
         assert self._references is not None
-        self._corrected().settle(self._scores(self._references).mean(1))
+        reward = self._corrected()
+        with evaluating(reward.correction.modules()):
+            scores = self._scores(self._references)
+        reward.settle(scores.mean(1))
 
     def _clean_pairs(self) -> PreferencePairs:
         if isinstance(self.clean, Preferences):

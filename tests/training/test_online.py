@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from rewardlab import CausalLMPolicy, DiffusionPolicy, LanguageReward, Sampler, VisionReward
 from rewardlab.data.prompt_data import Prompts
 from rewardlab.errors import InputError
-from rewardlab.rewards import Brightness, Corrected, Length, Reward
+from rewardlab.rewards import Brightness, Corrected, FrozenFeatures, Length, Reward
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower
 from rewardlab.training import DPO, PPO, Online, ReFL, Replay, VelocityMatching
 from rewardlab.training.base import Trained
@@ -185,6 +185,50 @@ def test_features_of_a_frozen_backbone_are_kept_instead_of_outputs():
     online.setup(pl.Trainer(**SILENT), loop, "fit")
     kept = online._read(Samples([""] * 3, torch.rand(3, 3, 16, 16)))
     assert kept.inputs.shape == (3, loop.reward.correction.tower.width)
+
+
+class Wavering(Table):
+    """Scores that drop out in training mode."""
+
+    def forward(self, samples):
+        return torch.dropout(super().forward(samples), 0.5, self.training)
+
+
+class Seen(Table, FrozenFeatures):
+    """Features that note how many samples they were made of at once, and in which mode."""
+
+    passes = ()
+
+    def features(self, samples):
+        self.passes += ((len(samples), self.training),)
+        return torch.eye(len(WORDS))[[WORDS.index(word) for word in samples.outputs]]
+
+    def score_features(self, features):
+        return (features @ self.scores)[:, None]
+
+
+def begun(correction, good):
+    online = Online(good)
+    loop = Drawing(Corrected(Length(), correction), good)
+    online.setup(pl.Trainer(**SILENT), loop, "fit")
+    online.on_train_start(pl.Trainer(**SILENT), loop)
+    return loop.reward
+
+
+def test_the_mean_is_brought_back_without_dropout():
+    correction = Wavering()
+    correction.scores.data.copy_(torch.tensor([5.0, 3.0, -1.0]))
+    reward = begun(correction, words(WANTED))
+    expected = correction.scores @ WANTED
+    assert_close(reward.offset, expected.detach())
+    assert correction.training
+
+
+def test_wanted_outputs_are_read_in_parts_in_evaluation_mode():
+    correction = Seen()
+    begun(correction, Samples([""] * 150, ["red"] * 150))
+    assert correction.passes == ((64, False), (64, False), (22, False), (64, False))
+    assert correction.training
 
 
 def refused(loop, online, match):
