@@ -16,9 +16,8 @@ def corrected_reward(module: LightningModule) -> Corrected:
     Raises:
         InputError: if the loop draws nothing, or its reward has no correction that can be trained.
     """
-    draws = isinstance(module, Trained) and module.learns_from == "prompts"
     reward = getattr(module, "reward", None)
-    if not draws or reward is None:
+    if reward is None or not _draws(module):
         raise InputError(
             f"Online answers what a policy draws while it climbs a reward; a "
             f"{type(module).__name__} draws nothing. Give it to PPO, ReFL or VelocityMatching."
@@ -40,6 +39,13 @@ def corrected_reward(module: LightningModule) -> Corrected:
             "trainable heads, such as a LanguageReward or a VisionReward."
         )
     return reward
+
+
+def _draws(module: LightningModule) -> bool:
+    """Tell whether a loop draws outputs: of prompts, or beside samples that anchor it."""
+    if not isinstance(module, Trained):
+        return False
+    return module.learns_from == "prompts" or module.policy is not None
 
 
 def check_numbers(every: int, updates: int, rows: int, clean_rows: int) -> None:

@@ -10,6 +10,7 @@ from torch.optim import SGD, Adam
 from torch.testing import assert_close
 
 from rewardlab import CausalLMPolicy, DiffusionPolicy, LanguageReward, Sampler, VisionReward
+from rewardlab.data import SamplesData
 from rewardlab.data.prompt_data import Prompts
 from rewardlab.errors import InputError
 from rewardlab.rewards import Brightness, Corrected, FrozenFeatures, Length, Reward
@@ -167,6 +168,13 @@ def test_every_loop_that_draws_trains_the_correction(loop, tmp_path):
     trained((module, online), tmp_path, 2)
     assert online.buffer.rollouts == 2
     assert not torch.equal(module.reward.correction.projection.hidden_weight, before)
+
+
+def test_a_loop_that_is_anchored_on_samples_draws_too():
+    module, online = pictures(partial(ReFL, sft_weight=1.0))
+    data = SamplesData(Samples([""] * 2, torch.rand(2, 1, 8, 8)), batch_size=2)
+    pl.Trainer(max_epochs=1, callbacks=[online], **SILENT).fit(module, data)
+    assert online.buffer.rollouts == 1
 
 
 def test_an_untrained_correction_begins_at_zero_and_says_what_it_is():
