@@ -178,7 +178,7 @@ class AdvRMRounds(Rounds):
         post_train = self.post_train
         if self.online is not None:
             described = settings_of(state.run, self, "online")
-            members = [reward] if self._reads_references else self._members_in_use()
+            members = [reward] if self.reads_references else self._members_in_use()
             reward, reward_stage, post_train = hardened_online(
                 state, self.online, members, reward_stage, post_train, described
             )
@@ -191,10 +191,10 @@ class AdvRMRounds(Rounds):
     @property
     def draws_references(self) -> bool:
         """Tell whether responses of the first policy are drawn, for attacks or the reward."""
-        return bool(self.rounds) or self._reads_references
+        return bool(self.rounds) or self.reads_references
 
     @property
-    def _reads_references(self) -> bool:
+    def reads_references(self) -> bool:
         """Tell whether the reward is made of the references beside the members."""
         return self.tether is not None or callable(self.use)
 
@@ -331,7 +331,7 @@ class AdvRMRounds(Rounds):
         fits.fit(self._members_in_use())
         settings: dict[str, Any] = settings_of(fits.state.run, self, "use")
         inputs = list(fits.stages)
-        if references is not None and self._reads_references:
+        if references is not None and self.reads_references:
             inputs.append(references.stage)
         samples = None if references is None else references.samples
         reward = reward_in_use(self.use, self.members, samples)

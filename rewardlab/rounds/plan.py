@@ -63,7 +63,8 @@ def of_adv_rm(rounds: Any) -> list[str]:
         names += [stage_name(last, MEMBER, member) for member in used]
     if rounds.online is not None:
         names.append(stage_name(last, ANCHORS))
-        names += [stage_name(last, f"{ANCHOR_SCORES}-{member}") for member in used]
+        scored = range(1) if rounds.reads_references else used  # what is made of members is one
+        names += [stage_name(last, f"{ANCHOR_SCORES}-{number}") for number in scored]
     training = _of_post_training(rounds.post_train)
     names += [stage_name(last, stage) for stage in training]
     for _ in range(0 if rounds.reweight is None else rounds.reweight.repeats):

@@ -177,6 +177,14 @@ def test_a_correction_comes_on_top_of_rounds_of_attack_and_a_tether(tmp_path):
     assert "online_lead" in results["rounds"]["2"]["post_train"]
 
 
+def test_the_plan_names_the_scores_of_anchors_that_are_made(tmp_path):
+    options = {"online": online(), "use": partial(Debiased, share=1.0), "rounds": 0}
+    planned = {name for name in game(**options).plan() if "anchor" in name}
+    run(tmp_path / "run", **options)
+    made = {path.name[:-9] for path in (tmp_path / "run" / "stages").glob("*anchor*-????????")}
+    assert planned == made == {"1-anchors", "1-anchor-scores-0"}
+
+
 def test_the_anchors_are_the_best_of_each_prompt_by_members_in_their_deviations():
     pool = Samples(["a"] * 2 + ["b"] * 2, ["1", "2", "3", "4"])
     columns = [torch.tensor([0.0, 1.0, 9.0, 8.0]), torch.tensor([300.0, 0.0, 0.0, 100.0])]
