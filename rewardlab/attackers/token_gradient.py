@@ -203,9 +203,8 @@ class TokenGradient:
         if not places:
             return []
         table = gains.table[places.start : places.stop].clone()
-        table[
-            :, [token for token in tokenizer.all_special_ids if token < table.shape[1]]
-        ] = -torch.inf
+        special = [token for token in tokenizer.all_special_ids if token < table.shape[1]]
+        table[:, special] = -torch.inf
         present = torch.tensor(gains.ids[places.start : places.stop])
         table.scatter_(1, present[:, None], -torch.inf)
         top = table.topk(min(self.top, table.shape[1]), dim=1)

@@ -13,6 +13,7 @@ from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import EmbedsTokens
 from rewardlab.rewards.base import checked_scores
+from rewardlab.rewards.formatting import TokenRows
 from rewardlab.types import Samples
 
 
@@ -45,7 +46,7 @@ class Response(NamedTuple):
 class _Source(NamedTuple):
     """A part of the reward: its rows of tokens, its vocabulary, and gradients to its embeddings."""
 
-    rows: Sequence[Sequence[int]]
+    rows: TokenRows
     vocabulary: Tensor
     gradients: list[Tensor]
 
@@ -85,12 +86,12 @@ def swap_gains(reward: Reward, samples: Samples) -> Iterator[Gains]:
         InputError: if no part embeds tokens, or no gradient reaches them.
     """
     sources = _sources(reward, samples)
-    starts = embedding_parts(reward)[0].token_rows(samples).starts
-    for i, start in enumerate(starts):
-        ids = list(sources[0].rows[i])
-        table = torch.zeros(len(ids), len(sources[0].vocabulary))
+    first = sources[0]
+    for i, start in enumerate(first.rows.starts):
+        ids = list(first.rows.ids[i])
+        table = torch.zeros(len(ids), len(first.vocabulary))
         for source in sources:
-            if list(source.rows[i]) == ids:
+            if list(source.rows.ids[i]) == ids:
                 for gradient in source.gradients:
                     table += _expected(gradient[i, : len(ids)], ids, source.vocabulary).cpu()
         yield Gains(ids, start, table)
@@ -115,7 +116,7 @@ def _sources(reward: Reward, samples: Samples) -> list[_Source]:
     for part, of_part in zip(parts, gradients, strict=True):
         if part.tokenizer.get_vocab() == tokens:
             vocabulary = part.token_embeddings()[: 1 + max(tokens.values())].float()
-            sources.append(_Source(part.token_rows(samples).ids, vocabulary, of_part))
+            sources.append(_Source(part.token_rows(samples), vocabulary, of_part))
     return sources
 
 
