@@ -25,6 +25,7 @@ from rewardlab.policies import Generator, Policy
 from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.seeds import derive, generators, row_seeds
+from rewardlab.training.base import step_total
 from rewardlab.types import Samples, texts_of
 
 FILLER = " !"  # what a suffix begins as, as in GCG's code
@@ -155,8 +156,8 @@ class TokenGradient:
             for rows in torch.split(torch.arange(len(samples)), self.batch_size):
                 seeds = torch.zeros(len(rows), dtype=torch.long)
                 trajectory = policy.encode(samples[rows], seeds=seeds)
-                log_prob = policy.log_prob(trajectory).where(trajectory.mask, 0)
-                parts.append(log_prob.sum(1).cpu())
+                log_probs = step_total(policy.log_prob(trajectory), trajectory.mask)
+                parts.append(log_probs.cpu())
         return scores + self.fluency * torch.cat(parts)
 
     def _proposals(

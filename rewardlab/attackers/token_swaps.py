@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,8 +13,10 @@ from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import EmbedsTokens
 from rewardlab.rewards.base import checked_scores
-from rewardlab.rewards.formatting import TokenRows
 from rewardlab.types import Samples
+
+if TYPE_CHECKING:
+    from rewardlab.rewards.formatting import TokenRows
 
 
 class Gains(NamedTuple):
