@@ -161,7 +161,7 @@ class AdvRMRounds(Rounds):
             if not self._attack_and_mine(state, fits, references):
                 break
         state.number += 1
-        repeats = Repeats(self.reweight, self.policy, state, fits)
+        repeats = Repeats(self.reweight, state, fits)
         reward, reward_stage = self._train(state, fits, references)
         while repeats.begin():
             reward, reward_stage = self._train(state, fits, references)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,19 +61,16 @@ class Repeats:
 
     Args:
         settings: how weights are made; None for a run without further rounds.
-        policy: the policy, before it is trained.
-        state: where the run stands.
+        state: where the run stands, before its policy is trained.
         fits: the members' fits, which take the weights.
     """
 
-    def __init__(
-        self, settings: Reweighting | None, policy: Policy, state: State, fits: MemberFits
-    ) -> None:
+    def __init__(self, settings: Reweighting | None, state: State, fits: MemberFits) -> None:
         self.settings = settings
         self.state = state
         self.fits = fits
         self.left = 0 if settings is None else settings.repeats
-        self.start = trained_state(policy) if self.left else {}
+        self.start = trained_state(state.policy) if self.left else {}
 
     def begin(self) -> bool:
         """Begin the next round, with weights for the policy as it is; tell whether there is one."""
@@ -92,7 +89,9 @@ class Repeats:
         assert settings is not None
         pairs = self.fits.data(self.state.seed).split("train")
         inputs = (self.state.policy_stage, *self.fits.pair_stages)
-        stage = self.state.stage(PAIR_WEIGHTS, *inputs, **_described(settings))
+        stage = self.state.stage(
+            PAIR_WEIGHTS, *inputs, normalize=settings.normalize, power=settings.power
+        )
 
         def save(folder: Path) -> None:
             ratios = pair_log_ratios(self.state.policy, self.state.first_policy, pairs, settings)
@@ -166,12 +165,6 @@ def _log_probs(policy: Policy, samples: Samples, settings: Reweighting) -> Tenso
         parts.append(scaled.cpu())
     policy.train(was_training)
     return torch.cat(parts)
-
-
-def _described(settings: Reweighting) -> dict[str, Any]:
-    """Return what the ratios depend on."""
-    described = asdict(settings)
-    return {"normalize": described["normalize"], "power": described["power"]}
 
 
 def _figures(found: ImportanceWeights) -> dict[str, Any]:
