@@ -126,7 +126,7 @@ class _Finishing(DiffusionPolicy):
         share = min(time[0].item() / self.noising.time[-1].item(), 1.0)
         if self.tau == 0 or share > self.tau:
             return super().whole_output(x, time, conditions)
-        guidance = self.sampler.guidance
+        guidance = self.family.guidance_at(self.sampler, time)
         with _network(self, self.finisher) as denoiser, arithmetic(x.device, self.dtype):
             return guided_output(self.family, denoiser, x, time, conditions, guidance)
 

@@ -16,6 +16,7 @@ from rewardlab.testing import (
     tiny_diffusion,
     tiny_stable_diffusion,
     tiny_tokenizer,
+    tiny_videos,
 )
 
 SEEDS = row_seeds(3, 3)
@@ -85,6 +86,14 @@ def test_so_they_are_by_other_schedulers(kind):
 def test_so_they_are_of_guided_text(tmp_path):
     pipeline = tiny_stable_diffusion(tmp_path)
     check_ends(*trained(Sampler(steps=3, eta=0.0, guidance=4.0), pipeline=pipeline))
+
+
+def test_so_they_are_where_late_steps_have_a_guidance_of_their_own(tmp_path):
+    pipeline = tiny_videos.tiny_wan(tmp_path, boundary=0.8)
+    sampler = Sampler(steps=3, eta=0.0, guidance=6.0, late_guidance=2.0)
+    policy = DiffusionPolicy(pipeline, sampler=sampler, lora_rank=2, size=32, frames=1).eval()
+    reference = policy.reference()
+    check_ends(changed(policy), reference)
 
 
 def test_so_they_are_where_pictures_are_drawn_as_rollouts(monkeypatch):
