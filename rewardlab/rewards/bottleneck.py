@@ -133,7 +133,7 @@ class Bottleneck(Reward, FrozenFeatures, Calibrated, DrawsNoise, Saved):
 
     def score_features(self, features: Tensor) -> Tensor:
         """Return the heads' scores of μ, float32 [B, K], from `features`."""
-        return functional.linear(self.latent(features).mean, self.head)
+        return self._scores(self.latent(features).mean)
 
     def members(self, samples: Samples) -> Tensor:
         """Return the heads' scores of μ, float32 [B, K].
@@ -141,7 +141,7 @@ class Bottleneck(Reward, FrozenFeatures, Calibrated, DrawsNoise, Saved):
         Raises:
             InputError: if a score is NaN or infinite.
         """
-        scores = functional.linear(self.latent(samples).mean, self.head)
+        scores = self._scores(self.latent(samples).mean)
         return checked_scores(scores, samples, "Bottleneck")
 
     def forward(self, samples: Samples) -> Tensor:
@@ -153,7 +153,7 @@ class Bottleneck(Reward, FrozenFeatures, Calibrated, DrawsNoise, Saved):
         latent = self.latent(inputs)
         noise = normal(latent.mean.shape[1:], generators(seeds), latent.mean.device)
         drawn = latent.mean + noise * (latent.log_variance / 2).exp()
-        return functional.linear(drawn, self.head), self.kl_weight * standard_kl(latent)
+        return self._scores(drawn), self.kl_weight * standard_kl(latent)
 
     @torch.no_grad()
     def fit_feature_scale(self, features: Tensor) -> None:
@@ -209,6 +209,11 @@ class Bottleneck(Reward, FrozenFeatures, Calibrated, DrawsNoise, Saved):
         reward.load_state_dict(tensors, strict=False)
         reward.meaning = str(meaning)
         return reward.eval()
+
+    def _scores(self, z: Tensor) -> Tensor:
+        """Return the heads' scores [B, K] of z [B, W], in float32 under autocast too."""
+        with full_precision(z.device):
+            return functional.linear(z, self.head)
 
     def _inner(self) -> HeadInputs:
         """Return the inner reward as one that says what its heads see."""

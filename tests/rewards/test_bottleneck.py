@@ -92,6 +92,17 @@ def test_gradients_reach_a_backbone_that_is_trained_and_no_unused_head():
     assert {"to_mean", "log_variance", "head", "reward.backbone.norm.weight"} <= trained
 
 
+def test_heads_compute_in_float32_under_autocast_too():
+    reward = Bottleneck(vision(), width=6, heads=2)
+    features = reward.features(pictures(3, 0.1))
+    seeds = row_seeds(0, 3)
+    expected = reward.score_features(features), reward.drawn_members(features, seeds)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = reward.score_features(features), reward.drawn_members(features, seeds)[0]
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
 def correlation(first, second):
     return torch.corrcoef(torch.stack([first, second]))[0, 1].item()
 
