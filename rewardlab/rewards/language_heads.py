@@ -25,7 +25,7 @@ def new_heads(heads: int, width: int, seed: int) -> Tensor:
         True
     """
     if heads < 1:
-        raise InputError(f"LanguageReward needs at least one head; got heads={heads}.")
+        raise InputError(f"A reward needs at least one head; got heads={heads}.")
     rows = []
     for k in range(heads):
         generator = torch.Generator().manual_seed(derive(seed, "head", k))

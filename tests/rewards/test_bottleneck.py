@@ -181,6 +181,8 @@ def test_bad_input_is_refused():
         Bottleneck(Length())
     with pytest.raises(InputError, match="width=0"):
         Bottleneck(vision(), width=0)
+    with pytest.raises(InputError, match="A reward needs at least one head"):
+        Bottleneck(vision(), heads=0)
     with pytest.raises(InputError, match="kl_weight=-1"):
         Bottleneck(vision(), kl_weight=-1.0)
     with pytest.raises(InputError, match="got a VisionReward"):
