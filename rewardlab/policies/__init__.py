@@ -5,12 +5,10 @@
 draws, `scoring` states log-probabilities and losses. A diffusion model is `diffusion`: `pipelines`
 loads it, `components` names its parts, `families` knows its prompts, `denoising` its network's
 output, `noising` its training targets, `samplers` and `schedulers` its steps. `latent` is a
-Gaussian over the latents of a generator without a likelihood. `llama2c` and `gguf` read other
-programs' model files, and `single_file` Stable Diffusion's own.
 Gaussian over the latents of a generator without a likelihood. `encoding` noises finished pictures,
 `norm_ratios` compares velocities with a reference's, and `base_finish` lets the reference finish
-what a policy began. `llama2c` and `gguf` read other
-programs' model files.
+what a policy began. `llama2c` and `gguf` read other programs' model files, and `single_file` Stable
+Diffusion's own.
 """
 
 from __future__ import annotations
