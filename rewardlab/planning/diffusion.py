@@ -222,10 +222,8 @@ def _pixels(policy: DiffusionPolicy) -> tuple[int, ...]:
     factor = policy.family.factor
     if not frames:
         return height * factor, width * factor
-    every = 1
-    for name in ("vae_scale_factor_temporal", "vae_temporal_compression_ratio"):
-        every = int(getattr(policy.pipeline, name, every))
-    return (frames[0] - 1) * every + 1, height * factor, width * factor
+    count = (frames[0] - 1) * policy.family.frame_factor + 1
+    return count, height * factor, width * factor
 
 
 def _size(policy: DiffusionPolicy) -> str:
