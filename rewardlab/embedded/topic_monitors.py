@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rewardlab.embedded.topics import base_policy, member, member_reward, preferences, prompts
+from rewardlab.embedded.topics import base_policy, member, member_reward, prompts
 from rewardlab.evaluation.prompts import in_turn
 from rewardlab.rewards import Novelty, Reward
 from rewardlab.rewards.novelty import Outliers
@@ -23,8 +23,7 @@ def held_out_member(
         pairs_seed: seed of the pairs' responses.
         train_steps: training steps of the base policy.
     """
-    clean = preferences(pairs, pairs_seed, train_steps)
-    return member_reward(seed, pairs=clean, train_steps=train_steps)
+    return member_reward(seed, pairs=pairs, pairs_seed=pairs_seed, train_steps=train_steps)
 
 
 def familiarity(references: int = 400, seed: int = 0, train_steps: int = 700) -> Reward:

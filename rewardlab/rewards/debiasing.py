@@ -84,7 +84,7 @@ class Debiased(Reward, Saved):
         if isinstance(references, Samples):
             scores = member_scores(reward, references, batch_size).double()
             columns = []
-            for measure in measures or [Length()]:
+            for measure in self.measures:
                 column = scores_of(measure, references, batch_size)
                 columns.append(column.double())
             curves = fit_curves(columns, scores, share)
