@@ -14,7 +14,7 @@ from rewardlab.kernels import linear_log_prob
 from rewardlab.networks.heads import check_head, softcap_of
 from rewardlab.networks.loading import config_of, is_name, load_network, text_class
 from rewardlab.networks.unregistered import hold
-from rewardlab.rewards.language_states import TokenStates
+from rewardlab.rewards.language_states import TokenStates, response_mask
 
 
 class HeadSource:
@@ -131,9 +131,7 @@ class LanguageHead(nn.Module):
         if self.is_tied:
             weight = self.backbone.get_input_embeddings().weight
         targets = tokens.ids[:count, 1:]
-        columns = torch.arange(1, tokens.ids.shape[1], device=targets.device)
-        starts, ends = tokens.spans[:count].split(1, dim=1)
-        mask = (columns >= starts) & (columns < ends)
+        mask = response_mask(tokens)[:count, 1:]
         steps = linear_log_prob(
             tokens.states[:count, :-1].flatten(0, 1),
             weight,

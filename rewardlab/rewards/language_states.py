@@ -122,12 +122,17 @@ def last_states(tokens: TokenStates, pad: int | None) -> Tensor:
 
 def mean_states(tokens: TokenStates) -> Tensor:
     """Return the mean over the states of each row's response, float32 [B, D]."""
-    columns = _columns(tokens)
-    starts, ends = tokens.spans.split(1, dim=1)
-    is_response = (columns >= starts) & (columns < ends)
+    is_response = response_mask(tokens)
     sums = tokens.states.float().where(is_response[..., None], 0).sum(1)
     means: Tensor = sums / is_response.sum(1, keepdim=True)
     return means
+
+
+def response_mask(tokens: TokenStates) -> Tensor:
+    """Return where the table holds tokens of responses, bool [B, T]."""
+    columns = _columns(tokens)
+    starts, ends = tokens.spans.split(1, dim=1)
+    return (columns >= starts) & (columns < ends)
 
 
 def _columns(tokens: TokenStates) -> Tensor:
