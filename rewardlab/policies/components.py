@@ -25,11 +25,19 @@ def denoiser_name(pipeline: Any) -> str:
 def denoiser_of(pipeline: Any) -> nn.Module:
     """Return the network that is trained; two that share the time are one."""
     denoisers = _denoisers(pipeline)
-    ratio = pipeline.config.get("boundary_ratio") if "transformer_2" in denoisers else None
-    if ratio is None:
+    boundary = boundary_of(pipeline)
+    if boundary is None:
         return next(iter(denoisers.values()))
-    boundary = ratio * pipeline.scheduler.config.num_train_timesteps
     return TimedDenoisers(denoisers["transformer"], denoisers["transformer_2"], boundary)
+
+
+def boundary_of(pipeline: Any) -> float | None:
+    """Return the time from which on the first of two denoisers runs; None where there is one."""
+    ratio = pipeline.config.get("boundary_ratio")
+    if ratio is None or getattr(pipeline, "transformer_2", None) is None:
+        return None
+    boundary: float = ratio * pipeline.scheduler.config.num_train_timesteps
+    return boundary
 
 
 def denoiser_parts(pipeline: Any, denoiser: nn.Module) -> dict[str, nn.Module]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.policies.components import boundary_of
 from rewardlab.policies.families.flow import FlowFamily
 from rewardlab.policies.noising import over_dimensions
 from rewardlab.policies.samplers import Sampler
@@ -54,15 +55,14 @@ class Wan(FlowFamily):
     def guidance_at(self, sampler: Sampler, time: Tensor) -> float | Tensor:
         """Return the guidance at times [N]: the late steps' own from the boundary down."""
         late = sampler.late_guidance
-        ratio = self.pipeline.config.get("boundary_ratio")
-        if late is None or ratio is None:
+        boundary = boundary_of(self.pipeline)
+        if late is None or boundary is None:
             return super().guidance_at(sampler, time)
         if sampler.guidance == 1 != late:
             raise InputError(
                 f"late_guidance={late} with guidance=1: Wan's own call guides no step where the "
                 "early ones are not guided. Set guidance above 1, or leave late_guidance out."
             )
-        boundary = ratio * self.pipeline.scheduler.config.num_train_timesteps
         scales = time.new_full(time.shape, late).where(time < boundary, sampler.guidance)
         return over_dimensions(scales, len(self.shape))
 
