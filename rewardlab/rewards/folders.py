@@ -98,8 +98,8 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         )
     config = read_json(file)
     if "class_path" not in config:
-        return {"class_path": _foreign_class(folder, config)}
-    if not isinstance(config.get("class_path"), str):
+        config = {"class_path": _foreign_class(folder, config)}
+    if not isinstance(config["class_path"], str):
         raise InputError(
             f"{file} names no class_path, so it is no reward's. "
             "Is it a transformers folder of another kind?"
@@ -212,21 +212,18 @@ def _adapted_config(adapter: Adapter) -> dict[str, Any]:
     return {"class_path": CLASSIFIER}
 
 
-def _foreign_class(folder: Path, config: dict[str, Any]) -> str:
+def _foreign_class(folder: Path, config: dict[str, Any]) -> str | None:
     """Return the class that loads a model whose config names none of rewardlab.
 
     Raises:
-        InputError: if the model gives no reward.
+        InputError: if it is not merged yet.
     """
     if _classifies(config):
         return CLASSIFIER
     if is_foreign(folder):
         return LANGUAGE
     check_merged(folder)
-    raise InputError(
-        f"{folder / CONFIG} names no class_path, so it is no reward's. "
-        "Is it a transformers folder of another kind?"
-    )
+    return None
 
 
 def _config_file(folder: Path) -> Path:
