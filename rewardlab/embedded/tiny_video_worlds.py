@@ -7,6 +7,7 @@ tried. Wan's autoencoder is set by hand: a random one inverts nothing.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -106,15 +107,7 @@ def video_policy(train_steps: int = 50, steps: int = 3, seed: int = 0) -> Diffus
         steps: denoising steps of a sample.
         seed: seed of weights, data and noise.
     """
-    settings = {"train_steps": train_steps, "seed": seed, "frames": FRAMES, "side": SIDE}
-    folder = cached(
-        "tiny-animate-diff",
-        settings,
-        ["torch", "diffusers", "transformers"],
-        lambda new: _fit(new, train_steps, seed),
-    )
-    sampler = Sampler(steps=steps)
-    return DiffusionPolicy(folder / "pipeline", sampler=sampler, size=SIDE, frames=FRAMES)
+    return _policy("tiny-animate-diff", _animate_diff, FRAMES, train_steps, steps, seed)
 
 
 def wan_policy(train_steps: int = 50, steps: int = 3, seed: int = 0) -> DiffusionPolicy:
@@ -127,43 +120,61 @@ def wan_policy(train_steps: int = 50, steps: int = 3, seed: int = 0) -> Diffusio
         steps: denoising steps of a sample.
         seed: seed of weights, data and noise.
     """
-    settings = {"train_steps": train_steps, "seed": seed, "frames": WAN_FRAMES, "side": SIDE}
-    folder = cached(
-        "tiny-wan",
-        settings,
-        ["torch", "diffusers", "transformers"],
-        lambda new: _fit_wan(new, train_steps, seed),
-    )
+    return _policy("tiny-wan", _wan, WAN_FRAMES, train_steps, steps, seed)
+
+
+def _policy(
+    name: str,
+    make: Callable[[Path, int], Any],
+    frames: int,
+    train_steps: int,
+    steps: int,
+    seed: int,
+) -> DiffusionPolicy:
+    """Return a policy whose pipeline was fitted to clips of any grey, from the cache.
+
+    Args:
+        name: of the pipeline in the cache.
+        make: makes the pipeline from a folder for its tokenizer and a seed; its denoiser is random.
+        frames: frames of a clip.
+        train_steps: optimizer steps of 32 clips.
+        steps: denoising steps of a sample.
+        seed: seed of weights, data and noise.
+    """
+
+    def fit(folder: Path) -> None:
+        with tempfile.TemporaryDirectory() as tokenizer:
+            pipeline = make(Path(tokenizer), seed)
+        policy = DiffusionPolicy(pipeline, size=SIDE, frames=frames)
+        data = clips(32 * max(train_steps, 1), 0.2, 0.8, seed, frames)
+        train_policy(policy, data, train_steps, seed)
+        policy.pipeline.save_pretrained(folder / "pipeline")
+
+    settings = {"train_steps": train_steps, "seed": seed, "frames": frames, "side": SIDE}
+    folder = cached(name, settings, ["torch", "diffusers", "transformers"], fit)
     sampler = Sampler(steps=steps)
-    return DiffusionPolicy(folder / "pipeline", sampler=sampler, size=SIDE, frames=WAN_FRAMES)
+    return DiffusionPolicy(folder / "pipeline", sampler=sampler, size=SIDE, frames=frames)
 
 
-def _fit_wan(folder: Path, train_steps: int, seed: int) -> None:
-    """Fit a Wan's transformer and write the pipeline into a folder."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    with tempfile.TemporaryDirectory() as tokenizer:
-        pipeline = tiny_wan(Path(tokenizer), seed, autoencoder=averaging_wan_autoencoder())
-    pipeline.scheduler = FlowMatchEulerDiscreteScheduler()  # few steps, spread evenly
-    policy = DiffusionPolicy(pipeline, size=SIDE, frames=WAN_FRAMES)
-    data = clips(32 * max(train_steps, 1), 0.2, 0.8, seed, WAN_FRAMES)
-    train_policy(policy, data, train_steps, seed)
-    policy.pipeline.save_pretrained(folder / "pipeline")
-
-
-def _fit(folder: Path, train_steps: int, seed: int) -> None:
-    """Fit a pipeline and write it into a folder."""
+def _animate_diff(tokenizer: Path, seed: int) -> Any:
+    """Return an AnimateDiff whose autoencoder is fitted to greys."""
     from diffusers import DDIMScheduler
 
-    with tempfile.TemporaryDirectory() as tokenizer:
-        pipeline = tiny_animate_diff(Path(tokenizer), seed)
+    pipeline = tiny_animate_diff(tokenizer, seed)
     fit_autoencoder(pipeline.vae, AUTOENCODER_STEPS, seed)
     pipeline.scheduler = DDIMScheduler.from_config(
         pipeline.scheduler.config, timestep_spacing="trailing", prediction_type="sample"
     )
-    policy = DiffusionPolicy(pipeline, size=SIDE, frames=FRAMES)
-    train_policy(policy, clips(32 * max(train_steps, 1), 0.2, 0.8, seed), train_steps, seed)
-    policy.pipeline.save_pretrained(folder / "pipeline")
+    return pipeline
+
+
+def _wan(tokenizer: Path, seed: int) -> Any:
+    """Return a Wan whose autoencoder averages."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    pipeline = tiny_wan(tokenizer, seed, autoencoder=averaging_wan_autoencoder())
+    pipeline.scheduler = FlowMatchEulerDiscreteScheduler()  # few steps, spread evenly
+    return pipeline
 
 
 def fit_autoencoder(vae: Any, steps: int, seed: int) -> None:
