@@ -28,11 +28,11 @@ Family = Literal["llama", "gpt2"]
 
 def train_base(folder: Path, train_steps: int, seed: int, family: Family = "llama") -> None:
     """Train a base policy on random chunks of the corpus; each family draws its own."""
-    networks = {"llama": _base_network, "gpt2": _gpt2_network}
-    network = networks[family](seed)
+    of_family = "" if family == "llama" else f" of {family}"
+    config = _llama_config() if family == "llama" else _gpt2_config()
+    network = _network(config, derive(seed, f"topics base{of_family}"))
     tokens = torch.from_numpy(corpus_tokens())
-    chunks_of = "topics chunks" if family == "llama" else f"topics chunks of {family}"
-    generator = torch.Generator().manual_seed(derive(seed, chunks_of))
+    generator = torch.Generator().manual_seed(derive(seed, f"topics chunks{of_family}"))
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, train_steps)
     for _ in range(train_steps):
@@ -47,34 +47,24 @@ def train_base(folder: Path, train_steps: int, seed: int, family: Family = "llam
     policy.save_pretrained(folder / "policy")
 
 
-def _base_network(seed: int) -> Any:
-    """Return the base policy's network with random weights."""
-    from transformers import LlamaConfig, LlamaForCausalLM
+def _llama_config() -> Any:
+    from transformers import LlamaConfig
 
-    bpe = tokenizer()
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
+    return LlamaConfig(
         hidden_size=64,
         intermediate_size=256,
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=64,
-        eos_token_id=bpe.eos_token_id,
-        pad_token_id=bpe.pad_token_id,
-        bos_token_id=None,
+        **_vocabulary(),
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(seed, "topics base"))
-        return LlamaForCausalLM(config)
 
 
-def _gpt2_network(seed: int) -> Any:
-    """Return a network of another family: learned positions, layer norms, GELU, a tied head."""
-    from transformers import GPT2Config, GPT2LMHeadModel
+def _gpt2_config() -> Any:
+    """Return the config of another family: learned positions, layer norms, GELU, a tied head."""
+    from transformers import GPT2Config
 
-    bpe = tokenizer()
-    config = GPT2Config(
-        vocab_size=VOCABULARY,
+    return GPT2Config(
         n_embd=64,
         n_layer=2,
         n_head=4,
@@ -82,13 +72,28 @@ def _gpt2_network(seed: int) -> Any:
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
-        eos_token_id=bpe.eos_token_id,
-        pad_token_id=bpe.pad_token_id,
-        bos_token_id=None,
+        **_vocabulary(),
     )
+
+
+def _vocabulary() -> dict[str, int | None]:
+    """Return what a config says of the tokens."""
+    bpe = tokenizer()
+    return {
+        "vocab_size": VOCABULARY,
+        "eos_token_id": bpe.eos_token_id,
+        "pad_token_id": bpe.pad_token_id,
+        "bos_token_id": None,
+    }
+
+
+def _network(config: Any, seed: int) -> Any:
+    """Return a config's network with random weights."""
+    from transformers import AutoModelForCausalLM
+
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(derive(seed, "topics base of gpt2"))
-        return GPT2LMHeadModel(config)
+        torch.default_generator.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config)
 
 
 def train_member(
