@@ -318,7 +318,10 @@ SYMPTOMS = (
         threshold=2.0,
         outputs="pictures",
         meaning="Outputs move away from the held-out targets while the reward rises.",
-        basis="docs/studies/norm_ratio.md, one seed: it came with the judge's fall or before",
+        basis=(
+            "docs/studies/norm_ratio.md, one seed: it came with the judge's fall or before, and in two "
+            "runs whose judge did not fall"
+        ),
         needs=f"evaluation.Guard in rounds with targets: {GUARD}",
         remedy=_hold_pictures,
     ),
@@ -329,7 +332,7 @@ SYMPTOMS = (
         threshold=TOLERANCE,
         outputs="pictures",
         meaning="A reward that nothing is optimized against scores the outputs ever lower.",
-        basis=GUARD_STUDY,
+        basis=f"{GUARD_STUDY}, and on the digits it fell without such an alarm",
         needs="evaluation.Guard with watch: [classifier] in rounds with targets",
         remedy=_stop,
     ),
@@ -340,7 +343,10 @@ SYMPTOMS = (
         threshold=0.05,
         outputs="pictures",
         meaning="The generator's velocities outgrow the reference's, which saturates pictures.",
-        basis="docs/studies/norm_ratio.md, one seed: passed where the judge fell alone",
+        basis=(
+            "docs/studies/norm_ratio.md, one seed: passed in both runs whose judge fell, and by 0.003 "
+            "in one whose judge did not"
+        ),
         needs="train by DPO, PPO or VelocityMatching, or add evaluation.NormReading",
         remedy=_norm_guard,
     ),
