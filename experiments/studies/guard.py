@@ -36,7 +36,6 @@ from rewardlab.runs import read_runs
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 LOOP = "--rounds.init_args.post_train.loop.init_args"
-STEPS = "--rounds.init_args.post_train.trainer.init_args.max_steps"
 WINDOW = 2
 PATIENCE = 2
 TOLERANCES = (1.0, 2.0, 3.0, 5.0)

@@ -4,7 +4,7 @@ Each arm is the hardening study's base (`configs/adv_rm/topics.yaml`, `study.yam
 of `configs/menu/` and flags laid over it; no algorithm is in here. Gold only measures. Runs that
 stand are not made again, and `--hours` ends between two runs.
 
-    python experiments/studies/menu.py --arms none kl online --seeds 2 3 4 --out runs/menu
+    python experiments/studies/menu.py --arms none kl0.25 online --seeds 2 3 4 --out runs/menu
 
 Writes a run folder an arm and seed, `runs.csv`, `table.md` and `menu.png` (gold against √KL).
 Settings were chosen on seeds 0 and 1; report others.

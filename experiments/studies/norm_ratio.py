@@ -69,6 +69,7 @@ ARMS = {
     "flow_own": Arm(FLOW, (WEAK, SHORT)),
 }
 FINISHED = "dpo"
+FINISH_COLUMNS = ("reward", "accuracy", "ink")
 TAUS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 
 
@@ -172,12 +173,9 @@ def finish_table(rows: Sequence[Row]) -> str:
     lines = ["| τ | reward | accuracy | ink |", "|---|---|---|---|"]
     for tau in TAUS:
         chosen = [row for row in rows if row["tau"] == tau]
-        means = [statistics.mean(row[name] for row in chosen) for name in rows[0] if name in INK]
+        means = [statistics.mean(row[name] for row in chosen) for name in FINISH_COLUMNS]
         lines.append(f"| {tau:g} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
     return "\n".join(lines) + "\n"
-
-
-INK = ("reward", "accuracy", "ink")
 
 
 def picture(rows: Sequence[Row], file: Path) -> None:
