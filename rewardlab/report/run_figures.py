@@ -14,7 +14,7 @@ from rewardlab.evaluation.alarms import first_alarm
 from rewardlab.evaluation.monitors import Reading
 from rewardlab.report.trends import FEWEST, noise_of
 from rewardlab.runs import layout
-from rewardlab.runs.read import Curve, Run, at
+from rewardlab.runs.read import Curve, Run, at, curve_of
 from rewardlab.storage.loading import loading
 from rewardlab.storage.metadata import read_text
 
@@ -172,8 +172,8 @@ def alarms_of(curves: Mapping[str, Curve]) -> dict[str, Alarm]:
         30.0
     """
     alarms = {}
-    for name in GUARDED:
-        errors = dict(curves.get(name.replace("guard/", "guard_error/"), ()))
+    for name, error_name in zip(GUARDED, ERRORS, strict=True):
+        errors = dict(curves.get(error_name, ()))
         curve = [point for point in curves.get(name, ()) if point[0] in errors]
         steps = [step for step, _ in curve]
         readings = [Reading(value, errors[step]) for step, value in curve]
@@ -262,11 +262,4 @@ def _curves(file: Path, names: Sequence[str]) -> dict[str, Curve]:
     """Return (step, value) of the columns that are read, where they have both."""
     with loading(file):
         rows = list(csv.DictReader(read_text(file).splitlines()))
-        curves: dict[str, Curve] = {}
-        for name in names:
-            curve = []
-            for row in rows:
-                if row.get(name) and row.get("step"):
-                    curve.append((float(row["step"]), float(row[name])))
-            curves[name] = curve
-    return curves
+        return {name: curve_of(rows, name) for name in names}

@@ -208,7 +208,7 @@ class Step:
         curves = {}
         for name in names:
             if name.startswith(prefix):
-                curves[name.removeprefix(prefix)] = _curve(rows, name)
+                curves[name.removeprefix(prefix)] = curve_of(rows, name)
         return curves
 
 
@@ -223,11 +223,11 @@ def _scores(column: Tensor) -> Tensor:
     return scores.flatten(1).mean(1)
 
 
-def _curve(rows: Sequence[Mapping[str, str]], name: str) -> Curve:
-    """Return (step, value) of the rows that have both."""
+def curve_of(rows: Sequence[Mapping[str, str]], name: str) -> Curve:
+    """Return (step, value) of the rows of metrics.csv that have both; none without the column."""
     curve = []
     for row in rows:
-        if row[name] and row["step"]:
+        if row.get(name) and row["step"]:
             curve.append((float(row["step"]), float(row[name])))
     return curve
 
