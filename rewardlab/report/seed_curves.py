@@ -13,6 +13,7 @@ from rewardlab.report.training_plots import READING_TITLES
 from rewardlab.runs.read import Run
 
 Values = dict[float, float]  # a reading's values above its first one, by optimiser step
+Readings = dict[str, Values]  # a run's, by name
 
 
 class Pooled(NamedTuple):
@@ -39,14 +40,15 @@ def seed_curves(groups: Sequence[tuple[str, Sequence[Run]]]) -> Picture | None:
     Args:
         groups: each with its label and its runs, which differ in nothing but seeds.
     """
-    names = _names(groups)
+    readings = [(label, [_readings(run) for run in runs]) for label, runs in groups]
+    names = _names(readings)
     if not names:
         return None
     alt = []
     with canvas(5.6, 0.7 + 1.9 * len(names)) as figure:
         panels = figure.subplots(len(names), sharex=True, squeeze=False)[:, 0]
         for name, axes in zip(names, panels, strict=True):
-            for (label, runs), colour in zip(groups, run_colours(len(groups)), strict=True):
+            for (label, runs), colour in zip(readings, run_colours(len(groups)), strict=True):
                 pooled = _pooled(label, runs, name)
                 if pooled is not None:
                     _draw(axes, pooled, colour)
@@ -65,15 +67,14 @@ def seed_curves(groups: Sequence[tuple[str, Sequence[Run]]]) -> Picture | None:
     return Picture("readings-over-seeds", png, f"{'; '.join(alt)}.", caption)
 
 
-def _names(groups: Sequence[tuple[str, Sequence[Run]]]) -> list[str]:
+def _names(groups: Sequence[tuple[str, Sequence[Readings]]]) -> list[str]:
     names: set[str] = set()
     for _, runs in groups:
-        for run in runs:
-            names.update(_readings(run))
+        names.update(*runs)
     return sorted(names, key=lambda name: (name == "kl", name == "reward", name))
 
 
-def _readings(run: Run) -> dict[str, Values]:
+def _readings(run: Run) -> Readings:
     """Return the readings of a run's last round that trained, each above its first value."""
     if run.kind == "fit" or not run.trained:
         return {}
@@ -85,9 +86,8 @@ def _readings(run: Run) -> dict[str, Values]:
     return readings
 
 
-def _pooled(label: str, runs: Sequence[Run], name: str) -> Pooled | None:
-    readings = [_readings(run) for run in runs]
-    curves = [reading[name] for reading in readings if name in reading]
+def _pooled(label: str, runs: Sequence[Readings], name: str) -> Pooled | None:
+    curves = [readings[name] for readings in runs if name in readings]
     if not curves:
         return None
     step_sets = [set(curve) for curve in curves]

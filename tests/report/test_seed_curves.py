@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from rewardlab.report.pooled import common_name
-from rewardlab.report.seed_curves import _pooled, seed_curves
+from rewardlab.report.seed_curves import _pooled, _readings, seed_curves
 from rewardlab.runs.read import read_runs
 
 FOLDERS = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("run_folders.py"))))
@@ -27,11 +27,12 @@ def runs(tmp_path):
 
 
 def test_means_and_ranges_are_taken_above_each_start_at_shared_steps(runs):
-    pooled = _pooled("plain", runs, "gold")
+    readings = [_readings(run) for run in runs]
+    pooled = _pooled("plain", readings, "gold")
     assert pooled.steps == [0.0, 10.0]
     assert pooled.means == [0.0, 2.5]
     assert (pooled.lows, pooled.highs) == ([0.0, 1.0], [0.0, 4.0])
-    assert _pooled("plain", runs, "other") is None
+    assert _pooled("plain", readings, "other") is None
     picture = seed_curves([("plain", runs)])
     assert "plain: gold ends 2.5" in picture.alt
     assert seed_curves([("plain", runs[:0])]) is None
