@@ -16,9 +16,14 @@ from torch import Tensor
 from rewardlab.audits.inputs import distinct_prompts, names_of
 from rewardlab.conversations import Prompt
 from rewardlab.errors import AlikeError, InputError
-from rewardlab.evaluation.choosing_n import choose_n, familiar_n
-from rewardlab.evaluation.overoptimization import Fit, best_of_n_curve, fit_overoptimization
-from rewardlab.metrics import best_of_n_expected, best_of_n_kl
+from rewardlab.evaluation.choosing_n import best_of_each_n, choose_n, familiar_n
+from rewardlab.evaluation.overoptimization import (
+    Fit,
+    best_of_n_curve,
+    fit_overoptimization,
+    powers_of_two,
+)
+from rewardlab.metrics import best_of_n_kl
 from rewardlab.mining.candidates import candidates, repeated
 from rewardlab.policies import Generator
 from rewardlab.rewards import Reward
@@ -179,7 +184,7 @@ class CurveAudit:
         ns = list(range(1, self.n_max + 1))
         figures: dict[str, Any] = {"chosen": choose_n(proxy, gold, ns, seed=self.seed).as_dict()}
         if doubt is not None and len(proxy) > 1:
-            powers = [2**power for power in range(self.n_max.bit_length())]
+            powers = powers_of_two(self.n_max)
             familiar = familiar_n(proxy, doubt.view_as(proxy), powers, seed=self.seed)
             figures["familiar"] = familiar.as_dict()
         return figures
@@ -203,17 +208,12 @@ class CurveAudit:
 
     def _curve(self, proxy: Tensor, gold: Tensor) -> Rows:
         """Return the curve's rows for the powers of two up to `n_max`, and for `n_max`."""
-        powers = [2**power for power in range(self.n_max.bit_length())]
-        ns = sorted({*powers, self.n_max})
+        ns = sorted({*powers_of_two(self.n_max), self.n_max})
         return best_of_n_curve(proxy, gold, ns, seed=self.seed)
 
     def _fit(self, rows: Rows, proxy: Tensor, gold: Tensor) -> Fit:
         """Return Gao's fit of gold over its start, with intervals over prompts."""
-        columns = []
-        for row in rows:
-            pairs = zip(proxy, gold, strict=True)
-            columns.append([best_of_n_expected(*pair, row["n"]) for pair in pairs])
-        gold_by_n = torch.tensor(columns)
+        gold_by_n = best_of_each_n(proxy, gold, [row["n"] for row in rows]).float().T.contiguous()
         distance = torch.tensor([row["distance"] for row in rows])
         return fit_overoptimization(
             distance, gold_by_n - gold_by_n[:1], "best_of_n", seed=self.seed

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.metrics import best_of_n_expected, best_of_n_kl, mean_interval
+from rewardlab.evaluation.choosing_n import best_of_each_n
+from rewardlab.metrics import best_of_n_kl, mean_interval
 from rewardlab.seeds import derive
 
 Interval = tuple[float, float]
@@ -54,27 +55,20 @@ def best_of_n_curve(
             f"got {list(proxy.shape)} and {list(gold.shape)}."
         )
     rows = []
-    for n in ns or _powers_of_two(proxy.shape[1] // 2):
+    for n in ns or powers_of_two(proxy.shape[1] // 2):
         row: dict[str, Any] = {"n": n, "kl": best_of_n_kl(n)}
         row["distance"] = math.sqrt(row["kl"])
-        row |= _expectation("proxy", _best_of_n(proxy, proxy, n), confidence, seed)
-        row |= _expectation("gold", _best_of_n(proxy, gold, n), confidence, seed)
+        for name, values in (("proxy", proxy), ("gold", gold)):
+            column = best_of_each_n(proxy, values, [n])[:, 0].float()
+            row |= _expectation(name, column, confidence, seed)
         rows.append(row)
     return rows
 
 
-def _powers_of_two(largest: int) -> list[int]:
+def powers_of_two(largest: int) -> list[int]:
     """Return the powers of two up to `largest`, at least 1."""
     count = max(1, largest).bit_length()
     return [2**power for power in range(count)]
-
-
-def _best_of_n(proxy: Tensor, values: Tensor, n: int) -> Tensor:
-    """Return the expected value [P] of the best of n by proxy, for each prompt."""
-    expected = []
-    for prompt_proxy, prompt_values in zip(proxy, values, strict=True):
-        expected.append(best_of_n_expected(prompt_proxy, prompt_values, n))
-    return torch.tensor(expected)
 
 
 def _expectation(name: str, column: Tensor, confidence: float, seed: int) -> dict[str, float]:
