@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from real import answers, hunger, hunger_picture, words
+from real.files import sha256_of
 from real.hunger import PAR
 from real.numbers import number_format
 from real.remedies import ADVERSARIAL, CALIBRATED, PLAIN, fit_on_smollm2
@@ -98,14 +99,17 @@ def describe(world: World, files: Files) -> str:
 def name_of(files: Files, count: int, seed: int) -> str:
     """Return the name of the folder of runs, which says what they stand on.
 
+    A file has the beginning of its hash there, since a run that stands is not made again: another
+    file of the same name has other runs.
+
     Example:
-        >>> name_of(Files(pairs=Path("my/pairs.jsonl")), 300, 0)
-        'pairs-embedded-300-seed0'
+        >>> name_of(Files(), 300, 0)
+        'embedded-embedded-300-seed0'
     """
-    stems = []
+    names = []
     for file in (files.pairs, files.weights):
-        stems.append("embedded" if file is None else file.stem)
-    return "-".join([*stems, str(count), f"seed{seed}"])
+        names.append("embedded" if file is None else f"{file.stem}-{sha256_of(file)[:8]}")
+    return "-".join([*names, str(count), f"seed{seed}"])
 
 
 def _setting(folder: Path, files: Files, count: int, seed: int) -> hunger.Setting:

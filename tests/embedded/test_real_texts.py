@@ -67,6 +67,18 @@ def test_what_stands_in_for_missing_files_is_said(tmp_path):
     assert "No --llama2c" not in describe(world, Files(weights=tmp_path / "a.bin"))
 
 
+def test_other_pairs_of_the_same_name_have_other_runs(tmp_path):
+    from real.texts import Files, name_of
+
+    names = []
+    for text in ("one", "two"):
+        (tmp_path / "pairs.jsonl").write_text(text)
+        names.append(name_of(Files(pairs=tmp_path / "pairs.jsonl"), 300, 0))
+    assert names[0] != names[1]
+    assert all(name.startswith("pairs-") for name in names)
+    assert all(name.endswith("-embedded-300-seed0") for name in names)
+
+
 def test_figures_of_texts_without_a_judge():
     from real.hunger import figures_of
 
