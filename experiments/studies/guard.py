@@ -13,16 +13,14 @@ stand are not made again, and `--hours` ends between two runs.
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from side_by_side import made, markdown, write_csv
 
-from rewardlab.cli import main as rewardlab
 from rewardlab.evaluation.alarms import (
     Detection,
     Outcome,
@@ -185,7 +183,7 @@ def table(rows: Sequence[Row]) -> str:
         "runs that do not fall",
         "false alarms",
     ]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines = []
     for name, world in WORLDS.items():
         runs = [run for run in by_run(rows) if ARMS[run[0]["arm"]].world == name]
         if not runs:
@@ -194,9 +192,8 @@ def table(rows: Sequence[Row]) -> str:
             for threshold in monitor.levels or TOLERANCES:
                 outcomes = [outcome(run, world, monitor, threshold) for run in runs]
                 above = f"{threshold:g}" if monitor.levels else f"{threshold:g} s.e."
-                cells = [name, title, above, *cells_of(detection(outcomes))]
-                lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+                lines.append([name, title, above, *cells_of(detection(outcomes))])
+    return markdown(heads, lines)
 
 
 def cells_of(found: Detection) -> list[str]:
@@ -217,14 +214,14 @@ def cells_of(found: Detection) -> list[str]:
 
 def falls_table(rows: Sequence[Row]) -> str:
     """Return each run's fall and peak of gold, as Markdown."""
-    lines = ["| arm | seed | last step | peak of gold | fall |", "|---|---|---|---|---|"]
+    lines = []
     for run in by_run(rows):
         world = WORLDS[ARMS[run[0]["arm"]].world]
         step = fall(run, world)
         cells = [run[0]["arm"], str(run[0]["seed"]), f"{run[-1]['step']:.0f}"]
         cells += [f"{peak(run, world):.0f}", "–" if step is None else f"{step:.0f}"]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return markdown(["arm", "seed", "last step", "peak of gold", "fall"], lines)
 
 
 def by_run(rows: Sequence[Row]) -> list[list[Row]]:
@@ -237,14 +234,13 @@ def by_run(rows: Sequence[Row]) -> list[list[Row]]:
 
 def write(out: Path, rows: Sequence[Row]) -> None:
     """Write everything that was measured so far."""
-    names: dict[str, None] = {}
-    for row in rows:
-        names.update(dict.fromkeys(row))
-    with (out / "readings.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(names))
-        writer.writeheader()
-        writer.writerows(rows)
-    (out / "table.md").write_text(f"{falls_table(rows)}\n{table(rows)}", encoding="utf-8")
+    write_csv(out / "readings.csv", rows)
+    (out / "table.md").write_text(tables(rows), encoding="utf-8")
+
+
+def tables(rows: Sequence[Row]) -> str:
+    """Return both tables, as Markdown."""
+    return f"{falls_table(rows)}\n{table(rows)}"
 
 
 def parse() -> argparse.Namespace:
@@ -263,19 +259,15 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Run all arms and seeds, and write the tables after each."""
     options = parse()
-    end = time.monotonic() + 3600 * options.hours
+
+    def command_of(arm: str, seed: int) -> list[str]:
+        return command(arm, seed, options.out, options.flags)
+
     rows: list[Row] = []
-    for seed in range(options.seeds):
-        for arm in options.arms:
-            if time.monotonic() > end:
-                print("The hours are over; the same command goes on.")
-                return 0
-            code = rewardlab(command(arm, seed, options.out, options.flags))
-            if code:
-                return code
-            rows += readings(arm, seed, options.out / f"{arm}-{seed}")
-            write(options.out, rows)
-    print((options.out / "table.md").read_text(encoding="utf-8"))
+    for run in made(options.arms, range(options.seeds), options.out, command_of, options.hours):
+        rows += readings(*run)
+        write(options.out, rows)
+    print(tables(rows))
     return 0
 
 

@@ -13,10 +13,8 @@ Settings were chosen on seeds 0 and 1; report others.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import statistics
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -24,8 +22,8 @@ from typing import NamedTuple
 import matplotlib.pyplot as plt
 import torch
 from hardening import INIT, KL, base_deviation, readings_of, texts_of_run, variety
+from side_by_side import made, markdown, write_csv
 
-from rewardlab.cli import main as rewardlab
 from rewardlab.evaluation.restricted import first_fall, restricted_mean, restricted_ratio
 from rewardlab.evaluation.stability import gold_at_kl
 from rewardlab.runs import read_runs
@@ -185,11 +183,11 @@ def table(rows: Sequence[Row]) -> str:
         "generations",
         "seconds",
     ]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines = []
     for arm in dict.fromkeys(row.arm for row in rows):
         cells = cells_of([row for row in rows if row.arm == arm], plain_of(rows))
-        lines.append("| " + " | ".join([arm, *cells]) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([arm, *cells])
+    return markdown(heads, lines)
 
 
 def plain_of(rows: Sequence[Row]) -> dict[int, Row]:
@@ -246,10 +244,7 @@ def times(ratios: Sequence[float]) -> str:
 def write(out: Path, measured: Sequence[Measured]) -> None:
     """Write everything that was measured so far."""
     rows = [entry.row for entry in measured]
-    with (out / "runs.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, Row._fields)
-        writer.writeheader()
-        writer.writerows(row._asdict() for row in rows)
+    write_csv(out / "runs.csv", [row._asdict() for row in rows])
     (out / "table.md").write_text(table(rows), encoding="utf-8")
     picture(measured, out / "menu.png")
 
@@ -289,18 +284,14 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Run all arms and seeds, and write the tables after each."""
     options = parse()
-    end = time.monotonic() + 3600 * options.hours
+
+    def command_of(arm: str, seed: int) -> list[str]:
+        return command(arm, seed, options.out, options.flags)
+
     measured: list[Measured] = []
-    for seed in options.seeds:
-        for arm in options.arms:
-            if time.monotonic() > end:
-                print("The hours are over; the same command goes on.")
-                return 0
-            code = rewardlab(command(arm, seed, options.out, options.flags))
-            if code:
-                return code
-            measured.append(measure(arm, seed, options.out / f"{arm}-{seed}"))
-            write(options.out, measured)
+    for run in made(options.arms, options.seeds, options.out, command_of, options.hours):
+        measured.append(measure(*run))
+        write(options.out, measured)
     print(table([entry.row for entry in measured]))
     return 0
 

@@ -14,14 +14,14 @@ from __future__ import annotations
 import argparse
 import csv
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+from side_by_side import made, markdown, write_csv
 
-from rewardlab.cli import main as rewardlab
 from rewardlab.embedded.digit_data import WORDS
 from rewardlab.embedded.digits import DigitJudge, base_policy
 from rewardlab.evaluation import finish_curve
@@ -148,16 +148,14 @@ def table(rows: Sequence[Row]) -> str:
         "reward",
         "accuracy",
     ]
-    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    lines = []
     for (arm, seed), run in by_run(rows).items():
         figures = summary(run)
         steps = [figures[name] for name in ("ratio_step", "distance_step", "fall_step")]
         cells = ["–" if step is None else f"{step:.0f}" for step in steps]
         ends = [f"{figures[f'end_{name}']:.3f}" for name in FIGURES]
-        lines.append(
-            "| " + " | ".join([arm, str(seed), *cells, f"{figures['last_step']:.0f}", *ends]) + " |"
-        )
-    return "\n".join(lines) + "\n"
+        lines.append([arm, str(seed), *cells, f"{figures['last_step']:.0f}", *ends])
+    return markdown(heads, lines)
 
 
 def by_run(rows: Sequence[Row]) -> dict[tuple[str, int], list[Row]]:
@@ -170,12 +168,12 @@ def by_run(rows: Sequence[Row]) -> dict[tuple[str, int], list[Row]]:
 
 def finish_table(rows: Sequence[Row]) -> str:
     """Return the means over seeds of each τ as Markdown."""
-    lines = ["| τ | reward | accuracy | ink |", "|---|---|---|---|"]
+    lines = []
     for tau in TAUS:
         chosen = [row for row in rows if row["tau"] == tau]
         means = [statistics.mean(row[name] for row in chosen) for name in FINISH_COLUMNS]
-        lines.append(f"| {tau:g} | " + " | ".join(f"{mean:.3f}" for mean in means) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([f"{tau:g}", *(f"{mean:.3f}" for mean in means)])
+    return markdown(["τ", *FINISH_COLUMNS], lines)
 
 
 def picture(rows: Sequence[Row], file: Path) -> None:
@@ -201,20 +199,13 @@ def picture(rows: Sequence[Row], file: Path) -> None:
 
 def write(out: Path, rows: Sequence[Row], finish_rows: Sequence[Row]) -> None:
     """Write everything that was measured so far."""
-    _write_csv(out / "readings.csv", rows)
+    write_csv(out / "readings.csv", rows)
     text = table(rows)
     if finish_rows:
-        _write_csv(out / "finish.csv", finish_rows)
+        write_csv(out / "finish.csv", finish_rows)
         text += "\n" + finish_table(finish_rows)
     (out / "table.md").write_text(text, encoding="utf-8")
     picture(rows, out / "curves.png")
-
-
-def _write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def parse() -> argparse.Namespace:
@@ -233,16 +224,15 @@ def main() -> int:
     options = parse()
     rows: list[Row] = []
     finish_rows: list[Row] = []
-    for seed in range(options.seeds):
-        for arm in options.arms:
-            code = rewardlab(command(arm, seed, options.out))
-            if code:
-                return code
-            folder = options.out / f"{arm}-{seed}"
-            rows += readings(arm, seed, folder)
-            if arm == FINISHED:
-                finish_rows += finishes(seed, folder)
-            write(options.out, rows, finish_rows)
+
+    def command_of(arm: str, seed: int) -> list[str]:
+        return command(arm, seed, options.out)
+
+    for run in made(options.arms, range(options.seeds), options.out, command_of):
+        rows += readings(*run)
+        if run.arm == FINISHED:
+            finish_rows += finishes(run.seed, run.folder)
+        write(options.out, rows, finish_rows)
     print((options.out / "table.md").read_text(encoding="utf-8"))
     return 0
 

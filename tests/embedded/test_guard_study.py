@@ -1,6 +1,7 @@
 """The guard's study: its command lines, its table, and what it reads of a run."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,10 @@ STUDIES = Path(__file__).parents[2] / "experiments" / "studies"
 @pytest.fixture(scope="module")
 def study():
     with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(STUDIES))
         spec = importlib.util.spec_from_file_location("guard_study", STUDIES / "guard.py")
         module = importlib.util.module_from_spec(spec)
-        patch.setitem(__import__("sys").modules, "guard_study", module)
+        patch.setitem(sys.modules, "guard_study", module)
         spec.loader.exec_module(module)
         yield module
 
