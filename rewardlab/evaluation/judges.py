@@ -150,7 +150,7 @@ class EndpointJudge(Reward, ComparesPairs):
             )
             questions.append(question)
         ratings = self._answers(questions, valid=lambda number: low <= number <= high)
-        scores = torch.tensor(ratings, dtype=torch.float32, device=_device_of(samples))
+        scores = torch.tensor(ratings, dtype=torch.float32, device=device_of(samples))
         return checked_scores(scores, samples, self.model)
 
     def compare(self, pairs: PreferencePairs) -> Tensor:
@@ -181,11 +181,11 @@ class EndpointJudge(Reward, ComparesPairs):
         Raises:
             InputError: if the server fails, or none of its replies ends with such a number.
         """
-        return self._answer(0, question, valid=lambda number: number in answers)
+        return self._answer("one question", question, valid=lambda number: number in answers)
 
     def _swaps(self, prompt: Prompt, chosen: Part, rejected: Part) -> bool:
         """Tell whether the rejected output of a pair is shown first."""
-        draw = derive(self.seed, "order", str(prompt), _as_text(chosen), _as_text(rejected))
+        draw = derive(self.seed, "order", str(prompt), as_text(chosen), as_text(rejected))
         return draw % 2 == 1
 
     def _answers(
@@ -193,10 +193,11 @@ class EndpointJudge(Reward, ComparesPairs):
     ) -> list[float]:
         """Return the answer to each question; several are asked at a time."""
         ask = partial(self._answer, valid=valid)
+        rows = [f"sample {row} of the batch" for row in range(len(questions))]
         with ThreadPoolExecutor(self.workers) as pool:
-            return list(pool.map(ask, range(len(questions)), questions))
+            return list(pool.map(ask, rows, questions))
 
-    def _answer(self, row: int, question: list[Part], valid: Callable[[float], bool]) -> float:
+    def _answer(self, about: str, question: list[Part], valid: Callable[[float], bool]) -> float:
         """Ask until a reply has a valid number."""
         messages = [message("user", question)]
         reply = ""
@@ -207,7 +208,7 @@ class EndpointJudge(Reward, ComparesPairs):
                 return number
             messages += [message("assistant", [reply]), message("user", [AGAIN])]
         raise InputError(
-            f"{self.model} was asked {TRIES} times about sample {row} of the batch and gave no "
+            f"{self.model} was asked {TRIES} times about {about} and gave no "
             f"number as asked; its last reply was {reply[:200]!r}. Does the template ask for one, "
             "and is max_tokens large enough?"
         )
@@ -220,12 +221,12 @@ class EndpointJudge(Reward, ComparesPairs):
         return chat_reply(response)
 
 
-def _device_of(samples: Samples) -> torch.device | None:
+def device_of(samples: Samples) -> torch.device | None:
     """Return the device of the samples' facts; None if there are none."""
     return next((column.device for column in samples.facts.values()), None)
 
 
-def _as_text(output: Part) -> str:
+def as_text(output: Part) -> str:
     """Return a text, or the data URI of a picture."""
     return output if isinstance(output, str) else picture_uri(output)
 

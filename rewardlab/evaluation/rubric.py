@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rewardlab.endpoints.wire import Part, filled, picture_uri
+from rewardlab.endpoints.wire import Part, filled
 from rewardlab.errors import InputError
-from rewardlab.evaluation.judges import EndpointJudge
+from rewardlab.evaluation.judges import EndpointJudge, as_text, device_of
 from rewardlab.rewards import Reward, Saved
 from rewardlab.rewards.folders import check_trusted, read_settings, write_reward
 from rewardlab.types import Samples
@@ -111,7 +111,7 @@ class Rubric(Reward, Saved):
         """Return each judge's answer on each item, float32 [B, M, I]."""
         questions: list[tuple[Question, list[Part]]] = []
         for prompt, output in zip(samples.prompts, samples.outputs, strict=True):
-            text = output if isinstance(output, str) else picture_uri(output)
+            text = as_text(output)
             for number in range(len(self.judges)):
                 for item in self.items:
                     parts = {"prompt": str(prompt), "response": output, "item": item}
@@ -120,8 +120,8 @@ class Rubric(Reward, Saved):
         self._ask(dict(questions))
         answers = [self.answers.get(question, math.nan) for question, _ in questions]
         shape = (len(samples), len(self.judges), len(self.items))
-        device = next((column.device for column in samples.facts.values()), None)
-        return torch.tensor(answers, dtype=torch.float32, device=device).view(shape)
+        held = torch.tensor(answers, dtype=torch.float32, device=device_of(samples))
+        return held.view(shape)
 
     def _ask(self, questions: dict[Question, list[Part]]) -> None:
         """Ask what was not answered before, several at a time, and keep the answers.

@@ -66,7 +66,7 @@ def test_a_question_that_is_not_answered_leaves_its_sample_out_and_is_asked_agai
         scores = rubric(TEXTS)
         assert scores.isnan().tolist() == [False, True, False]
         assert Gated(Length(), gate=rubric)(TEXTS).isnan().tolist() == [False, True, False]
-        with pytest.raises(InputError, match="gave no number as asked"):
+        with pytest.raises(InputError, match="about one question and gave no number as asked"):
             rubric(TEXTS[[1]])
         broken["now"] = False
         assert rubric(TEXTS).tolist() == [1.0, 0.0, 0.0]
