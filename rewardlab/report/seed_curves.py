@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from rewardlab.report.figures import sig
 from rewardlab.report.picture import Picture, canvas, drawable, legend_below, png_of
 from rewardlab.report.rows import BASE, run_colours
-from rewardlab.report.training_plots import READING_TITLES
+from rewardlab.report.training_plots import reading_title
 from rewardlab.runs.read import Run
 
 Values = dict[float, float]  # a reading's values above its first one, by optimiser step
@@ -54,8 +54,7 @@ def seed_curves(groups: Sequence[tuple[str, Sequence[Run]]]) -> Picture | None:
                     _draw(axes, pooled, colour)
                     alt.append(f"{label}: {name} ends {sig(pooled.means[-1])} from its start")
             axes.axhline(0, color=BASE, linewidth=0.8, zorder=1)
-            title = READING_TITLES.get(name, f"{name} (judge), over its start")
-            axes.set_title(drawable(title), fontsize=9)
+            axes.set_title(drawable(reading_title(name)), fontsize=9)
         panels[-1].set_xlabel("optimiser step")
         legend_below(figure, *panels[0].get_legend_handles_labels())
         png = png_of(figure)

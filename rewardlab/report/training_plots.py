@@ -23,7 +23,19 @@ from rewardlab.runs.read import Step, at
 READING_TITLES = {
     "reward": "reward, each run's own, over its start",
     "kl": "KL from the start, nats an output",
+    "outliers": "share of outliers (MOP), over its start",
+    "norm_ratio": "velocities over the reference's, over their start",
 }
+
+
+def reading_title(name: str) -> str:
+    """Return what stands above a reading's panel; what is no monitor of ours is a judge.
+
+    Example:
+        >>> reading_title("outliers"), reading_title("gold")
+        ('share of outliers (MOP), over its start', 'gold (judge), over its start')
+    """
+    return READING_TITLES.get(name, f"{name} (judge), over its start")
 
 
 class Curves(NamedTuple):
@@ -125,8 +137,7 @@ def reading_curves(rows: Sequence[Row]) -> Picture | None:
             for curve in curves:
                 _draw_reading(axes, curve, name)
             axes.axhline(0, color=BASE, linewidth=0.8, zorder=1)
-            title = READING_TITLES.get(name, f"{name} (judge), over its start")
-            axes.set_title(drawable(title), fontsize=9)
+            axes.set_title(drawable(reading_title(name)), fontsize=9)
         _finish(figure, panels)
         png = png_of(figure)
     labels = _labels(curves)
