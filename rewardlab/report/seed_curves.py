@@ -40,7 +40,7 @@ def seed_curves(groups: Sequence[tuple[str, Sequence[Run]]]) -> Picture | None:
     Args:
         groups: each with its label and its runs, which differ in nothing but seeds.
     """
-    readings = [(label, [_readings(run) for run in runs]) for label, runs in groups]
+    readings = [(label, list(map(_readings, runs))) for label, runs in groups]
     names = _names(readings)
     if not names:
         return None

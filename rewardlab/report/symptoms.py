@@ -231,6 +231,7 @@ def _heavier_correction(setting: Setting) -> tuple[str, ...]:
 
 LOGGED_BY_PPO = "PPO logs it every ten steps (in a fit, every trainer.log_every_n_steps); take 40"
 GUARD_STUDY = "docs/studies/guard.md: 3 standard errors, twice in a row; a fall may come before it"
+NORM_STUDY = "docs/studies/norm_ratio.md, one seed:"
 GUARD = f"{MENU}monitors.yaml (rounds)"
 SYMPTOMS = (
     Symptom(
@@ -318,10 +319,7 @@ SYMPTOMS = (
         threshold=2.0,
         outputs="pictures",
         meaning="Outputs move away from the held-out targets while the reward rises.",
-        basis=(
-            "docs/studies/norm_ratio.md, one seed: it came with the judge's fall or before, and in two "
-            "runs whose judge did not fall"
-        ),
+        basis=f"{NORM_STUDY} with the judge's fall or before, and in two runs without such a fall",
         needs=f"evaluation.Guard in rounds with targets: {GUARD}",
         remedy=_hold_pictures,
     ),
@@ -343,10 +341,7 @@ SYMPTOMS = (
         threshold=0.05,
         outputs="pictures",
         meaning="The generator's velocities outgrow the reference's, which saturates pictures.",
-        basis=(
-            "docs/studies/norm_ratio.md, one seed: passed in both runs whose judge fell, and by 0.003 "
-            "in one whose judge did not"
-        ),
+        basis=f"{NORM_STUDY} passed where the judge fell, and by 0.003 in one run where it did not",
         needs="train by DPO, PPO or VelocityMatching, or add evaluation.NormReading",
         remedy=_norm_guard,
     ),
