@@ -47,7 +47,7 @@ def collect_experience(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Ex
         rows: int64 [P], the prompts' numbers.
     """
     samples, trajectory = draw(loop, loop.policy, prompts, rows, loop.current_epoch)
-    scores, components = score_components(loop, samples)
+    scored = score_components(loop, samples)
     norms = NormRatios()
     with norms.of_policy(loop.policy):
         log_prob = in_parts(loop.policy.log_prob, trajectory, loop.micro_batch)
@@ -56,19 +56,15 @@ def collect_experience(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Ex
     values = None
     if loop.advantage == "generalized":
         values = in_parts(critic_of(loop.policy).value, trajectory, loop.micro_batch)
-    if loop.shaping.needs_reference:
-        loop.reference_figures = measured_reference(loop, prompts, rows)
-    rewards = loop.shaping(scores, samples, loop.reference_figures)
-    if components is not None:
-        rewards = decoupled_rewards(loop, components)
+    rewards = rewards_of(loop, samples, scored, prompts, rows)
     mask = trajectory.mask
     nats = penalties(loop.kl, log_prob - reference_log_prob, mask, loop.policy.dimensions)
-    shares = kl_shares(loop, samples, scores)
+    shares = kl_shares(loop, samples, scored.scores)
     penalty = loop.kl_weight * (nats if shares is None else nats * shares)
     k = loop.samples_per_prompt
     advantages = advantages_of(loop.advantage, rewards, penalty, mask, k, values, loop.lam)
     advantages = weighed(loop, samples, advantages)
-    rollout = Rollout(trajectory, log_prob, reference_log_prob, scores, advantages)
+    rollout = Rollout(trajectory, log_prob, reference_log_prob, scored.scores, advantages)
     return Experience(rollout, samples, values, norms.ratios, shares)
 
 
@@ -150,6 +146,25 @@ def score_components(loop: PPO, samples: Samples) -> ScoredComponents:
         components = reward.components(samples.to(loop.device)).to(loop.device)
     scores = (components * reward.weights.to(components)).nansum(1)
     return ScoredComponents(checked_scores(scores, samples, "Weighted"), components)
+
+
+def rewards_of(
+    loop: PPO, samples: Samples, scored: ScoredComponents, prompts: Sequence[Prompt], rows: Tensor
+) -> Tensor:
+    """Return the rewards [B] before the KL: the shaped scores, or what decoupled advantages are of.
+
+    Args:
+        loop: its shaping and its figures of the reference, which are measured where they lack.
+        samples: B outputs, a prompt's together.
+        scored: their scores.
+        prompts: P strings.
+        rows: int64 [P], the prompts' numbers.
+    """
+    if scored.components is not None:
+        return decoupled_rewards(loop, scored.components)
+    if loop.shaping.needs_reference:
+        loop.reference_figures = measured_reference(loop, prompts, rows)
+    return loop.shaping(scored.scores, samples, loop.reference_figures)
 
 
 def decoupled_rewards(loop: PPO, components: Tensor) -> Tensor:
