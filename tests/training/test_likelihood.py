@@ -5,7 +5,6 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from rewardlab import VisionReward
-from rewardlab.data.preferences import Preferences
 from rewardlab.errors import InputError
 from rewardlab.losses import batch_sum_loss, bradley_terry_loss
 from rewardlab.rewards import LanguageReward
@@ -138,4 +137,3 @@ def test_a_saved_reward_has_no_language_head(tmp_path):
     again = LanguageReward.from_pretrained(tmp_path / "reward")
     with pytest.raises(InputError, match="has none"):
         again.keep_language_head()
-    assert Preferences(PAIRS, held_out=0).split("train")
