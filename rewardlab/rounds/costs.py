@@ -59,10 +59,11 @@ def _totals(spent: Spent) -> dict[str, float | None]:
     """Return the total of the run, the total of plain RLHF, and their ratio."""
     whole = 0.0
     plain = 0.0
-    training = [parse_stage_name(name) for name in spent]
-    first = min((name.round or 0 for name in training if name.stage in RLHF), default=0)
+    stages = {name: parse_stage_name(name) for name in spent}
+    trainings = [stage.round or 0 for stage in stages.values() if stage.stage in RLHF]
+    first = min(trainings, default=0)
     for name, amount in spent.items():
-        number, kind, _ = parse_stage_name(name)
+        number, kind, _ = stages[name]
         if kind in UNCOUNTED:
             continue
         if amount is None:
