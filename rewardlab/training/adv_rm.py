@@ -20,8 +20,8 @@ from rewardlab.rewards.scoring import scores_of
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.base import Trained, split_data
 from rewardlab.training.bootstrap import bootstrap_weights
-from rewardlab.training.drawn import check_drawn, members, training_scores
 from rewardlab.training.renamed import accept_earlier_names
+from rewardlab.training.training_scores import check_drawn, members, training_scores
 from rewardlab.types import PreferencePairs, Samples, concatenate
 
 MEANING = (

@@ -17,7 +17,7 @@ from rewardlab.rewards.abilities import Calibrated
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.base import Trained, split_data
 from rewardlab.training.bootstrap import bootstrap_weights
-from rewardlab.training.drawn import check_drawn, members, training_scores, with_features
+from rewardlab.training.training_scores import check_drawn, members, training_scores, with_features
 from rewardlab.types import SOURCES, LabeledSamples
 
 DENSITY_RATIO = (
