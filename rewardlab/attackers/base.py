@@ -16,7 +16,7 @@ from torch import Tensor
 
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
-from rewardlab.policies import Generator
+from rewardlab.policies import Generator, Policy
 from rewardlab.rewards import Reward
 from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.base import checked_scores
@@ -71,6 +71,29 @@ def with_scores(reward: Reward, samples: Samples) -> Samples:
     if isinstance(reward, Attack):
         return with_parts(reward, samples, in_batches(reward, reward.parts, samples))
     return samples.with_facts(attack=scores_of(reward, samples))
+
+
+def with_length(policy: Generator, samples: Samples, who: str) -> Samples:
+    """Replace the fact "length", where there is one, by that of the outputs as they are now.
+
+    Args:
+        policy: whose tokens count.
+        samples: with outputs that were changed.
+        who: the attacker, for the message.
+
+    Raises:
+        InputError: if there is a length to measure, and the policy cannot encode outputs.
+    """
+    if "length" not in samples.facts:
+        return samples
+    if not isinstance(policy, Policy):
+        raise InputError(
+            f"{who} measures the length of edited outputs by the policy's `encode`, which a "
+            f"{type(policy).__name__} lacks. Attack the policy inside it, or take BestOfN."
+        )
+    seeds = torch.zeros(len(samples), dtype=torch.long)
+    lengths = policy.encode(samples, seeds=seeds).mask.sum(1)
+    return samples.with_facts(length=lengths.to(samples.facts["length"]))
 
 
 def with_parts(attack: Attack, samples: Samples, parts: Tensor) -> Samples:

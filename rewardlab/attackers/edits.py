@@ -9,11 +9,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rewardlab.attackers.base import check_counts, highest, with_scores
+from rewardlab.attackers.base import check_counts, highest, with_length, with_scores
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
-from rewardlab.policies import Generator, Policy
+from rewardlab.policies import Generator
 from rewardlab.rewards import Reward
 from rewardlab.seeds import derive, generators, row_seeds
 from rewardlab.types import Samples
@@ -172,26 +172,3 @@ def _suiting(kinds: Sequence[str] | None, suiting: Sequence[str]) -> Sequence[st
             "Leave kinds out for all of them."
         )
     return suiting if kinds is None else kinds
-
-
-def with_length(policy: Generator, samples: Samples, who: str) -> Samples:
-    """Replace the fact "length", where there is one, by that of the outputs as they are now.
-
-    Args:
-        policy: whose tokens count.
-        samples: with outputs that were changed.
-        who: the attacker, for the message.
-
-    Raises:
-        InputError: if there is a length to measure, and the policy cannot encode outputs.
-    """
-    if "length" not in samples.facts:
-        return samples
-    if not isinstance(policy, Policy):
-        raise InputError(
-            f"{who} measures the length of edited outputs by the policy's `encode`, which a "
-            f"{type(policy).__name__} lacks. Attack the policy inside it, or take BestOfN."
-        )
-    seeds = torch.zeros(len(samples), dtype=torch.long)
-    lengths = policy.encode(samples, seeds=seeds).mask.sum(1)
-    return samples.with_facts(length=lengths.to(samples.facts["length"]))

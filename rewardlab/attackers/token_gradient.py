@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rewardlab.attackers.base import check_counts, highest, with_scores
-from rewardlab.attackers.edits import with_length
+from rewardlab.attackers.base import check_counts, highest, with_length, with_scores
 from rewardlab.attackers.token_swaps import (
     Gains,
     embedding_parts,
