@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,15 +18,12 @@ from rewardlab.rewards.feature_scale import feature_scale
 from rewardlab.rewards.folders import (
     CONFIG,
     check_parts,
-    class_path_of,
     load_reward,
     read_settings,
-    save_parts,
     write_reward,
 )
 from rewardlab.rewards.language_heads import new_heads
 from rewardlab.seeds import derive, generators, normal
-from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples
 
 WEIGHTS = "bottleneck.safetensors"
@@ -181,13 +178,8 @@ class Bottleneck(Reward, FrozenFeatures, Calibrated, DrawsNoise, Saved):
         Raises:
             InputError: if the reward cannot be saved, or `folder` holds something else.
         """
-        self.check_savable()
-        config = {"class_path": class_path_of(type(self)), **self.options, "meaning": self.meaning}
-        tensors = {name: tensor.contiguous() for name, tensor in self._state().items()}
-        with new_folder(folder) as fresh:
-            save_parts(fresh, {"reward": self.reward})
-            save_file(tensors, fresh / WEIGHTS)
-            write_json(fresh / CONFIG, config)
+        settings = {**self.options, "meaning": self.meaning}
+        write_reward(folder, self, settings, {"reward": self.reward}, {WEIGHTS: self._state()})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Bottleneck:

@@ -8,6 +8,9 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+from torch import Tensor
+
 from rewardlab.errors import InputError
 from rewardlab.networks.adapters import Adapter, read_adapter
 from rewardlab.rewards.abilities import Saved
@@ -128,14 +131,16 @@ def write_reward(
     reward: Saved,
     settings: Mapping[str, Any] | None = None,
     parts: Mapping[str, Reward] | None = None,
+    tensors: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> None:
-    """Write a reward that is its settings and its parts, whole or not at all.
+    """Write a reward that is its settings, its parts and its tensors, whole or not at all.
 
     Args:
         folder: where it is to stand.
         reward: for its class and for `check_savable`.
         settings: plain data for the config.
         parts: the rewards that it is made of, by the names of their folders.
+        tensors: by the names of their safetensors files, and their own.
 
     Raises:
         InputError: if the reward cannot be saved, before anything is written; or if `folder` holds
@@ -144,6 +149,8 @@ def write_reward(
     reward.check_savable()
     with new_folder(folder) as fresh:
         save_parts(fresh, parts or {})
+        for name, content in (tensors or {}).items():
+            save_file({key: tensor.contiguous() for key, tensor in content.items()}, fresh / name)
         config = {"class_path": class_path_of(type(reward)), **(settings or {})}
         write_json(fresh / CONFIG, config)
 

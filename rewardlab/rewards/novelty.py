@@ -6,25 +6,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from rewardlab.errors import AlikeError, InputError
 from rewardlab.rewards.abilities import Saved, frozen_features
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.feature_scale import feature_scale
-from rewardlab.rewards.folders import (
-    CONFIG,
-    check_parts,
-    class_path_of,
-    load_reward,
-    read_settings,
-    save_parts,
-    write_reward,
-)
+from rewardlab.rewards.folders import check_parts, load_reward, read_settings, write_reward
 from rewardlab.rewards.scoring import in_batches, scores_of
 from rewardlab.seeds import derive, row_seeds
-from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples
 
 BUFFERS = ("feature_mean", "feature_std", "known", "distance_mean", "distance_std")
@@ -118,13 +109,9 @@ class Novelty(Reward, Saved):
 
         The reward inside is the one whose features these are.
         """
-        self.check_savable()
-        buffers = {name: getattr(self, name).contiguous() for name in BUFFERS}
-        config = {"class_path": class_path_of(type(self)), "kind": self.kind, "k": self.k}
-        with new_folder(folder) as fresh:
-            save_parts(fresh, {"reward": self.reward})
-            save_file(buffers, fresh / REFERENCES)
-            write_json(fresh / CONFIG, config)
+        settings = {"kind": self.kind, "k": self.k}
+        buffers = {name: getattr(self, name) for name in BUFFERS}
+        write_reward(folder, self, settings, {"reward": self.reward}, {REFERENCES: buffers})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, trust: bool = False) -> Novelty:
