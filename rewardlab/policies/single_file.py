@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
@@ -55,6 +56,12 @@ class Layout(NamedTuple):
     prefixes: Mapping[str, str]
 
 
+LAYOUTS = (
+    Layout("StableDiffusionPipeline", STABLE_DIFFUSION),
+    Layout("StableDiffusionXLPipeline", STABLE_DIFFUSION_XL),
+)
+
+
 def folder_from_single_file(file: str | Path, config: str | Path, folder: str | Path) -> Path:
     """Write a checkpoint of one .safetensors file as a folder that `DiffusionPolicy` loads.
 
@@ -89,7 +96,7 @@ def folder_from_single_file(file: str | Path, config: str | Path, folder: str | 
             f"one (is {INDEX} there?). Take a folder of the same kind and sizes; of the parts that "
             "the file holds, config.json is enough."
         )
-    checkpoint = _read(file)
+    checkpoint = load_file(file)
     _check_prediction(checkpoint, config, file)
     with new_folder(folder, marker=INDEX) as fresh:
         weights = shutil.ignore_patterns("*.safetensors", "*.bin", "*.index.json")
@@ -101,8 +108,12 @@ def folder_from_single_file(file: str | Path, config: str | Path, folder: str | 
     return Path(folder)
 
 
-def layout_of(file: Path, config: str | Path = "FOLDER") -> Layout:
+def layout_of(file: Path, config: Path) -> Layout:
     """Return the layout of a file, which its header says; no weight is read.
+
+    Args:
+        file: the file.
+        config: a folder of its kind, for the message.
 
     Raises:
         InputError: if there is none, or it is of another layout.
@@ -113,13 +124,10 @@ def layout_of(file: Path, config: str | Path = "FOLDER") -> Layout:
         )
     names = _names(file)
     has_unet = any(name.startswith(f"{UNET}input_blocks.") for name in names)
-    for pipeline, prefixes in (
-        ("StableDiffusionPipeline", STABLE_DIFFUSION),
-        ("StableDiffusionXLPipeline", STABLE_DIFFUSION_XL),
-    ):
-        text = prefixes["text_encoder"]
+    for layout in LAYOUTS:
+        text = layout.prefixes["text_encoder"]
         if has_unet and any(name.startswith(text) for name in names):
-            return Layout(pipeline, prefixes)
+            return layout
     if any(mark in " ".join(names) for mark in ADAPTERS):
         raise InputError(
             f"{file} holds an adapter and no model. Load its base model as a pipeline of "
@@ -140,7 +148,7 @@ def _names(file: Path) -> list[str]:
         ) from error
 
 
-def _unknown_layout(file: Path, names: list[str], config: str | Path) -> InputError:
+def _unknown_layout(file: Path, names: list[str], config: Path) -> InputError:
     """Return the refusal of a file whose layout was not compared; it says how to convert it."""
     title = f"weights with names such as {min(names, default='none')}"
     kind = "DiffusionPipeline"
@@ -164,7 +172,7 @@ def _unknown_layout(file: Path, names: list[str], config: str | Path) -> InputEr
     )
 
 
-def _conversion_of_transformer(file: Path, config: str | Path) -> str:
+def _conversion_of_transformer(file: Path, config: Path) -> str:
     """Return the lines for a file that holds a transformer alone."""
     return (
         f"  transformer = diffusers.FluxTransformer2DModel.from_single_file({str(file)!r}, "
@@ -172,12 +180,6 @@ def _conversion_of_transformer(file: Path, config: str | Path) -> str:
         f"  diffusers.FluxPipeline.from_pretrained({str(config)!r}, transformer=transformer)"
         ".save_pretrained('MODEL')\n"
     )
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    return load_file(file)
 
 
 def _check_prediction(checkpoint: Mapping[str, Tensor], config: Path, file: Path) -> None:
