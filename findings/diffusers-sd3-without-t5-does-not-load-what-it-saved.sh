@@ -14,7 +14,7 @@
 # feature_extractor, which are [null, null] in the same file, are not missed: whether a part may be
 # absent is a list of the class, `_optional_components`, and T5 is not on it.
 #
-# So DiffusionPipeline.from_pretrained, and any tool that is given the folder alone, cannot read it.
+# So DiffusionPipeline.from_pretrained cannot read it, nor can a tool that hands it the folder alone.
 #
 # Exit status: 0 while this is so, 1 if the behaviour has changed.
 set -euo pipefail

@@ -16,8 +16,8 @@
 #   GPT-NeoX  2 tokens of 50432   [] and []
 #   Qwen2     1 token of 151936   [] and []
 #
-# So a reward that is loaded from such a folder gives every text the same score, and a model is
-# trained on rows of marks.
+# So a reward that is loaded from such a folder gives every text the same score (BERT's, every text
+# of as many words), and a model is trained on rows of marks.
 #
 # Exit status: 0 while this is so, 1 if the behaviour has changed.
 set -euo pipefail
