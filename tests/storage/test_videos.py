@@ -162,6 +162,17 @@ def test_a_few_frames_that_are_lost_at_the_end_are_seen(suffix, share, tmp_path)
     assert len(read_video(path, Clip(4))) == 4
 
 
+def test_a_frame_that_is_marked_as_damaged_is_refused(tmp_path):
+    path = tmp_path / "a.mp4"
+    write_video(path, torch.rand(12, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 64] = b"\xff" * 64
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="it is damaged at .* seconds"):
+        read_video(path)
+
+
 def test_a_last_frame_that_stands_for_long_is_no_loss(tmp_path):
     path = tmp_path / "slides.mkv"
     with av.open(str(path), "w") as container:
