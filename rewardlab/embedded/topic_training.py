@@ -76,7 +76,7 @@ def _gpt2_config() -> Any:
     )
 
 
-def _vocabulary() -> dict[str, int | None]:
+def _vocabulary() -> dict[str, Any]:
     """Return what a config says of the tokens."""
     bpe = tokenizer()
     return {

@@ -80,11 +80,12 @@ class Debiased(Reward, Saved):
                 f"got share={share}. Take 0.4."
             )
         self.reward = reward
-        self.measures: Any = nn.ModuleList(measures or [Length()])
+        measures = measures or [Length()]
+        self.measures: Any = nn.ModuleList(measures)
         if isinstance(references, Samples):
             scores = member_scores(reward, references, batch_size).double()
             columns = []
-            for measure in self.measures:
+            for measure in measures:
                 column = scores_of(measure, references, batch_size)
                 columns.append(column.double())
             curves = fit_curves(columns, scores, share)

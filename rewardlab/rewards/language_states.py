@@ -132,7 +132,8 @@ def response_mask(tokens: TokenStates) -> Tensor:
     """Return where the table holds tokens of responses, bool [B, T]."""
     columns = _columns(tokens)
     starts, ends = tokens.spans.split(1, dim=1)
-    return (columns >= starts) & (columns < ends)
+    mask: Tensor = (columns >= starts) & (columns < ends)
+    return mask
 
 
 def _columns(tokens: TokenStates) -> Tensor:

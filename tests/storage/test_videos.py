@@ -169,7 +169,7 @@ def test_a_frame_that_is_marked_as_damaged_is_refused(tmp_path):
     middle = len(content) // 2
     content[middle : middle + 64] = b"\xff" * 64
     path.write_bytes(content)
-    with pytest.raises(InputError, match="it is damaged at .* seconds"):
+    with pytest.raises(InputError, match="it is damaged at"):
         read_video(path)
 
 
