@@ -36,6 +36,12 @@ def pipeline_folder(source: str | os.PathLike[str]) -> Path:
         InputError: if there is none, or it is one file.
     """
     folder = Path(source)
+    if folder.suffix in FILES and folder.suffix != ".safetensors":
+        raise InputError(
+            f"DiffusionPolicy loads folders of pipelines, and {str(source)!r} is one file, which "
+            "is no safetensors. Convert it in the program that made it, or with diffusers' "
+            "from_single_file and save_pretrained if you trust it, and give the folder."
+        )
     if folder.is_file() or folder.suffix in FILES:
         raise InputError(
             f"DiffusionPolicy loads folders of pipelines, and {str(source)!r} is one file. Write "

@@ -118,7 +118,7 @@ class LanguageReward(
         label: str | int | None = None,
     ) -> None:
         super().__init__()
-        form = TextFormat.of(chat)
+        form = TextFormat.of(language_folder.kept_chat(model, chat, pooling))
         self.options = {
             "heads": heads,
             "lora_rank": lora_rank,

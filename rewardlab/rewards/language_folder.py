@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ from rewardlab.version import __version__
 
 if TYPE_CHECKING:
     from rewardlab.rewards.language import LanguageReward
+
+_log = logging.getLogger("rewardlab")
 
 CLASS_PATH = "rewardlab.rewards.LanguageReward"
 
@@ -45,6 +48,31 @@ def write(folder: str | Path, reward: LanguageReward) -> None:
 def is_own(model: Any) -> bool:
     """Tell whether a model is named by a folder that a reward was written into."""
     return is_name(model) and (Path(model) / REWARD).is_file()
+
+
+def kept_chat(model: Any, chat: Any, pooling: str) -> Any:
+    """Return how texts are formatted: as asked for, else as an own folder was saved.
+
+    A folder that was saved with another pooling is told of, since its heads are of those states.
+
+    Args:
+        model: what the reward is made of.
+        chat: what was asked for; None for the model's own.
+        pooling: what was asked for.
+    """
+    if not is_own(model):
+        return chat
+    config = json.loads((Path(model) / REWARD).read_text(encoding="utf-8"))
+    saved = config.get("init_args", {})
+    if saved.get("pooling", pooling) != pooling:
+        _log.warning(
+            "%s was saved with pooling=%r, and LanguageReward is made of it with %r: its heads "
+            "are of other states. Give the same, or load it whole by load_reward.",
+            model,
+            saved["pooling"],
+            pooling,
+        )
+    return saved.get("chat") if chat is None else chat
 
 
 def _restore(reward: LanguageReward, config: dict[str, Any]) -> None:

@@ -161,9 +161,12 @@ def test_other_layouts_are_refused_by_name(message, tmp_path):
 def test_a_file_in_a_folders_place_is_refused_before_anything_is_loaded(tmp_path):
     file = tmp_path / "model.safetensors"
     file.write_bytes(b"no weights")
-    for source in (file, "someone/model.safetensors", "model.ckpt"):
+    for source in (file, "someone/model.safetensors"):
         with pytest.raises(InputError, match=r"is one file[\s\S]*folder_from_single_file\("):
             DiffusionPolicy(str(source))
+    for source in ("model.ckpt", "someone/model.gguf"):
+        with pytest.raises(InputError, match=r"is one file, which is no safetensors. Convert it"):
+            DiffusionPolicy(source)
     with pytest.raises(InputError, match=r"is no .safetensors file, or is cut off"):
         folder_from_single_file(file, tmp_path, tmp_path / "out")
     with pytest.raises(InputError, match="There is no file"):

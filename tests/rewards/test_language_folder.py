@@ -57,6 +57,18 @@ def test_transformers_scores_of_standardised_features_differ_by_a_constant(tmp_p
     assert torch.allclose(gaps, gaps[:1].expand(3), atol=1e-4)
 
 
+def test_a_reward_that_trains_on_from_a_folder_formats_texts_as_it_was_saved(tmp_path, caplog):
+    saved = TINY.reward(TINY.CHATML, pooling="mean", chat=False)
+    saved.save_pretrained(tmp_path)
+    again = LanguageReward(str(tmp_path), lora_rank=2, pooling="mean")
+    assert again.texts.form == saved.texts.form
+    assert not caplog.messages
+    assert torch.allclose(again(SAMPLES), saved(SAMPLES), atol=1e-5)
+    other = LanguageReward(str(tmp_path), lora_rank=2, chat=True)
+    assert other.texts.form != saved.texts.form
+    assert "was saved with pooling='mean'" in caplog.text
+
+
 def test_what_is_saved_comes_back(tmp_path):
     mine = TINY.reward(TINY.CHATML, heads=2, max_length=90, seed=5)
     mine.calibrate(torch.tensor([1.0, 3.0]))
