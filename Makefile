@@ -11,7 +11,7 @@ OPENBLAS_NUM_THREADS ?= $(OMP_NUM_THREADS)
 SUBMAKE := $(MAKE) --no-print-directory
 export OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS
 
-.PHONY: install demo test check lint site nightly lock docs clean threads models demo-real test-real
+.PHONY: install demo studies study test check lint site nightly lock docs clean threads models demo-real test-real
 
 install: .venv/.installed
 
@@ -23,6 +23,14 @@ install: .venv/.installed
 
 demo: install threads
 	.venv/bin/python experiments/demo.py
+
+# The papers' claims on small worlds, one or all; resumable, a few hours on two cores.
+#   make study NAME=G6
+study: install threads
+	.venv/bin/python experiments/study.py $(NAME) $(ARGS)
+
+studies: install threads
+	.venv/bin/python experiments/study.py $(ARGS)
 
 # Pretrained networks of other people, 210 MB, into .cache/models. No dependency is installed and no
 # code of these packages runs: their weight files alone are read, after their hash is checked.
