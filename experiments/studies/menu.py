@@ -50,6 +50,7 @@ class Arm(NamedTuple):
 
 ARMS = {
     PLAIN: Arm(("menu/members.yaml",), NO_ROUNDS),
+    "single": Arm((), NO_ROUNDS),
     "kl0.1": Arm(("menu/members.yaml",), (*NO_ROUNDS, f"{KL}=0.1")),
     "kl0.25": Arm(("menu/members.yaml",), (*NO_ROUNDS, f"{KL}=0.25")),
     "kl0.5": Arm(("menu/members.yaml",), (*NO_ROUNDS, f"{KL}=0.5")),
