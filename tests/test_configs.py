@@ -54,6 +54,8 @@ MATRIX = {  # test_modalities.py composes and runs each of them
 }
 TEXT = {"adv_rm/topics.yaml", "adv_rm/topics_novelty.yaml"}
 STUDY = {
+    "adv_rm/anchor.yaml",
+    "adv_rm/anchored.yaml",
     "adv_rm/restart.yaml",
     "adv_rm/study.yaml",
     "adv_rm/study_guard.yaml",

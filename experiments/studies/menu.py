@@ -59,6 +59,9 @@ ARMS = {
     "online": Arm(("menu/online.yaml",)),
     "online-frozen": Arm(("menu/online.yaml",), FROZEN),
     "restart": Arm(("adv_rm/restart.yaml",)),
+    "anchor": Arm(("adv_rm/anchor.yaml",)),
+    "kl-online": Arm(("menu/online.yaml",), (*FROZEN, f"{KL}=2")),
+    "kl-anchor": Arm(("menu/online.yaml", "adv_rm/anchored.yaml"), FROZEN),
 }
 ITEMS = (
     "par",
@@ -79,6 +82,7 @@ for item in ("independent_witness", "quantile", "off_policy"):  # of rounds of a
     ARMS[item] = Arm((f"menu/{item}.yaml",))
 MAIN = (PLAIN, "kl0.25", "paper", "ibl", "online", "online-frozen", "restart")
 RESTARTED = "online"  # whose hardened reward the arm "restart" climbs anew, by the same seed
+ANCHOR = "anchor"  # the run whose policy the arm "kl-anchor" is held to; it is made first
 
 
 class Row(NamedTuple):
@@ -133,6 +137,8 @@ def command(arm: str, seed: int, out: Path, more: Sequence[str] = ()) -> list[st
     flags = [f"--experiment.seed={seed}", *ARMS[arm].flags]
     if arm == "restart":
         flags.append(f"--experiment.reward_path={out / f'{RESTARTED}-{seed}' / 'reward'}")
+    if arm == "kl-anchor":
+        flags.append(f"--experiment.policy_path={out / f'{ANCHOR}-{seed}' / 'policy'}")
     folders = [f"--out={out / f'{arm}-{seed}'}", f"--stages={out / 'stages'}", "--resume"]
     return ["rounds", *files, *flags, *more, *folders]
 
@@ -291,6 +297,8 @@ def main() -> int:
 
     measured: list[Measured] = []
     for run in made(options.arms, options.seeds, options.out, command_of, options.hours):
+        if run.arm == ANCHOR:
+            continue  # no RLHF: nothing to compare
         measured.append(measure(*run))
         write(options.out, measured)
     print(table([entry.row for entry in measured]))
