@@ -66,6 +66,8 @@ ARMS = {
 ITEMS = (
     "par",
     "soft_minimum",
+    "mean_minus_std",
+    "worst_case",
     "length_calibration",
     "gradient_regularization",
     "reference_reset",

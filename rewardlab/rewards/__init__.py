@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rewardlab.rewards.language import LanguageReward
     from rewardlab.rewards.novelty import Novelty, Outliers
     from rewardlab.rewards.panel import Panel
-    from rewardlab.rewards.pessimism import Member, Pessimistic, SoftMinimum
+    from rewardlab.rewards.pessimism import Cautious, Member, Pessimistic, SoftMinimum
     from rewardlab.rewards.probe import prompt_probe_auc
     from rewardlab.rewards.projection import RewardProjection
     from rewardlab.rewards.relative import Relative
@@ -52,6 +52,7 @@ _HOMES = {
     "Attack": "rewardlab.rewards.attack",
     "Bottleneck": "rewardlab.rewards.bottleneck",
     "Brightness": "rewardlab.rewards.functions",
+    "Cautious": "rewardlab.rewards.pessimism",
     "Certainty": "rewardlab.rewards.bottleneck",
     "ClassifierReward": "rewardlab.rewards.classifier",
     "Corrected": "rewardlab.rewards.corrected",
@@ -89,6 +90,7 @@ __all__ = [
     "Bottleneck",
     "Brightness",
     "Calibrated",
+    "Cautious",
     "Certainty",
     "ClassifierReward",
     "Corrected",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,8 +24,8 @@ class Pessimistic(Reward, Saved):
     """One score from the members of a reward: high only where they agree that it is.
 
     Members have to be on one scale, without the offset that each prompt may have in each:
-    `Pessimistic(Relative(reward, …))`. The result has one member, so whatever ranks by it, ranks by
-    this score.
+    `Pessimistic(Relative(reward, …))`. `Cautious` brings them to one scale for all prompts. The
+    result has one member, so whatever ranks by it, ranks by this score.
 
     Args:
         reward: with two or more members.
@@ -53,11 +53,7 @@ class Pessimistic(Reward, Saved):
 
     def __init__(self, reward: Reward, kind: Kind = "minimum", weight: float | None = None) -> None:
         super().__init__()
-        if (weight is not None) != kind.startswith("mean_minus"):
-            raise InputError(
-                "Pessimistic takes a weight for mean_minus_variance and mean_minus_std, and only "
-                f"there; got kind={kind!r} and weight={weight}."
-            )
+        _check_weight(kind, weight, "Pessimistic")
         self.reward = reward
         self.kind = kind
         self.weight = weight
@@ -69,18 +65,9 @@ class Pessimistic(Reward, Saved):
             InputError: if the reward has one member.
         """
         members = self.reward.members(samples)
-        if self.kind == "mean":
-            return members.mean(1)
-        if members.shape[1] < 2:
-            raise InputError(
-                f"Pessimistic compares two or more members; {type(self.reward).__name__} has one. "
-                "Give an Ensemble, or a reward with heads=2 or more."
-            )
-        if self.kind == "minimum":
-            return members.amin(1)
-        assert self.weight is not None  # the constructor sees to that
-        spread = members.var(1) if self.kind == "mean_minus_variance" else members.std(1)
-        return members.mean(1) - self.weight * spread
+        if self.kind != "mean":
+            _check_several(self.reward, members.shape[1], "Pessimistic")
+        return cautious_score(members, self.kind, self.weight)
 
     def check_savable(self) -> None:
         """Refuse a reward inside that cannot be saved."""
@@ -115,7 +102,56 @@ class MemberScale(NamedTuple):
     deviations: Tensor
 
 
-class SoftMinimum(Reward, Saved):
+class _OnScale(Reward, Saved):
+    """One score from a reward's members, each on its own scale over references.
+
+    Args:
+        reward: with two or more members.
+        references: outputs of the first policy, or the members' scale.
+        batch_size: references scored at once.
+    """
+
+    takes_trust = True
+    means: Tensor
+    deviations: Tensor
+
+    def __init__(
+        self, reward: Reward, references: Samples | MemberScale, batch_size: int = 256
+    ) -> None:
+        super().__init__()
+        if isinstance(references, Samples):
+            references = scale_of(member_scores(reward, references, batch_size), references)
+        _check_several(reward, len(references.means), type(self).__name__)
+        self.reward = reward
+        self.register_buffer("means", references.means.float())
+        self.register_buffer("deviations", references.deviations.float())
+
+    def scaled_members(self, samples: Samples) -> Tensor:
+        """Return the members' scores on their scale, float32 [B, M].
+
+        Raises:
+            InputError: if the scale is of another number of members.
+        """
+        members = self.reward.members(samples)
+        if members.shape[1] != len(self.means):
+            raise InputError(
+                f"This scale was measured with {len(self.means)} members, and "
+                f"{type(self.reward).__name__} has {members.shape[1]}. It belongs to one reward "
+                "only; measure it anew."
+            )
+        return (members - self.means.to(members)) / self.deviations.to(members)
+
+    def check_savable(self) -> None:
+        """Refuse a reward inside that cannot be saved."""
+        check_parts([self.reward])
+
+    def write(self, folder: str | Path, settings: dict[str, Any]) -> None:
+        """Write settings and the members' scale and, into `folder`/reward, the reward."""
+        scale = {"means": self.means.tolist(), "deviations": self.deviations.tolist()}
+        write_reward(folder, self, settings | scale, {"reward": self.reward})
+
+
+class SoftMinimum(_OnScale):
     """The soft minimum -β·(logsumexp_k(-z_k/β) - log K) of the members' scores.
 
     arXiv 2606.09073. z_k is a member's score less its mean over the references, in its own pooled
@@ -146,10 +182,6 @@ class SoftMinimum(Reward, Saved):
         0.742
     """
 
-    takes_trust = True
-    means: Tensor
-    deviations: Tensor
-
     def __init__(
         self,
         reward: Reward,
@@ -157,23 +189,14 @@ class SoftMinimum(Reward, Saved):
         beta: float = 1.0,
         batch_size: int = 256,
     ) -> None:
-        super().__init__()
         if not beta > 0:
             raise InputError(
                 "SoftMinimum's beta is in the members' deviations and above 0; "
-                f'got {beta:g}. Take 1, or Pessimistic(reward, "minimum") for the limit of 0.'
+                f'got {beta:g}. Take 1, or Cautious(reward, references, "minimum") for the limit '
+                "of 0."
             )
-        if isinstance(references, Samples):
-            references = scale_of(member_scores(reward, references, batch_size), references)
-        if len(references.means) < 2:
-            raise InputError(
-                f"SoftMinimum compares two or more members; {type(reward).__name__} has one. Give "
-                "an Ensemble, or a reward with heads=2 or more."
-            )
-        self.reward = reward
+        super().__init__(reward, references, batch_size)
         self.beta = beta
-        self.register_buffer("means", references.means.float())
-        self.register_buffer("deviations", references.deviations.float())
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the soft minimum over the members, float32 [B].
@@ -181,19 +204,7 @@ class SoftMinimum(Reward, Saved):
         Raises:
             InputError: if the scale is of another number of members.
         """
-        members = self.reward.members(samples)
-        if members.shape[1] != len(self.means):
-            raise InputError(
-                f"This scale was measured with {len(self.means)} members, and "
-                f"{type(self.reward).__name__} has {members.shape[1]}. It belongs to one reward "
-                "only; measure it anew."
-            )
-        scaled = (members - self.means.to(members)) / self.deviations.to(members)
-        return soft_minimum(scaled, self.beta)
-
-    def check_savable(self) -> None:
-        """Refuse a reward inside that cannot be saved."""
-        check_parts([self.reward])
+        return soft_minimum(self.scaled_members(samples), self.beta)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write β and the members' scale and, into `folder`/reward, the reward.
@@ -201,21 +212,101 @@ class SoftMinimum(Reward, Saved):
         Raises:
             InputError: if the reward cannot be saved, or `folder` holds something else.
         """
-        settings = {
-            "beta": self.beta,
-            "means": self.means.tolist(),
-            "deviations": self.deviations.tolist(),
-        }
-        write_reward(folder, self, settings, {"reward": self.reward})
+        self.write(folder, {"beta": self.beta})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, trust: bool = False) -> SoftMinimum:
         """Load what `save_pretrained` wrote, in eval mode. The references are not needed again."""
-        settings = read_settings(folder, "beta", "means", "deviations")
-        means = torch.tensor(settings["means"])
-        scale = MemberScale(means, torch.tensor(settings["deviations"]))
-        reward = load_reward(Path(folder) / "reward", trust=trust)
-        return cls(reward, scale, settings["beta"]).eval()
+        beta = read_settings(folder, "beta")["beta"]
+        scale = _read_scale(folder)
+        return cls(load_reward(Path(folder) / "reward", trust=trust), scale, beta).eval()
+
+
+class Cautious(_OnScale):
+    """`Pessimistic` of a reward's members, each on its own scale over references.
+
+    A member's score is taken less its mean over the references, in its own pooled deviation within
+    a prompt, as in `SoftMinimum`, so no member counts more because its scores are wider. As `use`
+    of `AdvRMRounds` it gives the ensembles of Coste et al., arXiv 2310.02743, and Adv-RM's
+    baseline. A mean less a spread can fall where one member rises, which `SoftMinimum` and the
+    minimum never do.
+
+    Args:
+        reward: with two or more members.
+        references: outputs of the first policy, two or more of some prompt; or the members' scale.
+        kind: how members become one score: "mean_minus_std", "mean_minus_variance" (UWO), "minimum"
+            (WCO) or "mean", as in `Pessimistic`.
+        weight: what deviation or variance is multiplied with; by default 1 for them, and none for
+            the other kinds.
+        batch_size: references scored at once.
+
+    Raises:
+        InputError: if the kind takes no weight and one is given, there is one member only, or the
+            references score alike.
+
+    Example:
+        >>> from rewardlab.rewards import Ensemble
+        >>> from rewardlab.rewards.rules import Length, Repetition
+        >>> both = Ensemble([Length(), Repetition(n=1)])
+        >>> references = Samples(["a"] * 3, ["one", "two of two", "of of of of of"])
+        >>> reward = Cautious(both, references, "minimum")
+        >>> [round(score, 3) for score in reward(Samples([""] * 2, ["", "one two"])).tolist()]
+        [-1.5, -0.5]
+    """
+
+    def __init__(
+        self,
+        reward: Reward,
+        references: Samples | MemberScale,
+        kind: Kind = "mean_minus_std",
+        weight: float | None = None,
+        batch_size: int = 256,
+    ) -> None:
+        if weight is None and kind.startswith("mean_minus"):
+            weight = 1.0
+        _check_weight(kind, weight, "Cautious")
+        super().__init__(reward, references, batch_size)
+        self.kind = kind
+        self.weight = weight
+
+    def forward(self, samples: Samples) -> Tensor:
+        """Return the cautious score, float32 [B].
+
+        Raises:
+            InputError: if the scale is of another number of members.
+        """
+        return cautious_score(self.scaled_members(samples), self.kind, self.weight)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write kind, weight and the members' scale and, into `folder`/reward, the reward.
+
+        Raises:
+            InputError: if the reward cannot be saved, or `folder` holds something else.
+        """
+        self.write(folder, {"kind": self.kind, "weight": self.weight})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, trust: bool = False) -> Cautious:
+        """Load what `save_pretrained` wrote, in eval mode. The references are not needed again."""
+        settings = read_settings(folder, "kind", "weight")
+        scale = _read_scale(folder)
+        return cls(load_reward(Path(folder) / "reward", trust=trust), scale, **settings).eval()
+
+
+def cautious_score(members: Tensor, kind: Kind, weight: float | None = None) -> Tensor:
+    """Return one score [B] from the members' scores [B, M]; see `Pessimistic` for the kinds.
+
+    Example:
+        >>> cautious_score(torch.tensor([[1.0, 3.0]]), "mean_minus_variance", 0.5).tolist()
+        [1.0]
+    """
+    if kind == "mean":
+        return members.mean(1)
+    if kind == "minimum":
+        return members.amin(1)
+    assert weight is not None  # the constructors see to that
+    spread = members.var(1) if kind == "mean_minus_variance" else members.std(1)
+    return members.mean(1) - weight * spread
 
 
 def soft_minimum(scores: Tensor, beta: float) -> Tensor:
@@ -237,6 +328,30 @@ def scale_of(members: Tensor, references: Samples) -> MemberScale:
     """
     spread = spread_within(references.prompts, members)
     return MemberScale(members.double().mean(0), spread.deviations)
+
+
+def _check_weight(kind: Kind, weight: float | None, who: str) -> None:
+    """Refuse a weight where there is nothing to multiply, and none where there is."""
+    if (weight is not None) != kind.startswith("mean_minus"):
+        raise InputError(
+            f"{who} takes a weight for mean_minus_variance and mean_minus_std, and only "
+            f"there; got kind={kind!r} and weight={weight}."
+        )
+
+
+def _check_several(reward: Reward, count: int, who: str) -> None:
+    """Refuse one member alone, which there is nothing to compare with."""
+    if count < 2:
+        raise InputError(
+            f"{who} compares two or more members; {type(reward).__name__} has one. Give an "
+            "Ensemble, or a reward with heads=2 or more."
+        )
+
+
+def _read_scale(folder: str | Path) -> MemberScale:
+    """Return the members' scale from a reward folder's config."""
+    settings = read_settings(folder, "means", "deviations")
+    return MemberScale(torch.tensor(settings["means"]), torch.tensor(settings["deviations"]))
 
 
 class Member(Reward, Saved):

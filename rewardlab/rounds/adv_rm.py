@@ -92,7 +92,7 @@ class AdvRMRounds(Rounds):
         post_train: how the policy is trained with the hardened reward.
         use: the hardened reward is the "target" alone, the members' "ensemble", or what a function
             of the ensemble and the first policy's references makes of it, such as
-            `rewards.Debiased`, `rewards.SoftMinimum` or `rewards.Relative`.
+            `rewards.Debiased`, `rewards.SoftMinimum`, `rewards.Cautious` or `rewards.Relative`.
         tether: a distance that is subtracted from the hardened reward; none by default.
         online: a correction that learns while the policy is trained; none by default. With
             `rounds=0` it is the only hardening, else it comes on top of the rounds of attack.

@@ -5,7 +5,15 @@ from torch.testing import assert_close
 
 from rewardlab.errors import InputError
 from rewardlab.rewards import Ensemble, Function
-from rewardlab.rewards.pessimism import Member, Pessimistic, SoftMinimum, scale_of, soft_minimum
+from rewardlab.rewards.pessimism import (
+    Cautious,
+    Member,
+    MemberScale,
+    Pessimistic,
+    SoftMinimum,
+    scale_of,
+    soft_minimum,
+)
 from rewardlab.testing import RewardConformance
 from rewardlab.types import Samples
 
@@ -131,3 +139,51 @@ class TestSoftMinimum(RewardConformance):
             SoftMinimum(column(SCORES[:, 0]), references)
         with pytest.raises(InputError, match="measured with 3 members, and Ensemble has 2"):
             SoftMinimum(members(SCORES[:, :2]), scale_of(SCORES, references))(ROWS)
+
+
+REFERENCES = Samples(["a", "a", "b", "b"], list("0123"))
+DRAWN = torch.tensor([[0.0, 0.0], [4.0, 20.0], [4.0, 0.0], [0.0, 20.0]])  # means 2, 10
+
+
+class TestCautious(RewardConformance):
+    def make(self):
+        return Cautious(members(DRAWN), REFERENCES)
+
+    def samples(self):
+        return REFERENCES
+
+    @pytest.mark.parametrize(
+        ("kind", "weight", "expected"),
+        [
+            ("mean", None, [0, 0.5, 1]),
+            ("minimum", None, [0, -0.5, 1]),
+            ("mean_minus_std", None, [0, 0.5 - 2**0.5, 1]),
+            ("mean_minus_std", 2.0, [0, 0.5 - 2 * 2**0.5, 1]),
+            ("mean_minus_variance", 0.5, [0, -0.5, 1]),
+        ],
+    )
+    def test_members_count_in_their_own_deviations_within_a_prompt(self, kind, weight, expected):
+        """The pooled deviations are √8 and √200; the rows lie 0 and 0, -0.5 and 1.5, 1 and 1 of
+        them above the means.
+        """
+        z = torch.tensor([[0.0, 0.0], [-0.5, 1.5], [1.0, 1.0]])
+        rows = torch.tensor([2.0, 10.0]) + z * torch.tensor([8.0, 200.0]).sqrt()
+        scale = scale_of(DRAWN, REFERENCES)
+        scores = Cautious(members(rows), scale, kind, weight)(ROWS)
+        assert_close(scores, torch.tensor(expected).float(), atol=1e-6, rtol=0)
+
+    def test_a_rise_of_one_member_is_punished_by_the_spread_alone(self):
+        scale = MemberScale(torch.zeros(2), torch.ones(2))
+        rows = members(torch.tensor([[0.0, 0.0], [0.0, 1.0], [0.0, 2.0]]))
+        assert Cautious(rows, scale)(ROWS).diff().lt(0).all()
+        assert Cautious(rows, scale, "minimum")(ROWS).diff().eq(0).all()
+        assert SoftMinimum(rows, scale)(ROWS).diff().gt(0).all()
+
+    def test_what_cannot_work_is_refused(self):
+        with pytest.raises(InputError, match=r"only there; got kind='minimum' and weight=1"):
+            Cautious(members(DRAWN), REFERENCES, "minimum", 1.0)
+        with pytest.raises(InputError, match="Cautious compares two or more members; Function has"):
+            Cautious(column(DRAWN[:, 0]), REFERENCES)
+        scale = scale_of(DRAWN, REFERENCES)
+        with pytest.raises(InputError, match="measured with 2 members, and Ensemble has 3"):
+            Cautious(members(), scale)(ROWS)
