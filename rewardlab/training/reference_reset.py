@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -9,7 +10,10 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.policies import Policy
-from rewardlab.policies.reference import Snapshot, snapshot_of
+from rewardlab.policies.reference import AdapterOff, Snapshot, snapshot_of
+
+log = logging.getLogger(__name__)
+MIB = 2**20
 
 
 class ReferenceReset(Callback):
@@ -17,7 +21,8 @@ class ReferenceReset(Callback):
 
     arXiv 2602.18037, and GARDO, arXiv 2512.24138. What a loop is held to then moves in steps, so
     the policy may go far, and only fast moves are dear. Only the trained weights are copied: of a
-    policy with an adapter that is a second adapter, otherwise a second copy of the weights.
+    policy with an adapter that is a second adapter. Without one it is the whole network, beside the
+    policy and the copy that `Readings` measures the KL to; a warning says how much that is.
 
     The logged `kl` is that of the penalty, to the reference as it is now. `Readings` goes on to
     measure the KL to the first one. Also logged: `reference_step`, the step of the last reset.
@@ -72,6 +77,8 @@ class ReferenceReset(Callback):
         snapshot = self._snapshot(module)
         if self._values is not None:
             module.reference = snapshot
+        if self.every_n_steps is not None or self.kl is not None:
+            _warn_of_copies(snapshot)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         """Reset the reference if it is due."""
@@ -117,3 +124,17 @@ class ReferenceReset(Callback):
             )
         assert isinstance(module.policy, Policy)
         return snapshot_of(module.policy, first, self._values)
+
+
+def _warn_of_copies(snapshot: Snapshot) -> None:
+    """Say what a reset costs where the policy's trained weights are not those of an adapter."""
+    if isinstance(snapshot.first, AdapterOff):
+        return
+    size = sum(value.numel() * value.element_size() for value in snapshot.values)
+    log.warning(
+        "ReferenceReset copies what is trained, and this %s trains no adapter, so a reset keeps "
+        "%.1f MiB more beside the policy and its first reference: a third copy of the network, and "
+        "as much in each checkpoint. If that is too much, give the policy an adapter (lora_rank=8).",
+        type(snapshot.policy).__name__,
+        size / MIB,
+    )

@@ -152,6 +152,24 @@ def _move(policy):
             weight.add_(0.05 * torch.randn(weight.shape, generator=generator))
 
 
+@pytest.mark.parametrize("make", [diffusion, language])
+def test_a_reset_without_an_adapter_says_what_it_copies(make, caplog):
+    """A warning with the size of the trained weights; an adapter, or no limit, brings none."""
+    for rank, reset in [
+        (2, ReferenceReset(1)),
+        (None, ReferenceReset()),
+        (None, ReferenceReset(1)),
+    ]:
+        assert not caplog.messages
+        policy = make(lora_rank=rank)
+        reset.on_train_start(SimpleNamespace(global_step=0), PPO(policy, SPELLING, kl_weight=0.1))
+    [message] = caplog.messages
+    size = sum(4 * weight.numel() for weight in policy.parameters() if weight.requires_grad)
+    assert f"this {type(policy).__name__} trains no adapter" in message
+    assert f"keeps {size / 2**20:.1f} MiB more" in message
+    assert "lora_rank" in message
+
+
 def test_readings_measure_the_kl_to_the_first_reference():
     rows = []
     for reset in (ReferenceReset(), ReferenceReset(every_n_steps=1)):
