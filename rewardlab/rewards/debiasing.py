@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ NAMES = ("knots", "values", "slopes")
 KNOTS = 256  # of a curve; it is a straight line between two
 PASSES = 20  # of backfitting, at most
 TAIL = 0.1  # share of the references whose line goes on beyond them
+Beyond = Literal["lower", "line", "constant"]
 
 
 class Debiased(Reward, Saved):
@@ -37,9 +38,13 @@ class Debiased(Reward, Saved):
     r - m(x), where m is the locally weighted regression of the score r on the measure x over
     reference outputs (Cleveland, Journal of the American Statistical Association 74, 1979),
     fitted once: the calibration of Huang et al., arXiv 2409.17407. A reward that is linear in the
-    measure becomes 0; one that ignores it loses its mean over the references alone. Beyond the
-    references' range the line through their last tenth goes on. Several measures are fitted by
-    backfitting. Each member has curves of its own; the score is the mean of the members.
+    measure becomes 0; one that ignores it loses its mean over the references alone. Several
+    measures are fitted by backfitting. Each member has curves of its own; the score is the mean of
+    the members.
+
+    Beyond the references' range nothing is known of m, and an optimizer goes there if that pays. By
+    default m goes on with the line through the outermost tenth where that line rises outwards, and
+    stays as it is at the end where it falls: leaving the range is never paid for by m.
 
     Args:
         reward: whose scores are corrected.
@@ -48,9 +53,12 @@ class Debiased(Reward, Saved):
             is the policy's own count of tokens. Any rule does, of texts or pictures.
         share: share of the references that each local line is fitted to, in (0, 1].
         batch_size: references scored at once.
+        beyond: how m goes on beyond the references' range: "line" with the line through their
+            outermost tenth, "constant", or "lower", with whichever of both leaves the lower score.
+            Saved curves go on as they were fitted.
 
     Raises:
-        InputError: if the share is outside its range, all references measure alike, or (on use) the
+        InputError: if `beyond` is another word, the share is outside its range, all references measure alike, or (on use) the
             curves belong to another number of members.
 
     Example:
@@ -72,8 +80,14 @@ class Debiased(Reward, Saved):
         measures: list[Reward] | None = None,
         share: float = 0.4,
         batch_size: int = 256,
+        beyond: Beyond = "lower",
     ) -> None:
         super().__init__()
+        if beyond not in get_args(Beyond):
+            raise InputError(
+                f'Debiased goes on beyond the references by "lower", "line" or "constant"; got '
+                f'{beyond!r}. Take "lower", which never pays for leaving their range.'
+            )
         if not 0 < share <= 1:
             raise InputError(
                 "Debiased fits each local line to a share of the references, in (0, 1]; "
@@ -89,6 +103,8 @@ class Debiased(Reward, Saved):
                 column = scores_of(measure, references, batch_size)
                 columns.append(column.double())
             curves = fit_curves(columns, scores, share)
+            for curve in curves:
+                curve.slopes = slopes_beyond(curve.slopes, beyond)
         else:
             curves = list(references)
         self.curves: Any = nn.ModuleList(curves)
@@ -227,6 +243,21 @@ def fit_curves(columns: Sequence[Tensor], scores: Tensor, share: float) -> list[
         if change <= 1e-6 * scores.abs().max():
             break
     return curves
+
+
+def slopes_beyond(slopes: Tensor, beyond: Beyond) -> Tensor:
+    """Return the slopes [2, M] with which curves go on, before the first knot and after the last.
+
+    Example:
+        >>> line = torch.tensor([[1.0, -1.0], [1.0, -1.0]])
+        >>> slopes_beyond(line, "lower").tolist()
+        [[0.0, -1.0], [1.0, 0.0]]
+    """
+    if beyond == "line":
+        return slopes
+    if beyond == "constant":
+        return torch.zeros_like(slopes)
+    return torch.stack([slopes[0].clamp_max(0), slopes[1].clamp_min(0)])
 
 
 def local_regression(x: Tensor, y: Tensor, share: float) -> Curve:

@@ -56,11 +56,62 @@ def test_a_local_value_is_that_of_a_weighted_line_by_numpy(share):
             assert value[member] == pytest.approx(np.polyval(line, knot), abs=1e-8)
 
 
-def test_a_reward_that_is_only_length_becomes_0_within_the_range_and_beyond():
-    reward = Function(lambda samples: 5 - 2 * Length()(samples))
-    debiased = Debiased(reward, texts([2, 3, 3, 4, 6, 7, 9, 9, 9, 12]))
-    scores = debiased(texts([0, 1, 2, 5, 9, 12, 40]))
-    assert_close(scores, torch.zeros(7), atol=1e-4, rtol=0)
+FEW = [2, 3, 3, 4, 6, 7, 9, 9, 9, 12]
+ASKED = [0, 1, 2, 5, 9, 12, 40]
+
+
+@pytest.mark.parametrize(
+    ("beyond", "slope", "expected"),
+    [
+        ("line", 2, [0, 0, 0, 0, 0, 0, 0]),
+        ("line", -2, [0, 0, 0, 0, 0, 0, 0]),
+        ("lower", 2, [-4, -2, 0, 0, 0, 0, 0]),
+        ("lower", -2, [0, 0, 0, 0, 0, 0, -56]),
+        ("constant", 2, [-4, -2, 0, 0, 0, 0, 56]),
+        ("constant", -2, [4, 2, 0, 0, 0, 0, -56]),
+    ],
+)
+def test_a_reward_that_is_only_length_becomes_0_and_nothing_is_gained_beyond(
+    beyond, slope, expected
+):
+    """By default, "lower"; a constant leaves beyond the range what the reward itself likes."""
+    reward = Function(lambda samples: 5 + slope * Length()(samples))
+    scores = Debiased(reward, texts(FEW), beyond=beyond)(texts(ASKED))
+    assert_close(scores, torch.tensor(expected).float(), atol=1e-4, rtol=0)
+    if beyond == "lower":
+        assert torch.equal(Debiased(reward, texts(FEW))(texts(ASKED)), scores)
+
+
+def test_a_policy_that_grows_longer_than_the_references_is_not_paid_by_the_calibration():
+    """The reward rises to 8 words and falls to 12, as where long answers are the worse ones, and no
+    longer looks at length beyond. The line through the last tenth would pay a point a word.
+    """
+
+    def humped(samples):
+        words = Length()(samples).clamp_max(12)
+        return torch.where(words < 8, words, 16 - words)
+
+    references, longer = balanced(), texts(range(12, 60))
+    reward = Function(humped)
+    paid = Debiased(reward, references, share=0.2, beyond="line")(longer)
+    scores = Debiased(reward, references, share=0.2)(longer)
+    assert paid[-1] - paid[0] > 40
+    assert_close(scores, scores[:1].expand(48), atol=1e-5, rtol=0)
+
+
+def test_a_folder_whose_curves_go_on_along_lines_still_does(tmp_path):
+    """As those did that were written before `beyond`: the slopes stand in the folder."""
+    reward = Debiased(Repetition(n=1), balanced(), beyond="line")
+    beyond = texts([0, 50])
+    slopes = [curve.slopes.clone() for curve in reward.curves]
+    slopes[0][1] = -1.0
+    reward.curves[0].slopes.copy_(slopes[0])
+    reward.save_pretrained(tmp_path / "reward")
+    loaded = load_reward(tmp_path / "reward")
+    assert loaded.curves[0].slopes[1].item() == -1.0
+    assert torch.equal(loaded(beyond), reward(beyond))
+    with pytest.raises(InputError, match=r'"line" or "constant"; got .flat.'):
+        Debiased(Repetition(), balanced(), beyond="flat")
 
 
 def test_a_reward_that_ignores_length_loses_its_mean_alone():
