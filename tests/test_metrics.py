@@ -4,8 +4,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 import torch
+from scipy.integrate import quad
 from scipy.linalg import sqrtm
-from scipy.stats import spearmanr
+from scipy.optimize import brentq
+from scipy.special import expi
+from scipy.stats import poisson, spearmanr
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import roc_auc_score
 
@@ -311,6 +314,54 @@ def test_best_of_n_of_many_samples():
     assert metrics.best_of_n_expected(torch.zeros(20), torch.arange(20.0), 5) == pytest.approx(9.5)
 
 
+@pytest.mark.parametrize("extra", [0.0, 0.6, 3.0, 10.0])
+def test_best_of_poisson_is_the_mean_over_numbers_and_exact_on_ranks(extra):
+    """Of the pool 1, …, N the best of n is n(N + 1)/(n + 1) in the mean, whatever N."""
+    chances = poisson.pmf(np.arange(40), extra)
+    ranks = torch.arange(1.0, 41.0)
+    by_n = [n * 41 / (n + 1) for n in range(1, 41)]
+    found = metrics.best_of_poisson_expected(ranks, ranks, extra)
+    assert found == pytest.approx(chances @ by_n, rel=1e-9)
+    gold = normal(40)
+    best = [metrics.best_of_n_expected(ranks, gold, n) for n in range(1, 41)]
+    found = metrics.best_of_poisson_expected(ranks, gold, extra)
+    assert found == pytest.approx(chances @ best, abs=1e-9)
+
+
+def poisson_density(extra, quantile):
+    return (1 + extra * quantile) * math.exp(extra * (quantile - 1))
+
+
+@pytest.mark.parametrize("extra", [0.01, 1.0, 7.0, 100.0])
+def test_best_of_poisson_kl_against_its_integral_and_its_closed_form(extra):
+    def integrand(quantile):
+        density = poisson_density(extra, quantile)
+        return density * (math.log1p(extra * quantile) + extra * (quantile - 1))
+
+    start = max(0.0, 1 - 60 / extra)
+    expected, _ = quad(integrand, start, 1, epsabs=1e-12, epsrel=1e-12)
+    found = metrics.best_of_poisson_kl(extra)
+    assert found == pytest.approx(expected, rel=1e-8, abs=1e-10)
+    tail = math.exp(-extra - 1) * (expi(extra + 1) - expi(1)) / extra
+    assert found == pytest.approx(math.log1p(extra) - 1 + tail, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("n", [2, 8, 32])
+def test_best_of_poisson_reaches_higher_than_best_of_n_at_its_kl(n):
+    kl = metrics.best_of_n_kl(n)
+    extra = brentq(lambda extra: metrics.best_of_poisson_kl(extra) - kl, 0, 100)
+    height, _ = quad(lambda u: u * poisson_density(extra, u), 0, 1)
+    tilt = brentq(lambda tilt: tilted(tilt)[1] - kl, 1e-3, 100)
+    assert n / (n + 1) < height < tilted(tilt)[0]
+
+
+def tilted(tilt):
+    """Return mean and KL of the density that is proportional to e^(tilt · u)."""
+    log_total = math.log(math.expm1(tilt) / tilt)
+    mean = 1 / (1 - math.exp(-tilt)) - 1 / tilt
+    return mean, tilt * mean - log_total
+
+
 @pytest.mark.parametrize("n", [1, 2, 16])
 def test_best_of_n_kl_against_its_integral(n):
     """By proxy's quantile u the best of n has the density n·u^(n-1), so the KL is ∫
@@ -360,6 +411,11 @@ BAD = float("nan")
         (lambda: metrics.best_of_n_expected(torch.zeros(3), torch.zeros(3), 4), "n=4, N=3"),
         (lambda: metrics.best_of_n_expected(torch.zeros(3), torch.zeros(3), 0), "n=0"),
         (lambda: metrics.best_of_n_kl(0), "n >= 1"),
+        (lambda: metrics.best_of_poisson_kl(-1.0), "0 or more; got -1"),
+        (
+            lambda: metrics.best_of_poisson_expected(torch.zeros(8), torch.zeros(8), 9.0),
+            r"more than the pool's N=8 with chance 0\.676",
+        ),
     ],
 )
 def test_bad_input_is_named(call, words):

@@ -243,6 +243,29 @@ class TestBestOf:
             )
         assert not (tmp_path / "best").exists()
 
+    def test_a_poisson_number_of_candidates_is_a_rows_own(self, policy, tmp_path):
+        """Each row takes the best of the first n of the same candidates, its n 1 + Poisson(2)."""
+        best = BestOf(policy, BRIGHTNESS, 3, draws="poisson")
+        seeds = row_seeds(7, 12)
+        counts = best._counts(seeds)
+        assert len(counts.unique()) > 2
+        drawn = best.generate(["one"] * 12, seeds=seeds)
+        for row, count in enumerate(counts.tolist()):
+            one = seeds[row : row + 1]
+            expected = BestOf(policy, BRIGHTNESS, count).generate(["one"], seeds=one)
+            torch.testing.assert_close(drawn.outputs[row], expected.outputs[0], atol=1e-5, rtol=0)
+        best.save_pretrained(tmp_path)
+        again = load_policy(tmp_path).generate(["one"] * 12, seeds=seeds)
+        assert torch.equal(again.outputs, drawn.outputs)
+        with pytest.raises(InputError, match=r"whole number n .* draws='fixed' and n=2.5"):
+            BestOf(policy, BRIGHTNESS, 2.5)
+
+    def test_poisson_numbers_have_their_mean_and_variance(self, policy):
+        counts = BestOf(policy, BRIGHTNESS, 4.5, draws="poisson")._counts(row_seeds(0, 4000))
+        assert counts.min() == 1
+        assert counts.double().mean().item() == pytest.approx(4.5, abs=0.1)
+        assert counts.double().var().item() == pytest.approx(3.5, abs=0.3)
+
     def test_the_best_of_none_is_refused(self, policy):
         with pytest.raises(InputError, match="n >= 1 outputs; got n=0"):
             BestOf(policy, BRIGHTNESS, 0)

@@ -3,7 +3,12 @@
 Tensors may be of any float type; everything is computed in float64.
 """
 
-from rewardlab.metrics.best_of_n import best_of_n_expected, best_of_n_kl
+from rewardlab.metrics.best_of_n import (
+    best_of_n_expected,
+    best_of_n_kl,
+    best_of_poisson_expected,
+    best_of_poisson_kl,
+)
 from rewardlab.metrics.bootstrap import mean_interval
 from rewardlab.metrics.calibration import calibration_error
 from rewardlab.metrics.distances import (
@@ -22,6 +27,8 @@ __all__ = [
     "auc_interval",
     "best_of_n_expected",
     "best_of_n_kl",
+    "best_of_poisson_expected",
+    "best_of_poisson_kl",
     "calibration_error",
     "diversity",
     "doubts",

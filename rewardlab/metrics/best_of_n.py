@@ -1,14 +1,22 @@
-"""The best of n samples by a proxy: its expected gold score, and its distance from its source."""
+"""The best of n samples by a proxy: its expected gold score, and its distance from its source.
+
+Best of Poisson draws n anew for each output, 1 plus a Poisson number.
+"""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.metrics.columns import checked_columns, share_ties
+
+TAIL = 1e-3  # of the numbers that a pool may be too small for
+NODES = 200  # of the quadrature, on an interval beyond which e^-s is below 1e-21
+REACH = 50.0
 
 
 def best_of_n_expected(proxy: Tensor, gold: Tensor, n: int) -> float:
@@ -55,3 +63,91 @@ def best_of_n_kl(n: int) -> float:
     if n < 1:
         raise InputError(f"best_of_n_kl needs n >= 1; got {n}.")
     return math.log(n) - (n - 1) / n
+
+
+def poisson_counts(extra: float, largest: int | None = None) -> Tensor:
+    """Return the chances [K] of n = 1, 2, …, K for n = 1 + Poisson(extra), which sum to 1.
+
+    K leaves out less than 1e-9, or is `largest`.
+
+    Raises:
+        InputError: if `extra` is below 0 or not finite.
+
+    Example:
+        >>> [round(chance, 4) for chance in poisson_counts(1.0, 3).tolist()]
+        [0.4, 0.4, 0.2]
+    """
+    if not (math.isfinite(extra) and extra >= 0):
+        raise InputError(
+            "Best of Poisson draws 1 + Poisson(extra) outputs, and extra is a finite number of 0 "
+            f"or more; got {extra}. Its mean n is 1 + extra."
+        )
+    count = largest or math.ceil(extra + 8 * math.sqrt(extra) + 20)
+    numbers = torch.arange(count, dtype=torch.float64)
+    rate = torch.tensor(extra, dtype=torch.float64)
+    logs = torch.xlogy(numbers, rate) - torch.lgamma(numbers + 1)
+    return logs.softmax(0)
+
+
+def best_of_poisson_expected(proxy: Tensor, gold: Tensor, extra: float) -> float:
+    """Return the expected gold score of the best of n by proxy, n = 1 + Poisson(extra).
+
+    arXiv 2506.19248: the dial is continuous, and the chosen output is closer to the tilted
+    distribution, the best there is at a KL, than that of the best of n. It is the mean of
+    `best_of_n_expected` over n, without bias but for the n above N, whose chance may be 1e-3 at
+    most and which are left out.
+
+    Args:
+        proxy: [N], scores of N samples of one prompt.
+        gold: [N], scores of the same samples.
+        extra: the mean of n - 1, 0 or more.
+
+    Raises:
+        InputError: if `extra` is below 0, or N is too small for it.
+
+    Example:
+        >>> scores = torch.arange(12.0)
+        >>> best_of_poisson_expected(scores, scores, 0.0)
+        5.5
+        >>> round(best_of_poisson_expected(scores, scores, 3.0), 3)
+        9.039
+    """
+    chances = poisson_counts(extra)
+    tail = chances[len(proxy) :].sum().item()
+    if tail > TAIL:
+        raise InputError(
+            f"Best of Poisson with {1 + extra:g} outputs in the mean draws more than the pool's "
+            f"N={len(proxy)} with chance {tail:.3f}, above {TAIL:g}. Draw more outputs of each "
+            "prompt, or take a smaller mean."
+        )
+    kept = chances[: len(proxy)]
+    kept = kept / kept.sum()
+    total = 0.0
+    for number, chance in enumerate(kept.tolist(), start=1):
+        if chance > 0:
+            total += chance * best_of_n_expected(proxy, gold, number)
+    return total
+
+
+def best_of_poisson_kl(extra: float) -> float:
+    """Return the KL divergence in nats of the best of Poisson from its source.
+
+    ln(1 + μ) - 1 + e^(-μ-1)·(Ei(μ + 1) - Ei(1))/μ with μ = `extra`: arXiv 2506.19248. Exact for
+    continuous scores without ties.
+
+    Raises:
+        InputError: if `extra` is below 0 or not finite.
+
+    Example:
+        >>> best_of_poisson_kl(0.0), round(best_of_poisson_kl(3.0), 4)
+        (0.0, 0.4946)
+    """
+    poisson_counts(extra, 1)  # refuses what is no mean
+    if extra == 0:
+        return 0.0
+    # e^(-μ-1)·(Ei(μ + 1) - Ei(1)) = ∫ e^(-s)/(1 + μ - s) ds over 0 ≤ s ≤ μ, by Gauss and Legendre
+    end = min(extra, REACH)
+    places, weights = np.polynomial.legendre.leggauss(NODES)
+    steps = (places + 1) * end / 2
+    integral = end / 2 * float(weights @ (np.exp(-steps) / (1 + extra - steps)))
+    return math.log1p(extra) - 1 + integral / extra

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
+from rewardlab.metrics.best_of_n import poisson_counts
 from rewardlab.policies import Generator, Policy, load_policy
 from rewardlab.policies.base import outer_seeds
 from rewardlab.rewards import Reward, load_reward
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.scoring import scores_of
-from rewardlab.seeds import derive, row_seeds
+from rewardlab.seeds import derive, generators, row_seeds, uniform
 from rewardlab.storage.atomic import write_json
 from rewardlab.storage.class_files import POLICY_FILE, read_class_file
 from rewardlab.types import PreferencePairs, Samples
+
+Draws = Literal["fixed", "poisson"]
 
 
 def candidates(policy: Generator, prompts: Sequence[Prompt], k: int, seed: int) -> Samples:
@@ -100,18 +104,27 @@ class BestOf(Generator):
         reward: ranks them, by `scores_of`.
         n: number of candidates an output. The divergence from the policy is at most
             ln n - (n - 1)/n nats.
+        draws: "fixed" n, or "poisson": 1 + Poisson(n - 1) for each output, n in the mean (best of
+            Poisson, arXiv 2506.19248). Its divergence is `metrics.best_of_poisson_kl(n - 1)`; n
+            need not be whole.
 
     Raises:
-        InputError: if n is below 1.
+        InputError: if n is below 1, or `draws` is another word.
     """
 
-    def __init__(self, policy: Generator, reward: Reward, n: int) -> None:
+    def __init__(self, policy: Generator, reward: Reward, n: float, draws: Draws = "fixed") -> None:
         super().__init__()
-        if n < 1:
+        if not n >= 1:
             raise InputError(f"BestOf takes the best of n >= 1 outputs; got n={n}.")
+        if draws not in get_args(Draws) or (draws == "fixed" and n != int(n)):
+            raise InputError(
+                'BestOf draws a "fixed", whole number n of outputs or a "poisson" one; got '
+                f"draws={draws!r} and n={n}."
+            )
         self.policy = policy
         self.reward = reward
         self.n = n
+        self.draws = draws
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Samples:
@@ -120,12 +133,27 @@ class BestOf(Generator):
         Each row's candidates come from seeds that are derived from its own. The fact "seed" is the
         row's, "inner_seed" that of its best candidate.
         """
-        columns = [row_seeds(derive(0, "best of", i), seeds) for i in range(self.n)]
-        candidate_seeds = torch.stack(columns, 1).flatten()
-        samples = self.policy.generate(repeated(prompts, self.n), seeds=candidate_seeds)
-        best = scores_of(self.reward, samples).view(-1, self.n).argmax(1)
-        chosen = samples[torch.arange(len(prompts)) * self.n + best]
-        return outer_seeds(chosen, seeds)
+        counts = self._counts(seeds)
+        largest = int(counts.max())
+        columns = [row_seeds(derive(0, "best of", i), seeds) for i in range(largest)]
+        is_drawn = torch.arange(largest) < counts[:, None]
+        candidate_seeds = torch.stack(columns, 1)[is_drawn]
+        rows = [prompts[row] for row in is_drawn.nonzero()[:, 0].tolist()]
+        samples = self.policy.generate(rows, seeds=candidate_seeds)
+        scores = torch.full(is_drawn.shape, -torch.inf)
+        scores[is_drawn] = scores_of(self.reward, samples)
+        first = counts.cumsum(0) - counts
+        return outer_seeds(samples[first + scores.argmax(1)], seeds)
+
+    def _counts(self, seeds: Tensor) -> Tensor:
+        """Return the number of candidates [B] of each row, by the row's seed."""
+        if self.draws == "fixed":
+            return torch.full((len(seeds),), int(self.n))
+        chances = poisson_counts(self.n - 1)
+        rows = generators(row_seeds(derive(0, "how many"), seeds))
+        points = uniform((), rows, dtype=torch.float64)
+        places = torch.searchsorted(chances.cumsum(0), points, right=True)
+        return 1 + places.clamp_max(len(chances) - 1)
 
     def check_prompts(self, prompts: Sequence[Prompt]) -> None:
         """Refuse what the policy inside refuses."""
@@ -145,7 +173,7 @@ class BestOf(Generator):
         self.reward.check_savable()
         self.policy.save_pretrained(Path(folder) / "policy")
         self.reward.save_pretrained(Path(folder) / "reward")
-        config = {"class_path": "rewardlab.mining.BestOf", "n": self.n}
+        config = {"class_path": "rewardlab.mining.BestOf", "n": self.n, "draws": self.draws}
         write_json(Path(folder) / POLICY_FILE, config)
 
     @classmethod
@@ -162,7 +190,9 @@ class BestOf(Generator):
         config = read_class_file(Path(folder) / POLICY_FILE)
         policy = load_policy(Path(folder) / "policy", trust=trust)
         reward = load_reward(Path(folder) / "reward", trust=trust)
-        return cls(policy, reward, int(config["n"])).eval()
+        draws = config.get("draws", "fixed")  # folders of before have none
+        n = float(config["n"])
+        return cls(policy, reward, int(n) if n.is_integer() else n, draws).eval()
 
 
 def repeated(prompts: Sequence[Prompt], k: int) -> list[Prompt]:
