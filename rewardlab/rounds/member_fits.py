@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,7 @@ class MemberFits:
         self.pair_stages: list[Stage] = []
         self.weights: Tensor | None = None
         self.weight_stages: list[Stage] = []
+        self._fitted_data: Preferences | None = None
 
     def fit(self, members: Sequence[Reward]) -> None:
         """Refit these members from their first weights, each with its own order and bootstrap.
@@ -76,6 +78,7 @@ class MemberFits:
             pairs = load_pairs(folder / PAIRS_FOLDER)
         self.pairs = pairs if self.pairs is None else _joined([self.pairs, pairs])
         self.pair_stages.append(stage)
+        self._fitted_data = None
 
     def data(self, seed: int) -> Preferences:
         """Return the clean pairs and the adversarial ones so far, without weights.
@@ -83,11 +86,13 @@ class MemberFits:
         Args:
             seed: of their order.
         """
-        preferences: Preferences = self.rounds.preferences
-        pairs = preferences.split("train")[:0] if self.pairs is None else self.pairs
-        data = preferences.extended(pairs, seed)
-        if self.rounds.reweight is not None:
-            data.fit_to(self.rounds.members)  # so that weights belong to the same rows everywhere
+        if self.rounds.reweight is None:
+            return self._extended(seed)
+        if self._fitted_data is None:  # once, since it tells of what it cuts and leaves out
+            self._fitted_data = self._extended(seed)
+            self._fitted_data.fit_to(self.rounds.members)  # weights belong to the same rows then
+        data = copy(self._fitted_data)
+        data.order_seed = seed
         return data
 
     def weigh(self, weights: Tensor, stage: Stage) -> None:
@@ -99,6 +104,12 @@ class MemberFits:
         """
         self.weights = weights
         self.weight_stages = [stage]
+
+    def _extended(self, seed: int) -> Preferences:
+        """Return the clean pairs and the adversarial ones so far, in an order of their own."""
+        preferences: Preferences = self.rounds.preferences
+        pairs = preferences.split("train")[:0] if self.pairs is None else self.pairs
+        return preferences.extended(pairs, seed)
 
     def _stage(self, number: int) -> Stage:
         state = self.state

@@ -25,9 +25,11 @@ from rewardlab.rounds import few, lengths
 from rewardlab.rounds.base import Rounds
 from rewardlab.runs.folder import RunFolder
 from rewardlab.runs.layout import (
+    ANCHORS,
     CANDIDATES,
     NEGATIVES,
     POOL,
+    REFERENCES,
     SAMPLES,
     STATE_FILE,
     name_of_title,
@@ -36,7 +38,14 @@ from rewardlab.runs.layout import (
 
 MORE = 16  # prompts where the scores of few are alike
 ADAM_COPIES = 2  # floats that AdamW keeps for each trained one
-ROWS_HERE = {NEGATIVES: few.ROWS, POOL: few.OUTPUTS, SAMPLES: few.OUTPUTS}  # of a rehearsal, about
+ROWS_HERE = {  # of a rehearsal, about
+    NEGATIVES: few.ROWS,
+    POOL: few.OUTPUTS,
+    SAMPLES: few.OUTPUTS,
+    REFERENCES: 2 * few.PROMPTS,
+    ANCHORS: 2 * few.PROMPTS,
+}
+DRAWN_ONCE = (REFERENCES, ANCHORS)  # before or after all rounds
 PARTS: dict[Part, str] = {"train": "training rows", "held_out": "held-out rows"}
 
 
@@ -203,6 +212,7 @@ def _stages(run: RunFolder) -> list[Line]:
 def _disk(run: RunFolder, planned: Planned) -> list[Line]:
     """Estimate the run's size on disk: rows as planned, weights of each round, and checkpoints."""
     drawn = 0.0
+    drawn_once = 0.0
     states = 0.0
     for stage in run.stages.glob("*-????????"):
         kind = parse_stage_name(name_of_title(stage.name)).stage
@@ -212,8 +222,11 @@ def _disk(run: RunFolder, planned: Planned) -> list[Line]:
             states += size
         elif kind in planned.rows:
             share = planned.rows[kind] / ROWS_HERE.get(kind, few.PROMPTS)
-            drawn += size * share
-    whole = planned.rounds * (drawn + states)
+            if kind in DRAWN_ONCE:
+                drawn_once += size * share
+            else:
+                drawn += size * share
+    whole = drawn_once + planned.rounds * (drawn + states)
     checkpoints = 2 * (1 + ADAM_COPIES) * states  # the last two, which go when their stage stands
     text = (
         f"about {whole / GIB:.2f} GiB of stages, and {checkpoints / GIB:.2f} GiB of checkpoints "

@@ -14,6 +14,8 @@ from rewardlab.training.ppo import PPO
 from rewardlab.training.weighing import WeighsRollouts
 from rewardlab.types import Samples
 
+DIVIDED = ("group_normalized", "decoupled")  # advantages
+
 
 class Diversity(Callback, WeighsRollouts):
     """Multiply positive advantages by how far a sample lies from its prompt's nearest other.
@@ -29,7 +31,8 @@ class Diversity(Callback, WeighsRollouts):
 
     Raises:
         InputError: if the reward has no frozen features, or (at the start) the loop is no PPO, or
-            its advantages are divided by the group's deviation, which would take the weights out.
+            its advantages are divided by the group's deviation, as "group_normalized" and
+            "decoupled" ones are: then the weights would count most where scores are alike.
 
     Example:
         >>> import pytorch_lightning as pl
@@ -57,7 +60,7 @@ class Diversity(Callback, WeighsRollouts):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Refuse a loop whose advantages cannot be weighed; bring the features to its device."""
-        if not isinstance(module, PPO) or module.advantage == "group_normalized":
+        if not isinstance(module, PPO) or module.advantage in DIVIDED:
             raise InputError(
                 "Diversity weighs PPO's advantages, which must not be divided by the group's "
                 f"deviation; got a {type(module).__name__} with the advantage "

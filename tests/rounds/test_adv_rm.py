@@ -41,7 +41,7 @@ from rewardlab.rounds import (
     Tether,
 )
 from rewardlab.rounds.hardening import _best, _mean_in_deviations
-from rewardlab.rounds.rehearsal import rehearse
+from rewardlab.rounds.rehearsal import Planned, _disk, rehearse
 from rewardlab.rounds.state import begin
 from rewardlab.rounds.tether import tethered
 from rewardlab.seeds import row_seeds
@@ -347,6 +347,17 @@ def test_a_rehearsal_goes_through_every_stage_and_writes_nothing_else(tmp_path):
     assert {"prompts", "policy", "reward", "reward 1", "disk"} <= lines.keys()
     assert {"1-member-1", "1-attack", "2-post-train", "2-scores"} <= lines.keys()
     assert [item.name for item in tmp_path.iterdir()] == ["run"]
+
+
+def test_what_is_drawn_once_counts_once_on_disk(tmp_path):
+    """A rehearsal's 4 references stand for 8, once, and its 8 samples for 16 in each of 3 rounds."""
+    for name, size in {"0-references-aaaaaaaa": 2**30, "1-samples-bbbbbbbb": 2**29}.items():
+        (tmp_path / name).mkdir()
+        with (tmp_path / name / "rows").open("wb") as file:
+            file.truncate(size)  # no byte of which is written
+    planned = Planned(3, {"references": 8, "samples": 16})
+    [line] = _disk(SimpleNamespace(stages=tmp_path), planned)
+    assert line.text.startswith("about 5.00 GiB of stages")
 
 
 def test_a_rehearsal_says_how_long_prompts_and_pairs_are(tmp_path):

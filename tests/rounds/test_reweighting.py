@@ -14,6 +14,7 @@ from rewardlab.data import Preferences
 from rewardlab.errors import InputError
 from rewardlab.networks.silence import silent
 from rewardlab.rounds import OnlineHardening, PostTrain, Reweighting, RunFolder
+from rewardlab.rounds.member_fits import MemberFits
 from rewardlab.rounds.reweighting import pair_log_ratios
 from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
 
@@ -130,6 +131,20 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path, monkeypatch):
         game().run(RunFolder.open(tmp_path / "killed", {}, True))
         game().run(RunFolder.open(tmp_path / "run", {}, False))
     assert results(tmp_path / "killed") == results(tmp_path / "run")
+
+
+def test_pairs_are_told_of_once_and_drawn_in_each_members_own_order(caplog):
+    caplog.set_level("INFO")
+    fits = MemberFits(game(), SimpleNamespace(start=None))
+    first, second = fits.data(1), fits.data(2)
+    told = [message for message in caplog.messages if message.startswith("Trained on")]
+    assert len(told) == 1
+    assert (first.order_seed, second.order_seed) == (1, 2)
+    assert first.split("train").chosen.outputs == second.split("train").chosen.outputs
+    orders = [
+        [batch.chosen.outputs for batch in data.train_dataloader()] for data in (first, second)
+    ]
+    assert orders[0] != orders[1]
 
 
 def test_refusals():

@@ -257,6 +257,10 @@ def test_bad_input_is_refused_in_a_sentence():
         GatedKL([WITNESS]).on_train_start(None, DPO(language()))
     with pytest.raises(InputError, match="leave_one_out"):
         fit(module(advantage="group_normalized"), callbacks=[Diversity(Pixels())], max_epochs=1)
+    decoupled = module()
+    decoupled.advantage = "decoupled"
+    with pytest.raises(InputError, match=r"must not be divided .* PPO with the advantage 'decoup"):
+        Diversity(Pixels()).on_train_start(None, decoupled)
     broken = Function(lambda samples: torch.full((len(samples),), float("nan")))
     with pytest.raises(InputError, match="gave a score of nan"):
         fit(module(), callbacks=[GatedKL([broken])], max_epochs=1)
