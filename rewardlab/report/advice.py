@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from rewardlab.report.figures import sig
 from rewardlab.report.run_figures import TOLERANCE, Change, OwnFigures
-from rewardlab.report.symptoms import SYMPTOMS, Symptom, concerns, size_of
+from rewardlab.report.symptoms import SYMPTOMS, Symptom, concerns, score_rise, size_of
 
 SEPARATED = 0.9  # AUC of one plain attribute between targets and generated samples
 NOTHING = "Nothing that was read tells of over-optimization."
@@ -110,6 +110,11 @@ def _evidence(symptom: Symptom, run: OwnFigures, change: Change) -> str:
         return (
             f"{run.name}: {change.name} {sig(alarm.lowest)} → {sig(alarm.value)} at step "
             f"{alarm.step:.0f}, {errors:.1f} standard errors above its lowest reading before"
+        )
+    if symptom.measure == "silence":
+        return (
+            f"{run.name}: score rose by {score_rise(run):.1f} deviations, and {change.name}, "
+            f"{sig(change.first)} → {sig(change.last)}, gave no alarm"
         )
     quarters = f"first and last quarter of {change.readings} readings up to step {change.step:.0f}"
     moved = f"{run.name}: {change.name} {sig(change.first)} → {sig(change.last)}"

@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from rewardlab.report import remedies
+from rewardlab.report.remedies import MENU
 from rewardlab.report.run_figures import TOLERANCE, Change, OwnFigures, Setting
-from rewardlab.runs.read import at
 
-Measure = Literal["level", "excess", "growth", "shrinkage", "fall", "deviations", "alarm"]
+Measure = Literal[
+    "level", "excess", "growth", "shrinkage", "fall", "deviations", "alarm", "silence"
+]
 Outputs = Literal["texts", "pictures", "any"]
-MENU = "--config configs/menu/"
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Symptom:
         measure: what is compared with the threshold. "level": the last value; "excess": what it is
             above 1; "growth": last over first; "shrinkage": first over last; "fall": their
             difference; "deviations": the rise in `score_std` of the start; "alarm": the guard's
-            standard errors above the lowest reading before. Ratios are compared by their
+            standard errors above the lowest reading before; "silence": the score's rise in its
+            deviations where the guard's monitor gave no alarm. Ratios are compared by their
             logarithms.
         threshold: above which it counts.
         outputs: of which policies it is a symptom. Nats of pictures are of a mean over dimensions,
@@ -61,6 +64,8 @@ def size_of(symptom: Symptom, figures: OwnFigures, change: Change) -> float:
     """
     if symptom.measure == "alarm":
         return _alarm(figures, change)
+    if symptom.measure == "silence":
+        return _silence(figures, change) / symptom.threshold
     falls = symptom.measure in ("shrinkage", "fall")
     if change.is_flat or (change.last < change.first) != falls:
         return 0.0
@@ -121,6 +126,18 @@ def _alarm(figures: OwnFigures, change: Change) -> float:
     return 0.0 if alarm is None else alarm.size
 
 
+def _silence(figures: OwnFigures, change: Change) -> float:
+    return 0.0 if change.name in figures.alarms else score_rise(figures)
+
+
+def score_rise(figures: OwnFigures) -> float:
+    """Return the rise of the mean score, in deviations of single scores at the start."""
+    score = figures.changes.get("score")
+    if score is None or score.is_flat:
+        return 0.0
+    return _deviations(figures, score)
+
+
 MEASURES: Mapping[Measure, Callable[[OwnFigures, Change], float]] = {
     "level": _level,
     "excess": _excess,
@@ -129,104 +146,8 @@ MEASURES: Mapping[Measure, Callable[[OwnFigures, Change], float]] = {
     "fall": _fall,
     "deviations": _deviations,
     "alarm": _alarm,
+    "silence": _silence,
 }
-
-
-def _number(setting: Setting, name: str, otherwise: float) -> float:
-    """Return a number that the loop was given, or another."""
-    value = setting.arguments.get(name)
-    return float(value) if isinstance(value, int | float) else otherwise
-
-
-def _hold(setting: Setting) -> tuple[str, ...]:
-    """Return what holds the policy nearer to its reference."""
-    if setting.loop == "PPO":
-        weight = _number(setting, "kl_weight", 0.0)
-        return (f"{setting.flag}kl_weight={2 * weight or 0.25:g}",)
-    if setting.loop == "DPO":
-        return (f"{setting.flag}beta={3 * _number(setting, 'beta', 0.1):g}",)
-    return ()
-
-
-def _hold_pictures(setting: Setting) -> tuple[str, ...]:
-    """Return what holds a generator of pictures nearer to its targets or its start."""
-    if setting.loop == "DPO":
-        return (f"{setting.flag}beta={10 * _number(setting, 'beta', 100.0):g}",)
-    if setting.command == "rounds":
-        return (f"{MENU}guard_stop.yaml",)
-    return ()
-
-
-def _stop(setting: Setting) -> tuple[str, ...]:
-    return (f"{MENU}guard_stop.yaml",) if setting.command == "rounds" else ()
-
-
-def _bound(setting: Setting) -> tuple[str, ...]:
-    """Return PAR."""
-    if setting.loop != "PPO":
-        return ()
-    if setting.command == "rounds":
-        return (f"{MENU}par.yaml",)
-    return (f"{setting.flag}shaping.par=1.0",)
-
-
-def _calibrate_length(setting: Setting) -> tuple[str, ...]:
-    if setting.rounds == "AdvRMRounds":
-        return (f"{MENU}length_calibration.yaml",)
-    if setting.loop == "PPO":
-        return (f"{setting.flag}shaping.length_penalty=1.0",)
-    return ()
-
-
-def _soft_minimum(setting: Setting) -> tuple[str, ...]:
-    if setting.rounds == "AdvRMRounds":
-        return (f"{MENU}soft_minimum.yaml",)
-    return _stop(setting)
-
-
-def _tether(setting: Setting) -> tuple[str, ...]:
-    if setting.rounds == "AdvRMRounds":
-        return ("--config configs/adv_rm/topics_novelty.yaml",)
-    if setting.rounds == "GANRMRounds":
-        return _hold_pictures(setting)
-    return _hold(setting)
-
-
-def _norm_guard(setting: Setting) -> tuple[str, ...]:
-    if setting.loop in ("DPO", "VelocityMatching", "SFT"):
-        return (f"{setting.flag}norm_guard={10 * _number(setting, 'norm_guard', 0.0) or 10:g}",)
-    return _stop(setting) or _half_the_rate(setting)
-
-
-def _vary(setting: Setting) -> tuple[str, ...]:
-    if setting.loop == "PPO" and setting.command == "rounds":
-        return (f"{MENU}diversity.yaml",)
-    return _hold(setting)
-
-
-def _smaller_steps(setting: Setting) -> tuple[str, ...]:
-    return _half_the_rate(setting) if setting.loop == "PPO" else ()
-
-
-def _half_the_rate(setting: Setting) -> tuple[str, ...]:
-    rate = at(setting.arguments, "optimizer", "init_args", "lr")
-    if not isinstance(rate, int | float):
-        return ()
-    return (f"{setting.flag}optimizer.init_args.lr={rate / 2:g}",)
-
-
-def _chi_po(setting: Setting) -> tuple[str, ...]:
-    if setting.loop != "DPO":
-        return ()
-    if setting.command == "rounds":
-        return (f"{MENU}chi_po.yaml",)
-    return (f"{setting.flag}link=mixed-chi2", f"{setting.flag}beta=0.1")
-
-
-def _heavier_correction(setting: Setting) -> tuple[str, ...]:
-    if setting.rounds == "AdvRMRounds":
-        return ("--rounds.init_args.online.weight=4",)
-    return ()
 
 
 LOGGED_BY_PPO = "PPO logs it every ten steps (in a fit, every trainer.log_every_n_steps); take 40"
@@ -249,7 +170,7 @@ SYMPTOMS = (
             "and runs that fell at 31 ± 3"
         ),
         needs="train by PPO, or add evaluation.Readings",
-        remedy=_hold,
+        remedy=remedies.hold,
     ),
     Symptom(
         advice="Bound what the reward can gain (PAR)",
@@ -263,7 +184,7 @@ SYMPTOMS = (
         ),
         basis="a rule of thumb: the mean of the best of about 450 normal scores is 3 deviations up",
         needs=LOGGED_BY_PPO,
-        remedy=_bound,
+        remedy=remedies.bound,
     ),
     Symptom(
         advice="Take the length out of the reward",
@@ -274,7 +195,7 @@ SYMPTOMS = (
         meaning="Outputs grow longer while the reward rises, which it may like for the length.",
         basis="a rule of thumb",
         needs=LOGGED_BY_PPO,
-        remedy=_calibrate_length,
+        remedy=remedies.calibrate_length,
     ),
     Symptom(
         advice="Keep the policy varied by a KL",
@@ -285,7 +206,7 @@ SYMPTOMS = (
         meaning="The policy decides between fewer tokens than it did: it repeats what scores well.",
         basis="a rule of thumb",
         needs=LOGGED_BY_PPO,
-        remedy=_hold,
+        remedy=remedies.hold,
     ),
     Symptom(
         advice="Let doubting members decide",
@@ -296,7 +217,24 @@ SYMPTOMS = (
         meaning="The members part over what the policy makes; they may agree later, all in error.",
         basis=GUARD_STUDY,
         needs=f"a reward of several members and evaluation.Guard: {GUARD}",
-        remedy=_soft_minimum,
+        remedy=remedies.soft_minimum,
+    ),
+    Symptom(
+        advice="Take members and a witness of another backbone",
+        columns=("guard/disagreement",),
+        measure="silence",
+        threshold=3.0,
+        outputs="texts",
+        meaning=(
+            "The score rose to where hardly one of the first policy's outputs was, and the members "
+            "went along: either the policy is that good, or they share the blind spot."
+        ),
+        basis=(
+            "a rule of thumb, the score's; that members of another pretraining part more: arXiv "
+            "2312.09244"
+        ),
+        needs="",
+        remedy=remedies.other_backbone,
     ),
     Symptom(
         advice="Tether the outputs to what the first policy makes",
@@ -310,7 +248,7 @@ SYMPTOMS = (
             "docs/studies/hardening.md, no fall in 5 of 5 seeds"
         ),
         needs=f"evaluation.Readings or Guard with `outliers`: {MENU}mop.yaml (rounds)",
-        remedy=_tether,
+        remedy=remedies.tether,
     ),
     Symptom(
         advice="Hold the generator nearer, or stop it",
@@ -321,7 +259,7 @@ SYMPTOMS = (
         meaning="Outputs move away from the held-out targets while the reward rises.",
         basis=f"{NORM_STUDY} with the judge's fall or before, and in two runs without such a fall",
         needs=f"evaluation.Guard in rounds with targets: {GUARD}",
-        remedy=_hold_pictures,
+        remedy=remedies.hold_pictures,
     ),
     Symptom(
         advice="Stop where a held-out reward turns",
@@ -332,7 +270,7 @@ SYMPTOMS = (
         meaning="A reward that nothing is optimized against scores the outputs ever lower.",
         basis=f"{GUARD_STUDY}, and on the digits it fell without such an alarm",
         needs="evaluation.Guard with watch: [classifier] in rounds with targets",
-        remedy=_stop,
+        remedy=remedies.stop,
     ),
     Symptom(
         advice="Hold the length of the velocities",
@@ -343,7 +281,7 @@ SYMPTOMS = (
         meaning="The generator's velocities outgrow the reference's, which saturates pictures.",
         basis=f"{NORM_STUDY} passed where the judge fell, and by 0.003 in one run where it did not",
         needs="train by DPO, PPO or VelocityMatching, or add evaluation.NormReading",
-        remedy=_norm_guard,
+        remedy=remedies.norm_guard,
     ),
     Symptom(
         advice="Take smaller steps",
@@ -354,7 +292,7 @@ SYMPTOMS = (
         meaning="This share of the ratios is clipped: steps are larger than PPO's loss allows for.",
         basis="a rule of thumb",
         needs=LOGGED_BY_PPO,
-        remedy=_smaller_steps,
+        remedy=remedies.smaller_steps,
     ),
     Symptom(
         advice="Let good samples that lie apart count more",
@@ -365,7 +303,7 @@ SYMPTOMS = (
         meaning="The scores of a rollout become alike, so what is left to learn from is noise.",
         basis="a rule of thumb",
         needs=LOGGED_BY_PPO,
-        remedy=_vary,
+        remedy=remedies.vary,
     ),
     Symptom(
         advice="Do not let preferred outputs become unlikely (χPO)",
@@ -379,7 +317,7 @@ SYMPTOMS = (
         ),
         basis="a rule of thumb (Huang et al., arXiv 2407.13399)",
         needs="DPO logs it every ten steps (in a fit, every trainer.log_every_n_steps); take 40",
-        remedy=_chi_po,
+        remedy=remedies.chi_po,
     ),
     Symptom(
         advice="Let the correction weigh more",
@@ -393,6 +331,6 @@ SYMPTOMS = (
         ),
         basis="a rule of thumb, in nats between wanted and own outputs",
         needs="",
-        remedy=_heavier_correction,
+        remedy=remedies.heavier_correction,
     ),
 )

@@ -128,6 +128,28 @@ def test_a_disagreement_that_came_and_went_is_told_with_its_step(tmp_path):
     assert counsel(calm).advices == ()
 
 
+def test_members_that_go_along_with_a_rising_score_are_to_be_of_another_backbone(tmp_path):
+    """Not where one of them gave an alarm, nor where the score stayed."""
+
+    def heard(name, disagreement, score):
+        columns = monitored(disagreement, 0.02)
+        count = len(disagreement)
+        columns |= {"score": [score * place / count for place in range(count)]}
+        columns |= {"score_std": [1.0] * count}
+        run = write_rounds(tmp_path / name, columns)
+        return {advice.lay_over: advice for advice in counsel(run).advices}
+
+    files = ("independent_members", "independent_witness")
+    other = tuple(f"--config configs/menu/{name}.yaml" for name in files)
+    calm = [0.35, 0.36] * 6
+    found = heard("calm", calm, 8)[other]
+    assert found.evidence[0].startswith("calm: score rose by ")
+    assert found.evidence[0].endswith("and guard/disagreement, 0.353 → 0.357, gave no alarm")
+    assert found.strength > 1
+    assert other not in heard("alarm", [*calm[:-2], 0.6, 0.6], 8)
+    assert other not in heard("level", calm, 1)
+
+
 def test_nothing_is_an_answer(tmp_path, capsys):
     columns = {"reading/kl": line(0, 3), "length": line(30, 31), "entropy": line(3, 2.8)}
     run = write_rounds(tmp_path / "calm", columns)
