@@ -94,6 +94,10 @@ class Brightness(Reward, Saved):
         [0.25, 0.75]
     """
 
+    def check_samples(self, samples: Samples) -> None:
+        """Refuse outputs that are no images."""
+        images_of(samples, "Brightness")
+
     def forward(self, samples: Samples) -> Tensor:
         """Return the mean pixel of each output, float32 [B]."""
         images = images_of(samples, "Brightness")

@@ -23,6 +23,10 @@ class Length(Reward, Saved):
         [3.0, 0.0]
     """
 
+    def check_samples(self, samples: Samples) -> None:
+        """Refuse outputs that are no texts."""
+        texts_of(samples, "Length")
+
     def forward(self, samples: Samples) -> Tensor:
         """Return the number of words of each text, float32 [B]."""
         texts = texts_of(samples, "Length")
@@ -57,6 +61,10 @@ class Repetition(Reward, Saved):
         if n < 1:
             raise InputError(f"Repetition counts runs of n >= 1 words; got n={n}.")
         self.n = n
+
+    def check_samples(self, samples: Samples) -> None:
+        """Refuse outputs that are no texts."""
+        texts_of(samples, "Repetition")
 
     def forward(self, samples: Samples) -> Tensor:
         """Return minus the share of repeated n-grams of each text, float32 [B]."""

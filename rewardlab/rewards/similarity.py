@@ -113,6 +113,10 @@ class SimilarityReward(Reward, Saved):
         if kind == "pick_score" and not hasattr(self.tower.model, "logit_scale"):
             raise InputError("PickScore needs a tower with a logit scale; this one has none.")
 
+    def check_samples(self, samples: Samples) -> None:
+        """Refuse outputs that are no images."""
+        images_of(samples, "SimilarityReward", channels="3")
+
     def forward(self, samples: Samples) -> Tensor:
         """Return the scores, float32 [B].
 

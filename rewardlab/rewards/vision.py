@@ -183,6 +183,10 @@ class VisionReward(
         scores = self.score_features(self.features(samples))
         return checked_scores(scores, samples, "VisionReward")
 
+    def check_samples(self, samples: Samples) -> None:
+        """Refuse outputs that are no images."""
+        images_of(samples, "VisionReward", channels="3")
+
     def forward(self, samples: Samples) -> Tensor:
         """Return the mean over the heads' logits, float32 [B]."""
         return self.members(samples).mean(1)

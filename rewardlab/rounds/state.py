@@ -23,6 +23,7 @@ from rewardlab.provenance import described, fingerprint
 from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds.base import Rounds
+from rewardlab.rounds.kinds import check_kinds
 from rewardlab.rounds.stages import FitReward, load_stage
 from rewardlab.runs.checks import NO_SETTINGS
 from rewardlab.runs.exporting import export
@@ -153,6 +154,7 @@ def begin(
     """
     check_one_process("fit", rounds.fit)
     check_one_process("post_train", rounds.post_train)
+    check_kinds(rounds, real)
     rounds.policy.to(device_of(rounds.fit.trainer))
     prompts = numbered(rounds.prompts)
     prompts = fitting(prompts, [rounds.policy], rounds.post_train.long_rows, "prompts")

@@ -1,0 +1,68 @@
+"""A reward of the wrong modality anywhere in the rounds is refused before anything is trained."""
+
+import runpy
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rewardlab.errors import InputError
+from rewardlab.evaluation import Evaluation, Guard, OutlierMonitor
+from rewardlab.rewards import Brightness, Debiased, Length, Repetition, VisionReward, Weighted
+from rewardlab.rounds import RunFolder, Tether
+from rewardlab.rounds.kinds import check_kinds
+from rewardlab.testing import tiny_tower
+from rewardlab.training import Diversity, GatedKL
+from rewardlab.types import Samples
+
+GAME = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("test_adv_rm.py"))))
+TEXTS = Samples(["a"], ["b"])
+IMAGES = Samples(["a"], torch.rand(1, 1, 8, 8))
+
+
+def vision():
+    return VisionReward(tiny_tower(), heads=2, width=8)
+
+
+def outliers():
+    return Guard(watch=["outliers"], outliers=OutlierMonitor(vision()))
+
+
+@pytest.mark.parametrize(
+    ("made", "place", "name"),
+    [
+        (lambda: {"callbacks": [GatedKL([Repetition(), Brightness()])]}, "callbacks.0", "Bright"),
+        (lambda: {"callbacks": [Diversity(vision())]}, "callbacks.0.features", "VisionReward"),
+        (lambda: {"callbacks": [outliers()]}, "callbacks.0.outliers.features", "VisionReward"),
+        (lambda: {"tether": Tether(vision())}, "tether.novelty", "VisionReward"),
+        (
+            lambda: {"evaluation": Evaluation(judges={"ink": Brightness()})},
+            "judges.ink",
+            "Brightness",
+        ),
+        (lambda: {"members": [Weighted([Brightness()], [1.0])]}, "members.0", "Brightness"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_rewards_of_pictures_over_texts_are_named_with_their_place(made, place, name):
+    parts = made()
+    with pytest.raises(InputError, match=rf"{place}.*: {name}.* scores images .* language model"):
+        check_kinds(parts, TEXTS)
+    check_kinds(parts, TEXTS[:0])
+
+
+def test_rewards_of_texts_over_pictures_are_found_in_what_makes_the_reward():
+    use = partial(Debiased, measures=[Length()])
+    with pytest.raises(InputError, match=r"use.measures.0: Length scores texts.* Name a reward"):
+        check_kinds({"use": use}, IMAGES)
+    check_kinds({"use": use, "members": [Repetition()]}, TEXTS)
+    check_kinds({"members": [Brightness(), vision()]}, IMAGES)
+
+
+def test_nothing_is_trained_before(tmp_path):
+    play = GAME.game(rounds=0, tether=Tether(vision()))
+    with pytest.raises(InputError, match=r"tether.novelty: VisionReward scores images"):
+        play.run(RunFolder.open(tmp_path / "run", {"seed": 0}))
+    assert not list((tmp_path / "run" / "stages").glob("*-????????"))
