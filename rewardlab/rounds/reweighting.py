@@ -131,11 +131,12 @@ def check_reweighting(rounds: Any) -> None:
     """
     if rounds.reweight is None:
         return
-    if rounds.post_train.loop is None or rounds.policy.mean_log_prob:
+    has_loop = rounds.post_train.loop is not None
+    if not has_loop or rounds.policy.mean_log_prob:
         raise InputError(
             "reweight needs the likelihoods of a policy of texts that a loop trains; got "
-            f"{type(rounds.policy).__name__} and post_train.loop={rounds.post_train.loop}. Leave "
-            "out reweight."
+            f"{type(rounds.policy).__name__} and {'a' if has_loop else 'no'} post_train.loop. "
+            "Leave out reweight."
         )
     if rounds.fit.loop is None:
         raise InputError(
