@@ -39,6 +39,7 @@ FACTS = {
     "witness": "float32: score by the reward that doubts the attacked one",
     "disagreement": "float32: target minus witness, in deviations of the references' disagreement",
     "doubt": "float32: deviation of the proxy's members, each in its deviations within a prompt",
+    "distance": "float32: how far an output lies from the others in the proxy's frozen features",
     "proxy": "float32: score by the reward that is optimized",
     "gold": "float32: score by the reward that stands for the truth",
     "margin": "float32, of the chosen half: by how much its score should lead the rejected one's",

@@ -27,6 +27,8 @@ from rewardlab.metrics import best_of_n_kl
 from rewardlab.mining.candidates import candidates, repeated
 from rewardlab.policies import Generator
 from rewardlab.rewards import Reward
+from rewardlab.rewards.abilities import frozen_features
+from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import places_of, spread_within
 from rewardlab.rewards.scoring import scores_and_members, scores_of
 from rewardlab.runs import layout
@@ -37,6 +39,7 @@ from rewardlab.storage.samples import load_samples, save_samples
 from rewardlab.types import Samples
 
 INPUTS = ("policy", "proxy", "gold")
+DOUBTS = {"doubt": "members", "distance": "features"}  # facts, and what they come from
 Rows = list[dict[str, Any]]
 
 
@@ -48,7 +51,7 @@ class CurveResult:
         figures: plain data, as results.json holds it. `figures["verdict"]` has a "word" ("peaks",
             "rises", "falls", "level" or "unclear") and a "sentence"; `figures["curve"]` has a row
             for each n; `figures["n"]` says how large an n to take, by gold ("chosen") and without
-            ("familiar", where the proxy has members that can disagree).
+            ("familiar", where the proxy has members that can disagree, or frozen features).
         fit: Gao's fit of gold.
         made_by: what the curve was made by: policy, proxy and gold.
     """
@@ -146,7 +149,7 @@ class CurveAudit:
                 "samples": self.samples,
                 "scales": {"proxy": proxy.scale(), "gold": gold.scale()},
                 "curve": rows,
-                "n": self._n(proxy.values, gold.values, facts.get("doubt")),
+                "n": self._n(proxy.values, gold.values, facts),
                 "fit": fit.as_dict(),
                 "verdict": curve_verdict(rows, fit, len(self.prompts)),
             }
@@ -174,19 +177,22 @@ class CurveAudit:
             samples = candidates(self.policy, self.prompts, self.samples, seed)
             proxy, members = scores_and_members(self.proxy, samples)
             gold = scores_of(self.gold, samples)
-            samples = samples.with_facts(proxy=proxy, gold=gold, **_doubt(samples, members))
+            doubt = _doubt(self.proxy, samples, members)
+            samples = samples.with_facts(proxy=proxy, gold=gold, **doubt)
             save_samples(stage / layout.SAMPLES_FOLDER, samples)
 
         return load_samples(folder.stage(layout.SAMPLES, key, draw) / layout.SAMPLES_FOLDER)
 
-    def _n(self, proxy: Tensor, gold: Tensor, doubt: Tensor | None) -> dict[str, Any]:
+    def _n(self, proxy: Tensor, gold: Tensor, facts: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return how large an n to take, up to `n_max`."""
         ns = list(range(1, self.n_max + 1))
         figures: dict[str, Any] = {"chosen": choose_n(proxy, gold, ns, seed=self.seed).as_dict()}
-        if doubt is not None and len(proxy) > 1:
-            powers = powers_of_two(self.n_max)
-            familiar = familiar_n(proxy, doubt.view_as(proxy), powers, seed=self.seed)
-            figures["familiar"] = familiar.as_dict()
+        for name, by in DOUBTS.items():
+            if name in facts and len(proxy) > 1:
+                powers = powers_of_two(self.n_max)
+                doubt = facts[name].view_as(proxy)
+                familiar = familiar_n(proxy, doubt, powers, seed=self.seed)
+                figures["familiar"] = {**familiar.as_dict(), "by": by}
         return figures
 
     def _relative(self, name: str, scores: Tensor) -> RelativeScores:
@@ -220,14 +226,15 @@ class CurveAudit:
         )
 
 
-def _doubt(samples: Samples, members: Tensor) -> dict[str, Tensor]:
+def _doubt(proxy: Reward, samples: Samples, members: Tensor) -> dict[str, Tensor]:
     """Return how far members' scores [P·N, M] part on each output, "doubt" [P·N], if M > 1.
 
-    Each member's scores are in its own standard deviations within a prompt. Members that score
-    alike have none, and then nothing is said of doubt.
+    Each member's scores are in its own standard deviations within a prompt. Of one member it is
+    "distance" [P·N], how far an output lies from the others in the proxy's frozen features. Members
+    or outputs that are alike, and a proxy without features, say nothing of doubt.
     """
     if members.shape[1] < 2:
-        return {}
+        return _distance(proxy, samples)
     try:
         names, means, deviations = spread_within(samples.prompts, members)
     except AlikeError:
@@ -236,6 +243,16 @@ def _doubt(samples: Samples, members: Tensor) -> dict[str, Tensor]:
     places = places_of(samples.prompts, place_of_prompt, "CurveAudit")
     relative = (members.double() - means[places]) / deviations
     return {"doubt": relative.std(1).float()}
+
+
+def _distance(proxy: Reward, samples: Samples) -> dict[str, Tensor]:
+    """Return the distance [P·N] of each output from the others in the proxy's frozen features."""
+    if frozen_features(proxy) is None:
+        return {}
+    try:
+        return {"distance": -scores_of(Novelty(proxy, samples), samples)}
+    except AlikeError:
+        return {}
 
 
 def curve_verdict(rows: Rows, fit: Fit, prompts: int) -> dict[str, str]:

@@ -162,6 +162,12 @@ def _figures_table(results: Mapping[str, Any]) -> str:
     return table(head, rows, caption)
 
 
+FAMILIAR = {
+    "members": "members agree as on the policy's own outputs up to",
+    "features": "the chosen lie among the policy's own outputs, in the proxy's features, up to",
+}
+
+
 def _n_section(figures: Mapping[str, Any] | None) -> list[str]:
     """Return how large an n to take; nothing for runs of versions that did not say."""
     if figures is None:
@@ -172,11 +178,13 @@ def _n_section(figures: Mapping[str, Any] | None) -> list[str]:
     if "familiar" in figures:
         leaves = figures["familiar"]["leaves"]
         agreed = str(figures["familiar"]["n"])
-        rows.append(["members agree as on the policy's own outputs up to", agreed, ""])
+        said = FAMILIAR[figures["familiar"].get("by", "members")]
+        rows.append([said, agreed, ""])
         rows.append(["they no longer do at", MISSING if leaves is None else str(leaves), ""])
     caption = (
-        f"Of n up to {chosen['largest']}. The interval is a bootstrap over prompts. What members "
-        "say needs no gold: at most 5 % of what is chosen may lie beyond 95 % of the outputs."
+        f"Of n up to {chosen['largest']}. The interval is a bootstrap over prompts. What members or "
+        "features say needs no gold: at most 5 % of what is chosen may lie beyond 95 % of the "
+        "outputs."
     )
     return [section("How large an n", table(["", "n", "95 % interval"], rows, caption))]
 

@@ -23,8 +23,17 @@ from rewardlab.embedded.tiny_worlds import (
 )
 from rewardlab.errors import InputError
 from rewardlab.policies.base import CallableGenerator
-from rewardlab.rewards import Brightness, Ensemble, Length, Repetition, Weighted
+from rewardlab.rewards import (
+    Brightness,
+    Ensemble,
+    FrozenFeatures,
+    Length,
+    Repetition,
+    Reward,
+    Weighted,
+)
 from rewardlab.runs.folder import RunFolder
+from rewardlab.seeds import generators, normal
 
 WORLD = "rewardlab.embedded.tiny_worlds"
 POLICY = f"{{class_path: {WORLD}.text_policy, init_args: {{train_steps: 2}}}}"
@@ -255,3 +264,30 @@ def test_a_curve_says_how_large_an_n_to_take(tmp_path):
         page = (tmp_path / name / "curve.html").read_text()
         assert "How large an n" in page
         assert ("members agree" in page) == (name == "several")
+
+
+def test_a_proxy_of_one_member_says_how_large_an_n_by_its_features(tmp_path):
+    """Of a proxy that likes what lies far out in its features, the best of n soon does so."""
+
+    class Far(Reward, FrozenFeatures):
+        """The brightness of an output: the farther from grey, the higher, in one feature."""
+
+        def features(self, samples):
+            return samples.outputs.flatten(1)
+
+        def forward(self, samples):
+            return (self.features(samples) - 0.5).square().sum(1)
+
+    def drawn(prompts, seeds):
+        noise = normal((1, 2, 2), generators(seeds))
+        return (0.5 + 0.1 * noise).clamp(0, 1)
+
+    audit = CurveAudit(CallableGenerator(drawn), Far(), Brightness(), PROMPTS, n_max=8, samples=64)
+    folder = RunFolder.open(tmp_path / "run", {"seed": 0})
+    result = audit.run(folder)
+    familiar = result.figures["n"]["familiar"]
+    assert familiar["by"] == "features"
+    assert familiar["leaves"] <= 8
+    assert familiar["shares"]["8"] > 0.2
+    write_page(folder, result)
+    assert "in the proxy&#x27;s features" in (tmp_path / "run" / "curve.html").read_text()
