@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from rewardlab.endpoints.wire import Part, filled
 from rewardlab.errors import InputError
+from rewardlab.evaluation.answer_cache import AnswerCache
 from rewardlab.evaluation.judges import EndpointJudge, as_text, device_of
 from rewardlab.rewards import Reward, Saved
 from rewardlab.rewards.folders import check_trusted, read_settings, write_reward
@@ -68,6 +70,9 @@ class Rubric(Reward, Saved):
         judges: one or more; two of different families disagree where one would be fooled.
         items: the requirements, one sentence each.
         template: the question; {prompt}, {response} and {item} are replaced.
+        cache: a folder that keeps answers for other runs, by model, its options, template, item,
+            prompt and output; by default they are kept as long as the rubric. A server that serves
+            another model by the same name needs another folder.
 
     Raises:
         InputError: if there is no judge or no item, or the template lacks {item} or {response}; on
@@ -81,7 +86,13 @@ class Rubric(Reward, Saved):
 
     takes_trust = True
 
-    def __init__(self, judges: list[EndpointJudge], items: list[str], template: str = ITEM) -> None:
+    def __init__(
+        self,
+        judges: list[EndpointJudge],
+        items: list[str],
+        template: str = ITEM,
+        cache: str | Path | None = None,
+    ) -> None:
         super().__init__()
         if not judges or not items or "{item}" not in template or "{response}" not in template:
             raise InputError(
@@ -92,6 +103,7 @@ class Rubric(Reward, Saved):
         self.items = list(items)
         self.template = template
         self.answers: dict[Question, float] = {}
+        self.cache = None if cache is None else AnswerCache(cache)
 
     def forward(self, samples: Samples) -> Tensor:
         """Return 1 where all holds, 0 where something does not, NaN if not scored: float32 [B].
@@ -129,6 +141,7 @@ class Rubric(Reward, Saved):
         Raises:
             InputError: the last failure, if none of the questions has an answer.
         """
+        self._recall(questions)
         new = [question for question in questions if question not in self.answers]
         if not new:
             return
@@ -137,10 +150,31 @@ class Rubric(Reward, Saved):
             answers = list(pool.map(lambda question: self._answer(question, questions), new))
         for question, answer in zip(new, answers, strict=True):
             if not isinstance(answer, InputError):
-                self.answers[question] = answer
+                self._keep(question, answer)
         failures = [answer for answer in answers if isinstance(answer, InputError)]
         if failures and self.answers.keys().isdisjoint(questions):
             raise failures[-1]
+
+    def _recall(self, questions: Iterable[Question]) -> None:
+        """Take answers that another run kept."""
+        if self.cache is None:
+            return
+        for question in questions:
+            if question not in self.answers:
+                kept = self.cache.read(self._described(question))
+                if kept is not None:
+                    self.answers[question] = kept
+
+    def _keep(self, question: Question, answer: float) -> None:
+        self.answers[question] = answer
+        if self.cache is not None:
+            self.cache.keep(self._described(question), answer)
+
+    def _described(self, question: Question) -> dict[str, Any]:
+        """Return all that an answer depends on, as plain data."""
+        judge: EndpointJudge = self.judges[question.judge]
+        described = {"model": judge.model, "options": judge.options, "template": self.template}
+        return described | question._asdict() | {"judge": None}
 
     def _answer(
         self, question: Question, questions: dict[Question, list[Part]]

@@ -10,7 +10,7 @@ import torch
 
 from rewardlab.errors import InputError
 from rewardlab.evaluation import EndpointJudge, Rubric
-from rewardlab.evaluation.rubric import panel_disagreement
+from rewardlab.evaluation.rubric import ITEM, panel_disagreement
 from rewardlab.rewards import Gated, Length, load_reward
 from rewardlab.types import Samples
 
@@ -51,6 +51,24 @@ def test_what_was_answered_costs_no_call():
         assert len(requests) == 6
         rubric(Samples(["another"], ["please do"]))
     assert len(requests) == 8
+
+
+def test_answers_of_another_run_cost_no_call_and_belong_to_their_model(tmp_path):
+    with endpoint(strict) as (url, requests):
+        scores = Rubric([EndpointJudge(url, "a")], ITEMS, cache=tmp_path)(TEXTS)
+        again = Rubric([EndpointJudge(url, "a")], ITEMS, cache=tmp_path)
+        assert torch.equal(again(TEXTS), scores)
+        assert len(requests) == 6
+        Rubric([EndpointJudge(url, "b")], ITEMS, cache=tmp_path)(TEXTS)
+        Rubric([EndpointJudge(url, "a")], ITEMS, ITEM + " Be brief.", tmp_path)(TEXTS[:1])
+        Rubric([EndpointJudge(url, "a", options={"seed": 1})], ITEMS, cache=tmp_path)(TEXTS[:1])
+        assert len(requests) == 6 + 6 + 2 + 2
+    files = sorted(tmp_path.rglob("*.json"))
+    assert len(files) == 16
+    for file in files:
+        file.write_text("{")
+    with pytest.raises(InputError, match=r"cannot be read.* Remove it"):
+        Rubric([EndpointJudge(url, "a")], ITEMS, cache=tmp_path)(TEXTS)
 
 
 def test_a_question_that_is_not_answered_leaves_its_sample_out_and_is_asked_again():
