@@ -1,7 +1,4 @@
-"""The nouns that flow between policies, rewards and losses.
-
-They are frozen, and Lightning moves them by `.to`. `FACTS` lists the names of facts.
-"""
+"""The frozen nouns between policies, rewards and losses; Lightning moves them by `.to`."""
 
 from __future__ import annotations
 

@@ -182,8 +182,8 @@ def _n_section(figures: Mapping[str, Any] | None) -> list[str]:
         rows.append([said, agreed, ""])
         rows.append(["they no longer do at", MISSING if leaves is None else str(leaves), ""])
     caption = (
-        f"Of n up to {chosen['largest']}. The interval is a bootstrap over prompts. What members or "
-        "features say needs no gold: at most 5 % of what is chosen may lie beyond 95 % of the "
+        f"Of n up to {chosen['largest']}. The interval is a bootstrap over prompts. What members "
+        "or features say needs no gold: at most 5 % of what is chosen may lie beyond 95 % of the "
         "outputs."
     )
     return [section("How large an n", table(["", "n", "95 % interval"], rows, caption))]

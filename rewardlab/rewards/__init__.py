@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from rewardlab.rewards.gated import Gated
     from rewardlab.rewards.image_reward import ImageReward
     from rewardlab.rewards.language import LanguageReward
+    from rewardlab.rewards.member import Member
     from rewardlab.rewards.novelty import Novelty, Outliers
     from rewardlab.rewards.panel import Panel
-    from rewardlab.rewards.pessimism import Cautious, Member, Pessimistic, SoftMinimum
+    from rewardlab.rewards.pessimism import Cautious, Pessimistic, SoftMinimum
     from rewardlab.rewards.probe import prompt_probe_auc
     from rewardlab.rewards.projection import RewardProjection
     from rewardlab.rewards.relative import Relative
@@ -65,7 +66,7 @@ _HOMES = {
     "ImageReward": "rewardlab.rewards.image_reward",
     "LanguageReward": "rewardlab.rewards.language",
     "Length": "rewardlab.rewards.rules",
-    "Member": "rewardlab.rewards.pessimism",
+    "Member": "rewardlab.rewards.member",
     "Novelty": "rewardlab.rewards.novelty",
     "Outliers": "rewardlab.rewards.novelty",
     "Panel": "rewardlab.rewards.panel",

@@ -58,8 +58,8 @@ class Debiased(Reward, Saved):
             Saved curves go on as they were fitted.
 
     Raises:
-        InputError: if `beyond` is another word, the share is outside its range, all references measure alike, or (on use) the
-            curves belong to another number of members.
+        InputError: if `beyond` is another word, the share is outside its range, all references
+            measure alike, or (on use) the curves belong to another number of members.
 
     Example:
         >>> from rewardlab.rewards import Function, Length

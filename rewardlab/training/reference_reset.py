@@ -134,7 +134,8 @@ def _warn_of_copies(snapshot: Snapshot) -> None:
     log.warning(
         "ReferenceReset copies what is trained, and this %s trains no adapter, so a reset keeps "
         "%.1f MiB more beside the policy and its first reference: a third copy of the network, and "
-        "as much in each checkpoint. If that is too much, give the policy an adapter (lora_rank=8).",
+        "as much in each checkpoint. If that is too much, give the policy an adapter, "
+        "lora_rank=8.",
         type(snapshot.policy).__name__,
         size / MIB,
     )

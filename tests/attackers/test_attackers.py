@@ -20,7 +20,7 @@ from rewardlab.policies.samplers import Sampler
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Function, VisionReward
 from rewardlab.rewards.attack import Attack
-from rewardlab.rewards.pessimism import Member
+from rewardlab.rewards.member import Member
 from rewardlab.rewards.relative import Relative
 from rewardlab.seeds import row_seeds
 from rewardlab.testing import PolicyConformance, tiny_diffusion, tiny_tower

@@ -22,7 +22,7 @@ from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Function
 from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.language import LanguageReward
-from rewardlab.rewards.pessimism import Member
+from rewardlab.rewards.member import Member
 from rewardlab.rewards.relative import Relative
 from rewardlab.rewards.scoring import member_scores
 from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer

@@ -5,7 +5,8 @@ from torch.testing import assert_close
 from rewardlab.errors import InputError
 from rewardlab.rewards import Ensemble, Function, Standardized
 from rewardlab.rewards.attack import Attack, gated
-from rewardlab.rewards.pessimism import Member, Pessimistic
+from rewardlab.rewards.member import Member
+from rewardlab.rewards.pessimism import Pessimistic
 from rewardlab.rewards.relative import Relative
 from rewardlab.testing import RewardConformance
 from rewardlab.types import Samples

@@ -5,9 +5,9 @@ from torch.testing import assert_close
 
 from rewardlab.errors import InputError
 from rewardlab.rewards import Ensemble, Function
+from rewardlab.rewards.member import Member
 from rewardlab.rewards.pessimism import (
     Cautious,
-    Member,
     MemberScale,
     Pessimistic,
     SoftMinimum,

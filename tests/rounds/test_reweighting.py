@@ -152,7 +152,7 @@ def test_refusals():
     play.post_train.loop = None
     names = ("policy", "members", "preferences", "attack", "post_train", "prompts", "reweight")
     options = {name: getattr(play, name) for name in names}
-    with pytest.raises(InputError, match=r"post_train\.loop=None"):
+    with pytest.raises(InputError, match=r"CausalLMPolicy and no post_train\.loop"):
         type(play)(**options)
     correction = OnlineHardening(LanguageReward(tiny_causal_lm(), tiny_tokenizer()))
     with pytest.raises(InputError, match="Take one of them"):
