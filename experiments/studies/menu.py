@@ -6,8 +6,9 @@ stand are not made again, and `--hours` ends between two runs.
 
     python experiments/studies/menu.py --arms none kl0.25 online --seeds 2 3 4 --out runs/menu
 
-Writes a run folder an arm and seed, `runs.csv`, `table.md` and `menu.png` (gold against √KL).
-Settings were chosen on seeds 0 and 1; report others.
+Writes a run folder an arm and seed, `runs.csv`, `curves.csv` (a row a reading), `table.md` and
+`menu.png` (gold against √KL). Runs that a `runs.csv` of an earlier sitting holds (`--known`) count
+and are not made again. Settings were chosen on seeds 0 and 1; report others.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import torch
 from hardening import INIT, KL, base_deviation, readings_of, texts_of_run, variety
-from side_by_side import made, markdown, write_csv
+from side_by_side import made, markdown, read_csv, write_csv
 
 from rewardlab.evaluation.restricted import first_fall, restricted_mean, restricted_ratio
 from rewardlab.evaluation.stability import gold_at_kl
@@ -174,6 +175,34 @@ def measure(arm: str, seed: int, folder: Path) -> Measured:
     return Measured(row, Curve(gold.tolist(), kl.tolist()))
 
 
+def known_runs(file: Path | None) -> list[Measured]:
+    """Return the runs of an earlier sitting: its rows, and the curves in the file beside it."""
+    if file is None:
+        return []
+    readings = [numbers_of(row) for row in read_csv(curves_file(file))]
+    runs = []
+    for row in map(numbers_of, read_csv(file)):
+        run = (row["arm"], row["seed"])
+        own = [entry for entry in readings if (entry["arm"], entry["seed"]) == run]
+        curve = Curve([entry["gold"] for entry in own], [entry["kl"] for entry in own])
+        runs.append(Measured(Row(**row), curve))
+    return runs
+
+
+def curves_file(rows: Path) -> Path:
+    """Return the file of the curves beside a file of rows."""
+    return rows.with_name("curves.csv" if rows.stem == "runs" else f"{rows.stem}_curves.csv")
+
+
+def numbers_of(row: Mapping[str, str]) -> dict[str, Any]:
+    """Return a row with numbers for texts, and None for what is empty."""
+    numbers: dict[str, Any] = {"arm": row["arm"], "seed": int(row["seed"])}
+    for name, text in row.items():
+        if name not in numbers:
+            numbers[name] = float(text) if text else None
+    return numbers
+
+
 def table(rows: Sequence[Row]) -> str:
     """Return a line an arm, as Markdown; costs and ratios are beside the plain arm's same seeds."""
     heads = [
@@ -254,15 +283,26 @@ def write(out: Path, measured: Sequence[Measured]) -> None:
     """Write everything that was measured so far."""
     rows = [entry.row for entry in measured]
     write_csv(out / "runs.csv", [row._asdict() for row in rows])
+    write_csv(out / "curves.csv", list(readings_in(measured)))
     (out / "table.md").write_text(table(rows), encoding="utf-8")
     picture(measured, out / "menu.png")
+
+
+def readings_in(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
+    """Yield a row a reading, rounded to four digits."""
+    for row, curve in measured:
+        for gold, kl in zip(curve.gold, curve.kl, strict=True):
+            yield {"arm": row.arm, "seed": row.seed, "gold": round(gold, 4), "kl": round(kl, 4)}
 
 
 def picture(measured: Sequence[Measured], file: Path) -> None:
     """Draw gold against √KL, a line an arm: means over its seeds at each reading."""
     figure, axes = plt.subplots(figsize=(7.5, 4.5))
     for arm in dict.fromkeys(entry.row.arm for entry in measured):
-        curves = [entry.curve for entry in measured if entry.row.arm == arm]
+        runs = [entry.curve for entry in measured if entry.row.arm == arm]
+        curves = [curve for curve in runs if curve.gold]  # some early sittings kept rows alone
+        if not curves:
+            continue
         length = min(len(curve.gold) for curve in curves)
         gold = torch.tensor([curve.gold[:length] for curve in curves]).mean(0)
         kl = torch.tensor([curve.kl[:length] for curve in curves]).clamp_min(0).sqrt().mean(0)
@@ -286,6 +326,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 4, 5, 6])
     parser.add_argument("--out", type=Path, default=Path("runs/menu"))
     parser.add_argument("--hours", type=float, default=float("inf"), help="begin no run after")
+    parser.add_argument("--known", type=Path, help="runs.csv of an earlier sitting")
     parser.add_argument("flags", nargs="*", help="flags of `rewardlab rounds` for every arm")
     return parser.parse_args()
 
@@ -297,8 +338,9 @@ def main() -> int:
     def command_of(arm: str, seed: int) -> list[str]:
         return command(arm, seed, options.out, options.flags)
 
-    measured: list[Measured] = []
-    for run in made(options.arms, options.seeds, options.out, command_of, options.hours):
+    measured = known_runs(options.known)
+    done = {(entry.row.arm, entry.row.seed) for entry in measured}
+    for run in made(options.arms, options.seeds, options.out, command_of, options.hours, done):
         if run.arm == ANCHOR:
             continue  # no RLHF: nothing to compare
         measured.append(measure(*run))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,7 @@ def made(
     out: Path,
     command: Callable[[str, int], list[str]],
     hours: float = float("inf"),
+    done: Collection[tuple[str, int]] = (),
 ) -> Iterator[Made]:
     """Make each run that does not stand, and yield it.
 
@@ -34,6 +35,7 @@ def made(
         out: folder of the run folders.
         command: returns the arguments of `rewardlab` for an arm and a seed.
         hours: after which no run begins.
+        done: arms and seeds that were measured before, and are left out.
 
     Raises:
         SystemExit: with the code of a run that failed; it has said why.
@@ -41,6 +43,8 @@ def made(
     end = time.monotonic() + 3600 * hours
     for seed in seeds:
         for arm in arms:
+            if (arm, seed) in done:
+                continue
             if time.monotonic() > end:
                 print("The hours are over; the same command goes on.")
                 return
@@ -56,6 +60,12 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     texts = ["| " + " | ".join(cells) + " |" for cells in lines]
     texts.insert(1, "|---" * len(heads) + "|")
     return "\n".join(texts) + "\n"
+
+
+def read_csv(file: Path) -> list[dict[str, str]]:
+    """Return the rows of a file, as texts."""
+    with file.open(encoding="utf-8", newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -64,3 +64,15 @@ def test_an_arm_lays_its_files_and_flags_over_the_base(study, tmp_path, arm):
 def test_a_restart_climbs_the_reward_of_the_same_seed(study, tmp_path):
     words = study.command("restart", 4, tmp_path)
     assert f"--experiment.reward_path={tmp_path / 'online-4' / 'reward'}" in words
+
+
+def test_runs_of_an_earlier_sitting_count_and_are_not_made_again(study, tmp_path):
+    rows = [row(study, "none", seed, 100.0) for seed in (2, 3)]
+    curve = study.Curve([0.0, 0.5, -1.0], [0.0, 1.0, 4.0])
+    measured = [study.Measured(entry, curve) for entry in [*rows, row(study, "none", 4, None)]]
+    study.write(tmp_path, measured)
+    known = study.known_runs(tmp_path / "runs.csv")
+    assert known == measured
+    done = {(entry.row.arm, entry.row.seed) for entry in known}
+    assert not list(study.made(["none"], [2, 3, 4], tmp_path, None, done=done))
+    assert study.known_runs(None) == []
