@@ -247,11 +247,12 @@ class LanguageReward(
         return checked_scores(scores, samples, "LanguageReward")
 
     def check_samples(self, samples: Samples) -> None:
-        """Refuse samples whose response alone does not fit the context.
+        """Refuse samples that are no texts, or whose response alone does not fit the context.
 
         Raises:
             InputError: if a sample is refused; the message names the first.
         """
+        texts_of(samples, "LanguageReward")
         batch_ids(self.texts, samples, self.limit, "LanguageReward")
 
     def forward(self, samples: Samples) -> Tensor:

@@ -10,14 +10,28 @@ import torch
 
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Evaluation, Guard, OutlierMonitor
-from rewardlab.rewards import Brightness, Debiased, Length, Repetition, VisionReward, Weighted
+from rewardlab.rewards import (
+    Bottleneck,
+    Brightness,
+    ClassifierReward,
+    Debiased,
+    LanguageReward,
+    Length,
+    Repetition,
+    SimilarityReward,
+    VisionReward,
+    Weighted,
+)
 from rewardlab.rounds import RunFolder, Tether
 from rewardlab.rounds.kinds import check_kinds
-from rewardlab.testing import tiny_tower
+from rewardlab.testing import tiny_causal_lm, tiny_tokenizer, tiny_tower
 from rewardlab.training import Diversity, GatedKL
 from rewardlab.types import Samples
 
 GAME = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("test_adv_rm.py"))))
+TINY = SimpleNamespace(
+    **runpy.run_path(str(Path(__file__).parents[1] / "rewards" / "tiny_models.py"))
+)
 TEXTS = Samples(["a"], ["b"])
 IMAGES = Samples(["a"], torch.rand(1, 1, 8, 8))
 
@@ -59,6 +73,35 @@ def test_rewards_of_texts_over_pictures_are_found_in_what_makes_the_reward():
         check_kinds({"use": use}, IMAGES)
     check_kinds({"use": use, "members": [Repetition()]}, TEXTS)
     check_kinds({"members": [Brightness(), vision()]}, IMAGES)
+
+
+def language():
+    return LanguageReward(tiny_causal_lm(), tiny_tokenizer(), frozen=True)
+
+
+def classifier():
+    return ClassifierReward(TINY.encoder(), TINY.tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("make", "own", "other"),
+    [
+        (language, TEXTS, IMAGES),
+        (classifier, TEXTS, IMAGES),
+        (Length, TEXTS, IMAGES),
+        (Repetition, TEXTS, IMAGES),
+        (lambda: Bottleneck(language(), width=2), TEXTS, IMAGES),
+        (vision, IMAGES, TEXTS),
+        (Brightness, IMAGES, TEXTS),
+        (lambda: SimilarityReward(tiny_tower()), IMAGES, TEXTS),
+        (lambda: Bottleneck(vision(), width=2), IMAGES, TEXTS),
+    ],
+)
+def test_each_reward_takes_its_own_kind_alone(make, own, other):
+    reward = make()
+    check_kinds({"members": [reward]}, own)
+    with pytest.raises(InputError, match=r"members.0: \w+ scores (texts|images)"):
+        check_kinds({"members": [reward]}, other)
 
 
 def test_nothing_is_trained_before(tmp_path):
