@@ -75,7 +75,69 @@ def token_ids(
     return TokenRows(rows, starts)
 
 
-def batch_ids(tokenizer: Any, samples: Samples, limit: int | None, scorer: str) -> BatchRows:
+class RowMemory:
+    """Token rows of texts that come again, such as references or a replayed rollout.
+
+    A row's tokens are its own, whatever stands beside it, so they are made once.
+
+    Args:
+        most_tokens: tokens that are kept; beyond them all are forgotten, and it begins anew.
+
+    Example:
+        >>> from rewardlab.testing.tiny_text import tiny_tokenizer
+        >>> memory, texts = RowMemory(), TextTokens(tiny_tokenizer())
+        >>> memory.rows(texts, ["ab"], ["cd"], [True]) == token_ids(texts, ["ab"], ["cd"])
+        True
+    """
+
+    def __init__(self, most_tokens: int = 1 << 18) -> None:
+        self.most_tokens = most_tokens
+        self._texts: TextTokens | None = None
+        self._rows: dict[tuple[Prompt, str, bool], tuple[Ids, int]] = {}
+        self._count = 0
+
+    def __reduce__(self) -> tuple[type[RowMemory], tuple[int]]:
+        """Copy and pickle without the rows."""
+        return RowMemory, (self.most_tokens,)
+
+    def rows(
+        self,
+        texts: TextTokens,
+        prompts: Sequence[Prompt],
+        responses: Sequence[str],
+        finished: Sequence[bool],
+    ) -> TokenRows:
+        """Return what `token_ids` returns; texts in another form are not mixed up."""
+        if texts is not self._texts or self._count > self.most_tokens:
+            self._texts = texts
+            self._rows = {}
+            self._count = 0
+        keys = list(zip(prompts, responses, finished, strict=True))
+        new = [key for key in dict.fromkeys(keys) if key not in self._rows]
+        self._add(texts, new)
+        rows = [self._rows[key] for key in keys]
+        return TokenRows([ids for ids, _ in rows], [start for _, start in rows])
+
+    def _add(self, texts: TextTokens, keys: Sequence[tuple[Prompt, str, bool]]) -> None:
+        """Make the rows of texts that are new."""
+        if not keys:
+            return
+        prompts = [prompt for prompt, _, _ in keys]
+        responses = [response for _, response, _ in keys]
+        ends = [finished for _, _, finished in keys]
+        made = token_ids(texts, prompts, responses, ends)
+        for key, ids, start in zip(keys, made.ids, made.starts, strict=True):
+            self._rows[key] = (ids, start)
+            self._count += len(ids)
+
+
+def batch_ids(
+    tokenizer: Any,
+    samples: Samples,
+    limit: int | None,
+    scorer: str,
+    memory: RowMemory | None = None,
+) -> BatchRows:
     """Return the token ids of samples, cut to fit a model's context.
 
     The fact "finished" says which responses ended by themselves.
@@ -86,13 +148,15 @@ def batch_ids(tokenizer: Any, samples: Samples, limit: int | None, scorer: str) 
         limit: most tokens of a row. What goes are the prompt's first tokens (but a first
             begin-of-text token stays); the response never loses any.
         scorer: who asks, for messages.
+        memory: rows that were made before; none by default.
 
     Raises:
         InputError: if a response alone is longer than `limit`, or a row has no tokens at all; the
             row is named.
     """
     texts = tokenizer if isinstance(tokenizer, TextTokens) else TextTokens(tokenizer)
-    whole = token_ids(texts, samples.prompts, list(samples.outputs), finished_of(samples))
+    make_rows = token_ids if memory is None else memory.rows
+    whole = make_rows(texts, samples.prompts, list(samples.outputs), finished_of(samples))
     rows = []
     starts = []
     cut = 0

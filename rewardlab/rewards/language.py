@@ -28,7 +28,7 @@ from rewardlab.rewards.abilities import (
 )
 from rewardlab.rewards.base import Reward, checked_scores, set_score_scale
 from rewardlab.rewards.feature_scale import feature_scale
-from rewardlab.rewards.formatting import BatchRows, batch_ids
+from rewardlab.rewards.formatting import BatchRows, RowMemory, batch_ids
 from rewardlab.rewards.language_heads import checked_heads, chosen_heads, new_heads
 from rewardlab.rewards.language_likelihood import LanguageHead
 from rewardlab.rewards.language_tokens import ReadsTokens
@@ -171,6 +171,7 @@ class LanguageReward(
         elif self.pad is None and read_adapter(model) is not None:
             self.pad = self.tokenizer.pad_token_id  # trainers set it in memory alone
         self._told_of_cuts = False
+        self._memory = RowMemory()
 
     def _set_heads(self, weight: Tensor | None, heads: int, seed: int) -> None:
         """Set the heads [K, D], new or a classifier's, and what is saved with them."""
@@ -293,7 +294,7 @@ class LanguageReward(
     def _rows(self, samples: Samples) -> BatchRows:
         """Return the tokens of samples, cut to the context."""
         texts_of(samples, "LanguageReward")
-        rows = batch_ids(self.texts, samples, self.limit, "LanguageReward")
+        rows = batch_ids(self.texts, samples, self.limit, "LanguageReward", self._memory)
         self._tell_of_cuts(rows)
         return rows
 

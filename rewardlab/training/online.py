@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -19,22 +19,24 @@ from rewardlab.data.preferences import Preferences
 from rewardlab.data.samples import open_samples
 from rewardlab.data.targets import gather
 from rewardlab.errors import InputError
-from rewardlab.losses.discrimination import discrimination_loss
-from rewardlab.losses.ranking import bradley_terry_loss
+from rewardlab.losses.importance import ImportanceWeights
 from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import Calibrated, StartsAtZero, frozen_features
 from rewardlab.rewards.corrected import CONSTANTS, Corrected
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.base import HearsRollouts, Trained, trained_state
+from rewardlab.training.joint_scores import joint_scores
 from rewardlab.training.modes import evaluating
 from rewardlab.training.online_checks import (
     check_clean,
     check_good,
     check_numbers,
-    check_one_process,
     corrected_reward,
 )
-from rewardlab.training.replay import Drawn, Inputs, Replay, ReplayBuffer
+from rewardlab.training.online_loss import Pairing, lead_of, online_loss
+from rewardlab.training.processes import average_gradients, from_all_processes
+from rewardlab.training.replay import Drawn, Inputs, Replay, ReplayBuffer, joined_rows
+from rewardlab.training.training_scores import members
 from rewardlab.types import PreferencePairs, Samples, concatenate
 
 REFERENCES = 64  # outputs on which the correction's mean is brought back
@@ -42,11 +44,11 @@ UNTRAINED = "untrained"
 MEANING = "log-odds that an output is a wanted one and not the policy's; its offset is arbitrary"
 
 
-class Halves(NamedTuple):
-    """Members' scores of an update's two halves, [B, M] and [B', M]."""
+class Update(NamedTuple):
+    """What is logged of an update, and whether it took a step."""
 
-    good: Tensor
-    own: Tensor
+    figures: dict[str, float]
+    stepped: bool
 
 
 class Online(Callback, HearsRollouts):
@@ -106,7 +108,7 @@ class Online(Callback, HearsRollouts):
         self,
         good: str | Path | Samples | None = None,
         clean: Preferences | PreferencePairs | None = None,
-        pairing: Literal["prompt", "any"] = "prompt",
+        pairing: Pairing = "prompt",
         every: int = 1,
         updates: int = 1,
         rows: int = 48,
@@ -144,9 +146,11 @@ class Online(Callback, HearsRollouts):
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Look at the loop before anything is trained or loaded."""
-        check_one_process(trainer.world_size)
         check_good(self.good)
         self._reward = corrected_reward(module)
+        importance = self.buffer.replay.importance
+        if importance is not None:
+            importance.check_policy(module.policy)
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Read the wanted outputs, and go on from a checkpoint if there was one."""
@@ -182,52 +186,76 @@ class Online(Callback, HearsRollouts):
 
     def on_rollout(self, module: Trained, samples: Samples) -> None:
         """Keep what the policy drew, and update the correction when it is due."""
-        drawn = self._read(samples)
-        self.buffer.add(drawn.prompts, drawn.inputs)
-        if self.buffer.rollouts % self.every:
-            return
-        reward = self._corrected()
         device = module.device.type
-        with (
-            torch.enable_grad(),
-            torch.autocast(device, enabled=False),
-            evaluating(reward.correction.modules()),
-        ):
-            figures = [self._update(number) for number in range(self.updates)]
-            self._settle()
-        for name, value in figures[-1].items():
+        correction = self._corrected().correction
+        with torch.autocast(device, enabled=False):
+            own = self._kept(module, samples)
+            self.buffer.add(joined_rows(from_all_processes(own)))
+            if self.buffer.rollouts % self.every:
+                return
+            with torch.enable_grad(), evaluating(correction.modules()):
+                updates = [self._update(module, number) for number in range(self.updates)]
+                if any(update.stepped for update in updates):
+                    self._settle()
+        for name, value in updates[-1].figures.items():
             module.log(name, value, batch_size=len(samples))
         module.log("online_rows", float(len(self.buffer)), batch_size=len(samples))
 
-    def _update(self, number: int) -> dict[str, float]:
+    def _kept(self, module: Trained, samples: Samples) -> Drawn:
+        """Return what is kept of a rollout, with its log-probabilities where they are asked for."""
+        keys = self.buffer.next_keys(len(samples))
+        own = self._read(samples)._replace(keys=keys)
+        importance = self.buffer.replay.importance
+        if importance is None:
+            return own
+        outputs = None if isinstance(own.inputs, Samples) else _at_rest(samples)
+        own = own._replace(outputs=outputs)
+        return own._replace(log_prob=importance.log_prob(module, own.samples(), keys))
+
+    def _update(self, module: Trained, number: int) -> Update:
         """Take one step of the correction, and return the figures before it."""
         assert self._optimizer is not None
         seed = derive(self.seed, "online", self.buffer.rollouts, number)
         own = self.buffer.draw(self.rows, seed)
         good, own = self._paired(own, derive(seed, "good"))
-        scores = Halves(self._scores(good), self._scores(own))
-        lead = (scores.good.mean() - scores.own.mean()).item()
-        loss = self._loss(scores, seed)
-        if not (self.behind_only and lead > 0):
+        weights = self._weights(module, own)
+        groups = [good, own, *self._clean_groups(seed)]
+        scores = joint_scores(self._corrected().correction, groups, seed)
+        counts = None if weights is None else weights.weights
+        lead = lead_of(scores, counts)
+        loss = online_loss(self.pairing, scores, counts)
+        stepped = not (self.behind_only and lead > 0)
+        if stepped:
             self._optimizer.zero_grad()
             loss.backward()
+            average_gradients(self._corrected().correction.parameters())
             self._optimizer.step()
             self._optimizer.zero_grad()
-        return {"online_loss": loss.item(), "online_lead": lead}
+        figures = {"online_loss": loss.item(), "online_lead": lead}
+        if weights is not None:
+            figures["online_effective"] = weights.effective_share
+        return Update(figures, stepped)
 
-    def _loss(self, scores: Halves, seed: int) -> Tensor:
-        """Return the loss of an update, with clean pairs among the halves."""
-        if self.pairing == "any":
-            labels = torch.cat([torch.ones(len(scores.good)), torch.zeros(len(scores.own))])
-            joined = torch.cat(scores)
-            return discrimination_loss(joined, labels.to(joined))
-        if self.clean_rows:
-            pairs = self._clean_pairs()
-            picks = row_seeds(derive(seed, "clean"), self.clean_rows) % len(pairs)
-            some = pairs[picks]
-            good = torch.cat([scores.good, self._scores_of(some.chosen)])
-            scores = Halves(good, torch.cat([scores.own, self._scores_of(some.rejected)]))
-        return bradley_terry_loss(*scores)
+    def _weights(self, module: Trained, own: Drawn) -> ImportanceWeights | None:
+        """Return how much the drawn outputs count under the policy as it is; None if all alike."""
+        importance = self.buffer.replay.importance
+        if importance is None:
+            return None
+        assert own.log_prob is not None
+        now = importance.log_prob(module, own.samples(), own.keys)
+        return importance.weights(now - own.log_prob)
+
+    def _clean_groups(self, seed: int) -> list[Drawn]:
+        """Return both halves of some clean pairs, the chosen first; nothing where none count."""
+        if not self.clean_rows:
+            return []
+        pairs = self._clean_pairs()
+        picks = row_seeds(derive(seed, "clean"), self.clean_rows) % len(pairs)
+        groups = []
+        for half in (pairs.chosen, pairs.rejected):
+            some = half[picks]
+            groups.append(Drawn(list(some.prompts), some, picks))
+        return groups
 
     def _paired(self, own: Drawn, seed: int) -> tuple[Drawn, Drawn]:
         """Return wanted outputs beside own ones; by prompt, own ones without any are left out."""
@@ -261,28 +289,15 @@ class Online(Callback, HearsRollouts):
                 inputs = features_of(correction, Rows(samples))
         return Drawn(prompts, inputs, torch.arange(len(prompts)))
 
-    def _scores(self, drawn: Drawn) -> Tensor:
-        """Return the members' scores [B, M] of what was read."""
-        correction = self._corrected().correction
-        if isinstance(drawn.inputs, Samples):
-            return self._scores_of(drawn.inputs)
-        features = frozen_features(correction)
-        assert features is not None
-        device = next(correction.parameters()).device
-        return features.score_features(drawn.inputs.to(device))
-
-    def _scores_of(self, samples: Samples) -> Tensor:
-        correction = self._corrected().correction
-        members: Tensor = correction.members(samples.to(next(correction.parameters()).device))
-        return members
-
     @torch.no_grad()
     def _settle(self) -> None:
         """Bring the correction's mean on the references back to 0."""
         assert self._references is not None
         reward = self._corrected()
-        with evaluating(reward.correction.modules()):
-            scores = self._scores(self._references)
+        correction = reward.correction
+        inputs = self._references.inputs.to(next(correction.parameters()).device)
+        with evaluating(correction.modules()):
+            scores = members(correction, inputs)
         reward.settle(scores.mean(1))
 
     def _clean_pairs(self) -> PreferencePairs:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pytorch_lightning import LightningModule
 
 from rewardlab.errors import InputError
-from rewardlab.rewards.abilities import DrawsNoise
 from rewardlab.rewards.corrected import Corrected
 from rewardlab.training.base import Trained
+from rewardlab.training.training_scores import check_drawn
 
 
 def corrected_reward(module: LightningModule) -> Corrected:
@@ -27,11 +27,7 @@ def corrected_reward(module: LightningModule) -> Corrected:
             f"Online trains the correction of a Corrected reward; the loop climbs a "
             f"{type(reward).__name__}. Give the loop rewards.Corrected(reward, correction, weight)."
         )
-    if isinstance(reward.correction, DrawsNoise):
-        raise InputError(
-            "Online trains its correction without the noise and the term of the loss that a "
-            f"{type(reward.correction).__name__} brings. Give the reward inside of it."
-        )
+    check_drawn(reward.correction, "Online")
     if not any(weight.requires_grad for weight in reward.correction.parameters()):
         raise InputError(
             f"Online trains the correction, and none of this "
@@ -66,15 +62,6 @@ def check_clean(clean: object, clean_rows: int, pairing: str) -> None:
             f"Online counts clean_rows={clean_rows} clean pairs an update, which needs clean= and "
             f'pairing "prompt"; got clean={type(clean).__name__} and pairing={pairing!r}. Give the '
             "pairs that the reward was fitted to, or set clean_rows to 0."
-        )
-
-
-def check_one_process(count: int) -> None:
-    """Refuse several processes, each of which would train a correction of its own."""
-    if count > 1:
-        raise InputError(
-            f"Online trains its correction in one process; this training has {count}. Give it "
-            "devices=1 and num_nodes=1."
         )
 
 

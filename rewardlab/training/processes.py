@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 
 from rewardlab.losses.policy_gradient import Normalization, step_weights
@@ -36,6 +37,23 @@ def mean(values: Tensor) -> Tensor:
     sum_and_count = torch.stack([values.double().sum(), count])
     total = across_processes(sum_and_count)
     return (total[0] / total[1]).float()
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Set the gradients of parameters that no strategy averages to their mean over all processes.
+
+    Example:
+        >>> weight = nn.Parameter(torch.zeros(1))
+        >>> weight.grad = torch.ones(1)
+        >>> average_gradients([weight])
+        >>> weight.grad.item()
+        1.0
+    """
+    if not is_distributed():
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad = across_processes(parameter.grad) / dist.get_world_size()
 
 
 def relative_share(count: Tensor) -> Tensor:

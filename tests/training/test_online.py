@@ -18,7 +18,7 @@ from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, ti
 from rewardlab.training import DPO, PPO, Online, ReFL, Replay, VelocityMatching
 from rewardlab.training.base import Trained
 from rewardlab.training.online import correction_state
-from rewardlab.training.replay import ReplayBuffer
+from rewardlab.training.replay import Drawn, ReplayBuffer
 from rewardlab.training.trainers import SILENT
 from rewardlab.types import PreferencePairs, Samples
 
@@ -271,10 +271,21 @@ def test_prompts_without_wanted_outputs_are_left_out_and_refused_if_all_are():
         teach(online, reward, Samples(["other"], ["blue"]), steps=30)
 
 
+def rollout(buffer, samples):
+    return Drawn(list(samples.prompts), samples, buffer.next_keys(len(samples)))
+
+
+def kept(replay, samples):
+    """Return a memory that holds samples."""
+    buffer = ReplayBuffer(replay, seed=0)
+    buffer.add(rollout(buffer, samples))
+    return buffer
+
+
 def test_the_memory_keeps_a_uniform_sample_and_refuses_what_no_machine_holds():
     buffer = ReplayBuffer(Replay(recent=2, capacity=50), seed=1)
     for number in range(20):
-        buffer.add([""] * 10, Samples([""] * 10, [str(number)] * 10))
+        buffer.add(rollout(buffer, Samples([""] * 10, [str(number)] * 10)))
     assert len(buffer) == 2 * 10 + 50
     drawn = buffer.draw(4000, seed=0)
     ages = torch.tensor([int(text) for text in drawn.inputs.outputs])
@@ -283,14 +294,14 @@ def test_the_memory_keeps_a_uniform_sample_and_refuses_what_no_machine_holds():
     assert (older.mean() - 8.5).abs() < 1.5, "rollouts 0 to 17 are kept alike"
     huge = Samples([""], torch.zeros(1).expand(1, 3, 2000, 2000))
     with pytest.raises(InputError, match=r"Lower replay.capacity"):
-        ReplayBuffer(Replay(capacity=10**7), seed=0).add([""], huge)
+        kept(Replay(capacity=10**7), huge)
 
 
 def test_states_of_the_memory_hold_facts_and_features():
     buffer = ReplayBuffer(Replay(recent=1), seed=0)
     for number in range(3):
         samples = Samples(["p"], ["text"], {"finished": torch.tensor([number == 1])})
-        buffer.add(samples.prompts, samples)
+        buffer.add(rollout(buffer, samples))
     copy = ReplayBuffer(Replay(recent=1), seed=0)
     copy.load(buffer.state())
     one = buffer.draw(8, seed=4).inputs
