@@ -168,6 +168,14 @@ def test_hardening_in_the_loop_lies_over_the_text_world(quick_topics, tmp_path):
     assert (hardening.online.rows, optimizer.param_groups[0]["lr"]) == (48, 0.002)
 
 
+def test_importance_weights_of_stale_outputs_are_reached_by_config(quick_topics, tmp_path):
+    files = ["adv_rm/topics.yaml", "menu/online_weighted.yaml"]
+    online = build([*words(files, tmp_path / "run"), *TEXT_QUICK]).rounds.online.online
+    importance = online.buffer.replay.importance
+    assert (importance.ratio, importance.quantile) == ("whole", 0.95)
+    assert (online.buffer.replay.recent, online.rows) == (4, 48)
+
+
 def printed(text, command):
     """The commands of a page or a config's comment, each as words; a backslash ends a line that
     goes on.

@@ -4,7 +4,7 @@
 
 Both runs are of Python's help topics, on the policy, the members, the prompts and the settings of
 configs/adv_rm/topics.yaml and configs/menu/online.yaml; readings are left out, and so is what is
-done once before the first step (fits, anchors and their scores). "plain" climbs the same two
+done once before the first step (fits, anchors and their scores). Seconds are the processor's. "plain" climbs the same two
 members, each in its own deviations. The program prints the seconds a step of each turn, the ratio
 of the turn's online run to its plain one, and the median of the ratios; and a number that two
 versions of the program agree in if the correction they end with is the same to the bit.
@@ -32,7 +32,7 @@ from rewardlab.rewards.corrected import Corrected
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds.hardening import _best, _mean_in_deviations
 from rewardlab.rounds.tether import in_deviations
-from rewardlab.training import PPO, Online
+from rewardlab.training import PPO, Importance, Online, Replay
 from rewardlab.training.online import correction_state
 from rewardlab.training.trainers import SILENT
 from rewardlab.types import Samples
@@ -61,14 +61,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--turns", type=int, default=3)
-    parser.add_argument("--importance", action="store_true", help="with weights of stale samples")
+    parser.add_argument("--every", type=int, default=1, help="rollouts between two updates")
+    parser.add_argument("--importance", action="store_true", help="weights of stale outputs")
     options = parser.parse_args()
+    settings: dict[str, Any] = {"every": options.every}
+    if options.importance:
+        settings["replay"] = Replay(importance=Importance())
     world = _world()
-    _run(world, 2, online=True)
+    _run(world, 2, settings)
     ratios = []
     for _ in range(options.turns):
-        plain = _run(world, options.steps, online=False)
-        hardened = _run(world, options.steps, online=True)
+        plain = _run(world, options.steps)
+        hardened = _run(world, options.steps, settings)
         ratios.append(hardened.seconds / plain.seconds)
         print(
             f"plain {plain.seconds:.4f} s ({plain.result[:8]}), online {hardened.seconds:.4f} s "
@@ -92,13 +96,13 @@ def _world() -> World:
     return World(Ensemble(scaled).eval(), anchors, pool, prompts)
 
 
-def _run(world: World, steps: int, online: bool) -> Run:
-    """Train a new policy for some steps."""
+def _run(world: World, steps: int, settings: dict[str, Any] | None = None) -> Run:
+    """Train a new policy for some steps, with a correction where there are settings of it."""
     reward = world.reward
     callbacks: list[pl.Callback] = []
-    if online:
+    if settings is not None:
         reward = Corrected(world.reward, topics.member(seed=3), weight=2.0)
-        callback = Online(rows=48, optimizer=partial(AdamW, lr=2e-3))
+        callback = Online(rows=48, optimizer=partial(AdamW, lr=2e-3), **settings)
         callback.begin(world.anchors, world.pool)
         callbacks.append(callback)
     loop = PPO(topics.base_policy(), reward, kl_weight=0, optimizer=partial(AdamW, lr=2e-4))

@@ -12,7 +12,14 @@ from torch.nn import functional
 
 from rewardlab.errors import InputError
 from rewardlab.networks.precision import full_precision
-from rewardlab.rewards.abilities import Calibrated, DrawsNoise, FrozenFeatures, HeadInputs, Saved
+from rewardlab.rewards.abilities import (
+    Calibrated,
+    DrawsNoise,
+    FrozenFeatures,
+    HeadInputs,
+    Saved,
+    StartsAtZero,
+)
 from rewardlab.rewards.base import Reward, checked_scores, set_score_scale
 from rewardlab.rewards.feature_scale import feature_scale
 from rewardlab.rewards.folders import (
@@ -37,14 +44,14 @@ class Latent(NamedTuple):
     log_variance: Tensor
 
 
-class Bottleneck(Reward, FrozenFeatures, Calibrated, DrawsNoise, Saved):
+class Bottleneck(Reward, FrozenFeatures, Calibrated, DrawsNoise, StartsAtZero, Saved):
     """An information-bottleneck head in the place of a reward's own: InfoRM, arXiv 2402.09345.
 
     What the heads of the inner reward see goes through two linear layers to (μ, log σ²) of W
     numbers, and one linear head scores z. In training z = μ + σ·ε, and κ times the mean over
     dimensions of KL(N(μ, σ²) ‖ N(0, 1)) is added to the loss, so that what does not help to tell
     preferences is not passed on. A score is that of μ: nothing is drawn. The loops `AdvRM` and
-    `GANRM` train it; the inner reward's own heads stay unused.
+    `GANRM` train it, and `Online` as a correction; the inner reward's own heads stay unused.
 
     Args:
         reward: a LanguageReward or a VisionReward, or another with `HeadInputs`.
@@ -158,6 +165,11 @@ class Bottleneck(Reward, FrozenFeatures, Calibrated, DrawsNoise, Saved):
         scale = feature_scale(self._inner().head_inputs_of(features))
         self.mean.copy_(scale.mean)
         self.std.copy_(scale.std)
+
+    @torch.no_grad()
+    def start_at_zero(self) -> None:
+        """Set the heads to 0, so that every score is 0."""
+        self.head.zero_()
 
     def calibrate(self, scores: Tensor) -> None:
         """Save mean and deviation of scores [N] of typical samples, for `Standardized`."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rewardlab.training.resumable import Resumable
     from rewardlab.training.sft import SFT
     from rewardlab.training.shaping import Shaping
+    from rewardlab.training.staleness import Importance
     from rewardlab.training.velocity import VelocityMatching
 
 _HOMES = {
@@ -33,6 +34,7 @@ _HOMES = {
     "Online": "rewardlab.training.online",
     "GatedKL": "rewardlab.training.gated_kl",
     "GradientRegularization": "rewardlab.training.gradient_regularization",
+    "Importance": "rewardlab.training.staleness",
     "PPO": "rewardlab.training.ppo",
     "ReFL": "rewardlab.training.refl",
     "Replay": "rewardlab.training.replay",
@@ -49,6 +51,7 @@ __all__ = [
     "GANRM",
     "Diversity",
     "GatedKL",
+    "Importance",
     "Online",
     "PPO",
     "SFT",

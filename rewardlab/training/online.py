@@ -203,7 +203,9 @@ class Online(Callback, HearsRollouts):
 
     def _kept(self, module: Trained, samples: Samples) -> Drawn:
         """Return what is kept of a rollout, with its log-probabilities where they are asked for."""
-        keys = self.buffer.next_keys(len(samples))
+        counts = from_all_processes(len(samples))
+        first = sum(counts[: module.global_rank])
+        keys = self.buffer.next_keys(sum(counts))[first : first + len(samples)]
         own = self._read(samples)._replace(keys=keys)
         importance = self.buffer.replay.importance
         if importance is None:

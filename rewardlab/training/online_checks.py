@@ -8,6 +8,7 @@ from rewardlab.errors import InputError
 from rewardlab.rewards.corrected import Corrected
 from rewardlab.training.base import Trained
 from rewardlab.training.training_scores import check_drawn
+from rewardlab.types import PreferencePairs, Samples
 
 
 def corrected_reward(module: LightningModule) -> Corrected:
@@ -57,6 +58,11 @@ def check_clean(clean: object, clean_rows: int, pairing: str) -> None:
     """Refuse another pairing, and clean rows that cannot be counted."""
     if pairing not in ("prompt", "any"):
         raise InputError(f'Online pairs by "prompt" or with "any" wanted output; got {pairing!r}.')
+    if isinstance(clean, PreferencePairs) and not len(clean):
+        raise InputError(
+            "Online's clean pairs are 0. Were all of them filtered out? Give the pairs that the "
+            "reward was fitted to, or set clean to none and clean_rows to 0."
+        )
     if clean_rows and (clean is None or pairing == "any"):
         raise InputError(
             f"Online counts clean_rows={clean_rows} clean pairs an update, which needs clean= and "
@@ -67,7 +73,7 @@ def check_clean(clean: object, clean_rows: int, pairing: str) -> None:
 
 def check_good(good: object) -> None:
     """Refuse a correction without wanted outputs."""
-    if good is None:
+    if good is None or (isinstance(good, Samples) and not len(good)):
         raise InputError(
             "Online has nothing to hold the policy's outputs against: give it good=, such as the "
             "best of n outputs of the first policy, or target samples."

@@ -1,11 +1,16 @@
 """Online hardening: what a correction learns, that it resumes to the bit, and what it refuses."""
 
+import runpy
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch import nn
+from torch.nn.functional import logsigmoid
 from torch.optim import SGD, Adam
 from torch.testing import assert_close
 
@@ -13,53 +18,31 @@ from rewardlab import CausalLMPolicy, DiffusionPolicy, LanguageReward, Sampler, 
 from rewardlab.data import SamplesData
 from rewardlab.data.prompt_data import Prompts
 from rewardlab.errors import InputError
-from rewardlab.rewards import Brightness, Corrected, FrozenFeatures, Length, Reward
+from rewardlab.rewards import (
+    Bottleneck,
+    Brightness,
+    Corrected,
+    Ensemble,
+    FrozenFeatures,
+    Length,
+)
+from rewardlab.rewards.abilities import DrawsNoise
+from rewardlab.seeds import derive, generators, normal, row_seeds
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower
-from rewardlab.training import DPO, PPO, Online, ReFL, Replay, VelocityMatching
-from rewardlab.training.base import Trained
+from rewardlab.training import DPO, PPO, Importance, Online, ReFL, Replay, VelocityMatching
 from rewardlab.training.online import correction_state
 from rewardlab.training.replay import Drawn, ReplayBuffer
 from rewardlab.training.trainers import SILENT
 from rewardlab.types import PreferencePairs, Samples
 
-WORDS = ["red", "green", "blue"]
-WANTED = torch.tensor([0.7, 0.2, 0.1])
-DRAWN = torch.tensor([0.2, 0.3, 0.5])
+SPOKEN = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("spoken.py"))))
+DRAWN = SPOKEN.DRAWN
+WANTED = SPOKEN.WANTED
+WORDS = SPOKEN.WORDS
+Drawing = SPOKEN.Drawing
+Table = SPOKEN.Table
+words = SPOKEN.words
 PROMPTS = ["a", "b"]
-
-
-class Table(Reward):
-    """A score of its own for each word."""
-
-    def __init__(self):
-        super().__init__()
-        self.scores = nn.Parameter(torch.zeros(len(WORDS)))
-
-    def forward(self, samples):
-        return self.scores[[WORDS.index(word) for word in samples.outputs]]
-
-
-class Drawing(Trained):
-    """A loop whose policy draws words with fixed probabilities and learns nothing."""
-
-    learns_from = "prompts"
-
-    def __init__(self, reward, draws):
-        super().__init__(partial(SGD, lr=0.1), None, 0)
-        self.reward = reward
-        self.draws = draws
-        self.weight = nn.Parameter(torch.zeros(()))
-
-    def training_step(self, batch, batch_idx):
-        self.announce(self.draws)
-        return self.weight.square()
-
-
-def words(probabilities, count=10):
-    """Return samples in which each word comes as often as its probability says."""
-    counts = (probabilities * count).round().long().tolist()
-    texts = [word for word, times in zip(WORDS, counts, strict=True) for _ in range(times)]
-    return Samples([""] * len(texts), texts)
 
 
 def teach(online, reward, draws, steps=120):
@@ -138,6 +121,21 @@ def pictures(loop=PPO, tower=None, **options):
     return loop(policy, Corrected(Brightness(), reward)), online
 
 
+def weighted_pictures():
+    """Parts whose stale pictures count by importance weights; features and pictures are kept."""
+    loop, online = pictures()
+    online.buffer.replay = Replay(recent=1, capacity=4, importance=Importance("length"))
+    return loop, online
+
+
+def bottlenecked():
+    """Parts whose correction draws noise in an update."""
+    loop, online = language()
+    correction = Bottleneck(loop.reward.correction, width=6, kl_weight=0.5)
+    loop.reward = Corrected(Length(), correction)
+    return loop, online
+
+
 def trained(parts, folder, epochs, checkpoint=None):
     loop, online = parts
     trainer = pl.Trainer(max_epochs=epochs, callbacks=[online], **SILENT)
@@ -148,7 +146,7 @@ def trained(parts, folder, epochs, checkpoint=None):
     return correction_state(loop.reward), [weight.detach() for weight in loop.policy.parameters()]
 
 
-@pytest.mark.parametrize("parts", [language, pictures])
+@pytest.mark.parametrize("parts", [language, pictures, weighted_pictures, bottlenecked])
 def test_a_resumed_run_ends_as_an_uninterrupted_one(parts, tmp_path):
     torch.manual_seed(0)
     state, policy = trained(parts(), tmp_path, 4)
@@ -177,8 +175,9 @@ def test_a_loop_that_is_anchored_on_samples_draws_too():
     assert online.buffer.rollouts == 1
 
 
-def test_an_untrained_correction_begins_at_zero_and_says_what_it_is():
-    loop, online = language()
+@pytest.mark.parametrize("parts", [language, bottlenecked])
+def test_an_untrained_correction_begins_at_zero_and_says_what_it_is(parts):
+    loop, online = parts()
     samples = Samples(PROMPTS, ["x", "y y"])
     trainer = pl.Trainer(max_epochs=1, limit_train_batches=0, callbacks=[online], **SILENT)
     trainer.fit(loop, Prompts(PROMPTS, batch_size=2))
@@ -193,6 +192,37 @@ def test_features_of_a_frozen_backbone_are_kept_instead_of_outputs():
     online.setup(pl.Trainer(**SILENT), loop, "fit")
     kept = online._read(Samples([""] * 3, torch.rand(3, 3, 16, 16)))
     assert kept.inputs.shape == (3, loop.reward.correction.tower.width)
+
+
+class Noisy(Table, DrawsNoise):
+    """Scores with noise, and a term of the loss, while an update is taken."""
+
+    def drawn_members(self, inputs, seeds):
+        self.seeds = seeds
+        noise = normal((), generators(seeds))
+        return (self(inputs) + noise)[:, None], self.scores.square().sum().expand(len(seeds))
+
+
+def test_noise_is_drawn_by_seed_for_each_row_and_its_term_counts():
+    """One step of SGD on all scores at 0 but for the noise, against the same by hand."""
+    online = Online(words(WANTED), rows=5, seed=3, optimizer=partial(SGD, lr=1.0))
+    correction = Noisy()
+    correction.scores.data.copy_(torch.tensor([0.5, -0.5, 0.25]))
+    start = correction.scores.detach().clone().requires_grad_()
+    teach(online, Corrected(Length(), correction), words(DRAWN), steps=1)
+    seed = derive(3, "online", 1, 0)
+    assert torch.equal(correction.seeds, row_seeds(derive(seed, "noise", 0), 10))
+    own = online.buffer.draw(5, seed)
+    good, own = online._paired(own, derive(seed, "good"))
+    noise = normal((), generators(correction.seeds))
+    lead = _of(start, good) + noise[:5] - _of(start, own) - noise[5:]
+    loss = -logsigmoid(lead).mean() + start.square().sum()
+    [slope] = torch.autograd.grad(loss, start)
+    assert_close(correction.scores.detach(), start.detach() - slope)
+
+
+def _of(scores, drawn):
+    return scores[[WORDS.index(word) for word in drawn.inputs.outputs]]
 
 
 class Wavering(Table):
@@ -255,6 +285,12 @@ def test_what_cannot_work_is_refused_before_anything_is_trained():
         Online(every=0)
     with pytest.raises(InputError, match="clean_rows=3 clean pairs"):
         Online(clean_rows=3)
+    none = PreferencePairs(Samples([], []), Samples([], []))
+    with pytest.raises(InputError, match="clean pairs are 0"):
+        Online(clean=none, clean_rows=3)
+    refused(loop, Online(Samples([], [])), "nothing to hold the policy's outputs against")
+    hidden = Corrected(Length(), Ensemble([bottlenecked()[0].reward.correction]))
+    refused(PPO(loop.policy, hidden), online, "Online trains a Bottleneck alone")
     with pytest.raises(InputError, match='pairs by "prompt" or with "any"'):
         Online(pairing="both")
     with pytest.raises(InputError, match="recent_share in"):
@@ -295,15 +331,97 @@ def test_the_memory_keeps_a_uniform_sample_and_refuses_what_no_machine_holds():
     huge = Samples([""], torch.zeros(1).expand(1, 3, 2000, 2000))
     with pytest.raises(InputError, match=r"Lower replay.capacity"):
         kept(Replay(capacity=10**7), huge)
+    with pytest.raises(InputError, match=r"Online would keep 1,000,000,000,004 outputs"):
+        kept(Replay(capacity=10**12), Samples([""], ["a text"]))
 
 
 def test_states_of_the_memory_hold_facts_and_features():
     buffer = ReplayBuffer(Replay(recent=1), seed=0)
     for number in range(3):
         samples = Samples(["p"], ["text"], {"finished": torch.tensor([number == 1])})
-        buffer.add(rollout(buffer, samples))
+        chance = torch.tensor([number / 2]).double()
+        buffer.add(rollout(buffer, samples)._replace(log_prob=chance))
     copy = ReplayBuffer(Replay(recent=1), seed=0)
     copy.load(buffer.state())
-    one = buffer.draw(8, seed=4).inputs
-    other = copy.draw(8, seed=4).inputs
-    assert one.facts["finished"].tolist() == other.facts["finished"].tolist()
+    one = buffer.draw(8, seed=4)
+    other = copy.draw(8, seed=4)
+    assert torch.equal(one.inputs.facts["finished"], other.inputs.facts["finished"])
+    assert one.log_prob.tolist() == other.log_prob.tolist()
+    assert len(set(one.log_prob.tolist())) > 1
+
+
+class Counting(Table):
+    """Scores that note of how many rows each pass was."""
+
+    def __init__(self):
+        super().__init__()
+        self.passes = []
+
+    def forward(self, samples):
+        self.passes.append((len(samples), samples.facts.get("finished")))
+        return super().forward(samples)
+
+
+def test_an_update_runs_each_row_once_in_one_pass_and_ends_stay_told():
+    """Six own rows of one rollout of two, four clean pairs of one: 1 + 2 + 1 + 1 distinct rows."""
+    pairs = PreferencePairs(Samples([""], ["green"]), Samples([""], ["blue"]))
+    online = Online(Samples([""], ["red"]), pairs, rows=6, clean_rows=4)
+    correction = Counting()
+    draws = Samples([""] * 2, ["blue", "red"], {"finished": torch.tensor([False, True])})
+    teach(online, Corrected(Length(), correction), draws, steps=1)
+    before, update, after = correction.passes
+    assert (before[0], update[0], after[0]) == (1, 5, 1)
+    assert sorted(update[1].tolist()) == [False, True, True, True, True]
+
+
+@pytest.mark.nightly
+def test_two_processes_train_the_correction_of_one_with_their_joint_rollouts(tmp_path):
+    """In processes of their own, as autograd cannot be forked once it ran."""
+    for devices in (1, 2):
+        command = [sys.executable, __file__, str(devices), str(tmp_path / f"{devices}.pt")]
+        subprocess.run(command, check=True, timeout=300)
+    one = torch.load(tmp_path / "1.pt")
+    two = torch.load(tmp_path / "2.pt")
+    assert one["scores"].abs().max() > 0.1
+    assert torch.equal(one["scores"], two["scores"])
+    assert torch.equal(one["offset"], two["offset"])
+    assert one["rows"] == two["rows"] == 50
+
+
+class Sharing(Drawing):
+    """A loop in which each process draws its part of the words."""
+
+    def training_step(self, batch, batch_idx):
+        count = len(self.draws) // self.trainer.world_size
+        first = self.trainer.global_rank * count
+        self.announce(self.draws[first : first + count])
+        return self.weight.square()
+
+
+class Keep(pl.Callback):
+    """Write the correction of the last process, in its own process."""
+
+    def __init__(self, online, path):
+        self.online = online
+        self.path = path
+
+    def on_train_end(self, trainer, pl_module):
+        if trainer.global_rank == trainer.world_size - 1:
+            reward = pl_module.reward
+            found = {"scores": reward.correction.scores.detach(), "offset": reward.offset}
+            torch.save(found | {"rows": len(self.online.buffer)}, self.path)
+
+
+def _joint(devices, path):
+    """One process draws ten words a step; two draw five each, of the same order."""
+    online = Online(words(WANTED), rows=8, optimizer=partial(Adam, lr=0.05))
+    strategy = "ddp_fork" if devices > 1 else "auto"
+    limits = {"devices": devices, "strategy": strategy, "limit_train_batches": 5, "max_epochs": 1}
+    callbacks = [online, Keep(online, path)]
+    trainer = pl.Trainer(accelerator="cpu", callbacks=callbacks, **{**SILENT, **limits})
+    loader = Prompts([""] * 5 * devices, batch_size=1)
+    trainer.fit(Sharing(Corrected(Length(), Table()), words(DRAWN)), loader)
+
+
+if __name__ == "__main__":
+    _joint(int(sys.argv[1]), Path(sys.argv[2]))
