@@ -41,7 +41,9 @@ class Drawn(NamedTuple):
 
     def rows(self, index: Tensor) -> Drawn:
         """Return some of the rows."""
-        columns = [None if column is None else take(column, index) for column in self]
+        columns: list[Any] = []
+        for column in self:
+            columns.append(None if column is None else take(column, index))
         return Drawn(*columns)
 
     def samples(self) -> Samples:
@@ -173,7 +175,7 @@ class ReplayBuffer:
 
 def joined_rows(parts: Sequence[Drawn]) -> Drawn:
     """Return the rows of several rollouts as one."""
-    columns = []
+    columns: list[Any] = []
     for column in zip(*parts, strict=True):
         is_kept = all(part is not None for part in column)
         columns.append(concatenate(column) if is_kept else None)

@@ -91,10 +91,12 @@ class Importance:
         policy = loop.policy
         with evaluating([policy, *random_parts(policy)]):
             trajectory = policy.encode(samples.to(loop.device), seeds=seeds)
-            totals = step_total(policy.log_prob(trajectory), trajectory.mask).double().cpu()
+            log_prob = policy.log_prob(trajectory)
+        totals: Tensor = step_total(log_prob, trajectory.mask).double().cpu()
         if self.ratio == "length":
-            return totals / trajectory.mask.sum(1).clamp_min(1).cpu()
-        nats = totals * policy.dimensions
+            lengths: Tensor = trajectory.mask.sum(1).clamp_min(1).cpu()
+            return totals / lengths
+        nats: Tensor = totals * policy.dimensions
         return nats if self.ratio == "whole" else self.power * nats
 
     def weights(self, log_ratios: Tensor) -> ImportanceWeights:
