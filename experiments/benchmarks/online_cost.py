@@ -4,10 +4,11 @@
 
 Both runs are of Python's help topics, on the policy, the members, the prompts and the settings of
 configs/adv_rm/topics.yaml and configs/menu/online.yaml; readings are left out, and so is what is
-done once before the first step (fits, anchors and their scores). Seconds are the processor's. "plain" climbs the same two
-members, each in its own deviations. The program prints the seconds a step of each turn, the ratio
-of the turn's online run to its plain one, and the median of the ratios; and a number that two
-versions of the program agree in if the correction they end with is the same to the bit.
+done once before the first step (fits, anchors and their scores). Seconds are the processor's.
+"plain" climbs the same two members, each in its own deviations. The program prints the seconds a
+step of each turn, the ratio of the turn's online run to its plain one, and the median of the
+ratios; and a hash in which two versions of the program agree if what they trained is the same to
+the bit.
 """
 
 from __future__ import annotations
