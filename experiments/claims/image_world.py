@@ -7,6 +7,7 @@ log p_target/q = STRENGTH · gold + a constant, and there are as many targets as
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -98,34 +99,41 @@ def parts(work: Work, targets: int, seed: int, held_out: int = 500) -> tuple[Sam
 
 
 def fitted(
-    targets: Samples,
-    negatives: Samples,
+    targets: Samples | Path,
+    negatives: Samples | Path,
     seed: int,
     pseudo: Pseudo | None = None,
     steps: int = 300,
     heads: int = 4,
+    conditional: bool = False,
     **options: Any,
 ) -> VisionReward:
     """Return a reward that was fitted as in configs/gan_rm/digits.yaml, for a number of steps.
 
     Args:
-        targets: what is wanted; a tenth of it only logs, as the library asks.
-        negatives: samples of the generator.
+        targets: what is wanted; a tenth of it is held out, as the library asks, and not looked at.
+        negatives: samples of the generator. Pictures of folders are read as grey.
         seed: of heads and batches.
         pseudo: samples with labels of their own.
         steps: optimizer steps, whatever the number of samples.
         heads: of the reward.
+        conditional: whether it reads prompts; targets and negatives then have the same ones.
         options: of `GANRM`.
     """
-    reward = digits.tower_reward(heads=heads, seed=0)
+    reward = digits.tower_reward(heads=heads, conditional=conditional, seed=0)
     data = TargetSamples(targets, negatives, held_out=0.1, channels=1, seed=seed)
     if pseudo is not None:
         data = data.against(negatives, pseudo)
     optimizer = partial(torch.optim.AdamW, lr=2e-3, weight_decay=0.1)
     loop = GANRM(reward, label_smoothing=0.05, optimizer=optimizer, seed=seed, **options)
-    trainer = pl.Trainer(max_steps=steps, max_epochs=-1, accelerator="cpu", **QUIET)
-    trainer.fit(loop, data)
+    trainer_of(steps).fit(loop, data)
     return reward.eval()
+
+
+def trainer_of(steps: int) -> pl.Trainer:
+    """Return a trainer of so many steps that validates nothing, which changes no weight."""
+    options = {"max_epochs": -1, "accelerator": "cpu", "limit_val_batches": 0, **QUIET}
+    return pl.Trainer(max_steps=steps, **options)
 
 
 def auc(targets: Tensor, samples: Tensor) -> float:
@@ -147,3 +155,18 @@ def dice(seed: int, name: str) -> torch.Generator:
 def folder_of(work: Work, *names: object) -> Path:
     """Return a folder of the work's, such as that of a run."""
     return work.folder.joinpath("-".join(str(name) for name in names))
+
+
+def unseen(everything: Samples, taken: Sequence[Samples], seed: int) -> Samples:
+    """Return the samples of a pool that are in none of the parts taken from it, shuffled."""
+    used = torch.cat([part.facts["seed"] for part in taken])
+    rows = (~torch.isin(everything.facts["seed"], used)).nonzero()[:, 0]
+    return everything[rows[torch.randperm(len(rows), generator=dice(seed, "unseen"))]]
+
+
+def by_word(samples: Samples) -> Samples:
+    """Return as many samples of each word, those of a word together."""
+    words = torch.tensor([WORDS.index(str(word)) for word in samples.prompts])
+    counts = words.bincount(minlength=len(WORDS)).tolist()
+    rows = words.argsort(stable=True).split(counts)
+    return samples[torch.cat([of_word[: min(counts)] for of_word in rows])]
