@@ -82,13 +82,15 @@ def draw(rows: Sequence[Row], axes: Any) -> None:
     ):
         draw_curve(axes, rows, counts, settings, figure, label=label)
     ceiling = [mean_of(values_of(rows, setting, "best_possible")).value for setting in settings]
-    axes.plot(counts, ceiling, ls=":", color="C2", label="the same, chosen by gold")
+    axes.plot(counts, ceiling, ls=":", color="C2", label="the same, were gold to choose")
     axes.set_xscale("log")
     axes.set_xticks(counts, [str(count) for count in counts])
     axes.set_xticks([], minor=True)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("targets, and as many samples of the generator")
-    axes.legend(fontsize=8)
+    axes.set_ylabel("AUC, correlation, or deviations of gold")
+    lines, names = axes.get_legend_handles_labels()
+    axes.legend([*lines[1:], lines[0]], [*names[1:], names[0]], fontsize=8)
 
 
 CLAIM = Claim(
