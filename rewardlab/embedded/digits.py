@@ -93,6 +93,7 @@ def tower_reward(
     width: int = 64,
     feature_share: float = 0.7,
     seed: int = 0,
+    conditional: bool = False,
 ) -> VisionReward:
     """Return a reward on a tiny open_clip model that was trained on digits paired with captions.
 
@@ -103,6 +104,8 @@ def tower_reward(
         width: width of a head's hidden layer; see `VisionReward`.
         feature_share: share of the features that each head sees; see `VisionReward`.
         seed: seed of the tower and of the heads.
+        conditional: whether the heads see the prompt too, by the tower's text half; see
+            `VisionReward`.
     """
     settings = {"train_steps": train_steps, "seed": seed, "captions": WEIGHTS}
     train = partial(_train_tower, train_steps=train_steps, seed=seed)
@@ -113,6 +116,7 @@ def tower_reward(
         width=width,
         feature_share=feature_share,
         seed=seed,
+        conditional=conditional,
     )
 
 

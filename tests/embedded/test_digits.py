@@ -176,6 +176,13 @@ def test_the_tower_scores_grey_digits_with_every_head():
     assert not any(parameter.requires_grad for parameter in reward.tower.parameters())
 
 
+def test_a_conditional_tower_scores_a_digit_by_its_prompt():
+    reward = tower_reward(train_steps=0, heads=2, width=8, conditional=True)
+    image = digits("targets").outputs[:1].expand(2, -1, -1, -1)
+    scores = reward(Samples(["three", "seven"], image))
+    assert scores[0] != scores[1]
+
+
 def test_the_judge_reads_digits_it_never_saw():
     """After an eighth of its usual steps; the whole training is a nightly test."""
     judge = DigitJudge(train_steps=100)
