@@ -17,7 +17,7 @@ from rewardlab.embedded.digit_data import WORDS
 from rewardlab.embedded.digits import DigitJudge
 from rewardlab.evaluation.choosing_n import best_of_each_n
 from rewardlab.evaluation.features import features_of
-from rewardlab.metrics import kernel_distance
+from rewardlab.metrics import best_of_n_kl, kernel_distance
 from rewardlab.mining import extremes
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.types import Samples
@@ -110,8 +110,9 @@ def judge(rows: Sequence[Row]) -> Verdict:
             f"{middle.value:.4f} at 16 and {near.value:.4f} at 64.",
             f"From 16 to 64 the proxy still rises by {proxy} deviations, and gold's own choice of "
             f"64 would have {possible.value:.2f} of gold.",
-            "Candidates are those of one word, as in use; the best of 64 is 3.2 nats from the "
-            "generator, and what an optimiser does farther away is not measured here.",
+            f"Candidates are those of one word, as in use; the best of {NS[-1]} is "
+            f"{best_of_n_kl(NS[-1]):.1f} nats from the generator, and what an optimiser does "
+            "farther away is not measured here.",
         ),
     )
 
