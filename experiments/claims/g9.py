@@ -74,8 +74,8 @@ def judge(rows: Sequence[Row]) -> Verdict:
             f"chance of {fooled} by the reward without prompts, and of {left} by the one that "
             f"reads them, for which {tells} of the pictures score higher under their own prompt.",
             f"Reading costs: the AUC of right targets is {separation[READING].value:.2f} in place "
-            f"of {separation[BLIND].value:.2f}, and the rank correlation with gold, over all words, "
-            f"changes by {ranking}.",
+            f"of {separation[BLIND].value:.2f}, and the rank correlation with gold, over all "
+            f"words, changes by {ranking}.",
             "The text half knows ten digits from thirty captions of 400 pictures, and the wrong "
             "prompts are other digits' names; finer mistakes are not tried.",
         ),
