@@ -18,7 +18,7 @@ from typing import Any
 
 import claims
 from claims.claim import Claim, Work
-from claims.files import read_rows, write_index, write_page, write_rows
+from claims.files import is_whole, read_rows, write_index, write_page, write_rows
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 WORK = Path("runs") / "claims"
@@ -56,8 +56,9 @@ def main(arguments: list[str] | None = None) -> int:
     for claim in chosen:
         if not options.pages:
             measure(claim, options, end)
-        if len({row["seed"] for row in read_rows(_file(claim, options.out))}) > 1:
-            verdict = write_page(options.out, claim, read_rows(_file(claim, options.out)))
+        rows = read_rows(_file(claim, options.out))
+        if is_whole(claim, rows):
+            verdict = write_page(options.out, claim, rows)
             print(f"{claim.name} {verdict.word}: {verdict.figure}", flush=True)
     everything = [claims.claim_of(name) for name in claims.names()]
     write_index(options.out, everything, options.out)

@@ -92,11 +92,21 @@ def lines_of(folder: Path, claims: Sequence[Claim], prefix: str = "") -> list[st
     lines = []
     for claim in claims:
         rows = read_rows(folder / f"{claim.name}.csv")
-        if rows:
+        if is_whole(claim, rows):
             verdict = claim.judge(rows)
             link = f"[{claim.name}]({prefix}{claim.name}.md)"
             lines.append(f"| {link} | {claim.title} | **{verdict.word}** | {verdict.figure} |")
     return lines
+
+
+def is_whole(claim: Claim, rows: Sequence[Row]) -> bool:
+    """Tell whether each setting was measured, all with the same seeds, two or more of them."""
+    seeds = {row["seed"] for row in rows}
+    points = {(row["setting"], row["seed"]) for row in rows}
+    settings = claim.settings
+    if rows and rows[0]["size"] == "small":
+        settings = claim.small_settings or settings
+    return len(seeds) > 1 and points == {(setting, seed) for setting in settings for seed in seeds}
 
 
 def _typed(row: dict[str, str]) -> dict[str, Any]:
