@@ -18,7 +18,7 @@ from typing import Any
 
 import claims
 from claims.claim import Claim, Work
-from claims.files import is_whole, read_rows, write_index, write_page, write_rows
+from claims.files import is_whole, read_rows, summary, write_index, write_page, write_rows
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results"
 WORK = Path("runs") / "claims"
@@ -62,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(f"{claim.name} {verdict.word}: {verdict.figure}", flush=True)
     everything = [claims.claim_of(name) for name in claims.names()]
     write_index(options.out, everything, options.out)
+    if options.pages:
+        print("\n".join(["README's table:", *summary(options.out, everything)]))
     return 0
 
 

@@ -83,20 +83,34 @@ def table(rows: Sequence[Row]) -> str:
 
 def write_index(folder: Path, claims: Sequence[Claim], out: Path) -> None:
     """Write the table of all claims that were measured into `out`, from their rows in `folder`."""
-    text = "\n".join([*_HEAD, *lines_of(folder, claims), *_FOOT]) + "\n"
-    write_atomically(out / INDEX, text)
-
-
-def lines_of(folder: Path, claims: Sequence[Claim], prefix: str = "") -> list[str]:
-    """Return a line of a Markdown table for each claim that was measured."""
     lines = []
+    for claim, verdict in verdicts(folder, claims):
+        cells = [link(claim), claim.title, f"**{verdict.word}**", verdict.figure]
+        lines.append("| " + " | ".join(cells) + " |")
+    write_atomically(out / INDEX, "\n".join([*_HEAD, *lines, *_FOOT]) + "\n")
+
+
+def summary(folder: Path, claims: Sequence[Claim]) -> list[str]:
+    """Return the lines of the README's table: claim and verdict, without figures."""
+    lines = []
+    for claim, verdict in verdicts(folder, claims):
+        lines.append(f"| {link(claim, 'docs/results/')} | {claim.title} | {verdict.word} |")
+    return lines
+
+
+def verdicts(folder: Path, claims: Sequence[Claim]) -> list[tuple[Claim, Verdict]]:
+    """Return the claims that were measured whole, with their verdicts."""
+    found = []
     for claim in claims:
         rows = read_rows(folder / f"{claim.name}.csv")
         if is_whole(claim, rows):
-            verdict = claim.judge(rows)
-            link = f"[{claim.name}]({prefix}{claim.name}.md)"
-            lines.append(f"| {link} | {claim.title} | **{verdict.word}** | {verdict.figure} |")
-    return lines
+            found.append((claim, claim.judge(rows)))
+    return found
+
+
+def link(claim: Claim, prefix: str = "") -> str:
+    """Return a link to a claim's page."""
+    return f"[{claim.name}]({prefix}{claim.name}.md)"
 
 
 def is_whole(claim: Claim, rows: Sequence[Row]) -> bool:

@@ -79,3 +79,11 @@ def test_the_table_of_claims_is_of_their_rows(study, tmp_path):
     study.claims.files.write_index(RESULTS, claims, tmp_path)
     table = (tmp_path / "index.md").read_text(encoding="utf-8")
     assert table == (RESULTS / "index.md").read_text(encoding="utf-8")
+
+
+def test_the_readme_says_of_each_claim_what_its_rows_say(study):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    claims = [study.claims.claim_of(name) for name in study.claims.names()]
+    lines = study.claims.files.summary(RESULTS, claims)
+    assert [line for line in readme if "](docs/results/" in line and line[0] == "|"] == lines
+    assert len(lines) == 25
