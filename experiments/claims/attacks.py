@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 from claims import text_world
-from claims.claim import Figures, Work
+from claims.claim import Figures, Row, Work
 from claims.text_world import Scene
 from rewardlab.rewards import Relative
 from rewardlab.rewards.scoring import scores_of
@@ -69,3 +69,9 @@ def figures(scene: Scene, found: Samples) -> Figures:
         relative = Relative(reward, scene.references)
         means[name] = scores_of(relative, found).mean().item()
     return {**text_world.rates(text_world.success(scene, found)), **means}
+
+
+def present(rows: Sequence[Row], settings: Iterable[str]) -> list[str]:
+    """Return the settings that were measured, in their order; the small size leaves some out."""
+    measured = {row["setting"] for row in rows}
+    return [setting for setting in settings if setting in measured]
