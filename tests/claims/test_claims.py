@@ -87,3 +87,10 @@ def test_the_readme_says_of_each_claim_what_its_rows_say(study):
     lines = study.claims.files.summary(RESULTS, claims)
     assert [line for line in readme if "](docs/results/" in line and line[0] == "|"] == lines
     assert len(lines) == 25
+
+
+def test_a_claim_of_one_seed_is_no_line_of_the_table_yet(study, tmp_path):
+    row = {"size": "full", "setting": "gate", "seed": 0, "success": 0.5, "seconds": 1}
+    study.claims.files.write_rows(tmp_path / "A3.csv", [row])
+    study.claims.files.write_index(tmp_path, [study.claims.claim_of("A3")], tmp_path)
+    assert "A3" not in (tmp_path / "index.md").read_text(encoding="utf-8")
