@@ -93,6 +93,7 @@ def _tensor_pieces(tensor: Any) -> Iterator[bytes | memoryview]:
 
     yield f"tensor {tensor.dtype} {list(tensor.shape)}".encode()
     column = tensor.detach().cpu().contiguous().reshape(-1)
+    column = column.as_strided(column.shape, (1,))  # one row of a matrix's column keeps its stride
     yield memoryview(column.view(torch.uint8).numpy())
 
 

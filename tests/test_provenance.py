@@ -23,6 +23,7 @@ def test_a_fingerprint_is_the_same_for_the_same_contents():
     )
     values = torch.arange(12.0).reshape(3, 4)
     assert fingerprint(values.T) == fingerprint(values.T.contiguous())
+    assert fingerprint(values[:1, 1]) == fingerprint(torch.tensor([1.0]))
     assert fingerprint((1, "a")) == fingerprint([1, "a"])
     assert len(fingerprint(None)) == 16
 
