@@ -285,6 +285,24 @@ def test_precision_recall_of_copies_and_strangers():
     assert metrics.precision_recall(real, real[:1].repeat(5, 1))[1] == 1 / 20
 
 
+def test_coverage_against_loops():
+    real, generated = features(30).double(), features(20, seed=1).double() * 0.5
+    covered = []
+    for x in real:
+        radius = sorted((x - y).norm().item() for y in real)[5]
+        covered.append(min((x - y).norm().item() for y in generated) <= radius)
+    assert metrics.coverage(real, generated) == pytest.approx(np.mean(covered))
+    assert 0 < np.mean(covered) < 1
+
+
+def test_an_outlier_covers_less_than_it_recalls():
+    real = features(20)
+    strangers = torch.cat([real[:4] + 1000, real[:4] - 1000])
+    assert metrics.precision_recall(real, strangers, k=4)[1] == 1.0
+    assert metrics.coverage(real, strangers, k=4) == 0.0
+    assert metrics.coverage(real, real[:1], k=4) < 1.0 == metrics.coverage(real, real, k=4)
+
+
 @pytest.mark.parametrize("n", range(1, 8))
 def test_best_of_n_is_the_mean_over_subsets(n):
     proxy, gold = normal(7).double(), normal(7, seed=1).double()
@@ -408,6 +426,8 @@ BAD = float("nan")
         (lambda: metrics.kernel_distance(torch.full((2, 2), BAD), torch.zeros(2, 2)), "4 NaN"),
         (lambda: metrics.diversity(torch.zeros(1, 3)), "N >= 2"),
         (lambda: metrics.precision_recall(torch.zeros(3, 2), torch.zeros(9, 2)), "N >= 4"),
+        (lambda: metrics.coverage(torch.zeros(5, 2), torch.zeros(9, 2)), "N >= 6"),
+        (lambda: metrics.coverage(torch.zeros(6, 2), torch.zeros(0, 2)), "N >= 1"),
         (lambda: metrics.best_of_n_expected(torch.zeros(3), torch.zeros(3), 4), "n=4, N=3"),
         (lambda: metrics.best_of_n_expected(torch.zeros(3), torch.zeros(3), 0), "n=0"),
         (lambda: metrics.best_of_n_kl(0), "n >= 1"),

@@ -12,6 +12,7 @@ from rewardlab.metrics.best_of_n import (
 from rewardlab.metrics.bootstrap import mean_interval
 from rewardlab.metrics.calibration import calibration_error
 from rewardlab.metrics.distances import (
+    coverage,
     diversity,
     frechet_distance,
     kernel_distance,
@@ -30,6 +31,7 @@ __all__ = [
     "best_of_poisson_expected",
     "best_of_poisson_kl",
     "calibration_error",
+    "coverage",
     "diversity",
     "doubts",
     "flicker",

@@ -116,9 +116,26 @@ def precision_recall(
         (1.0, 0.7)
     """
     real, generated = checked_features(features_real, features_generated, least=k + 1)
-    precision = _coverage(real, generated, k)
-    recall = _coverage(generated, real, k)
+    precision = _share(_in_balls(real, generated, k).any(1))
+    recall = _share(_in_balls(generated, real, k).any(1))
     return precision, recall
+
+
+def coverage(features_real: Tensor, features_generated: Tensor, k: int = 5) -> float:
+    """Return the share of real rows that have a generated row nearby.
+
+    Naeem et al., arXiv 2002.09797, equation 8. Near means no farther than the real row's own k-th
+    neighbour among the real, so one generated outlier cannot cover much, as it can in recall. Rows
+    [N, D] and [K, D], more than k real ones.
+
+    Example:
+        >>> real = torch.arange(10.0)[:, None]
+        >>> coverage(real, real[:4], k=1)
+        0.5
+    """
+    [real] = checked_features(features_real, least=k + 1)
+    real, generated = checked_features(features_real, features_generated, least=1)
+    return _share(_in_balls(real, generated, k).any(0))
 
 
 def _covariance_root(rows: Tensor) -> Tensor:
@@ -169,8 +186,8 @@ def _mean_within(weights: Tensor, kernel: Tensor) -> Tensor:
     return products.sum(1) / pairs
 
 
-def _coverage(centers: Tensor, rows: Tensor, k: int) -> float:
-    """Return the share of rows that lie in the ball of some center.
+def _in_balls(centers: Tensor, rows: Tensor, k: int) -> Tensor:
+    """Return which rows [K] lie in the ball of which center [N]: bool [K, N].
 
     A ball reaches to its center's k-th neighbour among the centers.
     """
@@ -179,5 +196,8 @@ def _coverage(centers: Tensor, rows: Tensor, k: int) -> float:
     among_centers = torch.cdist(centers, centers, compute_mode=exact)
     radii = among_centers.kthvalue(k + 1, dim=1).values
     to_centers = torch.cdist(rows, centers, compute_mode=exact)
-    covered = (to_centers <= radii).any(1)
-    return covered.double().mean().item()
+    return to_centers <= radii
+
+
+def _share(chosen: Tensor) -> float:
+    return chosen.double().mean().item()
