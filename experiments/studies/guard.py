@@ -8,11 +8,13 @@ Writes a run folder an arm and seed, `readings.csv` (a row a reading) and `table
 stand are not made again, and `--hours` ends between two runs.
 
     python experiments/studies/guard.py --seeds 3 --out runs/guard
+    python experiments/studies/guard.py --tables docs/studies/guard.csv    # of readings that stand
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -238,6 +240,21 @@ def write(out: Path, rows: Sequence[Row]) -> None:
     (out / "table.md").write_text(tables(rows), encoding="utf-8")
 
 
+def read(file: Path) -> list[Row]:
+    """Return the readings in a file; a monitor that a run does not read is left out of its rows."""
+    with file.open(encoding="utf-8", newline="") as stream:
+        return [_typed(row) for row in csv.DictReader(stream)]
+
+
+def _typed(row: dict[str, str]) -> Row:
+    typed: Row = {}
+    for name, text in row.items():
+        if text:
+            typed[name] = text if name == "arm" else float(text)
+    typed["seed"] = int(row["seed"])
+    return typed
+
+
 def tables(rows: Sequence[Row]) -> str:
     """Return both tables, as Markdown."""
     return f"{falls_table(rows)}\n{table(rows)}"
@@ -250,8 +267,10 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument("--first", type=int, default=0, help="the first of them")
     parser.add_argument("--out", type=Path, default=Path("runs/guard"))
     parser.add_argument("--hours", type=float, default=float("inf"), help="begin no run after")
+    parser.add_argument("--tables", type=Path, nargs="+", help="of readings in these files alone")
     parser.add_argument("flags", nargs="*", help="flags of `rewardlab rounds` for every arm")
     return parser.parse_args()
 
@@ -259,12 +278,16 @@ def parse() -> argparse.Namespace:
 def main() -> int:
     """Run all arms and seeds, and write the tables after each."""
     options = parse()
+    if options.tables:
+        print(tables([row for file in options.tables for row in read(file)]))
+        return 0
 
     def command_of(arm: str, seed: int) -> list[str]:
         return command(arm, seed, options.out, options.flags)
 
     rows: list[Row] = []
-    for run in made(options.arms, range(options.seeds), options.out, command_of, options.hours):
+    seeds = range(options.first, options.first + options.seeds)
+    for run in made(options.arms, seeds, options.out, command_of, options.hours):
         rows += readings(*run)
         write(options.out, rows)
     print(tables(rows))
