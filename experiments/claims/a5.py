@@ -27,13 +27,13 @@ def judge(rows: Sequence[Row]) -> Verdict:
         name: mean_of(values_of(rows, name, "strict_success"))
         for name in attacks.present(rows, WEIGHTS)
     }
-    best = max(strict, key=lambda name: strict[name].value)
+    course = ", ".join(f"{interval} at {name}" for name, interval in strict.items())
     target = mean_of(values_of(rows, MOST, "target"))
     return Verdict(
         all_of([above(rise), above(missed)]),
         f"strict success rises by {rise} from λ = 0 to 1; {missed} fewer pass the gate at λ = 4",
         (
-            f"Strict success is highest at {best}: {strict[best]}, and {strict[MOST]} at {MOST}.",
+            f"Strict success is {course}.",
             f"At {MOST} the target's score of what is found is {target} deviations above the mean "
             "reference.",
             f"All train for {attacks.STEPS} steps, with a penalty of 10 deviations below the gate.",
@@ -49,12 +49,13 @@ def draw(rows: Sequence[Row], axes: Any) -> None:
         "strict_success": "strict success",
     }
     names = attacks.present(rows, WEIGHTS)
-    for figure, label in labels.items():
+    for number, (figure, label) in enumerate(labels.items()):
         intervals = [mean_of(values_of(rows, name, figure)) for name in names]
         means = [interval.value for interval in intervals]
         lows = [interval.value - interval.low for interval in intervals]
         highs = [interval.high - interval.value for interval in intervals]
-        axes.errorbar(range(len(means)), means, [lows, highs], marker="o", capsize=3, label=label)
+        places = [place + 0.06 * (number - 1) for place in range(len(means))]
+        axes.errorbar(places, means, [lows, highs], marker="o", capsize=3, label=label)
     axes.set_xticks(range(len(names)), [f"{WEIGHTS[name]:g}" for name in names])
     axes.set_ylim(-0.05, 1.1)
     axes.set_xlabel("λ, the weight of the witness")
