@@ -66,14 +66,23 @@ def ink(samples: Samples, pool: Samples) -> Tensor:
     return (samples.outputs.mean((1, 2, 3)) - of_pool.mean()) / of_pool.std()
 
 
-def tilted(pool: Samples, count: int, seed: int, strength: float = STRENGTH) -> Samples:
+def tilted(
+    pool: Samples, count: int, seed: int, strength: float = STRENGTH, scale: Samples | None = None
+) -> Samples:
     """Return different samples of the pool, each drawn with odds exp(strength · gold).
 
     By the Gumbel trick, one after the other without putting any back; so a large share of the pool
     is tilted less than a small one.
+
+    Args:
+        pool: what is drawn from.
+        count: how many.
+        seed: of the draw.
+        strength: log-odds a deviation of gold.
+        scale: whose mean and deviation gold is in; the pool's own by default.
     """
     noise = torch.rand(len(pool), generator=dice(seed, "tilted"))
-    keys = strength * ink(pool, pool) - torch.log(-torch.log(noise))
+    keys = strength * ink(pool, pool if scale is None else scale) - torch.log(-torch.log(noise))
     rows = keys.topk(count).indices
     return pool[rows[torch.randperm(count, generator=dice(seed, "order"))].tolist()]
 
