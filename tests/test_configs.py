@@ -59,6 +59,8 @@ STUDY = {
     "adv_rm/restart.yaml",
     "adv_rm/study.yaml",
     "adv_rm/study_guard.yaml",
+    "gan_rm/digits_finished.yaml",
+    "gan_rm/digits_menu.yaml",
     "gan_rm/digits_monitors.yaml",
     "adv_rm/study_paper.yaml",
     "adv_rm/study_pairs.yaml",

@@ -202,13 +202,20 @@ def texts_of_run(run: Run, number: int) -> list[str]:
     return list(load_samples(_stage(run, number, SAMPLES) / SAMPLES_FOLDER).outputs)
 
 
-def readings_of(run: Run, number: int) -> list[dict[str, float]]:
-    """Return the rows of a run's readings: step, gold, reward and KL."""
+def readings_of(run: Run, number: int, gold: str = "gold") -> list[dict[str, float]]:
+    """Return the rows of a run's readings: step, gold, reward and, where there is one, KL.
+
+    Args:
+        run: a finished run.
+        number: of the round.
+        gold: name of the judge.
+    """
     file = _stage(run, number, "post-train") / "metrics.csv"
+    columns = {"gold": f"reading/{gold}", "reward": "reading/reward", "kl": "reading/kl"}
     readings = []
     for row in csv.DictReader(file.read_text(encoding="utf-8").splitlines()):
-        if row.get("reading/gold"):
-            reading = {name: float(row[f"reading/{name}"]) for name in ("gold", "reward", "kl")}
+        if row.get(columns["gold"]):
+            reading = {name: float(row[key]) for name, key in columns.items() if row.get(key)}
             readings.append({"step": float(row["step"]), **reading})
     return readings
 

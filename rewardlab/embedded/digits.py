@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from rewardlab.conversations import text_prompts
+from rewardlab.data.preferences import Preferences
 from rewardlab.data.samples import SamplesData
 from rewardlab.data.targets import TargetSamples
 from rewardlab.embedded.cache import cached
@@ -36,13 +37,14 @@ from rewardlab.rewards import FrozenFeatures, Reward, VisionReward
 from rewardlab.seeds import derive
 from rewardlab.training.ema import EMA
 from rewardlab.training.sft import SFT
-from rewardlab.types import Samples, images_of
+from rewardlab.types import PreferencePairs, Samples, images_of
 
 PACKAGES = ("torch", "diffusers", "open_clip_torch", "scikit-learn", "rewardlab")
 
 __all__ = [
     "DigitJudge",
     "base_policy",
+    "bold_pairs",
     "bold_targets",
     "captioned",
     "digits",
@@ -60,6 +62,35 @@ def bold_targets(held_out: int = 60, batch_size: int = 64, seed: int = 0) -> Tar
     """
     targets = digits("targets", seed)
     return TargetSamples(targets, held_out=held_out, channels=1, batch_size=batch_size, seed=seed)
+
+
+def bold_pairs(held_out: int = 60, batch_size: int = 32, seed: int = 0) -> Preferences:
+    """Return 300 pairs of digits of which the bold one is preferred to another of its class.
+
+    The others are of the tower's part, and no digit comes twice.
+
+    Args:
+        held_out: number of pairs that are held out.
+        batch_size: pairs a step.
+        seed: seed of the split.
+
+    Example:
+        >>> pairs = bold_pairs().split("held_out")
+        >>> len(pairs), pairs.chosen.prompts == pairs.rejected.prompts
+        (60, True)
+    """
+    bold = digits("targets", seed)
+    others = digits("tower", seed)
+    bold_classes = classes_of(bold)
+    other_classes = classes_of(others)
+    chosen = []
+    rejected = []
+    for label in range(len(WORDS)):
+        rows = (bold_classes == label).nonzero()[:, 0]
+        chosen.append(rows)
+        rejected.append((other_classes == label).nonzero()[: len(rows), 0])
+    pairs = PreferencePairs(bold[torch.cat(chosen)], others[torch.cat(rejected)])
+    return Preferences(pairs, held_out=held_out, batch_size=batch_size, seed=seed)
 
 
 def base_policy(

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from rewardlab.cli import main as rewardlab
 from rewardlab.commands.rounds import build
+from rewardlab.embedded.digits import tower_reward
 
 STUDIES = Path(__file__).parents[2] / "experiments" / "studies"
 
@@ -21,6 +23,27 @@ def study():
         spec.loader.exec_module(module)
         yield module
     sys.modules.pop("hardening", None)
+
+
+QUICK = {
+    "policy.init_args.train_steps": 1,
+    "reward.init_args.train_steps": 1,
+    "evaluation.judges.accuracy.init_args.train_steps": 1,
+    "evaluation.samples": 20,
+    "fit.trainer.init_args.max_epochs": 1,
+    "fit.loop.init_args.folds": 1,
+    "bootstrap": "null",
+    "negatives": 80,
+    "post_train.trainer.init_args.max_steps": 2,
+    "post_train.batch_size": 4,
+}
+READINGS = "rounds.init_args.post_train.callbacks"
+
+
+@pytest.fixture
+def quick_digits(tmp_path, monkeypatch):
+    """A cache of its own for networks of one step."""
+    monkeypatch.setenv("REWARDLAB_CACHE", str(tmp_path / "cache"))
 
 
 def row(study, arm, seed, fall, **figures):
@@ -39,9 +62,82 @@ def test_the_table_pairs_each_arm_with_the_plain_one_of_its_seed(study):
     assert online.endswith("| 1.00 | 1.30 |")
 
 
+def test_the_table_of_pictures_pairs_each_loop_with_its_own_plain_arm(study):
+    world = study.WORLDS["digits"]
+    falls = {"none": 10.0, "online": 40.0, "dpo": 20.0, "dpo-kl": 30.0}
+    figures = {"accuracy": 0.5, "distance": 0.25, "ink": 0.4}
+    rows = [
+        row(study, arm, seed, fall, **figures) for arm, fall in falls.items() for seed in (2, 3)
+    ]
+    heads, _, *lines = study.table(rows, world).splitlines()
+    assert heads.startswith("| arm | seeds | falls | restricted mean to 60 | ratio to its plain")
+    ratios = [line.split(" | ")[4].split()[0] for line in lines]
+    assert ratios == ["1.00", "4.00", "1.00", "1.50"]
+    assert "| 0.50 ± 0.00 | 0.25 ± 0.00 | 0.40 ± 0.00 |" in lines[0]
+
+
+def test_an_arm_that_takes_of_another_has_its_folder(study, tmp_path):
+    for world in study.WORLDS.values():
+        assert {arm.beside for arm in world.arms.values()} <= set(world.arms)
+        assert {arm.of for arm in world.arms.values() if arm.takes} <= set(world.arms)
+    words = study.command("kl-anchor", 4, tmp_path)
+    assert f"--experiment.policy_path={tmp_path / 'anchor-4' / 'policy'}" in words
+    words = study.command("soft_minimum", 4, tmp_path, world=study.WORLDS["digits"])
+    assert f"--experiment.reward_path={tmp_path / 'none-4' / 'reward'}" in words
+
+
+def test_a_run_of_pictures_is_made_and_measured(study, tmp_path, quick_digits):
+    """The judge, distance and ink are those of results.json; ReFL has no reference, so no KL."""
+    world = study.WORLDS["digits"]
+    quick = [f"--rounds.init_args.{name}={value}" for name, value in QUICK.items()]
+    quick.append(f"--{READINGS}.init_args.samples=20")
+    quick.append(f"--{READINGS}.init_args.judges.accuracy.init_args.train_steps=1")
+    words = study.command("none", 2, tmp_path, quick, world)
+    assert rewardlab(words) == 0
+    entry = study.measure("none", 2, tmp_path / "none-2", world)
+    said = study.read_runs([tmp_path / "none-2"])[0].results["rounds"]["1"]["judged"]
+    assert (entry.row.distance, entry.row.ink) == (said["distance"]["mean"], said["ink"]["mean"])
+    assert entry.row.variety == said["diversity"]["mean"]
+    assert (entry.curve.step, entry.curve.kl) == ([0, 2], [None, None])
+    assert entry.row.end_kl is None
+    study.write(tmp_path, [entry], world)
+    [known] = study.known_runs(tmp_path / "runs.csv")
+    assert known.row == entry.row
+    assert (tmp_path / "menu.png").is_file()
+
+
+def test_heads_of_a_finished_reward_are_taken_with_care(study, tmp_path, quick_digits):
+    """By the menu's fragment for members: one reward of several heads is an ensemble of them."""
+    world = study.WORLDS["digits"]
+    reward = tower_reward(train_steps=1, heads=4)
+    reward.save_pretrained(tmp_path / "none-3" / "reward")
+    words = study.command("soft_minimum", 3, tmp_path, world=world)[1:]
+    quick = [
+        f"--rounds.init_args.{name}={value}"
+        for name, value in QUICK.items()
+        if name.startswith(("policy", "evaluation"))
+    ]
+    quick.append(f"--{READINGS}.init_args.judges.accuracy.init_args.train_steps=1")
+    words = [word for word in words if word not in ("--resume", "--report=false")]
+    rounds = build([*words, *quick]).rounds
+    assert (rounds.fit.loop, rounds.rounds, len(rounds.members)) == (None, 0, 1)
+    references = rounds.preferences.split("held_out").chosen
+    hardened = rounds.use(rounds.members[0], references)
+    assert hardened.scaled_members(references).shape == (60, 4)
+    assert (hardened(references) <= hardened.scaled_members(references).mean(1) + 1e-5).all()
+
+
+def test_stories_are_skipped_with_a_sentence_without_their_models(study, capsys):
+    assert study.story_flags(None, None) is None
+    assert "--llama2c WEIGHTS TOKENIZER" in capsys.readouterr().out
+
+
 def test_all_files_of_all_arms_stand(study):
-    for arm in study.ARMS.values():
-        assert all((study.CONFIGS / file).is_file() for file in arm.files)
+    for world in study.WORLDS.values():
+        for arm in world.arms.values():
+            files = (*world.files, *arm.files, *world.last)
+            assert all((study.CONFIGS / file).is_file() for file in files)
+        assert set(world.main) <= set(world.arms)
     names = {path.stem for path in (study.CONFIGS / "menu").glob("*.yaml")}
     assert names > set(study.ITEMS)
     assert set(study.MAIN) <= set(study.ARMS)
