@@ -38,7 +38,7 @@ def run_of(arm: str, seed: int, work: Work) -> Path:
     """
     out = work.folder / "menu"
     folder = out / f"{arm}-{seed}"
-    if not (folder / "timing.json").is_file():
+    if not (folder / "policy").is_dir():  # exported at the end
         code = rewardlab(small_command(arm, seed, out) if work.small else command(arm, seed, out))
         if code:
             raise SystemExit(code)

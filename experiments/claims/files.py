@@ -62,8 +62,8 @@ def page(claim: Claim, rows: Sequence[Row], verdict: Verdict) -> str:
         claim.how,
         table(rows),
         f"Mean ± standard deviation over {seeds} seeds; a row a point is in "
-        f"[{claim.name}.csv]({claim.name}.csv). All points took {seconds / 60:.1f} minutes "
-        "on one thread.",
+        f"[{claim.name}.csv]({claim.name}.csv). All points took {seconds / 60:.1f} minutes by "
+        "the clock, on one thread.",
         f"```bash\nmake study NAME={claim.name}\n```",
     ]
     return "\n\n".join(lines) + "\n"
