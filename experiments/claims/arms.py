@@ -68,7 +68,7 @@ def readings_of(folder: Path) -> list[dict[str, float]]:
 
 def figures_of(arm: str, seed: int, work: Work) -> dict[str, Any]:
     """Return what the menu's study reads of a run."""
-    row = menu.measure(arm, seed, run_of(arm, seed, work)).row._asdict()
+    row = menu.figures_of(menu.measure(arm, seed, run_of(arm, seed, work)).row)
     for name in ("arm", "seed", "strict_fall", "seconds"):
         del row[name]
     return row

@@ -33,6 +33,7 @@ from menu_table import (
     Curve,
     Measured,
     Row,
+    figures_of,
     known_runs,
     table,
     write,
@@ -65,6 +66,7 @@ __all__ = [
     "Row",
     "base_deviation",
     "command",
+    "figures_of",
     "known_runs",
     "made",
     "measure",
@@ -104,7 +106,7 @@ def measure(arm: str, seed: int, folder: Path, world: World = TOPICS) -> Measure
     start = readings[0]["gold"]
     unit = base_deviation(run) if world.unit == "σ" else 1.0
     gold = torch.tensor([(reading["gold"] - start) / unit for reading in readings])
-    steps = [reading["step"] for reading in readings]
+    steps = tuple(reading["step"] for reading in readings)
     kl = [reading.get("kl") for reading in readings]
     row = Row(
         arm=arm,

@@ -219,9 +219,9 @@ def known_runs(file: Path | None) -> list[Measured]:
     for row in map(numbers_of, read_csv(file)):
         run = (row["arm"], row["seed"])
         own = [entry for entry in readings if (entry["arm"], entry["seed"]) == run]
-        steps = [entry["step"] for entry in own if entry.get("step") is not None]
+        steps = tuple(entry["step"] for entry in own if entry.get("step") is not None)
         gold = [entry["gold"] for entry in own]
-        curve = Curve(gold, [entry["kl"] for entry in own], steps or ())
+        curve = Curve(gold, [entry["kl"] for entry in own], steps)
         runs.append(Measured(Row(**row), curve))
     return runs
 

@@ -27,6 +27,7 @@ def study():
 
 QUICK = {
     "policy.init_args.train_steps": 1,
+    "policy.init_args.steps": 4,
     "reward.init_args.train_steps": 1,
     "evaluation.judges.accuracy.init_args.train_steps": 1,
     "evaluation.samples": 20,
@@ -90,7 +91,7 @@ def test_a_run_of_pictures_is_made_and_measured(study, tmp_path, quick_digits):
     """The judge, distance and ink are those of results.json; ReFL has no reference, so no KL."""
     world = study.WORLDS["digits"]
     quick = [f"--rounds.init_args.{name}={value}" for name, value in QUICK.items()]
-    quick.append(f"--{READINGS}.init_args.samples=20")
+    quick += [f"--{READINGS}.init_args.samples=20", f"--{READINGS}.init_args.every_n_steps=1"]
     quick.append(f"--{READINGS}.init_args.judges.accuracy.init_args.train_steps=1")
     words = study.command("none", 2, tmp_path, quick, world)
     assert rewardlab(words) == 0
@@ -98,7 +99,7 @@ def test_a_run_of_pictures_is_made_and_measured(study, tmp_path, quick_digits):
     said = study.read_runs([tmp_path / "none-2"])[0].results["rounds"]["1"]["judged"]
     assert (entry.row.distance, entry.row.ink) == (said["distance"]["mean"], said["ink"]["mean"])
     assert entry.row.variety == said["diversity"]["mean"]
-    assert (entry.curve.step, entry.curve.kl) == ([0, 2], [None, None])
+    assert (entry.curve.step, entry.curve.kl) == ((0, 1, 2), [None] * 3)
     assert entry.row.end_kl is None
     study.write(tmp_path, [entry], world)
     [known] = study.known_runs(tmp_path / "runs.csv")
