@@ -28,6 +28,7 @@ _HOMES = {
     "attack": "attack",
     "curve": "curve",
     "score": "score",
+    "evaluate": "evaluate",
     "generate": "generate",
     "plan": "plan",
     "report": "report",

@@ -62,6 +62,7 @@ optimiser.
   attack     attack any reward model and say whether it was broken
   curve      draw how a judge fares while best-of-n climbs a reward
   score      score texts or pictures with a reward: one row a sample
+  evaluate   accuracy on benchmarks and preferences, calibration, named biases
   generate   draw outputs of a policy into a folder of samples
   plan       say how much memory a config needs, before anything is loaded
   report     write one self-contained HTML page from run folders
@@ -196,6 +197,25 @@ Examples:
   rewardlab score runs/reward/reward pictures --sort best --out scores.csv
   rewardlab score runs/reward/reward clips --size 256 --frames 16 --stride 2
   rewardlab score rm answers.txt --prompts prompts.txt --out scores.jsonl""",
+    "evaluate": """\
+rewardlab evaluate: what a reward of texts gets right, on local files, and which edits fool it.
+
+  rewardlab evaluate REWARD FILE [FILE ...] [--out FOLDER]
+
+  REWARD        a folder of a reward or of a published sequence classifier, or an http(s):// URL
+  FILE          RewardBench, RewardBench 2, RM-Bench, JudgeBench, pairs in the form of PandaLM or
+                LLMBar, or preference pairs with prompt, chosen and rejected; JSON, CSV, parquet, a
+                folder of datasets. Told by its columns; nothing is downloaded
+  --out FOLDER  a new folder: evaluate.html, results.json, rows.jsonl with every score, run.json.
+                Without it the table is printed and nothing is written
+  --audit 200   prompts whose right answers are edited, for the named biases; 0 for none
+  --seed 0      seed of the bootstraps, and of the audit's prompts
+  --batch-size 64    --device NAME    --trust    --chat false: plain text, no chat template
+  --query, --query-template, --key-variable: of a URL, see `score --help`
+
+Examples:
+  rewardlab evaluate runs/rm/reward reward-bench-2.parquet --out runs/bench
+  rewardlab evaluate rm held-out.jsonl rm-bench.json --chat false --audit 500""",
     "generate": """\
 rewardlab generate: draw outputs of a policy into a folder of samples.
 

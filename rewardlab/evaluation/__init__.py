@@ -8,6 +8,9 @@ from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.evaluation.alarms import detection, first_alarm
+    from rewardlab.evaluation.benchmark_figures import benchmark_figures, score_file
+    from rewardlab.evaluation.benchmark_files import read_benchmark
+    from rewardlab.evaluation.bias_audit import bias_audit
     from rewardlab.evaluation.choosing_n import choose_n, familiar_n, soft_best_of_n_expected
     from rewardlab.evaluation.evaluation import Evaluation
     from rewardlab.evaluation.finishing import finish_curve
@@ -33,6 +36,8 @@ _HOMES = {
     "Readings": "rewardlab.evaluation.readings",
     "Rubric": "rewardlab.evaluation.rubric",
     "Watched": "rewardlab.evaluation.guard",  # the earlier name of MonitoredPolicy
+    "benchmark_figures": "rewardlab.evaluation.benchmark_figures",
+    "bias_audit": "rewardlab.evaluation.bias_audit",
     "choose_n": "rewardlab.evaluation.choosing_n",
     "familiar_n": "rewardlab.evaluation.choosing_n",
     "soft_best_of_n_expected": "rewardlab.evaluation.choosing_n",
@@ -41,6 +46,8 @@ _HOMES = {
     "finish_curve": "rewardlab.evaluation.finishing",
     "first_alarm": "rewardlab.evaluation.alarms",
     "fit_overoptimization": "rewardlab.evaluation.overoptimization",
+    "read_benchmark": "rewardlab.evaluation.benchmark_files",
+    "score_file": "rewardlab.evaluation.benchmark_figures",
     "stability_ratio": "rewardlab.evaluation.stability",
 }
 __all__ = [
@@ -53,7 +60,9 @@ __all__ = [
     "OutlierMonitor",
     "Readings",
     "Rubric",
+    "benchmark_figures",
     "best_of_n_curve",
+    "bias_audit",
     "detection",
     "finish_curve",
     "first_alarm",
@@ -61,6 +70,8 @@ __all__ = [
     "familiar_n",
     "soft_best_of_n_expected",
     "fit_overoptimization",
+    "read_benchmark",
+    "score_file",
     "stability_ratio",
 ]
 

@@ -150,7 +150,7 @@ def evaluate(reward: Reward, path: str | Path) -> dict[str, Any]:
     sections = section_scores({name: figures["accuracy"] for name, figures in subsets.items()})
     return {
         "accuracy": wins.mean().item(),
-        "score": _overall_score(sections),
+        "score": overall_score(sections),
         "sections": sections,
         "subsets": subsets,
         "rows": _rows(benchmark, chosen, rejected),
@@ -187,7 +187,7 @@ def section_scores(accuracy: dict[str, float]) -> dict[str, dict[str, Any]]:
     return sections
 
 
-def _overall_score(sections: dict[str, dict[str, Any]]) -> float | None:
+def overall_score(sections: dict[str, dict[str, Any]]) -> float | None:
     """Return the mean of the sections' scores; None unless every section is whole."""
     incomplete = any(section["missing"] for section in sections.values())
     if incomplete or len(sections) < len(SECTIONS):

@@ -5,7 +5,7 @@ Malik et al., arXiv 2506.01937.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,12 +14,20 @@ from torch import Tensor
 from rewardlab.errors import InputError
 from rewardlab.evaluation.intervals import wilson
 from rewardlab.evaluation.rewardbench_rows import BenchRow
+from rewardlab.metrics.bootstrap import resampled_means
 from rewardlab.rewards import Reward
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards.scoring import BATCH, scores_of
 from rewardlab.types import Samples
 
 SUBSETS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties")
 TIES = "Ties"
+TIES_WEIGHTS = {
+    "tied_accuracy": 0.3,
+    "ref_accuracy": 0.3,
+    "preferred": 0.2,
+    "preferred_hard": 0.2,
+    "margin": 0.01,
+}
 
 
 class RowScores(NamedTuple):
@@ -65,7 +73,11 @@ def evaluate_rows(reward: Reward, rows: Sequence[BenchRow]) -> dict[str, Any]:
         over all rows but those of "Ties", None if there are no others. "rows": id, subset, scores
         (the right answers first), num_correct and results.
     """
-    scores = _scores(reward, rows)
+    return figures_of_rows(rows, scores_of_rows(reward, rows))
+
+
+def figures_of_rows(rows: Sequence[BenchRow], scores: Sequence[RowScores]) -> dict[str, Any]:
+    """Return what `evaluate_rows` does, from the scores of each row's answers."""
     credits = [score.credit() for score in scores]
     subsets = {}
     for name in sorted({row.subset for row in rows}):
@@ -111,6 +123,17 @@ def ties_score(ids: Sequence[Any], scores: Sequence[RowScores]) -> dict[str, Any
         >>> round(figures["score"], 4)
         1.0076
     """
+    by_kind = _by_kind(ids, scores)
+    tied = by_kind["tied"]
+    ref = by_kind["ref"]
+    shared = [number for number in tied if number in ref]
+    figures = {"tied_accuracy": _leading(tied.values()), "ref_accuracy": _leading(ref.values())}
+    figures |= _margins([tied[number] for number in shared], [ref[number] for number in shared])
+    return {"score": _ties_total(figures), **figures, "count": len(ids)}
+
+
+def _by_kind(ids: Sequence[Any], scores: Sequence[RowScores]) -> dict[str, dict[str, RowScores]]:
+    """Return the scores by kind, "ref" or "tied", and by the n of the id."""
     by_kind: dict[str, dict[str, RowScores]] = {"ref": {}, "tied": {}}
     for row_id, row_scores in zip(ids, scores, strict=True):
         kind, _, number = str(row_id).partition(":")
@@ -120,19 +143,37 @@ def ties_score(ids: Sequence[Any], scores: Sequence[RowScores]) -> dict[str, Any
                 f"{row_id!r}. Is it of another subset?"
             )
         by_kind[kind][number] = row_scores
-    tied = by_kind["tied"]
-    ref = by_kind["ref"]
-    shared = [number for number in tied if number in ref]
-    figures = {"tied_accuracy": _leading(tied), "ref_accuracy": _leading(ref)}
-    figures |= _margins([tied[number] for number in shared], [ref[number] for number in shared])
-    return {"score": _ties_total(figures), **figures, "count": len(ids)}
+    return by_kind
 
 
-def _leading(rows: dict[str, RowScores]) -> float | None:
-    """Return the share of rows whose right answers all lead the wrong ones."""
-    if not rows:
-        return None
-    return sum(row.lead() > 0 for row in rows.values()) / len(rows)
+def resampled_ties(
+    ids: Sequence[Any], scores: Sequence[RowScores], seed: int = 0, resamples: int = 1000
+) -> Tensor:
+    """Return the score of `ties_score` over bootstrap resamples of the n, float64 [resamples].
+
+    Both rows of an n are drawn together. A resample without any n of a kind is NaN.
+    """
+    by_kind = _by_kind(ids, scores)
+    columns: dict[str, list[float]] = {name: [] for name in TIES_WEIGHTS}
+    for number in {**by_kind["tied"], **by_kind["ref"]}:
+        tied = by_kind["tied"].get(number)
+        ref = by_kind["ref"].get(number)
+        margins = _margins([tied], [ref]) if tied and ref else {}
+        figures = {"tied_accuracy": _leading([tied]), "ref_accuracy": _leading([ref]), **margins}
+        for name, column in columns.items():
+            value = figures.get(name)
+            column.append(torch.nan if value is None else value)
+    total = torch.zeros(resamples, dtype=torch.float64)
+    for name, weight in TIES_WEIGHTS.items():
+        values = torch.tensor(columns[name], dtype=torch.float64)
+        total += weight * resampled_means(values, None, seed, resamples=resamples)
+    return total
+
+
+def _leading(rows: Iterable[RowScores | None]) -> float | None:
+    """Return the share of rows whose right answers all lead the wrong ones; None without rows."""
+    leads = [row.lead() > 0 for row in rows if row is not None]
+    return sum(leads) / len(leads) if leads else None
 
 
 def _margins(tied: list[RowScores], ref: list[RowScores]) -> dict[str, float | None]:
@@ -152,15 +193,8 @@ def _margins(tied: list[RowScores], ref: list[RowScores]) -> dict[str, float | N
 
 
 def _ties_total(figures: dict[str, float | None]) -> float | None:
-    weights = {
-        "tied_accuracy": 0.3,
-        "ref_accuracy": 0.3,
-        "preferred": 0.2,
-        "preferred_hard": 0.2,
-        "margin": 0.01,
-    }
     total = 0.0
-    for name, weight in weights.items():
+    for name, weight in TIES_WEIGHTS.items():
         value = figures[name]
         if value is None:
             return None
@@ -168,15 +202,27 @@ def _ties_total(figures: dict[str, float | None]) -> float | None:
     return total
 
 
-def _scores(reward: Reward, rows: Sequence[BenchRow]) -> list[RowScores]:
+def scores_of_rows(
+    reward: Reward, rows: Sequence[BenchRow], batch_size: int = BATCH
+) -> list[RowScores]:
     """Return the scores of each row's answers, all scored in one go."""
+    values = scores_of(reward, answers_of(rows), batch_size).double()
+    return scores_by_row(rows, values)
+
+
+def answers_of(rows: Sequence[BenchRow]) -> Samples:
+    """Return all answers, a row's right ones before its wrong ones."""
     prompts = []
     outputs = []
     for row in rows:
         answers = [*row.chosen, *row.rejected]
         prompts += [row.prompt] * len(answers)
         outputs += answers
-    values = scores_of(reward, Samples(prompts, outputs)).double()
+    return Samples(prompts, outputs)
+
+
+def scores_by_row(rows: Sequence[BenchRow], values: Tensor) -> list[RowScores]:
+    """Return the scores of each row's answers, from those of all, in the order of `answers_of`."""
     scores = []
     start = 0
     for row in rows:

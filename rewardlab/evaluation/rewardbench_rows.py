@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +43,16 @@ def read_bench_rows(path: str | Path) -> list[BenchRow]:
         InputError: if the file is missing, empty or broken, or a row lacks a text; the row is
             named.
     """
-    records = read_records(path)
+    return rows_of_records(path, read_records(path))
+
+
+def rows_of_records(path: str | Path, records: Sequence[Record]) -> list[BenchRow]:
+    """Return records as rows, under the same rules as `read_bench_rows`.
+
+    Args:
+        path: the file, for messages.
+        records: what `read_records` read of it.
+    """
     if not records:
         raise InputError(f"{path} holds no pairs. A line should be {SHAPE}.")
     rows = []

@@ -27,6 +27,48 @@ def mean_interval(
     return percentiles(means, confidence)
 
 
+def resampled_means(
+    values: Tensor,
+    groups: Tensor | None = None,
+    seed: int = 0,
+    *,
+    resamples: int = 1000,
+    at_once: int = 4_000_000,
+) -> Tensor:
+    """Return the mean over each bootstrap resample of whole groups, float64 [resamples].
+
+    A resample draws as many groups as there are, such as prompts, each with all of its values. So
+    values of one prompt, which rise and fall together, count as the one unit that they are. A mean
+    without a value, where values are NaN, is NaN.
+
+    Args:
+        values: [N]; NaN is a value that is not there.
+        groups: int64 [N], number of each value's group, 0 to G - 1; each value alone by default.
+        seed: names the draws.
+        resamples: how many.
+        at_once: entries of the counts that are held at once.
+
+    Example:
+        >>> means = resampled_means(torch.tensor([0.0, 1.0]), torch.tensor([0, 0]))
+        >>> means.unique().tolist()
+        [0.5]
+    """
+    values = values.double()
+    if groups is None:
+        groups = torch.arange(len(values))
+    there = values.isfinite().double()
+    count = int(groups.max()) + 1
+    sums = values.new_zeros(count).index_add_(0, groups, values.nan_to_num(nan=0.0))
+    sizes = values.new_zeros(count).index_add_(0, groups, there)
+    step = max(1, at_once // count)
+    parts = []
+    for start in range(0, resamples, step):
+        draws = min(step, resamples - start)
+        counts = resample_counts(count, draws, derive(seed, "means", start), values.device)
+        parts.append((counts @ sums) / (counts @ sizes))
+    return torch.cat(parts)
+
+
 def resample_counts(count: int, resamples: int, seed: int, device: torch.device) -> Tensor:
     """Return how often each bootstrap resample drew each row, float64 [resamples, count]."""
     generator = torch.Generator().manual_seed(seed)

@@ -30,6 +30,8 @@ EXPLOITS_FILE = "exploits.jsonl"
 CURVE_PAGE = "curve.html"
 CURVE_TABLE = "curve.csv"
 CURVE_PICTURE = "curve.png"
+EVALUATE_PAGE = "evaluate.html"
+EVALUATE_ROWS = "rows.jsonl"
 
 # What a fit keeps of its held-out data: a folder in its run folder, and what is in it.
 HELD_OUT_FOLDER = "held-out"

@@ -1,0 +1,186 @@
+"""`rewardlab evaluate`: what a reward scores right, on local files of benchmarks and preferences."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rewardlab.commands.flags import FlagParser, add_device_flags, check_numbers
+from rewardlab.commands.logs import set_up_logs
+from rewardlab.commands.sources import open_reward, source
+from rewardlab.errors import InputError
+from rewardlab.evaluation.benchmark_figures import (
+    ScoredFile,
+    benchmark_figures,
+    check_reward,
+    score_file,
+)
+from rewardlab.evaluation.benchmark_files import read_benchmark
+from rewardlab.evaluation.bias_audit import FEWEST, bias_audit
+from rewardlab.provenance import device_facts, fingerprint, versions
+from rewardlab.report.evaluate_page import evaluate_page, headline, left_out
+from rewardlab.report.figures import MISSING, sig, with_interval
+from rewardlab.rewards import Reward
+from rewardlab.runs import layout
+from rewardlab.storage import write_json
+from rewardlab.storage.atomic import atomic_folder
+
+Figures = Mapping[str, Any]
+
+
+def run(command: str, argv: Sequence[str]) -> int:
+    """Read all files, score them, print the table, and write the folder whole or not at all."""
+    flags = parse(argv)
+    set_up_logs()
+    files = [read_benchmark(path) for path in flags.files]
+    reward = open_reward(flags.reward, flags)
+    check_reward(reward, flags.reward)
+    scored = [score_file(reward, file, flags.batch_size) for file in files]
+    results = {
+        "reward": {
+            "location": flags.reward,
+            "class": type(reward).__name__,
+            "fingerprint": source(flags.reward),
+        },
+        "seed": flags.seed,
+        "fingerprints": {path: fingerprint(Path(path)) for path in flags.files},
+        "files": [benchmark_figures(part, flags.seed) for part in scored],
+        "biases": _audit(reward, scored, flags),
+    }
+    print(as_table(results))
+    if flags.out is None:
+        print("Nothing was written; --out FOLDER keeps the page, the figures and the scores.")
+        return 0
+    write(flags.out, results, scored, ["rewardlab", command, *argv])
+    print(f"{flags.out}/{layout.EVALUATE_PAGE}")
+    return 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return the flags.
+
+    Raises:
+        InputError: for a mistake in them, or if --out exists.
+    """
+    parser = FlagParser(prog="rewardlab evaluate", allow_abbrev=False)
+    add = parser.add_argument
+    add("reward", metavar="REWARD", help="a folder or an http(s):// URL")
+    add("files", metavar="FILE", nargs="+", help="a local file of a benchmark, or of pairs")
+    add("--out", help="a new folder; without it nothing is written")
+    add("--audit", type=int, default=200, metavar="N", help="prompts of the bias audit; 0 for none")
+    add("--seed", type=int, default=0, help="seed of the bootstraps, and of the audit's prompts")
+    add("--batch-size", type=int, default=64, help="answers scored at once")
+    add_device_flags(parser)
+    flags = parser.parse_args(argv)
+    flags.max_length = None
+    check_numbers(flags, audit=0)
+    if flags.audit == 1:
+        raise InputError(f"--audit is 0 or at least {FEWEST}, for an interval; got 1.")
+    if len(set(flags.files)) < len(flags.files):
+        raise InputError("A FILE is given twice. Give each once.")
+    if flags.out is not None and Path(flags.out).exists():
+        raise InputError(f"{flags.out} exists and is never overwritten. Give another --out.")
+    return flags
+
+
+def _audit(
+    reward: Reward, scored: Sequence[ScoredFile], flags: argparse.Namespace
+) -> dict[str, Any] | None:
+    """Return the audit of named biases on the answers of all files; None for --audit 0."""
+    if flags.audit == 0:
+        return None
+    rows = []
+    scores = []
+    for part in scored:
+        rows += part.file.rows
+        scores += part.scores
+    return bias_audit(
+        reward, rows, scores, count=flags.audit, seed=flags.seed, batch_size=flags.batch_size
+    )
+
+
+def write(out: str, results: Figures, scored: Sequence[ScoredFile], command: Sequence[str]) -> None:
+    """Write evaluate.html, results.json, run.json and rows.jsonl into a new folder."""
+    facts = {"command": list(command), "versions": versions(), "device": device_facts()}
+    page = evaluate_page(results, facts)
+    with atomic_folder(out) as folder:
+        (folder / layout.EVALUATE_PAGE).write_bytes(page.encode("utf-8", "replace"))
+        write_json(folder / layout.RESULTS_FILE, results)
+        write_json(folder / layout.FACTS_FILE, facts)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in score_rows(scored))
+        (folder / layout.EVALUATE_ROWS).write_bytes(lines.encode("utf-8", "replace"))
+
+
+def score_rows(scored: Sequence[ScoredFile]) -> list[dict[str, Any]]:
+    """Return the scores of each row's answers, the right ones first."""
+    rows = []
+    for part in scored:
+        for row, scores in zip(part.file.rows, part.scores, strict=True):
+            line = {
+                "file": part.file.path,
+                "id": row.row_id,
+                "subset": row.subset,
+                "scores": [*scores.chosen.tolist(), *scores.rejected.tolist()],
+                "num_correct": len(row.chosen),
+            }
+            rows.append(line)
+        for row_id in part.unscored:
+            rows.append({"file": part.file.path, "id": row_id, "scores": None})
+    return rows
+
+
+def as_table(results: Figures) -> str:
+    """Return what is printed: a line a file with its parts, and a line an edit."""
+    lines = []
+    for file in results["files"]:
+        lines.append(headline(file))
+        lines += _aligned(_parts(file))
+        notes = [f"{file['equal']} equal scores"] if file["equal"] else []
+        if file["unscored"]:
+            notes.append(f"{len(file['unscored'])} rows not scored")
+        if file["left_out"]:
+            notes.append(f"left out: {left_out(file)}")
+        if notes:
+            lines.append(f"  {'; '.join(notes)}")
+    if results["biases"] is not None:
+        biases = results["biases"]
+        prompts = biases["prompts"]
+        lines.append(f"Named biases, in reference deviations, over {prompts} prompts")
+        rows = []
+        for name, row in biases["edits"].items():
+            effect = MISSING if row["mean"] is None else with_interval(row)
+            rows.append([name, effect, row["verdict"]])
+        lines += _aligned(rows)
+    return "\n".join(lines)
+
+
+def _parts(file: Figures) -> list[list[str]]:
+    """Return what a file's figure is made of, and what else is measured on it."""
+    rows = []
+    for name, figure in (file["sections"] or {}).items():
+        rows.append([name, with_interval(figure), ""])
+    for name, figure in file["subsets"].items() if file["sections"] is None else ():
+        rows.append([name, with_interval(figure), f"{figure['count']} rows"])
+    if file["ties"] is not None and file["headline"]["name"] != "Ties":
+        rows.append(["Ties", with_interval(file["ties"]), f"{file['ties']['count']} rows"])
+    for level in ("hard", "normal", "easy", "style_gap") if file["styles"] is not None else ():
+        rows.append([level.replace("_", " "), with_interval(file["styles"][level]), ""])
+    rows.append(["calibration error", sig(file["calibration"]["error"]), ""])
+    if file["length"]["prefers_longer"] is not None:
+        right = sig(file["length"]["longer_is_right"])
+        prefers = with_interval(file["length"]["prefers_longer"])
+        rows.append(["prefers the longer", prefers, f"which is right in {right}"])
+    return rows
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as lines whose columns stand below each other."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append(f"  {'  '.join(cells).rstrip()}")
+    return lines

@@ -1,0 +1,297 @@
+"""The figures of a benchmark's file, from the scores of its answers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from rewardlab.data.long_rows import fitting
+from rewardlab.errors import InputError
+from rewardlab.evaluation.benchmark_files import TITLES, BenchmarkFile
+from rewardlab.evaluation.pair_figures import (
+    Pairs,
+    calibration_figures,
+    length_figures,
+    pairs_of,
+    prompt_numbers,
+    share,
+)
+from rewardlab.evaluation.rewardbench import SECTIONS, overall_score, section_scores
+from rewardlab.evaluation.rewardbench2 import (
+    SUBSETS,
+    TIES,
+    RowScores,
+    answers_of,
+    figures_of_rows,
+    resampled_ties,
+    scores_by_row,
+)
+from rewardlab.evaluation.rewardbench_rows import BenchRow
+from rewardlab.evaluation.rm_bench import rm_bench_figures
+from rewardlab.metrics.bootstrap import percentiles, resampled_means
+from rewardlab.rewards import Reward
+from rewardlab.rewards.scoring import BATCH, scores_of
+from rewardlab.seeds import derive
+from rewardlab.types import Samples
+
+log = logging.getLogger("rewardlab")
+
+
+class ScoredFile(NamedTuple):
+    """A file whose answers are scored.
+
+    Attributes:
+        file: with the rows that could be scored alone.
+        scores: of the answers of each row.
+        unscored: ids of the rows with an answer that the reward cannot take.
+    """
+
+    file: BenchmarkFile
+    scores: list[RowScores]
+    unscored: list[Any]
+
+
+def check_reward(reward: Reward, location: str) -> None:
+    """Refuse a reward that does not score texts, before anything is read or scored.
+
+    Raises:
+        InputError: naming the reward, and what it says of a text.
+    """
+    try:
+        scores_of(reward, Samples(["2 + 2?"], ["4"]))
+    except InputError as error:
+        raise InputError(
+            f"`evaluate` asks a reward of texts, and the one in {location} does not take a short "
+            f"one: {error}"
+        ) from None
+
+
+def fitting_scores(
+    reward: Reward,
+    samples: Samples,
+    batch_size: int = BATCH,
+    what: str = "answers",
+    *,
+    none_may_fit: bool = False,
+) -> Tensor:
+    """Return the scores of samples, float64 [B]; NaN where the reward cannot take the sample.
+
+    Those are samples that its `check_samples` refuses, such as ones longer than its context.
+
+    Args:
+        reward: the reward.
+        samples: B texts.
+        batch_size: samples scored at once.
+        what: name of the samples in messages, in the plural.
+        none_may_fit: give NaN alone where it can take none, instead of an error.
+
+    Raises:
+        InputError: if it can take none, or gives one of the others a NaN.
+    """
+    scores = torch.full((len(samples),), torch.nan, dtype=torch.float64)
+    try:
+        fit = fitting(samples.numbered(), [reward], "drop", what)
+    except InputError:
+        if none_may_fit:
+            return scores
+        raise
+    scores[fit.facts["row"]] = scores_of(reward, fit, batch_size).double()
+    return scores
+
+
+def score_file(reward: Reward, file: BenchmarkFile, batch_size: int = BATCH) -> ScoredFile:
+    """Score all answers of a file; rows with one that cannot be scored are left out and named.
+
+    Raises:
+        InputError: if no row is left.
+    """
+    values = fitting_scores(reward, answers_of(file.rows), batch_size, f"answers in {file.path}")
+    rows = []
+    scores = []
+    unscored = []
+    for row, of_row in zip(file.rows, scores_by_row(file.rows, values), strict=True):
+        if torch.cat([of_row.chosen, of_row.rejected]).isfinite().all():
+            rows.append(row)
+            scores.append(of_row)
+        else:
+            unscored.append(row.row_id)
+    if not rows:
+        raise InputError(
+            f"No row of {file.path} could be scored: each has an answer that does not fit the "
+            "reward. Give a reward with a longer context."
+        )
+    return ScoredFile(file._replace(rows=rows), scores, unscored)
+
+
+def benchmark_figures(scored: ScoredFile, seed: int = 0) -> dict[str, Any]:
+    """Return the figures of a file by its benchmark's published formula, with intervals.
+
+    Args:
+        scored: what `score_file` gave.
+        seed: names the bootstraps' draws.
+
+    Returns:
+        "headline": the name of the benchmark's own figure, its mean and interval. "accuracy":
+        `share` of right answers over wrong ones, equal ones one half; "equal": the number of equal
+        scores. "subsets": the same by subset. "sections" of RewardBench, "ties" of RewardBench 2
+        and "styles" of RM-Bench, None elsewhere. "calibration" and "length": see `pair_figures`,
+        over every right answer against every wrong one of its row. "rows", "unscored", "left_out".
+
+    Example:
+        >>> from rewardlab.rewards import Length
+        >>> from rewardlab.evaluation import read_benchmark
+        >>> path = getfixture("tmp_path") / "pairs.jsonl"
+        >>> _ = path.write_text('{"prompt": "hi", "chosen": "well hello", "rejected": "hi"}')
+        >>> figures = benchmark_figures(score_file(Length(), read_benchmark(path)))
+        >>> figures["headline"]["name"], figures["headline"]["mean"]
+        ('accuracy', 1.0)
+    """
+    file = scored.file
+    pairs = pairs_of(file.rows, scored.scores)
+    figures: dict[str, Any] = {
+        "path": file.path,
+        "form": file.form,
+        "title": TITLES[file.form],
+        "rows": len(file.rows),
+        "left_out": file.left_out,
+        "unscored": scored.unscored,
+        "sections": None,
+        "ties": None,
+        "styles": None,
+    }
+    figures |= _OF_FORM.get(file.form, _pair_form)(scored, pairs, seed)
+    figures["equal"] = int((pairs.leads == 0).sum())
+    figures["calibration"] = calibration_figures(pairs)
+    figures["length"] = length_figures(pairs, seed)
+    return figures
+
+
+def _pair_form(scored: ScoredFile, pairs: Pairs, seed: int) -> dict[str, Any]:
+    """Return accuracies of pairs, over all and by subset."""
+    subsets = _by_subset(scored.file.rows, pairs.wins, seed)
+    accuracy = share(pairs.wins, pairs.prompts, seed)
+    return {
+        "accuracy": accuracy,
+        "subsets": subsets,
+        "headline": _headline("accuracy", accuracy),
+    }
+
+
+def _rewardbench(scored: ScoredFile, pairs: Pairs, seed: int) -> dict[str, Any]:
+    """Return RewardBench's sections beside the accuracies; arXiv 2403.13787, section 4."""
+    figures = _pair_form(scored, pairs, seed)
+    subsets = figures["subsets"]
+    means = {name: figure["mean"] for name, figure in subsets.items()}
+    sections: dict[str, Any] = section_scores(means)
+    if not sections:
+        return figures
+    drawn = _resampled_subsets(scored.file.rows, pairs.wins, seed)
+    section_draws = {}
+    for name, section in sections.items():
+        section_draws[name] = _weighted(drawn, SECTIONS[name])
+        section["low"], section["high"] = percentiles(section_draws[name], 0.95)
+        section["mean"] = section["score"]
+    score = overall_score(sections)
+    if score is not None:
+        low, high = percentiles(torch.stack(list(section_draws.values())).mean(0), 0.95)
+        figures["headline"] = {"name": "score", "mean": score, "low": low, "high": high}
+    return {**figures, "sections": sections}
+
+
+def _weighted(drawn: dict[str, Tensor], weights: dict[str, int]) -> Tensor:
+    """Return the weighted mean [R] over the subsets of a section that the file has."""
+    present = {name: weight for name, weight in weights.items() if name in drawn}
+    total = torch.stack([weight * drawn[name] for name, weight in present.items()]).sum(0)
+    return total / sum(present.values())
+
+
+def _rewardbench2(scored: ScoredFile, pairs: Pairs, seed: int) -> dict[str, Any]:
+    """Return RewardBench 2's subsets, its Ties among them; arXiv 2506.01937, section 3."""
+    rows = scored.file.rows
+    published = figures_of_rows(rows, scored.scores)
+    credits = torch.tensor([score.credit() for score in scored.scores], dtype=torch.float64)
+    plain = torch.tensor([row.subset != TIES for row in rows])
+    figures: dict[str, Any] = {
+        "accuracy": None,
+        "subsets": {},
+        "ties": None,
+        "headline": {"name": "score", "mean": published["score"], "low": None, "high": None},
+    }
+    drawn = {}
+    if plain.any():
+        others = [row for row in rows if row.subset != TIES]
+        figures["accuracy"] = share(credits[plain], prompt_numbers(others), seed)
+        figures["subsets"] = _by_subset(others, credits[plain], seed)
+        drawn = _resampled_subsets(others, credits[plain], seed)
+        if published["score"] is None:
+            figures["headline"] = _headline("accuracy", figures["accuracy"])
+    if TIES in published["subsets"]:
+        ties = dict(published["subsets"][TIES])
+        tied = [number for number, row in enumerate(rows) if row.subset == TIES]
+        ids = [rows[number].row_id for number in tied]
+        drawn[TIES] = resampled_ties(ids, [scored.scores[number] for number in tied], seed)
+        ties["mean"] = ties["score"]
+        ties["low"], ties["high"] = _ends(drawn[TIES])
+        figures["ties"] = ties
+    if published["score"] is not None:
+        means = torch.stack([drawn[name] for name in SUBSETS]).mean(0)
+        figures["headline"]["low"], figures["headline"]["high"] = _ends(means)
+    elif not plain.any():
+        figures["headline"] = _headline("Ties", figures["ties"])
+    return figures
+
+
+def _ends(draws: Tensor) -> tuple[float | None, float | None]:
+    """Return the ends of an interval; None where no draw has a value."""
+    if draws.isnan().all():
+        return None, None
+    return percentiles(draws, 0.95)
+
+
+def _rm_bench(scored: ScoredFile, pairs: Pairs, seed: int) -> dict[str, Any]:
+    """Return RM-Bench's matrix of styles; arXiv 2410.16184."""
+    rows = scored.file.rows
+    domains = [row.subset for row in rows]
+    styles = rm_bench_figures(scored.scores, domains, prompt_numbers(rows), seed)
+    return {
+        "accuracy": share(pairs.wins, pairs.prompts, seed),
+        "subsets": {},
+        "styles": styles,
+        "headline": _headline("average of hard, normal and easy", styles["average"]),
+    }
+
+
+_OF_FORM = {
+    "rewardbench": _rewardbench,
+    "rewardbench2": _rewardbench2,
+    "rm-bench": _rm_bench,
+}
+
+
+def _headline(name: str, figure: dict[str, Any]) -> dict[str, Any]:
+    return {"name": name, **{end: figure[end] for end in ("mean", "low", "high")}}
+
+
+def _by_subset(rows: Sequence[BenchRow], values: Tensor, seed: int) -> dict[str, Any]:
+    """Return the share of each subset, where there are several."""
+    figures = {}
+    names = sorted({row.subset for row in rows})
+    for name in names if names != ["all"] else []:
+        inside = torch.tensor([row.subset == name for row in rows])
+        prompts = prompt_numbers([row for row in rows if row.subset == name])
+        figures[name] = share(values[inside], prompts, derive(seed, name))
+    return figures
+
+
+def _resampled_subsets(rows: Sequence[BenchRow], values: Tensor, seed: int) -> dict[str, Tensor]:
+    """Return bootstrap means of each subset over its prompts, float64 [R]."""
+    drawn = {}
+    for name in sorted({row.subset for row in rows}):
+        inside = torch.tensor([row.subset == name for row in rows])
+        prompts = prompt_numbers([row for row in rows if row.subset == name])
+        drawn[name] = resampled_means(values[inside], prompts, derive(seed, name))
+    return drawn
