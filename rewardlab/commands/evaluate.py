@@ -12,14 +12,14 @@ from rewardlab.commands.flags import FlagParser, add_device_flags, check_numbers
 from rewardlab.commands.logs import set_up_logs
 from rewardlab.commands.sources import open_reward, source
 from rewardlab.errors import InputError
-from rewardlab.evaluation.benchmark_figures import (
+from rewardlab.evaluation.benchmark_files import read_benchmark
+from rewardlab.evaluation.benchmark_scores import (
     ScoredFile,
     benchmark_figures,
     check_reward,
     score_file,
 )
-from rewardlab.evaluation.benchmark_files import read_benchmark
-from rewardlab.evaluation.bias_audit import FEWEST, bias_audit
+from rewardlab.evaluation.named_biases import FEWEST, bias_audit
 from rewardlab.provenance import device_facts, fingerprint, versions
 from rewardlab.report.evaluate_page import evaluate_page, headline, left_out
 from rewardlab.report.figures import MISSING, sig, with_interval
@@ -138,9 +138,9 @@ def as_table(results: Figures) -> str:
     for file in results["files"]:
         lines.append(headline(file))
         lines += _aligned(_parts(file))
-        notes = [f"{file['equal']} equal scores"] if file["equal"] else []
+        notes = [f"equal scores: {file['equal']}"] if file["equal"] else []
         if file["unscored"]:
-            notes.append(f"{len(file['unscored'])} rows not scored")
+            notes.append(f"rows not scored: {len(file['unscored'])}")
         if file["left_out"]:
             notes.append(f"left out: {left_out(file)}")
         if notes:

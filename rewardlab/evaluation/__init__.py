@@ -8,9 +8,8 @@ from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.evaluation.alarms import detection, first_alarm
-    from rewardlab.evaluation.benchmark_figures import benchmark_figures, score_file
     from rewardlab.evaluation.benchmark_files import read_benchmark
-    from rewardlab.evaluation.bias_audit import bias_audit
+    from rewardlab.evaluation.benchmark_scores import benchmark_figures, score_file
     from rewardlab.evaluation.choosing_n import choose_n, familiar_n, soft_best_of_n_expected
     from rewardlab.evaluation.evaluation import Evaluation
     from rewardlab.evaluation.finishing import finish_curve
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from rewardlab.evaluation.guard import Watched as Watched
     from rewardlab.evaluation.judges import ComparesPairs, EndpointJudge
     from rewardlab.evaluation.monitors import MonitoredPolicy
+    from rewardlab.evaluation.named_biases import bias_audit
     from rewardlab.evaluation.norm_reading import NormReading
     from rewardlab.evaluation.outlier_monitor import OutlierMonitor
     from rewardlab.evaluation.overoptimization import best_of_n_curve, fit_overoptimization
@@ -36,8 +36,8 @@ _HOMES = {
     "Readings": "rewardlab.evaluation.readings",
     "Rubric": "rewardlab.evaluation.rubric",
     "Watched": "rewardlab.evaluation.guard",  # the earlier name of MonitoredPolicy
-    "benchmark_figures": "rewardlab.evaluation.benchmark_figures",
-    "bias_audit": "rewardlab.evaluation.bias_audit",
+    "benchmark_figures": "rewardlab.evaluation.benchmark_scores",
+    "bias_audit": "rewardlab.evaluation.named_biases",
     "choose_n": "rewardlab.evaluation.choosing_n",
     "familiar_n": "rewardlab.evaluation.choosing_n",
     "soft_best_of_n_expected": "rewardlab.evaluation.choosing_n",
@@ -47,7 +47,7 @@ _HOMES = {
     "first_alarm": "rewardlab.evaluation.alarms",
     "fit_overoptimization": "rewardlab.evaluation.overoptimization",
     "read_benchmark": "rewardlab.evaluation.benchmark_files",
-    "score_file": "rewardlab.evaluation.benchmark_figures",
+    "score_file": "rewardlab.evaluation.benchmark_scores",
     "stability_ratio": "rewardlab.evaluation.stability",
 }
 __all__ = [

@@ -20,9 +20,9 @@ STYLES = ("concise", "detailed", "markdown")
 TIES = {
     "tied_accuracy": "several right answers: all lead all wrong ones",
     "ref_accuracy": "one right answer: it leads all wrong ones",
-    "preferred": "right answers differ less than they lead",
-    "preferred_hard": "… than both rows lead",
-    "margin": "by how much, in (−1, 1)",
+    "preferred": "right answers differ less than they lead wrong ones",
+    "preferred_hard": "and less than the single right answer leads, too",
+    "margin": "by how much, from −1 to 1",
 }
 BAD = ("rewarded", "not noticed")
 
@@ -139,7 +139,7 @@ def _ties_table(ties: Figures | None) -> str:
     rows = [["Ties", with_interval(ties)]]
     for name, meaning in TIES.items():
         rows.append([meaning, sig(ties[name])])
-    caption = "0.3 + 0.3 + 0.2 + 0.2 + 0.01 of the rows below; bootstrap over prompts."
+    caption = "Ties is 0.3, 0.3, 0.2, 0.2 and 0.01 of the rows below it; bootstrap over prompts."
     return table(["", "share"], rows, caption)
 
 

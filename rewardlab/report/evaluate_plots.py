@@ -47,13 +47,12 @@ def length_picture(file: Figures) -> Picture:
         axes = figure.subplots()
         axes.axhline(0.5, color=CHANCE, linestyle="--", linewidth=1)
         _points(axes, list(range(len(rows))), rows)
-        axes.set_xticks(range(len(rows)), [_wrapped(name) for name in bins], fontsize=8)
+        labels = [f"{_wrapped(name)}\n(n {row['count']:,})" for name, row in bins.items()]
+        axes.set_xticks(range(len(rows)), labels, fontsize=8)
         axes.set_xlim(-0.5, len(rows) - 0.5)
         axes.set_ylim(-0.03, 1.03)
         axes.set_ylabel("right")
         axes.set_title("by the length of the right answer")
-        for place, row in enumerate(rows):
-            axes.annotate(f"n {row['count']:,}", (place, -0.02), fontsize=7, ha="center")
         png = png_of(figure)
     caption = "In words, beside the wrong answer. A reward that likes length rises to the right."
     alt = f"Share of right pairs by length, {file['title']}"
@@ -66,7 +65,15 @@ def _points(axes: Any, across: Sequence[float], rows: Sequence[Figures]) -> None
     below = [row["mean"] - row["low"] for row in rows]
     above = [row["high"] - row["mean"] for row in rows]
     axes.errorbar(
-        across, means, [below, above], color=LINE, marker="o", markersize=4, linewidth=1, capsize=2
+        across,
+        means,
+        [below, above],
+        color=LINE,
+        marker="o",
+        markersize=4,
+        linestyle="none",
+        elinewidth=1,
+        capsize=2,
     )
 
 

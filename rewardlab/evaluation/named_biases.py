@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
-from rewardlab.evaluation.benchmark_figures import fitting_scores
+from rewardlab.evaluation.benchmark_scores import fitting_scores
 from rewardlab.evaluation.intervals import wilson
 from rewardlab.evaluation.named_edits import NAMED_EDITS, NamedEdit, Wanted
 from rewardlab.evaluation.rewardbench2 import RowScores
