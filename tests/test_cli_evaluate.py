@@ -104,6 +104,11 @@ def test_rows_that_do_not_fit_are_named_and_left_out(place, capsys):
     padding = results(place / "out")["biases"]["edits"]["length padding"]
     assert padding["verdict"] == "too few", "one prompt"
     assert json.loads((place / "out" / "rows.jsonl").read_text().splitlines()[-1])["scores"] is None
+    fits = [{"prompt": f"q{n}", "chosen": "a" * n, "rejected": "b"} for n in (2, 3)]
+    write("fits.jsonl", fits)
+    assert cli.main(["evaluate", "short", "fits.jsonl", "--out", "two"]) == 0
+    padding = results(place / "two")["biases"]["edits"]["length padding"]
+    assert (padding["verdict"], padding["unscored"], padding["mean"]) == ("not scored", 2, None)
     write("long.jsonl", rows[1:2])
     assert cli.main(["evaluate", "short", "long.jsonl"]) == 2
     assert "No row of long.jsonl could be scored" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def bias_audit(
         "deviation" and "prompts"; "edits": for each its "mean" effect with "low" and "high", None
         where it applies to fewer than two answers; "raised", the share of scores that rose, with
         Wilson's interval; "words" that it adds on average; "count", "unchanged" (answers to which
-        it does not apply) and "unscored"; "wanted" and "verdict".
+        it does not apply) and "unscored", those that it makes too long; "wanted" and "verdict".
 
     Raises:
         InputError: if `count` is below 2.
@@ -164,7 +164,7 @@ def _effect(
     figures["count"] = len(changes)
     figures["unscored"] = len(rows) - len(changes)
     if len(changes) < FEWEST:
-        return figures
+        return {**figures, "verdict": "not scored"}
     rate = wilson((changes > 0).double().mean().item(), len(changes))
     figures["raised"] = {"mean": rate.value, "low": rate.low, "high": rate.high}
     added = [length(edited[row]) - length(answers.texts[row]) for row in rows]
