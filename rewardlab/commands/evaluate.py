@@ -17,6 +17,7 @@ from rewardlab.evaluation.benchmark_scores import (
     ScoredFile,
     benchmark_figures,
     check_reward,
+    plain_id,
     score_file,
 )
 from rewardlab.evaluation.named_biases import FEWEST, bias_audit
@@ -121,7 +122,7 @@ def score_rows(scored: Sequence[ScoredFile]) -> list[dict[str, Any]]:
         for row, scores in zip(part.file.rows, part.scores, strict=True):
             line = {
                 "file": part.file.path,
-                "id": row.row_id,
+                "id": plain_id(row.row_id),
                 "subset": row.subset,
                 "scores": [*scores.chosen.tolist(), *scores.rejected.tolist()],
                 "num_correct": len(row.chosen),

@@ -13,6 +13,7 @@ from rewardlab.errors import InputError
 from rewardlab.evaluation.benchmark_judgments import FORMS, JudgedForm
 from rewardlab.evaluation.rewardbench import SECTIONS
 from rewardlab.evaluation.rewardbench_rows import BenchRow, rows_of_records
+from rewardlab.evaluation.rm_bench import STYLES
 from rewardlab.storage.exchanges import UnusableError
 from rewardlab.storage.preferences import read_preferences
 from rewardlab.storage.records import Record, read_records, usable_rows
@@ -28,7 +29,6 @@ TITLES = {
     "llmbar": "LLMBar's form",
     "preferences": "preference pairs",
 }
-STYLES = 3  # of RM-Bench's right answers, and of its wrong ones
 _KNOWN = frozenset().union(*SECTIONS.values())
 
 
@@ -79,6 +79,28 @@ def read_benchmark(path: str | Path) -> BenchmarkFile:
     path = Path(path)
     if not path.exists():
         raise InputError(f"{path} does not exist. Give a local file; nothing is downloaded.")
+    file = _read(path)
+    for row in file.rows:
+        if _has_half_a_letter(row):
+            raise InputError(
+                f"{path}: the row with the id {row.row_id!r} has half a surrogate pair in a text, "
+                "which is no character. Mend or remove it."
+            )
+    return file
+
+
+def _has_half_a_letter(row: BenchRow) -> bool:
+    """Tell whether a text of a row cannot be written in UTF-8."""
+    text = "".join([str(row.prompt), *row.chosen, *row.rejected])
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+def _read(path: Path) -> BenchmarkFile:
+    """Return the file in the form that its columns say."""
     if path.is_dir() and not is_dataset(path):
         return _preferences(path, None)
     records = read_records(path, ("chosen", "rejected"))
@@ -141,7 +163,7 @@ def _is_matrix(row: Mapping[str, Any]) -> bool:
     if {"subset", "num_correct"} & row.keys():
         return False
     answers = [row.get("chosen"), row.get("rejected")]
-    return all(isinstance(listed, list) and len(listed) == STYLES for listed in answers)
+    return all(isinstance(listed, list) and len(listed) == len(STYLES) for listed in answers)
 
 
 def _with_subsets(path: Path, records: Sequence[Record]) -> BenchmarkFile:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -37,8 +37,6 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import BATCH, scores_of
 from rewardlab.seeds import derive
 from rewardlab.types import Samples
-
-log = logging.getLogger("rewardlab")
 
 
 class ScoredFile(NamedTuple):
@@ -118,13 +116,26 @@ def score_file(reward: Reward, file: BenchmarkFile, batch_size: int = BATCH) -> 
             rows.append(row)
             scores.append(of_row)
         else:
-            unscored.append(row.row_id)
+            unscored.append(plain_id(row.row_id))
     if not rows:
         raise InputError(
             f"No row of {file.path} could be scored: each has an answer that does not fit the "
             "reward. Give a reward with a longer context."
         )
     return ScoredFile(file._replace(rows=rows), scores, unscored)
+
+
+def plain_id(row_id: Any) -> Any:
+    """Return an id as JSON has it: text for what is neither text nor a number, such as a date.
+
+    Example:
+        >>> plain_id(7), plain_id([7]), plain_id(float("nan"))
+        (7, '[7]', 'nan')
+    """
+    is_number = isinstance(row_id, int | float) and math.isfinite(row_id)
+    if row_id is None or isinstance(row_id, str) or is_number:
+        return row_id
+    return str(row_id)
 
 
 def benchmark_figures(scored: ScoredFile, seed: int = 0) -> dict[str, Any]:

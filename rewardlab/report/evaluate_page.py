@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rewardlab.evaluation.rm_bench import STYLES
 from rewardlab.report.evaluate_plots import bias_picture, calibration_picture, length_picture
 from rewardlab.report.figures import MISSING, sig, with_interval
 from rewardlab.report.markup import box, details, document, figures, section, table, tag
@@ -16,7 +17,6 @@ ABOUT = (
     "A benchmark says how often a reward orders answers as people do. It does not say how long the "
     "reward survives an optimiser: `rewardlab attack` and `rewardlab curve` do."
 )
-STYLES = ("concise", "detailed", "markdown")
 TIES = {
     "tied_accuracy": "several right answers: all lead all wrong ones",
     "ref_accuracy": "one right answer: it leads all wrong ones",

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rewardlab.errors import InputError
-from rewardlab.evaluation import read_benchmark
+from rewardlab.evaluation import benchmark_figures, read_benchmark, score_file
+from rewardlab.rewards import Length
 from rewardlab.storage.samples import save_pairs
 from rewardlab.types import PreferencePairs, Samples
 
@@ -126,6 +127,7 @@ def test_a_table_and_conversations_are_read(tmp_path):
         ([{**LABELED, "output_1": 7}], 'has a "output_1" that is no text'),
         ([{**LABELED, "label": 0}], "no pair that is decided"),
         ([{**PAIR, "label": 0.5}], "no pair that is decided"),
+        ([{**LABELED, "input": "\ud800"}], "half a surrogate pair"),
         ([{"instruction": "a", "response1": "b", "response2": "c"}], 'has no "annotator1"'),
     ],
 )
@@ -147,3 +149,28 @@ def test_broken_missing_and_pictures_are_refused(tmp_path):
     save_pairs(tmp_path / "pairs", PreferencePairs(pictures, pictures))
     with pytest.raises(InputError, match="holds pairs of pictures"):
         read_benchmark(tmp_path / "pairs")
+
+
+ODD = [None, 7, math.nan, True, "", [], {}, ["x"], [["x"]], {"a": 1}, "A>B", "\ud800", [None], [7]]
+
+
+@pytest.mark.parametrize(
+    "row", [PAIR, JUDGED, VOTED, LABELED, STYLES, BEST], ids=lambda row: len(row)
+)
+def test_whatever_stands_in_a_cell_is_read_or_refused_in_a_sentence(tmp_path, row):
+    """Every column in turn holds every odd value; what is read is scored and has figures."""
+    sentences = []
+    for name in row:
+        for value in ODD:
+            path = write(tmp_path / "rows.json", [{**row, name: value}, row])
+            try:
+                scored = score_file(Length(), read_benchmark(path))
+            except InputError as error:
+                sentences.append(str(error))
+                continue
+            assert scored.file.rows
+        figures = benchmark_figures(scored)
+        assert 0 <= figures["headline"]["mean"] <= 1
+        json.dumps(figures, allow_nan=False)
+    assert sentences
+    assert all(str(tmp_path) in sentence for sentence in sentences)
