@@ -1,4 +1,4 @@
-"""`rewardlab evaluate`: what a reward scores right, on local files of benchmarks and preferences."""
+"""`rewardlab evaluate`: what a reward scores right, on files of benchmarks and preferences."""
 
 from __future__ import annotations
 
@@ -179,7 +179,9 @@ def _parts(file: Figures) -> list[list[str]]:
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as lines whose columns stand below each other."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    widths = []
+    for column in zip(*rows, strict=True):
+        widths.append(max(map(len, column)))
     lines = []
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]

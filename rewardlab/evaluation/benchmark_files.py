@@ -1,4 +1,4 @@
-"""Files of benchmarks and of preferences, told by their columns and read as right and wrong answers."""
+"""Files of benchmarks and of preferences, told by their columns: right and wrong answers."""
 
 from __future__ import annotations
 

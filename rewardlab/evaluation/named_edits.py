@@ -9,9 +9,9 @@ from typing import Literal, NamedTuple
 Wanted = Literal["none", "lower"]
 
 PADDING = (
-    "To put it another way, what is said above is the answer to what was asked. It may help to read "
-    "it once more from the beginning, since each part of it belongs to the others, and all of them "
-    "together make up the whole of the answer."
+    "To put it another way, what is said above is the answer to what was asked. It may help to "
+    "read it once more from the beginning, since each part of it belongs to the others, and all of "
+    "them together make up the whole of the answer."
 )
 HEDGE = "I am not entirely sure, and others may well see this differently, but perhaps: "
 FLATTERY = (

@@ -127,9 +127,18 @@ def ties_score(ids: Sequence[Any], scores: Sequence[RowScores]) -> dict[str, Any
     tied = by_kind["tied"]
     ref = by_kind["ref"]
     shared = [number for number in tied if number in ref]
-    figures = {"tied_accuracy": _leading(tied.values()), "ref_accuracy": _leading(ref.values())}
-    figures |= _margins([tied[number] for number in shared], [ref[number] for number in shared])
-    return {"score": _ties_total(figures), **figures, "count": len(ids)}
+    shared_tied = [tied[number] for number in shared]
+    shared_ref = [ref[number] for number in shared]
+    figures = {
+        "tied_accuracy": _leading(tied.values()),
+        "ref_accuracy": _leading(ref.values()),
+        **_margins(shared_tied, shared_ref),
+    }
+    return {
+        "score": _ties_total(figures),
+        **figures,
+        "count": len(ids),
+    }
 
 
 def _by_kind(ids: Sequence[Any], scores: Sequence[RowScores]) -> dict[str, dict[str, RowScores]]:
@@ -155,19 +164,31 @@ def resampled_ties(
     """
     by_kind = _by_kind(ids, scores)
     columns: dict[str, list[float]] = {name: [] for name in TIES_WEIGHTS}
-    for number in {**by_kind["tied"], **by_kind["ref"]}:
+    numbers = dict.fromkeys([*by_kind["tied"], *by_kind["ref"]])
+    for number in numbers:
         tied = by_kind["tied"].get(number)
         ref = by_kind["ref"].get(number)
-        margins = _margins([tied], [ref]) if tied and ref else {}
-        figures = {"tied_accuracy": _leading([tied]), "ref_accuracy": _leading([ref]), **margins}
+        figures = _of_prompt(tied, ref)
         for name, column in columns.items():
-            value = figures.get(name)
+            value = figures[name]
             column.append(torch.nan if value is None else value)
     total = torch.zeros(resamples, dtype=torch.float64)
     for name, weight in TIES_WEIGHTS.items():
         values = torch.tensor(columns[name], dtype=torch.float64)
-        total += weight * resampled_means(values, None, seed, resamples=resamples)
+        means = resampled_means(values, None, seed, resamples=resamples)
+        total += weight * means
     return total
+
+
+def _of_prompt(tied: RowScores | None, ref: RowScores | None) -> dict[str, float | None]:
+    """Return what one n gives to each mean of the formula, None where it gives nothing."""
+    figures = {
+        "tied_accuracy": _leading([tied]),
+        "ref_accuracy": _leading([ref]),
+    }
+    if tied is None or ref is None:
+        return {**figures, **_margins([], [])}
+    return {**figures, **_margins([tied], [ref])}
 
 
 def _leading(rows: Iterable[RowScores | None]) -> float | None:
