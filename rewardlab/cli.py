@@ -25,6 +25,7 @@ _HOMES = {
     "test": "fit",
     "predict": "fit",
     "rounds": "rounds",
+    "sweep": "sweep",
     "attack": "attack",
     "curve": "curve",
     "score": "score",

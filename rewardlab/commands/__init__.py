@@ -59,6 +59,7 @@ optimiser.
   test       run its test loop
   predict    run its prediction loop
   rounds     sample, fit the reward, post-train the policy, repeat
+  sweep      run a config at many points over seeds, and say which is best
   attack     attack any reward model and say whether it was broken
   curve      draw how a judge fares while best-of-n climbs a reward
   score      score texts or pictures with a reward: one row a sample
@@ -124,6 +125,25 @@ Examples:
     --out runs/beta500 --rounds.init_args.post_train.loop.init_args.beta=500
   rewardlab rounds --config configs/adv_rm/own.yaml --experiment.policy_path model \\
     --experiment.data_path pairs.jsonl --experiment.prompts_path prompts.txt --out runs/own""",
+    "sweep": """\
+rewardlab sweep: run a config of `rounds` or `fit` at many points over seeds, and say which is best.
+
+  rewardlab sweep SWEEP.yaml [--out FOLDER] [--resume] [--jobs N] [--stages DIR] [--dry-run]
+
+  SWEEP.yaml    config: files; set: flags of all points; points: listed flags, grid: values of each
+                key, random: {count, seed, of: ranges} (all three multiply); seeds: of each point;
+                figure: such as rounds.last.judged.gold or metrics.val/auc; better: higher or lower
+  --out FOLDER  sweep.html, summary.csv, runs/, logs/. Default: runs/ and the file's name
+  --resume      go on: finished points stand, failed ones are run again, new ones are added
+  --jobs 1      runs at once, in processes of their own    --retries 1  tries more of what failed
+  --stages DIR  share finished stages with other runs, too; points share FOLDER/stages by default
+  --dry-run     rehearse the first seed of every point on a few rows; write nothing
+
+Every point is built before the first runs. Exit code 0 if all are finished, 1 if some failed.
+
+Examples:
+  rewardlab sweep configs/sweeps/gan_rm_digits.yaml --jobs 2
+  rewardlab sweep configs/sweeps/adv_rm_topics.yaml --out runs/attacks --resume""",
     "attack": """\
 rewardlab attack: search for outputs that a reward overrates, and say whether it was broken.
 
