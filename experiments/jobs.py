@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
+
+from rewardlab.sweeps import processes
 
 WORKERS = min(2, os.cpu_count() or 1)
 HERE = Path(__file__).parent
@@ -32,34 +33,29 @@ class Job(NamedTuple):
 def run_jobs(jobs: Sequence[Job], workers: int = WORKERS) -> int:
     """Run jobs in processes of their own, and return the exit code of the first that failed.
 
-    What has ended is printed, with the time that the others take if they take as long.
+    It ends the others. What has ended is printed, with the time that the others take if they take
+    as long.
     """
     start = time.monotonic()
-    with ThreadPoolExecutor(workers) as pool:
-        running = {pool.submit(_run, job): job for job in jobs}
-        for count, ended in enumerate(as_completed(running), 1):
-            job = running[ended]
+    with closing(processes.run_jobs([_process(job) for job in jobs], workers)) as endings:
+        for count, ended in enumerate(endings, 1):
+            job = ended.job
             seconds = time.monotonic() - start
             left = seconds / count * (len(jobs) - count)
             print(
                 f"[{count:2}/{len(jobs)}] {job.name}  ({seconds:.0f} s; about {left:.0f} s left)",
                 flush=True,
             )
-            if ended.result():
-                pool.shutdown(cancel_futures=True)
+            if ended.code:
                 print(f"{job.name} failed; {job.log} says why.", file=sys.stderr)
-                return ended.result()
+                return ended.code
     return 0
 
 
-def _run(job: Job) -> int:
-    """Run a job, and return its exit code; classes of `experiments` can be named in configs."""
+def _process(job: Job) -> processes.Job:
+    """Return the process of a job; classes of `experiments` can be named in configs."""
     paths = [str(HERE), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-    job.log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "rewardlab", *job.arguments]
-    with job.log.open("w", encoding="utf-8") as log:
-        done = subprocess.run(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
-        )
-    return done.returncode
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    job.log.unlink(missing_ok=True)
+    words = [sys.executable, "-m", "rewardlab", *job.arguments]
+    return processes.Job(job.name, words, job.log, environment=environment)

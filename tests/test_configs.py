@@ -67,6 +67,7 @@ STUDY = {
 }
 FITS = [("gan_rm/fit.yaml", f"trainer/{where}.yaml") for where in ("cpu", "gpu_bf16", "multi_node")]
 MEMORY = {f"memory/{name}.yaml" for name in ("sd15", "sdxl", "sd35", "flux", "qwen_image", "wan")}
+SWEEPS = {f"sweeps/{name}.yaml" for name in ("adv_rm_topics", "gan_rm_digits")}
 MENU = sorted(file for file in FILES if file.startswith("menu/"))
 APART = ("menu/independent_witness.yaml", "menu/off_policy.yaml")  # in a test of their own
 OWN = {"gan_rm/own.yaml", "adv_rm/own.yaml", "adv_rm/fit_reward.yaml", "adv_rm/fit_dpo.yaml"}
@@ -106,7 +107,8 @@ def built(files, out, *flags):
 def test_no_config_is_missed():
     composed = {file for files in [*COMPOSED, *FITS] for file in files} | {"gan_rm/panel.yaml"}
     # STUDY: test_hardening_study.py, test_menu_study.py, test_guard_study.py; MEMORY: test_memory_configs.py
-    assert composed | MATRIX | TEXT | OWN | STUDY | MEMORY | set(MENU) == FILES
+    # SWEEPS: test_cli_sweep.py
+    assert composed | MATRIX | TEXT | OWN | STUDY | MEMORY | SWEEPS | set(MENU) == FILES
     assert len(FILES - set(MENU)) >= 46
 
 

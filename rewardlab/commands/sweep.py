@@ -115,7 +115,7 @@ def sentences(sweep: Sweep, folder: SweepFolder, summary: Summary) -> list[str]:
     level = len(summary.level)
     lines.append(f"Best of {len(summary.settings)}: {best.label}, {ends.mean:.4g}{between}.")
     if level:
-        lines.append(f"{level} more are not told apart from it over these seeds.")
+        lines.append(f"Of the others, {level} cannot be told apart from it over these seeds.")
     return [*lines, best.command]
 
 
@@ -132,5 +132,3 @@ def _without_figure(sweep: Sweep, folder: SweepFolder) -> list[str]:
         f"No finished run has a finite {sweep.figure}. There are {', '.join(near) or 'none'}. "
         f"Change figure: in the sweep's file; with --resume no run is made anew."
     ]
-
-

@@ -31,7 +31,7 @@ def check_points(sweep: Sweep, folder: SweepFolder) -> None:
         tree = _built(sweep, folder, point)
         label = f"{point.label}, seed {point.seed}"
         twin = labels.setdefault(_digest(tree), label)
-        if twin != label and twin not in _labels_of_seeds(point, sweep.seeds):
+        if twin != label:
             raise InputError(
                 f"The sweep's points {twin!r} and {label!r} come to the same config. Is one of "
                 "their values the config's own, or overridden by another? Leave one out."
@@ -39,10 +39,6 @@ def check_points(sweep: Sweep, folder: SweepFolder) -> None:
         settings.setdefault(point.name, {})[point.seed] = tree
     for point in sweep.points:
         _check_seeds(point, settings[point.name])
-
-
-def _labels_of_seeds(point: Point, seeds: Sequence[int]) -> list[str]:
-    return [f"{point.label}, seed {seed}" for seed in seeds]
 
 
 def _built(sweep: Sweep, folder: SweepFolder, point: Point) -> Tree:

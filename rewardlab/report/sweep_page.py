@@ -40,12 +40,12 @@ def sweep_page(name: str, data: Data) -> str:
 
 def _lead(data: Data) -> list[str]:
     """Return the best point, how sure that is, and its command."""
-    if data["best"] is None:
+    best = _best(data)
+    if best is None:
         sentence = f"No finished run has a finite {data['figure']}, so nothing is compared."
         return [box("", tag("p", sentence, "verdict"))]
-    best = data["settings"][data["best"]]
-    figure = with_interval(best["figure"])
-    sentence = f"Best, {data['better']} being better: {best['label']}, {data['figure']} {figure}."
+    figure = f"{data['figure']} {with_interval(best['figure'])}"
+    sentence = f"Best, {data['better']} being better: {best['label']}, {figure}."
     lines = [tag("p", sentence, "verdict"), tag("p", _level(data))]
     again = "Its first seed by hand; for another one change `--experiment.seed`:"
     return [
@@ -77,19 +77,31 @@ def _settings_table(data: Data) -> str:
     """Return all points, the best mean first, those without a figure last."""
     sign = -1 if data["better"] == "higher" else 1
     settings = sorted(data["settings"], key=lambda one: _order(one, sign))
-    best = data["best"] is not None and data["settings"][data["best"]]
-    rows = []
-    for setting in settings:
-        mark = " (best)" if setting is best else ""
-        figures_ = [sig(setting["values"].get(seed)) for seed in data["seeds"]]
-        count = f"{setting['finished']} of {setting['seeds']}"
-        rows.append([setting["label"] + mark, with_interval(setting["figure"]), *figures_, count])
+    rows = [_settings_row(setting, data) for setting in settings]
     of_seeds = [f"seed {seed}" for seed in data["seeds"]]
     caption = (
         f"{data['figure']}: mean and Student's 95 % interval over seeds, which few seeds make "
         "wide, then each seed."
     )
     return table(["point", "mean", *of_seeds, "finished"], rows, caption)
+
+
+def _settings_row(setting: Data, data: Data) -> list[str]:
+    label = setting["label"]
+    if setting is _best(data):
+        label += " (best)"
+    values = setting["values"]
+    of_seeds = [sig(values.get(seed)) for seed in data["seeds"]]
+    count = f"{setting['finished']} of {setting['seeds']}"
+    return [label, with_interval(setting["figure"]), *of_seeds, count]
+
+
+def _best(data: Data) -> Data | None:
+    """Return the best setting, if there is one."""
+    if data["best"] is None:
+        return None
+    best: Data = data["settings"][data["best"]]
+    return best
 
 
 def _order(setting: Data, sign: int) -> float:
@@ -100,24 +112,33 @@ def _order(setting: Data, sign: int) -> float:
 def _troubles_table(troubles: Sequence[Data]) -> str:
     rows = []
     for trouble in troubles:
-        reason = trouble["reason"] or MISSING
-        rows.append(
-            [trouble["label"], trouble["status"], str(trouble["tries"]), reason, trouble["log"]]
-        )
+        row = [trouble["label"], trouble["status"]]
+        row.append(str(trouble["tries"]))
+        row.append(trouble["reason"] or MISSING)
+        row.append(trouble["log"])
+        rows.append(row)
     return table(["run", "status", "tries", "why", "log"], rows, kind="facts")
 
 
 def _commands(settings: Sequence[Data]) -> str:
-    text = "\n\n".join(f"# {setting['label']}\n{setting['command']}" for setting in settings)
-    return tag("pre", text)
+    lines = []
+    for setting in settings:
+        lines.append(f"# {setting['label']}")
+        lines.append(setting["command"])
+    return tag("pre", "\n".join(lines))
 
 
 def pictures(data: Data) -> list[Picture]:
     """Return a plot of each parameter that has several values against the figure."""
     drawn = []
     for key in data["keys"]:
-        rows = [row for row in data["settings"] if row["values"] and key in row["settings"]]
-        if len({row["settings"][key] for row in rows}) > 1:
+        rows = []
+        texts = set()
+        for row in data["settings"]:
+            if row["values"] and key in row["settings"]:
+                rows.append(row)
+                texts.add(row["settings"][key])
+        if len(texts) > 1:
             drawn.append(_picture(key, rows, data))
     return drawn
 
@@ -125,11 +146,12 @@ def pictures(data: Data) -> list[Picture]:
 def _picture(key: str, rows: Sequence[Data], data: Data) -> Picture:
     """Draw each point's mean with its interval against one parameter, and the best's in colour."""
     places, ticks = _places([row["settings"][key] for row in rows])
-    best = data["settings"][data["best"]]
+    best = _best(data)
     with canvas(4.8, 3.2) as figure:
         axes = figure.subplots()
         for row, place in zip(rows, places, strict=True):
-            _draw(axes, place, row, RUNS[1] if row is best else BASE)
+            colour = RUNS[1] if row is best else BASE
+            _draw(axes, place, row, colour)
         _set_axis(axes, places, ticks)
         axes.set_xlabel(drawable(key[-60:], 60))
         axes.set_ylabel(drawable(data["figure"]))

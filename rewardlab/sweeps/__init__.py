@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from rewardlab.sweeps.files import Sweep, read_sweep
     from rewardlab.sweeps.folder import SweepFolder
     from rewardlab.sweeps.points import Point
-    from rewardlab.sweeps.running import run_points
+    from rewardlab.sweeps.running import How, run_points
     from rewardlab.sweeps.summary import Summary, summarize
 
 _HOMES = {
+    "How": "rewardlab.sweeps.running",
     "Point": "rewardlab.sweeps.points",
     "Summary": "rewardlab.sweeps.summary",
     "Sweep": "rewardlab.sweeps.files",
@@ -22,6 +23,15 @@ _HOMES = {
     "run_points": "rewardlab.sweeps.running",
     "summarize": "rewardlab.sweeps.summary",
 }
-__all__ = ["Point", "Summary", "Sweep", "SweepFolder", "read_sweep", "run_points", "summarize"]
+__all__ = [
+    "How",
+    "Point",
+    "Summary",
+    "Sweep",
+    "SweepFolder",
+    "read_sweep",
+    "run_points",
+    "summarize",
+]
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES)

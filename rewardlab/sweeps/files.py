@@ -50,9 +50,8 @@ class Sweep:
 
     Example:
         >>> file = getfixture("tmp_path") / "sweep.yaml"
-        >>> _ = file.write_text(
-        ...     "config: run.yaml\\ngrid: {model.init_args.lr: [0.1, 0.01]}\\nfigure: metrics.val/auc"
-        ... )
+        >>> grid = "grid: {model.init_args.lr: [0.1, 0.01]}"
+        >>> _ = file.write_text(f"config: run.yaml\\n{grid}\\nfigure: metrics.val/auc")
         >>> [point.label for point in read_sweep(file).points]
         ['lr=0.1', 'lr=0.01']
     """
@@ -88,7 +87,8 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
             f"The sweep's file has {twice[0]!r} twice in the mapping at line {line}, so one of the "
             "two would be lost. Put all values in one list."
         )
-    return loader.construct_mapping(node, deep=True)
+    content: dict[Any, Any] = loader.construct_mapping(node, deep=True)
+    return content
 
 
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
@@ -107,7 +107,7 @@ def read_sweep(file: Path) -> Sweep:
     fixed = _settings("set", content.get("set", {}))
     seeds = _seeds(content.get("seeds", [0]))
     factors = [*_listed(content), *_grid(content), *_random(content)]
-    _check_count(math.prod(map(len, [*factors, seeds])))
+    _check_count(math.prod(len(factor) for factor in factors) * len(seeds))
     _check_fixed(fixed, factors)
     points = multiplied(factors, seeds)
     return Sweep(

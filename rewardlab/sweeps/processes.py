@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,7 +55,7 @@ class _Running(NamedTuple):
     start: float
 
 
-def run_jobs(jobs: Sequence[Job], workers: int) -> Iterator[Ended]:
+def run_jobs(jobs: Sequence[Job], workers: int) -> Generator[Ended, None, None]:
     """Run jobs in their order, so many at once, and yield each as it ends.
 
     Whatever ends the iteration, an exception or a signal, asks the processes that still run to end

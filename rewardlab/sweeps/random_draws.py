@@ -41,8 +41,10 @@ def drawn(spaces: Mapping[str, Any], count: int, seed: int) -> list[Settings]:
     for number in range(TRIES * count):
         settings = {}
         for key, space in spaces.items():
-            settings[key] = _draw(space, random.Random(f"{seed}/{key}/{number}"))
-        found.setdefault(tuple(map(canonical, settings.values())), settings)
+            source = random.Random(f"{seed}/{key}/{number}")
+            settings[key] = _draw(space, source)
+        values = tuple(canonical(text) for text in settings.values())
+        found.setdefault(values, settings)
         if len(found) == count:
             return list(found.values())
     raise InputError(
@@ -113,7 +115,8 @@ def _number(key: str, value: Any) -> float:
 def _draw(space: Any, source: random.Random) -> str:
     """Return one value as the text of a flag."""
     if isinstance(space, list):
-        return text_of(space[int(source.random() * len(space))])
+        place = int(source.random() * len(space))
+        return text_of(space[place])
     low = float(space["low"])
     high = float(space["high"])
     share = source.random()
@@ -126,4 +129,5 @@ def _draw(space: Any, source: random.Random) -> str:
         value = low + (high - low) * share
     if space.get("integer"):
         return text_of(round(value))
-    return text_of(min(max(float(f"{value:.{DIGITS}g}"), low), high))
+    rounded = float(f"{value:.{DIGITS}g}")
+    return text_of(min(max(rounded, low), high))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import NamedTuple
@@ -47,6 +46,19 @@ def run_points(sweep: Sweep, folder: SweepFolder, how: How) -> list[Point]:
         sweep: what to run.
         folder: where.
         how: how.
+
+    Example:
+        >>> from rewardlab.sweeps import read_sweep
+        >>> file = getfixture("tmp_path") / "sweep.yaml"
+        >>> _ = file.write_text("config: a.yaml\\ngrid: {a.x: [1, 2]}\\nfigure: gold")
+        >>> sweep = read_sweep(file)
+        >>> how = How(retries=0, program=["true"])  # a program that leaves no run
+        >>> failed = run_points(sweep, SweepFolder(file.parent / "out"), how)
+        2 runs: 0 stand, 2 to do, 1 at once.
+        [1/2] x=1, seed 0: failed, ...
+        [2/2] x=2, seed 0: failed, ...
+        >>> [point.label for point in failed]
+        ['x=1', 'x=2']
     """
     _wait_for_earlier(sweep, folder, how.say)
     left = folder.left(sweep.points)
@@ -58,8 +70,8 @@ def run_points(sweep: Sweep, folder: SweepFolder, how: How) -> list[Point]:
         if not again:
             break
         how.say(f"Trying {len(again)} that failed again.")
-        refused = [point for point in failed if point not in again]
-        failed = [*refused, *_run(sweep, folder, again, how)]
+        _run(sweep, folder, again, how)
+        failed = [point for point in failed if folder.status(point) != FINISHED]
     return failed
 
 
@@ -92,17 +104,17 @@ def _run(sweep: Sweep, folder: SweepFolder, points: Sequence[Point], how: How) -
         words = [*how.program, *words_of(sweep, folder, point)]
         jobs.append(Job(point.run, words, folder.log(point), folder.lock(point)))
     failed = []
-    start = time.monotonic()
+    seconds = 0.0
     with closing(run_jobs(jobs, how.workers)) as endings:
         for count, ended in enumerate(endings, 1):
             point = by_name[ended.job.name]
             status = folder.note_end(point, ended.code, ended.seconds)
             if status != FINISHED:
                 failed.append(point)
-            elapsed = time.monotonic() - start
-            left = elapsed / count * (len(jobs) - count)
-            progress = f"[{count:{len(str(len(jobs)))}}/{len(jobs)}]"
-            how.say(f"{progress} {_sentence(sweep, folder, point, ended)}; {duration(left)} left")
+            seconds += ended.seconds
+            left = seconds / count * (len(jobs) - count) / how.workers
+            sentence = _sentence(sweep, folder, point, ended)
+            how.say(f"[{count}/{len(jobs)}] {sentence}; {duration(left)} left")
     return failed
 
 

@@ -89,6 +89,10 @@ class Summary:
         settings: all of them, in the file's order.
         troubles: the runs that are not finished.
         seeds: of each setting.
+
+    Example:
+        >>> Summary("gold", "higher", [], [], [], [0]).best is None
+        True
     """
 
     figure: str
@@ -172,7 +176,22 @@ def told_apart(one: Mapping[int, float], other: Mapping[int, float]) -> bool:
 
 
 def summarize(sweep: Sweep, folder: SweepFolder) -> Summary:
-    """Return what a sweep came to so far, from its runs' folders."""
+    """Return what a sweep came to so far, from its runs' folders alone.
+
+    Example:
+        >>> from rewardlab.sweeps import read_sweep
+        >>> file = getfixture("tmp_path") / "sweep.yaml"
+        >>> _ = file.write_text("config: a.yaml\\ngrid: {a.x: [1, 2]}\\nfigure: gold")
+        >>> sweep = read_sweep(file)
+        >>> folder = SweepFolder(file.parent / "out")
+        >>> for point in sweep.points:  # as if both had run
+        ...     folder.run(point).mkdir(parents=True)
+        ...     _ = (folder.run(point) / "run.json").write_text('{"status": "finished"}')
+        ...     results = '{"gold": %s}' % point.settings["a.x"]
+        ...     _ = (folder.run(point) / "results.json").write_text(results)
+        >>> summarize(sweep, folder).best.label
+        'x=2'
+    """
     groups: dict[str, list[Point]] = {}
     for point in sweep.points:
         groups.setdefault(point.name, []).append(point)

@@ -1,0 +1,161 @@
+"""`rewardlab sweep` as a user runs it: real runs, a summary, and a command that repeats one."""
+
+import csv
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rewardlab import cli
+from rewardlab.commands.rounds import build
+from rewardlab.sweeps import read_sweep
+
+ROOT = Path(__file__).parents[1]
+TOYS = """
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from rewardlab.rounds.base import Rounds
+
+
+class Coin:
+    def __init__(self, bias: float = 0.0, seed: int | None = None):
+        self.bias, self.seed = bias, seed
+
+
+class Die(Coin):
+    def __init__(self, bias: float = 0.0, sides: int = 6, seed: int | None = None):
+        super().__init__(bias, seed)
+        self.sides = sides
+
+
+class Game(Rounds):
+    def __init__(self, coin: Coin, scale: float = 1.0, seed: int = 0):
+        if scale < 0:
+            from rewardlab.errors import InputError
+            raise InputError(f"scale is 0 or more; got {scale:g}.")
+        self.coin, self.scale, self.seed = coin, scale, seed
+
+    def run(self, run):
+        noise = torch.rand([], generator=torch.Generator().manual_seed(self.seed)).item()
+        run.results({"rounds": {"1": {"gold": self.scale + noise + self.coin.bias}}})
+"""
+RUN = """
+experiment: {seed: 0}
+rounds:
+  class_path: sweep_toys.Game
+  init_args:
+    coin: {class_path: sweep_toys.Coin, init_args: {seed: "${experiment.seed}"}}
+    seed: ${experiment.seed}
+"""
+SWEEP = """
+config: run.yaml
+grid: {rounds.init_args.scale: [1, 3]}
+figure: rounds.last.gold
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    (tmp_path / "sweep_toys.py").write_text(TOYS)
+    (tmp_path / "run.yaml").write_text(RUN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("sweep_toys", None)
+    return tmp_path
+
+
+def sweep(text, *flags):
+    Path("sweep.yaml").write_text(text)
+    return cli.main(["sweep", "sweep.yaml", *flags])
+
+
+def test_a_sweep_as_a_process_and_its_best_point_by_hand(place):
+    Path("sweep.yaml").write_text(SWEEP)
+    words = [sys.executable, "-m", "rewardlab", "sweep", "sweep.yaml", "--jobs=2"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    *_, best, level, command, page = done.stdout.splitlines()
+    assert best.startswith("Best of 2: scale=3, 3.")
+    assert level.startswith("Of the others, 1 cannot be told apart")  # as one seed tells nothing
+    assert Path(page).read_text().startswith("<!DOCTYPE html>")
+    rows = list(csv.DictReader(Path("runs/sweep/summary.csv").read_text().splitlines()))
+    assert [row["finished"] for row in rows] == ["1", "1"]
+    assert command == rows[1]["command"]
+    program, *again = shlex.split(command)
+    assert (program, cli.main(again)) == ("rewardlab", 0)
+    by_hand = Path(again[-1].removeprefix("--out=")) / "results.json"
+    [in_sweep] = Path("runs/sweep/runs").glob("scale-3-*/seed-0/results.json")
+    assert by_hand.read_bytes() == in_sweep.read_bytes()
+    assert yaml.safe_load(Path("runs/sweep/sweep.yaml").read_text()) == yaml.safe_load(SWEEP)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (SWEEP.replace(".scale", ".scael"), "has no key 'scael'"),
+        (SWEEP.replace("[1, 3]", "[1, -3]"), "point scale=-3, seed 0: scale is 0 or more"),
+        (SWEEP.replace("[1, 3]", "[1, three]"), "scale=three"),
+        (SWEEP.replace("run.yaml", "[run.yaml, none.yaml]"), "none.yaml"),
+        (SWEEP + "set: {rounds.init_args.seed: 7, rounds.init_args.coin.init_args.seed: 7}\n"
+         "seeds: [0, 1]", "is the same with seed 0 and seed 1"),
+        (SWEEP.replace("[1, 3]", "[2, 3]") + "set: {rounds.init_args.coin.init_args.seed: null}",
+         "rounds.coin is a sweep_toys.Coin, which takes a seed"),
+        (SWEEP.replace("[1, 3]}", "[1]}") + "points: [{config: run.yaml}, {config: null}]",
+         "come to the same config"),
+    ],
+)  # fmt: skip
+def test_every_point_is_built_before_the_first_runs(place, capsys, text, sentence):
+    assert sweep(text) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_class_that_a_point_replaces_keeps_its_references(place):
+    Path("sweep.yaml").write_text(
+        SWEEP.replace("rounds.init_args.scale: [1, 3]", "rounds.init_args.coin: [sweep_toys.Die]")
+        + "seeds: [4]"
+    )
+    found = read_sweep(Path("sweep.yaml"))
+    _, *words = found.words(found.points[0])
+    coin = build([*words, "--out=nowhere"]).rounds.coin
+    assert (type(coin).__name__, coin.seed, coin.sides) == ("Die", 4, 6)
+
+
+def test_a_config_that_was_changed_under_a_sweep_is_refused(place, capsys):
+    Path("sweep.yaml").write_text(SWEEP.replace("[1, 3]", "[1]"))
+    found = read_sweep(Path("sweep.yaml"))
+    _, *words = found.words(found.points[0])
+    out = Path("runs/sweep/runs") / found.points[0].run
+    assert cli.main(["rounds", *words, f"--out={out}", "--report=false"]) == 0
+    Path("runs/sweep/sweep.yaml").write_text(found.text)
+    Path("run.yaml").write_text(RUN + "    scale: 2\n    coin: {init_args: {bias: 1.0}}\n")
+    Path("run.yaml").write_text(RUN.replace('experiment.seed}"}', 'experiment.seed}", bias: 1}'))
+    capsys.readouterr()
+    assert cli.main(["sweep", "sweep.yaml", "--resume"]) == 2
+    assert "belongs to another config" in capsys.readouterr().err
+    assert cli.main(["sweep", "sweep.yaml"]) == 2
+    assert "Add --resume" in capsys.readouterr().err
+    assert json.loads((out / "run.json").read_text())["status"] == "finished"
+
+
+@pytest.mark.parametrize("flags", [["--jobs=0"], ["--retries=-1"], ["--jbos=2"], []])
+def test_flags_that_are_wrong_are_refused(place, capsys, flags):
+    assert cli.main(["sweep", *(["sweep.yaml", *flags] if flags else [])]) == 2
+    assert capsys.readouterr().err.startswith("rewardlab: ")
+
+
+@pytest.mark.parametrize("file", sorted(Path(ROOT, "configs", "sweeps").glob("*.yaml")))
+def test_shipped_sweeps_name_configs_that_are_there(file, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    found = read_sweep(file)
+    assert len(found.points) >= 12
+    assert all(Path(config).is_file() for config in found.configs)
