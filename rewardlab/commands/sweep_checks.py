@@ -38,7 +38,10 @@ def check_points(sweep: Sweep, folder: SweepFolder) -> None:
             )
         settings.setdefault(point.name, {})[point.seed] = tree
     for point in sweep.points:
-        _check_seeds(point, settings[point.name])
+        trees = settings[point.name]
+        _check_components(point, next(iter(trees.values())))
+        if sweep.command == "rounds":  # a fit seeds everything by the experiment's seed
+            _check_repeats(point, trees)
 
 
 def _built(sweep: Sweep, folder: SweepFolder, point: Point) -> Tree:
@@ -67,15 +70,19 @@ def _digest(tree: Tree) -> str:
     return json.dumps(tree, sort_keys=True, default=str)
 
 
-def _check_seeds(point: Point, trees: Mapping[int, Tree]) -> None:
-    """Refuse components that draw without a seed, and seeds that change nothing."""
-    for path, component in components(next(iter(trees.values()))):
+def _check_components(point: Point, tree: Tree) -> None:
+    """Refuse components that draw without a seed."""
+    for path, component in components(tree):
         if _lacks_seed(component):
             raise InputError(
                 f"The sweep's point {point.label}: {path} is a {component['class_path']}, which "
                 "takes a seed, and the config sets none, so its runs could not be repeated. Write "
                 f"seed: ${{{SEED}}} there, or a number that all seeds share."
             )
+
+
+def _check_repeats(point: Point, trees: Mapping[int, Tree]) -> None:
+    """Refuse seeds that change nothing."""
     without = {seed: _digest(_without_seed(tree)) for seed, tree in trees.items()}
     first, *others = without.items()
     for seed, digest in others:
