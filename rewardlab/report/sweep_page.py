@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from rewardlab.report.rows import BASE, RUNS
 Data = Mapping[str, Any]
 
 WIDE = 20.0  # a ratio of a parameter's values from which its axis is logarithmic
+STEP = 0.02  # of an axis, between points of one value
 SELECTION = (
     "The best of several noisy means looks better than it is. Run the best point with seeds that "
     "were not in the sweep before you quote its figure."
@@ -146,20 +148,21 @@ def pictures(data: Data) -> list[Picture]:
 def _picture(key: str, rows: Sequence[Data], data: Data) -> Picture:
     """Draw each point's mean with its interval against one parameter, and the best's in colour."""
     places, ticks = _places([row["settings"][key] for row in rows])
+    is_log = not ticks and min(places) > 0 and max(places) / min(places) >= WIDE
     best = _best(data)
+    short = ".".join(part for part in key.split(".") if part != "init_args")
     with canvas(4.8, 3.2) as figure:
         axes = figure.subplots()
-        for row, place in zip(rows, places, strict=True):
+        for row, place in zip(rows, _side_by_side(places, is_log), strict=True):
             colour = RUNS[1] if row is best else BASE
             _draw(axes, place, row, colour)
-        _set_axis(axes, places, ticks)
-        axes.set_xlabel(drawable(key[-60:], 60))
+        _set_axis(axes, ticks, is_log)
+        axes.set_xlabel(drawable(short, 60))
         axes.set_ylabel(drawable(data["figure"]))
         png = png_of(figure)
-    short = ".".join(part for part in key.split(".") if part != "init_args")
     caption = (
         f"{short}: a circle and its 95 % interval a point, small dots its seeds, the best in "
-        "colour. Other parameters vary along a column."
+        "colour. Points of one value stand side by side; the other parameters tell them apart."
     )
     alt = f"{data['figure']} against {short}, {len(rows)} points"
     return Picture(f"sweep-{slug(short)}", png, alt, caption)
@@ -188,11 +191,27 @@ def _draw(axes: Any, place: float, row: Data, colour: str) -> None:
     axes.plot([place], [mean(row["figure"])], "o", color=colour, markersize=6)
 
 
-def _set_axis(axes: Any, places: Sequence[float], ticks: Sequence[str]) -> None:
+def _side_by_side(places: Sequence[float], is_log: bool) -> list[float]:
+    """Return places at which points of one value do not hide each other.
+
+    Example:
+        >>> _side_by_side([0.0, 1.0, 1.0], is_log=False)
+        [0.0, 0.99, 1.01]
+    """
+    widths = [math.log(place) for place in places] if is_log else places
+    step = STEP * (max(widths) - min(widths))
+    shifted = []
+    for number, (place, width) in enumerate(zip(places, widths, strict=True)):
+        before = places[:number].count(place)
+        shift = step * (before - (places.count(place) - 1) / 2)
+        shifted.append(math.exp(width + shift) if is_log else place + shift)
+    return shifted
+
+
+def _set_axis(axes: Any, ticks: Sequence[str], is_log: bool) -> None:
+    if is_log:
+        axes.set_xscale("log")
     if ticks:
         labels = [drawable(name.rpartition(".")[2] or name, 18) for name in ticks]
         axes.set_xticks(range(len(ticks)), labels)
         axes.set_xlim(-0.5, len(ticks) - 0.5)
-        return
-    if min(places) > 0 and max(places) / min(places) >= WIDE:
-        axes.set_xscale("log")
