@@ -12,6 +12,7 @@ import yaml
 
 from rewardlab import cli
 from rewardlab.commands.rounds import build
+from rewardlab.commands.sweep import how_of, parse
 from rewardlab.sweeps import read_sweep
 
 ROOT = Path(__file__).parents[1]
@@ -77,23 +78,23 @@ def sweep(text, *flags):
 
 
 def test_a_sweep_as_a_process_and_its_best_point_by_hand(place):
-    Path("sweep.yaml").write_text(SWEEP)
+    text = SWEEP.replace("[1, 3]", "[3]")
+    Path("sweep.yaml").write_text(text)
     words = [sys.executable, "-m", "rewardlab", "sweep", "sweep.yaml", "--jobs=2"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    *_, best, level, command, page = done.stdout.splitlines()
-    assert best.startswith("Best of 2: scale=3, 3.")
-    assert level.startswith("Of the others, 1 cannot be told apart")  # as one seed tells nothing
+    *_, best, command, page = done.stdout.splitlines()
+    assert best.startswith("Best of 1: scale=3, 3.")
     assert Path(page).read_text().startswith("<!DOCTYPE html>")
     rows = list(csv.DictReader(Path("runs/sweep/summary.csv").read_text().splitlines()))
-    assert [row["finished"] for row in rows] == ["1", "1"]
-    assert command == rows[1]["command"]
+    assert [row["finished"] for row in rows] == ["1"]
+    assert command == rows[0]["command"]
     program, *again = shlex.split(command)
     assert (program, cli.main(again)) == ("rewardlab", 0)
     by_hand = Path(again[-1].removeprefix("--out=")) / "results.json"
     [in_sweep] = Path("runs/sweep/runs").glob("scale-3-*/seed-0/results.json")
     assert by_hand.read_bytes() == in_sweep.read_bytes()
-    assert yaml.safe_load(Path("runs/sweep/sweep.yaml").read_text()) == yaml.safe_load(SWEEP)
+    assert yaml.safe_load(Path("runs/sweep/sweep.yaml").read_text()) == yaml.safe_load(text)
 
 
 @pytest.mark.parametrize(
@@ -145,6 +146,17 @@ def test_a_config_that_was_changed_under_a_sweep_is_refused(place, capsys):
     assert cli.main(["sweep", "sweep.yaml"]) == 2
     assert "Add --resume" in capsys.readouterr().err
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
+
+
+def test_runs_at_once_share_the_processors_unless_told_otherwise(monkeypatch, capsys):
+    flags = parse(["sweep.yaml", "--jobs=2"])
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert how_of(flags).environment == {}
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr("os.cpu_count", lambda: 9)
+    assert how_of(flags).environment == {"OMP_NUM_THREADS": "4"}
+    assert capsys.readouterr().out == "Each run gets OMP_NUM_THREADS=4, as 2 run at once.\n"
+    assert how_of(parse(["sweep.yaml"])).environment == {}
 
 
 @pytest.mark.parametrize("flags", [["--jobs=0"], ["--retries=-1"], ["--jbos=2"], []])

@@ -19,6 +19,7 @@ from rewardlab.sweeps.folder import PAGE, SweepFolder
 from rewardlab.sweeps.running import How, run_points
 from rewardlab.sweeps.summary import Summary, summarize, write_summary
 
+THREADS = "OMP_NUM_THREADS"
 NAMED = 5  # figures that are named where the one that was asked for is not there
 
 
@@ -43,7 +44,7 @@ def run(command: str, argv: Sequence[str]) -> int:
         return sweep_checks.rehearse_points(sweep, folder)
     folder.open(sweep.text)
     try:
-        failed = run_points(sweep, folder, How(flags.jobs, flags.retries, say=_say))
+        failed = run_points(sweep, folder, how_of(flags))
     finally:
         page = write_pages(sweep, folder)
     print("\n".join(sentences(sweep, folder, summarize(sweep, folder))))
@@ -75,10 +76,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     for name, least in (("jobs", 1), ("retries", 0)):
         if getattr(flags, name) < least:
             raise InputError(f"--{name} is at least {least}; got {getattr(flags, name)}.")
-    if flags.jobs > 1 and "OMP_NUM_THREADS" not in os.environ:
-        threads = max(1, (os.cpu_count() or 1) // flags.jobs)
-        os.environ["OMP_NUM_THREADS"] = str(threads)
     return flags
+
+
+def how_of(flags: argparse.Namespace) -> How:
+    """Return how points are run: several at once share the processors, unless told otherwise."""
+    environment = {}
+    if flags.jobs > 1 and THREADS not in os.environ:
+        environment[THREADS] = str(max(1, (os.cpu_count() or 1) // flags.jobs))
+        _say(f"Each run gets {THREADS}={environment[THREADS]}, as {flags.jobs} run at once.")
+    return How(flags.jobs, flags.retries, environment=environment, say=_say)
 
 
 def _check_early(sweep: Sweep) -> None:

@@ -105,9 +105,10 @@ class SweepFolder:
         facts = read_record(self.run(point) / layout.FACTS_FILE)
         if facts.get("status") == attempts.FINISHED:
             return attempts.FINISHED
-        noted = str(self.noted(point).get("status", WAITING))
+        begun = attempts.INTERRUPTED if facts else WAITING
+        noted = str(self.noted(point).get("status", begun))
         if noted == attempts.FINISHED:  # and its folder was removed since
-            return WAITING
+            return begun
         return noted
 
     def noted(self, point: Point) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
@@ -28,12 +28,18 @@ class How(NamedTuple):
         retries: how often a point that failed is tried again before the sweep ends.
         program: the words before a command's name.
         say: takes what is printed.
+        environment: variables of the runs beside those of this process.
+
+    Example:
+        >>> How(workers=2).retries
+        1
     """
 
     workers: int = 1
     retries: int = 1
     program: Sequence[str] = PROGRAM
     say: Say = print
+    environment: Mapping[str, str] = {}
 
 
 def run_points(sweep: Sweep, folder: SweepFolder, how: How) -> list[Point]:
@@ -102,7 +108,8 @@ def _run(sweep: Sweep, folder: SweepFolder, points: Sequence[Point], how: How) -
     jobs = []
     for point in points:
         words = [*how.program, *words_of(sweep, folder, point)]
-        jobs.append(Job(point.run, words, folder.log(point), folder.lock(point)))
+        log = folder.log(point)
+        jobs.append(Job(point.run, words, log, folder.lock(point), how.environment))
     failed = []
     seconds = 0.0
     with closing(run_jobs(jobs, how.workers)) as endings:

@@ -150,7 +150,7 @@ def test_a_point_that_was_refused_is_not_tried_again_at_once():
 
 def start():
     """Start the sweep in a process of its own, and wait until two runs are at work."""
-    Path("slow").write_text("1.2")
+    Path("slow").write_text("0.8")
     driver = subprocess.Popen([sys.executable, "driver.py"], stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
     while len(lines("starts.txt")) < 2 and time.monotonic() < deadline:
@@ -181,6 +181,15 @@ def test_a_sweep_that_is_asked_to_end_ends_its_runs_and_goes_on_later():
     assert said[0] == "6 runs: 0 stand, 6 to do, 2 at once."
     assert failed == []
     assert sorted(lines("ends.txt")) == EVERY
+
+
+def test_a_run_that_was_begun_and_not_ended_is_interrupted():
+    sweep = read_sweep(Path("sweep.yaml"))
+    folder = SweepFolder(Path("out"))
+    folder.run(sweep.points[0]).mkdir(parents=True)
+    (folder.run(sweep.points[0]) / "run.json").write_text('{"status": "running"}')
+    troubles = summarize(sweep, folder).troubles
+    assert [trouble.status for trouble in troubles] == ["interrupted"] + ["waiting"] * 5
 
 
 def test_two_sweeps_do_not_share_a_folder_and_none_takes_another_s_files():
