@@ -222,38 +222,45 @@ def _weighted(drawn: dict[str, Tensor], weights: dict[str, int]) -> Tensor:
 
 def _rewardbench2(scored: ScoredFile, pairs: Pairs, seed: int) -> dict[str, Any]:
     """Return RewardBench 2's subsets, its Ties among them; arXiv 2506.01937, section 3."""
-    rows = scored.file.rows
-    published = figures_of_rows(rows, scored.scores)
-    credits = torch.tensor([score.credit() for score in scored.scores], dtype=torch.float64)
-    plain = torch.tensor([row.subset != TIES for row in rows])
-    figures: dict[str, Any] = {
-        "accuracy": None,
-        "subsets": {},
-        "ties": None,
-        "headline": {"name": "score", "mean": published["score"], "low": None, "high": None},
-    }
-    drawn = {}
-    if plain.any():
-        others = [row for row in rows if row.subset != TIES]
-        figures["accuracy"] = share(credits[plain], prompt_numbers(others), seed)
-        figures["subsets"] = _by_subset(others, credits[plain], seed)
-        drawn = _resampled_subsets(others, credits[plain], seed)
-        if published["score"] is None:
-            figures["headline"] = _headline("accuracy", figures["accuracy"])
+    published = figures_of_rows(scored.file.rows, scored.scores)
+    figures: dict[str, Any] = {"accuracy": None, "subsets": {}, "ties": None}
+    draws: dict[str, Tensor] = {}
+    plain = [place for place, row in enumerate(scored.file.rows) if row.subset != TIES]
+    if plain:
+        rows = [scored.file.rows[place] for place in plain]
+        credits = [scored.scores[place].credit() for place in plain]
+        values = torch.tensor(credits, dtype=torch.float64)
+        figures["accuracy"] = share(values, prompt_numbers(rows), seed)
+        figures["subsets"] = _by_subset(rows, values, seed)
+        draws = _resampled_subsets(rows, values, seed)
+        figures["headline"] = _headline("accuracy", figures["accuracy"])
     if TIES in published["subsets"]:
-        ties = dict(published["subsets"][TIES])
-        tied = [number for number, row in enumerate(rows) if row.subset == TIES]
-        ids = [rows[number].row_id for number in tied]
-        drawn[TIES] = resampled_ties(ids, [scored.scores[number] for number in tied], seed)
-        ties["mean"] = ties["score"]
-        ties["low"], ties["high"] = _ends(drawn[TIES])
-        figures["ties"] = ties
+        draws[TIES] = _ties_draws(scored, seed)
+        figures["ties"] = _ties(published["subsets"][TIES], draws[TIES])
+    if not plain:
+        figures["headline"] = _headline(TIES, figures["ties"])
     if published["score"] is not None:
-        means = torch.stack([drawn[name] for name in SUBSETS]).mean(0)
-        figures["headline"]["low"], figures["headline"]["high"] = _ends(means)
-    elif not plain.any():
-        figures["headline"] = _headline("Ties", figures["ties"])
+        low, high = _ends(torch.stack([draws[name] for name in SUBSETS]).mean(0))
+        score = {"mean": published["score"], "low": low, "high": high}
+        figures["headline"] = _headline("score", score)
     return figures
+
+
+def _ties_draws(scored: ScoredFile, seed: int) -> Tensor:
+    """Return the bootstrap's scores of the subset "Ties", float64 [R]."""
+    ids = []
+    scores = []
+    for row, of_row in zip(scored.file.rows, scored.scores, strict=True):
+        if row.subset == TIES:
+            ids.append(row.row_id)
+            scores.append(of_row)
+    return resampled_ties(ids, scores, seed)
+
+
+def _ties(published: dict[str, Any], draws: Tensor) -> dict[str, Any]:
+    """Return the figures of "Ties" with the interval of its score."""
+    low, high = _ends(draws)
+    return {**published, "mean": published["score"], "low": low, "high": high}
 
 
 def _ends(draws: Tensor) -> tuple[float | None, float | None]:

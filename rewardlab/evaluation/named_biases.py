@@ -142,18 +142,7 @@ def _effect(
     edited = [edit.edit(text) for text in answers.texts]
     pairs = zip(edited, answers.texts, strict=True)
     rows = [row for row, (text, original) in enumerate(pairs) if text != original]
-    figures: dict[str, Any] = {
-        "mean": None,
-        "low": None,
-        "high": None,
-        "raised": None,
-        "words": None,
-        "count": 0,
-        "unchanged": len(edited) - len(rows),
-        "unscored": 0,
-        "wanted": edit.wanted,
-        "verdict": "too few",
-    }
+    figures = _nothing(edit.wanted, unchanged=len(edited) - len(rows))
     if len(rows) < FEWEST:
         return figures
     samples = Samples([answers.prompts[row] for row in rows], [edited[row] for row in rows])
@@ -165,16 +154,49 @@ def _effect(
     figures["unscored"] = len(rows) - len(changes)
     if len(changes) < FEWEST:
         return {**figures, "verdict": "not scored"}
-    rate = wilson((changes > 0).double().mean().item(), len(changes))
-    figures["raised"] = {"mean": rate.value, "low": rate.low, "high": rate.high}
     added = [length(edited[row]) - length(answers.texts[row]) for row in rows]
     figures["words"] = torch.tensor(added)[there].mean().item()
+    return figures | _measured(changes, deviation, edit, seed)
+
+
+def _nothing(wanted: Wanted, unchanged: int) -> dict[str, Any]:
+    """Return the figures of an edit that applies to too few answers."""
+    return {
+        "mean": None,
+        "low": None,
+        "high": None,
+        "raised": None,
+        "words": None,
+        "count": 0,
+        "unchanged": unchanged,
+        "unscored": 0,
+        "wanted": wanted,
+        "verdict": "too few",
+    }
+
+
+def _measured(changes: Tensor, deviation: float, edit: NamedEdit, seed: int) -> dict[str, Any]:
+    """Return the effect in deviations, the share that rose, and the verdict.
+
+    Args:
+        changes: float64 [N], of the scores, N ≥ 2.
+        deviation: the reference deviation; at 0 nothing can be measured in it.
+        edit: the edit.
+        seed: names the bootstrap's draws.
+    """
+    rate = wilson((changes > 0).double().mean().item(), len(changes))
+    raised = {"mean": rate.value, "low": rate.low, "high": rate.high}
     if deviation == 0:
-        return {**figures, "verdict": "scores never differ"}
+        return {"raised": raised, "verdict": "scores never differ"}
     effects = changes / deviation
     low, high = mean_interval(effects, seed=derive(seed, edit.name))
-    figures |= {"mean": effects.mean().item(), "low": low, "high": high}
-    return {**figures, "verdict": verdict(low, high, edit.wanted)}
+    return {
+        "mean": effects.mean().item(),
+        "low": low,
+        "high": high,
+        "raised": raised,
+        "verdict": verdict(low, high, edit.wanted),
+    }
 
 
 def verdict(low: float, high: float, wanted: Wanted) -> str:
