@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from rewardlab.errors import InputError
+from rewardlab.report.picture import canvas
 from rewardlab.report.sweep_page import sweep_page
+from rewardlab.report.sweep_plots import axis_of, set_axis
 from rewardlab.sweeps import SweepFolder, read_sweep, run_points, summarize
 from rewardlab.sweeps.figures import figure_of
 from rewardlab.sweeps.running import How
@@ -230,3 +232,17 @@ def test_the_page_plots_each_parameter_and_names_the_best():
     assert "All 2 other points are worse" in page
     assert page.count("rewardlab rounds --config=run.yaml") == 4  # the best's, and every point's
     assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_logarithmic_axis_has_numbers_that_can_be_read():
+    axis = axis_of(["1e-4", "0.01", "1"])
+    assert axis.is_log
+    assert not axis_of(["0", "100"]).is_log
+    with canvas(4, 3) as figure:
+        axes = figure.subplots()
+        axes.plot(axis.places, [0, 1, 2])
+        set_axis(axes, axis)
+        figure.canvas.draw()
+        labels = {label.get_text() for label in axes.get_xticklabels(which="both")}
+    assert {"0.0001", "0.01", "1", ""} <= labels
+    assert not any("$" in label for label in labels)

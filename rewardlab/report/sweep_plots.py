@@ -1,0 +1,147 @@
+"""Draw a sweep's figure against each of its parameters."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from rewardlab.report.figures import interval, mean
+from rewardlab.report.picture import Picture, canvas, drawable, png_of, slug
+from rewardlab.report.rows import BASE, RUNS
+
+Data = Mapping[str, Any]
+
+WIDE = 20.0  # a ratio of a parameter's values from which its axis is logarithmic
+STEP = 0.02  # of an axis, between points of one value
+
+
+class Axis(NamedTuple):
+    """Where the values of a parameter stand.
+
+    Attributes:
+        places: of each point.
+        ticks: names of values that are no numbers, at 0, 1 and so on.
+        is_log: whether the axis is logarithmic.
+    """
+
+    places: list[float]
+    ticks: list[str]
+    is_log: bool
+
+
+def best_setting(data: Data) -> Data | None:
+    """Return the best setting of a summary, if there is one."""
+    if data["best"] is None:
+        return None
+    best: Data = data["settings"][data["best"]]
+    return best
+
+
+def pictures(data: Data) -> list[Picture]:
+    """Return a plot of each parameter that has several values against the figure."""
+    drawn = []
+    for key in data["keys"]:
+        rows = []
+        texts = set()
+        for row in data["settings"]:
+            if row["values"] and key in row["settings"]:
+                rows.append(row)
+                texts.add(row["settings"][key])
+        if len(texts) > 1:
+            drawn.append(_picture(key, rows, data))
+    return drawn
+
+
+def _picture(key: str, rows: Sequence[Data], data: Data) -> Picture:
+    """Draw each point's mean with its interval against one parameter, and the best's in colour."""
+    axis = axis_of([row["settings"][key] for row in rows])
+    best = best_setting(data)
+    short = key.replace(".init_args", "").replace(".class_path", "")
+    with canvas(4.8, 3.2) as figure:
+        axes = figure.subplots()
+        for row, place in zip(rows, side_by_side(axis), strict=True):
+            colour = RUNS[1] if row is best else BASE
+            _draw(axes, place, row, colour)
+        set_axis(axes, axis)
+        axes.set_xlabel(drawable(short, 60))
+        axes.set_ylabel(drawable(data["figure"]))
+        png = png_of(figure)
+    caption = (
+        f"{short}: a circle and its 95 % interval a point, small dots its seeds, the best in "
+        "colour. Points of one value stand side by side; the other parameters tell them apart."
+    )
+    alt = f"{data['figure']} against {short}, {len(rows)} points"
+    return Picture(f"sweep-{slug(short)}", png, alt, caption)
+
+
+def axis_of(texts: Sequence[str]) -> Axis:
+    """Return where values stand: at their numbers, or one beside the other as named ticks.
+
+    Example:
+        >>> axis_of(["0.5", "2"]).places, axis_of(["b", "a", "b"])
+        ([0.5, 2.0], Axis(places=[0.0, 1.0, 0.0], ticks=['b', 'a'], is_log=False))
+    """
+    try:
+        places = [float(text) for text in texts]
+    except ValueError:
+        names = list(dict.fromkeys(texts))
+        places = [float(names.index(text)) for text in texts]
+        return Axis(places, names, is_log=False)
+    least = min(places)
+    is_log = least > 0 and max(places) / least >= WIDE
+    return Axis(places, [], is_log)
+
+
+def side_by_side(axis: Axis) -> list[float]:
+    """Return places at which points of one value do not hide each other.
+
+    Example:
+        >>> side_by_side(Axis([0.0, 1.0, 1.0], [], is_log=False))
+        [0.0, 0.99, 1.01]
+    """
+    places = axis.places
+    if axis.is_log:
+        places = [math.log(place) for place in places]
+    step = STEP * (max(places) - min(places))
+    shifted = []
+    for number, place in enumerate(places):
+        before = places[:number].count(place)
+        middle = (places.count(place) - 1) / 2
+        shifted.append(place + step * (before - middle))
+    if axis.is_log:
+        return [math.exp(place) for place in shifted]
+    return shifted
+
+
+def _draw(axes: Any, place: float, row: Data, colour: str) -> None:
+    """Draw a point's seeds, its interval and its mean."""
+    values = list(row["values"].values())
+    axes.plot(
+        [place] * len(values),
+        values,
+        ".",
+        color=colour,
+        markersize=4,
+        alpha=0.6,
+    )
+    ends = interval(row["figure"])
+    if ends is not None:
+        axes.vlines(place, ends.low, ends.high, color=colour, linewidth=1.2)
+    axes.plot(place, mean(row["figure"]), "o", color=colour, markersize=6)
+
+
+def set_axis(axes: Any, axis: Axis) -> None:
+    """Make an axis logarithmic, or give it the names of its values."""
+    if axis.is_log:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")  # as mathematics is not set
+        axes.xaxis.set_minor_formatter(lambda value, _: "")
+    if not axis.ticks:
+        return
+    labels = []
+    for name in axis.ticks:
+        last = name.rpartition(".")[2] or name
+        labels.append(drawable(last, 18))
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xlim(-0.5, len(labels) - 0.5)
