@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -111,8 +111,9 @@ class PostTrain:
             prompts in turn; once for each prompt by default.
         batch_size: examples a step.
         callbacks: such as EMA and Guard; each round gets fresh copies.
-        reference: what preference losses are held to: the policy at the start of this "round", or
-            of the "run".
+        reference: what the loop is held to: the policy at the start of this "round", or of the
+            "run", or another policy, such as `load_policy` gives. The loop's own `reference` is
+            none of it.
         checkpoint_every: optimizer steps between checkpoints, which bound what a kill can lose.
         checkpoint_minutes: minutes between checkpoints, whichever comes first. No result depends
             on it.
@@ -127,7 +128,7 @@ class PostTrain:
     groups: int | None = None
     batch_size: int = 16
     callbacks: list[Callback] = field(default_factory=list)
-    reference: Literal["round", "run"] = "round"
+    reference: Literal["round", "run"] | Policy = "round"
     checkpoint_every: int = 500
     checkpoint_minutes: float = MINUTES
     long_rows: Literal["refuse", "drop"] = "refuse"
@@ -135,6 +136,7 @@ class PostTrain:
     def __post_init__(self) -> None:
         if self.loop is not None:
             check_candidates(self.candidates)
+            check_reference(getattr(self.loop, "keywords", {}))
 
     def build(self, policy: Policy, reward: Reward, first: Policy) -> Trained:
         """Return the loop of a round, held to its reference.
@@ -156,9 +158,14 @@ class PostTrain:
                 "of rounds."
             )
         if module.reference is not None:
-            reference = first if self.reference == "run" else frozen_copy(policy)
-            module.reference = frozen_reference(policy, reference)
+            module.reference = frozen_reference(policy, self._held_to(policy, first))
         return module
+
+    def _held_to(self, policy: Policy, first: Policy) -> Policy:
+        """Return the reference: the policy as it is, as it was at first, or the one given."""
+        if isinstance(self.reference, Policy):
+            return self.reference
+        return first if self.reference == "run" else frozen_copy(policy)
 
     def __call__(
         self, module: Trained, examples: Any, watched: MonitoredPolicy, folder: Path, scratch: Path
@@ -188,6 +195,19 @@ class PostTrain:
         if isinstance(module.reward, Corrected):
             save_file(correction_state(module.reward), folder / CORRECTION_FILE)
         save_stage(folder, module.policy, _figures(trainer, module, callbacks), scratch)
+
+
+def check_reference(loop: Mapping[str, Any]) -> None:
+    """Refuse a reference among a loop's arguments: rounds would put their own in its place.
+
+    Raises:
+        InputError: if there is one.
+    """
+    if loop.get("reference") is not None:
+        raise InputError(
+            "The loop of post_train is given a reference, and rounds choose what a loop is held "
+            "to. Set post_train.reference instead: round, run, or that policy."
+        )
 
 
 def _figures(trainer: Trainer, module: Trained, callbacks: Sequence[Callback]) -> dict[str, Any]:

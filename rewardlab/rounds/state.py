@@ -24,7 +24,7 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.kinds import check_kinds
-from rewardlab.rounds.stages import FitReward, load_stage
+from rewardlab.rounds.stages import FitReward, check_reference, load_stage
 from rewardlab.runs.checks import NO_SETTINGS
 from rewardlab.runs.exporting import export
 from rewardlab.runs.folder import RunFolder
@@ -155,6 +155,7 @@ def begin(
     check_one_process("fit", rounds.fit)
     check_one_process("post_train", rounds.post_train)
     check_kinds(rounds, real)
+    check_reference(_loop_arguments(run.config))
     rounds.policy.to(device_of(rounds.fit.trainer))
     prompts = numbered(rounds.prompts)
     prompts = fitting(prompts, [rounds.policy], rounds.post_train.long_rows, "prompts")
@@ -178,6 +179,14 @@ def begin(
     run.results({"targets": figures})
     judge_policy(state, rounds.evaluation)
     return state
+
+
+def _loop_arguments(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what a config gives the loop of post-training; nothing if there is no config."""
+    part: Any = config
+    for name in ("rounds", "init_args", "post_train", "loop", "init_args"):
+        part = part.get(name) if isinstance(part, Mapping) else None
+    return part if isinstance(part, Mapping) else {}
 
 
 def check_one_process(name: str, part: Any) -> None:
