@@ -220,6 +220,9 @@ def main() -> int:
 
     measured = known_runs(options.known)
     done = {(entry.row.arm, entry.row.seed) for entry in measured}
+    if measured:
+        out.mkdir(parents=True, exist_ok=True)
+        write(out, measured, world)
     arms = options.arms or world.main
     for run in made(arms, options.seeds, out, command_of, options.hours, done):
         if run.arm == ANCHOR:

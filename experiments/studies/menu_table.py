@@ -9,12 +9,14 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import torch
+from cycler import cycler
 from menu_worlds import PLAIN, TOPICS, World
 from side_by_side import markdown, read_csv, write_csv
 from torch import Tensor
 
 from rewardlab.evaluation.restricted import restricted_mean, restricted_ratio
 
+COLORS = plt.color_sequences["tab10"]  # then the same again, dashed
 FURTHER = ("accuracy", "distance", "ink", "words", "repetition")  # of some worlds alone
 
 
@@ -246,7 +248,8 @@ def picture(measured: Sequence[Measured], file: Path, world: World = TOPICS) -> 
     It is drawn against √KL, or against the step if a run has no KL.
     """
     by_kl = all(None not in entry.curve.kl for entry in measured)
-    figure, axes = plt.subplots(figsize=(7.5, 4.5))
+    figure, axes = plt.subplots(figsize=(8.5, 4.5))
+    axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=COLORS))
     for arm in dict.fromkeys(entry.row.arm for entry in measured):
         runs = [entry.curve for entry in measured if entry.row.arm == arm]
         curves = [curve for curve in runs if curve.gold]  # some early sittings kept rows alone
@@ -258,7 +261,7 @@ def picture(measured: Sequence[Measured], file: Path, world: World = TOPICS) -> 
         axes.set_ylim(-3, 3)
     axes.set_xlabel("√KL from the first policy, √nats" if by_kl else "steps")
     axes.set_ylabel(f"gold above its start, {world.unit}")
-    axes.legend(fontsize=7, ncol=2)
+    axes.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     figure.savefig(file, dpi=130)
     plt.close(figure)

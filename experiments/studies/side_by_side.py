@@ -74,6 +74,6 @@ def write_csv(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         names.update(dict.fromkeys(row))
     with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(names))
+        writer = csv.DictWriter(stream, list(names), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
