@@ -16,7 +16,8 @@ from rewardlab.evaluation.overoptimization import fit_overoptimization
 
 def measure(setting: str, seed: int, work: Work) -> Figures:
     """Read a plain run: where gold peaks, where it ends, and what the reward does meanwhile."""
-    readings = arms.readings_of(arms.run_of(setting, seed, work))
+    folder = arms.run_of(setting, seed, work)
+    readings = arms.readings_of(folder)
     gold = torch.tensor([row["gold"] for row in readings])
     distance = torch.tensor([max(row["kl"], 0.0) for row in readings]).sqrt()
     steps = [row["step"] for row in readings]
@@ -32,6 +33,7 @@ def measure(setting: str, seed: int, work: Work) -> Figures:
         "gao_alpha": fit.alpha,
         "gao_beta": fit.beta,
         "gao_r2": fit.r2,
+        "seconds": arms.menu.costs(folder, arms.menu.WORLDS["topics"])["seconds"],
     }
 
 

@@ -26,10 +26,10 @@ def judge(rows: Sequence[Row]) -> Verdict:
         (
             f"Gold fell in {hardened} runs on the hardened reward and in {plain} on the "
             f"conventional one; the restricted mean time until then is {found} times as long.",
-            f"The peak of gold is {peak} σ higher, and the hardened run draws {cost:.1f} times as "
+            f"The peak of gold changes by {peak} σ, and the hardened run draws {cost:.1f} times as "
             "many samples, attacks included.",
-            "One world, members of one backbone and a recipe that was not tuned to it; why so "
-            "little is gained is studied in [the menu side by side](../studies/menu.md).",
+            "One world, members of one backbone and a recipe that was not tuned to it; what "
+            "holds instead is in [the menu side by side](../studies/menu.md).",
         ),
     )
 
