@@ -17,8 +17,8 @@ NAMES = {MEAN: "the ensemble's mean", "mean_minus_std": "mean less deviation", "
 
 def judge(rows: Sequence[Row]) -> Verdict:
     """The claim holds if the hardened reward outlasts each kind of ensemble."""
-    ratios = {arm: arms.ratio(rows, arms.ADVERSARIAL, arm) for arm in ENSEMBLES}
-    others = {arm: arms.ratio(rows, arms.ADVERSARIAL, arm) for arm in OTHERS}
+    ratios = _ratios(rows, ENSEMBLES)
+    others = _ratios(rows, OTHERS)
     return Verdict(
         all_of([_word(found) for found in ratios.values()]),
         f"{ratios[MEAN]} times as long as on the mean of two members",
@@ -30,6 +30,12 @@ def judge(rows: Sequence[Row]) -> Verdict:
             "the hardened reward does worse than this.",
         ),
     )
+
+
+def _ratios(rows: Sequence[Row], beside: Sequence[str]) -> dict[str, Interval]:
+    """Return the hardened reward's ratio to each of the arms that were measured."""
+    measured = {row["setting"] for row in rows}
+    return {arm: arms.ratio(rows, arms.ADVERSARIAL, arm) for arm in beside if arm in measured}
 
 
 def _word(found: Interval) -> Word:
@@ -61,4 +67,5 @@ CLAIM = Claim(
     judge=judge,
     draw=draw,
     seeds=arms.SEEDS,
+    small_settings=(arms.SINGLE, arms.ADVERSARIAL, MEAN),
 )
