@@ -94,6 +94,15 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Any, Any]:
 _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
 
 
+def _read(text: str) -> Any:
+    """Return what YAML holds, by a safe loader: plain data, no objects."""
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
 def read_sweep(file: Path) -> Sweep:
     """Return what the file of a sweep says.
 
@@ -131,7 +140,7 @@ def _text(file: Path) -> str:
 
 def _content(file: Path, text: str) -> dict[str, Any]:
     try:
-        content = yaml.load(text, _Loader)
+        content = _read(text)
     except (yaml.YAMLError, RecursionError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"The sweep's file {str(file)!r} is not YAML: {reason}.") from None
