@@ -49,7 +49,7 @@ class Count:
         if rate > 0:
             text += f", {rate:.3g} a second"
             if math.isfinite(self.total):
-                text += f", {_minutes((self.total - self.done) / rate)} left"
+                text += f", {duration((self.total - self.done) / rate)} left"
         return text
 
 
@@ -87,11 +87,11 @@ def current() -> str | None:
     return _counts[-1].sentence() if _counts else None
 
 
-def _minutes(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return a duration in words.
 
     Example:
-        >>> _minutes(42), _minutes(600), _minutes(9000)
+        >>> duration(42), duration(600), duration(9000)
         ('42 s', '10 min', '2.5 h')
     """
     if seconds < 100:

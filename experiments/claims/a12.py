@@ -9,6 +9,7 @@ import torch
 
 from claims import mined, text_world
 from claims.claim import Claim, Figures, Row, Verdict, Work
+from claims.curves import draw_means, means_of
 from claims.image_world import dice
 from claims.intervals import above, all_of, gain, mean_of, values_of
 from claims.text_world import Scene
@@ -119,11 +120,9 @@ def draw(rows: Sequence[Row], axes: Any) -> None:
     """Draw the share that each witness flags, with the word and without it."""
     figures = {"with the word": "flagged", "without the word": "flagged_without_word"}
     for offset, (label, figure) in zip((-0.1, 0.1), figures.items(), strict=True):
-        means = [mean_of(values_of(rows, setting, figure)) for setting in SETTINGS]
         places = [place + offset for place in range(len(SETTINGS))]
-        widths = [mean.high - mean.value for mean in means]
-        values = [mean.value for mean in means]
-        axes.errorbar(places, values, yerr=widths, fmt="o", capsize=4, label=label)
+        means = means_of(rows, SETTINGS, figure)
+        draw_means(axes, places, means, fmt="o", capsize=4, label=label)
     labels = [SAME, FAMILY.replace(", ", ",\n"), WITHOUT.replace(" the", "\nthe")]
     axes.set_xticks(range(len(SETTINGS)), labels)
     axes.set_xlim(-0.5, len(SETTINGS) - 0.5)

@@ -7,6 +7,7 @@ from typing import Any
 
 from claims import mined, text_world
 from claims.claim import Claim, Figures, Row, Verdict, Work
+from claims.curves import draw_means, means_of
 from claims.intervals import above, all_of, gain, mean_of, values_of
 from claims.text_world import Scene
 from rewardlab.rounds.attacking import Mining, Sides, mine
@@ -86,11 +87,9 @@ def draw(rows: Sequence[Row], axes: Any) -> None:
     """Draw the success of a fresh attack and of the first round's, with intervals."""
     labels = {"success": "a fresh attack", "first_attack_success": "the first round's adversary"}
     for offset, (figure, label) in zip((-0.1, 0.1), labels.items(), strict=True):
-        means = [mean_of(values_of(rows, setting, figure)) for setting in SETTINGS]
         places = [place + offset for place in range(len(SETTINGS))]
-        widths = [mean.high - mean.value for mean in means]
-        values = [mean.value for mean in means]
-        axes.errorbar(places, values, yerr=widths, fmt="o", capsize=4, label=label)
+        means = means_of(rows, SETTINGS, figure)
+        draw_means(axes, places, means, fmt="o", capsize=4, label=label)
     axes.set_xticks(range(len(SETTINGS)), [setting.replace(", ", ",\n") for setting in SETTINGS])
     axes.set_ylabel("success on the twice hardened target, share")
     axes.legend()

@@ -7,6 +7,7 @@ from typing import Any
 
 from claims import attacks
 from claims.claim import Claim, Figures, Row, Verdict, Work
+from claims.curves import draw_means, means_of
 from claims.intervals import above, all_of, gain, mean_of, values_of
 
 WEIGHTS = {"λ = 0": 0.0, "λ = 0.5": 0.5, "λ = 1": 1.0, "λ = 2": 2.0, "λ = 4": 4.0}
@@ -50,12 +51,8 @@ def draw(rows: Sequence[Row], axes: Any) -> None:
     }
     names = attacks.present(rows, WEIGHTS)
     for number, (figure, label) in enumerate(labels.items()):
-        intervals = [mean_of(values_of(rows, name, figure)) for name in names]
-        means = [interval.value for interval in intervals]
-        lows = [interval.value - interval.low for interval in intervals]
-        highs = [interval.high - interval.value for interval in intervals]
-        places = [place + 0.06 * (number - 1) for place in range(len(means))]
-        axes.errorbar(places, means, [lows, highs], marker="o", capsize=3, label=label)
+        places = [place + 0.06 * (number - 1) for place in range(len(names))]
+        draw_means(axes, places, means_of(rows, names, figure), label=label)
     axes.set_xticks(range(len(names)), [f"{WEIGHTS[name]:g}" for name in names])
     axes.set_ylim(-0.05, 1.1)
     axes.set_xlabel("λ, the weight of the witness")

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from claims import attacks, text_world
 from claims.claim import Claim, Figures, Row, Verdict, Word, Work
+from claims.curves import draw_means, means_of
 from claims.intervals import Interval, gain, mean_of, values_of
 from claims.text_world import Scene
 from rewardlab.embedded import topics
@@ -145,11 +146,9 @@ def draw(rows: Sequence[Row], axes: Any) -> None:
         columns = [values_of(rows, name, figure) for name in names]
         for line in zip(*columns, strict=True):
             axes.plot(range(len(line)), line, color=f"C{number}", alpha=0.25, linewidth=0.8)
-        intervals = [mean_of(column) for column in columns]
-        means = [interval.value for interval in intervals]
-        errors = [interval.high - interval.value for interval in intervals]
-        places = [place + 0.03 * number for place in range(len(means))]
-        axes.errorbar(places, means, errors, color=f"C{number}", marker="o", capsize=3, label=label)
+        places = [place + 0.03 * number for place in range(len(names))]
+        means = means_of(rows, names, figure)
+        draw_means(axes, places, means, color=f"C{number}", label=label)
     floors = [mean_of(values_of(rows, name, "best_of_n")).value for name in names]
     axes.plot(range(len(floors)), floors, "--", color="grey", label="floor: best of n references")
     axes.set_xticks(range(len(names)))

@@ -47,16 +47,9 @@ def _falls(rows: Sequence[Row], arm: str) -> str:
 
 def draw(rows: Sequence[Row], axes: Any) -> None:
     """Draw the step of fall of both arms, a line a seed."""
-    for seed in sorted({row["seed"] for row in rows}):
-        falls = {row["setting"]: row["fall"] for row in rows if row["seed"] == seed}
-        if len(falls) == len(CLAIM.settings):
-            heights = [falls[arm] or arms.menu.HORIZON for arm in CLAIM.settings]
-            axes.plot([0, 1], heights, marker="o", label=f"seed {seed}")
     axes.axhline(arms.menu.HORIZON, color="grey", linewidth=0.8, linestyle="--")
-    axes.set_xticks([0, 1], ["conventional reward", "hardened in two rounds"])
-    axes.set_xlim(-0.3, 1.3)
+    arms.draw_both(rows, axes, "fall", missing=arms.menu.HORIZON)
     axes.set_ylabel("step at which gold fell (dashed: the last step)")
-    axes.legend(fontsize=7)
 
 
 CLAIM = Claim(

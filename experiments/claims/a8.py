@@ -46,15 +46,8 @@ def judge(rows: Sequence[Row]) -> Verdict:
 
 def draw(rows: Sequence[Row], axes: Any) -> None:
     """Draw both accuracies, a line a seed."""
-    for seed in sorted({row["seed"] for row in rows}):
-        heights = {row["setting"]: row["accuracy"] for row in rows if row["seed"] == seed}
-        if len(heights) == len(CLAIM.settings):
-            values = [heights[arm] for arm in CLAIM.settings]
-            axes.plot([0, 1], values, marker="o", label=f"seed {seed}")
-    axes.set_xticks([0, 1], ["conventional reward", "hardened in two rounds"])
-    axes.set_xlim(-0.3, 1.3)
+    arms.draw_both(rows, axes, "accuracy")
     axes.set_ylabel("share of fresh pairs ordered as by gold")
-    axes.legend(fontsize=7)
 
 
 CLAIM = Claim(

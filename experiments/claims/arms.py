@@ -90,6 +90,25 @@ def reward_of(arm: str, seed: int, work: Work) -> Reward:
     return load_reward(run_of(arm, seed, work) / "reward")
 
 
+def draw_both(rows: Sequence[Row], axes: Any, figure: str, missing: float | None = None) -> None:
+    """Draw a figure before and after two rounds of attacks, a line a seed.
+
+    Args:
+        rows: of both arms.
+        axes: matplotlib's.
+        figure: a column of the rows.
+        missing: what stands for a figure that was not reached.
+    """
+    for seed in sorted({row["seed"] for row in rows}):
+        values = {row["setting"]: row[figure] for row in rows if row["seed"] == seed}
+        heights = [values[arm] for arm in (SINGLE, ADVERSARIAL)]
+        reached = [missing if height is None else height for height in heights]
+        axes.plot([0, 1], reached, marker="o", label=f"seed {seed}")
+    axes.set_xticks([0, 1], ["conventional reward", "hardened in two rounds"])
+    axes.set_xlim(-0.3, 1.3)
+    axes.legend(fontsize=7)
+
+
 def draw_ratios(rows: Sequence[Row], axes: Any, beside: str, claimed: float) -> None:
     """Draw each arm's ratio with its interval, and the claimed one as a line."""
     arms = [arm for arm in dict.fromkeys(row["setting"] for row in rows) if arm != beside]

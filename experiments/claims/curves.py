@@ -1,4 +1,4 @@
-"""Curves of a figure over what a claim varies, with their intervals over seeds."""
+"""Means with their intervals over seeds, drawn in one way."""
 
 from __future__ import annotations
 
@@ -6,30 +6,46 @@ from collections.abc import Sequence
 from typing import Any
 
 from claims.claim import Row
-from claims.intervals import mean_of, values_of
+from claims.intervals import Interval, mean_of, values_of
 
 
-def draw_curve(
-    axes: Any,
-    rows: Sequence[Row],
-    places: Sequence[float],
-    settings: Sequence[str],
-    figure: str,
-    **style: Any,
-) -> None:
-    """Draw the means of a figure, joined, with the 95 % interval of each over seeds.
+def means_of(rows: Sequence[Row], settings: Sequence[str], figure: str) -> list[Interval]:
+    """Return the mean of a figure in each setting, with its interval over seeds."""
+    return [mean_of(values_of(rows, setting, figure)) for setting in settings]
+
+
+def draw_means(axes: Any, places: Sequence[float], means: Sequence[Interval], **style: Any) -> None:
+    """Draw means over places on the horizontal axis, joined, with whiskers to the intervals' ends.
 
     Args:
         axes: matplotlib's.
-        rows: of all settings.
-        places: where each setting stands on the horizontal axis.
-        settings: in the order of the places.
-        figure: a column of the rows.
-        style: of `errorbar`, such as `label`.
+        places: where each mean stands.
+        means: with their intervals.
+        style: of `errorbar`, such as `label`, or `fmt="o"` for points that are not joined.
     """
-    means = [mean_of(values_of(rows, setting, figure)) for setting in settings]
-    lows = [mean.value - mean.low for mean in means]
-    highs = [mean.high - mean.value for mean in means]
+    values, widths = _parts(means)
+    axes.errorbar(places, values, yerr=widths, **_styled(style))
+
+
+def draw_means_across(
+    axes: Any, places: Sequence[float], means: Sequence[Interval], **style: Any
+) -> None:
+    """Draw means beside places on the vertical axis, with whiskers to the intervals' ends."""
+    values, widths = _parts(means)
+    axes.errorbar(values, places, xerr=widths, **_styled({"fmt": "o", **style}))
+
+
+def _parts(means: Sequence[Interval]) -> tuple[list[float], list[list[float]]]:
+    """Return the means, and how far the intervals reach below and above them."""
     values = [mean.value for mean in means]
-    style = {"marker": "o", "capsize": 3, **style}
-    axes.errorbar(places, values, yerr=(lows, highs), **style)
+    below = [mean.value - mean.low for mean in means]
+    above = [mean.high - mean.value for mean in means]
+    return values, [below, above]
+
+
+def _styled(style: dict[str, Any]) -> dict[str, Any]:
+    """Return a style with what all whiskers share; a format names a marker of its own."""
+    shared: dict[str, Any] = {"capsize": 3}
+    if "fmt" not in style:
+        shared["marker"] = "o"
+    return {**shared, **style}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from claims.claim import Claim, Figures, Row, Verdict, Work
+from claims.curves import draw_means, means_of
 from claims.image_world import auc, fitted, ink, parts, pool, rank_correlation
 from claims.intervals import above, all_of, mean_of, values_of
 from rewardlab.rewards.scoring import scores_of
@@ -52,9 +53,7 @@ def draw(rows: Sequence[Row], axes: Any) -> None:
     """Draw both figures over the number of targets."""
     counts = [int(setting.split()[0]) for setting in SETTINGS]
     for figure, label in (("auc", "AUC"), ("rank_correlation", "rank correlation with gold")):
-        means = [mean_of(values_of(rows, setting, figure)) for setting in SETTINGS]
-        lows = [mean.value - mean.low for mean in means]
-        axes.errorbar(counts, [mean.value for mean in means], yerr=lows, marker="o", label=label)
+        draw_means(axes, counts, means_of(rows, SETTINGS, figure), label=label)
     axes.set_xscale("log")
     axes.set_xlabel("targets")
     axes.legend()

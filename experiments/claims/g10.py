@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from claims.claim import Claim, Figures, Row, Verdict, Work
+from claims.curves import draw_means, means_of
 from claims.intervals import Interval, above, gain, mean_of, values_of
 from claims.rounds_world import HOW, figures_of, judged, unseen_figures
 
@@ -66,10 +67,8 @@ def draw(rows: Sequence[Row], axes: Any) -> None:
     for arm, marker in ((FRESH, "o"), (FROZEN, "s")):
         rounds = rounds_of(rows, arm)
         settings = [f"{arm}, round {number}" for number in rounds]
-        means = [mean_of(values_of(rows, setting, "distance")) for setting in settings]
-        errors = [mean.high - mean.value for mean in means]
-        values = [mean.value for mean in means]
-        axes.errorbar(rounds, values, yerr=errors, marker=marker, capsize=3, label=f"{arm}")
+        means = means_of(rows, settings, "distance")
+        draw_means(axes, rounds, means, marker=marker, label=arm)
     floor = mean_of(values_of(rows, SETTINGS[0], "distance_of_targets")).value
     axes.axhline(floor, color="grey", linestyle=":", linewidth=1.2, label="other targets")
     axes.set_xticks(rounds)

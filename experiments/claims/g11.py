@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from claims.claim import Claim, Figures, Row, Verdict, Work
+from claims.curves import draw_means
 from claims.intervals import Interval, above, all_of, mean_of, values_of
 from claims.rounds_world import (
     BASE,
@@ -92,11 +93,8 @@ def draw(rows: Sequence[Row], axes: Any) -> None:
         for loop, line, marker in (("SFT", "--", "o"), ("DPO", "-", "s")):
             settings = settings_of(loop, rounds)
             means = [share(rows, setting, figure) for setting in settings]
-            errors = [mean.high - mean.value for mean in means]
-            values = [mean.value for mean in means]
-            style = {"color": f"C{color}", "linestyle": line, "marker": marker, "capsize": 3}
-            label = f"{figure}, {loop}"
-            axes.errorbar([0, *rounds], values, yerr=errors, label=label, **style)
+            style = {"color": f"C{color}", "linestyle": line, "marker": marker}
+            draw_means(axes, [0, *rounds], means, label=f"{figure}, {loop}", **style)
     axes.axhline(KEPT, color="grey", linestyle=":", linewidth=1.2)
     axes.set_xticks([0, *rounds], ["generator", *(f"{number}" for number in rounds)])
     axes.set_xlabel("round")

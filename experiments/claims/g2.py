@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from claims.claim import Claim, Figures, Row, Verdict, Work
-from claims.curves import draw_curve
+from claims.curves import draw_means, means_of
 from claims.image_world import auc, fitted, ink, parts, pool, rank_correlation
 from claims.intervals import Interval, above, all_of, gain, mean_of, values_of
 from rewardlab.metrics import best_of_n_expected
@@ -80,7 +80,7 @@ def draw(rows: Sequence[Row], axes: Any) -> None:
         ("auc", "AUC of held-out targets"),
         ("gold_of_best_of_16", "gold of the best of 16, deviations"),
     ):
-        draw_curve(axes, rows, counts, settings, figure, label=label)
+        draw_means(axes, counts, means_of(rows, settings, figure), label=label)
     ceiling = [mean_of(values_of(rows, setting, "best_possible")).value for setting in settings]
     axes.plot(counts, ceiling, ls=":", color="C2", label="the same, were gold to choose")
     axes.set_xscale("log")

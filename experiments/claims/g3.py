@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from claims.claim import Claim, Figures, Row, Verdict, Work
-from claims.curves import draw_curve
+from claims.curves import draw_means, means_of
 from claims.image_world import by_word, fitted, ink, parts, pool, unseen
 from claims.intervals import Interval, above, all_of, gain, mean_of, values_of
 from rewardlab.embedded.digit_data import WORDS
@@ -119,12 +119,14 @@ def judge(rows: Sequence[Row]) -> Verdict:
 
 def draw(rows: Sequence[Row], axes: Any) -> None:
     """Draw proxy and gold over n, and the distance on an axis of its own."""
-    draw_curve(axes, rows, NS, SETTINGS, "proxy", label="proxy")
-    draw_curve(axes, rows, NS, SETTINGS, "gold", label="gold")
-    draw_curve(axes, rows, NS, SETTINGS, "gold_by_gold", label="gold, chosen by gold", ls=":")
+    draw_means(axes, NS, means_of(rows, SETTINGS, "proxy"), label="proxy")
+    draw_means(axes, NS, means_of(rows, SETTINGS, "gold"), label="gold")
+    draw_means(
+        axes, NS, means_of(rows, SETTINGS, "gold_by_gold"), label="gold, chosen by gold", ls=":"
+    )
     beside = axes.twinx()
     style = {"label": "distance (right)", "color": "grey", "ls": "--", "marker": "s"}
-    draw_curve(beside, rows, NS, SETTINGS, "distance", **style)
+    draw_means(beside, NS, means_of(rows, SETTINGS, "distance"), **style)
     axes.set_xscale("log", base=2)
     axes.set_xticks(NS, [str(n) for n in NS])
     axes.set_xlabel("n, candidates of a word")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from claims.claim import Claim, Figures, Row, Verdict, Work
+from claims.curves import draw_means, means_of
 from claims.intervals import Interval, above, all_of, gain, mean_of, values_of
 from claims.rounds_world import (
     BASE,
@@ -79,11 +80,8 @@ def draw(rows: Sequence[Row], axes: Any) -> None:
     """Draw the distance after each round, a line a loop."""
     rounds = rounds_of_rows(rows)
     for loop, marker in zip(LOOPS, "os", strict=True):
-        settings = settings_of(loop, rounds)
-        means = [mean_of(values_of(rows, setting, "distance")) for setting in settings]
-        errors = [mean.high - mean.value for mean in means]
-        values = [mean.value for mean in means]
-        axes.errorbar([0, *rounds], values, yerr=errors, marker=marker, capsize=3, label=loop)
+        means = means_of(rows, settings_of(loop, rounds), "distance")
+        draw_means(axes, [0, *rounds], means, marker=marker, label=loop)
     floor = mean_of(values_of(rows, BASE, "distance_of_targets")).value
     axes.axhline(floor, color="grey", linestyle=":", linewidth=1.2, label="other targets")
     axes.set_xticks([0, *rounds], ["generator", *(f"{number}" for number in rounds)])

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any
 
 from claims.claim import Claim, Figures, Row, Verdict, Word, Work
+from claims.curves import draw_means_across
 from claims.image_world import auc, fitted, ink, parts, pool, rank_correlation, unseen
 from claims.intervals import Interval, above, all_of, gain, mean_of, values_of
 from rewardlab.metrics import best_of_n_expected
@@ -123,9 +124,7 @@ def draw(rows: Sequence[Row], axes: Any) -> None:
         names.remove("off")
         gains = [gain(rows, f"{count}, {name}", f"{count}, off", DECISIVE) for name in names]
         places = [list(BOOTSTRAPS).index(name) + (0.2 if count == MANY else 0) for name in names]
-        values = [one.value for one in gains]
-        errors = [one.high - one.value for one in gains]
-        axes.errorbar(values, places, xerr=errors, fmt="o", capsize=3, color=color, label=count)
+        draw_means_across(axes, places, gains, color=color, label=count)
     names = [name.replace("both, ", "") for name in BOOTSTRAPS if name != "off"]
     names[SIDES.index("both") - 1] = "both (α 0.01, M 50)"
     axes.set_yticks(range(1, len(BOOTSTRAPS)), names)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from claims.claim import Claim, Figures, Row, Verdict, Work
+from claims.curves import draw_means, means_of
 from claims.intervals import Interval, above, all_of, gain, mean_of, values_of
 from claims.table_world import (
     TableReward,
@@ -137,16 +138,13 @@ def least(rows: Sequence[Row], form: str) -> Interval:
 def distances(rows: Sequence[Row], form: str) -> list[Interval]:
     """Return the mean distance of a form from the targets, at each β."""
     settings = [setting_of(form, beta) for beta in FORMS[form]]
-    return [mean_of(values_of(rows, setting, "distance_from_targets")) for setting in settings]
+    return means_of(rows, settings, "distance_from_targets")
 
 
 def draw(rows: Sequence[Row], axes: Any) -> None:
     """Draw the distance from the targets over β, a line a form."""
     for (form, betas), marker in zip(FORMS.items(), "os^", strict=True):
-        means = distances(rows, form)
-        errors = [mean.high - mean.value for mean in means]
-        values = [mean.value for mean in means]
-        axes.errorbar(betas, values, yerr=errors, marker=marker, capsize=3, label=form)
+        draw_means(axes, betas, distances(rows, form), marker=marker, label=form)
     start = mean_of(values_of(rows, SETTINGS[0], "generator_distance")).value
     axes.axhline(start, color="grey", linestyle=":", linewidth=1.2, label="the generator")
     ticks = (0.12, 0.25, 0.5, 1, 2)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from claims.claim import Claim, Figures, Row, Verdict, Work
-from claims.curves import draw_curve
+from claims.curves import draw_means, means_of
 from claims.image_world import (
     by_word,
     dice,
@@ -158,7 +158,9 @@ def draw(rows: Sequence[Row], axes: Any) -> None:
     """Draw the correlation over the number of pairs, beside that of 500 targets."""
     counts = measured(rows)
     settings = [f"{count} pairs" for count in counts]
-    draw_curve(axes, rows, counts, settings, DECISIVE, label="labelled pairs, 20 % flipped")
+    draw_means(
+        axes, counts, means_of(rows, settings, DECISIVE), label="labelled pairs, 20 % flipped"
+    )
     targets = mean_of(values_of(rows, UNLABELLED, DECISIVE))
     axes.axhline(targets.value, color="C1", label="500 targets without labels")
     axes.axhspan(targets.low, targets.high, color="C1", alpha=0.2)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from claims.claim import Claim, Figures, Row, Verdict, Word, Work
+from claims.curves import draw_means_across, means_of
 from claims.image_world import auc, fitted, ink, parts, pool, rank_correlation
 from claims.intervals import Interval, above, all_of, gain, mean_of, values_of
 from rewardlab.rewards import VisionReward
@@ -124,11 +125,8 @@ def judge(rows: Sequence[Row]) -> Verdict:
 def draw(rows: Sequence[Row], axes: Any) -> None:
     """Draw the chance that the artefact beats a target, and the correlation with gold."""
     for shift, (figure, label) in zip((-0.12, 0.12), LABELS.items(), strict=True):
-        means = [mean_of(values_of(rows, setting, figure)) for setting in SETTINGS]
         places = [number + shift for number in range(len(SETTINGS))]
-        errors = [mean.high - mean.value for mean in means]
-        values = [mean.value for mean in means]
-        axes.errorbar(values, places, xerr=errors, fmt="o", capsize=3, label=label)
+        draw_means_across(axes, places, means_of(rows, SETTINGS, figure), label=label)
     axes.axvline(0.5, color="grey", linewidth=0.8)
     axes.set_yticks(range(len(SETTINGS)), SETTINGS)
     axes.invert_yaxis()

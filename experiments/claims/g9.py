@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from claims.claim import Claim, Figures, Row, Verdict, Work
+from claims.curves import draw_means_across
 from claims.image_world import auc, fitted, ink, parts, pool, rank_correlation, unseen
 from claims.intervals import above, all_of, gain, mean_of, values_of
 from rewardlab.data.captions import mismatched
@@ -87,9 +88,7 @@ def draw(rows: Sequence[Row], axes: Any) -> None:
     for shift, setting in zip((-0.12, 0.12), SETTINGS, strict=True):
         means = [mean_of(values_of(rows, setting, figure)) for figure in FIGURES]
         places = (torch.arange(len(FIGURES)) + shift).tolist()
-        errors = [mean.high - mean.value for mean in means]
-        values = [mean.value for mean in means]
-        axes.errorbar(values, places, xerr=errors, fmt="o", capsize=3, label=setting)
+        draw_means_across(axes, places, means, label=setting)
     axes.axvline(0.5, color="grey", linewidth=0.8)
     axes.set_yticks(range(len(FIGURES)), FIGURES.values(), fontsize=8)
     axes.invert_yaxis()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from typing import NamedTuple
 
+from rewardlab.progress import duration
 from rewardlab.runs.attempts import FAILED, FINISHED
 from rewardlab.runs.locks import locked
 from rewardlab.sweeps.figures import figure_of
@@ -134,17 +135,3 @@ def _sentence(sweep: Sweep, folder: SweepFolder, point: Point, ended: Ended) -> 
     else:
         text += f"{FAILED}, {folder.log(point)} says why"
     return f"{text} ({duration(ended.seconds)})"
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in words.
-
-    Example:
-        >>> duration(42), duration(600), duration(9000)
-        ('42 s', '10 min', '2.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    if seconds < 6000:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
