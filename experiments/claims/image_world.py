@@ -28,12 +28,10 @@ from rewardlab.runs.locks import locked
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.storage import load_samples, save_samples
 from rewardlab.training import GANRM
+from rewardlab.training.trainers import SILENT
 from rewardlab.types import Samples
 
 STRENGTH = 1.5
-QUIET = dict.fromkeys(
-    ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False
-)
 Pseudo = tuple[Samples, Tensor]
 
 
@@ -141,7 +139,7 @@ def fitted(
 
 def trainer_of(steps: int) -> pl.Trainer:
     """Return a trainer of so many steps that validates nothing, which changes no weight."""
-    options = {"max_epochs": -1, "accelerator": "cpu", "limit_val_batches": 0, **QUIET}
+    options = {"max_epochs": -1, "accelerator": "cpu", "limit_val_batches": 0, **SILENT}
     return pl.Trainer(max_steps=steps, **options)
 
 

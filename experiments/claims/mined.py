@@ -14,7 +14,7 @@ import torch
 
 from claims import text_world
 from claims.claim import Figures, Work
-from claims.text_world import QUIET, Scene
+from claims.text_world import Scene
 from rewardlab.attackers.rl import fresh_copy
 from rewardlab.attackers.rollout_buffer import RolloutBuffer
 from rewardlab.conversations import Prompt
@@ -29,6 +29,7 @@ from rewardlab.seeds import derive
 from rewardlab.storage import load_samples, save_samples
 from rewardlab.storage.atomic import new_folder
 from rewardlab.training import PPO
+from rewardlab.training.trainers import SILENT
 from rewardlab.types import PreferencePairs, Samples
 
 STEPS = 60
@@ -111,7 +112,7 @@ def _train(
     optimizer = partial(torch.optim.AdamW, lr=5e-4)
     loop = PPO(policy, buffer, kl_weight=0.0, optimizer=optimizer, seed=derive(seed, name))
     data = Prompts(scene.prompts, batch_size=16, seed=derive(seed, name, "prompts"))
-    trainer = pl.Trainer(max_steps=steps, max_epochs=-1, accelerator="cpu", **QUIET)
+    trainer = pl.Trainer(max_steps=steps, max_epochs=-1, accelerator="cpu", **SILENT)
     trainer.fit(loop, data)
     return Trained(policy, buffer.samples())
 

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from claims.image_world import QUIET, Pseudo, dice
+from claims.image_world import Pseudo, dice
 from rewardlab.conversations import Prompt
 from rewardlab.data.prompt_data import Prompts
 from rewardlab.data.targets import TargetSamples
@@ -25,6 +25,7 @@ from rewardlab.policies import Policy
 from rewardlab.rewards import Reward
 from rewardlab.seeds import row_seeds
 from rewardlab.training import GANRM, PPO
+from rewardlab.training.trainers import SILENT
 from rewardlab.types import Samples, Trajectory, images_of
 
 SIDE = 5
@@ -148,7 +149,7 @@ def fitted(
     if pseudo is not None:
         data = data.against(negatives, pseudo)
     loop = GANRM(reward, optimizer=partial(torch.optim.Adam, lr=0.1), schedule=falling(steps))
-    options = {"limit_val_batches": 0, "accelerator": "cpu", **QUIET}
+    options = {"limit_val_batches": 0, "accelerator": "cpu", **SILENT}
     pl.Trainer(max_steps=steps, max_epochs=-1, **options).fit(loop, data)
     return reward.eval()
 
@@ -173,7 +174,7 @@ def optimised(world: World, reward: Reward, beta: float, steps: int, seed: int) 
         schedule=falling(steps),
         seed=seed,
     )
-    trainer = pl.Trainer(max_steps=steps, max_epochs=-1, accelerator="cpu", **QUIET)
+    trainer = pl.Trainer(max_steps=steps, max_epochs=-1, accelerator="cpu", **SILENT)
     trainer.fit(loop, Prompts([""] * steps, batch_size=1))
     return policy
 

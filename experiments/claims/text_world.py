@@ -7,7 +7,6 @@ configs/adv_rm/topics.yaml unless a claim says so.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -24,12 +23,10 @@ from rewardlab.policies import CausalLMPolicy
 from rewardlab.rewards import Attack, Relative, Reward
 from rewardlab.seeds import derive
 from rewardlab.training import PPO
+from rewardlab.training.trainers import SILENT
 from rewardlab.types import Samples
 
 PAIRS = 1000
-QUIET = dict.fromkeys(
-    ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False
-)
 
 
 class Scene(NamedTuple):
@@ -132,7 +129,7 @@ def adversary(
     """
     optimizer = partial(torch.optim.AdamW, lr=5e-4)
     loop = partial(PPO, kl_weight=kl_weight, optimizer=optimizer)
-    options = {"max_steps": steps, "max_epochs": -1, "accelerator": "cpu", **QUIET}
+    options = {"max_steps": steps, "max_epochs": -1, "accelerator": "cpu", **SILENT}
     trainer = partial(pl.Trainer, **options)
     attacker = RLAttacker(loop=loop, trainer=trainer, collect="fresh")
     return attacker(scene.policy, reward, scene.prompts, seed)
@@ -153,9 +150,3 @@ def rates(result: AttackSuccess) -> Figures:
         "passes_gate": result.attack.accepted.value,
         "best_of_n": result.best_of_n.standard.value,
     }
-
-
-def shares(samples: Samples, texts: Sequence[str]) -> float:
-    """Return the share of samples whose output is among the texts."""
-    known = set(texts)
-    return sum(text in known for text in samples.outputs) / len(samples)
