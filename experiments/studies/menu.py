@@ -10,11 +10,12 @@ and `--hours` ends between two runs.
         --models .cache/models --out runs/menu-stories
 
 The worlds: "topics", the hardening study's base (`configs/adv_rm/topics.yaml`, `study.yaml`);
-"digits", pictures (`configs/gan_rm/digits.yaml`) whose generator climbs GAN-RM's reward by ReFL, DPO
-or PPO; and "stories", a small language model of other people whose judge, SmolLM2, nobody here
-trained. Writes a run folder an arm and seed, `runs.csv`, `curves.csv` (a row a reading), `table.md`
-and `menu.png` (gold against √KL, or against the steps). Runs that a `runs.csv` of an earlier sitting
-holds (`--known`) count and are not made again. Settings were chosen on seeds 0 and 1; report others.
+"long", the same for three times as many steps; "digits", pictures (`configs/gan_rm/digits.yaml`)
+whose generator climbs GAN-RM's reward by ReFL, DPO or PPO; and "stories", a small language model of
+other people whose judge, SmolLM2, nobody here trained. Writes a run folder an arm and seed,
+`runs.csv`, `curves.csv` (a row a reading), `table.md` and `menu.png` (gold against √KL, or against
+the steps). Runs that a `runs.csv` of an earlier sitting holds (`--known`) count and are not made
+again. Settings were chosen on seeds 0 and 1; report others.
 """
 
 from __future__ import annotations

@@ -142,6 +142,11 @@ TOPICS = World(
     ),
     files=("adv_rm/topics.yaml", "adv_rm/study.yaml"),
 )
+LONG = TOPICS._replace(
+    main=(PLAIN, "kl0.25", "online"),
+    horizon=1560,  # three times as long, since an arm that never fell in 520 steps is censored there
+    flags=(f"{STEPS}=1560",),
+)
 
 REFL = ("gan_rm/digits.yaml", "gan_rm/digits_refl.yaml")
 FINISHED = ("gan_rm/digits_finished.yaml", "gan_rm/digits_refl.yaml")
@@ -221,4 +226,4 @@ STORIES = World(
     flags=("--report=false",),
     judged={"words": "words", "repetition": "repetition"},
 )
-WORLDS = {"topics": TOPICS, "digits": DIGITS, "stories": STORIES}
+WORLDS = {"topics": TOPICS, "long": LONG, "digits": DIGITS, "stories": STORIES}
