@@ -14,6 +14,7 @@ from rewardlab.rewards.abilities import (
     EmbedsTokens,
     FrozenFeatures,
     HeadInputs,
+    Partial,
     PromptFeatures,
     Saved,
     StartsAtZero,
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
     from rewardlab.rewards.rules import Length, Repetition
     from rewardlab.rewards.scoring import member_scores, scores_of
     from rewardlab.rewards.similarity import SimilarityReward
+    from rewardlab.rewards.tolerant import Tolerant
+    from rewardlab.rewards.unscored import Judged
     from rewardlab.rewards.vision import VisionReward
 
 _HOMES = {
@@ -65,6 +68,7 @@ _HOMES = {
     "Gated": "rewardlab.rewards.gated",
     "ImageReward": "rewardlab.rewards.image_reward",
     "LanguageReward": "rewardlab.rewards.language",
+    "Judged": "rewardlab.rewards.unscored",
     "Length": "rewardlab.rewards.rules",
     "Member": "rewardlab.rewards.member",
     "Novelty": "rewardlab.rewards.novelty",
@@ -78,6 +82,7 @@ _HOMES = {
     "SimilarityReward": "rewardlab.rewards.similarity",
     "SoftMinimum": "rewardlab.rewards.pessimism",
     "Standardized": "rewardlab.rewards.combine",
+    "Tolerant": "rewardlab.rewards.tolerant",
     "VisionReward": "rewardlab.rewards.vision",
     "Weighted": "rewardlab.rewards.combine",
     "load_reward": "rewardlab.rewards.folders",
@@ -106,12 +111,14 @@ __all__ = [
     "Gated",
     "HeadInputs",
     "ImageReward",
+    "Judged",
     "LanguageReward",
     "Length",
     "Member",
     "Novelty",
     "Outliers",
     "Panel",
+    "Partial",
     "Pessimistic",
     "PromptFeatures",
     "Relative",
@@ -125,6 +132,7 @@ __all__ = [
     "Standardized",
     "StartsAtZero",
     "TextLikelihood",
+    "Tolerant",
     "VisionReward",
     "Weighted",
     "checked_scores",

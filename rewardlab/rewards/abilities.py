@@ -16,6 +16,7 @@ from rewardlab.types import Samples
 
 if TYPE_CHECKING:
     from rewardlab.rewards.formatting import TokenRows
+    from rewardlab.rewards.unscored import Judged
 
 
 class FrozenFeatures(ABC):
@@ -217,6 +218,42 @@ class DrawsNoise(ABC):
         """
 
 
+class Partial(ABC):
+    """A reward that may leave a sample unscored, with a reason, instead of stopping.
+
+    Such samples are left out where they may be: of advantages, of mining, of means (see
+    docs/guide/not_scored.md). Its `forward` is `rewardlab.rewards.unscored.partial_scores(self,
+    samples)`, which refuses them everywhere else. What is made of such a reward needs no more: a
+    missing score travels through it as NaN.
+
+    Attributes:
+        most_unscored: share of samples that may go unscored before a sentence ends the run. 0, the
+            default, ends it at the first.
+
+    Example:
+        >>> import torch
+        >>> from rewardlab.rewards import Judged, Reward
+        >>> from rewardlab.rewards.scoring import judged
+        >>> from rewardlab.rewards.unscored import partial_scores
+        >>> class Polite(Reward, Partial):
+        ...     most_unscored = 0.5
+        ...     def judge(self, samples):
+        ...         reasons = ["" if text else "there is no text" for text in samples.outputs]
+        ...         thanks = [float(text.count("thank")) for text in samples.outputs]
+        ...         return Judged(torch.tensor(thanks), reasons)
+        ...     def forward(self, samples):
+        ...         return partial_scores(self, samples)
+        >>> judged(Polite(), Samples(["", ""], ["thank you", ""]))
+        Judged(scores=tensor([1., nan]), reasons=['', 'Polite: there is no text'])
+    """
+
+    most_unscored: float = 0.0
+
+    @abstractmethod
+    def judge(self, samples: Samples) -> Judged:
+        """Return the scores, and why a sample has none."""
+
+
 ABILITIES = (
     FrozenFeatures,
     Calibrated,
@@ -227,6 +264,7 @@ ABILITIES = (
     EmbedsTokens,
     HeadInputs,
     DrawsNoise,
+    Partial,
     FormatsTexts,
 )
 EARLIER = {"standardise": "fit_feature_scale", "set_standardisation": "calibrate"}

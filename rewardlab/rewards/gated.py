@@ -21,8 +21,7 @@ class Gated(Reward, Saved):
     arXiv 2605.12474. What fails is ranked last among the outputs of its prompt, whatever the
     reward's scale; a constant would be harsh for one prompt and mild for another. Where all of a
     prompt's outputs fail they tie, and nothing is learned from them. So a score depends on the
-    batch. A sample that the gate does not score (NaN) has the score NaN, which decoupled advantages
-    leave out and other loops refuse.
+    batch. A sample that reward or gate does not score is not scored, nor compared with.
 
     Args:
         reward: what counts.
@@ -75,12 +74,13 @@ class Gated(Reward, Saved):
         places = torch.tensor(groups.places, device=scores.device)
         count = len(groups.values)
         lowest = scores.new_full((count,), float("inf"))
-        lowest = lowest.scatter_reduce(0, places, scores, "amin")
+        others = scores.masked_fill(scores.isnan(), float("inf"))  # not scored: no part of a group
+        lowest = lowest.scatter_reduce(0, places, others, "amin")
         sizes = torch.bincount(places, minlength=count)
         floor = self.floor.to(scores)
         lowest = torch.where(sizes == 1, torch.minimum(lowest, floor), lowest)
         gated = torch.where(gate >= self.threshold, scores, lowest[places])
-        return gated.masked_fill(gate.isnan(), float("nan"))
+        return gated.masked_fill(gate.isnan() | scores.isnan(), float("nan"))
 
     def check_savable(self) -> None:
         """Refuse a reward or a gate that cannot be saved."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rewardlab.progress import counted
 from rewardlab.rewards.base import Reward, checked_scores
+from rewardlab.rewards.unscored import Judged, judged_batch, strictly
 from rewardlab.types import Samples
 
 BATCH = 256
@@ -30,18 +31,63 @@ class Scores(NamedTuple):
 def scores_of(reward: Reward, samples: Samples, batch_size: int = BATCH) -> Tensor:
     """Return the reward's `forward` of many samples, in batches: float32 [B] on the CPU.
 
-    This is the score that ranks, mines and judges, and that loops raise.
+    This is the score that ranks, mines and judges, and that loops raise. Every sample has to be
+    scored; `judged` leaves out what a `Partial` reward does not score.
 
     Raises:
-        InputError: naming the first sample whose score is NaN or infinite.
+        InputError: naming the first sample whose score is NaN or infinite, or that a `Partial`
+            reward did not score, with its reason.
 
     Example:
         >>> from rewardlab.rewards import Length
         >>> scores_of(Length(), Samples(["hi", "hi"], ["hello to you", "go"])).tolist()
         [3.0, 1.0]
     """
-    scores = in_batches(reward, reward.forward, samples, batch_size)
+    with strictly():
+        scores = in_batches(reward, reward.forward, samples, batch_size)
     return checked_scores(scores, samples, type(reward).__name__)
+
+
+def judged(
+    reward: Reward, samples: Samples, batch_size: int = BATCH, limited: bool = True
+) -> Judged:
+    """Return the reward's `forward` of many samples, and why a sample has none, on the CPU.
+
+    Only `Partial` rewards, and what is made of them, leave a sample out: where one part does not
+    give a score that is needed, the sample has none, and the reason names the part. NaN from a
+    network is an error, as in `scores_of`.
+
+    Each `Partial` part is held to its own share. It counts what it was asked for and what it left
+    out since the process started, wherever it was asked, and ends the run once it left out more
+    than most_unscored · max(asked, 100) samples. So with 0.05 the sixth failure ends a run within
+    its first 120 samples, one failure in a batch of 2 does not, and at 0 the first ends it.
+
+    Args:
+        reward: any; of one that is not `Partial` every sample is scored.
+        samples: B outputs.
+        batch_size: samples scored at once.
+        limited: whether parts are held to their share; a server, which must not end by requests,
+            says no.
+
+    Raises:
+        InputError: as `scores_of`, or if more samples than the share are not scored.
+
+    Example:
+        >>> from rewardlab.rewards import Length
+        >>> judged(Length(), Samples(["hi"], ["hello to you"]))
+        Judged(scores=tensor([3.]), reasons=[''])
+    """
+    reasons: list[str] = []
+
+    def score(batch: Samples) -> Tensor:
+        result = judged_batch(reward, batch, limited=limited)
+        reasons.extend(result.reasons)
+        return result.scores
+
+    scores = in_batches(reward, score, samples, batch_size)
+    left_out = torch.tensor([bool(reason) for reason in reasons], dtype=torch.bool)
+    checked = checked_scores(scores.masked_fill(left_out, 0), samples, type(reward).__name__)
+    return Judged(checked.masked_fill(left_out, torch.nan), reasons)
 
 
 def member_scores(reward: Reward, samples: Samples, batch_size: int = BATCH) -> Tensor:
@@ -58,7 +104,8 @@ def member_scores(reward: Reward, samples: Samples, batch_size: int = BATCH) -> 
         >>> member_scores(both, Samples([""], ["of of of of of"])).tolist()
         [[5.0, -0.75]]
     """
-    members = in_batches(reward, reward.members, samples, batch_size)
+    with strictly():
+        members = in_batches(reward, reward.members, samples, batch_size)
     return checked_scores(members, samples, type(reward).__name__)
 
 

@@ -41,6 +41,7 @@ from rewardlab.rewards import (
     SimilarityReward,
     SoftMinimum,
     Standardized,
+    Tolerant,
     VisionReward,
     Weighted,
     load_reward,
@@ -114,6 +115,7 @@ MADE = {
     "SimilarityReward": lambda: SimilarityReward(tiny_tower()),
     "SoftMinimum": lambda: SoftMinimum(both(), TEXTS),
     "Standardized": lambda: Standardized(Length(), 0.3, 2.0),
+    "Tolerant": lambda: Tolerant(Length(), 0.1),
     "VisionReward": vision,
     "Weighted": lambda: Weighted([Length(), Repetition()], [1.0, -2.5]),
 }

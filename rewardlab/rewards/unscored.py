@@ -1,0 +1,277 @@
+"""Not scored as a value: what a reward could not judge, with the reason, and how much of it may be.
+
+A score that is missing travels as NaN, so whatever needs it in arithmetic is missing too. What says
+why it is missing are notes that parts of a reward leave while somebody listens (`listening`); a NaN
+without a note is a network's own, which nobody may leave out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from rewardlab.errors import InputError
+from rewardlab.rewards.abilities import Partial
+from rewardlab.rewards.base import Reward, checked_scores, named_sample
+from rewardlab.types import Samples
+
+LEAST = 100  # samples; a share is judged as if so many had been scored, where fewer were
+
+
+class Judged(NamedTuple):
+    """Scores of B samples, some of which may be missing.
+
+    Attributes:
+        scores: float32 [B], NaN where a sample is not scored.
+        reasons: B strings, why a sample is not scored; "" where it is.
+
+    Example:
+        >>> judged = Judged(torch.tensor([0.5, float("nan")]), ["", "the server did not answer"])
+        >>> judged.scored.tolist(), judged.unscored
+        ([True, False], 1)
+    """
+
+    scores: Tensor
+    reasons: list[str]
+
+    @property
+    def scored(self) -> Tensor:
+        """Return which samples are scored, bool [B]."""
+        return ~self.scores.isnan()
+
+    @property
+    def unscored(self) -> int:
+        """Return how many samples are not scored."""
+        return int(self.scores.isnan().sum())
+
+
+class Note(NamedTuple):
+    """What a part of a reward said of a batch, which need not be the whole reward's batch.
+
+    Attributes:
+        part: the part's class.
+        reasons: why it did not score a sample; "" where it did.
+    """
+
+    part: str
+    reasons: Sequence[str]
+
+
+@dataclass
+class Notes:
+    """What the parts of a reward said while somebody listened.
+
+    Attributes:
+        limited: whether each part is held to its `most_unscored`.
+        notes: in the order in which the parts were asked.
+    """
+
+    limited: bool
+    notes: list[Note] = field(default_factory=list)
+
+    def reasons(self, missing: Tensor) -> list[str]:
+        """Return why each sample is missing, "" where it is not, or where no part said so.
+
+        A part that saw another number of samples, such as the frames of videos, says why some of
+        them are missing; its first reason stands for each.
+
+        Args:
+            missing: bool [B], samples without a score.
+        """
+        reasons = [""] * len(missing)
+        for row in missing.nonzero().flatten().tolist():
+            said = [_said(note, row, len(missing)) for note in self.notes]
+            reasons[row] = next(filter(None, said), "")
+        return reasons
+
+
+class Tally(NamedTuple):
+    """How many samples a part was asked for since the process started, and did not score."""
+
+    asked: int
+    unscored: int
+
+
+_LISTENER: ContextVar[Notes | None] = ContextVar("unscored", default=None)
+_TALLIES: WeakKeyDictionary[Reward, Tally] = WeakKeyDictionary()
+
+
+@contextmanager
+def listening(limited: bool = True) -> Iterator[Notes]:
+    """Let rewards that are `Partial` leave samples out, and collect what they say of them.
+
+    Args:
+        limited: hold each of them to its `most_unscored`.
+    """
+    notes = Notes(limited)
+    token = _LISTENER.set(notes)
+    try:
+        yield notes
+    finally:
+        _LISTENER.reset(token)
+
+
+@contextmanager
+def strictly() -> Iterator[None]:
+    """Refuse samples that are not scored, even where somebody listens outside."""
+    token = _LISTENER.set(None)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(token)
+
+
+def partial_scores(reward: Reward, samples: Samples) -> Tensor:
+    """Return what a `Partial` reward judges, float32 [B]: its `forward`.
+
+    Where somebody listens, NaN stands where a sample is not scored. Elsewhere every sample has to
+    be.
+
+    Args:
+        reward: one that is `Partial`.
+        samples: B outputs.
+
+    Raises:
+        InputError: as `accepted`.
+    """
+    assert isinstance(reward, Partial)
+    judged = reward.judge(samples)
+    return accepted(reward, judged.scores, judged.reasons, samples)
+
+
+def accepted(reward: Reward, scores: Tensor, reasons: Sequence[str], samples: Samples) -> Tensor:
+    """Return scores [B] or [B, M] with NaN where a sample is not scored, and pass the reasons on.
+
+    Args:
+        reward: who scored, and is `Partial`.
+        scores: of any floating dtype; what stands where a reason is given is not read.
+        reasons: B strings, "" where a sample is scored.
+        samples: B outputs.
+
+    Raises:
+        InputError: naming a sample that is not scored, if nobody listens or it is one too many (see
+            `judged`); or a score that is not finite and for which no reason is given.
+    """
+    name = type(reward).__name__
+    if len(reasons) != len(samples) or len(scores) != len(samples):
+        raise InputError(
+            f"{name}.judge has to say one score and one reason a sample, {len(samples)}; got "
+            f"{len(scores)} scores and {len(reasons)} reasons."
+        )
+    left_out = torch.tensor([bool(reason) for reason in reasons], dtype=torch.bool)
+    if not left_out.any():
+        _count(reward, len(samples), 0)
+        return checked_scores(scores, samples, name)
+    rows = left_out.to(scores.device).view(-1, *[1] * (scores.dim() - 1))
+    checked_scores(scores.masked_fill(rows, 0), samples, name)
+    notes = _LISTENER.get()
+    if notes is None:
+        raise InputError(_refusal(name, reasons, samples))
+    tally = _count(reward, len(samples), int(left_out.sum()))
+    if notes.limited:
+        _check_share(reward, tally, reasons, samples)
+    notes.notes.append(Note(name, reasons))
+    return scores.float().masked_fill(rows, torch.nan)
+
+
+def judged_batch(
+    reward: Reward,
+    samples: Samples,
+    score: Callable[[Samples], Tensor] | None = None,
+    limited: bool = True,
+) -> Judged:
+    """Return what a reward says of one batch, with gradients where they are on.
+
+    A reward that is made of others does not score a sample for which it needs a score that one of
+    them does not give.
+
+    Args:
+        reward: any.
+        samples: B outputs, on the reward's device.
+        score: what is asked; the reward itself by default. `members` gives scores [B, M].
+        limited: hold each part to its `most_unscored`.
+
+    Raises:
+        InputError: naming the first sample whose score is infinite, or NaN and no part said why; or
+            as `accepted`.
+    """
+    with listening(limited) as notes:
+        scores = (score or reward)(samples)
+    if not notes.notes or not isinstance(scores, Tensor):
+        return Judged(scores, [""] * len(samples))
+    missing = scores.isnan().view(len(samples), -1).any(1)
+    reasons = notes.reasons(missing)
+    explained = torch.tensor([bool(reason) for reason in reasons], device=scores.device)
+    rows = explained.view(-1, *[1] * (scores.dim() - 1))
+    checked_scores(scores.masked_fill(rows, 0), samples, type(reward).__name__)
+    return Judged(scores.float().masked_fill(rows, torch.nan), reasons)
+
+
+def is_partial(reward: Reward) -> bool:
+    """Tell whether a reward, or a part that it is made of, may leave samples out.
+
+    Example:
+        >>> from rewardlab.rewards import Ensemble, Length, Tolerant
+        >>> is_partial(Length()), is_partial(Ensemble([Tolerant(Length())]))
+        (False, True)
+    """
+    return any(isinstance(part, Partial) for part in reward.modules())
+
+
+def _said(note: Note, row: int, count: int) -> str:
+    """Return why a part did not score a row of `count`, or ""."""
+    reason = note.reasons[row] if len(note.reasons) == count else next(filter(None, note.reasons))
+    return f"{note.part}: {reason}" if reason else ""
+
+
+def _count(reward: Reward, asked: int, unscored: int) -> Tally:
+    """Return a part's tally with a batch more, and keep it."""
+    before = _TALLIES.get(reward, Tally(0, 0))
+    tally = Tally(before.asked + asked, before.unscored + unscored)
+    _TALLIES[reward] = tally
+    return tally
+
+
+def _check_share(reward: Reward, tally: Tally, reasons: Sequence[str], samples: Samples) -> None:
+    """Refuse more samples that are not scored than the reward allows."""
+    name = type(reward).__name__
+    assert isinstance(reward, Partial)
+    if tally.unscored <= reward.most_unscored * max(tally.asked, LEAST):
+        return
+    first = _first(reasons)
+    where = f"{named_sample(samples, first)} with the prompt {samples.prompts[first]!r:.100}"
+    if reward.most_unscored == 0:
+        raise InputError(
+            f"{name} did not score {where}: {reasons[first]}. Each sample has to be scored, since "
+            "its most_unscored is 0. Mend the cause; or allow a share to be left out, "
+            f"{name}(most_unscored=0.05) or Tolerant(reward)."
+        )
+    raise InputError(
+        f"{name} left {tally.unscored} of {tally.asked} samples unscored since the start, more "
+        f"than most_unscored={reward.most_unscored:g} allows (of {LEAST} samples at least). The "
+        f"last was {where}: {reasons[first]}. Mend the cause, or allow more."
+    )
+
+
+def _refusal(name: str, reasons: Sequence[str], samples: Samples) -> str:
+    """Return the sentence on a sample that has to be scored and is not."""
+    first = _first(reasons)
+    count = sum(map(bool, reasons))
+    return (
+        f"{name} did not score {named_sample(samples, first)} with the prompt "
+        f"{samples.prompts[first]!r:.100}: {reasons[first]}. It is one of {count} such samples in "
+        f"{len(samples)}, and here each one has to be scored. Mend the cause; or leave such "
+        "samples out first, by rewardlab.rewards.scoring.judged. Training, mining and `rewardlab "
+        "score` leave them out themselves."
+    )
+
+
+def _first(reasons: Sequence[str]) -> int:
+    return [bool(reason) for reason in reasons].index(True)
