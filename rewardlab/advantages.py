@@ -1,4 +1,8 @@
-"""Advantages: how much better each sample, or each step, did than was to be expected."""
+"""Advantages: how much better each sample, or each step, did than was to be expected.
+
+A score of NaN is one that is not there (docs/guide/not_scored.md): it is left out of its group's
+mean and deviation, and its own advantage is 0. A group with fewer than two scores gets zeros.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ def leave_one_out(scores: Tensor) -> Tensor:
     unbiased. The scores keep their scale. An offset that a reward adds to a prompt cancels.
 
     Args:
-        scores: [P, K], the K ≥ 2 samples of each of P prompts.
+        scores: [P, K], the K ≥ 2 samples of each of P prompts; NaN where not scored.
 
     Returns:
         float32 [P, K]; each row sums to 0.
@@ -27,12 +31,13 @@ def leave_one_out(scores: Tensor) -> Tensor:
         InputError: if K < 2.
 
     Example:
-        >>> leave_one_out(torch.tensor([[1.0, 2.0, 6.0]])).tolist()
-        [[-3.0, -1.5, 4.5]]
+        >>> nan = float("nan")
+        >>> leave_one_out(torch.tensor([[1.0, 2.0, 6.0], [1.0, nan, 3.0]])).tolist()
+        [[-3.0, -1.5, 4.5], [-2.0, 0.0, 2.0]]
     """
     deviations = _deviations(scores, "leave_one_out")
-    k = scores.shape[1]
-    return (deviations * (k / (k - 1))).float()
+    counts = _counts(scores)
+    return (deviations * (counts / (counts - 1).clamp_min(1))).float()
 
 
 def group_normalized(scores: Tensor) -> Tensor:
@@ -43,7 +48,7 @@ def group_normalized(scores: Tensor) -> Tensor:
     differences are blown up. A prompt whose samples tie gets zeros.
 
     Args:
-        scores: [P, K], the K ≥ 2 samples of each of P prompts.
+        scores: [P, K], the K ≥ 2 samples of each of P prompts; NaN where not scored.
 
     Returns:
         float32 [P, K]; each row sums to 0.
@@ -56,8 +61,12 @@ def group_normalized(scores: Tensor) -> Tensor:
         [[-1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]
     """
     deviations = _deviations(scores, "group_normalized")
-    std = scores.double().std(1, keepdim=True)
-    largest = scores.double().abs().amax(1, keepdim=True)
+    wide = scores.double()
+    squares = deviations.square().sum(1, keepdim=True)
+    of_scored = (squares / (_counts(scores) - 1).clamp_min(1)).sqrt()
+    std = wide.std(1, keepdim=True)
+    std = torch.where(std.isnan(), of_scored, std)
+    largest = wide.abs().where(~wide.isnan(), 0).amax(1, keepdim=True)
     tied = std <= 1e-6 * largest  # the rest is float32's rounding
     return torch.where(tied, 0, deviations / std.clamp_min(1e-30)).float()
 
@@ -66,7 +75,8 @@ def decoupled(scores: Tensor, weights: Tensor) -> Tensor:
     """Return advantages of several rewards, each normalized in its group before they are added.
 
     GDPO, arXiv 2601.05242: `decoupled_sum`, brought to mean 0 and deviation 1 over the batch. A
-    reward counts by its weight, whatever its scale; with one reward this is GRPO's, whitened.
+    reward counts by its weight, whatever its scale; with one reward this is GRPO's, whitened. A
+    sample that no reward scored counts in neither, and gets 0.
 
     Args:
         scores: [P, K, R], R rewards of the K ≥ 2 samples of each of P prompts; NaN where a reward
@@ -85,10 +95,12 @@ def decoupled(scores: Tensor, weights: Tensor) -> Tensor:
         [[-1.0, 1.0]]
     """
     total = decoupled_sum(scores, weights).double()
-    deviations = total - total.mean()
-    std = total.std(correction=0)
+    scored = ~scores.isnan().all(2)
+    present = total[scored]
+    deviations = total - present.mean()
+    std = present.std(correction=0)
     whitened = deviations / std.clamp_min(1e-8)
-    return whitened.float()
+    return whitened.where(scored, 0).float()
 
 
 def decoupled_sum(scores: Tensor, weights: Tensor) -> Tensor:
@@ -133,6 +145,8 @@ def decoupled_sum(scores: Tensor, weights: Tensor) -> Tensor:
 
 def centered(scores: Tensor) -> Tensor:
     """Return each score less its prompt's mean, float32 [P, K]; the sample itself counts in it.
+
+    What is not scored (NaN) counts in no mean and gets 0.
 
     Example:
         >>> centered(torch.tensor([[1.0, 3.0]])).tolist()
@@ -233,11 +247,21 @@ def _nearest_distances(features: Tensor) -> Tensor:
 
 
 def _deviations(scores: Tensor, name: str) -> Tensor:
-    """Return scores [P, K] less their row's mean, in float64, so that equal scores become zeros."""
+    """Return scores [P, K] less their row's mean, in float64, so that equal scores become zeros.
+
+    The mean is over what is scored; what is not becomes 0.
+    """
     if scores.dim() != 2 or scores.shape[1] < 2:
         raise InputError(
             f"{name} compares the K >= 2 samples of each prompt, scores [P, K]; "
             f"got {list(scores.shape)}. Draw at least 2 samples a prompt (4 is usual)."
         )
     wide = scores.double()
-    return wide - wide.mean(1, keepdim=True)
+    means = wide.mean(1, keepdim=True)
+    means = torch.where(means.isnan(), wide.nanmean(1, keepdim=True), means)
+    return (wide - means).where(~wide.isnan(), 0)
+
+
+def _counts(scores: Tensor) -> Tensor:
+    """Return the number of scores in each row, float64 [P, 1]."""
+    return (~scores.isnan()).sum(1, keepdim=True).double()

@@ -7,6 +7,7 @@ class whose instances are such callables.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,10 +20,10 @@ from rewardlab.errors import InputError
 from rewardlab.policies import Generator, Policy
 from rewardlab.rewards import Reward
 from rewardlab.rewards.attack import Attack
-from rewardlab.rewards.base import checked_scores
-from rewardlab.rewards.scoring import in_batches, scores_of
+from rewardlab.rewards.scoring import judged, judged_by
 from rewardlab.types import Samples
 
+_log = logging.getLogger("rewardlab")
 Attacker = Callable[[Generator, Reward, Sequence[str], int], Samples]
 StopRule = Callable[[Samples], bool]
 
@@ -59,7 +60,8 @@ class Perturbs(ABC):
 def with_scores(reward: Reward, samples: Samples) -> Samples:
     """Return the samples with their score as the fact "attack".
 
-    The parts of an `Attack` become the facts "target" and "witness".
+    The parts of an `Attack` become the facts "target" and "witness". NaN stands where a sample is
+    not scored.
 
     Example:
         >>> from rewardlab.rewards.rules import Length, Repetition
@@ -69,8 +71,32 @@ def with_scores(reward: Reward, samples: Samples) -> Samples:
         {'attack': [2.5], 'target': [2.0], 'witness': [-0.5]}
     """
     if isinstance(reward, Attack):
-        return with_parts(reward, samples, in_batches(reward, reward.parts, samples))
-    return samples.with_facts(attack=scores_of(reward, samples))
+        return with_parts(reward, samples, judged_by(reward, reward.parts, samples).scores)
+    return samples.with_facts(attack=judged(reward, samples).scores)
+
+
+def scored_only(samples: Samples) -> Samples:
+    """Return the samples whose fact "attack" is there, and say in the log how many are left out.
+
+    Raises:
+        InputError: if there is none.
+
+    Example:
+        >>> scores = torch.tensor([1.0, float("nan")])
+        >>> scored_only(Samples(["", ""], ["a", "b"], {"attack": scores})).outputs
+        ['a']
+    """
+    scored = ~samples.facts["attack"].isnan().cpu()
+    if scored.all():
+        return samples
+    if not scored.any():
+        raise InputError(
+            f"None of {len(samples)} outputs of the attack is scored by target and witness, so "
+            "nothing is left of it. Mend what kept the rewards from scoring them."
+        )
+    sentence = "%d of %d outputs of the attack are not scored and are left out."
+    _log.warning(sentence, int((~scored).sum()), len(samples))
+    return samples[scored]
 
 
 def with_length(policy: Generator, samples: Samples, who: str) -> Samples:
@@ -98,7 +124,6 @@ def with_length(policy: Generator, samples: Samples, who: str) -> Samples:
 
 def with_parts(attack: Attack, samples: Samples, parts: Tensor) -> Samples:
     """Return the samples with the facts of `with_scores`, from the parts [B, 2] of the attack."""
-    parts = checked_scores(parts, samples, "Attack")
     target, witness = parts.unbind(1)
     scores = attack.combine(parts, samples.facts)
     return samples.with_facts(attack=scores, target=target, witness=witness)
@@ -107,7 +132,8 @@ def with_parts(attack: Attack, samples: Samples, parts: Tensor) -> Samples:
 def highest(samples: Samples, k: int, keep: int | None) -> Samples:
     """Return the `keep` highest of each prompt's K scored samples, the highest first.
 
-    None keeps all, in their order. A prompt's samples lie together.
+    None keeps all, in their order. A prompt's samples lie together. Those that are not scored (NaN)
+    come last.
 
     Example:
         >>> import torch
@@ -118,7 +144,7 @@ def highest(samples: Samples, k: int, keep: int | None) -> Samples:
     """
     if keep is None:
         return samples
-    groups = samples.facts["attack"].view(-1, k)
+    groups = samples.facts["attack"].nan_to_num(-torch.inf).view(-1, k)
     order = groups.argsort(dim=1, descending=True, stable=True)
     first_rows = torch.arange(len(groups), device=order.device)[:, None] * k
     return samples[(first_rows + order[:, :keep]).flatten()]

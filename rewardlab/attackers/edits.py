@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rewardlab.attackers.base import check_counts, highest, with_length, with_scores
+from rewardlab.attackers.base import check_counts, highest, scored_only, with_length, with_scores
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
@@ -58,7 +58,7 @@ class RandomEdits:
     ) -> Samples:
         samples = candidates(policy, prompts, self.n, seed)
         edited = with_length(policy, self.edit(samples, seed), "RandomEdits")
-        return highest(with_scores(reward, edited), self.n, self.keep)
+        return scored_only(highest(with_scores(reward, edited), self.n, self.keep))
 
     def edit(self, samples: Samples, seed: int) -> Samples:
         """Return the samples edited, each row by a generator of its own."""

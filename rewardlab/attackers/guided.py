@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rewardlab.attackers.base import highest, with_scores
+from rewardlab.attackers.base import highest, scored_only, with_scores
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.policies import Generator
@@ -69,7 +69,7 @@ class Guided:
             seeds = row_seeds(derive(seed, "guided", segment), unfinished)
             extended = self._extended(policy, reward, texts[unfinished], seeds)
             texts = _replaced(texts, unfinished, extended)
-        return with_scores(reward, texts)
+        return scored_only(with_scores(reward, texts))
 
     def _extended(
         self, policy: Continues, reward: Reward, texts: Samples, seeds: Tensor

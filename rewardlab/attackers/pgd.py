@@ -9,13 +9,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from rewardlab.attackers.base import Perturbs, check_counts, highest, with_scores
+from rewardlab.attackers.base import Perturbs, check_counts, highest, scored_only, with_scores
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
 from rewardlab.policies import Generator
 from rewardlab.rewards import Reward
-from rewardlab.rewards.base import checked_scores
+from rewardlab.rewards.unscored import checked_for, judged_batch
 from rewardlab.seeds import derive, generators, normal, row_seeds, uniform
 from rewardlab.types import Samples
 
@@ -86,7 +86,7 @@ class PGDAttacker(Perturbs):
     ) -> Samples:
         images = candidates(policy, prompts, self.n, seed)
         climbed = self.climb(reward, images, seed)
-        return highest(with_scores(reward, climbed), self.n, self.keep)
+        return scored_only(highest(with_scores(reward, climbed), self.n, self.keep))
 
     def starts(self, policy: Generator, samples: Samples) -> Samples | None:
         """Return the images that were moved, drawn again by their seeds."""
@@ -188,7 +188,7 @@ def image_gradient(reward: Reward, samples: Samples, images: Tensor) -> ScoresAn
     """Return the scores of `images` in the samples' place, and their gradients, float32.
 
     The gradient of the reward's own parameters is not taken. Where a gradient is not finite it
-    counts as 0.
+    counts as 0. An image that is not scored has the score -∞ and the gradient 0.
 
     Raises:
         InputError: if no gradient reaches the images, or a score is not finite.
@@ -205,16 +205,19 @@ def image_gradient(reward: Reward, samples: Samples, images: Tensor) -> ScoresAn
     with torch.enable_grad():
         images = images.detach().requires_grad_()
         moved = Samples(samples.prompts, images, samples.facts)
-        scores = checked_scores(reward(moved), samples, name)
+        judged = judged_batch(reward, moved)
+        scores = checked_for(judged.scores, samples, judged.reasons, name)
         if scores.requires_grad:
-            (gradient,) = torch.autograd.grad(scores.sum(), images, allow_unused=True)
+            total = scores[judged.scored.to(scores.device)].sum()
+            (gradient,) = torch.autograd.grad(total, images, allow_unused=True)
     if gradient is None:
         raise InputError(
             f"The scores of {name} have no gradient to the images: it is computed under no_grad, "
             "or by steps that cannot be differentiated. Take an attacker that needs none, such as "
             "BestOfN or RandomEdits."
         )
-    return ScoresAndGradient(scores.detach(), gradient.nan_to_num(0, 0, 0))
+    lowest = scores.detach().nan_to_num(-torch.inf)
+    return ScoresAndGradient(lowest, gradient.nan_to_num(0, 0, 0))
 
 
 def _length(images: Tensor) -> Tensor:

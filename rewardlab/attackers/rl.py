@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.loggers import CSVLogger
 
-from rewardlab.attackers.base import StopRule, TrainedAttacker, with_scores
+from rewardlab.attackers.base import StopRule, TrainedAttacker, scored_only, with_scores
 from rewardlab.attackers.rollout_buffer import BufferCheckpoint, EarlyStop, RolloutBuffer
 from rewardlab.conversations import Prompt
 from rewardlab.data.prompt_data import Prompts
@@ -84,11 +84,11 @@ class RLAttacker(TrainedAttacker):
         data = Prompts(list(prompts), self.batch_size, derive(seed, "attack prompts"))
         self._fit(module, buffer, data)
         if self.collect == "logged":
-            return buffer.samples()
+            return scored_only(buffer.samples())
         with torch.no_grad():
             fresh_seed = derive(seed, "fresh")
             samples = candidates(adversary.eval(), prompts, self.per_prompt, fresh_seed)
-            return with_scores(reward, samples)
+            return scored_only(with_scores(reward, samples))
 
     def _fit(self, module: LightningModule, buffer: RolloutBuffer, data: Prompts) -> None:
         """Train the loop, and resume from the folder's last checkpoint if there is one."""

@@ -15,6 +15,7 @@ from rewardlab.conversations import from_json, to_json
 from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
 from rewardlab.rewards.attack import Attack
+from rewardlab.rewards.unscored import checked_unless_missing
 from rewardlab.training.checkpoints import save_last
 from rewardlab.types import Samples, concatenate
 
@@ -22,7 +23,8 @@ from rewardlab.types import Samples, concatenate
 class RolloutBuffer(Reward):
     """A reward that keeps the samples that it scores, on the CPU.
 
-    Scores and the number of the batch are facts of the samples.
+    Scores and the number of the batch are facts of the samples. A score of NaN is one that the
+    reward did not give.
 
     Args:
         reward: scores the samples. The parts of an Attack are kept too.
@@ -39,7 +41,8 @@ class RolloutBuffer(Reward):
     @torch.no_grad()
     def forward(self, samples: Samples) -> Tensor:
         if isinstance(self.reward, Attack):
-            scored = with_parts(self.reward, samples, self.reward.parts(samples))
+            parts = checked_unless_missing(self.reward.parts(samples), samples, "Attack")
+            scored = with_parts(self.reward, samples, parts)
         else:
             scored = samples.with_facts(attack=self.reward(samples))
         steps = torch.full((len(samples),), self.step)
@@ -125,7 +128,11 @@ class EarlyStop(pl.Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         is_due = _batches_done(trainer) % self.every == 0
-        if is_due and self.until(self.buffer.samples()):
+        if not is_due:
+            return
+        samples = self.buffer.samples()
+        scored = ~samples.facts["attack"].isnan()
+        if scored.any() and self.until(samples[scored]):
             trainer.should_stop = True
 
 

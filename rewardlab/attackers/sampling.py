@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rewardlab.attackers.base import check_counts, highest, with_scores
+from rewardlab.attackers.base import check_counts, highest, scored_only, with_scores
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.mining import candidates
@@ -46,7 +46,7 @@ class BestOfN:
         self, policy: Generator, reward: Reward, prompts: Sequence[Prompt], seed: int
     ) -> Samples:
         samples = candidates(policy, prompts, self.n, seed)
-        return highest(with_scores(reward, samples), self.n, self.keep)
+        return scored_only(highest(with_scores(reward, samples), self.n, self.keep))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rewardlab.attackers.base import check_counts, highest, with_length, with_scores
+from rewardlab.attackers.base import check_counts, highest, scored_only, with_length, with_scores
 from rewardlab.attackers.token_swaps import (
     Gains,
     embedding_parts,
@@ -22,7 +22,7 @@ from rewardlab.errors import InputError
 from rewardlab.mining import candidates
 from rewardlab.policies import Generator, Policy
 from rewardlab.rewards import Reward
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards.scoring import judged
 from rewardlab.seeds import derive, generators, row_seeds
 from rewardlab.training.base import step_total
 from rewardlab.types import Samples, texts_of
@@ -111,7 +111,7 @@ class TokenGradient:
         embedding_parts(reward)  # refuses before anything is drawn
         samples = candidates(policy, prompts, self.n, seed)
         climbed = self.climb(policy, reward, samples, seed)
-        return highest(with_scores(reward, climbed), self.n, self.keep)
+        return scored_only(highest(with_scores(reward, climbed), self.n, self.keep))
 
     def climb(self, policy: Generator, reward: Reward, samples: Samples, seed: int) -> Samples:
         """Return the samples with tokens swapped for a higher reward.
@@ -141,8 +141,11 @@ class TokenGradient:
         return best
 
     def _objective(self, policy: Generator, reward: Reward, samples: Samples) -> Tensor:
-        """Return what is climbed, float32 [B]: the reward, and κ times the log-probability."""
-        scores = scores_of(reward, samples, self.batch_size)
+        """Return what is climbed, float32 [B]: the reward, and κ times the log-probability.
+
+        It is -∞ where the reward does not score a text.
+        """
+        scores = judged(reward, samples, self.batch_size).scores.nan_to_num(-torch.inf)
         if self.fluency == 0:
             return scores
         if not isinstance(policy, Policy):

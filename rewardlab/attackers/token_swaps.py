@@ -12,7 +12,7 @@ from torch import Tensor
 from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import EmbedsTokens
-from rewardlab.rewards.base import checked_scores
+from rewardlab.rewards.unscored import checked_for, judged_batch
 from rewardlab.types import Samples
 
 if TYPE_CHECKING:
@@ -105,7 +105,9 @@ def _sources(reward: Reward, samples: Samples) -> list[_Source]:
     with ExitStack() as stack:
         passes = [stack.enter_context(part.embedded()) for part in parts]
         with torch.inference_mode(False), torch.enable_grad():
-            scores = checked_scores(reward(samples), samples, type(reward).__name__)
+            judged = judged_batch(reward, samples)
+            name = type(reward).__name__
+            scores = checked_for(judged.scores, samples, judged.reasons, name)
             gradients = _gradients(scores, passes)
     if not any(gradients):
         raise InputError(
@@ -128,8 +130,12 @@ def _gradients(scores: Tensor, passes: Sequence[Sequence[Tensor]]) -> list[list[
     for leaves in passes:
         reached: list[Tensor] = []
         if leaves and scores.requires_grad:
-            found = torch.autograd.grad(scores.sum(), leaves, retain_graph=True, allow_unused=True)
-            reached = [gradient.float() for gradient in found if gradient is not None]
+            missing = scores.isnan()
+            total = scores[~missing].sum()
+            found = torch.autograd.grad(total, leaves, retain_graph=True, allow_unused=True)
+            for gradient in found:
+                if gradient is not None:
+                    reached.append(gradient.float().masked_fill(missing[:, None, None], 0))
         gradients.append(reached)
     return gradients
 

@@ -16,7 +16,7 @@ from rewardlab.attackers import BestOfN
 from rewardlab.attackers.base import Perturbs, TrainedAttacker
 from rewardlab.audits.exploits import find_exploits
 from rewardlab.audits.inputs import distinct_prompts, names_of
-from rewardlab.audits.scores import AttackScores, ScoredSamples
+from rewardlab.audits.scores import AttackScores, ScoredSamples, only_scored
 from rewardlab.audits.verdict import attack_figures
 from rewardlab.conversations import Prompt, to_json
 from rewardlab.errors import InputError
@@ -26,7 +26,7 @@ from rewardlab.provenance import described
 from rewardlab.rewards import Reward
 from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.relative import Relative, places_of
-from rewardlab.rewards.scoring import member_scores
+from rewardlab.rewards.scoring import judged_by
 from rewardlab.runs import layout
 from rewardlab.runs.folder import RunFolder
 from rewardlab.seeds import derive
@@ -152,9 +152,14 @@ class AttackAudit:
         scores = self._scores(folder, key, samples)
         if isinstance(self.attacker, Perturbs):
             samples |= self._starts(folder, key, attack, self.attacker)
-        figures = attack_figures(scores, self.weight, _trains(self.attacker))
+        whole = only_scored(scores)
+        figures = attack_figures(whole.scores, self.weight, _trains(self.attacker))
+        if whole.unscored:
+            figures["unscored"] = whole.unscored
         made_by = {name: key[name] for name in PROVENANCE}
-        exploits = find_exploits(scores, self.prompts, made_by)
+        exploits = find_exploits(whole.scores, self.prompts, made_by)
+        for row in exploits.rows:
+            row["row"] = whole.rows[row["row"]]
         figures["taxonomy"] = exploits.kinds()
         _name_image_files(exploits.rows, attack_folder, folder.path)
         write_atomically(folder.path / layout.EXPLOITS_FILE, _json_lines(exploits.rows))
@@ -239,7 +244,7 @@ class AttackAudit:
         for name, reward in rewards.items():
             relative = Relative(reward, samples["references"])
             for side, outputs in samples.items():
-                members = member_scores(relative, outputs)
+                members = judged_by(relative, relative.members, outputs).scores
                 raw = _raw_scores(relative, outputs, members)
                 scores[side]["relative"][name] = members.mean(1).tolist()
                 scores[side]["raw"][name] = raw.tolist()

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import logging
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ from rewardlab.data import read_prompts
 from rewardlab.data.samples import open_samples
 from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards.scoring import judged
+from rewardlab.rewards.unscored import is_partial
 from rewardlab.storage import as_samples, write_atomically
 from rewardlab.storage.exchange_rows import read_exchanges
 from rewardlab.storage.media_folder import MediaFolder
@@ -62,7 +64,10 @@ def run(command: str, argv: Sequence[str]) -> int:
     if reward.conditional and not any(row["prompt"] for row in rows):
         log.warning("The reward reads prompts, and no sample has one: --prompts FILE gives them.")
     if flags.sort != "none":
-        rows.sort(key=_score, reverse=flags.sort == "best")
+        scored_rows = [row for row in rows if row["score"] is not None]
+        scored_rows.sort(key=_score, reverse=flags.sort == "best")
+        rows = scored_rows + [row for row in rows if row["score"] is None]
+    _say_unscored(rows)
     text = as_json_lines(rows) if str(flags.out).endswith(".jsonl") else as_csv(rows)
     if flags.out is None:
         sys.stdout.write(text)
@@ -177,8 +182,12 @@ def table(reward: Reward, scored: Scored, batch_size: int) -> list[dict[str, Any
         for start in range(0, count, batch_size):
             numbers = range(start, min(start + batch_size, count))
             samples = concatenate([scored.rows[number] for number in numbers])
-            scores = scores_of(reward, samples, batch_size)
-            rows += _rows(samples, scores, start, scored.files)
+            result = judged(reward, samples, batch_size)
+            batch = _rows(samples, result.scores, start, scored.files)
+            if is_partial(reward):
+                for row, reason in zip(batch, result.reasons, strict=True):
+                    row["reason"] = reason
+            rows += batch
             bar.update(len(samples))
     return rows
 
@@ -189,7 +198,7 @@ def _rows(
     """Return the table's rows of a batch."""
     rows = []
     for place, score in enumerate(scores.tolist()):
-        row = {"row": start + place, "score": score}
+        row = {"row": start + place, "score": None if math.isnan(score) else score}
         row["prompt"] = to_json(samples.prompts[place])
         if files is not None:
             row["file"] = files[start + place]
@@ -230,4 +239,14 @@ def _score(row: dict[str, Any]) -> float:
 
 
 def _mean(rows: Sequence[dict[str, Any]]) -> float:
-    return sum(_score(row) for row in rows) / len(rows)
+    scores = [row["score"] for row in rows if row["score"] is not None]
+    return sum(scores) / len(scores) if scores else math.nan
+
+
+def _say_unscored(rows: Sequence[dict[str, Any]]) -> None:
+    """Say in the log how many rows have no score; their column "reason" says why."""
+    count = sum(row["score"] is None for row in rows)
+    if count:
+        log.warning(
+            "%d of %d samples are not scored; the column reason says why.", count, len(rows)
+        )

@@ -18,7 +18,8 @@ from rewardlab.errors import InputError
 from rewardlab.evaluation.intervals import Estimate, difference, wilson
 from rewardlab.evaluation.reference_outcomes import PromptScores, References
 from rewardlab.rewards import Reward
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards.scoring import judged, scored_part
+from rewardlab.rewards.unscored import Judged
 from rewardlab.types import Samples
 
 
@@ -183,18 +184,31 @@ def attack_success(
 
 
 def score_pair(samples: Samples, target: Reward, gold: Reward) -> PairedScores:
-    """Return the scores of samples by both rewards, as `scores_of` gives them.
+    """Return the scores of samples by both rewards; those that one does not score are left out.
 
     Example:
         >>> from rewardlab.rewards.rules import Length, Repetition
         >>> score_pair(Samples(["x"], ["a b"]), Length(), Repetition()).target.tolist()
         [2.0]
     """
-    return PairedScores(
-        list(samples.prompts),
-        target=scores_of(target, samples),
-        gold=scores_of(gold, samples),
-    )
+    return paired(samples, judged(target, samples), judged(gold, samples))
+
+
+def paired(samples: Samples, target: Judged, gold: Judged) -> PairedScores:
+    """Return the scores of those samples that target and gold both score.
+
+    The log says how many are left out.
+
+    Raises:
+        InputError: if there are none.
+    """
+    reasons = [
+        of_target or of_gold
+        for of_target, of_gold in zip(target.reasons, gold.reasons, strict=True)
+    ]
+    columns = torch.stack([target.scores, gold.scores], 1)
+    scored = scored_part(samples, Judged(columns, reasons), "outputs")
+    return PairedScores(list(scored.samples.prompts), scored.scores[:, 0], scored.scores[:, 1])
 
 
 # The names of earlier versions.

@@ -34,7 +34,8 @@ from rewardlab.evaluation.rewardbench_rows import BenchRow
 from rewardlab.evaluation.rm_bench import rm_bench_figures
 from rewardlab.metrics.bootstrap import percentiles, resampled_means
 from rewardlab.rewards import Reward
-from rewardlab.rewards.scoring import BATCH, scores_of
+from rewardlab.rewards.scoring import BATCH, judged, scores_of
+from rewardlab.rewards.unscored import say_left_out
 from rewardlab.seeds import derive
 from rewardlab.types import Samples
 
@@ -78,7 +79,8 @@ def fitting_scores(
 ) -> Tensor:
     """Return the scores of samples, float64 [B]; NaN where the reward cannot take the sample.
 
-    Those are samples that its `check_samples` refuses, such as ones longer than its context.
+    Those are samples that its `check_samples` refuses, such as ones longer than its context, and
+    those that a `Partial` reward does not score.
 
     Args:
         reward: the reward.
@@ -97,7 +99,9 @@ def fitting_scores(
         if none_may_fit:
             return scores
         raise
-    scores[fit.facts["row"]] = scores_of(reward, fit, batch_size).double()
+    result = judged(reward, fit, batch_size)
+    say_left_out(result, what)
+    scores[fit.facts["row"]] = result.scores.double()
     return scores
 
 

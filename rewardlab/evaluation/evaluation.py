@@ -24,7 +24,7 @@ from rewardlab.metrics import (
 from rewardlab.policies import Generator
 from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import frozen_features
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards.scoring import judged, scored_part
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import Samples
 
@@ -55,6 +55,9 @@ class Evaluation:
     def judge(self, samples: Samples, real: Samples) -> Figures:
         """Return each judge's mean with its 95 % interval, and the distance from `real`.
 
+        The mean is over what a judge scores; where it leaves outputs out, "unscored" is their
+        number.
+
         Beside the distance stands that of real outputs from real ones. Of videos "motion",
         "flicker" and "temporal consistency" are measured too, unless a judge has the name.
         """
@@ -63,7 +66,7 @@ class Evaluation:
         for name, values in video_measures(samples, extractor).items():
             figures[name] = mean_figure(values)
         for name, judge in self.judges.items():
-            figures[name] = mean_figure(scores_of(judge, samples))
+            figures[name] = judged_figure(judge, samples)
         if extractor is not None:
             features = features_of(extractor, samples)
             real_features = features_of(extractor, real)
@@ -76,6 +79,19 @@ class Evaluation:
             if frozen_features(judge) is not None:
                 return judge
         return None
+
+
+def judged_figure(judge: Reward, samples: Samples) -> Figures:
+    """Return a judge's mean over the samples that it scores, and how many it left out, if any.
+
+    Raises:
+        InputError: if it scores none, or leaves out more than its share.
+    """
+    result = judged(judge, samples)
+    figure = mean_figure(scored_part(samples, result, "outputs").scores)
+    if result.unscored:
+        figure["unscored"] = result.unscored
+    return figure
 
 
 def mean_figure(values: Tensor) -> Figures:

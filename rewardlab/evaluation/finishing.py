@@ -10,7 +10,7 @@ from rewardlab.conversations import Prompt
 from rewardlab.evaluation.prompts import in_turn
 from rewardlab.policies import Generator
 from rewardlab.rewards import Reward
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards.scoring import judged, scored_part
 from rewardlab.seeds import derive, row_seeds
 
 
@@ -59,8 +59,8 @@ def finish_curve(
         outputs = finish(tau).eval().generate(in_turn(prompts, samples), seeds=seeds)
         row = {"tau": tau}
         for name, reward in rewards.items():
-            scores = scores_of(reward, outputs)
+            scores = scored_part(outputs, judged(reward, outputs), "outputs").scores
             row[name] = scores.mean().item()
-            row[f"{name}_error"] = scores.std().item() / samples**0.5
+            row[f"{name}_error"] = scores.std().item() / len(scores) ** 0.5
         rows.append(row)
     return rows

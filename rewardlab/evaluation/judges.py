@@ -5,6 +5,7 @@ People as judges are in `human`.
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -18,11 +19,13 @@ from torch import Tensor
 from rewardlab.conversations import Prompt
 from rewardlab.endpoints.client import bearer, checked_url, post_json
 from rewardlab.endpoints.wire import Part, chat_reply, chat_request, filled, message, picture_uri
-from rewardlab.errors import InputError, check_abilities
+from rewardlab.errors import InputError, check_abilities, reason_of
 from rewardlab.evaluation.intervals import wilson
 from rewardlab.metrics import calibration_error
-from rewardlab.rewards import Reward, checked_scores
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards import Judged, Reward
+from rewardlab.rewards.abilities import Partial
+from rewardlab.rewards.scoring import judged
+from rewardlab.rewards.unscored import partial_scores
 from rewardlab.seeds import derive
 from rewardlab.types import PreferencePairs, Samples
 
@@ -74,12 +77,12 @@ class ComparesPairs(ABC):
         """Return 1 where chosen is better, 0 where rejected is, 0.5 where neither: float32 [B]."""
 
 
-class EndpointJudge(Reward, ComparesPairs):
+class EndpointJudge(Reward, ComparesPairs, Partial):
     """A chat model behind an OpenAI-style endpoint that rates texts and images, or compares two.
 
     It is asked at temperature 0. After a reply without a usable number it is asked for the number
-    alone, at most twice. A judge can be attacked like any reward: a template that marks the
-    material is a hint to the model, not a fence.
+    alone, at most twice; after that the sample is not scored. A judge can be attacked like any
+    reward: a template that marks the material is a hint to the model, not a fence.
 
     Args:
         url: URL of the server, such as http://127.0.0.1:8000/v1/chat/completions; that path is
@@ -94,6 +97,7 @@ class EndpointJudge(Reward, ComparesPairs):
         retries: number of further tries after a failed or refused request.
         workers: number of requests at a time.
         options: further fields of the request, such as {"max_tokens": 500}.
+        most_unscored: share of samples that may go without a rating; see `rewards.Partial`.
 
     Raises:
         InputError: if the URL is not http or https, or the scale is empty.
@@ -112,6 +116,7 @@ class EndpointJudge(Reward, ComparesPairs):
         retries: int = 4,
         workers: int = 4,
         options: dict[str, Any] | None = None,
+        most_unscored: float = 0.05,
     ) -> None:
         super().__init__()
         if not scale[0] < scale[1] or workers < 1:
@@ -130,14 +135,19 @@ class EndpointJudge(Reward, ComparesPairs):
         self.retries = retries
         self.workers = workers
         self.options = dict(options or {})
+        self.most_unscored = most_unscored
 
     def forward(self, samples: Samples) -> Tensor:
         """Return a rating within `scale` for each sample, float32 [B].
 
         Raises:
-            InputError: if the server fails, or does not give a number for a sample; the sample is
-                named.
+            InputError: if the server fails, or does not give a number for a sample, where every
+                one has to be scored; the sample is named.
         """
+        return partial_scores(self, samples)
+
+    def judge(self, samples: Samples) -> Judged:
+        """Return the ratings, and why a sample has none: its request failed, or had no number."""
         low, high = self.scale
         questions = []
         for prompt, output in zip(samples.prompts, samples.outputs, strict=True):
@@ -150,13 +160,20 @@ class EndpointJudge(Reward, ComparesPairs):
             )
             questions.append(question)
         ratings = self._answers(questions, valid=lambda number: low <= number <= high)
-        scores = torch.tensor(ratings, dtype=torch.float32, device=device_of(samples))
-        return checked_scores(scores, samples, self.model)
+        numbers = [math.nan if isinstance(rating, InputError) else rating for rating in ratings]
+        scores = torch.tensor(numbers, dtype=torch.float32, device=device_of(samples))
+        reasons = []
+        for rating in ratings:
+            reasons.append(reason_of(rating) if isinstance(rating, InputError) else "")
+        return Judged(scores, reasons)
 
     def compare(self, pairs: PreferencePairs) -> Tensor:
         """Return 1 where chosen is better, 0 where rejected is, 0.5 where neither: float32 [B].
 
         The output that is shown first is drawn from `seed` and the pair itself.
+
+        Raises:
+            InputError: if the server fails, or does not choose; the pair is named.
         """
         columns = (pairs.chosen.prompts, pairs.chosen.outputs, pairs.rejected.outputs)
         swaps = []
@@ -172,6 +189,8 @@ class EndpointJudge(Reward, ComparesPairs):
         answers = self._answers(questions, valid=lambda number: number in (0, 1, 2))
         wins = []
         for answer, swap in zip(answers, swaps, strict=True):
+            if isinstance(answer, InputError):
+                raise answer
             wins.append(_win(answer, swap))
         return torch.tensor(wins, dtype=torch.float32)
 
@@ -190,12 +209,20 @@ class EndpointJudge(Reward, ComparesPairs):
 
     def _answers(
         self, questions: Sequence[list[Part]], valid: Callable[[float], bool]
-    ) -> list[float]:
-        """Return the answer to each question; several are asked at a time."""
-        ask = partial(self._answer, valid=valid)
+    ) -> list[float | InputError]:
+        """Return the answer to each question, or why it has none; several are asked at a time."""
+        ask = partial(self._answer_or_error, valid=valid)
         rows = [f"sample {row} of the batch" for row in range(len(questions))]
         with ThreadPoolExecutor(self.workers) as pool:
             return list(pool.map(ask, rows, questions))
+
+    def _answer_or_error(
+        self, about: str, question: list[Part], valid: Callable[[float], bool]
+    ) -> float | InputError:
+        try:
+            return self._answer(about, question, valid)
+        except InputError as error:
+            return error
 
     def _answer(self, about: str, question: list[Part], valid: Callable[[float], bool]) -> float:
         """Ask until a reply has a valid number."""
@@ -265,7 +292,8 @@ def number_in(reply: str) -> float | None:
 def preferences(judge: Reward, pairs: PreferencePairs) -> Tensor:
     """Return 1 where the judge prefers chosen, 0 where rejected, 0.5 for a tie: float32 [B].
 
-    A judge that `ComparesPairs` is asked to compare. Another judges by its scores.
+    A judge that `ComparesPairs` is asked to compare. Another judges by its scores; where it does
+    not score both sides, the preference is NaN.
 
     Raises:
         InputError: if the judge's class defines `compare` and does not derive from `ComparesPairs`.
@@ -273,7 +301,7 @@ def preferences(judge: Reward, pairs: PreferencePairs) -> Tensor:
     check_abilities(type(judge), [ComparesPairs], {})
     if isinstance(judge, ComparesPairs):
         return judge.compare(pairs)
-    margin = scores_of(judge, pairs.chosen) - scores_of(judge, pairs.rejected)
+    margin = judged(judge, pairs.chosen).scores - judged(judge, pairs.rejected).scores
     return (margin.sign() + 1) / 2
 
 
@@ -283,7 +311,11 @@ def win_rate(judge: Reward, pairs: PreferencePairs, confidence: float = 0.95) ->
     The interval is Wilson's, in which each pair is one unit.
 
     Returns:
-        "win_rate", "low", "high", "count" and "ties".
+        "win_rate", "low", "high", "count" and "ties"; and "unscored", the pairs that the judge did
+        not score and that count nowhere, if there are some.
+
+    Raises:
+        InputError: if no pair is scored.
 
     Example:
         >>> from rewardlab.rewards.rules import Length
@@ -293,16 +325,25 @@ def win_rate(judge: Reward, pairs: PreferencePairs, confidence: float = 0.95) ->
         >>> figures["win_rate"], figures["ties"]
         (0.75, 1)
     """
-    wins = preferences(judge, pairs)
+    preferred = preferences(judge, pairs)
+    wins = preferred[~preferred.isnan()]
+    if len(preferred) and not len(wins):
+        raise InputError(
+            f"The judge scores both sides of none of {len(preferred)} pairs, so there is no win "
+            "rate. Mend what kept it from scoring them."
+        )
     rate = wilson(wins.mean().item(), len(wins), confidence)
     ties = wins == 0.5
-    return {
+    figures = {
         "win_rate": rate.value,
         "low": rate.low,
         "high": rate.high,
         "count": rate.count,
         "ties": int(ties.sum()),
     }
+    if len(wins) < len(preferred):
+        figures["unscored"] = len(preferred) - len(wins)
+    return figures
 
 
 def calibration(margins: Tensor, wins: Tensor, bins: int = 10) -> dict[str, Any]:

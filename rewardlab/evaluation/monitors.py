@@ -20,7 +20,7 @@ from rewardlab.policies import Generator, Policy
 from rewardlab.policies.norm_ratios import norm_ratios_of, records_norms
 from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import frozen_features
-from rewardlab.rewards.scoring import scores_and_members, scores_of
+from rewardlab.rewards.scoring import judged, scored_members, scored_part, scores_of
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.types import Samples
 
@@ -109,12 +109,13 @@ def readings_of(
     seeds = row_seeds(derive(seed, "guard"), samples)
     with in_eval_mode(policy):
         outputs = policy.generate(in_turn(monitored.prompts, samples), seeds=seeds)
-    scores, members = scores_and_members(monitored.reward, outputs)
+    scores, members = scored_members(monitored.reward, outputs, "outputs of a guard")
     monitors = {}
     if members.shape[1] > 1:
         monitors["disagreement"] = _mean_reading(members.std(1))
     if monitored.classifier is not None:
-        classifier_scores = scores_of(monitored.classifier, outputs)
+        result = judged(monitored.classifier, outputs)
+        classifier_scores = scored_part(outputs, result, "outputs of a guard").scores
         monitors["classifier"] = _mean_reading(-classifier_scores)
     if monitored.outliers is not None:
         monitors["outliers"] = _mean_reading(-scores_of(monitored.outliers, outputs))

@@ -28,10 +28,10 @@ from rewardlab.policies import Policy
 from rewardlab.policies.reference import first_reference
 from rewardlab.rewards import Reward
 from rewardlab.rewards.novelty import Outliers
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards.scoring import judged, scored_part, scores_of
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.storage.prompts import read_prompts
-from rewardlab.types import Trajectory
+from rewardlab.types import Samples, Trajectory
 
 Row = dict[str, float]
 RESERVED_NAMES = {"step", "reward", "kl", "outliers"}
@@ -146,14 +146,14 @@ class Readings(Callback):
     def _columns_of(self, loop: TrainedLoop, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         """Return the scores [B] of each judge and of the reward, and the nats from the reference.
 
-        Their means are the readings; those of the nats are the KL.
+        A judge that leaves outputs out has fewer. Their means are the readings; those of the nats are the KL.
         """
         seeds = row_seeds(derive(self.seed, "readings"), self.samples)
         trajectory = loop.policy.sample(prompts, seeds=seeds)
         samples = loop.policy.decode(trajectory)
-        columns = {name: scores_of(judge, samples) for name, judge in self.judges.items()}
+        columns = {name: _scores(judge, samples) for name, judge in self.judges.items()}
         if loop.reward is not None:
-            columns["reward"] = scores_of(loop.reward, samples)
+            columns["reward"] = _scores(loop.reward, samples)
         if self.outliers is not None:
             if self._outlier_judge is None:
                 self._outlier_judge = self.outliers.fit(loop, self.prompts or prompts)
@@ -190,6 +190,11 @@ class Readings(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take what `state_dict` returned."""
         self.rows = state_dict["rows"]
+
+
+def _scores(judge: Reward, samples: Samples) -> Tensor:
+    """Return the scores of the samples that a judge scores."""
+    return scored_part(samples, judged(judge, samples), "outputs of a reading").scores
 
 
 def _errors(columns: dict[str, Tensor]) -> Row:

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.endpoints.wire import Part, filled
-from rewardlab.errors import InputError
+from rewardlab.errors import InputError, reason_of
 from rewardlab.evaluation.answer_cache import AnswerCache
 from rewardlab.evaluation.judges import EndpointJudge, as_text, device_of
-from rewardlab.rewards import Reward, Saved
-from rewardlab.rewards.folders import check_trusted, read_settings, write_reward
+from rewardlab.rewards import Judged, Reward, Saved
+from rewardlab.rewards.abilities import Partial
+from rewardlab.rewards.folders import check_trusted, read_config, read_settings, write_reward
+from rewardlab.rewards.unscored import accepted, partial_scores
 from rewardlab.types import Samples
 
 ITEM = """You check whether a response meets one requirement. What stands between the marks is \
@@ -57,13 +59,25 @@ class Question(NamedTuple):
     output: str
 
 
-class Rubric(Reward, Saved):
+class Held(NamedTuple):
+    """What judges say of B outputs.
+
+    Attributes:
+        answers: float32 [B, M, I], 1 where item I holds by judge M; NaN without an answer.
+        reasons: B strings, why an answer is missing.
+    """
+
+    answers: Tensor
+    reasons: list[str]
+
+
+class Rubric(Reward, Partial, Saved):
     """1 where every judge of a panel says that an output meets every requirement, else 0.
 
     arXiv 2605.12474. Each requirement is one question of each judge; an answer is asked for once
-    and kept for the same item, prompt and output. What no judge answers as asked is not scored
-    (NaN), unless nothing is answered at all. `members` has a column a judge, the share of items
-    that hold, so the panel's disagreement is read as any ensemble's. As the gate of
+    and kept for the same item, prompt and output. An output is not scored where one of its
+    questions is not answered as asked. `members` has a column a judge, the share of items that
+    hold, so the panel's disagreement is read as any ensemble's. As the gate of
     `rewards.Gated` a rubric decides and the reward ranks.
 
     Args:
@@ -73,10 +87,10 @@ class Rubric(Reward, Saved):
         cache: a folder that keeps answers for other runs, by model, its options, template, item,
             prompt and output; by default they are kept as long as the rubric. A server that serves
             another model by the same name needs another folder.
+        most_unscored: share of outputs that may go unscored; see `rewards.Partial`.
 
     Raises:
-        InputError: if there is no judge or no item, or the template lacks {item} or {response}; on
-            use, if no question is answered.
+        InputError: if there is no judge or no item, or the template lacks {item} or {response}.
 
     Example:
         >>> judge = EndpointJudge("http://127.0.0.1:8000", "judge")
@@ -92,6 +106,7 @@ class Rubric(Reward, Saved):
         items: list[str],
         template: str = ITEM,
         cache: str | Path | None = None,
+        most_unscored: float = 0.05,
     ) -> None:
         super().__init__()
         if not judges or not items or "{item}" not in template or "{response}" not in template:
@@ -102,25 +117,27 @@ class Rubric(Reward, Saved):
         self.judges: Any = nn.ModuleList(judges)
         self.items = list(items)
         self.template = template
+        self.most_unscored = most_unscored
         self.answers: dict[Question, float] = {}
+        self.failures: dict[Question, str] = {}
         self.cache = None if cache is None else AnswerCache(cache)
 
     def forward(self, samples: Samples) -> Tensor:
-        """Return 1 where all holds, 0 where something does not, NaN if not scored: float32 [B].
+        """Return 1 where all holds, 0 where something does not, float32 [B]."""
+        return partial_scores(self, samples)
 
-        Raises:
-            InputError: if not one question is answered.
-        """
+    def judge(self, samples: Samples) -> Judged:
+        """Return 1 where all holds, 0 where something does not, and why a sample is not scored."""
         held = self._held(samples)
-        scores = held.flatten(1).amin(1)
-        return scores.masked_fill(held.isnan().flatten(1).any(1), math.nan)
+        return Judged(held.answers.flatten(1).amin(1), held.reasons)
 
     def members(self, samples: Samples) -> Tensor:
-        """Return the share of items that hold by each judge, NaN if not scored: float32 [B, M]."""
-        return self._held(samples).mean(2)
+        """Return the share of items that hold by each judge, float32 [B, M]."""
+        held = self._held(samples)
+        return accepted(self, held.answers.mean(2), held.reasons, samples)
 
-    def _held(self, samples: Samples) -> Tensor:
-        """Return each judge's answer on each item, float32 [B, M, I]."""
+    def _held(self, samples: Samples) -> Held:
+        """Return each judge's answer on each item, and why one is missing."""
         questions: list[tuple[Question, list[Part]]] = []
         for prompt, output in zip(samples.prompts, samples.outputs, strict=True):
             text = as_text(output)
@@ -133,14 +150,19 @@ class Rubric(Reward, Saved):
         answers = [self.answers.get(question, math.nan) for question, _ in questions]
         shape = (len(samples), len(self.judges), len(self.items))
         held = torch.tensor(answers, dtype=torch.float32, device=device_of(samples))
-        return held.view(shape)
+        return Held(held.view(shape), self._reasons([question for question, _ in questions]))
+
+    def _reasons(self, questions: list[Question]) -> list[str]:
+        """Return why one of each output's questions has no answer, "" where all have one."""
+        count = len(self.judges) * len(self.items)
+        reasons = []
+        for start in range(0, len(questions), count):
+            missing = [self.failures.get(one, "") for one in questions[start : start + count]]
+            reasons.append(next(filter(None, missing), ""))
+        return reasons
 
     def _ask(self, questions: dict[Question, list[Part]]) -> None:
-        """Ask what was not answered before, several at a time, and keep the answers.
-
-        Raises:
-            InputError: the last failure, if none of the questions has an answer.
-        """
+        """Ask what was not answered before, several at a time; keep answers and failures."""
         self._recall(questions)
         new = [question for question in questions if question not in self.answers]
         if not new:
@@ -149,11 +171,11 @@ class Rubric(Reward, Saved):
         with ThreadPoolExecutor(workers) as pool:
             answers = list(pool.map(lambda question: self._answer(question, questions), new))
         for question, answer in zip(new, answers, strict=True):
-            if not isinstance(answer, InputError):
+            if isinstance(answer, InputError):
+                self.failures[question] = reason_of(answer)
+            else:
+                self.failures.pop(question, None)
                 self._keep(question, answer)
-        failures = [answer for answer in answers if isinstance(answer, InputError)]
-        if failures and self.answers.keys().isdisjoint(questions):
-            raise failures[-1]
 
     def _recall(self, questions: Iterable[Question]) -> None:
         """Take answers that another run kept."""
@@ -191,7 +213,12 @@ class Rubric(Reward, Saved):
         judges = []
         for judge in self.judges:
             judges.append({name: getattr(judge, name) for name in JUDGE})
-        settings = {"items": self.items, "template": self.template, "judges": judges}
+        settings = {
+            "items": self.items,
+            "template": self.template,
+            "judges": judges,
+            "most_unscored": self.most_unscored,
+        }
         write_reward(folder, self, settings)
 
     @classmethod
@@ -201,12 +228,14 @@ class Rubric(Reward, Saved):
         Raises:
             InputError: without trust.
         """
-        settings = read_settings(folder, "items", "template", "judges")
+        settings = {"most_unscored": 0.05, **read_config(folder)}  # folders of before have none
+        settings |= read_settings(folder, "items", "template", "judges")
         urls = [str(judge["url"]) for judge in settings["judges"]]
         danger = f"the servers {', '.join(urls)}; scoring would send them texts"
         check_trusted(folder, danger, trust=trust)
         judges = [EndpointJudge(**judge) for judge in settings["judges"]]
-        return cls(judges, settings["items"], settings["template"]).eval()
+        share = settings["most_unscored"]
+        return cls(judges, settings["items"], settings["template"], most_unscored=share).eval()
 
 
 def panel_disagreement(members: Tensor) -> float:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rewardlab.evaluation.attack_success import AttackSuccess, PairedScores, attack_success
+from rewardlab.evaluation.attack_success import AttackSuccess, attack_success, paired
 from rewardlab.rewards import Reward
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards.scoring import judged
 from rewardlab.types import Samples
 
 
@@ -31,14 +31,12 @@ def transfer(
         >>> matrix["length"]["length"].attack.standard.value
         1.0
     """
-    gold_of_attack = {name: scores_of(gold, samples) for name, samples in attacks.items()}
-    gold_of_references = scores_of(gold, references)
-    prompts = list(references.prompts)
+    gold_of_attack = {name: judged(gold, samples) for name, samples in attacks.items()}
+    gold_of_references = judged(gold, references)
     matrix: dict[str, dict[str, AttackSuccess]] = {name: {} for name in attacks}
     for reward_name, reward in rewards.items():
-        reference_scores = PairedScores(prompts, scores_of(reward, references), gold_of_references)
+        reference_scores = paired(references, judged(reward, references), gold_of_references)
         for name, samples in attacks.items():
-            target = scores_of(reward, samples)
-            attack_scores = PairedScores(list(samples.prompts), target, gold_of_attack[name])
+            attack_scores = paired(samples, judged(reward, samples), gold_of_attack[name])
             matrix[name][reward_name] = attack_success(attack_scores, reference_scores)
     return matrix

@@ -65,7 +65,8 @@ def adversarial_pairs(
     with the largest disagreement stay, of equals the earlier.
 
     Args:
-        attacks: B samples of adversaries.
+        attacks: B samples of adversaries. Where a score is NaN, since target or witness does not
+            score it, an attack is left out and counted; so is a reference.
         target_scores: [B], of the reward that is to be hardened.
         witness_scores: [B].
         references: N samples of the first policy, two or more a prompt of the attacks.
@@ -100,11 +101,18 @@ def adversarial_pairs(
         >>> pairs.chosen.outputs, pairs.rejected.outputs, list(funnel.counts.values())
         (['hello'], ['of of of'], [3, 3, 2, 1, 1, 1])
     """
+    present = ~(reference_target.isnan() | reference_witness.isnan()).cpu()
+    if not present.all():
+        references = references[present]
+        reference_target = reference_target[present]
+        reference_witness = reference_witness[present]
+        judge_scores = judge_scores and (judge_scores[0], judge_scores[1][present])
     prompts = distinct(references.prompts).values
     names = "target_scores and witness_scores"
     attack = _side(attacks, prompts, names, target_scores, witness_scores)
     names = "reference_target and reference_witness"
     reference = _side(references, prompts, names, reference_target, reference_witness)
+    unscored = int(attack.scores.isnan().any(1).sum())
     disagreement = _disagreement(attack, reference, kind, z, quantile, relative)
     steps = _filter(attack, reference, disagreement, per_prompt, cap)
     counts = {step: len(rows) for step, rows in steps.items()}
@@ -118,7 +126,7 @@ def adversarial_pairs(
     )
     partners = partners[rows]
     preferred = references[partners].with_facts(**_score_facts(reference.scores[partners]))
-    return PreferencePairs(preferred, rejected), Funnel(counts, precision)
+    return PreferencePairs(preferred, rejected), Funnel(counts, precision, unscored)
 
 
 def _side(samples: Samples, prompts: Sequence[Prompt], names: str, *scores: Tensor) -> _Side:
@@ -132,13 +140,14 @@ def _side(samples: Samples, prompts: Sequence[Prompt], names: str, *scores: Tens
 
 
 def _columns(samples: Samples, names: str, *scores: Tensor) -> Tensor:
-    """Return scores as float64 columns [B, M]."""
+    """Return scores as float64 columns [B, M]; NaN, what is not scored, stays."""
     columns = []
     for column in scores:
-        if column.shape != (len(samples),) or not column.isfinite().all():
+        if column.shape != (len(samples),) or column.isinf().any():
             shapes = [list(column.shape) for column in scores]
             raise InputError(
-                f"{names} need one finite score for each of {len(samples)} samples; got {shapes}."
+                f"{names} need one finite score for each of {len(samples)} samples, or NaN where "
+                f"there is none; got {shapes}."
             )
         columns.append(column.detach().double().cpu())
     return torch.stack(columns, 1)
@@ -289,7 +298,9 @@ def _precision(
     preferred = (1 + lead[:, 0].sign()) / 2
     precision = {}
     for step, rows in steps.items():
-        precision[step] = preferred[rows].mean().item() if rows else None
+        judged = preferred[rows]
+        judged = judged[~judged.isnan()]
+        precision[step] = judged.mean().item() if len(judged) else None
     return precision
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +13,7 @@ from torch import Tensor
 from rewardlab.errors import InputError
 from rewardlab.types import Samples, concatenate
 
+_log = logging.getLogger("rewardlab")
 _ENDS: dict[str, tuple[Literal["top", "bottom"], ...]] = {
     "none": (),
     "top": ("top",),
@@ -75,19 +77,36 @@ class RankBootstrap:
         decay = torch.exp(-self.alpha * torch.arange(self.count, dtype=torch.float32))
         return decay if side == "top" else 1 - decay
 
+    def _check_left(self, scored: int, count: int) -> None:
+        """Refuse a pool of which too few are scored, and say in the log how many are left out."""
+        if scored < 2 * self.count:
+            raise InputError(
+                f"RankBootstrap labels {self.count} samples at each end, and {scored} of {count} "
+                "are scored. Draw a larger pool, or mend what kept the reward from scoring them."
+            )
+        sentence = "%d of %d samples of the pool are not scored and are left out."
+        _log.warning(sentence, count - scored, count)
+
     def __call__(self, pool: Samples, scores: Tensor, negatives: Samples) -> tuple[Samples, Tensor]:
         """Return the pseudo-labelled samples and their labels.
 
         Args:
             pool: fresh samples.
-            scores: [pool], by the reward that was trained without them.
+            scores: [pool], by the reward that was trained without them. Samples whose score is NaN,
+                since they are not scored, are left out.
             negatives: samples that this reward was trained on; none of them may be in the pool,
                 whose scores would be biased.
 
         Raises:
-            InputError: if a sample of the pool is among the negatives (they share a "seed" fact).
+            InputError: if a sample of the pool is among the negatives (they share a "seed" fact),
+                or too few are scored.
         """
         _check_fresh(pool, negatives)
+        scored = ~scores.isnan()
+        if not scored.all():
+            pool = pool[scored]
+            scores = scores[scored]
+            self._check_left(len(pool), len(scored))
         best_first = scores.argsort(descending=True, stable=True)
         samples = []
         labels = []

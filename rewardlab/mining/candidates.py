@@ -16,7 +16,8 @@ from rewardlab.policies import Generator, Policy, load_policy
 from rewardlab.policies.base import outer_seeds
 from rewardlab.rewards import Reward, load_reward
 from rewardlab.rewards.abilities import Saved
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards.scoring import judged
+from rewardlab.rewards.unscored import say_left_out
 from rewardlab.seeds import derive, generators, row_seeds, uniform
 from rewardlab.storage.atomic import write_json
 from rewardlab.storage.class_files import POLICY_FILE, read_class_file
@@ -40,8 +41,10 @@ def best_and_worst(
 ) -> PreferencePairs:
     """Draw K candidates a prompt; pair the highest-scored with the lowest. GAN-RM, section 3.3.
 
+    Candidates that the reward does not score are left out; the log says how many.
+
     Raises:
-        InputError: if k < 2.
+        InputError: if k < 2, or no candidate is scored.
 
     Example:
         >>> from rewardlab import DiffusionPolicy
@@ -56,17 +59,20 @@ def best_and_worst(
     """
     check_candidates(k)
     samples = candidates(policy, prompts, k, seed)
-    return extremes(samples, scores_of(reward, samples), k)
+    result = judged(reward, samples)
+    say_left_out(result, "candidates")
+    return extremes(samples, result.scores, k)
 
 
 def extremes(samples: Samples, scores: Tensor, k: int) -> PreferencePairs:
     """Pair the highest- with the lowest-scored of each prompt's K candidates.
 
-    Prompts whose candidates all tie are left out.
+    Prompts whose candidates all tie are left out, and so are those with fewer than two that are
+    scored.
 
     Args:
         samples: [P·K], a prompt's candidates together.
-        scores: [P·K].
+        scores: [P·K]; NaN where a candidate is not scored.
         k: candidates a prompt.
 
     Returns:
@@ -75,8 +81,9 @@ def extremes(samples: Samples, scores: Tensor, k: int) -> PreferencePairs:
     check_candidates(k)
     groups = scores.view(-1, k)
     first = torch.arange(len(groups)) * k
-    best = first + groups.argmax(1)
-    worst = first + groups.argmin(1)
+    missing = groups.isnan()
+    best = first + groups.masked_fill(missing, -torch.inf).argmax(1)
+    worst = first + groups.masked_fill(missing, torch.inf).argmin(1)
     differ = scores[best] > scores[worst]
     best = best[differ]
     worst = worst[differ]
@@ -101,7 +108,8 @@ class BestOf(Generator):
 
     Args:
         policy: draws the candidates.
-        reward: ranks them, by `scores_of`.
+        reward: ranks them. Candidates that it does not score are left out; where it scores none of
+            an output's, the first of them is the output.
         n: number of candidates an output. The divergence from the policy is at most
             ln n - (n - 1)/n nats.
         draws: "fixed" n, or "poisson": 1 + Poisson(n - 1) for each output, n in the mean (best of
@@ -141,9 +149,15 @@ class BestOf(Generator):
         rows = [prompts[row] for row in is_drawn.nonzero()[:, 0].tolist()]
         samples = self.policy.generate(rows, seeds=candidate_seeds)
         scores = torch.full(is_drawn.shape, -torch.inf)
-        scores[is_drawn] = scores_of(self.reward, samples)
+        scores[is_drawn] = self._ranking(samples)
         first = counts.cumsum(0) - counts
         return outer_seeds(samples[first + scores.argmax(1)], seeds)
+
+    def _ranking(self, samples: Samples) -> Tensor:
+        """Return the scores [B] of candidates, -∞ for those that are not scored."""
+        result = judged(self.reward, samples)
+        say_left_out(result, "candidates")
+        return result.scores.nan_to_num(-torch.inf)
 
     def _counts(self, seeds: Tensor) -> Tensor:
         """Return the number of candidates [B] of each row, by the row's seed."""

@@ -17,6 +17,7 @@ class Funnel:
             cap).
         precision: the share of samples whose chosen side the judge prefers to them, a tie counting
             one half, at each step; None for a step that left none. None as a whole without a judge.
+        unscored: how many of those generated target or witness did not score; none of them is kept.
 
     Example:
         >>> print(Funnel({"generated": 8, "kept": 2}, {"generated": 0.5, "kept": 1.0}))
@@ -27,12 +28,15 @@ class Funnel:
 
     counts: Mapping[str, int]
     precision: Mapping[str, float | None] | None = None
+    unscored: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for results.json."""
         content: dict[str, Any] = {"counts": dict(self.counts)}
         if self.precision is not None:
             content["precision"] = dict(self.precision)
+        if self.unscored:
+            content["unscored"] = self.unscored
         return content
 
     def __str__(self) -> str:
@@ -46,6 +50,8 @@ class Funnel:
             if self.precision is not None:
                 line += f"{_figure(self.precision[step]):>11}"
             lines.append(line)
+        if self.unscored:
+            lines.append(f"not scored  {self.unscored:5}")
         return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ from rewardlab.rewards.folders import (
     write_reward,
 )
 from rewardlab.rewards.rules import Length
-from rewardlab.rewards.scoring import member_scores, scores_of
+from rewardlab.rewards.scoring import judged_by, scored_part, scores_of
 from rewardlab.types import Samples
 
 NAMES = ("knots", "values", "slopes")
@@ -97,7 +97,9 @@ class Debiased(Reward, Saved):
         measures = measures or [Length()]
         self.measures: Any = nn.ModuleList(measures)
         if isinstance(references, Samples):
-            scores = member_scores(reward, references, batch_size).double()
+            judged = judged_by(reward, reward.members, references, batch_size)
+            references, members = scored_part(references, judged, "references")
+            scores = members.double()
             columns = []
             for measure in measures:
                 column = scores_of(measure, references, batch_size)

@@ -11,7 +11,7 @@ from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.folders import check_parts, load_reward, read_settings, write_reward
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards.scoring import judged, scored_part
 from rewardlab.types import Samples, distinct
 
 
@@ -62,7 +62,8 @@ class Gated(Reward, Saved):
         self.gate = gate
         self.threshold = threshold
         if isinstance(references, Samples):
-            references = scores_of(reward, references).min().item()
+            scored = scored_part(references, judged(reward, references), "references")
+            references = scored.scores.min().item()
         lowest = float("inf") if references is None else references
         self.register_buffer("floor", torch.tensor(lowest))
 

@@ -14,7 +14,7 @@ from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.folders import check_parts, load_reward, read_settings, write_reward
 from rewardlab.rewards.relative import spread_within
-from rewardlab.rewards.scoring import member_scores
+from rewardlab.rewards.scoring import judged_by, scored_part
 from rewardlab.types import Samples
 
 Kind = Literal["mean", "minimum", "mean_minus_variance", "mean_minus_std"]
@@ -120,7 +120,9 @@ class _OnScale(Reward, Saved):
     ) -> None:
         super().__init__()
         if isinstance(references, Samples):
-            references = scale_of(member_scores(reward, references, batch_size), references)
+            judged = judged_by(reward, reward.members, references, batch_size)
+            scored = scored_part(references, judged, "references")
+            references = scale_of(scored.scores, scored.samples)
         _check_several(reward, len(references.means), type(self).__name__)
         self.reward = reward
         self.register_buffer("means", references.means.float())

@@ -16,7 +16,7 @@ from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.folders import CONFIG, check_parts, load_reward, read_config
 from rewardlab.rewards.normal_scores import KNOTS, normal_scores, residual_knots
-from rewardlab.rewards.scoring import member_scores
+from rewardlab.rewards.scoring import judged_by, scored_part
 from rewardlab.storage.atomic import new_folder, write_atomically, write_json
 from rewardlab.types import Samples, concatenate, distinct
 from rewardlab.version import __version__
@@ -251,11 +251,32 @@ def _measured(reward: Reward, references: Any, batch_size: int, scale: str) -> Q
             raise InputError("A Spread has no quantiles. Give the references, or a QuantileSpread.")
         return QuantileSpread(references, None)
     samples = references if isinstance(references, Samples) else _samples(references)
-    scores = member_scores(reward, samples, batch_size)
-    spread = spread_within(samples.prompts, scores)
+    judged = judged_by(reward, reward.members, samples, batch_size)
+    scored = scored_part(samples, judged, "references")
+    _check_references(samples.prompts, scored.samples.prompts)
+    spread = spread_within(scored.samples.prompts, scored.scores)
+    spread = _ordered(spread, distinct(samples.prompts).values)
     if scale == "deviation":
         return QuantileSpread(spread, None)
-    return QuantileSpread(spread, residual_knots(samples.prompts, scores))
+    return QuantileSpread(spread, residual_knots(scored.samples.prompts, scored.scores))
+
+
+def _ordered(spread: Spread, prompts: list[Prompt]) -> Spread:
+    """Return the same spread with its prompts in another order."""
+    places = {prompt: place for place, prompt in enumerate(spread.prompts)}
+    order = [places[prompt] for prompt in prompts]
+    return Spread(prompts, spread.means[order], spread.deviations)
+
+
+def _check_references(prompts: Sequence[Prompt], scored: Sequence[Prompt]) -> None:
+    """Refuse prompts none of whose references is scored."""
+    missing = set(prompts) - set(scored)
+    if missing:
+        raise InputError(
+            f"Relative compares with references of the same prompt, and of {len(missing)} prompts "
+            f"no reference is scored, such as {str(min(missing, key=str))[:80]!r}. Draw more of "
+            "each prompt, or leave such prompts out."
+        )
 
 
 def _samples(references: Mapping[str, Any]) -> Samples:

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from rewardlab.progress import counted
 from rewardlab.rewards.base import Reward, checked_scores
-from rewardlab.rewards.unscored import Judged, judged_batch, strictly
+from rewardlab.rewards.unscored import (
+    Judged,
+    checked_for,
+    is_partial,
+    judged_batch,
+    say_left_out,
+    strictly,
+)
 from rewardlab.types import Samples
 
 BATCH = 256
@@ -77,17 +84,53 @@ def judged(
         >>> judged(Length(), Samples(["hi"], ["hello to you"]))
         Judged(scores=tensor([3.]), reasons=[''])
     """
+    return judged_by(reward, reward.forward, samples, batch_size, limited)
+
+
+def judged_by(
+    reward: Reward,
+    method: Callable[[Samples], Tensor],
+    samples: Samples,
+    batch_size: int = BATCH,
+    limited: bool = True,
+) -> Judged:
+    """Return the same of another method of a reward, such as `members`: scores [B, ...].
+
+    A sample is not scored where one of its columns is missing.
+    """
     reasons: list[str] = []
 
     def score(batch: Samples) -> Tensor:
-        result = judged_batch(reward, batch, limited=limited)
+        result = judged_batch(reward, batch, method, limited)
         reasons.extend(result.reasons)
         return result.scores
 
     scores = in_batches(reward, score, samples, batch_size)
-    left_out = torch.tensor([bool(reason) for reason in reasons], dtype=torch.bool)
-    checked = checked_scores(scores.masked_fill(left_out, 0), samples, type(reward).__name__)
-    return Judged(checked.masked_fill(left_out, torch.nan), reasons)
+    return Judged(checked_for(scores, samples, reasons, type(reward).__name__), reasons)
+
+
+class Scored(NamedTuple):
+    """Samples that are scored, with their scores [n] or [n, M]."""
+
+    samples: Samples
+    scores: Tensor
+
+
+def scored_part(samples: Samples, judged: Judged, what: str) -> Scored:
+    """Return the samples that are scored, and say in the log how many are not.
+
+    Args:
+        samples: B outputs.
+        judged: what a reward said of them.
+        what: their name in the log, such as "references".
+
+    Raises:
+        InputError: if none is scored.
+    """
+    rows = say_left_out(judged, what)
+    if rows.all():
+        return Scored(samples, judged.scores)
+    return Scored(samples[rows], judged.scores[rows])
 
 
 def member_scores(reward: Reward, samples: Samples, batch_size: int = BATCH) -> Tensor:
@@ -118,6 +161,31 @@ def scores_and_members(reward: Reward, samples: Samples, batch_size: int = BATCH
     if type(reward).members is Reward.members:
         return Scores(scores, scores[:, None])
     return Scores(scores, member_scores(reward, samples, batch_size))
+
+
+def scored_members(reward: Reward, samples: Samples, what: str) -> Scores:
+    """Return `scores_and_members` of the samples that are scored, and log how many are not.
+
+    Args:
+        reward: any.
+        samples: B outputs.
+        what: their name in the log.
+
+    Raises:
+        InputError: if none is scored.
+    """
+    if not is_partial(reward):
+        return scores_and_members(reward, samples)
+    scores = judged(reward, samples)
+    if type(reward).members is Reward.members:
+        left = scored_part(samples, scores, what).scores
+        return Scores(left, left[:, None])
+    members = judged_by(reward, reward.members, samples)
+    pairs = zip(scores.reasons, members.reasons, strict=True)
+    reasons = [of_score or of_member for of_score, of_member in pairs]
+    columns = torch.cat([scores.scores[:, None], members.scores], 1)
+    table = scored_part(samples, Judged(columns, reasons), what).scores
+    return Scores(table[:, 0], table[:, 1:])
 
 
 @torch.no_grad()

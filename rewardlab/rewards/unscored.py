@@ -7,6 +7,7 @@ without a note is a network's own, which nobody may leave out.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -22,6 +23,7 @@ from rewardlab.rewards.abilities import Partial
 from rewardlab.rewards.base import Reward, checked_scores, named_sample
 from rewardlab.types import Samples
 
+_log = logging.getLogger("rewardlab")
 LEAST = 100  # samples; a share is judged as if so many had been scored, where fewer were
 
 
@@ -43,13 +45,13 @@ class Judged(NamedTuple):
 
     @property
     def scored(self) -> Tensor:
-        """Return which samples are scored, bool [B]."""
-        return ~self.scores.isnan()
+        """Return which samples are scored, bool [B] on the CPU."""
+        return torch.tensor([not reason for reason in self.reasons], dtype=torch.bool)
 
     @property
     def unscored(self) -> int:
         """Return how many samples are not scored."""
-        return int(self.scores.isnan().sum())
+        return sum(map(bool, self.reasons))
 
 
 class Note(NamedTuple):
@@ -206,12 +208,54 @@ def judged_batch(
         scores = (score or reward)(samples)
     if not notes.notes or not isinstance(scores, Tensor):
         return Judged(scores, [""] * len(samples))
-    missing = scores.isnan().view(len(samples), -1).any(1)
-    reasons = notes.reasons(missing)
-    explained = torch.tensor([bool(reason) for reason in reasons], device=scores.device)
-    rows = explained.view(-1, *[1] * (scores.dim() - 1))
-    checked_scores(scores.masked_fill(rows, 0), samples, type(reward).__name__)
-    return Judged(scores.float().masked_fill(rows, torch.nan), reasons)
+    reasons = notes.reasons(_missing(scores))
+    return Judged(checked_for(scores, samples, reasons, type(reward).__name__), reasons)
+
+
+def checked_unless_missing(scores: Tensor, samples: Samples, scorer: str) -> Tensor:
+    """Return scores [B] or [B, M] as `checked_scores`, which lets pass what a part left out.
+
+    Args:
+        scores: of any floating dtype.
+        samples: what was scored.
+        scorer: what scored, for the message.
+
+    Raises:
+        InputError: naming the first sample whose score is infinite, or NaN and nobody said why.
+    """
+    notes = _LISTENER.get()
+    if notes is None or not notes.notes:
+        return checked_scores(scores, samples, scorer)
+    return checked_for(scores, samples, notes.reasons(_missing(scores)), scorer)
+
+
+def say_left_out(judged: Judged, what: str) -> Tensor:
+    """Say in the log how many samples are not scored, and return those that are, bool [B].
+
+    Args:
+        judged: what a reward said of B samples.
+        what: their name, such as "candidates".
+
+    Raises:
+        InputError: if none of one or more is scored.
+    """
+    if not judged.unscored:
+        return judged.scored
+    first = judged.reasons[_first(judged.reasons)]
+    count = len(judged.reasons)
+    if judged.unscored == count:
+        raise InputError(
+            f"None of {count} {what} is scored, so nothing is left to go on with; the first: "
+            f"{first}. Mend what kept the reward from scoring them."
+        )
+    _log.warning(
+        "%d of %d %s are not scored and are left out; the first: %s",
+        judged.unscored,
+        count,
+        what,
+        first,
+    )
+    return judged.scored
 
 
 def is_partial(reward: Reward) -> bool:
@@ -223,6 +267,23 @@ def is_partial(reward: Reward) -> bool:
         (False, True)
     """
     return any(isinstance(part, Partial) for part in reward.modules())
+
+
+def _missing(scores: Tensor) -> Tensor:
+    """Return which rows of scores [B] or [B, M] lack one, bool [B]."""
+    return scores.isnan().view(len(scores), -1).any(1)
+
+
+def checked_for(scores: Tensor, samples: Samples, reasons: Sequence[str], scorer: str) -> Tensor:
+    """Return scores in float32 if each is finite, or NaN in a row that has a reason.
+
+    Raises:
+        InputError: as `checked_scores`.
+    """
+    explained = torch.tensor([bool(reason) for reason in reasons], device=scores.device)
+    rows = explained.view(-1, *[1] * (scores.dim() - 1))
+    checked_scores(scores.masked_fill(rows & scores.isnan(), 0), samples, scorer)
+    return scores.float()
 
 
 def _said(note: Note, row: int, count: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rewardlab.attackers.base import TrainedAttacker, with_scores
+from rewardlab.attackers.base import TrainedAttacker, scored_only, with_scores
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.evaluation.evaluation import mean_figure
@@ -22,7 +22,7 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.attack import Attack
 from rewardlab.rewards.combine import Ensemble
 from rewardlab.rewards.relative import QuantileSpread, Relative, Scale, Spread
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards.scoring import judged
 from rewardlab.rounds.state import State, keep_samples
 from rewardlab.runs.layout import JUDGED_ATTACK, SCORES_FILE
 from rewardlab.runs.stage import Stage
@@ -184,7 +184,7 @@ def sides_of(
             columns[f"{name}_deviations"] = side.deviations
             if side.knots is not None:
                 columns[f"{name}_knots"] = side.knots
-            columns[name] = scores_of(side, references)
+            columns[name] = judged(side, references).scores
         save_file(columns, folder / SCORES_FILE)
 
     kept = load_file(state.run.make(stage, score) / SCORES_FILE)
@@ -225,7 +225,7 @@ def attack(
     def make() -> Samples:
         samples = attacker(policy, reward, list(prompts), stage.seed)
         knows_scores = "witness" in samples.facts  # a user's attacker may not say
-        return samples if knows_scores else with_scores(reward, samples)
+        return samples if knows_scores else scored_only(with_scores(reward, samples))
 
     samples = keep_samples(state, stage, make)
     judged = None
@@ -242,8 +242,8 @@ def _judged(
 
     def score(folder: Path) -> None:
         columns = {
-            "samples": scores_of(judge, samples),
-            "references": scores_of(judge, references),
+            "samples": judged(judge, samples).scores,
+            "references": judged(judge, references).scores,
         }
         save_file(columns, folder / SCORES_FILE)
 

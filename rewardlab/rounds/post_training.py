@@ -18,7 +18,8 @@ from rewardlab.mining import BestOf, candidates, extremes
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward
 from rewardlab.rewards.corrected import Corrected
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards.scoring import judged
+from rewardlab.rewards.unscored import say_left_out
 from rewardlab.rounds.stages import PostTrain, load_stage
 from rewardlab.rounds.state import State, fresh_copy, keep_samples
 from rewardlab.runs.layout import (
@@ -97,11 +98,14 @@ def draw_training_pairs(
     folder = state.run.make(stage, lambda folder: _score_and_pair(reward, pool, k, folder))
     scores = _kept_scores(folder, reward, pool)
     pairs = extremes(pool, scores, k)
-    figures = {
-        "all": mean_figure(scores),
+    missing = scores.isnan()
+    figures: dict[str, Any] = {
+        "all": mean_figure(scores[~missing]),
         "best": mean_figure(pairs.chosen.facts["score"]),
         "worst": mean_figure(pairs.rejected.facts["score"]),
     }
+    if missing.any():
+        figures["unscored"] = int(missing.sum())
     state.report(candidates=figures)
     return pairs, stage
 
@@ -110,9 +114,11 @@ def _score_and_pair(reward: Reward, pool: Samples, k: int, folder: Path) -> None
     """Score candidates, and write the scores and the pairs of best and worst into a stage.
 
     Raises:
-        InputError: if all candidates of every prompt tie.
+        InputError: if all candidates of every prompt tie, or none is scored.
     """
-    scores = scores_of(reward, pool)
+    result = judged(reward, pool)
+    say_left_out(result, "candidates")
+    scores = result.scores
     pairs = extremes(pool, scores, k)
     if not len(pairs):
         raise AlikeError(
@@ -127,7 +133,7 @@ def _score_and_pair(reward: Reward, pool: Samples, k: int, folder: Path) -> None
 def _kept_scores(folder: Path, reward: Reward, pool: Samples) -> Tensor:
     """Return the candidates' scores [B]; stages of version 0.1 kept none, so they are scored."""
     if not (folder / SCORES_FILE).exists():
-        return scores_of(reward, pool)
+        return judged(reward, pool).scores
     scores: Tensor = load_file(folder / SCORES_FILE)["scores"]
     return scores
 

@@ -12,7 +12,7 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.combine import Ensemble, Standardized, Weighted
 from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import spread_within
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards.scoring import judged, scored_part
 from rewardlab.types import Samples
 
 
@@ -61,7 +61,8 @@ def tethered(reward: Reward, tether: Tether, references: Samples) -> Reward:
     The reward is in its standard deviations within a prompt over the references, the distance in
     its own over held-out references.
     """
-    scaled = in_deviations(reward, references.prompts, scores_of(reward, references))
+    scored = scored_part(references, judged(reward, references), "references")
+    scaled = in_deviations(reward, scored.samples.prompts, scored.scores)
     device = next(reward.parameters()).device  # where it was fitted
     novelty = Novelty(tether.novelty.eval().to(device), references)
     return Weighted([scaled, novelty], [tether.reward_weight, tether.weight]).eval().to(device)

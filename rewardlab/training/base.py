@@ -17,8 +17,10 @@ from rewardlab.errors import InputError
 from rewardlab.policies.base import Policy
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards.abilities import frozen_features
+from rewardlab.rewards.unscored import is_partial
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.accumulation import AccumulationWindow, parts_of
+from rewardlab.training.processes import is_distributed, mean
 from rewardlab.training.trainer_options import check_options
 from rewardlab.types import Samples
 
@@ -139,10 +141,31 @@ class Trained(LightningModule):
         """
         self._window.close(self.parameters())
 
-    def announce(self, samples: Samples) -> None:
-        """Tell the callbacks that hear rollouts what the policy drew."""
+    def announce(self, samples: Samples, scores: Tensor | None = None) -> None:
+        """Tell the callbacks that hear rollouts what the policy drew, if it is scored.
+
+        Args:
+            samples: B outputs.
+            scores: [B], NaN where not scored; by default all are.
+        """
+        if scores is not None and scores.isnan().any():
+            samples = samples[~scores.isnan().cpu()]
         for callback in self.callbacks_of(HearsRollouts):  # type: ignore[type-abstract]
             callback.on_rollout(self, samples)
+
+    def score_figures(self, scores: Tensor) -> dict[str, Tensor]:
+        """Return what is logged of scores [B]: `score` and, if some may be missing, `unscored`.
+
+        They are the mean of what is scored, and the share that is not, over all processes.
+        """
+        missing = scores.isnan()
+        mean_score = scores.mean()
+        if is_distributed() or missing.any():
+            mean_score = mean(scores[~missing])
+        figures = {"score": mean_score}
+        if is_partial(self.reward):
+            figures["unscored"] = mean(missing.float())
+        return figures
 
     def callbacks_of(self, kind: type[Kind]) -> list[Kind]:
         """Return the trainer's callbacks of a kind; none in a step that somebody takes by hand."""

@@ -16,6 +16,7 @@ from rewardlab.policies.norm_ratios import NormRatios
 from rewardlab.policies.reference import first_reference
 from rewardlab.rewards import Reward
 from rewardlab.rewards.base import checked_scores
+from rewardlab.rewards.unscored import judged_batch
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.ppo_checks import critic_of, weighted_of
 from rewardlab.training.processes import from_all_processes
@@ -39,7 +40,8 @@ class Draws(NamedTuple):
 def collect_experience(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Experience:
     """Return the experience of K outputs a prompt, by the policy as it is.
 
-    There are B = P·K rows, a prompt's together.
+    There are B = P·K rows, a prompt's together. Where an output is not scored, or none of the
+    reference outputs that it is compared with is, its score is NaN and its advantage 0.
 
     Args:
         loop: its policy, reference, reward and settings.
@@ -57,14 +59,15 @@ def collect_experience(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Ex
     if loop.advantage == "generalized":
         values = in_parts(critic_of(loop.policy).value, trajectory, loop.micro_batch)
     rewards = rewards_of(loop, samples, scored, prompts, rows)
+    scores = scored.scores.masked_fill(rewards.isnan(), torch.nan)
     mask = trajectory.mask
     nats = penalties(loop.kl, log_prob - reference_log_prob, mask, loop.policy.dimensions)
-    shares = kl_shares(loop, samples, scored.scores)
+    shares = kl_shares(loop, samples, scores)
     penalty = loop.kl_weight * (nats if shares is None else nats * shares)
     k = loop.samples_per_prompt
     advantages = advantages_of(loop.advantage, rewards, penalty, mask, k, values, loop.lam)
     advantages = weighed(loop, samples, advantages)
-    rollout = Rollout(trajectory, log_prob, reference_log_prob, scored.scores, advantages)
+    rollout = Rollout(trajectory, log_prob, reference_log_prob, scores, advantages)
     return Experience(rollout, samples, values, norms.ratios, shares)
 
 
@@ -135,17 +138,21 @@ class ScoredComponents(NamedTuple):
 def score_components(loop: PPO, samples: Samples) -> ScoredComponents:
     """Return the scores of samples, in one pass with those of each reward that is added up.
 
+    Where some rewards of a decoupled sum do not score a sample, the others' weighted sum is its
+    score.
+
     Raises:
-        InputError: as `score_rollout`. A reward may leave a sample out by NaN only where advantages
-            are decoupled.
+        InputError: as `score_rollout`.
     """
     if loop.advantage != "decoupled":
         return ScoredComponents(score_rollout(loop.reward, samples, loop.device), None)
     reward = weighted_of(loop.reward)
     with torch.autocast(loop.device.type, enabled=False):
-        components = reward.components(samples.to(loop.device)).to(loop.device)
+        judged = judged_batch(reward, samples.to(loop.device), reward.components)
+    components = judged.scores.to(loop.device)
     scores = (components * reward.weights.to(components)).nansum(1)
-    return ScoredComponents(checked_scores(scores, samples, "Weighted"), components)
+    scores = scores.masked_fill(components.isnan().all(1), torch.nan)
+    return ScoredComponents(scores, components)
 
 
 def rewards_of(
@@ -168,10 +175,14 @@ def rewards_of(
 
 
 def decoupled_rewards(loop: PPO, components: Tensor) -> Tensor:
-    """Return GDPO's advantages [B] before the KL, whitened over all processes."""
+    """Return GDPO's advantages [B] before the KL, whitened over all processes.
+
+    They are NaN where no reward scored a sample.
+    """
     groups = components.view(-1, loop.samples_per_prompt, components.shape[1])
     weights = weighted_of(loop.reward).weights.to(components)
-    return whitened(decoupled_sum(groups, weights).flatten())
+    total = decoupled_sum(groups, weights).flatten()
+    return whitened(total.masked_fill(components.isnan().all(1), torch.nan))
 
 
 class ScoredSamples(NamedTuple):
@@ -190,18 +201,23 @@ def _scored_references(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Sc
 def score_rollout(reward: Reward, samples: Samples, device: torch.device) -> Tensor:
     """Return the scores of samples in the reward's own precision, float32 [B], on `device`.
 
+    NaN stands where a reward that is `Partial` does not score a sample.
+
     Raises:
-        InputError: if the reward returns something else than one score a sample, or a score is not
-            finite.
+        InputError: if the reward returns something else than one score a sample, a score is not
+            finite, or more samples are not scored than the reward's share.
     """
     name = type(reward).__name__
     with torch.autocast(device.type, enabled=False):
-        scores = reward(samples.to(device))
+        judged = judged_batch(reward, samples.to(device))
+    scores = judged.scores
     shape = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
     if shape != [len(samples)]:
         raise InputError(
             f"{name} has to return one score a sample, a tensor [{len(samples)}]; got {shape}."
         )
+    if judged.unscored:
+        return scores.to(device)
     return checked_scores(scores.to(device), samples, name)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -109,16 +110,26 @@ class GatedKL(Callback, WeighsRollouts):
             columns.append(score_rollout(witness, samples, loop.device))
         tables = from_all_processes(torch.stack(columns, 1).cpu())
         table = torch.cat(tables)
-        doubt = doubts(table[:, 0], table[:, 1:])
-        if self.as_published:
-            doubt = -doubt
+        doubt = self._doubts_of(table)
         gated = most_doubted(doubt, self.share).float()
         mean_doubt = doubt[doubt >= 0].mean().item()
         figures = {"kl_share": self.share, "doubt": mean_doubt, "kl_gated": gated.mean().item()}
         loop.log_dict(figures, batch_size=len(samples))
-        self._adapt(mean_doubt)
+        if not math.isnan(mean_doubt):
+            self._adapt(mean_doubt)
         before = sum(map(len, tables[: loop.global_rank]))
         return gated[before : before + len(samples)].to(loop.device)
+
+    def _doubts_of(self, table: Tensor) -> Tensor:
+        """Return the doubt [B] of the scores [B, 1 + W] of reward and witnesses.
+
+        It is -∞, so that no KL counts, where one of them does not score a sample.
+        """
+        scored = ~table.isnan().any(1)
+        doubt = doubts(table[scored, 0], table[scored, 1:])
+        if self.as_published:
+            doubt = -doubt
+        return torch.full((len(table),), -torch.inf).masked_scatter(scored, doubt)
 
     def _adapt(self, doubt: float) -> None:
         """Move q after the step's mean doubt, once there are 20 to compare it with."""

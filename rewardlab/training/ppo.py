@@ -28,9 +28,17 @@ from rewardlab.training.gradient_regularization import GradientRegularization
 from rewardlab.training.manual import optimizer_of, step_schedule
 from rewardlab.training.modes import evaluating, random_parts
 from rewardlab.training.ppo_checks import check_advantage, check_entropy, check_kl
-from rewardlab.training.processes import joint_step_weights, mean
+from rewardlab.training.processes import mean
 from rewardlab.training.renamed import accept_earlier_names
-from rewardlab.training.rollouts import Baseline, Experience, KLKind, minibatches, rollout_figures
+from rewardlab.training.rollouts import (
+    Baseline,
+    Experience,
+    KLKind,
+    minibatches,
+    rollout_figures,
+    weights_of,
+    without_unscored,
+)
 from rewardlab.training.sample_table import SampleTable
 from rewardlab.training.shaping import ReferenceFigures, Shaping
 
@@ -46,6 +54,9 @@ class PPO(Trained):
     clipped where the new policy leaves the old one. Dropout is off, as it would make the policy
     that samples differ from the one that is scored. With one epoch of one minibatch every ratio is
     1, and this is REINFORCE with the chosen baseline.
+
+    Outputs that the reward does not score (docs/guide/not_scored.md) are left out of their group's
+    advantages and of every loss; their share is logged as `unscored`.
 
     Optimization is manual: `gradient_clip` and `micro_batch` are given here and not to the Trainer,
     and `global_step` and `max_steps` count optimizer steps. Logged: `score` and `score_std`; `kl`,
@@ -182,10 +193,11 @@ class PPO(Trained):
         clip_fractions = []
         with evaluating([*self.reward.modules(), *random_parts(self.policy)]):
             experience = self.collect(batch.prompts, batch.rows)
-            self.announce(experience.samples)
+            self.announce(experience.samples, experience.rollout.scores)
+            learned = without_unscored(experience)
             seed = derive(self.seed, "PPO", "minibatches", self.global_step)
             for rows in minibatches(len(experience), self.minibatch, self.epochs, seed):
-                clip_fractions.append(self._update(experience[rows]))
+                clip_fractions.append(self._update(learned[rows]))
         self._report(experience, torch.stack(clip_fractions).mean(), first_step)
 
     def collect(self, prompts: Sequence[Prompt], rows: Tensor) -> Experience:
@@ -210,7 +222,7 @@ class PPO(Trained):
         """Add a minibatch's gradient by micro-batches, and return the share of clipped steps."""
         optimizer = optimizer_of(self)
         mask = minibatch.rollout.trajectory.mask
-        weights = joint_step_weights(mask, self.loss_normalization)
+        weights = weights_of(minibatch, self.loss_normalization)
         clipped = torch.zeros((), device=mask.device)
         parts = torch.split(torch.arange(len(minibatch)), self.micro_batch or len(minibatch))
         for part in parts:
@@ -218,7 +230,7 @@ class PPO(Trained):
                 loss, clipped_steps = self.loss(minibatch[part], weights[part])
                 self.manual_backward(loss)
             clipped += clipped_steps
-        return clipped / mask.sum()
+        return clipped / mask.sum().clamp_min(1)
 
     def loss(self, batch: Experience, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weighted sum of the steps' losses, and the number of clipped steps."""
@@ -290,7 +302,7 @@ class PPO(Trained):
             self.kl_weight = adapted_weight(self.kl_weight, nats, self.kl_target)
         self.log_dict(figures, batch_size=count, sync_dist=True)
         self.log("lr", optimizer_of(self).param_groups[0]["lr"])
-        self.log("score", scores.mean(), prog_bar=True, batch_size=count, sync_dist=True)
+        self.log_dict(self.score_figures(scores), prog_bar=True, batch_size=count)
         rollout_number = self.trainer.fit_loop.epoch_loop.total_batch_idx
         if self._table is not None and self._table.is_due(rollout_number):
             self._table.write(step, experience.samples, scores.tolist())

@@ -15,8 +15,10 @@ from rewardlab.policies import Policy
 from rewardlab.policies.abilities import PredictsX0
 from rewardlab.rewards import Reward
 from rewardlab.rewards.base import checked_scores
+from rewardlab.rewards.unscored import is_partial, judged_batch
 from rewardlab.seeds import derive, generators, row_seeds, uniform
 from rewardlab.training.base import Trained, trainable
+from rewardlab.training.collecting import score_rollout
 from rewardlab.training.modes import evaluating, frozen, random_parts
 from rewardlab.types import Samples
 
@@ -29,7 +31,8 @@ class ReFL(Trained):
     step. From there the network's one step to the finished image (the predicted x0) is taken with
     gradient, decoded and scored. The gradient has little noise, so it is the quickest way up a
     reward, and into its faults: a score rises along whatever its gradient shows, as in
-    `PGDAttacker`. Logged beside the loss: `score`.
+    `PGDAttacker`. Images that the reward does not score (docs/guide/not_scored.md) get no gradient.
+    Logged beside the loss: `score` and, where some may be missing, their share as `unscored`.
 
     Args:
         policy: the policy to train. It offers `predict_x0(trajectory, steps)`, as a DiffusionPolicy
@@ -100,10 +103,10 @@ class ReFL(Trained):
     def training_step(self, batch: NumberedPrompts | Samples, batch_idx: int) -> Tensor:
         seeds = self._seeds(batch)
         samples = self.predicted(batch, seeds)
-        self.announce(samples)
+        self.announce(samples, self._scores_before(samples))
         scores = self.scores(samples)
-        loss = -scores.mean() + self._anchor(batch, seeds)
-        figures = {"loss": loss.detach(), "score": scores.detach().mean()}
+        loss = -mean_of_scored(scores) + self._anchor(batch, seeds)
+        figures = {"loss": loss.detach(), **self.score_figures(scores.detach())}
         self.log_dict(figures, prog_bar=True, batch_size=len(batch))
         return loss
 
@@ -121,7 +124,8 @@ class ReFL(Trained):
     def scores(self, samples: Samples) -> Tensor:
         """Return the scores in the reward's own precision, float32 [B].
 
-        They have a gradient to the images and to nothing else.
+        They have a gradient to the images and to nothing else. NaN stands where an image is not
+        scored, which then gets no gradient.
         """
         name = type(self.reward).__name__
         with (
@@ -129,7 +133,12 @@ class ReFL(Trained):
             evaluating(self.reward.modules()),
             frozen(self.reward),
         ):
-            scores = checked_scores(self.reward(samples), samples, name)
+            judged = judged_batch(self.reward, samples)
+            scores = judged.scores
+            if judged.unscored:
+                _cut_gradients(samples, judged.scored)
+            else:
+                scores = checked_scores(scores, samples, name)
         if scores.requires_grad:
             return scores
         raise InputError(
@@ -137,6 +146,16 @@ class ReFL(Trained):
             "it is computed under no_grad, or by steps that cannot be differentiated. Take PPO, "
             "whose reward needs none."
         )
+
+    def _scores_before(self, samples: Samples) -> Tensor | None:
+        """Return the scores that tell what is not scored, before a callback changes the reward.
+
+        None says that everything will be.
+        """
+        if not is_partial(self.reward):
+            return None
+        with torch.no_grad(), evaluating(self.reward.modules()):
+            return score_rollout(self.reward, samples, self.device)
 
     def _seeds(self, batch: NumberedPrompts | Samples) -> Tensor:
         if isinstance(batch, Samples):
@@ -154,3 +173,26 @@ class ReFL(Trained):
             )
         trajectory = self.policy.encode(batch, seeds=seeds)
         return self.sft_weight * nll_loss(self.policy.log_prob(trajectory), trajectory.mask)
+
+
+def mean_of_scored(scores: Tensor) -> Tensor:
+    """Return the mean of the scores [B] that are there; 0, with gradients of 0, if none is.
+
+    Example:
+        >>> mean_of_scored(torch.tensor([1.0, float("nan"), 3.0])).item()
+        2.0
+    """
+    missing = scores.isnan()
+    if not missing.any():
+        return scores.mean()
+    present = scores[~missing]
+    return present.sum() / max(len(present), 1)
+
+
+def _cut_gradients(samples: Samples, scored: Tensor) -> None:
+    """Let no gradient reach images that are not scored, whose scores' own is not a number."""
+    images = samples.outputs
+    assert isinstance(images, Tensor)
+    missing = ~scored.to(images.device).view(-1, *[1] * (images.dim() - 1))
+    if images.requires_grad:
+        images.register_hook(lambda gradient: gradient.masked_fill(missing, 0))

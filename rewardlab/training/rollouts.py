@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -11,8 +11,10 @@ from torch import Tensor
 
 from rewardlab.advantages import centered, generalized, group_normalized, leave_one_out
 from rewardlab.losses.kl import absolute, k1, k2
+from rewardlab.losses.policy_gradient import Normalization
 from rewardlab.policies import Policy
 from rewardlab.training.base import step_total
+from rewardlab.training.processes import joint_step_weights
 from rewardlab.types import Index, Rollout, Samples, take
 
 Baseline = Literal["leave_one_out", "group_normalized", "generalized", "decoupled"]
@@ -51,6 +53,34 @@ class Experience:
         ratios = None if self.norm_ratios is None else take(self.norm_ratios, index)
         shares = None if self.kl_shares is None else take(self.kl_shares, index)
         return Experience(self.rollout[index], self.samples[index], values, ratios, shares)
+
+
+def without_unscored(experience: Experience) -> Experience:
+    """Return the experience with no step that counts in the rows that are not scored.
+
+    So no loss, weight or bonus sees them, and all else is as if they had not been drawn.
+    """
+    missing = experience.rollout.scores.isnan()
+    if not missing.any():
+        return experience
+    trajectory = experience.rollout.trajectory
+    mask = trajectory.mask & ~missing[:, None]
+    rollout = replace(experience.rollout, trajectory=replace(trajectory, mask=mask))
+    return replace(experience, rollout=rollout)
+
+
+def weights_of(experience: Experience, normalization: Normalization) -> Tensor:
+    """Return each step's weight in a mean over the scored rows of all processes, float32 [B, T].
+
+    Args:
+        experience: rows of this process; those that are not scored get 0.
+        normalization: see `rewardlab.losses.policy_gradient.step_weights`.
+    """
+    mask = experience.rollout.trajectory.mask
+    scored = ~experience.rollout.scores.isnan()
+    weights = torch.zeros(mask.shape, device=mask.device)
+    weights[scored] = joint_step_weights(mask[scored], normalization)
+    return weights
 
 
 def minibatches(count: int, size: int | None, epochs: int, seed: int) -> Iterator[Tensor]:
@@ -109,12 +139,13 @@ def advantages_of(
 ) -> Tensor:
     """Return advantages [B, T] of a critic, or [B, 1] of a baseline over each prompt's samples.
 
-    A critic's advantages are not discounted, since what counts is the finished output.
+    A critic's advantages are not discounted, since what counts is the finished output. Where a
+    reward is NaN, since the output is not scored, the advantages are 0.
 
     Args:
-        kind: name of the baseline, or a function of scores [P, K]; without effect if there is a
-            critic.
-        rewards: [B], of whole outputs.
+        kind: name of the baseline, or a function of scores [P, K], which sees NaN where there is
+            no score; without effect if there is a critic.
+        rewards: [B], of whole outputs; NaN where not scored.
         penalty: [B, T], subtracted step by step.
         mask: bool [B, T].
         samples_per_prompt: K; a prompt's rows lie together.
@@ -126,14 +157,16 @@ def advantages_of(
         >>> advantages_of("leave_one_out", rewards, torch.zeros(2, 1), mask, 2, None, 1.0).tolist()
         [[-2.0], [2.0]]
     """
+    missing = rewards.isnan()[:, None]
     if values is not None:
-        step_rewards = at_last_step(rewards, mask) - penalty
+        present = rewards.masked_fill(missing[:, 0], 0)
+        step_rewards = at_last_step(present, mask) - penalty
         advantages, _ = generalized(step_rewards, values, mask, discount=1.0, lam=lam)
-        return advantages
+        return advantages.masked_fill(missing, 0)
     baseline = BASELINES[kind] if isinstance(kind, str) else kind
     returns = rewards - penalty.sum(1)
     advantages = baseline(returns.view(-1, samples_per_prompt))
-    return advantages.reshape(len(rewards), 1).float()
+    return advantages.reshape(len(rewards), 1).float().masked_fill(missing, 0)
 
 
 def at_last_step(rewards: Tensor, mask: Tensor) -> Tensor:
@@ -152,15 +185,17 @@ def at_last_step(rewards: Tensor, mask: Tensor) -> Tensor:
 def rollout_figures(experience: Experience, policy: Policy) -> dict[str, Tensor]:
     """Return what is logged of a rollout, as scalars.
 
-    The KL is in nats an output, summed over its steps.
+    The KL is in nats an output, summed over its steps. What depends on the reward is of the scored
+    outputs; what does not, such as the KL, of all that were drawn.
     """
     rollout = experience.rollout
     mask = rollout.trajectory.mask
     nats = (rollout.log_prob - rollout.reference_log_prob) * policy.dimensions
-    step_advantages = rollout.advantages.expand_as(mask)[mask]
+    scored = without_unscored(experience).rollout.trajectory.mask
+    step_advantages = rollout.advantages.expand_as(mask)[scored]
     figures = {
-        "score_std": rollout.scores.std(correction=0),
-        "advantage_std": step_advantages.std(correction=0),
+        "score_std": _deviation(present(rollout.scores)),
+        "advantage_std": _deviation(step_advantages),
         "kl": step_total(nats, mask).mean(),
         "kl_k2": step_total(k2(nats), mask).mean(),
     }
@@ -172,9 +207,24 @@ def rollout_figures(experience: Experience, policy: Policy) -> dict[str, Tensor]
         figures["length"] = experience.samples.facts["length"].float().mean()
     if experience.values is not None:
         figures["explained_variance"] = _explained_variance(
-            rollout.advantages, experience.values, mask
+            rollout.advantages, experience.values, scored
         )
     return figures
+
+
+def present(values: Tensor) -> Tensor:
+    """Return the values that are there, [n] of [B]: those that are not NaN.
+
+    Example:
+        >>> present(torch.tensor([1.0, float("nan")])).tolist()
+        [1.0]
+    """
+    return values[~values.isnan()]
+
+
+def _deviation(values: Tensor) -> Tensor:
+    """Return the standard deviation of values [n] over n, a scalar; NaN of none."""
+    return values.std(correction=0) if len(values) else values.new_tensor(torch.nan)
 
 
 def _explained_variance(advantages: Tensor, values: Tensor, mask: Tensor) -> Tensor:

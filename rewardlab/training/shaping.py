@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rewardlab.errors import AlikeError, InputError
-from rewardlab.training.processes import mean
+from rewardlab.training.processes import across_processes, mean
 from rewardlab.types import Samples
 
 
@@ -153,7 +153,8 @@ class Shaping:
 def preference_as_reward(scores: Tensor, references: Tensor, temperature: float) -> Tensor:
     """Return the mean over j of sigmoid((score - reference_j) / temperature), [B].
 
-    Fu et al., arXiv 2502.18770, section 4, with several references.
+    Fu et al., arXiv 2502.18770, section 4, with several references. References that are not scored
+    (NaN) are left out; with none the result is NaN.
 
     Args:
         scores: [B].
@@ -166,7 +167,8 @@ def preference_as_reward(scores: Tensor, references: Tensor, temperature: float)
         [0.5, 1.0]
     """
     gaps = scores[:, None] - references
-    return (gaps / temperature).sigmoid().mean(1)
+    shares = (gaps / temperature).sigmoid()
+    return torch.where(references.isnan().any(1), shares.nanmean(1), shares.mean(1))
 
 
 def lengths(samples: Samples) -> Tensor:
@@ -204,35 +206,52 @@ def reference_figures(
 ) -> ReferenceFigures:
     """Measure the scores [B] and lengths of the reference's samples, over all processes.
 
+    Scores that are not there (NaN) count in nothing.
+
     Raises:
         InputError: if no prompt's samples differ in score, since nothing can be measured in units
             of 0.
     """
+    present = scores[~scores.isnan()]
+    center = mean(present)
     groups = scores.view(-1, samples_per_prompt)
-    center = groups.mean(1, keepdim=True) if samples_per_prompt > 1 else mean(scores)
-    variance = mean((groups - center).square())
-    unbiased = variance.mul(samples_per_prompt / max(samples_per_prompt - 1, 1))
-    deviation = unbiased.sqrt().item()
-    if deviation == 0:
+    degrees = across_processes(torch.tensor(len(present)))
+    factor = 1.0
+    if samples_per_prompt > 1:
+        center = _group_means(groups)
+        of_groups = (~groups.isnan()).any(1).sum().cpu()
+        free = degrees - across_processes(of_groups)
+        factor = degrees.item() / max(free.item(), 1)
+    squares = (groups - center).square().flatten()
+    variance = mean(squares[~squares.isnan()])
+    deviation = variance.mul(factor).sqrt().item()
+    if not deviation > 0:
         raise AlikeError(
             f"Shaping is in units of the reference's standard deviation, but its {len(scores)} "
             f"samples score alike ({scores[0].item():g}) within each prompt. Take more prompts a "
             "step, or no clip, no bound and no penalties."
         )
     length = mean(lengths(samples)).item() if shaping.length_penalty else float("nan")
-    return ReferenceFigures(mean(scores).item(), deviation, length)
+    return ReferenceFigures(mean(present).item(), deviation, length)
+
+
+def _group_means(groups: Tensor) -> Tensor:
+    """Return the mean [P, 1] of what is scored of each row [P, K]; NaN where nothing is."""
+    means = groups.mean(1, keepdim=True)
+    return torch.where(means.isnan(), groups.nanmean(1, keepdim=True), means)
 
 
 def whitened(values: Tensor) -> Tensor:
     """Return values less their mean, over their standard deviation, both over all processes.
 
-    They are 0 where all values are alike.
+    They are 0 where all values are alike. Values that are NaN stay so, and count in neither.
 
     Example:
         >>> import torch
-        >>> whitened(torch.tensor([1.0, 3.0])).tolist()
-        [-1.0, 1.0]
+        >>> whitened(torch.tensor([1.0, 3.0, float("nan")])).tolist()
+        [-1.0, 1.0, nan]
     """
-    centered = values - mean(values)
-    deviation = mean(centered.square()).sqrt()
+    present = ~values.isnan()
+    centered = values - mean(values[present])
+    deviation = mean(centered[present].square()).sqrt()
     return centered / deviation.clamp_min(1e-8)

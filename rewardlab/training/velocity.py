@@ -22,6 +22,7 @@ from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.base import Trained, frozen_reference, trainable
 from rewardlab.training.collecting import score_rollout
 from rewardlab.training.modes import evaluating, random_parts
+from rewardlab.training.processes import relative_share
 from rewardlab.training.weight_average import WeightAverage
 from rewardlab.types import Samples, Trajectory, take
 
@@ -29,11 +30,25 @@ _AVERAGE = "velocity_average"
 
 
 class ScoredDraws(NamedTuple):
-    """Samples of the policy with their scores and advantages, both float32 [B]."""
+    """Samples of the policy with their scores and advantages, both float32 [B]; scores may be NaN.
+
+    The number that is scored, over its mean in all processes, is the weight of this one's loss.
+    """
 
     samples: Samples
     scores: Tensor
     advantages: Tensor
+
+    def scored(self) -> ScoredDraws:
+        """Return what is scored; all of it where nothing is, since its weight is 0."""
+        rows = ~self.scores.isnan()
+        if rows.all() or not rows.any():
+            return self
+        return ScoredDraws(self.samples[rows.cpu()], self.scores[rows], self.advantages[rows])
+
+    def share(self) -> Tensor:
+        """Return the weight of the loss among all processes, a scalar."""
+        return relative_share((~self.scores.isnan()).sum())
 
 
 class VelocityMatching(Trained):
@@ -47,7 +62,8 @@ class VelocityMatching(Trained):
     Two forms: "nft" (DiffusionNFT, arXiv 2509.16117) and "ram" (arXiv 2605.10759); see
     `rewardlab.losses.nft_loss` and `ram_loss`. The samples of "nft" come from an average of the
     weights, which is also its v_old. Guidance belongs to the drawing only: the regression has none.
-    The number of noisings of a sample is the policy's `draws`. Logged: `loss`, `score`, and
+    The number of noisings of a sample is the policy's `draws`. Samples that the reward does not score
+    (docs/guide/not_scored.md) are left out; their share is logged as `unscored`. Logged: `loss`, `score`, and
     `norm_ratio`, ‖v‖/‖v_ref‖, which grows when a generator is over-optimized (NormGuard, arXiv
     2606.27771).
 
@@ -123,8 +139,9 @@ class VelocityMatching(Trained):
         self._averaged_steps = self.global_step
 
     def training_step(self, batch: NumberedPrompts, batch_idx: int) -> Tensor:
-        draws = self.draw(batch)
-        self.announce(draws.samples)
+        drawn = self.draw(batch)
+        self.announce(drawn.samples, drawn.scores)
+        draws = drawn.scored()
         noise = row_seeds(derive(self.seed, "noisings"), draws.samples.facts["seed"])
         with evaluating(random_parts(self.policy)):
             trajectory = self.policy.encode(draws.samples, seeds=noise)
@@ -135,13 +152,10 @@ class VelocityMatching(Trained):
         distance = (current.output - reference.output).square().mean()
         hinge = norm_hinge(ratios)
         total: Tensor = loss + self.anchor * distance + self.norm_guard * hinge
-        figures = {
-            "loss": total.detach(),
-            "score": draws.scores.mean(),
-            "norm_ratio": ratios.detach().mean(),
-        }
+        figures = {"loss": total.detach(), **self.score_figures(drawn.scores)}
+        figures["norm_ratio"] = ratios.detach().mean()
         self.log_dict(figures, prog_bar=True, batch_size=len(batch))
-        return total
+        return total * drawn.share()
 
     @torch.no_grad()
     def draw(self, batch: NumberedPrompts) -> ScoredDraws:
