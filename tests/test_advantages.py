@@ -164,3 +164,66 @@ class TestDecoupled:
         for shape, weights in (((3, 1, 2), 2), ((3, 4, 2), 3), ((3, 4), 4)):
             with pytest.raises(InputError, match=r"scores \[P, K, R\] with weights \[R\]; got"):
                 decoupled(torch.zeros(shape), torch.ones(weights))
+
+
+NAN = float("nan")
+
+
+def with_holes(rows, k, seed=0):
+    """Scores [P, K] of which about a third is missing, with groups of none, one and all."""
+    scores = drawn(rows, k, seed=seed)
+    holes = torch.rand(rows, k, generator=torch.Generator().manual_seed(seed + 1)) < 0.35
+    holes[0] = True
+    holes[1] = torch.arange(k) > 0
+    holes[2] = False
+    return scores.masked_fill(holes, NAN)
+
+
+@pytest.mark.parametrize("advantage", [leave_one_out, group_normalized, centered])
+def test_what_is_not_scored_is_as_if_it_had_not_been_drawn(advantage):
+    for seed in range(5):
+        scores = with_holes(20, 5, seed)
+        found = advantage(scores)
+        assert (found[scores.isnan()] == 0).all()
+        for row, values in enumerate(scores):
+            present = values[~values.isnan()]
+            if len(present) < 2:
+                assert (found[row] == 0).all()
+            else:
+                assert_close(found[row][~values.isnan()], advantage(present[None])[0])
+
+
+@pytest.mark.parametrize("advantage", [leave_one_out, group_normalized, centered])
+def test_a_whole_group_is_equal_to_the_bit_beside_one_with_holes(advantage):
+    scores = with_holes(20, 5)
+    whole = ~scores.isnan().any(1)
+    assert whole.sum() > 1
+    assert torch.equal(advantage(scores)[whole], advantage(scores[whole]))
+
+
+def test_missing_scores_count_as_in_trl():
+    """The formulas of TRL 1.16's RLOO and GRPO trainers, whose baseline is over scorable siblings.
+
+    GRPO adds 1e-4 to the deviation. A deviation of one score is NaN there, which becomes 0.
+    """
+    scores = with_holes(20, 4).double()
+    counts = (~scores.isnan()).sum(1, keepdim=True)
+    others = (scores.nansum(1, keepdim=True) - scores) / (counts - 1)
+    rloo = (scores - others).nan_to_num(0, 0, 0).float()
+    rloo[(counts < 2).flatten()] = 0
+    assert_close(leave_one_out(scores), rloo)
+    mean = scores.nanmean(1, keepdim=True)
+    variance = (scores - mean).square().nanmean(1, keepdim=True) * counts / (counts - 1)
+    grpo = ((scores - mean) / variance.sqrt()).nan_to_num(0, 0, 0).float()
+    assert_close(group_normalized(scores), grpo)
+
+
+def test_a_sample_that_no_reward_scored_counts_in_no_whitening():
+    scores = torch.stack([with_holes(6, 4, 3), with_holes(6, 4, 3)], 2)
+    scores[2, 0] = NAN
+    found = decoupled(scores, torch.tensor([1.0, 2.0]))
+    missing = scores.isnan().all(2)
+    assert (found[missing] == 0).all()
+    present = found[~missing]
+    assert_close(present.mean(), torch.zeros(()), atol=1e-6, rtol=0)
+    assert_close(present.std(correction=0), torch.ones(()))

@@ -20,7 +20,7 @@ from rewardlab.policies import Generator, load_policy
 from rewardlab.policies.abilities import LengthLimited
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import Reward, load_reward
-from rewardlab.rewards.scoring import member_scores
+from rewardlab.rewards.scoring import judged_by
 from rewardlab.runs.folder import RunFolder
 from rewardlab.storage.prompts import placed_prompts
 from rewardlab.types import Samples
@@ -167,7 +167,7 @@ def probe(
     check_prompts(policy, prompts, file)
     sample = candidates(policy, prompts[:1], 1, 0)
     for reward in rewards:
-        member_scores(reward, sample)
+        judged_by(reward, reward.members, sample)
     return sample
 
 

@@ -100,7 +100,8 @@ def fitting_scores(
             return scores
         raise
     result = judged(reward, fit, batch_size)
-    say_left_out(result, what)
+    if not none_may_fit:
+        say_left_out(result, what)
     scores[fit.facts["row"]] = result.scores.double()
     return scores
 

@@ -302,7 +302,8 @@ def preferences(judge: Reward, pairs: PreferencePairs) -> Tensor:
     if isinstance(judge, ComparesPairs):
         return judge.compare(pairs)
     margin = judged(judge, pairs.chosen).scores - judged(judge, pairs.rejected).scores
-    return (margin.sign() + 1) / 2
+    preferred = (margin.sign() + 1) / 2
+    return preferred.masked_fill(margin.isnan(), torch.nan)  # the sign of NaN is 0
 
 
 def win_rate(judge: Reward, pairs: PreferencePairs, confidence: float = 0.95) -> dict[str, Any]:

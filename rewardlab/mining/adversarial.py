@@ -146,8 +146,8 @@ def _columns(samples: Samples, names: str, *scores: Tensor) -> Tensor:
         if column.shape != (len(samples),) or column.isinf().any():
             shapes = [list(column.shape) for column in scores]
             raise InputError(
-                f"{names} need one finite score for each of {len(samples)} samples, or NaN where "
-                f"there is none; got {shapes}."
+                f"{names} need one finite score, or NaN for none, for each of {len(samples)} "
+                f"samples; got {shapes}."
             )
         columns.append(column.detach().double().cpu())
     return torch.stack(columns, 1)
@@ -296,6 +296,7 @@ def _precision(
     reference_columns = _columns(references, "judge_scores of the references", of_references)
     lead = reference_columns[partners] - attack_columns
     preferred = (1 + lead[:, 0].sign()) / 2
+    preferred[lead[:, 0].isnan()] = torch.nan  # the sign of NaN is 0
     precision = {}
     for step, rows in steps.items():
         judged = preferred[rows]

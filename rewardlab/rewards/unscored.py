@@ -304,7 +304,8 @@ def _check_share(reward: Reward, tally: Tally, reasons: Sequence[str], samples: 
     """Refuse more samples that are not scored than the reward allows."""
     name = type(reward).__name__
     assert isinstance(reward, Partial)
-    if tally.unscored <= reward.most_unscored * max(tally.asked, LEAST):
+    allowed = reward.most_unscored * max(tally.asked, LEAST)
+    if tally.unscored <= allowed + 1e-9:  # 0.29 · 100 is a little less than 29
         return
     first = _first(reasons)
     where = f"{named_sample(samples, first)} with the prompt {samples.prompts[first]!r:.100}"

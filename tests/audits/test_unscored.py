@@ -11,14 +11,16 @@ import torch
 from rewardlab.attackers import BestOfN
 from rewardlab.attackers.base import highest, scored_only, with_scores
 from rewardlab.attackers.pgd import PGDAttacker
+from rewardlab.attackers.rollout_buffer import RolloutBuffer
 from rewardlab.audits import AttackAudit, CurveAudit
 from rewardlab.audits.scores import AttackScores, ScoredSamples, only_scored
 from rewardlab.errors import InputError
 from rewardlab.policies import CallableGenerator
-from rewardlab.rewards import Attack, Brightness, Function, Judged, Length, Reward
+from rewardlab.rewards import Attack, Brightness, Function, Judged, Length, Reward, Tolerant
 from rewardlab.rewards.abilities import Partial
 from rewardlab.rewards.unscored import partial_scores
 from rewardlab.runs.folder import RunFolder
+from rewardlab.training.collecting import score_rollout
 from rewardlab.types import Samples
 
 HERE = Path(__file__).parent
@@ -134,3 +136,20 @@ def test_a_curve_is_of_what_proxy_and_gold_score(tmp_path):
     short = CurveAudit(speaker(), Length(), Refusing(), ["a", "b"], n_max=32, samples=32)
     with pytest.raises(InputError, match="n_max=32 needs as many"):
         short.run(RunFolder.open(tmp_path / "other", {}))
+
+
+def test_an_adversarys_loop_keeps_what_is_missing_in_its_buffer_as_nan():
+    """The loop asks the buffer, which asks the attack, whose target leaves samples out."""
+    buffer = RolloutBuffer(Attack(Refusing(), Length(), threshold=0.0))
+    samples = REFUSING.texts("one two", "refuse", "one")
+    scores = score_rollout(buffer, samples, torch.device("cpu"))
+    assert scores.isnan().tolist() == [False, True, False]
+    assert scored_only(buffer.samples()).outputs == ["one two", "one"]
+    broken = RolloutBuffer(Attack(Tolerant(Length()), Broken(), threshold=0.0))
+    with pytest.raises(InputError, match="Attack gave a score of"):
+        score_rollout(broken, samples, torch.device("cpu"))
+
+
+class Broken(Reward):
+    def forward(self, samples):
+        return torch.full((len(samples),), torch.nan)

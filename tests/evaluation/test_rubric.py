@@ -12,6 +12,7 @@ from rewardlab.errors import InputError
 from rewardlab.evaluation import EndpointJudge, Rubric
 from rewardlab.evaluation.rubric import ITEM, panel_disagreement
 from rewardlab.rewards import Gated, Length, load_reward
+from rewardlab.rewards.scoring import judged
 from rewardlab.types import Samples
 
 JUDGES = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("test_judges.py"))))
@@ -81,9 +82,8 @@ def test_a_question_that_is_not_answered_leaves_its_sample_out_and_is_asked_agai
 
     with endpoint(reply) as (url, _):
         rubric = Rubric([EndpointJudge(url, "a")], ITEMS)
-        scores = rubric(TEXTS)
-        assert scores.isnan().tolist() == [False, True, False]
-        assert Gated(Length(), gate=rubric)(TEXTS).isnan().tolist() == [False, True, False]
+        assert judged(rubric, TEXTS).scored.tolist() == [True, False, True]
+        assert judged(Gated(Length(), gate=rubric), TEXTS).scored.tolist() == [True, False, True]
         with pytest.raises(InputError, match="about one question and gave no number as asked"):
             rubric(TEXTS[[1]])
         broken["now"] = False

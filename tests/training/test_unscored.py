@@ -14,6 +14,7 @@ from rewardlab import DiffusionPolicy, Sampler
 from rewardlab.advantages import decoupled, group_normalized, leave_one_out
 from rewardlab.data.prompt_data import NumberedPrompts, Prompts
 from rewardlab.errors import InputError
+from rewardlab.evaluation import Readings
 from rewardlab.policies import CausalLMPolicy
 from rewardlab.rewards import Brightness, Ensemble, Function, Judged, Pessimistic, Reward, Weighted
 from rewardlab.rewards.abilities import Partial
@@ -144,6 +145,13 @@ def test_a_run_with_nothing_scored_moves_nothing():
     for name, weight in after.items():
         assert_close(weight, before[name], atol=0, rtol=0)
     assert trainer.callback_metrics["unscored"].item() == 1.0
+
+
+def test_readings_are_over_what_is_scored():
+    readings = Readings({"codes": partial()}, prompts=PROMPTS, samples=12)
+    trainer = pl.Trainer(max_epochs=1, callbacks=[readings], **SILENT)
+    trainer.fit(language_loop(partial(), "leave_one_out"), Prompts(PROMPTS, batch_size=2))
+    assert all(row["codes"] == row["codes"] == row["reward"] for row in readings.rows)
 
 
 def test_more_than_the_share_ends_the_run_with_a_sentence():
