@@ -37,7 +37,9 @@ def leave_one_out(scores: Tensor) -> Tensor:
     """
     deviations = _deviations(scores, "leave_one_out")
     counts = _counts(scores)
-    return (deviations * (counts / (counts - 1).clamp_min(1))).float()
+    others = (counts - 1).clamp_min(1)
+    advantages = deviations * (counts / others)
+    return advantages.float()
 
 
 def group_normalized(scores: Tensor) -> Tensor:
@@ -62,13 +64,17 @@ def group_normalized(scores: Tensor) -> Tensor:
     """
     deviations = _deviations(scores, "group_normalized")
     wide = scores.double()
-    squares = deviations.square().sum(1, keepdim=True)
-    of_scored = (squares / (_counts(scores) - 1).clamp_min(1)).sqrt()
+    squares = deviations.square()
+    degrees = _counts(scores) - 1
+    variance = squares.sum(1, keepdim=True) / degrees.clamp_min(1)
     std = wide.std(1, keepdim=True)
-    std = torch.where(std.isnan(), of_scored, std)
-    largest = wide.abs().where(~wide.isnan(), 0).amax(1, keepdim=True)
+    std = torch.where(std.isnan(), variance.sqrt(), std)
+    sizes = wide.abs().nan_to_num(0)
+    largest = sizes.amax(1, keepdim=True)
     tied = std <= 1e-6 * largest  # the rest is float32's rounding
-    return torch.where(tied, 0, deviations / std.clamp_min(1e-30)).float()
+    normalized = deviations / std.clamp_min(1e-30)
+    advantages = torch.where(tied, 0, normalized)
+    return advantages.float()
 
 
 def decoupled(scores: Tensor, weights: Tensor) -> Tensor:
@@ -100,7 +106,8 @@ def decoupled(scores: Tensor, weights: Tensor) -> Tensor:
     deviations = total - present.mean()
     std = present.std(correction=0)
     whitened = deviations / std.clamp_min(1e-8)
-    return whitened.where(scored, 0).float()
+    advantages = whitened.where(scored, 0)
+    return advantages.float()
 
 
 def decoupled_sum(scores: Tensor, weights: Tensor) -> Tensor:
@@ -258,10 +265,14 @@ def _deviations(scores: Tensor, name: str) -> Tensor:
         )
     wide = scores.double()
     means = wide.mean(1, keepdim=True)
-    means = torch.where(means.isnan(), wide.nanmean(1, keepdim=True), means)
-    return (wide - means).where(~wide.isnan(), 0)
+    of_scored = wide.nanmean(1, keepdim=True)
+    means = torch.where(means.isnan(), of_scored, means)
+    deviations = wide - means
+    return deviations.where(~wide.isnan(), 0)
 
 
 def _counts(scores: Tensor) -> Tensor:
     """Return the number of scores in each row, float64 [P, 1]."""
-    return (~scores.isnan()).sum(1, keepdim=True).double()
+    scored = ~scores.isnan()
+    counts = scored.sum(1, keepdim=True)
+    return counts.double()

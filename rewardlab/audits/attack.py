@@ -16,7 +16,8 @@ from rewardlab.attackers import BestOfN
 from rewardlab.attackers.base import Perturbs, TrainedAttacker
 from rewardlab.audits.exploits import find_exploits
 from rewardlab.audits.inputs import distinct_prompts, names_of
-from rewardlab.audits.scores import AttackScores, ScoredSamples, only_scored
+from rewardlab.audits.left_out import only_scored
+from rewardlab.audits.scores import AttackScores, ScoredSamples
 from rewardlab.audits.verdict import attack_figures
 from rewardlab.conversations import Prompt, to_json
 from rewardlab.errors import InputError

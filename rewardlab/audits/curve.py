@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rewardlab.audits.inputs import distinct_prompts, names_of
-from rewardlab.audits.scores import as_many_each
+from rewardlab.audits.left_out import curve_samples, curve_scores, missing_of_curve
 from rewardlab.conversations import Prompt
 from rewardlab.errors import AlikeError, InputError
 from rewardlab.evaluation.choosing_n import best_of_each_n, choose_n, familiar_n
@@ -31,8 +31,7 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import frozen_features
 from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import places_of, spread_within
-from rewardlab.rewards.scoring import Scores, judged, judged_by, scores_and_members, scores_of
-from rewardlab.rewards.unscored import is_partial
+from rewardlab.rewards.scoring import judged, scores_of
 from rewardlab.runs import layout
 from rewardlab.runs.folder import RunFolder
 from rewardlab.seeds import derive
@@ -141,7 +140,8 @@ class CurveAudit:
         made_by = {name: key[name] for name in INPUTS}
         folder.record({"inputs": made_by})
         drawn = self._scored_samples(folder, key)
-        facts = self._only_scored(drawn).facts
+        facts = curve_samples(drawn, self.n_max).facts
+        unscored = int(missing_of_curve(drawn).sum())
         proxy = self._relative("proxy", facts["proxy"])
         gold = self._relative("gold", facts["gold"])
         rows = self._curve(proxy.values, gold.values)
@@ -150,7 +150,7 @@ class CurveAudit:
             {
                 "prompts": len(self.prompts),
                 "samples": len(facts["proxy"]) // len(self.prompts),
-                **_unscored(drawn),
+                **({"unscored": unscored} if unscored else {}),
                 "scales": {"proxy": proxy.scale(), "gold": gold.scale()},
                 "curve": rows,
                 "n": self._n(proxy.values, gold.values, facts),
@@ -179,38 +179,13 @@ class CurveAudit:
             self.policy.eval()
             seed = derive(self.seed, "curve")
             samples = candidates(self.policy, self.prompts, self.samples, seed)
-            proxy, members = self._proxy_scores(samples)
+            proxy, members = curve_scores(self.proxy, samples)
             gold = judged(self.gold, samples).scores
             doubt = _doubt(self.proxy, samples, members)
             samples = samples.with_facts(proxy=proxy, gold=gold, **doubt)
             save_samples(stage / layout.SAMPLES_FOLDER, samples)
 
         return load_samples(folder.stage(layout.SAMPLES, key, draw) / layout.SAMPLES_FOLDER)
-
-    def _proxy_scores(self, samples: Samples) -> Scores:
-        """Return the proxy's scores [P·N] and its members' [P·N, M]; NaN where not scored."""
-        if not is_partial(self.proxy):
-            return scores_and_members(self.proxy, samples)
-        members = judged_by(self.proxy, self.proxy.members, samples).scores
-        return Scores(judged(self.proxy, samples).scores, members)
-
-    def _only_scored(self, samples: Samples) -> Samples:
-        """Return what proxy and gold score, of each prompt as many: as the one with the fewest has.
-
-        Raises:
-            InputError: if less than `n_max` are left of a prompt.
-        """
-        missing = samples.facts["proxy"].isnan() | samples.facts["gold"].isnan()
-        if not missing.any():
-            return samples
-        left = as_many_each(samples.prompts, ~missing)
-        count = int(left.sum()) // len(self.prompts)
-        if count < self.n_max:
-            raise InputError(
-                f"Of the {self.samples} samples of a prompt proxy and gold both score {count}, and "
-                f"n_max={self.n_max} needs as many. Draw more, or take a smaller n_max."
-            )
-        return samples[left]
 
     def _n(self, proxy: Tensor, gold: Tensor, facts: Mapping[str, Tensor]) -> dict[str, Any]:
         """Return how large an n to take, up to `n_max`."""
@@ -253,12 +228,6 @@ class CurveAudit:
         return fit_overoptimization(
             distance, gold_by_n - gold_by_n[:1], "best_of_n", seed=self.seed
         )
-
-
-def _unscored(samples: Samples) -> dict[str, int]:
-    """Return how many samples proxy or gold do not score, if there are some."""
-    count = int((samples.facts["proxy"].isnan() | samples.facts["gold"].isnan()).sum())
-    return {"unscored": count} if count else {}
 
 
 def _doubt(proxy: Reward, samples: Samples, members: Tensor) -> dict[str, Tensor]:

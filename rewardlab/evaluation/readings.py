@@ -146,7 +146,8 @@ class Readings(Callback):
     def _columns_of(self, loop: TrainedLoop, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         """Return the scores [B] of each judge and of the reward, and the nats from the reference.
 
-        A judge that leaves outputs out has fewer. Their means are the readings; those of the nats are the KL.
+        A judge that leaves outputs out has fewer. Their means are the readings; those of the nats
+        are the KL.
         """
         seeds = row_seeds(derive(self.seed, "readings"), self.samples)
         trajectory = loop.policy.sample(prompts, seeds=seeds)

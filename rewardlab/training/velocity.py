@@ -62,10 +62,10 @@ class VelocityMatching(Trained):
     Two forms: "nft" (DiffusionNFT, arXiv 2509.16117) and "ram" (arXiv 2605.10759); see
     `rewardlab.losses.nft_loss` and `ram_loss`. The samples of "nft" come from an average of the
     weights, which is also its v_old. Guidance belongs to the drawing only: the regression has none.
-    The number of noisings of a sample is the policy's `draws`. Samples that the reward does not score
-    (docs/guide/not_scored.md) are left out; their share is logged as `unscored`. Logged: `loss`, `score`, and
-    `norm_ratio`, ‖v‖/‖v_ref‖, which grows when a generator is over-optimized (NormGuard, arXiv
-    2606.27771).
+    The number of noisings of a sample is the policy's `draws`. Samples that the reward does not
+    score (docs/guide/not_scored.md) are left out; their share is logged as `unscored`. Logged:
+    `loss`, `score`, and `norm_ratio`, ‖v‖/‖v_ref‖, which grows when a generator is over-optimized
+    (NormGuard, arXiv 2606.27771).
 
     Args:
         policy: a policy that denoises, such as a `DiffusionPolicy`.

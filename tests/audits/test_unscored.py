@@ -13,7 +13,8 @@ from rewardlab.attackers.base import highest, scored_only, with_scores
 from rewardlab.attackers.pgd import PGDAttacker
 from rewardlab.attackers.rollout_buffer import RolloutBuffer
 from rewardlab.audits import AttackAudit, CurveAudit
-from rewardlab.audits.scores import AttackScores, ScoredSamples, only_scored
+from rewardlab.audits.left_out import only_scored
+from rewardlab.audits.scores import AttackScores, ScoredSamples
 from rewardlab.errors import InputError
 from rewardlab.policies import CallableGenerator
 from rewardlab.rewards import Attack, Brightness, Function, Judged, Length, Reward, Tolerant

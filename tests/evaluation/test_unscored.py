@@ -58,7 +58,9 @@ def speaker():
 
 
 def test_curves_and_monitors_are_over_what_is_scored():
-    rows = finish_curve(lambda tau: speaker(), {"words": Refusing()}, ["hi"], taus=(0.0,), samples=4)
+    rows = finish_curve(
+        lambda tau: speaker(), {"words": Refusing()}, ["hi"], taus=(0.0,), samples=4
+    )
     assert rows[0]["words"] == 1.5
     reward = Ensemble([Refusing(), Repetition()])
     monitored = MonitoredPolicy(reward, ["hi"])
