@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,8 @@ TABLE_IMAGES = 16
 class SampleTable:
     """Prompts, outputs and scores at some steps, in a folder, to be judged afterwards.
 
-    Texts are lines {"step", "prompt", "output", "score"} of `samples.jsonl`. Of images the first 16
+    Texts are lines {"step", "prompt", "output", "score"} of `samples.jsonl`; the score is null
+    where there is none. Of images the first 16
     become the folder `samples/<step>`, which `load_samples` reads.
 
     Args:
@@ -60,7 +62,8 @@ class SampleTable:
         path = self.folder / TABLE
         with path.open("a", encoding="ascii", newline="\n") as file:  # escapes keep strings exact
             for prompt, output, score in zip(samples.prompts, samples.outputs, scores, strict=True):
-                line = {"step": step, "prompt": prompt, "output": output, "score": score}
+                value = None if math.isnan(score) else score  # not scored
+                line = {"step": step, "prompt": prompt, "output": output, "score": value}
                 file.write(json.dumps(line) + "\n")
 
 

@@ -215,11 +215,11 @@ def reference_figures(
     present = scores[~scores.isnan()]
     center = mean(present)
     groups = scores.view(-1, samples_per_prompt)
-    degrees = across_processes(torch.tensor(len(present)))
+    degrees = across_processes(torch.tensor(len(present), device=scores.device))
     factor = 1.0
     if samples_per_prompt > 1:
         center = _group_means(groups)
-        of_groups = (~groups.isnan()).any(1).sum().cpu()
+        of_groups = (~groups.isnan()).any(1).sum()
         free = degrees - across_processes(of_groups)
         factor = degrees.item() / max(free.item(), 1)
     squares = (groups - center).square().flatten()

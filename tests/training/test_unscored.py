@@ -1,5 +1,6 @@
 """Loops whose reward leaves samples out: as if those had not been drawn."""
 
+import json
 import runpy
 from pathlib import Path
 from types import SimpleNamespace
@@ -145,6 +146,16 @@ def test_a_run_with_nothing_scored_moves_nothing():
     for name, weight in after.items():
         assert_close(weight, before[name], atol=0, rtol=0)
     assert trainer.callback_metrics["unscored"].item() == 1.0
+
+
+def test_the_table_of_samples_says_null(tmp_path):
+    loop = language_loop(partial(), "leave_one_out", table_every=1)
+    options = {**SILENT, "default_root_dir": tmp_path}
+    pl.Trainer(max_epochs=1, **options).fit(loop, Prompts(PROMPTS, batch_size=2))
+    (file,) = tmp_path.rglob("samples.jsonl")
+    for line in file.read_text().splitlines():
+        row = json.loads(line, parse_constant=pytest.fail)
+        assert (row["score"] is None) == marked(row["output"])
 
 
 def test_readings_are_over_what_is_scored():
