@@ -30,6 +30,7 @@ _HOMES = {
     "curve": "curve",
     "score": "score",
     "evaluate": "evaluate",
+    "data": "data",
     "generate": "generate",
     "plan": "plan",
     "report": "report",

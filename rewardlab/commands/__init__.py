@@ -64,6 +64,7 @@ optimiser.
   curve      draw how a judge fares while best-of-n climbs a reward
   score      score texts or pictures with a reward: one row a sample
   evaluate   accuracy on benchmarks and preferences, calibration, named biases
+  data       check what a fit would see in a file of pairs or a folder of pictures
   generate   draw outputs of a policy into a folder of samples
   plan       say how much memory a config needs, before anything is loaded
   report     write one self-contained HTML page from run folders
@@ -236,6 +237,29 @@ rewardlab evaluate: what a reward of texts gets right, on local files, and which
 Examples:
   rewardlab evaluate runs/rm/reward reward-bench-2.parquet --out runs/bench
   rewardlab evaluate rm held-out.jsonl rm-bench.json --chat false --audit 500""",
+    "data": """\
+rewardlab data check: what a fit would see in a file of pairs, or in a folder of pictures or videos.
+
+  rewardlab data check FILE [--tokenizer FOLDER] [--context N] [--against OTHER] [--out FIGURES]
+
+  FILE             preference pairs (JSON, CSV, parquet, a folder of datasets, a folder of pairs),
+                   told by their columns: docs/guide/data.md; prompts with responses; or a folder of
+                   pictures or videos
+  --tokenizer FOLDER  of the model that will read it: lengths in its tokens, its special tokens in
+                   the texts. Without it lengths are in characters
+  --context N      tokens that fit; by default as config.json in FOLDER says
+  --chat false     plain text, no chat template    --dialogues turns  as Preferences has it
+  --against OTHER  a benchmark, pairs or prompts: how many prompts and responses are shared; of
+                   pictures, the generated ones: what trivially tells both folders apart
+  --held-out 0.1 --held-out-by auto --seed 0  the split whose parts are looked at for shared
+                   prompts and responses; prompts: hold out whole prompts
+  --out FIGURES    a new .json file with every figure
+
+Exit code 0 whatever is found, 2 if FILE cannot be read.
+
+Examples:
+  rewardlab data check pairs.jsonl --tokenizer model --against reward-bench-2.parquet
+  rewardlab data check targets --against generated""",
     "generate": """\
 rewardlab generate: draw outputs of a policy into a folder of samples.
 

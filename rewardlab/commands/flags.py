@@ -40,7 +40,7 @@ def audit_parser(command: str) -> FlagParser:
     add("--max-length", type=int, help=_MAX_LENGTH)
     add(
         "--policy-chat",
-        type=_switch,
+        type=switch,
         metavar="true|false",
         help="the same as --chat, of the policy",
     )
@@ -57,11 +57,11 @@ def add_device_flags(parser: FlagParser) -> None:
     add("--query", help=_QUERY)
     add("--query-template", metavar="TOKENIZER", help=_QUERY_TEMPLATE)
     add("--key-variable", help="environment variable with the key of a reward behind a URL")
-    add("--chat", type=_switch, metavar="true|false", help=_CHAT)
+    add("--chat", type=switch, metavar="true|false", help=_CHAT)
     add("--trust", action="store_true", help=_TRUST)
 
 
-def _switch(word: str) -> bool:
+def switch(word: str) -> bool:
     """Return a flag's true or false."""
     if word not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"it is true or false; got {word}")

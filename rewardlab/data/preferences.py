@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,12 +14,23 @@ from torch import Tensor
 from rewardlab.conversations import Prompt
 from rewardlab.data.loader import ResumableLoader, Rows
 from rewardlab.data.long_rows import LongRows, Model, fitting, models_of
-from rewardlab.data.splits import Part, Split, SplitData, held_out_count, split_groups
+from rewardlab.data.pair_keys import without_doubles
+from rewardlab.data.splits import (
+    Part,
+    Split,
+    SplitData,
+    held_out_count,
+    prompt_key,
+    split_groups,
+)
 from rewardlab.errors import InputError
 from rewardlab.networks.chat import finished_of
-from rewardlab.storage.preferences import PAIR_FACTS, Dialogues, read_preferences
+from rewardlab.storage.pair_rows import PAIR_FACTS, Dialogues
+from rewardlab.storage.preferences import read_preferences
 from rewardlab.types import PreferencePairs, Samples, concatenate, distinct, kind_of
 
+HeldOutBy = Literal["auto", "prompts", "pairs"]
+MANY_PROMPTS = 20  # from which on single pairs that are held out are worth a warning
 log = logging.getLogger("rewardlab")
 
 
@@ -31,8 +42,9 @@ class Preferences(SplitData):
     "extra" (1 for adversarial pairs).
 
     Where there are at least twice as many prompts as pairs to hold out, whole prompts are held out,
-    so that no pair of a held-out prompt is trained on. Where prompts are few (class names, or none)
-    single pairs are held out.
+    so that no pair of a held-out prompt is trained on. Prompts that differ only in spaces, case or
+    Unicode's compatible forms count as one (see `rewardlab.data.splits.prompt_key`). Where prompts
+    are few (class names, or none) single pairs are held out.
 
     Args:
         pairs: clean pairs: a file or a folder (see `read_preferences`), or PreferencePairs.
@@ -47,6 +59,10 @@ class Preferences(SplitData):
             for before the first step.
         dialogues: what dialogues that a file holds as one text become, such as hh-rlhf's: "text",
             or the "turns" of a conversation, for chat models (see `read_preferences`).
+        held_out_by: what is held out as a whole: "prompts", or single "pairs". By default ("auto")
+            prompts where they are many, as said above; a warning says where they are not.
+        dedup: drop pairs that stand earlier already, with the same prompt, halves, margin and
+            label, and log how many.
 
     Raises:
         InputError: if the pairs cannot be read, `held_out` leaves none to train on, or clean and
@@ -70,6 +86,8 @@ class Preferences(SplitData):
         strict: bool = False,
         long_rows: LongRows = "refuse",
         dialogues: Dialogues = "text",
+        dedup: bool = False,
+        held_out_by: HeldOutBy = "auto",
     ) -> None:
         super().__init__()
         self.pairs = pairs
@@ -80,6 +98,8 @@ class Preferences(SplitData):
         self.strict = strict
         self.long_rows = long_rows
         self.dialogues = dialogues
+        self.dedup = dedup
+        self.held_out_by = held_out_by
         self.order_seed = seed
         self._splits: dict[str, PreferencePairs] | None = None
         self._models: list[Model] = []  # whose context the pairs fit
@@ -98,6 +118,8 @@ class Preferences(SplitData):
             self.strict,
             self.long_rows,
             self.dialogues,
+            self.dedup,
+            self.held_out_by,
         )
         other.order_seed = self.order_seed if seed is None else seed
         return other
@@ -189,9 +211,10 @@ class Preferences(SplitData):
         return self._splits[part]
 
     def _open(self, source: str | Path | PreferencePairs) -> PreferencePairs:
-        if isinstance(source, PreferencePairs):
-            return source
-        return read_preferences(source, self.strict, self.dialogues)
+        pairs = source
+        if not isinstance(source, PreferencePairs):
+            pairs = read_preferences(source, self.strict, self.dialogues)
+        return without_doubles(pairs) if self.dedup else pairs
 
     def _split_rows(self, prompts: Sequence[Prompt]) -> Split:
         """Return the row numbers to train on and to hold out."""
@@ -202,9 +225,13 @@ class Preferences(SplitData):
                 f"Preferences was asked to hold out {self.held_out:g} of {count} pairs, "
                 "which leaves none to train on."
             )
-        unique_prompts = distinct(prompts)
-        prompts_suffice = 2 * held <= len(unique_prompts.values)
-        groups = unique_prompts.places if prompts_suffice else range(count)
+        unique_prompts = distinct([prompt_key(prompt) for prompt in prompts])
+        whole_prompts = 2 * held <= len(unique_prompts.values)
+        if self.held_out_by == "auto" and not whole_prompts:
+            _warn_of_shared_prompts(held, len(unique_prompts.values))
+        if self.held_out_by != "auto":
+            whole_prompts = self.held_out_by == "prompts"
+        groups = unique_prompts.places if whole_prompts else range(count)
         rows = split_groups(groups, held, self.seed)
         if not rows.train:
             raise InputError(
@@ -212,6 +239,18 @@ class Preferences(SplitData):
                 "Give a smaller held_out."
             )
         return rows
+
+
+def _warn_of_shared_prompts(held: int, prompts: int) -> None:
+    """Warn where pairs are held out whose prompts are trained on, though prompts are many."""
+    if prompts >= MANY_PROMPTS:
+        log.warning(
+            "%d single pairs are held out, since %d prompts are too few to hold out as many whole "
+            "ones; so their prompts are trained on too. held_out_by=prompts holds out whole ones, "
+            "with all their pairs",
+            held,
+            prompts,
+        )
 
 
 def _tell_of(train: PreferencePairs, held_out: int) -> None:

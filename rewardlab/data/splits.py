@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 
+from rewardlab.conversations import Prompt
 from rewardlab.seeds import derive, row_seeds
 
 Part = Literal["train", "held_out"]
@@ -44,6 +46,19 @@ def held_out_count(held_out: float, count: int) -> int:
         (2, 3)
     """
     return round(held_out * count) if held_out < 1 else int(held_out)
+
+
+def prompt_key(prompt: Prompt) -> str:
+    r"""Return what is equal for prompts that ask the same but for spaces and case.
+
+    Unicode's compatible forms, such as full-width letters and ligatures, are equal too (NFKC).
+
+    Example:
+        >>> prompt_key("What is\n2+2? ") == prompt_key("what is 2+2?")
+        True
+    """
+    text = unicodedata.normalize("NFKC", str(prompt))
+    return " ".join(text.split()).casefold()
 
 
 def split_groups(groups: Sequence[int], held: int, seed: int) -> Split:

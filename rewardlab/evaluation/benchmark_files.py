@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.evaluation.benchmark_judgments import FORMS, JudgedForm
 from rewardlab.evaluation.rewardbench import SECTIONS
 from rewardlab.evaluation.rewardbench_rows import BenchRow, rows_of_records
 from rewardlab.evaluation.rm_bench import STYLES
 from rewardlab.storage.exchanges import UnusableError
-from rewardlab.storage.preferences import read_preferences
+from rewardlab.storage.judgments import JudgedForm, judged_form
+from rewardlab.storage.pair_layouts import laid_out
+from rewardlab.storage.preferences import read_pair_file
 from rewardlab.storage.records import Record, read_records, usable_rows
 from rewardlab.storage.tables import is_dataset
 from rewardlab.types import PreferencePairs
@@ -102,19 +103,30 @@ def _has_half_a_letter(row: BenchRow) -> bool:
 def _read(path: Path) -> BenchmarkFile:
     """Return the file in the form that its columns say."""
     if path.is_dir() and not is_dataset(path):
-        return _preferences(path, None)
+        return _preferences(path)
     records = read_records(path, ("chosen", "rejected"))
     columns = _columns(path, records)
-    for form in FORMS:
-        if form.told_by <= columns:
-            return _judged(path, form)
     if not columns & {"chosen", "rejected"}:
-        raise _unknown(path, columns)
+        return _compared(path, columns, records)
     if any(_is_listed(record.row) for record in records):
         return _listed(path, records)
     if "subset" in columns:
         return _with_subsets(path, records)
-    return _preferences(path, len(records))
+    return _preferences(path)
+
+
+def _compared(path: Path, columns: frozenset[str], records: Sequence[Record]) -> BenchmarkFile:
+    """Return a file whose columns are not called chosen and rejected."""
+    try:
+        form = judged_form(columns)
+        if form is not None and form.name in TITLES:
+            return _judged(path, form)
+        pairs = laid_out(records).records
+    except UnusableError as reason:
+        raise InputError(f"{path} {reason}.") from None
+    if any("chosen" in pair.row for pair in pairs):
+        return _preferences(path)
+    raise _unknown(path, columns)
 
 
 def _columns(path: Path, records: Sequence[Record]) -> frozenset[str]:
@@ -172,22 +184,18 @@ def _with_subsets(path: Path, records: Sequence[Record]) -> BenchmarkFile:
     return BenchmarkFile(str(path), "rewardbench" if is_benchmark else "preferences", rows, {})
 
 
-def _preferences(path: Path, count: int | None) -> BenchmarkFile:
-    """Return pairs of any form of preference data.
-
-    Args:
-        path: the file or folder.
-        count: number of its rows; None where none are skipped.
-    """
-    pairs = read_preferences(path)
+def _preferences(path: Path) -> BenchmarkFile:
+    """Return pairs of any layout of preference data."""
+    file = read_pair_file(path)
+    pairs = file.pairs
     if isinstance(pairs.chosen.outputs, Tensor) or isinstance(pairs.rejected.outputs, Tensor):
         raise InputError(
             f"{path} holds pairs of pictures or videos, and `evaluate` reads texts. "
             "`rewardlab score` scores pictures."
         )
     rows = _rows_of_pairs(pairs)
-    equal = len(pairs) - len(rows)
-    unusable = 0 if count is None else count - len(pairs)
+    equal = file.equal + len(pairs) - len(rows)
+    unusable = len(set().union(*file.skipped.values()))
     left_out = {"called equal": equal, "unusable": unusable}
     left_out = {reason: number for reason, number in left_out.items() if number}
     if not rows:
@@ -220,13 +228,13 @@ def _judged(path: Path, form: JudgedForm) -> BenchmarkFile:
             judged = form.read(row, number)
         except UnusableError as reason:
             raise InputError(
-                f"{path}, {record.place} {reason}. A row of {TITLES[form.name]} should be "
-                f"{form.shape}."
+                f"{path}, {record.place} {reason}. A row of {form.title} should be {form.shape}."
             ) from None
         if judged is None:
             left_out["called equal"] += 1
-        else:
-            rows.append(judged)
+            continue
+        prompt, chosen, rejected, subset, row_id = judged
+        rows.append(BenchRow(prompt, [chosen], [rejected], False, subset, row_id))
     if not rows:
         raise InputError(f"{path} holds no pair that is decided: people call all of them equal.")
     return BenchmarkFile(str(path), form.name, rows, dict(left_out))

@@ -3,75 +3,55 @@
 from __future__ import annotations
 
 import logging
-import math
-from collections import defaultdict
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from rewardlab.conversations import Prompt, prompt_of_messages
 from rewardlab.errors import InputError
-from rewardlab.storage.exchanges import Exchange, UnusableError, exchange
+from rewardlab.storage.exchanges import UnusableError
+from rewardlab.storage.pair_layouts import laid_out
+from rewardlab.storage.pair_rows import (
+    PAIR_FACTS,
+    SHAPE,
+    Dialogues,
+    PairLine,
+    are_texts,
+    parse_pair,
+    repeats,
+)
 from rewardlab.storage.records import FORMS, Record, read_records
 from rewardlab.storage.samples import load_pairs
 from rewardlab.storage.tables import is_dataset
-from rewardlab.storage.turns import (
-    asks_for_answer,
-    continues,
-    dialogue_turns,
-    shared_prompt,
-    without_end,
-)
 from rewardlab.types import PreferencePairs, Samples
 
-SHAPE = '{"prompt": "…", "chosen": "…", "rejected": "…"}'
 _DOUBLED_SHARE = 0.9  # of a file's texts that begin with their prompt, from which all do
+_SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"))
 _log = logging.getLogger("rewardlab")
 
 
-Dialogues = Literal["text", "turns"]
-
-
-class PairFact(NamedTuple):
-    """A number that a line may give of its pair.
+class PairFile(NamedTuple):
+    """The preference pairs of a file, and how it was read.
 
     Attributes:
-        name: key in the line, and name of the fact of the chosen half.
-        default: value for a line without the key.
-        least: lowest value.
-        most: highest value.
-        form: says in errors what it has to be.
+        pairs: the pairs; their chosen half has the facts that rows give.
+        rows: number of rows in the file; of pairs in a folder.
+        layouts: number of rows of each layout, by its name in `pair_layouts.LAYOUTS`; none for a
+            folder that `save_pairs` wrote.
+        skipped: places of rows that are no pairs, by the reason.
+        equal: number of pairs of answers that the file calls equal, which are left out.
+        equal_scores: number of pairs whose score_chosen is their score_rejected, which are kept.
     """
 
-    name: str
-    default: float
-    least: float
-    most: float
-    form: str
-
-
-PAIR_FACTS = (
-    PairFact("margin", 0.0, -math.inf, math.inf, "a number"),
-    PairFact("label", 1.0, 0.0, 1.0, "a number from 0 to 1"),
-)
-
-
-class _PairLine(NamedTuple):
-    """A pair as its row gives it; `facts` has only the facts that the row has."""
-
-    prompt: Prompt
-    chosen: str
-    rejected: str
-    facts: dict[str, float]
-
-
-class _Halves(NamedTuple):
-    """Both sides of a pair."""
-
-    chosen: Exchange
-    rejected: Exchange
+    pairs: PreferencePairs
+    rows: int
+    layouts: Counter[str]
+    skipped: dict[str, list[str]]
+    equal: int
+    equal_scores: int
 
 
 def read_preferences(
@@ -94,7 +74,8 @@ def read_preferences(
     * texts begin with the key's text, at a turn's mark, or in nine of ten rows or more.
 
     The form of ShareGPT, "conversations" with {"from", "value"} beside chosen and rejected, is read
-    as messages.
+    as messages. So are the layouts of UltraFeedback, HelpSteer, NeMo RL, RewardBench and others,
+    told by their columns: `pair_layouts.LAYOUTS` lists them, and the guide to data shows each.
 
     Two more keys are read, and become facts of the chosen half if a row has them. "margin" is by
     how much chosen should lead; rows without it get 0. "label" is the probability that chosen is
@@ -120,32 +101,59 @@ def read_preferences(
         >>> read_preferences(path)[0:1].chosen
         Samples(prompts=['hi'], outputs=['hello'], facts={})
     """
+    return read_pair_file(path, strict, dialogues).pairs
+
+
+def read_pair_file(
+    path: str | Path, strict: bool = False, dialogues: Dialogues = "text"
+) -> PairFile:
+    r"""Return the preference pairs of a file, and how it was read.
+
+    The arguments and errors are those of `read_preferences`.
+
+    Example:
+        >>> path = getfixture("tmp_path") / "pairs.jsonl"
+        >>> row = '{"prompt": "2+2?", "response_1": "5", "response_2": "4", '
+        >>> _ = path.write_text(row + '"preference_strength": 2}\n')
+        >>> file = read_pair_file(path)
+        >>> file.pairs.chosen.outputs, file.layouts
+        (['4'], Counter({'helpsteer2-preference': 1}))
+    """
     path = Path(path)
     if path.is_dir() and not is_dataset(path):
-        return load_pairs(path)
+        pairs = load_pairs(path)
+        return PairFile(pairs, len(pairs), Counter(), {}, 0, 0)
     records = read_records(path, ("chosen", "rejected"))
-    doubled = _repeat_prompts(path, records)
-    pairs = []
-    skipped = defaultdict(list)
-    for record in records:
+    laid = laid_out(records)
+    doubled = _repeat_prompts(path, laid.records)
+    lines = []
+    skipped = dict(laid.unusable)
+    for record in laid.records:
         try:
-            pairs.append(_parse_pair(record, doubled, dialogues))
+            lines.append(parse_pair(record, doubled, dialogues))
         except UnusableError as reason:
-            skipped[str(reason)].append(record.place)
-    _report_skipped(path, len(pairs), skipped, strict)
-    _report_empty(path, pairs)
-    prompts = [pair.prompt for pair in pairs]
-    chosen = Samples(prompts, [pair.chosen for pair in pairs], _fact_columns(pairs))
-    rejected = Samples(prompts, [pair.rejected for pair in pairs])
+            skipped.setdefault(str(reason), []).append(record.place)
+    _report_skipped(path, len(records), len(lines), skipped, strict)
+    _report_empty(path, lines)
+    equal_scores = _equal_scores(records)
+    _report_equal(path, laid.equal, equal_scores)
+    pairs = _pairs_of(lines)
+    return PairFile(pairs, len(records), laid.layouts, skipped, laid.equal, equal_scores)
+
+
+def _pairs_of(lines: Sequence[PairLine]) -> PreferencePairs:
+    prompts = [line.prompt for line in lines]
+    chosen = Samples(prompts, [line.chosen for line in lines], _fact_columns(lines))
+    rejected = Samples(prompts, [line.rejected for line in lines])
     return PreferencePairs(chosen, rejected)
 
 
-def _fact_columns(pairs: list[_PairLine]) -> dict[str, Tensor]:
+def _fact_columns(lines: Sequence[PairLine]) -> dict[str, Tensor]:
     """Return the facts that at least one row has, as columns [B]."""
     columns = {}
     for fact in PAIR_FACTS:
-        if any(fact.name in pair.facts for pair in pairs):
-            values = [pair.facts.get(fact.name, fact.default) for pair in pairs]
+        if any(fact.name in line.facts for line in lines):
+            values = [line.facts.get(fact.name, fact.default) for line in lines]
             columns[fact.name] = torch.tensor(values)
     return columns
 
@@ -160,9 +168,9 @@ def _repeat_prompts(path: Path, records: list[Record]) -> bool:
     repeating = 0
     for record in records:
         row = record.row
-        if _are_texts(row) and row["prompt"].strip():
+        if are_texts(row) and row["prompt"].strip():
             texts += 1
-            repeating += _repeats(row)
+            repeating += repeats(row)
     doubled = repeating > 0 and repeating >= _DOUBLED_SHARE * texts
     if doubled:
         what = "the prompt is taken off both"
@@ -179,137 +187,19 @@ def _repeat_prompts(path: Path, records: list[Record]) -> bool:
     return doubled
 
 
-def _are_texts(row: dict[str, Any]) -> bool:
-    names = ("prompt", "chosen", "rejected")
-    return all(isinstance(row.get(name), str) for name in names)
+def _equal_scores(records: Sequence[Record]) -> int:
+    """Return how many rows give chosen and rejected one score."""
+    equal = 0
+    for record in records:
+        for chosen, rejected in _SCORES:
+            score = record.row.get(chosen)
+            equal += score is not None and score == record.row.get(rejected)
+    return equal
 
 
-def _repeats(row: dict[str, Any]) -> bool:
-    """Tell whether the texts of a row both begin with its prompt."""
-    prompt = row["prompt"]
-    return continues(row["chosen"], prompt) and continues(row["rejected"], prompt)
-
-
-def _parse_pair(record: Record, doubled: bool, dialogues: Dialogues) -> _PairLine:
-    """Return the pair of a row."""
-    if record.problem is not None:
-        example = f" such as {SHAPE}" if record.problem == "not an object" else ""
-        raise UnusableError(record.problem + example)
-    row = record.row
-    halves = _halves(row, doubled)
-    halves = _Halves(_without_end(halves.chosen), _without_end(halves.rejected))
-    if dialogues == "turns":
-        halves = _Halves(_as_turns(halves.chosen), _as_turns(halves.rejected))
-    prompt = halves.chosen.prompt
-    chosen = halves.chosen.response
-    rejected = halves.rejected.response
-    _check_letters(f"{prompt}{chosen}{rejected}")
-    if prompt != halves.rejected.prompt:
-        raise UnusableError("with another prompt for chosen than for rejected")
-    if chosen == rejected:
-        raise UnusableError("with identical chosen and rejected")
-    return _PairLine(prompt, chosen, rejected, _parse_facts(row))
-
-
-def _halves(row: dict[str, Any], doubled: bool) -> _Halves:
-    """Return both sides of a row, each with its prompt."""
-    prompt = row.get("conversations") if row.get("prompt") is None else row["prompt"]
-    chosen = row.get("chosen")
-    rejected = row.get("rejected")
-    if prompt is None and isinstance(chosen, str) and isinstance(rejected, str):
-        return _dialogue(chosen, rejected)
-    _check_keys(row)
-    repeats = _are_texts(row) and _repeats(row)
-    if isinstance(prompt, str) and repeats and (doubled or asks_for_answer(prompt)):
-        count = len(prompt)
-        return _Halves(
-            Exchange(prompt, row["chosen"][count:]), Exchange(prompt, row["rejected"][count:])
-        )
-    return _Halves(exchange(prompt, chosen), exchange(prompt, rejected))
-
-
-def _as_turns(half: Exchange) -> Exchange:
-    """Return a side whose prompt is a dialogue in one text as turns; others stay."""
-    if not isinstance(half.prompt, str) or not asks_for_answer(half.prompt):
-        return half
-    turns = dialogue_turns(half.prompt)
-    if not turns or turns[-1].role != "user":
-        raise UnusableError(
-            "whose dialogue does not begin with a mark, or does not end with a user"
-        )
-    prompt = prompt_of_messages([vars(turn) for turn in turns])
-    return Exchange(prompt, half.response.strip())
-
-
-def _without_end(half: Exchange) -> Exchange:
-    """Return a side without the mark that ends its response, where its prompt has marks."""
-    if not isinstance(half.prompt, str):
-        return half
-    return Exchange(half.prompt, without_end(half.prompt, half.response))
-
-
-def _dialogue(chosen: str, rejected: str) -> _Halves:
-    """Return two texts without a prompt, parted where they begin the assistant's last turn."""
-    shared = shared_prompt(chosen, rejected)
-    if shared is None:
-        raise UnusableError(
-            'without "prompt", and chosen and rejected share no dialogue up to their last turn'
-        )
-    return _Halves(Exchange(shared.prompt, shared.first), Exchange(shared.prompt, shared.second))
-
-
-def _check_keys(row: dict[str, Any]) -> None:
-    """Refuse a row without the keys that a pair needs."""
-    needed = ["chosen", "rejected"]
-    if row.get("chosen") is None and row.get("rejected") is None and _is_judged(row):
-        raise UnusableError(
-            "that is one answer, marked as good or bad (as for KTO), where a pair has two answers "
-            "of one prompt; good ones alone can be fine-tuned on (SFT)"
-        )
-    has_conversation = isinstance(row.get("conversations"), list)
-    if not isinstance(row.get("chosen"), list) and not has_conversation:
-        needed.insert(0, "prompt")  # else messages may hold it
-    missing = [f'"{name}"' for name in needed if row.get(name) is None]
-    if missing:
-        raise UnusableError("without " + " and ".join(missing))
-
-
-def _is_judged(row: dict[str, Any]) -> bool:
-    """Tell whether a row is a single answer with a verdict of true or false."""
-    return any(isinstance(row.get(name), bool) for name in ("label", "kto_tag"))
-
-
-def _check_letters(text: str) -> None:
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise UnusableError("with half a surrogate pair, which is no character")
-
-
-def _parse_facts(row: dict[str, Any]) -> dict[str, float]:
-    """Return the numbers that a row gives of its pair."""
-    facts = {}
-    for fact in PAIR_FACTS:
-        value = _number(row.get(fact.name))
-        if value is None:
-            continue
-        if not math.isfinite(value) or not fact.least <= value <= fact.most:
-            raise UnusableError(f'whose "{fact.name}" is not {fact.form}')
-        facts[fact.name] = value
-    return facts
-
-
-def _number(value: Any) -> float | None:
-    """Return a number, also from the text of a table's cell; NaN if it is none, None if absent."""
-    if value is None or value == "":
-        return None
-    if not isinstance(value, int | float | str):
-        return math.nan
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return math.nan
-
-
-def _report_skipped(path: Path, usable: int, skipped: dict[str, list[str]], strict: bool) -> None:
+def _report_skipped(
+    path: Path, rows: int, usable: int, skipped: dict[str, list[str]], strict: bool
+) -> None:
     """Log how many rows were skipped for which reasons, or refuse them."""
     reasons = []
     for reason, places in skipped.items():
@@ -327,14 +217,26 @@ def _report_skipped(path: Path, usable: int, skipped: dict[str, list[str]], stri
             f"{path}, {places[0]} is a {kind} {reason}. Mend or remove it, or leave `strict` off."
         )
     if skipped:
-        count = sum(map(len, skipped.values()))
-        _log.warning("Skipped %d of %d lines in %s: %s", count, usable + count, path, summary)
+        count = len(set().union(*skipped.values()))
+        _log.warning("Skipped %d of %d lines in %s: %s", count, rows, path, summary)
 
 
-def _report_empty(path: Path, pairs: list[_PairLine]) -> None:
+def _report_empty(path: Path, pairs: list[PairLine]) -> None:
     """Log how many pairs have an empty response."""
     empty = sum(not (pair.chosen.strip() and pair.rejected.strip()) for pair in pairs)
     if empty:
         _log.warning(
             "%d of %d pairs in %s have an empty response; they are kept", empty, len(pairs), path
+        )
+
+
+def _report_equal(path: Path, equal: int, equal_scores: int) -> None:
+    """Log how many pairs of answers are called equal."""
+    if equal:
+        _log.warning("%d pairs of answers in %s are called equal; they are left out", equal, path)
+    if equal_scores:
+        _log.warning(
+            "%d pairs in %s have one score for chosen and rejected; they are kept",
+            equal_scores,
+            path,
         )

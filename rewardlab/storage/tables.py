@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import csv
 import io
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rewardlab.errors import InputError
+from rewardlab.storage.cells import listed_in
 
 _DELIMITERS = (",", "\t", ";")
 _HEADER = 100_000  # letters, in which a first line ends
@@ -34,7 +33,8 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
     The delimiter is a comma, a tab or a semicolon, whichever makes the most columns. Columns are
     called by small letters. A cell that holds a list of messages, as JSON or as pandas writes it,
-    is that list.
+    is that list; so is what pandas writes of a
+    column of numpy's arrays.
 
     Raises:
         InputError: if quotes do not match.
@@ -97,16 +97,8 @@ def _header(text: str, delimiter: str) -> list[str]:
 
 def _cell(text: str) -> Any:
     """Return a cell: its text, or the list of messages that it holds."""
-    if not text.lstrip().startswith("[{") or "content" not in text:
-        return text
-    for parse in (json.loads, ast.literal_eval):
-        try:
-            value = parse(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        if isinstance(value, list) and all(isinstance(item, dict) for item in value):
-            return value
-    return text
+    messages = listed_in(text)
+    return text if messages is None else messages
 
 
 def parquet_rows(path: Path, content: bytes) -> list[dict[str, Any]]:
