@@ -211,9 +211,14 @@ def _context(figures: Figures) -> list[str]:
     context = figures.get("context")
     if context is None:
         return lines
-    long = f"context {context['context']:,}: {context['long']:,} do not fit"
-    cut = f"truncate cuts {context['cut']:,} and leaves out {context['left_out']:,}"
-    lines.append(f"  {long}; long_rows=refuse stops, drop leaves them out, {cut}")
+    lines.append(f"  context {context['context']:,}: {context['long']:,} pairs do not fit")
+    if context["long"]:
+        cuts = context["reward_cuts"]
+        refuses = context["reward_refuses"]
+        lines.append(f"    a reward drops the beginning of {cuts:,} prompts, refuses {refuses:,}")
+        cuts = context["policy_cuts"]
+        drops = context["policy_drops"]
+        lines.append(f"    a policy refuses all; truncate cuts {cuts:,} and leaves out {drops:,}")
     return lines
 
 
@@ -222,6 +227,8 @@ def _mends(figures: Figures) -> list[str]:
     mends = []
     if figures.get("duplicated") and "layouts" in figures:
         mends.append("Preferences(dedup=true) drops pairs that stand earlier already")
+    if (figures.get("context") or {}).get("long"):
+        mends.append("Preferences(long_rows=drop or truncate) goes on without what is refused")
     if figures.get("contradicting"):
         mends.append("give pairs that contradict each other a label between 0 and 1, or drop them")
     longer = figures.get("longer") or {"low": 0}

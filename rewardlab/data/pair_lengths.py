@@ -92,21 +92,34 @@ def length_quantiles(lengths: PairLengths) -> dict[str, dict[str, int]]:
 
 
 def context_figures(lengths: PairLengths, context: int) -> dict[str, int]:
-    """Return what a context of so many tokens does to pairs, under each value of `long_rows`.
+    """Return what a context of so many tokens does to pairs, for a reward and for a policy.
+
+    A reward reads a row that is too long without the beginning of its prompt, and refuses a
+    response that is too long alone. A policy, as DPO trains, refuses every row that is too long.
+    `long_rows` says what becomes of refused pairs.
 
     Returns:
-        "context"; "long", the pairs that do not fit, which "refuse" refuses and "drop" leaves out;
-        "cut", those of them that "truncate" cuts; and "left_out", whose prompt alone is too long.
+        "context"; "long", the pairs that do not fit; "reward_cuts" the prompts of so many of them
+        and "reward_refuses" the others; "policy_cuts", where long_rows="truncate" cuts responses,
+        and "policy_drops", whose prompt alone is too long.
 
     Example:
         >>> sizes = torch.tensor([[2, 9], [1, 1], [1, 1], [3, 10]])
-        >>> context_figures(PairLengths("tokens", *sizes, refused={}), 8)
-        {'context': 8, 'long': 1, 'cut': 0, 'left_out': 1}
+        >>> context_figures(PairLengths("tokens", *sizes, refused={}), 8)["reward_cuts"]
+        1
     """
     long = lengths.row > context
-    left_out = int((long & (lengths.prompt > context)).sum())
     count = int(long.sum())
-    return {"context": context, "long": count, "cut": count - left_out, "left_out": left_out}
+    long_responses = int((lengths.row - lengths.prompt > context).sum())
+    long_prompts = int((long & (lengths.prompt > context)).sum())
+    return {
+        "context": context,
+        "long": count,
+        "reward_cuts": count - long_responses,
+        "reward_refuses": long_responses,
+        "policy_cuts": count - long_prompts,
+        "policy_drops": long_prompts,
+    }
 
 
 def _characters(pairs: PreferencePairs) -> list[_Counts]:

@@ -80,3 +80,50 @@ def test_images_are_pairs_too():
 def test_a_split_that_leaves_nothing_is_refused(held_out, count):
     with pytest.raises(InputError, match="leaves none to train on"):
         Preferences(pairs(count), held_out=held_out).split("train")
+
+
+def test_doubles_are_dropped_where_it_is_asked_for(caplog):
+    twice = pairs(10)[[0, 1, 1, 2, *range(10)]]
+    assert len(Preferences(twice, held_out=0).split("train")) == 14
+    data = Preferences(twice, extra=pairs(3)[[0, 0, 2]], held_out=0, dedup=True)
+    train = data.split("train")
+    assert len(train) == 12
+    assert train.chosen.facts["extra"].sum() == 2
+    assert train.chosen.facts["row"].tolist() == list(range(12))
+    assert "Dropped 4 of 14 pairs that stand earlier already" in caplog.text
+    assert len(data.extended(pairs(2)[[0, 0]]).split("train")) == 11
+
+
+def test_pairs_with_another_label_or_pixel_are_no_doubles():
+    labeled = pairs(2, ["p", "p"], label=torch.tensor([1.0, 0.5]))
+    same = PreferencePairs(labeled.chosen, labeled.rejected)
+    same.chosen.outputs[:] = ["a", "a"]
+    same.rejected.outputs[:] = ["b", "b"]
+    assert len(Preferences(same, held_out=0, dedup=True).split("train")) == 2
+    pixels = torch.zeros(3, 1, 2, 2)
+    pixels[2, 0, 0, 0] = 1e-6
+    prompts = ["p"] * 3
+    pictures = PreferencePairs(
+        Samples(prompts, pixels), Samples(prompts, 1 - pixels[:1].expand(3, 1, 2, 2))
+    )
+    assert len(Preferences(pictures, held_out=0, dedup=True).split("train")) == 2
+
+
+@pytest.mark.parametrize(("by", "shares"), [("auto", True), ("pairs", True), ("prompts", False)])
+def test_whole_prompts_are_held_out_where_it_is_asked_for(by, shares, caplog):
+    prompts = [f"p{i % 30}" + " " * (i % 2) for i in range(300)]
+    data = Preferences(pairs(300, prompts), held_out=0.1, held_out_by=by)
+    sides = []
+    for part in ("train", "held_out"):
+        sides.append({prompt.strip() for prompt in data.split(part).chosen.prompts})
+    assert len(data.split("held_out")) == 30
+    assert bool(sides[0] & sides[1]) == shares
+    assert ("held_out_by=prompts" in caplog.text) == (by == "auto")
+
+
+def test_prompts_that_differ_in_spaces_and_case_are_on_one_side():
+    prompts = [text for i in range(40) for text in (f"What is {i}?", f" what  is\n{i}? ")]
+    data = Preferences(pairs(80, prompts), held_out=0.2)
+    held_out = data.split("held_out").chosen.facts["row"].tolist()
+    assert len(held_out) == 16
+    assert sorted(row // 2 for row in held_out)[::2] == sorted({row // 2 for row in held_out})
