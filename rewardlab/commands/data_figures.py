@@ -23,9 +23,8 @@ from rewardlab.data.splits import prompt_key
 from rewardlab.data.targets import gather
 from rewardlab.errors import InputError
 from rewardlab.evaluation.pair_figures import share
+from rewardlab.networks import TextFormat, load_tokenizer
 from rewardlab.networks.chat import TextTokens
-from rewardlab.networks.loading import load_tokenizer
-from rewardlab.networks.text_format import TextFormat
 from rewardlab.storage.media_folder import MediaFolder
 from rewardlab.storage.pair_layouts import LAYOUTS
 from rewardlab.storage.preferences import PairFile

@@ -8,8 +8,14 @@ from typing import Any
 from rewardlab.report.figures import sig, with_interval
 
 Figures = Mapping[str, Any]
-_LONGER_IS_A_TRAP = 0.6  # from which share of longer chosen answers on a reward may learn length
+_TRAP = (
+    0.6  # from which share of longer, or of shorter, chosen answers on a reward may learn length
+)
 _EMPTY = ("prompt", "chosen", "rejected", "response")
+_LONG = (
+    "    a reward drops the beginning of {reward_cuts:,} prompts, refuses {reward_refuses:,}",
+    "    a policy refuses all; truncate cuts {policy_cuts:,} and leaves out {policy_drops:,}",
+)
 _ROWS = {
     "duplicated": "stand earlier already",
     "identical": "have identical halves",
@@ -47,11 +53,11 @@ def as_table(figures: Figures) -> str:
 
 
 def _title(figures: Figures) -> str:
-    count = figures.get("pairs", figures.get("files", figures.get("rows")))
-    title = f"{figures['file']}: {count:,} {figures['kind']}"
+    unit = next(name for name in ("pairs", "files", "rows") if name in figures)
+    title = "{file}: {" + unit + ":,} {kind}"
     if "layouts" in figures:
-        title += f" in {figures['rows']:,} rows"
-    return title
+        title += " in {rows:,} rows"
+    return title.format_map(figures)
 
 
 def _line(name: str, text: str) -> str:
@@ -63,30 +69,30 @@ def _reading(figures: Figures) -> list[str]:
     """Return how the rows were read, and what was left out."""
     lines = []
     for name, layout in figures.get("layouts", {}).items():
-        rows = layout["rows"]
-        lines.append(_line("read as", f"{name} ({rows:,} rows): {layout['read']}"))
+        text = name + " ({rows:,} rows): {read}".format_map(layout)
+        lines.append(_line("read as", text))
     for reason, unusable in figures.get("unusable_rows", {}).items():
-        rows = unusable["rows"]
-        lines.append(_line("left out", f"{rows:,} {reason} (the first: {unusable['first']})"))
-    equal = figures.get("called_equal", 0)
-    if equal:
-        lines.append(_line("left out", f"{equal:,} pairs of answers that are called equal"))
-    equal_scores = figures.get("equal_scores", 0)
-    if equal_scores:
-        lines.append(_line("kept", f"{equal_scores:,} pairs with one score for both halves"))
+        count = "{rows:,} ".format_map(unusable)
+        place = " (the first: {first})".format_map(unusable)
+        lines.append(_line("left out", count + reason + place))
+    if figures.get("called_equal"):
+        text = "{called_equal:,} pairs of answers that are called equal"
+        lines.append(_line("left out", text.format_map(figures)))
+    if figures.get("equal_scores"):
+        text = "{equal_scores:,} pairs with one score for both halves"
+        lines.append(_line("kept", text.format_map(figures)))
     return lines
 
 
 def _prompts(figures: Figures) -> list[str]:
     if "prompts" not in figures:
         return []
-    text = f"{figures['prompts']:,} different"
+    text = "{prompts:,} different"
     if "several" in figures:
-        text += f"; {figures['several']:,} stand several times, at most {figures['most']:,}"
-    talks = figures.get("conversations", 0)
-    if talks:
-        text += f"; {talks:,} conversations, {figures['with_system']:,} with a system message"
-    return [_line("prompts", text)]
+        text += "; {several:,} stand several times, at most {most:,}"
+    if figures.get("conversations"):
+        text += "; {conversations:,} conversations, {with_system:,} with a system message"
+    return [_line("prompts", text.format_map(figures))]
 
 
 def _empty(figures: Figures) -> list[str]:
@@ -119,13 +125,10 @@ def _files(figures: Figures) -> list[str]:
         return []
     lines = []
     if figures["sizes"]:
-        text = _named(figures["sizes"])
-        others = figures["other_sizes"]
-        if others:
-            text += f", {others:,} other sizes"
-        lines.append(_line("sizes", f"{text}; shortest side {figures['smallest']}"))
+        others = "; {other_sizes:,} other sizes; shortest side {smallest}".format_map(figures)
+        lines.append(_line("sizes", _named(figures["sizes"]) + others))
         lines.append(_line("types", _named(figures["types"])))
-    lines.append(_line("unusable", f"{figures['unusable']:,} files"))
+    lines.append(_line("unusable", "{unusable:,} files".format_map(figures)))
     for name, reason in figures["reasons"].items():
         lines.append(_line("", f"{name}: {reason}"))
     return lines
@@ -140,11 +143,9 @@ def _longer(figures: Figures) -> list[str]:
     longer = figures.get("longer")
     if longer is None:
         return []
-    share = with_interval(longer)
-    count = longer["count"]
+    pairs = " of {count:,} pairs; always choosing the longer scores ".format_map(longer)
     accuracy = sig(longer["accuracy"])
-    text = f"{share} of {count:,} pairs; always choosing the longer scores {accuracy}"
-    return [_line("longer chosen", text)]
+    return [_line("longer chosen", with_interval(longer) + pairs + accuracy)]
 
 
 def _marks(figures: Figures) -> list[str]:
@@ -163,11 +164,10 @@ def _split(figures: Figures) -> list[str]:
     split = figures.get("split")
     if split is None:
         return []
-    text = f"{split['held_out']:,} pairs, {split['train']:,} to train on"
+    text = "{held_out:,} pairs, {train:,} to train on"
     if "pairs" in split:
-        prompts = f"{split['pairs']:,} share a prompt"
-        text += f"; of those held out {prompts}, {split['responses']:,} a response"
-    return [_line("held out", text)]
+        text += "; of those held out {pairs:,} share a prompt, {responses:,} a response"
+    return [_line("held out", text.format_map(split))]
 
 
 def _against(figures: Figures) -> list[str]:
@@ -177,8 +177,9 @@ def _against(figures: Figures) -> list[str]:
         return []
     if "report" in against:
         return [_line("against", against["file"]), str(against["report"])]
-    pairs = f"{against['pairs']:,} pairs share a prompt with it ({against['prompts']:,} prompts)"
-    return [_line("against", f"{against['file']}: {pairs}, {against['responses']:,} a response")]
+    text = "{file}: {pairs:,} pairs share a prompt with it ({prompts:,} prompts), "
+    text += "{responses:,} a response"
+    return [_line("against", text.format_map(against))]
 
 
 def _lengths(figures: Figures) -> list[str]:
@@ -207,19 +208,14 @@ def _context(figures: Figures) -> list[str]:
     lines = []
     unreadable = figures.get("unreadable", {"pairs": 0})
     if unreadable["pairs"]:
-        lines.append(f"  {unreadable['pairs']:,} cannot be read: {unreadable['first']}")
+        lines.append("  {pairs:,} cannot be read: {first}".format_map(unreadable))
     context = figures.get("context")
     if context is None:
         return lines
-    lines.append(f"  context {context['context']:,}: {context['long']:,} pairs do not fit")
+    texts = ["  context {context:,}: {long:,} pairs do not fit"]
     if context["long"]:
-        cuts = context["reward_cuts"]
-        refuses = context["reward_refuses"]
-        lines.append(f"    a reward drops the beginning of {cuts:,} prompts, refuses {refuses:,}")
-        cuts = context["policy_cuts"]
-        drops = context["policy_drops"]
-        lines.append(f"    a policy refuses all; truncate cuts {cuts:,} and leaves out {drops:,}")
-    return lines
+        texts += _LONG
+    return lines + [text.format_map(context) for text in texts]
 
 
 def _mends(figures: Figures) -> list[str]:
@@ -231,8 +227,8 @@ def _mends(figures: Figures) -> list[str]:
         mends.append("Preferences(long_rows=drop or truncate) goes on without what is refused")
     if figures.get("contradicting"):
         mends.append("give pairs that contradict each other a label between 0 and 1, or drop them")
-    longer = figures.get("longer") or {"low": 0}
-    if longer["low"] > _LONGER_IS_A_TRAP:
+    longer = figures.get("longer") or {"low": 0, "high": 1}
+    if longer["low"] > _TRAP or longer["high"] < 1 - _TRAP:
         mends.append("a reward may learn length here: rewards.Debiased takes it out again")
     split = figures.get("split") or {}
     if split.get("pairs"):

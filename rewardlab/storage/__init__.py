@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rewardlab.storage.image_folder import ImageFolder
     from rewardlab.storage.images import find_images, read_image
     from rewardlab.storage.metadata import read_text
-    from rewardlab.storage.preferences import read_preferences
+    from rewardlab.storage.preferences import PairFile, read_pair_file, read_preferences
     from rewardlab.storage.prompts import read_prompts
     from rewardlab.storage.samples import load_pairs, load_samples, save_pairs, save_samples
     from rewardlab.storage.video_folder import VideoFolder
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "ImageFolder": "rewardlab.storage.image_folder",
     "Clip": "rewardlab.storage.videos",
+    "PairFile": "rewardlab.storage.preferences",
     "VideoFolder": "rewardlab.storage.video_folder",
     "read_video": "rewardlab.storage.videos",
     "write_video": "rewardlab.storage.videos",
@@ -31,6 +32,7 @@ _HOMES = {
     "load_samples": "rewardlab.storage.samples",
     "new_folder": "rewardlab.storage.atomic",
     "read_image": "rewardlab.storage.images",
+    "read_pair_file": "rewardlab.storage.preferences",
     "read_preferences": "rewardlab.storage.preferences",
     "read_prompts": "rewardlab.storage.prompts",
     "read_text": "rewardlab.storage.metadata",
@@ -42,6 +44,7 @@ _HOMES = {
 __all__ = [
     "Clip",
     "ImageFolder",
+    "PairFile",
     "VideoFolder",
     "as_samples",
     "atomic_folder",
@@ -50,6 +53,7 @@ __all__ = [
     "load_samples",
     "new_folder",
     "read_image",
+    "read_pair_file",
     "read_preferences",
     "read_prompts",
     "read_text",

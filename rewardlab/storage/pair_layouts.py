@@ -20,7 +20,7 @@ Row = dict[str, Any]
 # What each layout is called, and how its columns are read.
 LAYOUTS = {
     "texts": "prompt, chosen and rejected are texts",
-    "messages": "chosen and rejected are messages; the last is the answer, prompt what is before it",
+    "messages": "chosen and rejected are messages, the last the answer, prompt what is before it",
     "dialogues": "chosen and rejected are dialogues in one text (hh-rlhf); they share the prompt",
     "listed answers": "each of the chosen answers against each of the rejected (RewardBench 2)",
     "rated completions": "each two completions of a prompt, the higher rating is chosen "
@@ -229,6 +229,8 @@ def _prompt_of_completions(layout: str, row: Row) -> Any:
 
 def _rated_completions(layout: str, record: Record) -> list[_Rated]:
     """Return the completions of a row with what they are worth."""
+    if len(record.row["completions"]) < 2:
+        raise UnusableError("with a single completion, where two are compared")
     rated = []
     for item in record.row["completions"]:
         if layout == "ranked completions":

@@ -79,16 +79,18 @@ def test_an_example_of_the_guide_is_read_as_it_says(tmp_path, name, rows):
 @pytest.mark.parametrize(("name", "rows"), EXAMPLES, ids=IDS)
 def test_tables_hold_the_same_pairs(tmp_path, name, rows):
     """A parquet table; a folder of datasets; and parquet of pandas, whose cells are arrays."""
-    datasets = pytest.importorskip("datasets")
-    pandas = pytest.importorskip("pandas")
+    import datasets
+    import pandas
+
     wanted = read_preferences(write(tmp_path / "a.jsonl", *rows))
     pandas.DataFrame(rows).to_parquet(tmp_path / "a.parquet")
     assert read_preferences(tmp_path / "a.parquet", strict=True) == wanted
     frame = pandas.read_parquet(tmp_path / "a.parquet")
     frame.to_parquet(tmp_path / "arrays.parquet")
     assert read_preferences(tmp_path / "arrays.parquet", strict=True) == wanted
-    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "folder"))
-    assert read_preferences(tmp_path / "folder", strict=True) == wanted
+    if len(rows) > 1 or name in ("dialogues", "messages", "ranked completions"):
+        datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "folder"))
+        assert read_preferences(tmp_path / "folder", strict=True) == wanted
 
 
 @pytest.mark.parametrize(("name", "rows"), EXAMPLES, ids=IDS)
@@ -109,7 +111,8 @@ def test_no_prompt_is_on_both_sides_of_the_split(tmp_path, name, rows):
 
 
 def test_pandas_writes_arrays_of_messages_to_csv_without_commas(tmp_path):
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     talk = [user("it's } {\n'2'"), says('{"a": 1} {')]
     rows = [{"chosen": np.array(talk), "rejected": np.array([talk[0], says("no")])}]
     pandas.DataFrame(rows).to_csv(tmp_path / "a.csv", index=False)
@@ -229,7 +232,8 @@ HALVES = {"chosen": "4", "rejected": "5"}
             {"prompt": "a", "completions": [{"response": "4"}, {"response": "5"}]},
             "has no text, or no rank or rating",
         ),
-        ({"completions": [{"response": "4"}]}, 'with completions and without "instruction"'),
+        ({"prompt": "a", "completions": [{"response": "4"}]}, "a single completion"),
+        ({"completions": [{"response": "4"}] * 2}, 'with completions and without "instruction"'),
         ({"prompt": "a", "response": "4", "helpfulness": "much"}, '"helpfulness" is not a number'),
         ({"prompt": "a", "response": "4", "helpfulness": 3}, "only response to its prompt"),
         (
