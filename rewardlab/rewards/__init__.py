@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from rewardlab.rewards.rules import Length, Repetition
     from rewardlab.rewards.scoring import member_scores, scores_of
     from rewardlab.rewards.similarity import SimilarityReward
+    from rewardlab.rewards.text_functions import TextFunction, TRLFunction
     from rewardlab.rewards.tolerant import Tolerant
     from rewardlab.rewards.unscored import Judged
     from rewardlab.rewards.vision import VisionReward
@@ -82,6 +83,8 @@ _HOMES = {
     "SimilarityReward": "rewardlab.rewards.similarity",
     "SoftMinimum": "rewardlab.rewards.pessimism",
     "Standardized": "rewardlab.rewards.combine",
+    "TRLFunction": "rewardlab.rewards.text_functions",
+    "TextFunction": "rewardlab.rewards.text_functions",
     "Tolerant": "rewardlab.rewards.tolerant",
     "VisionReward": "rewardlab.rewards.vision",
     "Weighted": "rewardlab.rewards.combine",
@@ -131,6 +134,8 @@ __all__ = [
     "SoftMinimum",
     "Standardized",
     "StartsAtZero",
+    "TRLFunction",
+    "TextFunction",
     "TextLikelihood",
     "Tolerant",
     "VisionReward",

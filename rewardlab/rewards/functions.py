@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from rewardlab.errors import InputError
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.base import Reward, checked_scores
 from rewardlab.rewards.folders import check_trusted, read_config, read_settings, write_reward
+from rewardlab.rewards.function_paths import import_path, imported, name_of
 from rewardlab.types import Samples, images_of
 
 
@@ -46,7 +45,7 @@ class Function(Reward, Saved):
         Raises:
             InputError: if it returns anything but one finite number a sample.
         """
-        name = _name_of(self.function)
+        name = name_of(self.function)
         scores = self.function(samples)
         if not isinstance(scores, Tensor) or scores.shape != (len(samples),):
             raise InputError(
@@ -61,7 +60,7 @@ class Function(Reward, Saved):
         Raises:
             InputError: for a lambda, a function inside another, a method of an object, or a script.
         """
-        _import_path(self.function)
+        import_path(self.function)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the function's import path, not its code.
@@ -69,7 +68,7 @@ class Function(Reward, Saved):
         Raises:
             InputError: as `check_savable`.
         """
-        write_reward(folder, self, {"function": _import_path(self.function)})
+        write_reward(folder, self, {"function": import_path(self.function)})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, trust: bool = False) -> Function:
@@ -81,7 +80,7 @@ class Function(Reward, Saved):
         path = read_settings(folder, "function")["function"]
         danger = f"the function {path}; loading it would run its code"
         check_trusted(folder, danger, trust=trust)
-        return cls(_imported(folder, path)).eval()
+        return cls(imported(folder, path)).eval()
 
 
 class Brightness(Reward, Saved):
@@ -158,41 +157,7 @@ class Fact(Reward, Saved):
         return cls(**read_settings(folder, "name")).eval()
 
 
-def _name_of(function: Any) -> str:
-    name: str = getattr(function, "__name__", type(function).__name__)
-    return name
-
-
 def _described(result: Any) -> str:
     if isinstance(result, Tensor):
         return f"a tensor {list(result.shape)}"
     return f"a {type(result).__name__}"
-
-
-def _import_path(function: Any) -> str:
-    """Return the module and name by which another program imports a function.
-
-    Raises:
-        InputError: if there is none.
-    """
-    module = sys.modules.get(getattr(function, "__module__", ""))
-    name = getattr(function, "__qualname__", "")
-    is_script = module is not None and module.__name__ == "__main__"
-    if is_script or getattr(module, name, None) is not function:
-        raise InputError(
-            f"Function({_name_of(function)}) cannot be saved, since no other program can import "
-            "its function. Define it with def at the top of a module that can be imported."
-        )
-    return f"{function.__module__}.{name}"
-
-
-def _imported(folder: str | Path, path: str) -> Callable[[Samples], Tensor]:
-    module, _, name = path.rpartition(".")
-    try:
-        function: Callable[[Samples], Tensor] = getattr(import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"{folder} names the function {path}, which cannot be imported: {error}. "
-            "Is its module on the path?"
-        ) from error
-    return function

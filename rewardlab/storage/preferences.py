@@ -123,7 +123,23 @@ def read_pair_file(
     if path.is_dir() and not is_dataset(path):
         pairs = load_pairs(path)
         return PairFile(pairs, len(pairs), Counter(), {}, 0, 0)
-    records = read_records(path, ("chosen", "rejected"))
+    return pair_file_of(path, read_records(path, ("chosen", "rejected")), strict, dialogues)
+
+
+def pair_file_of(
+    path: Path, records: list[Record], strict: bool = False, dialogues: Dialogues = "text"
+) -> PairFile:
+    """Return the preference pairs of rows that were read already, and how they were read.
+
+    Args:
+        path: names where the rows are from in messages.
+        records: the rows.
+        strict: refuse what would be skipped.
+        dialogues: what texts with marked turns become.
+
+    Raises:
+        InputError: as `read_preferences`.
+    """
     laid = laid_out(records)
     doubled = _repeat_prompts(path, laid.records)
     lines = []

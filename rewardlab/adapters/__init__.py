@@ -1,0 +1,1 @@
+"""Adapters: another name for `rewardlab.exchange`, as other libraries call such a place."""

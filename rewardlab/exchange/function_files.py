@@ -1,0 +1,147 @@
+"""What the files that other trainers load share: a reward that is loaded once, when it is asked."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+
+from rewardlab.errors import InputError
+from rewardlab.exchange.answers import Answers, answers_of
+from rewardlab.rewards.base import Reward
+from rewardlab.rewards.folders import load_reward, read_config
+from rewardlab.rewards.scoring import BATCH
+from rewardlab.storage.atomic import write_atomically
+from rewardlab.types import Samples
+from rewardlab.version import __version__
+
+_log = logging.getLogger("rewardlab")
+
+
+class FolderReward:
+    """A reward in a folder that is loaded at the first call, in whichever process that is.
+
+    Calls may come from many threads: they are scored one after the other. A copy in another process
+    loads the reward anew.
+
+    Args:
+        folder: of the reward.
+        device: where it scores.
+        unscored: number that stands for a sample that the reward leaves unscored; None raises.
+        trust: as of `load_reward`.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        device: str = "cpu",
+        unscored: float | None = None,
+        trust: bool = False,
+    ) -> None:
+        self.folder = str(folder)
+        self.device = device
+        self.unscored = unscored
+        self.trust = trust
+        self._reward: Reward | None = None
+        self._lock = Lock()
+
+    def __reduce__(self) -> Any:
+        return FolderReward, (self.folder, self.device, self.unscored, self.trust)
+
+    def reward(self) -> Reward:
+        """Return the reward, which the first call loads.
+
+        Raises:
+            InputError: as `load_reward`.
+        """
+        with self._lock:
+            return self._loaded()
+
+    def answers(self, samples: Samples) -> Answers:
+        """Return scores and disagreements of samples; `unscored` stands where there is no score.
+
+        Trainers may swallow errors, so each is logged too.
+
+        Raises:
+            InputError: if a sample is not scored, and no number stands for it.
+        """
+        try:
+            with self._lock:
+                answers = answers_of(self._loaded(), samples, BATCH)
+        except InputError as error:
+            _log.error("%s", error)
+            raise
+        return self._replaced(answers, samples)
+
+    def _loaded(self) -> Reward:
+        if self._reward is None:
+            reward = load_reward(self.folder, trust=self.trust)
+            self._reward = reward.to(torch.device(self.device)).eval()
+        return self._reward
+
+    def _replaced(self, answers: Answers, samples: Samples) -> Answers:
+        """Return answers without a missing score."""
+        if not answers.judged.unscored:
+            return answers
+        row = int((~answers.judged.scored).nonzero()[0])
+        sentence = (
+            f"{self.folder} did not score {answers.judged.unscored} of {len(samples)} samples; the "
+            f"first, with the prompt {str(samples.prompts[row])[:100]!r}: "
+            f"{answers.judged.reasons[row]}."
+        )
+        if self.unscored is None:
+            sentence += (
+                " The trainer has no form for a sample without a score. Mend the cause, or set "
+                "UNSCORED in the file to the number that is to stand for it."
+            )
+            _log.error("%s", sentence)
+            raise InputError(sentence)
+        _log.warning("%s The score is set to %g.", sentence, self.unscored)
+        scores = answers.judged.scores.nan_to_num(self.unscored)
+        disagreement = answers.disagreement
+        if disagreement is not None:
+            disagreement = disagreement.nan_to_num(0.0)
+        return Answers(answers.judged._replace(scores=scores), disagreement)
+
+
+def checked_folder(folder: str | Path) -> Path:
+    """Return the absolute path of a reward's folder, from where any process finds it.
+
+    Raises:
+        InputError: if it holds no reward.
+    """
+    read_config(folder)
+    return Path(folder).resolve()
+
+
+def filled_file(template: str, values: Mapping[str, Any]) -> str:
+    """Return the text of a function file: a template with values as Python writes them.
+
+    Example:
+        >>> filled_file("REWARD = {reward}\\n", {"reward": "runs/rm"})
+        "REWARD = 'runs/rm'\\n"
+    """
+    written = {name: repr(value) for name, value in values.items()}
+    return template.format(**written, version=__version__)
+
+
+def write_file(text: str, file: str | Path) -> Path:
+    """Write a function file, whole or not at all, and return its path.
+
+    Raises:
+        InputError: if its name is none that Python imports, or its folder is missing.
+    """
+    file = Path(file)
+    if file.suffix != ".py" or not file.stem.isidentifier():
+        raise InputError(
+            f"A function file is a module such as reward.py, which trainers tell by its end; got "
+            f"{file.name!r}. Choose another name."
+        )
+    if not file.parent.is_dir():
+        raise InputError(f"{file.parent} is not a folder, so {file.name} cannot be written there.")
+    write_atomically(file, text)
+    return file

@@ -1,0 +1,196 @@
+"""Files that OpenRLHF and verl load, imported as these load them: their scores are ours."""
+
+import asyncio
+import importlib.util
+import json
+import logging
+import pickle
+
+import pytest
+import torch
+
+from rewardlab import Conversation, InputError, Message
+from rewardlab.exchange import flow_factory, openrlhf, verl
+from rewardlab.exchange.function_files import FolderReward
+from rewardlab.rewards import Ensemble, LanguageReward, Length, TextFunction, load_reward, scores_of
+from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
+from rewardlab.types import Samples
+
+TURNS = (
+    "{% for m in messages %}<|start|>{{ m['role'] }}\n{{ m['content'] }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant\n{% endif %}"
+)
+
+
+def loaded(file):
+    """Load a file as both trainers do, by its path and under no name of its own."""
+    spec = importlib.util.spec_from_file_location("reward_func", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def saved(folder, template=TURNS, heads=2):
+    """Save a reward on a model with a chat template, or none, and return its folder."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    reward = LanguageReward(tiny_causal_lm(context=128), tokenizer, heads=heads)
+    reward.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def chat_folder(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("chat") / "reward")
+
+
+def test_openrlhf_scores_queries_as_we_score_their_prompts_and_responses(tmp_path, chat_folder):
+    """A query is what its trainer decodes: the rendered prompt and the policy's tokens, marks too."""
+    reward = load_reward(chat_folder)
+    talk = Conversation((Message("system", "Be brief."), Message("user", "2+2?")))
+    finished = torch.tensor([True, True, False])
+    samples = Samples(["Say hi.", talk, "Bye"], ["Hello", "4\n", "See"], {"finished": finished})
+    prompts = [reward.texts.row_text(prompt) for prompt in samples.prompts]
+    queries = []
+    for prompt, text, ends in zip(prompts, samples.outputs, finished.tolist(), strict=True):
+        queries.append(prompt + text + ("<|end|>" if ends else ""))
+    module = loaded(openrlhf.write_function(chat_folder, tmp_path / "reward.py"))
+    result = module.reward_func(queries, prompts, [None] * 3)
+    expected = scores_of(reward, samples)
+    assert torch.equal(result["rewards"], expected)
+    assert torch.equal(result["scores"], expected)
+    assert torch.equal(result["extra_logs"]["disagreement"], reward.members(samples).std(1))
+    one = module.reward_func(queries[:1], prompts[:1], [None])  # as OpenRLHF calls it
+    info = torch.tensor([one["rewards"]])
+    assert info.shape == (1,) and info[0] == pytest.approx(expected[0].item(), abs=1e-6)
+
+
+def test_openrlhf_without_a_template_sends_plain_texts(tmp_path):
+    folder = saved(tmp_path / "reward", template=None)
+    reward = load_reward(folder)
+    module = loaded(openrlhf.write_function(folder, tmp_path / "reward.py"))
+    result = module.reward_func(["2+2=4<|end|>"], ["2+2="], [""])
+    assert torch.equal(result["rewards"], scores_of(reward, Samples(["2+2="], ["4"])))
+
+
+def test_a_prompt_that_openrlhf_cut_from_the_left_is_found(tmp_path):
+    Length().save_pretrained(tmp_path / "words")
+    module = loaded(openrlhf.write_function(tmp_path / "words", tmp_path / "reward.py"))
+    prompt = "many words before the question that matters: "
+    assert module.reward_func([prompt[20:] + "a b"], [prompt], [""])["rewards"].tolist() == [2.0]
+    with pytest.raises(InputError, match="should begin with its prompt"):
+        module.reward_func(["another text"], [prompt], [""])
+
+
+def test_ends_of_another_policy_are_taken_off(tmp_path):
+    Length().save_pretrained(tmp_path / "words")
+    file = openrlhf.write_function(tmp_path / "words", tmp_path / "reward.py", ends=["<eos>"])
+    assert loaded(file).reward_func(["hi a <eos>"], ["hi "], [""])["rewards"].tolist() == [1.0]
+
+
+@pytest.mark.parametrize("in_messages", [False, True])
+def test_verl_scores_responses_to_the_prompt_in_its_data(tmp_path, chat_folder, in_messages):
+    import numpy as np
+
+    reward = load_reward(chat_folder)
+    file = verl.write_function(chat_folder, tmp_path / "reward.py", prompt_key="asked")
+    asked = "2+2?"
+    if in_messages:
+        asked = np.array([{"role": "user", "content": asked}])  # as parquet gives it
+    arguments = {"data_source": "sums", "ground_truth": "4", "extra_info": {"asked": asked}}
+    result = loaded(file).compute_score(solution_str="4", reward_router_address="x", **arguments)
+    samples = Samples(["2+2?"], ["4"])
+    assert result["score"] == pytest.approx(scores_of(reward, samples).item(), abs=1e-6)
+    disagreement = reward.members(samples).std(1).item()
+    assert result["disagreement"] == pytest.approx(disagreement, abs=1e-6)
+    json.dumps(result)
+
+
+def test_verl_without_a_prompt_is_told_where_to_put_it(tmp_path):
+    Length().save_pretrained(tmp_path / "words")
+    module = loaded(verl.write_function(tmp_path / "words", tmp_path / "a.py"))
+    with pytest.raises(InputError, match=r"passes no prompt.*no 'prompt'; it has \['index'\]"):
+        module.compute_score("sums", "4", "4", {"index": 3})
+    module = loaded(verl.write_function(tmp_path / "words", tmp_path / "b.py", prompt_key=None))
+    assert module.compute_score("sums", "4 it is", "4") == {"score": 3.0}
+
+
+def unsure(prompt, response):
+    return None if response == "?" else 1.0
+
+
+def test_what_is_not_scored_is_an_error_unless_a_number_is_named(tmp_path, caplog, monkeypatch):
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "unsure_rules.py").write_text(
+        "def unsure(prompt, response):\n    return None if response == '?' else 1.0\n"
+    )
+    monkeypatch.syspath_prepend(code)
+    import unsure_rules
+
+    TextFunction(unsure_rules.unsure, most_unscored=1.0).save_pretrained(tmp_path / "reward")
+    strict = openrlhf.write_function(tmp_path / "reward", tmp_path / "a.py", trust=True)
+    with caplog.at_level(logging.ERROR), pytest.raises(InputError, match="set UNSCORED"):
+        loaded(strict).reward_func(["hi?"], ["hi"], [""])
+    assert "did not score 1 of 1 samples" in caplog.text, (
+        "OpenRLHF says no more than that it failed"
+    )
+    numbered = verl.write_function(
+        tmp_path / "reward", tmp_path / "b.py", trust=True, unscored=-1.0, prompt_key=None
+    )
+    assert loaded(numbered).compute_score("", "?", "")["score"] == -1
+    assert "The score is set to -1" in caplog.text
+    untrusted = openrlhf.write_function(tmp_path / "reward", tmp_path / "c.py")
+    with pytest.raises(InputError, match="would run its code"):
+        loaded(untrusted).reward_func(["hi?"], ["hi"], [""])
+
+
+def test_many_threads_get_the_scores_of_one(chat_folder):
+    folder = FolderReward(chat_folder)
+    reward = load_reward(chat_folder)
+    texts = [f"number {number}" for number in range(12)]
+    expected = [scores_of(reward, Samples(["hi"], [text])).item() for text in texts]
+
+    async def together():
+        calls = []
+        for text in texts:
+            calls.append(asyncio.to_thread(folder.answers, Samples(["hi"], [text])))
+        return await asyncio.gather(*calls)
+
+    answers = asyncio.run(together())
+    assert [answer.judged.scores.item() for answer in answers] == expected
+
+
+def test_a_copy_in_another_process_loads_the_reward_anew(chat_folder):
+    folder = FolderReward(chat_folder, unscored=0.0)
+    folder.reward()
+    copy = pickle.loads(pickle.dumps(folder))
+    assert copy._reward is None
+    assert (copy.folder, copy.device, copy.unscored, copy.trust) == (
+        str(chat_folder),
+        "cpu",
+        0.0,
+        False,
+    )
+
+
+@pytest.mark.parametrize("trainer", [openrlhf, verl, flow_factory])
+def test_nothing_is_written_for_what_is_no_reward(tmp_path, trainer):
+    with pytest.raises(InputError, match="is not a folder"):
+        trainer.write_function(tmp_path / "none", tmp_path / "reward.py")
+    Length().save_pretrained(tmp_path / "words")
+    for name in ("reward", "my-reward.py"):
+        with pytest.raises(InputError, match=r"a module such as reward\.py"):
+            trainer.write_function(tmp_path / "words", tmp_path / name)
+    with pytest.raises(InputError, match="is not a folder"):
+        trainer.write_function(tmp_path / "words", tmp_path / "missing" / "reward.py")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["words"]
+
+
+def test_files_name_their_reward_from_any_folder(tmp_path, monkeypatch):
+    Ensemble([Length(), Length()]).save_pretrained(tmp_path / "words")
+    monkeypatch.chdir(tmp_path)
+    file = verl.write_function("words", "reward.py", prompt_key=None)
+    monkeypatch.chdir("/")
+    result = loaded(tmp_path / file).compute_score("", "a b", "")
+    assert result == {"score": 2.0, "disagreement": 0.0}
