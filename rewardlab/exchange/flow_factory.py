@@ -20,10 +20,10 @@ from rewardlab.storage.conversion import as_samples
 
 __all__ = ["function_file", "rewards_of", "write_function"]
 
-TEMPLATE = '''"""A rewardlab reward of images for Flow-Factory: reward_model: MODULE.RewardlabReward.
+TEMPLATE = '''"""A rewardlab reward of images for Flow-Factory.
 
-MODULE is this file's, which has to be on PYTHONPATH. Written by rewardlab {version}, which has to
-be installed.
+Give it as reward_model: MODULE.RewardlabReward, where MODULE is this file's name and PYTHONPATH has
+its folder. Written by rewardlab {version}, which has to be installed.
 """
 
 from flow_factory.rewards import PointwiseRewardModel, RewardModelOutput

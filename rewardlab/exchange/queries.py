@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from weakref import WeakSet
 
 import torch
 
@@ -11,6 +13,8 @@ from rewardlab.networks.chat import TextTokens
 from rewardlab.rewards.base import Reward
 from rewardlab.types import Samples
 
+_log = logging.getLogger("rewardlab")
+_told: WeakSet[TextTokens] = WeakSet()
 SHORTEST = 16  # letters of a prompt that was cut from the left, by which it is told in a query
 
 
@@ -39,7 +43,8 @@ def query_samples(
         >>> samples.outputs, samples.facts["finished"].tolist()
         (['Hello!'], [True])
     """
-    marks = [*ends, *_own_ends(reward)]
+    texts = _text_tokens(reward)
+    marks = [*ends, *_own_ends(texts)]
     kept_prompts = []
     outputs = []
     finished = []
@@ -49,6 +54,8 @@ def query_samples(
         kept_prompts.append(kept)
         outputs.append(response)
         finished.append(ended)
+    if texts is not None:
+        _tell_of_foreign(texts, kept_prompts)
     return Samples(kept_prompts, outputs, {"finished": torch.tensor(finished, dtype=torch.bool)})
 
 
@@ -66,14 +73,20 @@ def _kept_prompt(query: str, prompt: str) -> str:
     )
 
 
-def _own_ends(reward: Reward) -> list[str]:
-    """Return the marks by which the reward's own texts end."""
-    ends = []
+def _text_tokens(reward: Reward) -> TextTokens | None:
+    """Return how the first part of a reward that formats texts does so, None without one."""
     for part in reward.modules():
         texts = getattr(part, "texts", None)
         if isinstance(texts, TextTokens):
-            closing = texts.turns.closing.strip()
-            ends += [closing, texts.tokenizer.eos_token]
+            return texts
+    return None
+
+
+def _own_ends(texts: TextTokens | None) -> list[str]:
+    """Return the marks by which the reward's own texts end."""
+    if texts is None:
+        return []
+    ends = [texts.turns.closing.strip(), texts.tokenizer.eos_token]
     return [end for end in ends if end]
 
 
@@ -86,3 +99,17 @@ def _without_end(response: str, ends: Sequence[str]) -> tuple[str, bool]:
         if stripped.endswith(end):
             return stripped[: len(stripped) - len(end)], True
     return response, False
+
+
+def _tell_of_foreign(texts: TextTokens, prompts: Sequence[str]) -> None:
+    """Say once that a reward with a template formats prompts which that template did not write."""
+    foreign = [prompt for prompt in prompts if not texts.is_formatted(prompt)]
+    if not texts.turns.written or not foreign or texts in _told:
+        return
+    _told.add(texts)
+    _log.warning(
+        "The reward's chat template did not write the prompt %.100r, so it is formatted as the "
+        "user's text. That is right for plain prompts; where the policy's own template wrote it, "
+        "send plain prompts, or take a reward of the policy's family; told once",
+        foreign[0],
+    )

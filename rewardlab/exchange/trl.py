@@ -70,7 +70,8 @@ def reward_func(
         >>> words = reward_func(Length(), name="words")
         >>> words.__name__, words(prompts=["Hi.", "Hi."], completions=["Hello to you", ""])
         ('words', [3.0, 0.0])
-        >>> words([[{"role": "user", "content": "Hi."}]], [[{"role": "assistant", "content": "Ho"}]])
+        >>> asked = [{"role": "user", "content": "Hi."}]
+        >>> words([asked], [[{"role": "assistant", "content": "Ho"}]])
         [1.0]
     """
     if not isinstance(reward, Reward):

@@ -206,7 +206,7 @@ class TextTokens:
                 f"{reason}. Give one: chat_template.jinja beside the tokenizer, or "
                 "chat={template: FILE}."
             )
-        if isinstance(prompt, str) and self._is_formatted(prompt):
+        if isinstance(prompt, str) and self.is_formatted(prompt):
             return Form(self._whole(prompt), formatted=True)
         if isinstance(prompt, str) and self._template is None:
             return Form(self._hidden(prompt), framed=True)
@@ -261,7 +261,7 @@ class TextTokens:
         rounds = self._render([user, assistant, user], awaits=False)
         return Turns(opening, awaiting, closing, rounds)
 
-    def _is_formatted(self, prompt: str) -> bool:
+    def is_formatted(self, prompt: str) -> bool:
         """Tell whether a text is what a template writes for a prompt.
 
         It begins as the template does and ends where the assistant begins. Without a template a

@@ -1,4 +1,4 @@
-"""Functions of texts that others wrote, sync or async: how they are called, and what they answer."""
+"""Functions that others wrote, sync or async: how they are called, and what they answer."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ def chat_folder(tmp_path_factory):
 
 
 def test_openrlhf_scores_queries_as_we_score_their_prompts_and_responses(tmp_path, chat_folder):
-    """A query is what its trainer decodes: the rendered prompt and the policy's tokens, marks too."""
+    """A query is what its trainer decodes: the rendered prompt, the policy's tokens, and marks."""
     reward = load_reward(chat_folder)
     talk = Conversation((Message("system", "Be brief."), Message("user", "2+2?")))
     finished = torch.tensor([True, True, False])
@@ -62,7 +62,8 @@ def test_openrlhf_scores_queries_as_we_score_their_prompts_and_responses(tmp_pat
     assert torch.equal(result["extra_logs"]["disagreement"], reward.members(samples).std(1))
     one = module.reward_func(queries[:1], prompts[:1], [None])  # as OpenRLHF calls it
     info = torch.tensor([one["rewards"]])
-    assert info.shape == (1,) and info[0] == pytest.approx(expected[0].item(), abs=1e-6)
+    assert info.shape == (1,)
+    assert info[0] == pytest.approx(expected[0].item(), abs=1e-6)
 
 
 def test_openrlhf_without_a_template_sends_plain_texts(tmp_path):
@@ -71,6 +72,18 @@ def test_openrlhf_without_a_template_sends_plain_texts(tmp_path):
     module = loaded(openrlhf.write_function(folder, tmp_path / "reward.py"))
     result = module.reward_func(["2+2=4<|end|>"], ["2+2="], [""])
     assert torch.equal(result["rewards"], scores_of(reward, Samples(["2+2="], ["4"])))
+
+
+def test_a_prompt_by_another_template_is_told_of_once(tmp_path, chat_folder, caplog):
+    module = loaded(openrlhf.write_function(chat_folder, tmp_path / "reward.py"))
+    own = load_reward(chat_folder).texts.row_text("hi")
+    module.reward_func([own + "a"], [own], [""])
+    assert "chat template" not in caplog.text
+    for _ in range(2):
+        result = module.reward_func(["[INST] hi [/INST]a<|end|>"], ["[INST] hi [/INST]"], [""])
+    assert caplog.text.count("did not write the prompt '[INST] hi [/INST]'") == 1
+    expected = scores_of(load_reward(chat_folder), Samples(["[INST] hi [/INST]"], ["a"]))
+    assert torch.equal(result["rewards"], expected)
 
 
 def test_a_prompt_that_openrlhf_cut_from_the_left_is_found(tmp_path):

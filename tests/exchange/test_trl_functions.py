@@ -86,7 +86,8 @@ def test_disagreement_is_logged_for_several_members_alone():
     assert extra == {"both/disagreement": pytest.approx(members.tolist())}
     metrics.clear()
     reward_func(Length(), name="words")(["", ""], completions, log_metric=metrics, log_extra=extra)
-    assert metrics == {"words/unscored": 0} and len(extra) == 1
+    assert metrics == {"words/unscored": 0}
+    assert len(extra) == 1
 
 
 def nan_for_b(samples):
@@ -143,7 +144,7 @@ def test_data_sets_that_cannot_be_made_are_refused():
         trl.preference_dataset(PreferencePairs(images, images))
     with pytest.raises(InputError, match="no pairs"):
         trl.preference_dataset(PreferencePairs(Samples([], []), Samples([], [])))
-    with pytest.raises(InputError, match="other lengths {'answer': 1}"):
+    with pytest.raises(InputError, match=r"other lengths \{'answer': 1\}"):
         prompt_dataset(["a", "b"], answer=[1])
     with pytest.raises(InputError, match="1 of 2 prompts are conversations"):
         prompt_dataset(["a", TALK], conversational=False)

@@ -26,7 +26,7 @@ def compare(reward, trainer):
     assert_close(scores_of(reward, PAIRS.rejected), rejected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("framed", [False, True])
+@pytest.mark.parametrize("framed", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_one_of_plain_texts(tmp_path, framed):
     """TRL trains it with the beginning and the end of a text, and so is it scored here."""
     tokenizer = TRL.framed_tokenizer() if framed else TRL.tiny_tokenizer()

@@ -101,7 +101,7 @@ def test_what_is_not_scored_is_left_out_of_means(tmp_path):
     assert any(0 < share < 1 for share in shares), shares
 
 
-@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("chat", [pytest.param(False, marks=pytest.mark.nightly), True])
 def test_dpo_learns_from_our_pairs_what_we_would(tmp_path, chat):
     from trl import DPOConfig, DPOTrainer
 
@@ -125,7 +125,8 @@ def test_dpo_learns_from_our_pairs_what_we_would(tmp_path, chat):
     assert dpo_loss(*columns, beta=0.3).mean().item() == pytest.approx(theirs.item(), rel=1e-4)
     trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-    assert len(losses) == 2 and losses[1] < losses[0]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
 
 
 def log_probs(policy, half):
