@@ -72,7 +72,7 @@ def function_file(
         trust: as of `load_reward`.
 
     Raises:
-        InputError: if the folder holds no reward.
+        InputError: if the folder holds no reward, or one that does not score images.
 
     Example:
         >>> from rewardlab.rewards import Brightness
@@ -82,7 +82,7 @@ def function_file(
         True
     """
     values = {
-        "reward": str(checked_folder(reward_folder)),
+        "reward": str(checked_folder(reward_folder, "images", trust)),
         "field": "video" if video else "image",
         "unscored": unscored,
         "trust": trust,

@@ -6,19 +6,25 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from rewardlab.errors import InputError
 from rewardlab.exchange.answers import Answers, answers_of
 from rewardlab.rewards.base import Reward
-from rewardlab.rewards.folders import load_reward, read_config
+from rewardlab.rewards.folders import load_reward
+from rewardlab.rewards.remote import RemoteReward
 from rewardlab.rewards.scoring import BATCH
 from rewardlab.storage.atomic import write_atomically
 from rewardlab.types import Samples
 from rewardlab.version import __version__
 
+Kind = Literal["texts", "images"]
+PROBES = {
+    "texts": Samples(["Say hi."], ["Hello."]),
+    "images": Samples(["a cat"], torch.full((1, 3, 64, 64), 0.5)),
+}
 _log = logging.getLogger("rewardlab")
 
 
@@ -108,14 +114,35 @@ class FolderReward:
         return Answers(answers.judged._replace(scores=scores), disagreement)
 
 
-def checked_folder(folder: str | Path) -> Path:
-    """Return the absolute path of a reward's folder, from where any process finds it.
+def checked_folder(folder: str | Path, kind: Kind, trust: bool = False) -> Path:
+    """Return the absolute path of a reward's folder, once the reward was loaded and tried.
+
+    Args:
+        folder: of the reward.
+        kind: what the trainer's policies make.
+        trust: as of `load_reward`.
 
     Raises:
-        InputError: if it holds no reward.
+        InputError: if it holds no reward, or one that scores the other kind alone.
     """
-    read_config(folder)
+    reward = load_reward(folder, trust=trust)
+    is_remote = any(isinstance(part, RemoteReward) for part in reward.modules())
+    other: Kind = "images" if kind == "texts" else "texts"
+    if not is_remote and not _scores(reward, kind) and _scores(reward, other):
+        raise InputError(
+            f"The reward in {folder} scores {other}, and the trainer's policies make {kind}. "
+            f"Give one that scores {kind}."
+        )
     return Path(folder).resolve()
+
+
+def _scores(reward: Reward, kind: Kind) -> bool:
+    """Tell whether a reward scores a probe of a kind."""
+    try:
+        answers_of(reward, PROBES[kind], BATCH)
+    except InputError:
+        return False
+    return True
 
 
 def filled_file(template: str, values: Mapping[str, Any]) -> str:

@@ -63,7 +63,7 @@ def function_file(
         trust: as of `load_reward`.
 
     Raises:
-        InputError: if the folder holds no reward.
+        InputError: if the folder holds no reward, or one that does not score texts.
 
     Example:
         >>> from rewardlab.rewards import Length
@@ -73,7 +73,7 @@ def function_file(
         True
     """
     values = {
-        "reward": str(checked_folder(reward_folder)),
+        "reward": str(checked_folder(reward_folder, "texts", trust)),
         "device": device,
         "unscored": unscored,
         "prompt_key": prompt_key,

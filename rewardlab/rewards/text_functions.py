@@ -123,7 +123,7 @@ class TRLFunction(Reward, Partial, Saved):
     def __init__(
         self,
         function: Callable[..., Any],
-        columns: str | Path | Sequence[Mapping[str, Any]] | None = None,
+        columns: Any = None,
         conversational: bool | None = None,
         most_unscored: float = UNSCORED,
     ) -> None:

@@ -12,7 +12,16 @@ import torch
 from rewardlab import Conversation, InputError, Message
 from rewardlab.exchange import flow_factory, openrlhf, verl
 from rewardlab.exchange.function_files import FolderReward
-from rewardlab.rewards import Ensemble, LanguageReward, Length, TextFunction, load_reward, scores_of
+from rewardlab.rewards import (
+    Brightness,
+    Ensemble,
+    LanguageReward,
+    Length,
+    RemoteReward,
+    TextFunction,
+    load_reward,
+    scores_of,
+)
 from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 from rewardlab.types import Samples
 
@@ -153,9 +162,8 @@ def test_what_is_not_scored_is_an_error_unless_a_number_is_named(tmp_path, caplo
     )
     assert loaded(numbered).compute_score("", "?", "")["score"] == -1
     assert "The score is set to -1" in caplog.text
-    untrusted = openrlhf.write_function(tmp_path / "reward", tmp_path / "c.py")
     with pytest.raises(InputError, match="would run its code"):
-        loaded(untrusted).reward_func(["hi?"], ["hi"], [""])
+        openrlhf.write_function(tmp_path / "reward", tmp_path / "c.py")
 
 
 def test_many_threads_get_the_scores_of_one(chat_folder):
@@ -187,11 +195,34 @@ def test_a_copy_in_another_process_loads_the_reward_anew(chat_folder):
     )
 
 
+@pytest.mark.parametrize(
+    ("trainer", "reward", "message"),
+    [
+        (openrlhf, Brightness(), "scores images, and the trainer's policies make texts"),
+        (verl, Brightness(), "scores images, and the trainer's policies make texts"),
+        (flow_factory, Length(), "scores texts, and the trainer's policies make images"),
+    ],
+)
+def test_a_reward_of_the_other_kind_is_refused(tmp_path, trainer, reward, message):
+    reward.save_pretrained(tmp_path / "reward")
+    with pytest.raises(InputError, match=message):
+        trainer.write_function(tmp_path / "reward", tmp_path / "function.py")
+    assert not (tmp_path / "function.py").exists()
+
+
+def test_a_server_is_not_asked_when_a_file_is_written(tmp_path):
+    RemoteReward("http://127.0.0.1:9").save_pretrained(tmp_path / "reward")
+    with pytest.raises(InputError, match="the server"):
+        openrlhf.write_function(tmp_path / "reward", tmp_path / "a.py")
+    assert openrlhf.write_function(tmp_path / "reward", tmp_path / "a.py", trust=True).is_file()
+
+
 @pytest.mark.parametrize("trainer", [openrlhf, verl, flow_factory])
 def test_nothing_is_written_for_what_is_no_reward(tmp_path, trainer):
     with pytest.raises(InputError, match="is not a folder"):
         trainer.write_function(tmp_path / "none", tmp_path / "reward.py")
-    Length().save_pretrained(tmp_path / "words")
+    reward = Brightness() if trainer is flow_factory else Length()
+    reward.save_pretrained(tmp_path / "words")
     for name in ("reward", "my-reward.py"):
         with pytest.raises(InputError, match=r"a module such as reward\.py"):
             trainer.write_function(tmp_path / "words", tmp_path / name)

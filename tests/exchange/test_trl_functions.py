@@ -16,6 +16,7 @@ from rewardlab.rewards import (
     LanguageReward,
     Length,
     Repetition,
+    Reward,
     TextFunction,
     Tolerant,
     TRLFunction,
@@ -302,6 +303,25 @@ def test_they_are_saved_by_their_import_path(tmp_path, monkeypatch):
         TextFunction(lambda prompt, response: 1.0).save_pretrained(tmp_path / "lambda")
     with pytest.raises(InputError, match="share of the samples"):
         TextFunction(overlap, most_unscored=2)
+
+
+def test_a_config_names_a_function_and_its_columns(tmp_path, monkeypatch):
+    from jsonargparse import ArgumentParser
+
+    (tmp_path / "rules_of_config.py").write_text(
+        "def right(completions, answer, **columns):\n"
+        "    return [float(text == a) for text, a in zip(completions, answer)]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "2+2?", "answer": "4"}\n')
+    parser = ArgumentParser()
+    parser.add_argument("--reward", type=Reward)
+    for columns in (str(rows), [{"prompt": "2+2?", "answer": "4"}]):
+        arguments = {"function": "rules_of_config.right", "columns": columns}
+        part = {"class_path": "rewardlab.rewards.TRLFunction", "init_args": arguments}
+        reward = parser.instantiate(parser.parse_object({"reward": part})).reward
+        assert reward(Samples(["2+2?"], ["4"])).item() == 1, "a text in quotes stays a text"
 
 
 def test_a_reward_function_that_trl_ships_is_a_reward():
