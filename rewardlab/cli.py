@@ -31,6 +31,7 @@ _HOMES = {
     "score": "score",
     "evaluate": "evaluate",
     "data": "data",
+    "export": "export",
     "generate": "generate",
     "plan": "plan",
     "report": "report",

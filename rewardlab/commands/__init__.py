@@ -65,6 +65,7 @@ optimiser.
   score      score texts or pictures with a reward: one row a sample
   evaluate   accuracy on benchmarks and preferences, calibration, named biases
   data       check what a fit would see in a file of pairs or a folder of pictures
+  export     write a reward as a folder of transformers or ONNX, with its model card
   generate   draw outputs of a policy into a folder of samples
   plan       say how much memory a config needs, before anything is loaded
   report     write one self-contained HTML page from run folders
@@ -260,6 +261,32 @@ Exit code 0 whatever is found, 2 if FILE cannot be read.
 Examples:
   rewardlab data check pairs.jsonl --tokenizer model --against reward-bench-2.parquet
   rewardlab data check targets --against generated""",
+    "export": """\
+rewardlab export: a reward in the form of another library, with its model card.
+
+  rewardlab export REWARD --to transformers|onnx|openrlhf|verl|flow-factory --out FOLDER
+                   [--run RUN] [--results FILE ...]
+
+  REWARD            a folder of a reward
+  --to transformers texts: a sequence classifier with one label and its tokenizer; pictures: a model
+                    and an image processor, whose code stands in the folder
+  --to onnx         model.onnx from token tables, or from pixels, to scores
+  --to openrlhf,    reward.py: a function (a class for Flow-Factory) that loads the reward by
+  verl,             rewardlab; no card
+  flow-factory
+  --out FOLDER      a new folder; README.md in it is the card
+  --run RUN         the run folder that trained the reward: data hashes, held-out accuracy, command
+  --results FILE    results.json of `attack` and `evaluate` of this reward: success over its floors,
+                    benchmarks, biases. What is not given is said to be not measured
+  --dtype float32   of the weights, to transformers: float32, bfloat16 or float16
+  --trust           load folders that name classes from outside rewardlab
+
+What was written is loaded without rewardlab and has to score as the reward does. Exit code 0 then.
+
+Examples:
+  rewardlab export runs/rm/reward --to transformers --out rm-hf --run runs/rm \\
+    --results runs/attack/results.json runs/bench/results.json
+  rewardlab export runs/reward/reward --to onnx --out reward-onnx""",
     "generate": """\
 rewardlab generate: draw outputs of a policy into a folder of samples.
 

@@ -73,6 +73,9 @@ class TextTokens:
         form: the settings.
 
     Attributes:
+        template: by which texts are written, with its clock held; None for plain text.
+        chats: whether a chat template formats.
+        ends_rows: whether the template ends a finished response, so that no end token is put there.
         closes: whether the template writes something of its own behind the assistant's words.
         end: the token that ends the assistant's turn, None where no template writes one.
 
@@ -89,15 +92,15 @@ class TextTokens:
     def __init__(self, tokenizer: Any, form: TextFormat | None = None) -> None:
         self.tokenizer = tokenizer
         self.form = form or TextFormat()
-        self._template = _template_of(tokenizer, self.form)
-        self._chats = self._template is not None
+        self.template = _template_of(tokenizer, self.form)
+        self.chats = self.template is not None
         if self.form.ending == "spaced":
-            self._template = with_spaced_end(self._template)
-        self.turns = NO_TURNS if self._template is None else self._turns()
+            self.template = with_spaced_end(self.template)
+        self.turns = NO_TURNS if self.template is None else self._turns()
         self.marks = Marks(tokenizer, self.turns.written)
         self.closes = bool(self.turns.closing.strip())
         self.end = self._end_of_turn()
-        self._ends_rows = self.closes or (self._chats and self.form.ending == "template")
+        self.ends_rows = self.closes or (self.chats and self.form.ending == "template")
 
     def prompt_ids(self, prompts: Sequence[Prompt]) -> list[Ids]:
         """Return the tokens of prompts, up to where a response begins; equal ones are made once."""
@@ -137,7 +140,7 @@ class TextTokens:
         texts = []
         for prompt, response, form, ends in zip(prompts, responses, forms, finished, strict=True):
             texts.append(self._row_text(prompt, response, form, ends))
-        end = None if self._ends_rows else self.tokenizer.eos_token_id
+        end = None if self.ends_rows else self.tokenizer.eos_token_id
         rows = []
         whole_rows = self._framed_ids(texts, [form.framed for form in forms])
         for row, form, ends in zip(whole_rows, forms, finished, strict=True):
@@ -199,7 +202,7 @@ class TextTokens:
         Raises:
             InputError: if it is a conversation and there is no template, or the template fails.
         """
-        if isinstance(prompt, Conversation) and not self._chats:
+        if isinstance(prompt, Conversation) and not self.chats:
             reason = "chat=false forbids it" if self.form.chat is False else "there is none"
             raise InputError(
                 f"A conversation of {len(prompt.messages)} messages needs a chat template, and "
@@ -208,7 +211,7 @@ class TextTokens:
             )
         if isinstance(prompt, str) and self.is_formatted(prompt):
             return Form(self._whole(prompt), formatted=True)
-        if isinstance(prompt, str) and self._template is None:
+        if isinstance(prompt, str) and self.template is None:
             return Form(self._hidden(prompt), framed=True)
         return Form(self._rendered(prompt, None))
 
@@ -237,7 +240,7 @@ class TextTokens:
         try:
             text: str = self.tokenizer.apply_chat_template(
                 messages,
-                chat_template=self._template,
+                chat_template=self.template,
                 tokenize=False,
                 add_generation_prompt=awaits,
                 **self.form.options,
@@ -269,7 +272,7 @@ class TextTokens:
         """
         mark = self.marks.first(prompt)
         begin = self.tokenizer.bos_token
-        if self._template is None:
+        if self.template is None:
             others = (None, self.tokenizer.eos_token, self.tokenizer.pad_token)
             if mark == begin:
                 return mark is not None
@@ -284,7 +287,7 @@ class TextTokens:
 
     def _whole(self, prompt: str) -> str:
         """Return a formatted prompt with what files like to strip: beginning and last space."""
-        if self._template is None:
+        if self.template is None:
             begins = self.tokenizer.bos_token_id in self.marks.frame.before
         else:
             awaiting = self.turns.awaiting

@@ -59,6 +59,7 @@ class ClassifierReward(Reward, Saved):
 
     Attributes:
         cut_pairs: how many pairs were cut so far.
+        scored: which of the classifier's logits are the score.
 
     Raises:
         InputError: if model or tokenizer cannot be loaded, or no label decides the score.
@@ -97,7 +98,7 @@ class ClassifierReward(Reward, Saved):
             )
         self.conversations = conversations
         self.cut_pairs = 0
-        self._scored = scored_labels(self.network.config, label)
+        self.scored = scored_labels(self.network.config, label)
         self._special = self.tokenizer.num_special_tokens_to_add(pair=True)
         self.max_length = self._limit(max_length)
         self._try_out()
@@ -131,7 +132,7 @@ class ClassifierReward(Reward, Saved):
         )
         self._tell_of_cuts(lengths)
         logits = self.network(**self._inputs(batch.to(self.network.device))).logits
-        return checked_scores(log_odds(logits, self._scored), samples, "ClassifierReward")
+        return checked_scores(log_odds(logits, self.scored), samples, "ClassifierReward")
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the classifier and its tokenizer into `folder`, whole or not at all."""
@@ -167,7 +168,7 @@ class ClassifierReward(Reward, Saved):
         self.network.eval()
         batch = self.tokenizer(["a"], ["b"], return_tensors="pt").to(self.network.device)
         try:
-            log_odds(self.network(**self._inputs(batch)).logits, self._scored)
+            log_odds(self.network(**self._inputs(batch)).logits, self.scored)
         except Exception as error:  # a foreign network can raise anything
             raise InputError(
                 f"{type(self.network).__name__} cannot score a pair of two short texts: "

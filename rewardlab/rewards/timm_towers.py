@@ -66,7 +66,7 @@ class TimmTower(ForeignTower):
         """
         from safetensors.torch import save_file
 
-        config = _config(self.visual)
+        config = timm_config(self.visual)
         weights = {}
         for name, tensor in self.visual.state_dict().items():
             if not f"visual.{name}".startswith(self.unused):
@@ -184,7 +184,7 @@ def _image_size(trunk: Any) -> tuple[int, int] | None:
     return tuple(size) if size else None
 
 
-def _config(trunk: Any) -> dict[str, Any]:
+def timm_config(trunk: Any) -> dict[str, Any]:
     """Return what timm builds a model from again, as its folders hold it."""
     from tempfile import TemporaryDirectory
 

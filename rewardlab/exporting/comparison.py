@@ -1,0 +1,60 @@
+"""What was written has to score as the reward does, before it stands."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from rewardlab.errors import InputError
+
+TOLERANCES = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}  # of the largest score, or of 1
+
+
+class Comparison(NamedTuple):
+    """How far the scores of what was written lie from the reward's.
+
+    Attributes:
+        samples: how many both scored.
+        difference: the largest absolute difference.
+        largest: the reward's largest absolute score on them.
+        tolerance: the largest difference that is accepted.
+    """
+
+    samples: int
+    difference: float
+    largest: float
+    tolerance: float
+
+
+def compared(scores: Tensor, expected: Tensor, dtype: str, what: str) -> Comparison:
+    """Compare scores [B] with the reward's own [B].
+
+    Args:
+        scores: of what was written.
+        expected: of the reward.
+        dtype: in which what was written computes: "float32", "bfloat16" or "float16".
+        what: name of what was written, for the message.
+
+    Raises:
+        InputError: if they differ by more than the tolerance: 1e-4, 0.1 or 0.02 of the largest
+            score or of 1, whichever is larger.
+
+    Example:
+        >>> compared(torch.tensor([2.0]), torch.tensor([2.0]), "float32", "a copy").difference
+        0.0
+    """
+    differences = (scores.detach().double().cpu() - expected.double()).abs()
+    difference = differences.max().item()
+    largest = expected.abs().max().item()
+    tolerance = TOLERANCES[dtype] * max(1.0, largest)
+    if not difference <= tolerance:
+        worst = int(torch.nan_to_num(differences, nan=torch.inf).argmax())
+        raise InputError(
+            f"{what} gives {scores[worst].item():.6g} to a probe where the reward gives "
+            f"{expected[worst].item():.6g}, which is more apart than {tolerance:.2g}; nothing was "
+            "written. Is the model changed in memory in a way that its config does not tell, or is "
+            f"{dtype} too coarse (--dtype float32)?"
+        )
+    return Comparison(len(expected), difference, largest, tolerance)

@@ -1,0 +1,1 @@
+"""Code that stands in an exported folder of images beside its weights; it needs no rewardlab."""

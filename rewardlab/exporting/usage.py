@@ -1,0 +1,143 @@
+"""Python that scores with an exported folder, for its card, and what the export does otherwise."""
+
+from __future__ import annotations
+
+from rewardlab.exporting.recipes import Kind
+
+HEAD = """\
+import torch
+from transformers import {classes}
+
+folder = "."  # this folder
+"""
+TABLES: dict[Kind, str] = {
+    "chat": """\
+conversation = [{"role": "user", "content": "12"}, {"role": "assistant", "content": "3"}]
+tables = tokenizer.apply_chat_template(
+    [conversation], padding=True, return_tensors="pt", return_dict=True
+)
+""",
+    "text": """\
+text = "12" + "3" + tokenizer.eos_token  # a prompt, its response, and the end
+tables = tokenizer([text], padding=True, return_tensors="pt")
+""",
+    "pair": """\
+tables = tokenizer(["12"], ["3"], padding=True, return_tensors="pt")  # prompts, responses
+""",
+}
+TOKENIZER = "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+PICTURE = """\
+from PIL import Image
+
+picture = Image.new("RGB", (64, 48), "gray")
+"""
+PROCESSOR = """\
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+pixels = processor([picture])["pixel_values"]
+"""
+SESSION = """\
+session = onnxruntime.InferenceSession(f"{folder}/model.onnx")
+"""
+END = "print(scores.tolist())\n"
+
+
+def text_usage(kind: Kind, offset: float) -> str:
+    """Return code that scores a text with transformers alone."""
+    added = f" + {offset!r}" if offset else ""
+    return (
+        HEAD.format(classes="AutoModelForSequenceClassification, AutoTokenizer")
+        + TOKENIZER
+        + "model = AutoModelForSequenceClassification.from_pretrained(folder).eval()\n"
+        + TABLES[kind]
+        + "with torch.no_grad():\n"
+        + f"    scores = model(**tables).logits[:, 0]{added}\n"
+        + END
+    )
+
+
+def image_usage() -> str:
+    """Return code that scores a picture with transformers and the folder's own code."""
+    return (
+        HEAD.format(classes="AutoImageProcessor, AutoModel")
+        + PICTURE
+        + PROCESSOR
+        + "model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()\n"
+        + "with torch.no_grad():\n"
+        + "    scores = model(pixels).logits[:, 0]\n"
+        + END
+    )
+
+
+def text_graph_usage(kind: Kind) -> str:
+    """Return code that scores a text with onnxruntime."""
+    return (
+        HEAD.format(classes="AutoTokenizer").replace("import torch", "import onnxruntime")
+        + TOKENIZER
+        + SESSION
+        + TABLES[kind]
+        + "names = [table.name for table in session.get_inputs()]\n"
+        + "feeds = {name: tables[name].numpy() for name in names}\n"
+        + 'scores = session.run(["score"], feeds)[0]\n'
+        + END
+    )
+
+
+def image_graph_usage() -> str:
+    """Return code that scores a picture with onnxruntime."""
+    return (
+        HEAD.format(classes="AutoImageProcessor").replace("import torch", "import onnxruntime")
+        + PICTURE
+        + PROCESSOR
+        + SESSION
+        + 'scores = session.run(["score"], {"pixel_values": pixels.numpy()})[0]\n'
+        + END
+    )
+
+
+def text_limits(kind: Kind, offset: float, limit: int | None) -> list[str]:
+    """Return what the export of a reward of texts does otherwise than the reward."""
+    limits = []
+    if offset:
+        limits.append(
+            f"The logit lacks a constant, for which this class has no place: score = logit + "
+            f"{offset!r} (`reward_offset` in config.json). Order, differences and the "
+            "probabilities of pairs are the same without it."
+        )
+    if kind == "pair":
+        limits.append("It takes a prompt and a response as two texts; a conversation has no form.")
+    else:
+        limits.append(
+            "A special token that a text spells becomes that token; rewardlab reads it as text."
+        )
+        limits.append(
+            "Every response counts as finished; rewardlab ends none that was cut off at a length "
+            "limit."
+        )
+    if limit is not None:
+        limits.append(
+            f"It sees {limit} tokens. Of longer rows rewardlab drops the prompt's tokens and "
+            "refuses a response that is longer alone; here `truncation=True` cuts without asking."
+        )
+    return limits
+
+
+def image_limits(library: str, resizes: bool) -> list[str]:
+    """Return what whoever loads an exported reward of images has to know."""
+    limits = [
+        "The classes are Python files in this folder, which `trust_remote_code=True` runs. Read "
+        "them first.",
+        "Pictures are resized on tensors, in the order of Pillow 13: what a network gets is "
+        "Pillow's own result within one grey level. Other processors give other scores.",
+    ]
+    if library != "transformers":
+        package = {"open_clip": "open_clip_torch"}.get(library, library)
+        limits.append(f"The tower is built by {library}: `pip install {package}`.")
+    if not resizes:
+        limits.append("Pictures of another size than the tower's are refused, as in training.")
+    return limits
+
+
+GRAPH_LIMITS = [
+    "The graph is float32, and was compared on onnxruntime's CPU provider alone; others may round "
+    "otherwise.",
+]
