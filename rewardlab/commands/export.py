@@ -50,7 +50,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     Raises:
         InputError: for a mistake in them, if the reward is no folder, or --out exists.
     """
-    flags = _parser().parse_args(argv)
+    flags = flag_parser().parse_args(argv)
     if not Path(flags.reward).is_dir():
         raise InputError(f"{flags.reward} is not a folder. Give one that save_pretrained wrote.")
     if Path(flags.out).exists():
@@ -65,7 +65,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
-def _parser() -> FlagParser:
+def flag_parser() -> FlagParser:
+    """Return the parser of the flags."""
     parser = FlagParser(prog="rewardlab export", allow_abbrev=False)
     add = parser.add_argument
     add("reward", metavar="REWARD", help="a folder of a reward")

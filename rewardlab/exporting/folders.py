@@ -19,7 +19,8 @@ from rewardlab.exporting.graph_folder import write_image_graph, write_text_graph
 from rewardlab.exporting.image_folder import write_images
 from rewardlab.exporting.image_scorer import image_scorer
 from rewardlab.exporting.onnx_graph import check_installed
-from rewardlab.exporting.text_folder import limit_of, text_form, write_text
+from rewardlab.exporting.recipes import limit_of
+from rewardlab.exporting.text_folder import text_form, write_text
 from rewardlab.exporting.usage import (
     GRAPH_LIMITS,
     image_graph_usage,

@@ -55,24 +55,34 @@ class Recipe(NamedTuple):
 
 
 def probes(reward: LanguageReward | ClassifierReward) -> Samples:
-    """Return short samples that a reward takes, on which an export is compared with it.
+    """Return short samples that a reward takes whole, on which an export is compared with it.
 
     Raises:
         InputError: if it takes none of them.
     """
+    limit = limit_of(reward)
     fitting = []
-    for prompt, response in PAIRS:
-        try:
-            reward.check_samples(Samples([prompt], [response]))
-        except InputError:
-            continue
-        fitting.append((prompt, response))
+    for pair in PAIRS:
+        if limit is None or _length(reward, *pair) <= limit:
+            fitting.append(pair)
     if not fitting:
         raise InputError(
             f"This {type(reward).__name__} takes none of {len(PAIRS)} short texts, so its export "
             "cannot be compared with it. Is its context very short?"
         )
     return Samples([prompt for prompt, _ in fitting], [response for _, response in fitting])
+
+
+def limit_of(reward: LanguageReward | ClassifierReward) -> int | None:
+    """Return how many tokens of a row a reward sees; None where nothing limits them."""
+    return reward.limit if isinstance(reward, LanguageReward) else reward.max_length
+
+
+def _length(reward: LanguageReward | ClassifierReward, prompt: str, response: str) -> int:
+    """Return how many tokens a row has before it is cut."""
+    if isinstance(reward, LanguageReward):
+        return reward.token_counts(Samples([prompt], [response])).rows[0]
+    return len(reward.tokenizer(prompt, response, verbose=False)["input_ids"])
 
 
 def recipe_of(reward: LanguageReward | ClassifierReward, samples: Samples) -> Recipe:

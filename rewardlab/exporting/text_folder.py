@@ -12,10 +12,10 @@ from torch import Tensor
 from rewardlab.errors import InputError
 from rewardlab.exporting.combination import Combination
 from rewardlab.exporting.comparison import Comparison, compared
-from rewardlab.exporting.recipes import Kind, Recipe, probes, recipe_of
+from rewardlab.exporting.recipes import Kind, Recipe, limit_of, probes, recipe_of
 from rewardlab.exporting.text_scorer import TextScorer, text_scorer
 from rewardlab.networks.silence import silent
-from rewardlab.rewards import ClassifierReward, LanguageReward, Reward
+from rewardlab.rewards import LanguageReward, Reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.types import Samples
 
@@ -98,11 +98,6 @@ def in_dtype(network: Any, dtype: torch.dtype) -> Any:
     if all(parameter.dtype == dtype for parameter in network.parameters()):
         return network
     return deepcopy(network).to(dtype)
-
-
-def limit_of(reader: LanguageReward | ClassifierReward) -> int | None:
-    """Return how many tokens a reward sees."""
-    return reader.limit if isinstance(reader, LanguageReward) else reader.max_length
 
 
 def padding_id(reader: LanguageReward, samples: Samples) -> int:

@@ -1,0 +1,100 @@
+"""Scorers as ONNX graphs in onnxruntime: equal to the rewards, at any batch and length."""
+
+import json
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+from transformers import AutoTokenizer
+
+from rewardlab import VisionReward
+from rewardlab.errors import InputError
+from rewardlab.exporting import Origin, export_onnx
+from rewardlab.exporting.onnx_graph import write_graph
+from rewardlab.exporting.remote.image_processing_image_reward import ImageRewardProcessor
+from rewardlab.rewards import ClassifierReward, LanguageReward, Standardized
+from rewardlab.rewards.scoring import scores_of
+from rewardlab.testing import tiny_tower
+from rewardlab.types import Samples
+
+from .alone import card_code, run_alone
+
+TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "rewards/tiny_models.py")))
+LONG = Samples(["Say hi. " * 4] * 3, ["Hello there, hé 世 " * 3, "no", ""])
+
+
+def graph_scores(folder, tables):
+    """Return what onnxruntime computes of token tables or pixels."""
+    session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
+    feeds = {put.name: tables[put.name].numpy() for put in session.get_inputs()}
+    return torch.from_numpy(session.run(["score"], feeds)[0])
+
+
+@pytest.mark.nightly
+def test_a_graph_of_texts_holds_the_constant_too(tmp_path):
+    reward = LanguageReward(TINY.backbone(), TINY.tokenizer(TINY.CHATML), heads=2)
+    reward = Standardized(reward, mean=0.5, std=0.25).eval()
+    comparison = export_onnx(reward, tmp_path / "out", Origin(str(tmp_path)))
+    assert comparison.samples == 12
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    conversations = []
+    for prompt, response in zip(LONG.prompts, LONG.outputs, strict=True):
+        user = {"role": "user", "content": prompt}
+        conversations.append([user, {"role": "assistant", "content": response}])
+    tables = tokenizer.apply_chat_template(
+        conversations, padding=True, return_tensors="pt", return_dict=True
+    )
+    expected = scores_of(reward, LONG)
+    torch.testing.assert_close(graph_scores(tmp_path / "out", tables), expected, atol=1e-4, rtol=0)
+    printed = run_alone(card_code(tmp_path / "out"), tmp_path / "out", tmp_path / "cache")
+    expected = scores_of(reward, Samples(["12"], ["3"]))
+    torch.testing.assert_close(torch.tensor(json.loads(printed)), expected, atol=1e-4, rtol=0)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"model.onnx", "tokenizer.json", "README.md"} <= names
+
+
+@pytest.mark.nightly
+def test_a_graph_of_an_encoder_takes_pairs(tmp_path):
+    reward = ClassifierReward(TINY.encoder(), TINY.tokenizer()).eval()
+    export_onnx(reward, tmp_path / "out", Origin(str(tmp_path)))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    tables = tokenizer(LONG.prompts, list(LONG.outputs), padding=True, return_tensors="pt")
+    tables["token_type_ids"] = tables.get("token_type_ids", torch.zeros_like(tables["input_ids"]))
+    expected = scores_of(reward, LONG)
+    torch.testing.assert_close(graph_scores(tmp_path / "out", tables), expected, atol=1e-4, rtol=0)
+
+
+def test_a_graph_of_pixels_takes_any_batch(tmp_path):
+    reward = VisionReward(tiny_tower(), heads=2, width=8).eval()
+    export_onnx(reward, tmp_path / "out", Origin(str(tmp_path)))
+    processor = ImageRewardProcessor.from_pretrained(tmp_path / "out")
+    pictures = torch.rand(5, 3, 40, 24, generator=torch.Generator().manual_seed(0))
+    scores = graph_scores(tmp_path / "out", processor(pictures))
+    expected = scores_of(reward, Samples([""] * 5, pictures))
+    torch.testing.assert_close(scores, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.nightly
+def test_the_cards_code_scores_a_picture_in_onnxruntime(tmp_path):
+    reward = VisionReward(tiny_tower(), heads=2, width=8).eval()
+    export_onnx(reward, tmp_path / "out", Origin(str(tmp_path)))
+    printed = run_alone(card_code(tmp_path / "out"), tmp_path / "out", tmp_path / "cache")
+    gray = torch.full((1, 3, 48, 64), 128 / 255)
+    expected = scores_of(reward, Samples([""], gray))
+    torch.testing.assert_close(torch.tensor(json.loads(printed)), expected, atol=1e-4, rtol=0)
+
+
+class Branching(nn.Module):
+    """A module whose result depends on its numbers in a way that no graph holds."""
+
+    def forward(self, pixel_values):
+        return pixel_values.sum(1) if bool(pixel_values.sum() > 0) else pixel_values.prod(1)
+
+
+def test_what_torch_cannot_express_is_refused(tmp_path):
+    with pytest.raises(InputError, match="torch cannot write this Branching as ONNX"):
+        write_graph(tmp_path, Branching(), {"pixel_values": torch.ones(2, 3)}, ("batch",))
