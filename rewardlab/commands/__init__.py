@@ -271,9 +271,7 @@ rewardlab export: a reward in the form of another library, with its model card.
   --to transformers texts: a sequence classifier with one label and its tokenizer; pictures: a model
                     and an image processor, whose code stands in the folder
   --to onnx         model.onnx from token tables, or from pixels, to scores
-  --to openrlhf,    reward.py: a function (a class for Flow-Factory) that loads the reward by
-  verl,             rewardlab; no card
-  flow-factory
+  --to openrlhf     (verl, flow-factory) reward.py, which loads the reward by rewardlab; no card
   --out FOLDER      a new folder; README.md in it is the card
   --run RUN         the run folder that trained the reward: data hashes, held-out accuracy, command
   --results FILE    results.json of `attack` and `evaluate` of this reward: success over its floors,

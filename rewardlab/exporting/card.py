@@ -13,6 +13,11 @@ from rewardlab.report.figures import sig, with_interval
 from rewardlab.version import __version__
 
 NOT_MEASURED = "Not measured"
+LIMITS = (
+    "A policy that is optimized against it finds outputs that it overrates; the figures above say "
+    "how far that was tried.",
+    "Scores of outputs unlike its training data are guesses.",
+)
 MEASURES = {
     "disagreeing": "reward and witness disagree",
     "standard": "the judge prefers a reference",
@@ -109,9 +114,10 @@ def _head(subject: Subject) -> str:
     unit = "a prompt and a response" if subject.modality == "text" else "a picture"
     return (
         f"# A reward: {subject.name}, exported to {subject.form}\n\n"
-        f"One score for {unit}; higher is better. The scores are: {subject.meaning}. It was "
-        f"exported by rewardlab {__version__} from `{subject.source}` (fingerprint "
-        f"`{subject.fingerprint}`). rewardlab is not needed to use it."
+        f"One score for {unit}; higher is better. What it means, as its training says: "
+        f'"{subject.meaning}". It was exported by rewardlab {__version__} from '
+        f"`{subject.source}` (fingerprint `{subject.fingerprint}`). rewardlab is not needed to use "
+        "it."
     )
 
 
@@ -199,7 +205,8 @@ def _biases(evaluations: Sequence[Results]) -> str:
 
 
 def _limits(subject: Subject) -> str:
-    lines = "\n".join(f"* {sentence}" for sentence in subject.limits)
+    """Return what is known not to hold, beginning with what holds of every reward."""
+    lines = "\n".join(f"* {sentence}" for sentence in (*LIMITS, *subject.limits))
     return f"## Limits\n\n{lines}"
 
 

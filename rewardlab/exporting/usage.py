@@ -5,11 +5,12 @@ from __future__ import annotations
 from rewardlab.exporting.recipes import Kind
 
 HEAD = """\
-import torch
-from transformers import {classes}
+import {library}
+{pillow}from transformers import {classes}
 
 folder = "."  # this folder
 """
+PILLOW = "from PIL import Image\n"
 TABLES: dict[Kind, str] = {
     "chat": """\
 conversation = [{"role": "user", "content": "12"}, {"role": "assistant", "content": "3"}]
@@ -26,11 +27,7 @@ tables = tokenizer(["12"], ["3"], padding=True, return_tensors="pt")  # prompts,
 """,
 }
 TOKENIZER = "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
-PICTURE = """\
-from PIL import Image
-
-picture = Image.new("RGB", (64, 48), "gray")
-"""
+PICTURE = 'picture = Image.new("RGB", (64, 48), "gray")\n'
 PROCESSOR = """\
 processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 pixels = processor([picture])["pixel_values"]
@@ -45,7 +42,7 @@ def text_usage(kind: Kind, offset: float) -> str:
     """Return code that scores a text with transformers alone."""
     added = f" + {offset!r}" if offset else ""
     return (
-        HEAD.format(classes="AutoModelForSequenceClassification, AutoTokenizer")
+        _head("torch", "AutoModelForSequenceClassification, AutoTokenizer")
         + TOKENIZER
         + "model = AutoModelForSequenceClassification.from_pretrained(folder).eval()\n"
         + TABLES[kind]
@@ -58,7 +55,7 @@ def text_usage(kind: Kind, offset: float) -> str:
 def image_usage() -> str:
     """Return code that scores a picture with transformers and the folder's own code."""
     return (
-        HEAD.format(classes="AutoImageProcessor, AutoModel")
+        _head("torch", "AutoImageProcessor, AutoModel", PILLOW)
         + PICTURE
         + PROCESSOR
         + "model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()\n"
@@ -71,7 +68,7 @@ def image_usage() -> str:
 def text_graph_usage(kind: Kind) -> str:
     """Return code that scores a text with onnxruntime."""
     return (
-        HEAD.format(classes="AutoTokenizer").replace("import torch", "import onnxruntime")
+        _head("onnxruntime", "AutoTokenizer")
         + TOKENIZER
         + SESSION
         + TABLES[kind]
@@ -85,13 +82,18 @@ def text_graph_usage(kind: Kind) -> str:
 def image_graph_usage() -> str:
     """Return code that scores a picture with onnxruntime."""
     return (
-        HEAD.format(classes="AutoImageProcessor").replace("import torch", "import onnxruntime")
+        _head("onnxruntime", "AutoImageProcessor", PILLOW)
         + PICTURE
         + PROCESSOR
         + SESSION
         + 'scores = session.run(["score"], {"pixel_values": pixels.numpy()})[0]\n'
         + END
     )
+
+
+def _head(library: str, classes: str, pillow: str = "") -> str:
+    """Return the imports, and the name of the folder."""
+    return HEAD.format(library=library, classes=classes, pillow=pillow)
 
 
 def text_limits(kind: Kind, offset: float, limit: int | None) -> list[str]:
@@ -124,8 +126,7 @@ def text_limits(kind: Kind, offset: float, limit: int | None) -> list[str]:
 def image_limits(library: str, resizes: bool) -> list[str]:
     """Return what whoever loads an exported reward of images has to know."""
     limits = [
-        "The classes are Python files in this folder, which `trust_remote_code=True` runs. Read "
-        "them first.",
+        "`trust_remote_code=True` runs the Python files in this folder. Read them first.",
         "Pictures are resized on tensors, in the order of Pillow 13: what a network gets is "
         "Pillow's own result within one grey level. Other processors give other scores.",
     ]
