@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.exporting.combination import Combination, Term
+from rewardlab.exporting.constants import with_constant
 from rewardlab.networks import lora
 from rewardlab.rewards import Bottleneck, ClassifierReward, LanguageReward, Reward
 from rewardlab.rewards.backbones import as_classifier
@@ -65,7 +66,8 @@ def text_scorer(combination: Combination) -> TextScorer:
     head = _summed(combination)
     backbone = lora.merged(reader.backbone)
     network = as_classifier(backbone, head.weight[None].float(), reader.pad)
-    return TextScorer(network.eval(), head.offset, reader)
+    settled = with_constant(network.eval(), head.offset)
+    return TextScorer(settled.network, settled.offset, reader)
 
 
 def _reader(reward: Reward) -> LanguageReward:

@@ -12,6 +12,8 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
+    GPT2Config,
+    GPT2Model,
     RobertaConfig,
     RobertaForSequenceClassification,
 )
@@ -147,6 +149,23 @@ def test_heads_on_one_backbone_become_one_head_and_a_constant(name, tmp_path):
     torch.testing.assert_close(chat_scores(network, loaded), expected, atol=1e-5, rtol=0)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert f"score = logit + {network.config.reward_offset!r}" in card
+
+
+def gpt2():
+    """A GPT-2 of two blocks, whose last norm has a bias."""
+    sizes = {"n_embd": 32, "n_head": 2, "n_layer": 2, "n_positions": 128}
+    return GPT2Model(GPT2Config(vocab_size=260, pad_token_id=256, eos_token_id=257, **sizes))
+
+
+def test_a_constant_goes_into_the_bias_of_the_last_norm(tmp_path):
+    inner = LanguageReward(gpt2(), TINY.tokenizer(), heads=2).eval()
+    before = scores_of(inner, SAMPLES)
+    reward = Standardized(inner, mean=2.0, std=0.5)
+    network, loaded = exported(reward, tmp_path)
+    assert not hasattr(network.config, "reward_offset")
+    expected = scores_of(reward, SAMPLES)
+    torch.testing.assert_close(chat_scores(network, loaded), expected, atol=1e-5, rtol=0)
+    assert torch.equal(scores_of(inner, SAMPLES), before)
 
 
 def classifier(kind, config, labels, **options):
