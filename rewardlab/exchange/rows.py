@@ -12,7 +12,8 @@ from torch import Tensor
 from rewardlab.conversations import Prompt, messages_of
 from rewardlab.errors import InputError
 from rewardlab.exchange.turns import answer_message, are_conversational
-from rewardlab.storage.preferences import PAIR_FACTS, Dialogues, pair_file_of
+from rewardlab.storage.pair_rows import PAIR_FACTS, Dialogues
+from rewardlab.storage.preferences import pair_file_of
 from rewardlab.storage.records import Record
 from rewardlab.types import PreferencePairs, texts_of
 
