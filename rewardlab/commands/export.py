@@ -28,7 +28,7 @@ def run(command: str, argv: Sequence[str]) -> int:
     flags = parse(argv)
     set_up_logs()
     if flags.to in FUNCTIONS:
-        print(export_function(flags.reward, flags.out, flags.to))
+        print(export_function(flags.reward, flags.out, flags.to, flags.trust))
         return 0
     evidence = read_evidence(flags.reward, flags.run, flags.results)
     reward = load_reward(flags.reward, trust=flags.trust)

@@ -137,13 +137,16 @@ def export_onnx(reward: Reward, out: str | Path, origin: Origin) -> Comparison:
     return written.comparison
 
 
-def export_function(reward_folder: str | Path, out: str | Path, trainer: str) -> Path:
+def export_function(
+    reward_folder: str | Path, out: str | Path, trainer: str, trust: bool = False
+) -> Path:
     """Write a trainer's reward function, a file that loads the reward by rewardlab.
 
     Args:
         reward_folder: of the reward.
         out: a new folder.
         trainer: "openrlhf", "verl" or "flow-factory".
+        trust: as of `load_reward`; the file says so too.
 
     Returns:
         The path of the file.
@@ -156,7 +159,7 @@ def export_function(reward_folder: str | Path, out: str | Path, trainer: str) ->
         raise InputError(f"This version of rewardlab writes no function for {trainer}.")
     write: Any = import_module(module).write_function
     with atomic_folder(out) as folder:
-        write(Path(reward_folder).absolute(), folder / FUNCTION_FILE)
+        write(Path(reward_folder).absolute(), folder / FUNCTION_FILE, trust=trust)
     return Path(out) / FUNCTION_FILE
 
 

@@ -12,6 +12,7 @@ import torch
 from rewardlab import Conversation, InputError, Message
 from rewardlab.exchange import flow_factory, openrlhf, verl
 from rewardlab.exchange.function_files import FolderReward
+from rewardlab.exporting import export_function
 from rewardlab.rewards import (
     Brightness,
     Ensemble,
@@ -208,6 +209,13 @@ def test_a_reward_of_the_other_kind_is_refused(tmp_path, trainer, reward, messag
     with pytest.raises(InputError, match=message):
         trainer.write_function(tmp_path / "reward", tmp_path / "function.py")
     assert not (tmp_path / "function.py").exists()
+
+
+def test_the_command_writes_the_same_file_and_hands_trust_on(tmp_path):
+    Length().save_pretrained(tmp_path / "words")
+    file = export_function(tmp_path / "words", tmp_path / "out", "openrlhf", trust=True)
+    assert file.read_text() == openrlhf.function_file(tmp_path / "words", trust=True)
+    assert "TRUST = True" in file.read_text()
 
 
 def test_a_server_is_not_asked_when_a_file_is_written(tmp_path):
