@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,8 +16,10 @@ from rewardlab.runs.attempts import FINISHED
 from rewardlab.storage.atomic import write_atomically
 from rewardlab.sweeps.figures import figures_in
 from rewardlab.sweeps.files import Sweep, read_sweep
-from rewardlab.sweeps.folder import PAGE, SweepFolder
+from rewardlab.sweeps.folder import PAGE, PRUNED, SweepFolder
+from rewardlab.sweeps.launchers import LOCAL, opened
 from rewardlab.sweeps.running import How, run_points
+from rewardlab.sweeps.searching import chosen_points, run_search
 from rewardlab.sweeps.summary import Summary, summarize, write_summary
 
 THREADS = "OMP_NUM_THREADS"
@@ -35,21 +38,35 @@ def run(command: str, argv: Sequence[str]) -> int:
     sweep = read_sweep(flags.file)
     folder = SweepFolder(flags.out, flags.stages)
     folder.check(flags.resume)
-    _check_early(sweep)
+    to_check = points_to_check(sweep, folder)
+    _check_early(to_check)
     from rewardlab.commands import sweep_checks
 
-    print(f"Building {len(sweep.points)} runs, to see that all are right.", flush=True)
-    sweep_checks.check_points(sweep, folder)
+    print(f"Building {len(to_check.points)} runs, to see that all are right.", flush=True)
+    sweep_checks.check_points(to_check, folder)
     if flags.dry_run:
-        return sweep_checks.rehearse_points(sweep, folder)
+        return sweep_checks.rehearse_points(to_check, folder)
+    how = how_of(flags, sweep, folder)
     folder.open(sweep.text)
+    go = run_points if sweep.search is None else run_search
     try:
-        failed = run_points(sweep, folder, how_of(flags))
+        failed = go(sweep, folder, how)
     finally:
+        sweep = chosen_points(sweep, folder)
         page = write_pages(sweep, folder)
     print("\n".join(sentences(sweep, folder, summarize(sweep, folder))))
     print(page)
     return 1 if failed else 0
+
+
+def points_to_check(sweep: Sweep, folder: SweepFolder) -> Sweep:
+    """Return a sweep with the points to build first: of a search, the ends, and what it chose."""
+    if sweep.search is None:
+        return sweep
+    seeds = len(sweep.seeds)
+    ends = [*sweep.points[:seeds], *sweep.points[::seeds]]
+    points = {point.run: point for point in [*ends, *chosen_points(sweep, folder).points]}
+    return replace(sweep, points=list(points.values()))
 
 
 def _say(text: str) -> None:
@@ -79,13 +96,18 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
-def how_of(flags: argparse.Namespace) -> How:
-    """Return how points are run: several at once share the processors, unless told otherwise."""
+def how_of(flags: argparse.Namespace, sweep: Sweep, folder: SweepFolder) -> How:
+    """Return how points are run: several at once share the processors, unless told otherwise.
+
+    Raises:
+        InputError: if the launcher's package or cluster is not there.
+    """
+    launch = opened(sweep.launcher, folder.queue)
     environment = {}
-    if flags.jobs > 1 and THREADS not in os.environ:
+    if sweep.launcher.name == LOCAL and flags.jobs > 1 and THREADS not in os.environ:
         environment[THREADS] = str(max(1, (os.cpu_count() or 1) // flags.jobs))
         _say(f"Each run gets {THREADS}={environment[THREADS]}, as {flags.jobs} run at once.")
-    return How(flags.jobs, flags.retries, environment=environment, say=_say)
+    return How(flags.jobs, flags.retries, say=_say, environment=environment, launch=launch)
 
 
 def _check_early(sweep: Sweep) -> None:
@@ -113,7 +135,8 @@ def sentences(sweep: Sweep, folder: SweepFolder, summary: Summary) -> list[str]:
     """Return what is printed at the end: the best point with its command, and what failed."""
     lines = []
     for trouble in summary.troubles:
-        lines.append(f"{trouble.label}: {trouble.status}. {trouble.reason} ({trouble.log})")
+        log = f" ({trouble.log})" if trouble.log and trouble.status != PRUNED else ""
+        lines.append(f"{trouble.label}: {trouble.status}. {trouble.reason}{log}")
     best = summary.best
     if best is None or best.interval is None:
         return [*lines, *_without_figure(sweep, folder)]

@@ -194,7 +194,8 @@ def in_eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 def log_figures(trainer: Trainer, prefix: str, figures: Mapping[str, float]) -> None:
-    """Log each figure as "prefix/name" at the trainer's step."""
+    """Log each figure as "prefix/name" at the trainer's step, so that files have it at once."""
     metrics = {f"{prefix}/{name}": value for name, value in figures.items()}
     for logger in trainer.loggers:
         logger.log_metrics(metrics, step=trainer.global_step)
+        logger.save()

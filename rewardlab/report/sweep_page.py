@@ -20,14 +20,14 @@ def sweep_page(name: str, data: Data) -> str:
     Args:
         name: of the sweep.
         data: the summary as plain data: figure, better, keys, seeds, settings, best, level,
-            troubles.
+            troubles, is_search.
     """
     body = [
         tag("h1", f"Sweep {name}"),
         *_lead(data),
         section("Each parameter", figures(pictures(data))),
         section("All points", _settings_table(data)),
-        section("Not finished", _troubles_table(data["troubles"])),
+        section("Pruned, failed and waiting", _troubles_table(data["troubles"])),
         section("Commands", details("The command of every point", _commands(data["settings"]))),
     ]
     return document(f"{name}: rewardlab sweep", body)
@@ -88,6 +88,9 @@ def _settings_row(setting: Data, data: Data) -> list[str]:
     values = setting["values"]
     of_seeds = [sig(values.get(seed)) for seed in data["seeds"]]
     count = f"{setting['finished']} of {setting['seeds']}"
+    for status in ("pruned", "failed"):
+        if setting[status]:
+            count += f"\n{setting[status]} {status}"
     return [label, with_interval(setting["figure"]), *of_seeds, count]
 
 

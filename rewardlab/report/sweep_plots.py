@@ -39,40 +39,131 @@ def best_setting(data: Data) -> Data | None:
 
 
 def pictures(data: Data) -> list[Picture]:
-    """Return a plot of each parameter that has several values against the figure."""
+    """Return a plot of each parameter that has several values, and of a search's order.
+
+    Each shows the figure of every point.
+    """
     drawn = []
+    if data["is_search"] and any(row["values"] for row in data["settings"]):
+        drawn.append(_order_picture(data))
     for key in data["keys"]:
         rows = []
         texts = set()
         for row in data["settings"]:
-            if row["values"] and key in row["settings"]:
+            if key in row["settings"] and _is_seen(row):
                 rows.append(row)
                 texts.add(row["settings"][key])
-        if len(texts) > 1:
+        if len(texts) > 1 and any(row["values"] for row in rows):
             drawn.append(_picture(key, rows, data))
     return drawn
+
+
+def _is_seen(row: Data) -> bool:
+    """Tell whether a point has a figure, or was pruned, or failed."""
+    return bool(row["values"] or row["pruned"] or row["failed"])
 
 
 def _picture(key: str, rows: Sequence[Data], data: Data) -> Picture:
     """Draw each point's mean with its interval against one parameter, and the best's in colour."""
     axis = axis_of([row["settings"][key] for row in rows])
-    best = best_setting(data)
     short = key.replace(".init_args", "").replace(".class_path", "")
-    with canvas(4.8, 3.2) as figure:
-        axes = figure.subplots()
-        for row, place in zip(rows, side_by_side(axis), strict=True):
-            colour = RUNS[1] if row is best else BASE
-            _draw(axes, place, row, colour)
-        set_axis(axes, axis)
-        axes.set_xlabel(drawable(short, 60))
-        axes.set_ylabel(drawable(data["figure"]))
-        png = png_of(figure)
+    png = _points_png(rows, axis, _name(short), data)
     caption = (
         f"{short}: a circle and its 95 % interval a point, small dots its seeds, the best in "
         "colour. Points of one value stand side by side; the other parameters tell them apart."
+        f"{_legend(rows)}"
     )
     alt = f"{data['figure']} against {short}, {len(rows)} points"
     return Picture(f"sweep-{slug(short)}", png, alt, caption)
+
+
+def _order_picture(data: Data) -> Picture:
+    """Draw each point of a search by its number, and the best mean so far as a line."""
+    rows = [row for row in data["settings"] if _is_seen(row)]
+    places = [float(number) for number, _ in enumerate(rows, 1)]
+    png = _points_png(rows, Axis(places, [], is_log=False), "number of the point", data)
+    caption = (
+        "The points in the order in which the search chose them; the line is the best mean so far."
+        f"{_legend(rows)}"
+    )
+    alt = f"{data['figure']} of {len(rows)} points in their order"
+    return Picture("sweep-order", png, alt, caption)
+
+
+def _points_png(rows: Sequence[Data], axis: Axis, name: str, data: Data) -> bytes:
+    """Draw points at their places, and return the picture."""
+    best = best_setting(data)
+    with canvas(4.8, 3.2) as figure:
+        axes = figure.subplots()
+        places = side_by_side(axis)
+        for row, place in zip(rows, places, strict=True):
+            if row["values"]:
+                _draw(axes, place, row, RUNS[1] if row is best else BASE)
+            else:
+                _mark(axes, place, is_pruned=bool(row["pruned"]))
+        if name == "number of the point":
+            _draw_best_so_far(axes, rows, data["better"])
+        set_axis(axes, axis)
+        axes.set_xlabel(name)
+        axes.set_ylabel(drawable(data["figure"], 40))
+        return png_of(figure)
+
+
+def _name(short: str) -> str:
+    """Return a parameter's name that fits below a plot: its end, if it is long.
+
+    Example:
+        >>> _name("rounds.post_train.trainer.max_steps")
+        '….trainer.max_steps'
+        >>> _name("model.lr")
+        'model.lr'
+    """
+    parts = short.split(".")
+    if len(parts) < 4:
+        return drawable(short, 60)
+    return drawable(f"….{parts[-2]}.{parts[-1]}", 60)
+
+
+def _legend(rows: Sequence[Data]) -> str:
+    """Return what the crosses on the lower edge are, if there are any."""
+    without = [row for row in rows if not row["values"]]
+    pruned = sum(1 for row in without if row["pruned"])
+    failed = len(without) - pruned
+    parts = []
+    if pruned:
+        parts.append(f"× {pruned} pruned")
+    if failed:
+        parts.append(f"+ {failed} failed")
+    return f" On the lower edge: {', '.join(parts)}." if parts else ""
+
+
+def _mark(axes: Any, place: float, *, is_pruned: bool) -> None:
+    """Draw a point without a figure on the lower edge."""
+    axes.plot(
+        place,
+        0.02,
+        "x" if is_pruned else "+",
+        color=BASE if is_pruned else RUNS[2],
+        markersize=6,
+        transform=axes.get_xaxis_transform(),
+        clip_on=False,
+    )
+
+
+def _draw_best_so_far(axes: Any, rows: Sequence[Data], better: str) -> None:
+    """Draw the best mean of a search so far as a line of steps."""
+    sign = 1 if better == "higher" else -1
+    best = -math.inf
+    numbers = []
+    heights = []
+    for number, row in enumerate(rows, 1):
+        value = mean(row["figure"])
+        if value is not None:
+            best = max(best, sign * value)
+        if math.isfinite(best):
+            numbers.append(number)
+            heights.append(sign * best)
+    axes.step(numbers, heights, where="post", color=RUNS[0], linewidth=1.2)
 
 
 def axis_of(texts: Sequence[str]) -> Axis:

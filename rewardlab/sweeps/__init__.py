@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rewardlab.sweeps.folder import SweepFolder
     from rewardlab.sweeps.points import Point
     from rewardlab.sweeps.running import How, run_points
+    from rewardlab.sweeps.searching import run_search
     from rewardlab.sweeps.summary import Summary, summarize
 
 _HOMES = {
@@ -21,6 +22,7 @@ _HOMES = {
     "SweepFolder": "rewardlab.sweeps.folder",
     "read_sweep": "rewardlab.sweeps.files",
     "run_points": "rewardlab.sweeps.running",
+    "run_search": "rewardlab.sweeps.searching",
     "summarize": "rewardlab.sweeps.summary",
 }
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "SweepFolder",
     "read_sweep",
     "run_points",
+    "run_search",
     "summarize",
 ]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from rewardlab.errors import InputError
+from rewardlab.sweeps.launchers import Launcher, read_launcher
 from rewardlab.sweeps.points import (
     CONFIG,
     SEED,
@@ -22,9 +23,24 @@ from rewardlab.sweeps.points import (
     path_of,
     text_of,
 )
+from rewardlab.sweeps.pruning import Rule, read_rule
 from rewardlab.sweeps.random_draws import drawn
+from rewardlab.sweeps.search import Search, probes, read_search
 
-KEYS = ("command", "config", "set", "points", "grid", "random", "seeds", "figure", "better")
+KEYS = (
+    "command",
+    "config",
+    "set",
+    "points",
+    "grid",
+    "random",
+    "search",
+    "seeds",
+    "figure",
+    "better",
+    "prune",
+    "launcher",
+)
 RANDOM_KEYS = ("count", "seed", "of")
 COMMANDS = ("rounds", "fit")
 BETTER = ("higher", "lower")
@@ -42,10 +58,14 @@ class Sweep:
         command: of rewardlab, "rounds" or "fit".
         configs: its config files, in their order.
         fixed: flags that all points share.
-        points: all runs, a setting's seeds side by side.
+        points: all runs, a setting's seeds side by side; of a search, those at the ends of its
+            ranges, which stand for the points that it chooses.
         seeds: of each setting.
         figure: the dotted path in results.json, or `metrics.` and a column of metrics.csv.
         better: "higher" or "lower".
+        search: how points are chosen, if they are not given.
+        prune: when a run is ended early, if it ever is.
+        launcher: what runs the points.
         text: the file's own text.
 
     Example:
@@ -63,6 +83,9 @@ class Sweep:
     seeds: list[int]
     figure: str
     better: str
+    search: Search | None
+    prune: Rule | None
+    launcher: Launcher
     text: str = field(repr=False)
 
     def words(self, point: Point) -> list[str]:
@@ -72,6 +95,10 @@ class Sweep:
         words += [f"--{key}={text}" for key, text in self.fixed.items()]
         words += [word for word in point.flags if not word.startswith(f"--{CONFIG}=")]
         return [self.command, *words]
+
+    def with_settings(self, settings: Sequence[Settings]) -> Sweep:
+        """Return the sweep with other points: all seeds of each setting."""
+        return replace(self, points=multiplied([settings], self.seeds) if settings else [])
 
 
 class _Loader(yaml.SafeLoader):
@@ -115,19 +142,29 @@ def read_sweep(file: Path) -> Sweep:
         _check_name("The sweep", key, KEYS)
     fixed = _settings("set", content.get("set", {}))
     seeds = _seeds(content.get("seeds", [0]))
-    factors = [*_listed(content), *_grid(content), *_random(content)]
-    _check_count(math.prod(len(factor) for factor in factors) * len(seeds))
+    search = read_search(content.get("search"))
+    factors = [*_listed(content), *_grid(content), *_random(content), *_searched(search)]
+    if search is not None and len(factors) > 1:
+        raise InputError(
+            "search: chooses every point itself, so points:, grid: and random: are not taken "
+            "beside it. Move their keys into its of:, or values that all points share to set:."
+        )
+    count = math.prod(len(factor) for factor in factors) if search is None else search.count
+    _check_count(count * len(seeds))
     _check_fixed(fixed, factors)
-    points = multiplied(factors, seeds)
+    better = _one_of("better", content.get("better", "higher"), BETTER)
     return Sweep(
-        _one_of("command", content.get("command", "rounds"), COMMANDS),
-        _configs(content),
-        fixed,
-        points,
-        seeds,
-        _figure(content),
-        _one_of("better", content.get("better", "higher"), BETTER),
-        text,
+        command=_one_of("command", content.get("command", "rounds"), COMMANDS),
+        configs=_configs(content),
+        fixed=fixed,
+        points=multiplied(factors, seeds),
+        seeds=seeds,
+        figure=_figure(content),
+        better=better,
+        search=search,
+        prune=read_rule(content.get("prune"), better, may_compare=search is not None),
+        launcher=read_launcher(content.get("launcher", "local")),
+        text=text,
     )
 
 
@@ -273,6 +310,15 @@ def _random(content: Mapping[str, Any]) -> list[list[Settings]]:
     if type(seed) is not int:
         raise InputError(f"random: seed is a whole number; got {seed!r}.")
     return [drawn(settings["of"], count, seed)]
+
+
+def _searched(search: Search | None) -> list[list[Settings]]:
+    """Return the factor of `search:`: points at the ends of its ranges."""
+    if search is None:
+        return []
+    for key in search.spaces:
+        _check_key("search", key)
+    return [probes(search)]
 
 
 def _check_count(count: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from rewardlab.runs import attempts, layout
 from rewardlab.runs.locks import lock_file
 from rewardlab.runs.records import merge_record, read_record
 from rewardlab.storage.atomic import write_atomically
-from rewardlab.sweeps.points import Point
+from rewardlab.sweeps.points import Point, Settings
+from rewardlab.sweeps.pruning import Verdict
 
 STATE_FILE = "sweep.json"
 COPY = "sweep.yaml"
@@ -21,8 +22,10 @@ SUMMARY = "summary.csv"
 PAGE = "sweep.html"
 RUNS = "runs"
 LOGS = "logs"
+QUEUE = "queue"
 WAITING = "waiting"
-STATUSES = (attempts.FINISHED, attempts.FAILED, attempts.INTERRUPTED, WAITING)
+PRUNED = "pruned"
+STATUSES = (attempts.FINISHED, attempts.FAILED, attempts.INTERRUPTED, WAITING, PRUNED)
 REASON_LENGTH = 500
 
 
@@ -30,7 +33,8 @@ class SweepFolder:
     """A sweep's folder: `sweep.yaml`, `sweep.json`, `runs/`, `logs/`, `stages/`, `summary.csv`.
 
     Whether a run is finished, its own run.json says; sweep.json adds what a run cannot say of
-    itself: how often it was tried, and why it failed.
+    itself: how often it was tried, why it failed, why it was ended early, and which points a search
+    chose.
 
     Args:
         path: the folder.
@@ -100,14 +104,21 @@ class SweepFolder:
         """Return the file that a point's process holds locked."""
         return self.log(point).with_suffix(".lock")
 
+    @property
+    def queue(self) -> Path:
+        """The folder of a launcher's own files."""
+        return self.path / QUEUE
+
     def status(self, point: Point) -> str:
-        """Return one of STATUSES."""
+        """Return one of STATUSES; one that was pruned is so even if its run is finished."""
+        noted = str(self.noted(point).get("status", ""))
+        if noted == PRUNED:
+            return PRUNED
         facts = read_record(self.run(point) / layout.FACTS_FILE)
         if facts.get("status") == attempts.FINISHED:
             return attempts.FINISHED
         begun = attempts.INTERRUPTED if facts else WAITING
-        noted = str(self.noted(point).get("status", begun))
-        if noted == attempts.FINISHED:  # and its folder was removed since
+        if noted in ("", attempts.FINISHED):  # finished, and its folder was removed since
             return begun
         return noted
 
@@ -117,11 +128,25 @@ class SweepFolder:
         noted: dict[str, Any] = points.get(point.run, {})
         return noted
 
-    def note_end(self, point: Point, code: int, seconds: float) -> str:
-        """Note how a try at a point ended, and return its status."""
+    def note_end(
+        self, point: Point, code: int, seconds: float, verdict: Verdict | None = None
+    ) -> str:
+        """Note how a try at a point ended, and return its status.
+
+        Args:
+            point: the point.
+            code: the exit code; negative where a signal ended the run.
+            seconds: how long it took.
+            verdict: why its readings end it, if they do.
+        """
         status = attempts.FINISHED
         reason = ""
-        if self.status(point) != attempts.FINISHED:
+        readings = None
+        if verdict is not None:
+            status = PRUNED
+            reason = verdict.reason
+            readings = verdict.readings
+        elif self.status(point) != attempts.FINISHED:
             status = attempts.INTERRUPTED if code in (130, 143, 129) else attempts.FAILED
             reason = self._reason(point, code)
         facts = {
@@ -132,9 +157,52 @@ class SweepFolder:
             "tries": self.noted(point).get("tries", 0) + 1,
             "seconds": round(seconds, 1),
             "reason": reason,
+            "readings": readings,
         }
-        merge_record(self.path / STATE_FILE, {"points": {point.run: facts}})
+        self._note({"points": {point.run: facts}})
         return status
+
+    def review(self, points: Sequence[Point], rule: str) -> None:
+        """Let runs that another rule ended go on.
+
+        Args:
+            points: of the sweep.
+            rule: by which runs are ended now, as a text; it is kept.
+        """
+        before = read_record(self.path / STATE_FILE).get("rule", rule)
+        changes = {}
+        if before != rule:
+            for point in points:
+                if self.status(point) == PRUNED:
+                    changes[point.run] = {"status": attempts.INTERRUPTED}
+        self._note({"rule": rule, "points": changes})
+
+    def chosen(self, search: str) -> list[Settings]:
+        """Return the points that a search chose so far.
+
+        Args:
+            search: its settings as a text, without the number of points.
+
+        Raises:
+            InputError: if they were chosen by other settings.
+        """
+        record = read_record(self.path / STATE_FILE)
+        if record.get("search", search) != search:
+            raise InputError(
+                f"The search in {self.path} has other settings than the sweep's file, so its "
+                "points would not be those of one search. Only count: and seeds: may grow: put "
+                "search: back as it was, or give another --out."
+            )
+        return [dict(pairs) for pairs in record.get("chosen", [])]
+
+    def keep_chosen(self, search: str, settings: Sequence[Settings]) -> None:
+        """Note the points that a search chose, before any of them runs; keys keep their order."""
+        pairs = [list(one.items()) for one in settings]
+        self._note({"search": search, "chosen": pairs})
+
+    def _note(self, facts: Mapping[str, Any]) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+        merge_record(self.path / STATE_FILE, facts)
 
     def _reason(self, point: Point, code: int) -> str:
         """Return the last line of a failed point's log."""

@@ -5,16 +5,19 @@ A caller that is killed outright cannot end them: each then goes on alone, and h
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from rewardlab.runs.locks import lock_file
 
 POLL = 0.05  # seconds between two looks at what runs
+WATCH_EVERY = 1.0  # seconds between two looks at what a run has written
 
 
 class Job(NamedTuple):
@@ -26,6 +29,8 @@ class Job(NamedTuple):
         log: the file to which what it prints is added.
         lock: a file that the process and its children hold locked as long as they live.
         environment: variables beside those of this process.
+        is_done: tells whether there is nothing left to do, asked once the lock is held.
+        watch: is asked now and then whether the process is to end; None goes on.
     """
 
     name: str
@@ -33,6 +38,8 @@ class Job(NamedTuple):
     log: Path
     lock: Path | None = None
     environment: Mapping[str, str] = {}
+    is_done: Callable[[], bool] | None = None
+    watch: Callable[[], object | None] | None = None
 
 
 class Ended(NamedTuple):
@@ -49,10 +56,22 @@ class Ended(NamedTuple):
     seconds: float
 
 
-class _Running(NamedTuple):
+@dataclass
+class _Running:
     job: Job
     process: subprocess.Popen[bytes]
     start: float
+    looked: float
+
+    def look(self) -> None:
+        """Ask the process to end, once, if whoever watches it says so."""
+        now = time.monotonic()
+        if self.job.watch is None or now - self.looked < WATCH_EVERY:
+            return
+        self.looked = now
+        if self.job.watch() is not None:
+            self.process.terminate()
+            self.looked = math.inf
 
 
 def run_jobs(jobs: Sequence[Job], workers: int) -> Generator[Ended, None, None]:
@@ -77,24 +96,36 @@ def run_jobs(jobs: Sequence[Job], workers: int) -> Generator[Ended, None, None]:
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                running.append(_start(waiting.pop(0)))
+                job = waiting.pop(0)
+                started = _start(job)
+                if started is None:
+                    yield Ended(job, 0, 0.0)
+                else:
+                    running.append(started)
             over = [one for one in running if one.process.poll() is not None]
             for one in over:
                 running.remove(one)
                 seconds = time.monotonic() - one.start
                 yield Ended(one.job, one.process.returncode, seconds)
+            for one in running:
+                one.look()
             if not over:
                 time.sleep(POLL)
     finally:
         _end([one.process for one in running])
 
 
-def _start(job: Job) -> _Running:
-    """Start a process in a session of its own, so that Ctrl-C reaches it through us, once."""
+def _start(job: Job) -> _Running | None:
+    """Start a process in a session of its own, so that Ctrl-C reaches it through us, once.
+
+    Nothing is started where nothing is left to do.
+    """
     job.log.parent.mkdir(parents=True, exist_ok=True)
     handle = None if job.lock is None else lock_file(job.lock, wait=True)
     handles = [] if handle is None else [handle]
     try:
+        if job.is_done is not None and job.is_done():
+            return None
         with job.log.open("ab") as log:
             process = subprocess.Popen(
                 list(job.words),
@@ -108,7 +139,8 @@ def _start(job: Job) -> _Running:
     finally:
         for one in handles:
             os.close(one)
-    return _Running(job, process, time.monotonic())
+    now = time.monotonic()
+    return _Running(job, process, now, now)
 
 
 def _end(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -53,8 +53,13 @@ def drawn(spaces: Mapping[str, Any], count: int, seed: int) -> list[Settings]:
     )
 
 
-def check_space(key: str, space: Any) -> None:
+def check_space(key: str, space: Any, owner: str = "random") -> None:
     """Refuse what nothing can be drawn from.
+
+    Args:
+        key: the flag.
+        space: a list of choices, or a range {low, high, scale, integer}.
+        owner: the key of the sweep's file that holds it.
 
     Raises:
         InputError: naming the key.
@@ -68,47 +73,47 @@ def check_space(key: str, space: Any) -> None:
         return
     if not isinstance(space, Mapping) or not {"low", "high"} <= space.keys():
         raise InputError(
-            f"random: {key} takes a list of choices or a range such as {{low: 1e-4, high: 1e-2, "
+            f"{owner}: {key} takes a list of choices or a range such as {{low: 1e-4, high: 1e-2, "
             f"scale: log}}; got {space!r}."
         )
     unknown = [name for name in space if name not in RANGE_KEYS]
     if unknown:
         raise InputError(
-            f"random: {key} has no {unknown[0]!r}; a range has {', '.join(RANGE_KEYS)}."
+            f"{owner}: {key} has no {unknown[0]!r}; a range has {', '.join(RANGE_KEYS)}."
         )
-    _check_range(key, space)
+    _check_range(key, space, owner)
 
 
-def _check_range(key: str, space: Mapping[str, Any]) -> None:
-    low = _number(key, space["low"])
-    high = _number(key, space["high"])
+def _check_range(key: str, space: Mapping[str, Any], owner: str) -> None:
+    low = _number(key, space["low"], owner)
+    high = _number(key, space["high"], owner)
     scale = space.get("scale", "linear")
     if not low < high:
         raise InputError(
-            f"random: {key} has low {space['low']} and high {space['high']}; low has to be below "
+            f"{owner}: {key} has low {space['low']} and high {space['high']}; low has to be below "
             "high. Are they exchanged?"
         )
     if scale not in SCALES:
-        raise InputError(f"random: {key} has scale {scale!r}; it is linear or log.")
+        raise InputError(f"{owner}: {key} has scale {scale!r}; it is linear or log.")
     if scale == "log" and low <= 0:
         raise InputError(
-            f"random: {key} has scale log from {space['low']} on, and a logarithm needs numbers "
+            f"{owner}: {key} has scale log from {space['low']} on, and a logarithm needs numbers "
             "above 0. Raise low, or leave scale out."
         )
     if not isinstance(space.get("integer", False), bool):
-        raise InputError(f"random: {key} has integer {space['integer']!r}; it is true or false.")
+        raise InputError(f"{owner}: {key} has integer {space['integer']!r}; it is true or false.")
     if space.get("integer") and math.ceil(low) > math.floor(high):
-        raise InputError(f"random: {key} has no whole number between {low:g} and {high:g}.")
+        raise InputError(f"{owner}: {key} has no whole number between {low:g} and {high:g}.")
 
 
-def _number(key: str, value: Any) -> float:
+def _number(key: str, value: Any, owner: str) -> float:
     """Return a finite number; YAML reads 1e-4 as a word, which is one here too."""
     try:
         number = float("no" if isinstance(value, bool) else value)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"random: the range of {key} takes numbers; got {value!r}.")
+        raise InputError(f"{owner}: the range of {key} takes numbers; got {value!r}.")
     return number
 
 

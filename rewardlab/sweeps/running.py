@@ -1,7 +1,8 @@
-"""Run the points of a sweep in local processes, none of them twice, and say how far they are."""
+"""Run the points of a sweep, none of them twice, and say how far they are."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -12,9 +13,12 @@ from rewardlab.runs.attempts import FAILED, FINISHED
 from rewardlab.runs.locks import locked
 from rewardlab.sweeps.figures import figure_of
 from rewardlab.sweeps.files import Sweep
-from rewardlab.sweeps.folder import SweepFolder
+from rewardlab.sweeps.folder import PRUNED, SweepFolder
+from rewardlab.sweeps.launchers import IsFinished, Launch
 from rewardlab.sweeps.points import Point
 from rewardlab.sweeps.processes import Ended, Job, run_jobs
+from rewardlab.sweeps.pruning import Place, Reading, Watch, medians_of, readings_of
+from rewardlab.sweeps.search import Search
 
 PROGRAM = (sys.executable, "-m", "rewardlab")
 REFUSED = 2  # the exit code for an input to mend, which a second try would not mend
@@ -30,6 +34,7 @@ class How(NamedTuple):
         program: the words before a command's name.
         say: takes what is printed.
         environment: variables of the runs beside those of this process.
+        launch: runs the processes, on this machine or elsewhere.
 
     Example:
         >>> How(workers=2).retries
@@ -41,6 +46,7 @@ class How(NamedTuple):
     program: Sequence[str] = PROGRAM
     say: Say = print
     environment: Mapping[str, str] = {}
+    launch: Launch = run_jobs
 
 
 def run_points(sweep: Sweep, folder: SweepFolder, how: How) -> list[Point]:
@@ -68,18 +74,41 @@ def run_points(sweep: Sweep, folder: SweepFolder, how: How) -> list[Point]:
         ['x=1', 'x=2']
     """
     _wait_for_earlier(sweep, folder, how.say)
+    folder.review(sweep.points, rule_text(sweep))
     left = folder.left(sweep.points)
     stand = len(sweep.points) - len(left)
     how.say(f"{len(sweep.points)} runs: {stand} stand, {len(left)} to do, {how.workers} at once.")
-    failed = _run(sweep, folder, left, how)
+    return run_and_retry(sweep, folder, left, how)
+
+
+def run_and_retry(
+    sweep: Sweep, folder: SweepFolder, points: Sequence[Point], how: How
+) -> list[Point]:
+    """Run points, those that fail again, and return those that failed in the end."""
+    failed = _run(sweep, folder, points, how)
     for _ in range(how.retries):
         again = [point for point in failed if folder.noted(point)["exit_code"] != REFUSED]
         if not again:
             break
         how.say(f"Trying {len(again)} that failed again.")
         _run(sweep, folder, again, how)
-        failed = [point for point in failed if folder.status(point) != FINISHED]
+        failed = [point for point in failed if folder.status(point) not in (FINISHED, PRUNED)]
     return failed
+
+
+def rule_text(sweep: Sweep) -> str:
+    """Return the rule by which runs are ended, as a text; "" without one.
+
+    Example:
+        >>> from rewardlab.sweeps import read_sweep
+        >>> file = getfixture("tmp_path") / "sweep.yaml"
+        >>> _ = file.write_text("config: a.yaml\\ngrid: {a.x: [1, 2]}\\nfigure: gold")
+        >>> rule_text(read_sweep(file))
+        ''
+    """
+    if sweep.prune is None:
+        return ""
+    return json.dumps(sweep.prune._replace(medians={})._asdict(), sort_keys=True)
 
 
 def words_of(sweep: Sweep, folder: SweepFolder, point: Point) -> list[str]:
@@ -107,17 +136,24 @@ def _run(sweep: Sweep, folder: SweepFolder, points: Sequence[Point], how: How) -
     """Run points, and return those that failed."""
     by_name = {point.run: point for point in points}
     jobs = []
+    watches = {}
     for point in points:
         words = [*how.program, *words_of(sweep, folder, point)]
+        is_done = IsFinished(folder.run(point))
+        watch = watch_of(sweep, folder, point)
+        watches[point.run] = watch
         log = folder.log(point)
-        jobs.append(Job(point.run, words, log, folder.lock(point), how.environment))
+        lock = folder.lock(point)
+        jobs.append(Job(point.run, words, log, lock, how.environment, is_done, watch))
     failed = []
     seconds = 0.0
-    with closing(run_jobs(jobs, how.workers)) as endings:
+    with closing(how.launch(jobs, how.workers)) as endings:
         for count, ended in enumerate(endings, 1):
             point = by_name[ended.job.name]
-            status = folder.note_end(point, ended.code, ended.seconds)
-            if status != FINISHED:
+            watch = watches[point.run]
+            verdict = None if watch is None else watch()
+            status = folder.note_end(point, ended.code, ended.seconds, verdict)
+            if status not in (FINISHED, PRUNED):
                 failed.append(point)
             seconds += ended.seconds
             left = seconds / count * (len(jobs) - count) / how.workers
@@ -126,12 +162,46 @@ def _run(sweep: Sweep, folder: SweepFolder, points: Sequence[Point], how: How) -
     return failed
 
 
+def watch_of(sweep: Sweep, folder: SweepFolder, point: Point) -> Watch | None:
+    """Return what watches a run's readings, if the sweep ends runs early."""
+    if sweep.prune is None:
+        return None
+    medians: Mapping[Place, float] = {}
+    if sweep.prune.behind and sweep.search is not None:
+        medians = medians_of(_earlier_curves(sweep, sweep.search, folder, point))
+    rule = sweep.prune._replace(medians=medians)
+    return Watch(folder.run(point), folder.stages, rule)
+
+
+def _earlier_curves(
+    sweep: Sweep, search: Search, folder: SweepFolder, point: Point
+) -> list[list[list[Reading]]]:
+    """Return the readings of each point of the batches before a point's own, of each seed.
+
+    Those of one that was pruned end where the rule was met, whenever it was seen.
+    """
+    seeds = len(sweep.seeds)
+    number = sweep.points.index(point) // seeds
+    first = search.batch_of(number) * search.batch
+    curves = []
+    for start in range(0, first * seeds, seeds):
+        of_seeds = []
+        for other in sweep.points[start : start + seeds]:
+            reading = sweep.prune.reading if sweep.prune is not None else ""
+            readings = readings_of(folder.run(other), folder.stages, reading)
+            of_seeds.append(readings[: folder.noted(other).get("readings")])
+        curves.append(of_seeds)
+    return curves
+
+
 def _sentence(sweep: Sweep, folder: SweepFolder, point: Point, ended: Ended) -> str:
     """Return what a run came to."""
     text = f"{point.label}, seed {point.seed}: "
     if folder.status(point) == FINISHED:
         value = figure_of(folder.run(point), sweep.figure)
         text += f"no {sweep.figure}" if value is None else f"{value:.4g}"
+    elif folder.status(point) == PRUNED:
+        text += f"{PRUNED}, {folder.noted(point)['reason']}"
     else:
         text += f"{FAILED}, {folder.log(point)} says why"
     return f"{text} ({duration(ended.seconds)})"

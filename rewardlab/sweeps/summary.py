@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rewardlab.runs.attempts import FINISHED
+from rewardlab.runs.attempts import FAILED, FINISHED
 from rewardlab.storage.atomic import write_atomically
 from rewardlab.sweeps.figures import figure_of
 from rewardlab.sweeps.files import Sweep
-from rewardlab.sweeps.folder import SUMMARY, SweepFolder
+from rewardlab.sweeps.folder import PRUNED, SUMMARY, SweepFolder
 from rewardlab.sweeps.points import Point, Settings, command_of
 
 CONFIDENCE = 0.95
@@ -37,6 +37,8 @@ class Setting:
         label: the settings for people.
         values: the figure of each seed that is finished and has it.
         finished: how many seeds are finished.
+        pruned: how many were ended early.
+        failed: how many failed.
         seeds: how many there are.
         command: the command of the first seed, to be repeated by hand.
     """
@@ -45,6 +47,8 @@ class Setting:
     label: str
     values: Mapping[int, float]
     finished: int
+    pruned: int
+    failed: int
     seeds: int
     command: str
 
@@ -61,13 +65,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A run that is not finished.
+    """A run that is not finished, or does not count.
 
     Attributes:
         label: its setting and seed.
-        status: "failed", "interrupted" or "waiting".
+        status: "pruned", "failed", "interrupted" or "waiting".
         tries: how often it was run.
-        reason: the last line of its log.
+        reason: why it was ended early, or the last line of its log.
         log: the log.
     """
 
@@ -87,8 +91,9 @@ class Summary:
         better: "higher" or "lower".
         keys: what is varied, in the file's order.
         settings: all of them, in the file's order.
-        troubles: the runs that are not finished.
+        troubles: the runs that are not finished, or that were ended early.
         seeds: of each setting.
+        is_search: whether settings were chosen one after the other.
 
     Example:
         >>> Summary("gold", "higher", [], [], [], [0]).best is None
@@ -101,6 +106,7 @@ class Summary:
     settings: list[Setting]
     troubles: list[Trouble]
     seeds: list[int]
+    is_search: bool = False
 
     @property
     def best(self) -> Setting | None:
@@ -201,7 +207,15 @@ def summarize(sweep: Sweep, folder: SweepFolder) -> Summary:
         keys.update(dict.fromkeys(points[0].settings))
         settings.append(_setting(sweep, folder, points))
     troubles = [_trouble(folder, point) for point in sweep.points if not _stands(folder, point)]
-    return Summary(sweep.figure, sweep.better, list(keys), settings, troubles, sweep.seeds)
+    return Summary(
+        sweep.figure,
+        sweep.better,
+        list(keys),
+        settings,
+        troubles,
+        sweep.seeds,
+        is_search=sweep.search is not None,
+    )
 
 
 def _stands(folder: SweepFolder, point: Point) -> bool:
@@ -209,15 +223,24 @@ def _stands(folder: SweepFolder, point: Point) -> bool:
 
 
 def _setting(sweep: Sweep, folder: SweepFolder, points: Sequence[Point]) -> Setting:
-    finished = [point for point in points if _stands(folder, point)]
+    statuses = [folder.status(point) for point in points]
     values = {}
-    for point in finished:
-        value = figure_of(folder.run(point), sweep.figure)
+    for point, status in zip(points, statuses, strict=True):
+        value = figure_of(folder.run(point), sweep.figure) if status == FINISHED else None
         if value is not None:
             values[point.seed] = value
     first = points[0]
     command = command_of(["rewardlab", *sweep.words(first), f"--out=runs/{first.name}"])
-    return Setting(first.settings, first.label, values, len(finished), len(points), command)
+    return Setting(
+        settings=first.settings,
+        label=first.label,
+        values=values,
+        finished=statuses.count(FINISHED),
+        pruned=statuses.count(PRUNED),
+        failed=statuses.count(FAILED),
+        seeds=len(points),
+        command=command,
+    )
 
 
 def _trouble(folder: SweepFolder, point: Point) -> Trouble:
@@ -234,18 +257,20 @@ def _trouble(folder: SweepFolder, point: Point) -> Trouble:
 def write_summary(summary: Summary, folder: SweepFolder) -> Path:
     """Write summary.csv, a row a setting, and return its path.
 
-    Columns are each varied key, the number of finished seeds, mean, low and high over seeds, the
-    figure of each seed, and the command.
+    Columns are each varied key, the numbers of finished, pruned and failed seeds, mean, low and
+    high over seeds, the figure of each seed, and the command.
     """
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     of_seeds = [f"seed {seed}" for seed in summary.seeds]
-    rows.writerow([*summary.keys, "finished", "mean", "low", "high", *of_seeds, "command"])
+    counts = ("finished", "pruned", "failed")
+    rows.writerow([*summary.keys, *counts, "mean", "low", "high", *of_seeds, "command"])
     for setting in summary.settings:
         values = [setting.settings.get(key, "") for key in summary.keys]
         ends = setting.interval or ("", "", "")
         figures = [setting.values.get(seed, "") for seed in summary.seeds]
-        rows.writerow([*values, setting.finished, *ends, *figures, setting.command])
+        numbers = (setting.finished, setting.pruned, setting.failed)
+        rows.writerow([*values, *numbers, *ends, *figures, setting.command])
     file = folder.path / SUMMARY
     write_atomically(file, text.getvalue())
     return file
