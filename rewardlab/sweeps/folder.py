@@ -162,20 +162,24 @@ class SweepFolder:
         self._note({"points": {point.run: facts}})
         return status
 
-    def review(self, points: Sequence[Point], rule: str) -> None:
-        """Let runs that another rule ended go on.
+    def note_verdict(self, point: Point, verdict: Verdict | None) -> None:
+        """Note that a run's readings end it, or that they do not any more."""
+        if verdict is not None:
+            facts = {"status": PRUNED, "reason": verdict.reason, "readings": verdict.readings}
+            self._note({"points": {point.run: facts}})
+        elif self.status(point) == PRUNED:
+            facts = {"status": attempts.INTERRUPTED, "reason": "", "readings": None}
+            self._note({"points": {point.run: facts}})
 
-        Args:
-            points: of the sweep.
-            rule: by which runs are ended now, as a text; it is kept.
-        """
-        before = read_record(self.path / STATE_FILE).get("rule", rule)
-        changes = {}
-        if before != rule:
-            for point in points:
-                if self.status(point) == PRUNED:
-                    changes[point.run] = {"status": attempts.INTERRUPTED}
-        self._note({"rule": rule, "points": changes})
+    @property
+    def rule(self) -> str | None:
+        """The rule, as a text, by which runs were ended last; None in a new folder."""
+        rule: str | None = read_record(self.path / STATE_FILE).get("rule")
+        return rule
+
+    def keep_rule(self, rule: str) -> None:
+        """Note the rule by which runs are ended."""
+        self._note({"rule": rule})
 
     def chosen(self, search: str) -> list[Settings]:
         """Return the points that a search chose so far.

@@ -74,7 +74,7 @@ def run_points(sweep: Sweep, folder: SweepFolder, how: How) -> list[Point]:
         ['x=1', 'x=2']
     """
     _wait_for_earlier(sweep, folder, how.say)
-    folder.review(sweep.points, rule_text(sweep))
+    _review(sweep, folder)
     left = folder.left(sweep.points)
     stand = len(sweep.points) - len(left)
     how.say(f"{len(sweep.points)} runs: {stand} stand, {len(left)} to do, {how.workers} at once.")
@@ -109,6 +109,20 @@ def rule_text(sweep: Sweep) -> str:
     if sweep.prune is None:
         return ""
     return json.dumps(sweep.prune._replace(medians={})._asdict(), sort_keys=True)
+
+
+def _review(sweep: Sweep, folder: SweepFolder) -> None:
+    """Judge the runs that stand by the sweep's rule, if another one judged them before.
+
+    A run that was ended, and that the new rule lets be, goes on.
+    """
+    rule = rule_text(sweep)
+    if folder.rule not in (None, rule):
+        for point in sweep.points:
+            if folder.status(point) in (FINISHED, PRUNED):
+                watch = watch_of(sweep, folder, point)
+                folder.note_verdict(point, None if watch is None else watch())
+    folder.keep_rule(rule)
 
 
 def words_of(sweep: Sweep, folder: SweepFolder, point: Point) -> list[str]:

@@ -10,7 +10,7 @@ from rewardlab.sweeps.figures import figure_of
 from rewardlab.sweeps.files import Sweep
 from rewardlab.sweeps.folder import PRUNED, SweepFolder
 from rewardlab.sweeps.points import Point, Settings
-from rewardlab.sweeps.running import How, run_and_retry, run_points
+from rewardlab.sweeps.running import How, rule_text, run_and_retry, run_points
 from rewardlab.sweeps.search import Search, Trial, next_settings
 
 
@@ -31,7 +31,7 @@ def run_search(sweep: Sweep, folder: SweepFolder, how: How) -> list[Point]:
     if settings:
         failed = run_points(sweep.with_settings(settings), folder, how)
     else:
-        folder.review([], "")
+        folder.keep_rule(rule_text(sweep))
     while len(settings) < search.count:
         batch = next_batch(sweep, folder, settings)
         if not batch:
