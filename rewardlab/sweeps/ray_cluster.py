@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from rewardlab.sweeps.processes import Ended, Job
 
 OPTIONS = ("address", "num_cpus", "num_gpus", "memory", "resources")
 ADDRESS = "address"
+ANSWER_SECONDS = 5
 
 
 def launch_of(options: Mapping[str, Any], folder: Path) -> Launch:
@@ -34,6 +36,7 @@ def launch_of(options: Mapping[str, Any], folder: Path) -> Launch:
             raise InputError(
                 f"launcher: ray has no option {key!r}; its options are {', '.join(OPTIONS)}."
             )
+    _check_reachable(options.get(ADDRESS))
     needs = {key: value for key, value in options.items() if key != ADDRESS}
     try:
         if not ray.is_initialized():
@@ -51,6 +54,24 @@ def launch_of(options: Mapping[str, Any], folder: Path) -> Launch:
         return _run(task, jobs, workers)
 
     return launch
+
+
+def _check_reachable(address: Any) -> None:
+    """Refuse a cluster that does not answer; Ray itself tries for minutes.
+
+    Raises:
+        InputError: if nothing listens at a host and port.
+    """
+    host, _, port = str(address).rpartition("/")[2].rpartition(":")
+    if not host or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"launcher: no Ray cluster answers at {address}: {reason_of(error)}. Is it started "
+            "(`ray start --head`), and is that its port?"
+        ) from None
 
 
 def _call(remote: Remote) -> tuple[int, float]:

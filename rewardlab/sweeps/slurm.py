@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
@@ -66,6 +67,21 @@ def launch_of(options: Mapping[str, Any], folder: Path) -> Launch:
             "launcher: slurm needs SLURM's commands, and there is no srun on this machine. Start "
             "the sweep on a login node, or try it with {slurm: {cluster: local}}."
         )
+    with tempfile.TemporaryDirectory(prefix="rewardlab-") as place:
+        _executor(Path(place), cluster, parameters)
+
+    def launch(jobs: Sequence[Job], workers: int) -> Generator[Ended, None, None]:
+        return _run(_executor(folder, cluster, parameters), jobs, workers)
+
+    return launch
+
+
+def _executor(folder: Path, cluster: str, parameters: Mapping[str, Any]) -> Any:
+    """Return submitit's executor, which makes its folder.
+
+    Raises:
+        InputError: if an option is unknown.
+    """
     executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
     try:
         executor.update_parameters(**{"name": "rewardlab", **parameters})
@@ -74,11 +90,7 @@ def launch_of(options: Mapping[str, Any], folder: Path) -> Launch:
             f"launcher: submitit refuses an option of slurm: {reason_of(error)}. They are those "
             "of its update_parameters, such as timeout_min, gpus_per_node and slurm_partition."
         ) from None
-
-    def launch(jobs: Sequence[Job], workers: int) -> Generator[Ended, None, None]:
-        return _run(executor, jobs, workers)
-
-    return launch
+    return executor
 
 
 def _run(executor: Any, jobs: Sequence[Job], workers: int) -> Generator[Ended, None, None]:
