@@ -9,8 +9,10 @@ import torch
 
 from rewardlab import LanguageReward, VisionReward, cli
 from rewardlab.rewards.rules import Length
+from rewardlab.storage import save_samples
 from rewardlab.testing import tiny_tower
 from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
+from rewardlab.types import Samples
 
 ANSWER = "It is so. It is cold and deep there."
 
@@ -127,10 +129,16 @@ def test_rows_that_do_not_fit_are_named_and_left_out(place, capsys):
         (["length", "pairs.jsonl", "--audit", "1"], "--audit is 0 or at least 2"),
         (["length", "pairs.jsonl", "--audits", "3"], "--audit"),
         (["length"], "FILE"),
+        (["eye", "pairs.jsonl", "--samples", "pictures"], "one of the two"),
+        (["length", "pairs.jsonl", "--size", "8"], "--size is of pictures"),
+        (["eye", "--samples", "pictures", "--audit", "0"], "leaves nothing to do"),
+        (["eye", "--samples", "nowhere"], "nowhere"),
+        (["length", "--samples", "pictures"], "Length"),
     ],
 )
 def test_bad_input_is_one_sentence_and_nothing_is_written(place, capsys, words, sentence):
     write("other.jsonl", [{"text": "a"}])
+    save_samples(place / "pictures", Samples([""] * 4, torch.rand(4, 3, 8, 8)))
     write("empty.jsonl", [])
     write("half.jsonl", [{"question": "q", "response_A": "a", "response_B": "b"}])
     before = sorted(place.iterdir())
@@ -139,6 +147,25 @@ def test_bad_input_is_one_sentence_and_nothing_is_written(place, capsys, words, 
     assert sentence in said[-1]
     assert said[-1].startswith("rewardlab: ")
     assert sorted(place.iterdir()) == before
+
+
+def test_a_reward_of_pictures_is_audited(place, capsys):
+    torch.manual_seed(1)
+    save_samples(place / "pictures", Samples([""] * 9, torch.rand(9, 3, 80, 64)))
+    words = ["evaluate", "eye", "--samples", "pictures", "--size", "64", "--audit", "6"]
+    assert cli.main([*words, "--out", "out"]) == 0
+    said = capsys.readouterr().out
+    assert "Named biases, in reference deviations, over 6 pictures" in said
+    assert "text overlay  “masterpiece, best quality”, 1/12 of the height" in said
+    found = results(place / "out")
+    assert (found["files"], found["biases"]["pictures"]) == ([], 6)
+    assert len(found["biases"]["edits"]) == 7
+    assert all(row["count"] == 6 for row in found["biases"]["edits"].values())
+    assert list(found["fingerprints"]) == ["pictures"]
+    page = (place / "out" / "evaluate.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 1
+    assert "quality 50" in page
+    assert "a blur should lower the score" in page
 
 
 def test_a_folder_that_stands_is_not_overwritten(place, capsys):

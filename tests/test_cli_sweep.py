@@ -13,7 +13,9 @@ import yaml
 from rewardlab import cli
 from rewardlab.commands.rounds import build
 from rewardlab.commands.sweep import how_of, parse
-from rewardlab.sweeps import read_sweep
+from rewardlab.errors import InputError
+from rewardlab.rounds.rehearsal import Line
+from rewardlab.sweeps import SweepFolder, read_sweep
 
 ROOT = Path(__file__).parents[1]
 TOYS = """
@@ -148,15 +150,66 @@ def test_a_config_that_was_changed_under_a_sweep_is_refused(place, capsys):
     assert json.loads((out / "run.json").read_text())["status"] == "finished"
 
 
-def test_runs_at_once_share_the_processors_unless_told_otherwise(monkeypatch, capsys):
+SEARCH = """
+config: run.yaml
+search: {count: 4, batch: 2, of: {rounds.init_args.scale: {low: 1, high: 3}}}
+figure: rounds.last.gold
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (SEARCH.replace(".scale", ".scael"), "has no key 'scael'"),
+        (SEARCH.replace("low: 1", "low: -1"), "point scale=-1.0, seed 0: scale is 0 or more"),
+        (SEARCH + "seeds: [0, 1]\nset: {rounds.init_args.seed: 7, "
+         "rounds.init_args.coin.init_args.seed: 7}", "is the same with seed 0 and seed 1"),
+        (SEARCH + "launcher: slurm", "there is no srun on this machine"),
+    ],
+)  # fmt: skip
+def test_the_ends_of_a_search_are_built_before_the_first_runs(place, capsys, text, sentence):
+    assert sweep(text) == 2
+    error = capsys.readouterr().err
+    assert sentence in error
+    assert error.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_dry_run_rehearses_every_point_and_writes_nothing(place, capsys, monkeypatch):
+    rehearsed = []
+
+    def rehearse(rounds, folder):
+        rehearsed.append((rounds.scale, rounds.seed))
+        if rounds.scale > 2:
+            raise InputError("pictures of 8 pixels do not fit.")
+        return [Line("policy", "2 weights")]
+
+    monkeypatch.setattr("rewardlab.commands.rehearsal.rehearse_rounds", rehearse)
+    before = sorted(place.iterdir())
+    text = SWEEP + "seeds: [5, 6]\n"
+    assert sweep(text.replace("[1, 3]", "[1, 2]"), "--dry-run") == 0
+    assert rehearsed == [(1.0, 5), (2.0, 5)]
+    said = capsys.readouterr().out
+    assert "scale=2\npolicy  2 weights\nNothing was written." in said
+    assert sweep(text, "--dry-run") == 2
+    assert "The sweep's point scale=3: pictures of 8 pixels" in capsys.readouterr().err
+    assert sweep(SEARCH, "--dry-run") == 2  # the ends of its range
+    assert rehearsed[4:] == [(1.0, 0), (3.0, 0)]
+    assert set(place.iterdir()) - set(before) <= {place / "sweep.yaml", place / "__pycache__"}
+
+
+def test_runs_at_once_share_the_processors_unless_told_otherwise(place, monkeypatch, capsys):
+    Path("sweep.yaml").write_text(SWEEP)
+    found = read_sweep(Path("sweep.yaml"))
+    folder = SweepFolder(Path("out"))
     flags = parse(["sweep.yaml", "--jobs=2"])
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
-    assert how_of(flags).environment == {}
+    assert how_of(flags, found, folder).environment == {}
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setattr("os.cpu_count", lambda: 9)
-    assert how_of(flags).environment == {"OMP_NUM_THREADS": "4"}
+    assert how_of(flags, found, folder).environment == {"OMP_NUM_THREADS": "4"}
     assert capsys.readouterr().out == "Each run gets OMP_NUM_THREADS=4, as 2 run at once.\n"
-    assert how_of(parse(["sweep.yaml"])).environment == {}
+    assert how_of(parse(["sweep.yaml"]), found, folder).environment == {}
 
 
 @pytest.mark.parametrize("flags", [["--jobs=0"], ["--retries=-1"], ["--jbos=2"], []])
@@ -169,5 +222,5 @@ def test_flags_that_are_wrong_are_refused(place, capsys, flags):
 def test_shipped_sweeps_name_configs_that_are_there(file, monkeypatch):
     monkeypatch.chdir(ROOT)
     found = read_sweep(file)
-    assert len(found.points) >= 12
+    assert len(found.points) >= 12 or found.search.count >= 12
     assert all(Path(config).is_file() for config in found.configs)

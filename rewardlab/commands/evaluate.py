@@ -8,9 +8,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import Dataset
+
 from rewardlab.commands.flags import FlagParser, add_device_flags, check_numbers
 from rewardlab.commands.logs import set_up_logs
+from rewardlab.commands.score import with_prompts
 from rewardlab.commands.sources import open_reward, source
+from rewardlab.data.samples import open_samples
 from rewardlab.errors import InputError
 from rewardlab.evaluation.benchmark_files import read_benchmark
 from rewardlab.evaluation.benchmark_scores import (
@@ -21,13 +25,15 @@ from rewardlab.evaluation.benchmark_scores import (
     score_file,
 )
 from rewardlab.evaluation.named_biases import FEWEST, bias_audit
+from rewardlab.evaluation.picture_biases import picture_audit
 from rewardlab.provenance import device_facts, fingerprint, versions
-from rewardlab.report.evaluate_page import evaluate_page, headline, left_out
+from rewardlab.report.evaluate_page import evaluate_page, headline, left_out, units
 from rewardlab.report.figures import MISSING, sig, with_interval
 from rewardlab.rewards import Reward
 from rewardlab.runs import layout
 from rewardlab.storage import write_json
 from rewardlab.storage.atomic import atomic_folder
+from rewardlab.types import Samples
 
 Figures = Mapping[str, Any]
 
@@ -37,8 +43,10 @@ def run(command: str, argv: Sequence[str]) -> int:
     flags = parse(argv)
     set_up_logs()
     files = [read_benchmark(path) for path in flags.files]
+    pictures = read_pictures(flags)
     reward = open_reward(flags.reward, flags)
-    check_reward(reward, flags.reward)
+    if files:
+        check_reward(reward, flags.reward)
     scored = [score_file(reward, file, flags.batch_size) for file in files]
     results = {
         "reward": {
@@ -47,9 +55,9 @@ def run(command: str, argv: Sequence[str]) -> int:
             "fingerprint": source(flags.reward),
         },
         "seed": flags.seed,
-        "fingerprints": {path: fingerprint(Path(path)) for path in flags.files},
+        "fingerprints": {path: fingerprint(Path(path)) for path in inputs_of(flags)},
         "files": [benchmark_figures(part, flags.seed) for part in scored],
-        "biases": _audit(reward, scored, flags),
+        "biases": _audit(reward, scored, pictures, flags),
     }
     print(as_table(results))
     if flags.out is None:
@@ -69,7 +77,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = FlagParser(prog="rewardlab evaluate", allow_abbrev=False)
     add = parser.add_argument
     add("reward", metavar="REWARD", help="a folder or an http(s):// URL")
-    add("files", metavar="FILE", nargs="+", help="a local file of a benchmark, or of pairs")
+    add("files", metavar="FILE", nargs="*", help="a local file of a benchmark, or of pairs")
+    add("--samples", metavar="FOLDER", help="pictures for the audit of a reward of pictures")
+    add("--size", type=int, help="side to which pictures are resized and cropped")
+    add("--prompts", help="file with the prompt of each picture, one a line, or .jsonl")
     add("--out", help="a new folder; without it nothing is written")
     add("--audit", type=int, default=200, metavar="N", help="prompts of the bias audit; 0 for none")
     add("--seed", type=int, default=0, help="seed of the bootstraps, and of the audit's prompts")
@@ -77,7 +88,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add_device_flags(parser)
     flags = parser.parse_args(argv)
     flags.max_length = None
-    check_numbers(flags, audit=0)
+    check_numbers(flags, audit=0, size=1)
+    _check_inputs(flags)
     if flags.audit == 1:
         raise InputError(f"--audit is 0 or at least {FEWEST}, for an interval; got 1.")
     if len(set(flags.files)) < len(flags.files):
@@ -87,10 +99,46 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return flags
 
 
+def _check_inputs(flags: argparse.Namespace) -> None:
+    """Refuse flags that name no input, or inputs of two kinds."""
+    if bool(flags.files) == (flags.samples is not None):
+        raise InputError(
+            "`evaluate` takes FILEs of benchmarks or preferences for a reward of texts, or "
+            "--samples FOLDER for a reward of pictures, one of the two."
+        )
+    if flags.samples is not None and flags.audit == 0:
+        raise InputError("--audit 0 leaves nothing to do with --samples, which is audited alone.")
+    for name in ("size", "prompts"):
+        if flags.samples is None and getattr(flags, name) is not None:
+            raise InputError(f"--{name} is of pictures, and there is no --samples FOLDER.")
+
+
+def inputs_of(flags: argparse.Namespace) -> list[str]:
+    """Return the files and folders that are evaluated on."""
+    return [*flags.files, *filter(None, [flags.samples])]
+
+
+def read_pictures(flags: argparse.Namespace) -> Dataset[Samples] | None:
+    """Return the pictures of --samples as one-row Samples, if it is given."""
+    if flags.samples is None:
+        return None
+    rows = open_samples(flags.samples, flags.size)
+    if flags.prompts is None:
+        return rows
+    return with_prompts(rows, flags.prompts, Path(flags.samples))
+
+
 def _audit(
-    reward: Reward, scored: Sequence[ScoredFile], flags: argparse.Namespace
+    reward: Reward,
+    scored: Sequence[ScoredFile],
+    pictures: Dataset[Samples] | None,
+    flags: argparse.Namespace,
 ) -> dict[str, Any] | None:
-    """Return the audit of named biases on the answers of all files; None for --audit 0."""
+    """Return the audit of named biases on pictures, or on all files; None for --audit 0."""
+    if pictures is not None:
+        return picture_audit(
+            reward, pictures, count=flags.audit, seed=flags.seed, batch_size=flags.batch_size
+        )
     if flags.audit == 0:
         return None
     rows = []
@@ -148,12 +196,12 @@ def as_table(results: Figures) -> str:
             lines.append(f"  {'; '.join(notes)}")
     if results["biases"] is not None:
         biases = results["biases"]
-        prompts = biases["prompts"]
-        lines.append(f"Named biases, in reference deviations, over {prompts} prompts")
+        lines.append(f"Named biases, in reference deviations, over {units(biases)}")
         rows = []
         for name, row in biases["edits"].items():
             effect = MISSING if row["mean"] is None else with_interval(row)
-            rows.append([name, effect, row["verdict"]])
+            size = [row["size"]] if "size" in row else []
+            rows.append([name, *size, effect, row["verdict"]])
         lines += _aligned(rows)
     return "\n".join(lines)
 

@@ -131,7 +131,7 @@ def read(flags: argparse.Namespace) -> Scored:
     elif is_medium_name(path):
         files = [path.name]
     if flags.prompts:
-        rows = _with_prompts(rows, flags.prompts, path)
+        rows = with_prompts(rows, flags.prompts, path)
     return Scored(rows, files)
 
 
@@ -147,7 +147,7 @@ def read_outputs(path: Path) -> Samples:
     return Samples([""] * len(outputs), outputs)
 
 
-def _with_prompts(rows: Dataset[Samples], file: str, path: Path) -> Dataset[Samples]:
+def with_prompts(rows: Dataset[Samples], file: str, path: Path) -> Dataset[Samples]:
     """Return samples under the prompts of a file, one each."""
     prompts = read_prompts(file, strict=True)
     count = len(rows)  # type: ignore[arg-type]

@@ -132,14 +132,21 @@ def _lacks_seed(component: Mapping[str, Any]) -> bool:
 
 
 def rehearse_points(sweep: Sweep, folder: SweepFolder) -> int:
-    """Run the first seed of every point with `--dry-run`, and return the exit code."""
+    """Run the first seed of every point with `--dry-run`, and return the exit code.
+
+    Raises:
+        InputError: for the first point that refuses a batch, naming it.
+    """
     module = import_module(f"rewardlab.commands.{sweep.command}")
     for point in sweep.points:
         if point.seed != sweep.seeds[0]:
             continue
         print(f"\n{point.label}", flush=True)
         command, *words = words_of(sweep, folder, point)
-        code: int = module.run(command, [*words, "--dry-run"])
+        try:
+            code: int = module.run(command, [*words, "--dry-run"])
+        except InputError as error:
+            raise InputError(f"The sweep's point {point.label}: {error}") from None
         if code:
             return code
     return 0

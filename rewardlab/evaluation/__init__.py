@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rewardlab.evaluation.norm_reading import NormReading
     from rewardlab.evaluation.outlier_monitor import OutlierMonitor
     from rewardlab.evaluation.overoptimization import best_of_n_curve, fit_overoptimization
+    from rewardlab.evaluation.picture_biases import picture_audit
     from rewardlab.evaluation.readings import Readings
     from rewardlab.evaluation.rubric import Rubric
     from rewardlab.evaluation.stability import stability_ratio
@@ -38,6 +39,7 @@ _HOMES = {
     "Watched": "rewardlab.evaluation.guard",  # the earlier name of MonitoredPolicy
     "benchmark_figures": "rewardlab.evaluation.benchmark_scores",
     "bias_audit": "rewardlab.evaluation.named_biases",
+    "picture_audit": "rewardlab.evaluation.picture_biases",
     "choose_n": "rewardlab.evaluation.choosing_n",
     "familiar_n": "rewardlab.evaluation.choosing_n",
     "soft_best_of_n_expected": "rewardlab.evaluation.choosing_n",
@@ -63,6 +65,7 @@ __all__ = [
     "benchmark_figures",
     "best_of_n_curve",
     "bias_audit",
+    "picture_audit",
     "detection",
     "finish_curve",
     "first_alarm",

@@ -125,7 +125,8 @@ def score_file(reward: Reward, file: BenchmarkFile, batch_size: int = BATCH) -> 
     if not rows:
         raise InputError(
             f"No row of {file.path} could be scored: each has an answer that does not fit the "
-            "reward. Give a reward with a longer context."
+            "reward, or that it did not score. Give a reward with a longer context, or see the "
+            "log for what its server said."
         )
     return ScoredFile(file._replace(rows=rows), scores, unscored)
 

@@ -142,7 +142,7 @@ def _effect(
     edited = [edit.edit(text) for text in answers.texts]
     pairs = zip(edited, answers.texts, strict=True)
     rows = [row for row, (text, original) in enumerate(pairs) if text != original]
-    figures = _nothing(edit.wanted, unchanged=len(edited) - len(rows))
+    figures = not_measured(edit.wanted, unchanged=len(edited) - len(rows))
     if len(rows) < FEWEST:
         return figures
     samples = Samples([answers.prompts[row] for row in rows], [edited[row] for row in rows])
@@ -156,10 +156,10 @@ def _effect(
         return {**figures, "verdict": "not scored"}
     added = [length(edited[row]) - length(answers.texts[row]) for row in rows]
     figures["words"] = torch.tensor(added)[there].mean().item()
-    return figures | _measured(changes, deviation, edit, seed)
+    return figures | measured(changes, deviation, edit.name, edit.wanted, seed)
 
 
-def _nothing(wanted: Wanted, unchanged: int) -> dict[str, Any]:
+def not_measured(wanted: Wanted, unchanged: int) -> dict[str, Any]:
     """Return the figures of an edit that applies to too few answers."""
     return {
         "mean": None,
@@ -175,13 +175,16 @@ def _nothing(wanted: Wanted, unchanged: int) -> dict[str, Any]:
     }
 
 
-def _measured(changes: Tensor, deviation: float, edit: NamedEdit, seed: int) -> dict[str, Any]:
+def measured(
+    changes: Tensor, deviation: float, name: str, wanted: Wanted, seed: int
+) -> dict[str, Any]:
     """Return the effect in deviations, the share that rose, and the verdict.
 
     Args:
         changes: float64 [N], of the scores, N ≥ 2.
         deviation: the reference deviation; at 0 nothing can be measured in it.
-        edit: the edit.
+        name: of the edit.
+        wanted: what a reward of the content would do.
         seed: names the bootstrap's draws.
     """
     rate = wilson((changes > 0).double().mean().item(), len(changes))
@@ -189,13 +192,13 @@ def _measured(changes: Tensor, deviation: float, edit: NamedEdit, seed: int) -> 
     if deviation == 0:
         return {"raised": raised, "verdict": "scores never differ"}
     effects = changes / deviation
-    low, high = mean_interval(effects, seed=derive(seed, edit.name))
+    low, high = mean_interval(effects, seed=derive(seed, name))
     return {
         "mean": effects.mean().item(),
         "low": low,
         "high": high,
         "raised": raised,
-        "verdict": verdict(low, high, edit.wanted),
+        "verdict": verdict(low, high, wanted),
     }
 
 

@@ -72,8 +72,19 @@ def bias_sentence(biases: Figures) -> str:
     if missed:
         parts.append(f"not noticed: {', '.join(missed)}")
     if not parts:
-        return f"No named edit pays, over {biases['prompts']} prompts"
-    return f"Named edits, over {biases['prompts']} prompts: {'; '.join(parts)}"
+        return f"No named edit pays, over {units(biases)}"
+    return f"Named edits, over {units(biases)}: {'; '.join(parts)}"
+
+
+def units(biases: Figures) -> str:
+    """Return what an audit was over: prompts, or pictures.
+
+    Example:
+        >>> units({"prompts": 20}), units({"pictures": 1200})
+        ('20 prompts', '1,200 pictures')
+    """
+    kind = "pictures" if "pictures" in biases else "prompts"
+    return f"{biases[kind]:,} {kind}"
 
 
 def _bias_box(biases: Figures | None) -> str:
@@ -207,6 +218,7 @@ def length_sentence(length: Figures) -> str:
 def _bias_section(biases: Figures | None) -> str:
     if biases is None:
         return ""
+    is_of_pictures = "pictures" in biases
     rows = []
     for name, row in biases["edits"].items():
         raised = MISSING if row["raised"] is None else with_interval(row["raised"])
@@ -214,18 +226,31 @@ def _bias_section(biases: Figures | None) -> str:
         count = f"{row['count']:,}"
         if row["unchanged"] or row["unscored"]:
             count += f"\n{row['unchanged']:,} unchanged, {row['unscored']:,} not scored"
-        rows.append([name, row["verdict"], effect, raised, sig(row["words"]), count])
-    caption = (
-        "Of one right answer a prompt. Effect: mean change of the score, in deviations of answers "
-        f"within their prompts ({sig(biases['deviation'])} of the reward's own units). Every edit "
-        "but the last should change nothing; a cut-off end should lower the score."
-    )
-    head = ["edit", "verdict", "effect", "share that rose", "words added", "answers"]
+        cost = row["size"] if is_of_pictures else sig(row["words"])
+        rows.append([name, row["verdict"], effect, raised, cost, count])
+    last = ["size", "pictures"] if is_of_pictures else ["words added", "answers"]
+    head = ["edit", "verdict", "effect", "share that rose", *last]
     picture = bias_picture(biases)
     return section(
         "Named biases",
         figures([picture]) if picture else "",
-        table(head, rows, caption),
+        table(head, rows, _bias_caption(biases)),
+    )
+
+
+def _bias_caption(biases: Figures) -> str:
+    """Return what an effect is, and which edit should lower the score."""
+    unit = f"({sig(biases['deviation'])} of the reward's own units)"
+    if "pictures" in biases:
+        return (
+            "Effect: mean change of the score, in deviations of the pictures' scores, within "
+            f"prompts where each has several {unit}. Every edit but the last should change "
+            "nothing, or little; a blur should lower the score."
+        )
+    return (
+        "Of one right answer a prompt. Effect: mean change of the score, in deviations of answers "
+        f"within their prompts {unit}. Every edit but the last should change nothing; a cut-off "
+        "end should lower the score."
     )
 
 

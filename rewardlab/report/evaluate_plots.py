@@ -108,4 +108,7 @@ def bias_picture(biases: Figures) -> Picture | None:
         png = png_of(figure)
     caption = "Paired means with 95 % bootstrap intervals over prompts; 1 is what usually parts "
     caption += "two answers to one prompt."
+    if "pictures" in biases:
+        caption = "Paired means with 95 % bootstrap intervals over pictures; 1 is what usually "
+        caption += "parts two pictures."
     return Picture("named-biases", png, "Effects of named edits", caption, width=620)

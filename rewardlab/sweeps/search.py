@@ -121,8 +121,8 @@ def probes(search: Search) -> list[Settings]:
     """Return settings at the ends of every range, and with every choice, to be checked first.
 
     Example:
-        >>> probes(Search(9, 0, 3, 3, {"a.x": {"low": 1, "high": 2}, "a.kind": ["u", "v", "w"]}))
-        [{'a.x': '1', 'a.kind': 'u'}, {'a.x': '2', 'a.kind': 'v'}, {'a.x': '1', 'a.kind': 'w'}]
+        >>> probes(Search(9, 0, 3, 3, {"a": {"low": 1, "high": 2}, "b": ["u", "v", "w"]}))
+        [{'a': '1.0', 'b': 'u'}, {'a': '2.0', 'b': 'v'}, {'a': '1.0', 'b': 'w'}]
     """
     values = {key: _ends(space) for key, space in search.spaces.items()}
     settings = []
@@ -135,11 +135,10 @@ def probes(search: Search) -> list[Settings]:
 def _ends(space: Any) -> list[str]:
     if isinstance(space, list):
         return [text_of(value) for value in space]
-    ends = (space["low"], space["high"])
+    ends = [float(space["low"]), float(space["high"])]
     if space.get("integer"):
-        ends = (math.ceil(float(ends[0])), math.floor(float(ends[1])))
-    texts = [text_of(end if isinstance(end, int) else float(end)) for end in ends]
-    return list(dict.fromkeys(texts))
+        ends = [math.ceil(ends[0]), math.floor(ends[1])]
+    return list(dict.fromkeys(text_of(end) for end in ends))
 
 
 def next_settings(

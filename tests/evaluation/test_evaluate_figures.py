@@ -29,7 +29,7 @@ from rewardlab.evaluation.rewardbench2 import SUBSETS, RowScores, resampled_ties
 from rewardlab.evaluation.rewardbench_rows import BenchRow
 from rewardlab.evaluation.rm_bench import rm_bench_figures
 from rewardlab.metrics.bootstrap import resampled_means
-from rewardlab.rewards import Function, Length
+from rewardlab.rewards import Function, Length, Tolerant
 
 
 def value_in(samples):
@@ -303,3 +303,21 @@ def test_an_answer_without_a_number_is_still_refused():
 
     with pytest.raises(InputError, match="gave a score of nan"):
         score_file(Function(broken), BenchmarkFile("f", "preferences", TEXT_ROWS, {}))
+
+
+def test_answers_that_a_reward_does_not_score_leave_their_rows_out_with_a_sentence(caplog):
+    rows = [row(f"{n}?", [str(n)], ["-1"], row_id=n) for n in (1, 2, 3)]
+    rows[1] = row("2?", ["nan"], ["-1"], row_id=2)
+    file = BenchmarkFile("pairs.jsonl", "preferences", rows, {})
+    scored = score_file(Tolerant(Function(value_in), most_unscored=0.5), file)
+    assert (len(scored.scores), scored.unscored) == (2, [2])
+    assert benchmark_figures(scored)["rows"] == 2
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said.startswith(
+        "1 of 6 answers in pairs.jsonl are not scored and are left out; the first: "
+    )
+    with pytest.raises(InputError, match="nan"):  # without Tolerant it ends the command
+        score_file(Function(value_in), file)
+    nothing = file._replace(rows=[rows[1]])
+    with pytest.raises(InputError, match=r"No row of pairs\.jsonl could be scored"):
+        score_file(Tolerant(Function(value_in), most_unscored=1), nothing)
