@@ -7,7 +7,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SKIPS = 1  # of other systems than Linux, whose memory is not told by /proc
+SKIPS = 2  # of other systems than Linux, whose memory is not told by /proc; without Ray, nightly
 REAL_SKIPS = 2  # of tests/real, run by `make test-real`: weights, and a user's own folders
 OTHER_SUITES = ("gpu", "real")  # of machines with a GPU, and with pretrained weights
 IGNORED_WARNINGS = 9

@@ -133,18 +133,22 @@ rewardlab sweep: run a config of `rounds` or `fit` at many points over seeds, an
   rewardlab sweep SWEEP.yaml [--out FOLDER] [--resume] [--jobs N] [--stages DIR] [--dry-run]
 
   SWEEP.yaml    config: files; set: flags of all points; points: listed flags, grid: values of each
-                key, random: {count, seed, of: ranges} (all three multiply); seeds: of each point;
-                figure: such as rounds.last.judged.gold or metrics.val/auc; better: higher or lower
+                key, random: {count, seed, of: ranges} (all three multiply); or search: {method:
+                optuna, count, of: ranges}, which learns; seeds: of each point; figure: such as
+                rounds.last.judged.gold or metrics.val/auc; better: higher or lower; prune: ends
+                runs by their own readings; launcher: local, slurm or ray
   --out FOLDER  sweep.html, summary.csv, runs/, logs/. Default: runs/ and the file's name
   --resume      go on: finished points stand, failed ones are run again, new ones are added
   --jobs 1      runs at once, in processes of their own    --retries 1  tries more of what failed
   --stages DIR  share finished stages with other runs, too; points share FOLDER/stages by default
   --dry-run     rehearse the first seed of every point on a few rows; write nothing
 
-Every point is built before the first runs. Exit code 0 if all are finished, 1 if some failed.
+Every point is built before the first runs, of a search the ends of its ranges. Exit code 0 if all
+are finished or pruned, 1 if some failed.
 
 Examples:
   rewardlab sweep configs/sweeps/gan_rm_digits.yaml --jobs 2
+  rewardlab sweep configs/sweeps/adv_rm_search.yaml --jobs 2
   rewardlab sweep configs/sweeps/adv_rm_topics.yaml --out runs/attacks --resume""",
     "attack": """\
 rewardlab attack: search for outputs that a reward overrates, and say whether it was broken.
@@ -220,9 +224,11 @@ Examples:
   rewardlab score runs/reward/reward clips --size 256 --frames 16 --stride 2
   rewardlab score rm answers.txt --prompts prompts.txt --out scores.jsonl""",
     "evaluate": """\
-rewardlab evaluate: what a reward of texts gets right, on local files, and which edits fool it.
+rewardlab evaluate: what a reward of texts gets right, on local files, and which edits fool it; or
+which edits of pictures fool a reward of pictures.
 
   rewardlab evaluate REWARD FILE [FILE ...] [--out FOLDER]
+  rewardlab evaluate REWARD --samples FOLDER [--size N] [--prompts FILE] [--out FOLDER]
 
   REWARD        a folder of a reward or of a published sequence classifier, or an http(s):// URL
   FILE          RewardBench, RewardBench 2, RM-Bench, JudgeBench, pairs in the form of PandaLM or
@@ -230,14 +236,17 @@ rewardlab evaluate: what a reward of texts gets right, on local files, and which
                 folder of datasets. Told by its columns; nothing is downloaded
   --out FOLDER  a new folder: evaluate.html, results.json, rows.jsonl with every score, run.json.
                 Without it the table is printed and nothing is written
-  --audit 200   prompts whose right answers are edited, for the named biases; 0 for none
+  --samples     pictures, which are cropped, sharpened, saturated, brightened, saved as JPEG, given
+                a text, blurred; --size N resizes them first, --prompts gives one a picture
+  --audit 200   prompts whose right answers, or pictures that are edited, for the named biases
   --seed 0      seed of the bootstraps, and of the audit's prompts
   --batch-size 64    --device NAME    --trust    --chat false: plain text, no chat template
   --query, --query-template, --key-variable: of a URL, see `score --help`
 
 Examples:
   rewardlab evaluate runs/rm/reward reward-bench-2.parquet --out runs/bench
-  rewardlab evaluate rm held-out.jsonl rm-bench.json --chat false --audit 500""",
+  rewardlab evaluate rm held-out.jsonl rm-bench.json --chat false --audit 500
+  rewardlab evaluate runs/digits/reward --samples targets --out runs/edits""",
     "data": """\
 rewardlab data check: what a fit would see in a file of pairs, or in a folder of pictures or videos.
 

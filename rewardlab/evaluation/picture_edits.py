@@ -108,11 +108,11 @@ def blur(picture: Image.Image) -> Image.Image:
 
 
 PICTURE_EDITS = (
-    PictureEdit("crop", f"the middle {CROP:.0%} of each side", crop, "none"),
+    PictureEdit("crop", f"the middle {100 * CROP:g} % of each side", crop, "none"),
     PictureEdit("sharpen", f"factor {SHARPEN:g}", sharpen, "none"),
     PictureEdit("saturate", f"factor {SATURATE:g}", saturate, "none"),
     PictureEdit("brighten", f"factor {BRIGHTEN:g}", brighten, "none"),
     PictureEdit("JPEG", f"quality {JPEG_QUALITY}", jpeg, "none"),
     PictureEdit("text overlay", f"“{TEXT}”, 1/12 of the height", text_overlay, "none"),
-    PictureEdit("blur", f"radius {BLUR:.0%} of the shorter side", blur, "lower"),
+    PictureEdit("blur", f"radius {100 * BLUR:g} % of the shorter side", blur, "lower"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ from rewardlab.report.rows import BASE, RUNS
 
 Data = Mapping[str, Any]
 
-WIDE = 20.0  # a ratio of a parameter's values from which its axis is logarithmic
+WIDE = 20.0  # a ratio of a parameter's values from which its axis may be logarithmic
+UNEVEN = 4.0  # and of the largest to the median, which draws from a plain range do not have
 STEP = 0.02  # of an axis, between points of one value
 
 
@@ -180,8 +182,9 @@ def axis_of(texts: Sequence[str]) -> Axis:
         places = [float(names.index(text)) for text in texts]
         return Axis(places, names, is_log=False)
     least = min(places)
-    is_log = least > 0 and max(places) / least >= WIDE
-    return Axis(places, [], is_log)
+    is_wide = least > 0 and max(places) / least >= WIDE
+    is_uneven = statistics.median(places) < max(places) / UNEVEN
+    return Axis(places, [], is_log=is_wide and is_uneven)
 
 
 def side_by_side(axis: Axis) -> list[float]:

@@ -35,8 +35,7 @@ def drawn(spaces: Mapping[str, Any], count: int, seed: int) -> list[Settings]:
         >>> drawn({"a.lr": {"low": 1e-4, "high": 1e-2, "scale": "log"}}, 3, seed=0)[:2] == few
         True
     """
-    for key, space in spaces.items():
-        check_space(key, space)
+    check_spaces("random", spaces)
     found: dict[tuple[str, ...], Settings] = {}
     for number in range(TRIES * count):
         settings = {}
@@ -53,67 +52,80 @@ def drawn(spaces: Mapping[str, Any], count: int, seed: int) -> list[Settings]:
     )
 
 
-def check_space(key: str, space: Any, owner: str = "random") -> None:
-    """Refuse what nothing can be drawn from.
+def check_spaces(owner: str, spaces: Mapping[str, Any]) -> None:
+    """Refuse spaces that nothing can be drawn from.
 
     Args:
-        key: the flag.
-        space: a list of choices, or a range {low, high, scale, integer}.
-        owner: the key of the sweep's file that holds it.
+        owner: the key of the sweep's file that holds them.
+        spaces: of each key a list of choices, or a range {low, high, scale, integer}.
+
+    Raises:
+        InputError: naming the owner and the first such key.
+
+    Example:
+        >>> check_spaces("random", {"a.lr": {"low": 1, "high": 0}})
+        Traceback (most recent call last):
+        rewardlab.errors.InputError: random: a.lr has low 1 and high 0; ...
+    """
+    for key, space in spaces.items():
+        try:
+            check_space(key, space)
+        except InputError as error:
+            raise InputError(f"{owner}: {error}") from None
+
+
+def check_space(key: str, space: Any) -> None:
+    """Refuse what nothing can be drawn from.
 
     Raises:
         InputError: naming the key.
 
     Example:
-        >>> check_space("a.lr", {"low": 1, "high": 0})
-        Traceback (most recent call last):
-        rewardlab.errors.InputError: random: a.lr has low 1 and high 0; ...
+        >>> check_space("a.lr", ["one of", 2])
     """
     if isinstance(space, list) and space:
         return
     if not isinstance(space, Mapping) or not {"low", "high"} <= space.keys():
         raise InputError(
-            f"{owner}: {key} takes a list of choices or a range such as {{low: 1e-4, high: 1e-2, "
+            f"{key} takes a list of choices or a range such as {{low: 1e-4, high: 1e-2, "
             f"scale: log}}; got {space!r}."
         )
     unknown = [name for name in space if name not in RANGE_KEYS]
     if unknown:
-        raise InputError(
-            f"{owner}: {key} has no {unknown[0]!r}; a range has {', '.join(RANGE_KEYS)}."
-        )
-    _check_range(key, space, owner)
+        raise InputError(f"{key} has no {unknown[0]!r}; a range has {', '.join(RANGE_KEYS)}.")
+    _check_range(key, space)
 
 
-def _check_range(key: str, space: Mapping[str, Any], owner: str) -> None:
-    low = _number(key, space["low"], owner)
-    high = _number(key, space["high"], owner)
+def _check_range(key: str, space: Mapping[str, Any]) -> None:
+    low = _number(key, space["low"])
+    high = _number(key, space["high"])
     scale = space.get("scale", "linear")
     if not low < high:
         raise InputError(
-            f"{owner}: {key} has low {space['low']} and high {space['high']}; low has to be below "
+            f"{key} has low {space['low']} and high {space['high']}; low has to be below "
             "high. Are they exchanged?"
         )
     if scale not in SCALES:
-        raise InputError(f"{owner}: {key} has scale {scale!r}; it is linear or log.")
+        raise InputError(f"{key} has scale {scale!r}; it is linear or log.")
     if scale == "log" and low <= 0:
         raise InputError(
-            f"{owner}: {key} has scale log from {space['low']} on, and a logarithm needs numbers "
+            f"{key} has scale log from {space['low']} on, and a logarithm needs numbers "
             "above 0. Raise low, or leave scale out."
         )
     if not isinstance(space.get("integer", False), bool):
-        raise InputError(f"{owner}: {key} has integer {space['integer']!r}; it is true or false.")
+        raise InputError(f"{key} has integer {space['integer']!r}; it is true or false.")
     if space.get("integer") and math.ceil(low) > math.floor(high):
-        raise InputError(f"{owner}: {key} has no whole number between {low:g} and {high:g}.")
+        raise InputError(f"{key} has no whole number between {low:g} and {high:g}.")
 
 
-def _number(key: str, value: Any, owner: str) -> float:
+def _number(key: str, value: Any) -> float:
     """Return a finite number; YAML reads 1e-4 as a word, which is one here too."""
     try:
         number = float("no" if isinstance(value, bool) else value)
     except (TypeError, ValueError):
         number = math.nan
     if not math.isfinite(number):
-        raise InputError(f"{owner}: the range of {key} takes numbers; got {value!r}.")
+        raise InputError(f"the range of {key} takes numbers; got {value!r}.")
     return number
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 from rewardlab.errors import InputError
 from rewardlab.sweeps.points import Settings, canonical, number_of, text_of
-from rewardlab.sweeps.random_draws import DIGITS, check_space
+from rewardlab.sweeps.random_draws import DIGITS, check_spaces
 
 KEYS = ("method", "count", "seed", "batch", "startup", "of")
 METHODS = ("optuna",)
@@ -108,8 +108,8 @@ def _whole(content: Mapping[str, Any], key: str, default: int | None, least: int
 def _check_spaces(spaces: Mapping[str, Any]) -> None:
     if not spaces:
         raise InputError("search: of: names no key. Give a range or a list of choices of one.")
+    check_spaces("search", spaces)
     for key, space in spaces.items():
-        check_space(key, space, "search")
         if isinstance(space, list):
             texts = [canonical(text_of(value)) for value in space]
             twice = [text for text in texts if texts.count(text) > 1]

@@ -44,6 +44,9 @@ figure: gold
 """
 QUEUE = "{slurm: {cluster: local, timeout_min: 5}}"
 CLUSTER = "{ray: {num_cpus: 1}}"
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="needs rewardlab[ray]"
+)
 DRIVER = """
 import sys
 from pathlib import Path
@@ -209,7 +212,7 @@ def test_the_local_launcher_is_processes_of_this_machine():
 
 
 @pytest.mark.nightly
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs rewardlab[ray]")
+@needs_ray
 @pytest.mark.parametrize(
     "check",
     [check_a_sweep, check_a_lost_machine, check_a_killed_sweep, check_an_interrupted_sweep],
@@ -224,7 +227,7 @@ def test_a_sweep_by_a_ray_cluster(place, check):
 
 
 @pytest.mark.nightly
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs rewardlab[ray]")
+@needs_ray
 def test_what_is_wrong_with_a_cluster_is_one_sentence(tmp_path):
     for options, sentence in (
         ({"cpus": 1}, "ray has no option 'cpus'"),

@@ -238,6 +238,7 @@ def test_a_logarithmic_axis_has_numbers_that_can_be_read():
     axis = axis_of(["1e-4", "0.01", "1"])
     assert axis.is_log
     assert not axis_of(["0", "100"]).is_log
+    assert not axis_of(["0.1", "4", "6", "10"]).is_log  # draws from 0 to 10
     with canvas(4, 3) as figure:
         axes = figure.subplots()
         axes.plot(axis.places, [0, 1, 2])
