@@ -15,6 +15,7 @@ Data = Mapping[str, Any]
 
 WIDE = 20.0  # a ratio of a parameter's values from which its axis may be logarithmic
 UNEVEN = 4.0  # and of the largest to the median, which draws from a plain range do not have
+MARGIN = 0.5  # of the seeds' range, above and below it
 STEP = 0.02  # of an axis, between points of one value
 
 
@@ -71,8 +72,9 @@ def _picture(key: str, rows: Sequence[Data], data: Data) -> Picture:
     short = key.replace(".init_args", "").replace(".class_path", "")
     png = _points_png(rows, axis, _name(short), data)
     caption = (
-        f"{short}: a circle and its 95 % interval a point, small dots its seeds, the best in "
-        "colour. Points of one value stand side by side; the other parameters tell them apart."
+        f"{short}: a circle and its 95 % interval a point, cut where it is longer than the "
+        "plot, small dots its seeds, the best in colour. Points of one value stand side by side; "
+        "the other parameters tell them apart."
         f"{_legend(rows)}"
     )
     alt = f"{data['figure']} against {short}, {len(rows)} points"
@@ -106,9 +108,26 @@ def _points_png(rows: Sequence[Data], axis: Axis, name: str, data: Data) -> byte
         if name == "number of the point":
             _draw_best_so_far(axes, rows, data["better"])
         set_axis(axes, axis)
+        axes.set_ylim(*heights_of(rows))
         axes.set_xlabel(name)
         axes.set_ylabel(drawable(data["figure"], 40))
         return png_of(figure)
+
+
+def heights_of(rows: Sequence[Data]) -> tuple[float, float]:
+    """Return the ends of the vertical axis: what the seeds need, and half as much on each side.
+
+    The intervals of two or three seeds may be many times longer, and would hide all differences.
+
+    Example:
+        >>> heights_of([{"values": {0: 1.0, 1: 2.0}}, {"values": {}}])
+        (0.5, 2.5)
+    """
+    values = []
+    for row in rows:
+        values += row["values"].values()
+    span = max(values) - min(values) or abs(values[0]) or 1.0
+    return min(values) - MARGIN * span, max(values) + MARGIN * span
 
 
 def _name(short: str) -> str:
@@ -116,14 +135,14 @@ def _name(short: str) -> str:
 
     Example:
         >>> _name("rounds.post_train.trainer.max_steps")
-        '….trainer.max_steps'
+        '… trainer.max_steps'
         >>> _name("model.lr")
         'model.lr'
     """
     parts = short.split(".")
     if len(parts) < 4:
         return drawable(short, 60)
-    return drawable(f"….{parts[-2]}.{parts[-1]}", 60)
+    return drawable(f"… {parts[-2]}.{parts[-1]}", 60)
 
 
 def _legend(rows: Sequence[Data]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,7 +89,8 @@ def opened(launcher: Launcher, folder: Path) -> Launch:
     return launch_of(launcher.options, folder)
 
 
-class IsFinished(NamedTuple):
+@dataclass(frozen=True)
+class IsFinished:
     """A call tells whether a run is finished.
 
     Attributes:

@@ -6,6 +6,7 @@ import csv
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,7 +74,8 @@ class Verdict(NamedTuple):
     readings: int
 
 
-class Watch(NamedTuple):
+@dataclass(frozen=True)
+class Watch:
     """A run whose readings are watched. A call returns why it is to end, or None.
 
     Attributes:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, Literal, NamedTuple
 
@@ -27,7 +28,8 @@ ENOUGH = 5  # tries by what is known, before random ones
 State = Literal["finished", "pruned", "failed", "running"]
 
 
-class Search(NamedTuple):
+@dataclass(frozen=True)
+class Search:
     """How points are chosen.
 
     Attributes:
@@ -192,7 +194,7 @@ def _proposed(
     sampler: Any = optuna.samplers.RandomSampler(seed=seed)
     if not is_random:
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, constant_liar=True)
-    direction = "maximize" if better == "higher" else "minimize"
+    direction: Literal["maximize", "minimize"] = "maximize" if better == "higher" else "minimize"
     study = optuna.create_study(sampler=sampler, direction=direction)
     for trial in trials:
         study.add_trial(_frozen(trial, search, spaces))

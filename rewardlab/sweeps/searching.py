@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, replace
 
 from rewardlab.runs.attempts import FINISHED
 from rewardlab.sweeps.figures import figure_of
@@ -64,7 +65,7 @@ def chosen_points(sweep: Sweep, folder: SweepFolder) -> Sweep:
 
 def search_text(search: Search) -> str:
     """Return what the points of a search depend on, as a text: all but their number."""
-    return json.dumps(search._replace(count=0)._asdict(), default=str)
+    return json.dumps(asdict(replace(search, count=0)), default=str)
 
 
 def next_batch(sweep: Sweep, folder: SweepFolder, settings: Sequence[Settings]) -> list[Settings]:

@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +28,8 @@ class _Queued(NamedTuple):
     start: float
 
 
-class Requeued(NamedTuple):
+@dataclass(frozen=True)
+class Requeued:
     """A job that goes back into the queue when SLURM takes its machine or its time is over.
 
     It goes on from its checkpoints, as every point is run with `--resume`.
