@@ -145,6 +145,7 @@ def check_an_interrupted_sweep(launcher):
     assert lines("ends.txt") == ["1", "2", "3"]
 
 
+@pytest.mark.nightly
 def test_an_interrupted_sweep_by_a_queue(place):
     check_an_interrupted_sweep(QUEUE)
 
@@ -153,6 +154,7 @@ def test_a_sweep_by_a_queue(place):
     check_a_sweep(QUEUE)
 
 
+@pytest.mark.nightly
 def test_a_job_of_a_queue_that_leaves_no_result(place):
     check_a_lost_machine(QUEUE)
 
