@@ -67,7 +67,7 @@ STUDY = {
 }
 FITS = [("gan_rm/fit.yaml", f"trainer/{where}.yaml") for where in ("cpu", "gpu_bf16", "multi_node")]
 MEMORY = {f"memory/{name}.yaml" for name in ("sd15", "sdxl", "sd35", "flux", "qwen_image", "wan")}
-SWEEPS = {f"sweeps/{name}.yaml" for name in ("adv_rm_topics", "gan_rm_digits")}
+SWEEPS = {f"sweeps/{name}.yaml" for name in ("adv_rm_search", "adv_rm_topics", "gan_rm_digits")}
 MENU = sorted(file for file in FILES if file.startswith("menu/"))
 APART = ("menu/independent_witness.yaml", "menu/off_policy.yaml")  # in a test of their own
 OWN = {"gan_rm/own.yaml", "adv_rm/own.yaml", "adv_rm/fit_reward.yaml", "adv_rm/fit_dpo.yaml"}
