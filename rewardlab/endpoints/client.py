@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 import time
 from http.client import HTTPException, HTTPResponse, IncompleteRead
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
@@ -15,6 +17,39 @@ from rewardlab.errors import InputError, reason_of
 
 MOST_BYTES = 2**26  # of an answer: 64 MiB hold a million scores, and any judge's text
 _BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
+_RANDOM = random.SystemRandom()  # waits depend on no seed, and no result on waits
+
+
+class ServerError(InputError):
+    """A request that a server refused or did not answer.
+
+    Attributes:
+        status: the HTTP status of a refusal; None where the server did not answer in time, or at
+            all.
+    """
+
+    def __init__(self, sentence: str, status: int | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
+class Patience(NamedTuple):
+    """How long a client waits for a server, and how often it asks again.
+
+    Attributes:
+        timeout: seconds that a try may wait for the server.
+        retries: further tries after an error on the way or a busy server.
+        wait: seconds before the first of them; doubled for each further one.
+        total: seconds for all tries and waits together; None for as many as they take.
+        jitter: share by which a wait is longer or shorter at random, so that clients that were
+            refused together do not come back together.
+    """
+
+    timeout: float = 180.0
+    retries: int = 4
+    wait: float = 0.5
+    total: float | None = None
+    jitter: float = 0.0
 
 
 def post_json(
@@ -25,11 +60,14 @@ def post_json(
     timeout: float = 180.0,
     retries: int = 4,
     wait: float = 0.5,
+    total: float | None = None,
+    jitter: float = 0.0,
 ) -> Any:
     """POST `body` as JSON and return the answer's JSON.
 
     Redirects are refused, and loopback addresses use no proxy. An answer is bounded: by
-    MOST_BYTES, and by `timeout` from its first byte to its last.
+    MOST_BYTES, and by `timeout` from its first byte to its last. A busy server's Retry-After is
+    waited for, where there is time.
 
     Args:
         url: http or https.
@@ -38,32 +76,77 @@ def post_json(
         timeout: seconds that a try may wait for the server.
         retries: further tries after an error on the way or a busy server.
         wait: seconds before the first of them; doubled for each further one.
+        total: seconds for all tries and waits together; None for as many as they take.
+        jitter: share by which a wait is longer or shorter at random.
 
     Raises:
-        InputError: if the server refuses the request, still fails after the last try, answers no
-            JSON, or answers more than MOST_BYTES.
+        ServerError: if the server refuses the request or still fails after the last try.
+        InputError: if it answers no JSON, or more than MOST_BYTES.
     """
+    patience = Patience(timeout, retries, wait, total, jitter)
+    deadline = math.inf if total is None else time.monotonic() + total
     request = _json_request(url, body, headers or {})
     opener = _opener(url)
-    reason = ""
-    for trial in range(retries + 1):
-        if trial:
-            time.sleep(wait * 2 ** (trial - 1))
+    failure = _Failure("")
+    tries = 0
+    while tries <= retries and (tries == 0 or _waited(patience, tries, failure.after, deadline)):
+        tries += 1
+        left = max(min(timeout, deadline - time.monotonic()), 0.001)
         try:
-            with opener.open(request, timeout=timeout) as response:
-                return _parse_json(_read_answer(response, url, timeout), url)
+            with opener.open(request, timeout=left) as response:
+                return _parse_json(_read_answer(response, url, left), url)
         except HTTPError as error:
-            reason = _read_reason(error)
+            failure = _failure_of(error)
             if error.code not in _BUSY:
-                raise InputError(
-                    f"{url} refused the request with {reason}. Are path, key and body right?"
+                raise ServerError(
+                    f"{url} refused the request with {failure.reason}. "
+                    "Are path, key and body right?",
+                    error.code,
                 ) from None
         except (OSError, HTTPException) as error:
-            reason = reason_of(error)
-    raise InputError(
-        f"{url} failed {retries + 1} times, at last with {reason}. "
+            failure = _Failure(reason_of(error))
+    raise ServerError(
+        f"{url} failed {tries} times, at last with {failure.reason}. "
         "Is the server up, and can it keep up?"
     )
+
+
+class _Failure(NamedTuple):
+    """Why a try failed.
+
+    Attributes:
+        reason: for people.
+        after: seconds after which the server wants to be asked again.
+    """
+
+    reason: str
+    after: float = 0.0
+
+
+def _failure_of(error: HTTPError) -> _Failure:
+    """Return why a server refused a try; a Retry-After that is a date is not read."""
+    after = error.headers.get("Retry-After", "") if error.headers else ""
+    seconds = float(after) if after.isdecimal() else 0.0
+    return _Failure(_read_reason(error), seconds)
+
+
+def _waited(patience: Patience, tries: int, after: float, deadline: float) -> bool:
+    """Wait before a further try, and tell whether there is time for it.
+
+    Args:
+        patience: how long.
+        tries: how many there were.
+        after: seconds that the server asks for.
+        deadline: by the monotonic clock.
+    """
+    seconds = patience.wait * 2 ** (tries - 1)
+    if patience.jitter:
+        seconds *= _RANDOM.uniform(1 - patience.jitter, 1 + patience.jitter)
+    seconds = max(seconds, min(after, patience.timeout))
+    if time.monotonic() + seconds >= deadline:
+        return False
+    time.sleep(seconds)
+    return True
 
 
 def bearer(variable: str | None) -> dict[str, str]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from rewardlab.errors import InputError
 
 Part = str | Tensor
+PNG = "data:image/png;base64,"  # what the data URI of a PNG begins with
 FRAME_MILLISECONDS = 125  # of an animation's frame
 
 
@@ -145,4 +146,4 @@ def picture_uri(output: Tensor) -> str:
         animation["loop"] = 0
     file = io.BytesIO()
     first.save(file, format="PNG", **animation)
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    return PNG + base64.b64encode(file.getvalue()).decode("ascii")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.networks.chat import TextTokens, finished_of
 from rewardlab.networks.marks import Ids
+from rewardlab.networks.whole_texts import whole_ids
 from rewardlab.rewards.base import named_sample
 from rewardlab.types import Samples
+
+MAY_BE_CUT = 2  # the fact "whole" of a whole text that may be cut from the left
 
 
 class TokenRows(NamedTuple):
@@ -73,6 +76,46 @@ def token_ids(
     for row, prompt in zip(rows, texts.prompt_ids(prompts), strict=True):
         starts.append(_common_start(row, prompt))
     return TokenRows(rows, starts)
+
+
+class _Makes(Protocol):
+    """What makes token rows of prompts and responses, such as `token_ids`."""
+
+    def __call__(
+        self,
+        texts: TextTokens,
+        prompts: Sequence[Prompt],
+        responses: Sequence[str],
+        finished: Sequence[bool],
+        /,
+    ) -> TokenRows: ...
+
+
+def _rows_of(texts: TextTokens, samples: Samples, make_rows: _Makes) -> TokenRows:
+    """Return token rows of samples, some of which may be whole texts, by the fact "whole".
+
+    A whole text that may be cut is taken for a prompt whose response is its last token, and one
+    that may not for a response.
+    """
+    if "whole" not in samples.facts:
+        return make_rows(texts, samples.prompts, list(samples.outputs), finished_of(samples))
+    kinds = samples.facts["whole"].tolist()
+    parted = samples[[place for place, kind in enumerate(kinds) if not kind]]
+    rows = make_rows(texts, parted.prompts, list(parted.outputs), finished_of(parted))
+    parted_rows = iter(zip(rows.ids, rows.starts, strict=True))
+    words = [text for text, kind in zip(samples.outputs, kinds, strict=True) if kind]
+    whole = iter(whole_ids(texts, words))
+    ids = []
+    starts = []
+    for kind in kinds:
+        if kind:
+            row = next(whole)
+            start = len(row) - 1 if kind == MAY_BE_CUT else 0
+        else:
+            row, start = next(parted_rows)
+        ids.append(row)
+        starts.append(start)
+    return TokenRows(ids, starts)
 
 
 class RowMemory:
@@ -140,7 +183,8 @@ def batch_ids(
 ) -> BatchRows:
     """Return the token ids of samples, cut to fit a model's context.
 
-    The fact "finished" says which responses ended by themselves.
+    The fact "finished" says which responses ended by themselves, and "whole" which outputs hold
+    their prompts and are read as their sender formatted them.
 
     Args:
         tokenizer: of transformers, or the `TextTokens` of one.
@@ -156,11 +200,11 @@ def batch_ids(
     """
     texts = tokenizer if isinstance(tokenizer, TextTokens) else TextTokens(tokenizer)
     make_rows = token_ids if memory is None else memory.rows
-    whole = make_rows(texts, samples.prompts, list(samples.outputs), finished_of(samples))
+    uncut = _rows_of(texts, samples, make_rows)
     rows = []
     starts = []
     cut = 0
-    for i, (ids, start) in enumerate(zip(whole.ids, whole.starts, strict=True)):
+    for i, (ids, start) in enumerate(zip(uncut.ids, uncut.starts, strict=True)):
         if not ids:
             raise InputError(
                 f"{scorer} has no tokens for {named_sample(samples, i)}: prompt and response are "

@@ -31,7 +31,7 @@ from rewardlab.rewards.feature_scale import feature_scale
 from rewardlab.rewards.formatting import BatchRows, RowMemory, batch_ids
 from rewardlab.rewards.language_heads import checked_heads, chosen_heads, new_heads
 from rewardlab.rewards.language_likelihood import LanguageHead
-from rewardlab.rewards.language_tokens import ReadsTokens
+from rewardlab.rewards.language_tokens import ReadsTokens, check_pooled
 from rewardlab.types import Samples, texts_of
 
 _log = logging.getLogger("rewardlab")
@@ -294,6 +294,7 @@ class LanguageReward(
     def _rows(self, samples: Samples) -> BatchRows:
         """Return the tokens of samples, cut to the context."""
         texts_of(samples, "LanguageReward")
+        check_pooled(samples, self.pooling)
         rows = batch_ids(self.texts, samples, self.limit, "LanguageReward", self._memory)
         self._tell_of_cuts(rows)
         return rows

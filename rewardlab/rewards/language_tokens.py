@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewardlab.errors import InputError
 from rewardlab.networks.chat import TextTokens, finished_of
 from rewardlab.networks.text_format import FormatsTexts, TextFormat, TokenCounts, replaced
 from rewardlab.rewards.abilities import EmbedsTokens
@@ -64,6 +65,19 @@ class ReadsTokens(EmbedsTokens, FormatsTexts):
         ids = torch.arange(self.backbone.config.get_text_config().vocab_size)
         embeddings: Tensor = embed(ids.to(self.backbone.device))
         return embeddings
+
+
+def check_pooled(samples: Samples, pooling: str) -> None:
+    """Refuse whole texts, by the fact "whole", for a reward that averages over the response.
+
+    Raises:
+        InputError: if there is one, since nothing says where its response starts.
+    """
+    if pooling == "mean" and "whole" in samples.facts and samples.facts["whole"].any():
+        raise InputError(
+            "A LanguageReward with pooling='mean' averages over the response, and a text that holds "
+            "its prompt does not say where the response starts. Send the prompt apart."
+        )
 
 
 @contextmanager

@@ -1,0 +1,102 @@
+"""What a server scores: one output, as its request meant it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rewardlab.conversations import Prompt
+from rewardlab.networks.chat import TextTokens
+from rewardlab.networks.text_format import FormatsTexts
+from rewardlab.networks.whole_texts import parts_of
+from rewardlab.rewards.formatting import MAY_BE_CUT
+from rewardlab.types import Samples
+
+WHOLE = 1  # the fact "whole" of a text that holds its prompt and may not be cut
+
+
+class Row(NamedTuple):
+    """One output that is to be scored.
+
+    Attributes:
+        prompt: a text or a conversation; "" where there is none, or where the output holds it.
+        output: a text; an image [C, H, W] or a video [F, C, H, W], float32 in [0, 1].
+        finished: whether a text ended by itself.
+        whole: 0 for a response; WHOLE or MAY_BE_CUT for a text that holds its prompt.
+    """
+
+    prompt: Prompt
+    output: str | Tensor
+    finished: bool = True
+    whole: int = 0
+
+    @property
+    def kind(self) -> tuple[int, ...]:
+        """Return what rows of one batch have in common: () for texts, else the output's shape."""
+        return () if isinstance(self.output, str) else tuple(self.output.shape)
+
+
+class Score(NamedTuple):
+    """What a reward says of a row.
+
+    Attributes:
+        value: a finite float32 number, None where the row is not scored.
+        reason: why it is not scored, "" where it is.
+    """
+
+    value: float | None
+    reason: str = ""
+
+
+def samples_of(rows: Sequence[Row]) -> Samples:
+    """Return rows of one kind as samples.
+
+    Example:
+        >>> samples_of([Row("hi", "hello")]).outputs
+        ['hello']
+    """
+    prompts = [row.prompt for row in rows]
+    if rows[0].kind:
+        pictures = [row.output for row in rows if isinstance(row.output, Tensor)]
+        return Samples(prompts, torch.stack(pictures))
+    texts = [row.output for row in rows if isinstance(row.output, str)]
+    facts = {}
+    if not all(row.finished for row in rows):
+        facts["finished"] = torch.tensor([row.finished for row in rows])
+    if any(row.whole for row in rows):
+        facts["whole"] = torch.tensor([row.whole for row in rows])
+    return Samples(prompts, texts, facts)
+
+
+def whole_row(text: str, may_be_cut: bool = False) -> Row:
+    """Return a row of a text that holds its prompt, as its sender formatted it."""
+    return Row("", text, whole=MAY_BE_CUT if may_be_cut else WHOLE)
+
+
+def glued_row(reward: nn.Module, text: str, prompt: Prompt | None) -> Row:
+    """Return a row of a text that holds its prompt, parted where the prompt is known.
+
+    Args:
+        reward: whose chat template tells where a turn ends.
+        text: a prompt with its response.
+        prompt: as it stands in the text, None where it was not sent.
+    """
+    texts = text_tokens(reward)
+    if texts is None:
+        if isinstance(prompt, str) and prompt and text.startswith(prompt):
+            return Row(prompt, text.removeprefix(prompt))
+        return whole_row(text)
+    parts = parts_of(texts, text, prompt) if prompt else None
+    return Row(*parts) if parts else whole_row(text)
+
+
+def text_tokens(reward: nn.Module) -> TextTokens | None:
+    """Return how the first part of a reward that formats texts reads them, None without one."""
+    for part in reward.modules():
+        if isinstance(part, FormatsTexts):
+            tokens: TextTokens | None = getattr(part, "texts", None)
+            return tokens
+    return None
