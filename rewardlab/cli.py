@@ -32,6 +32,7 @@ _HOMES = {
     "evaluate": "evaluate",
     "data": "data",
     "export": "export",
+    "serve": "serve",
     "generate": "generate",
     "plan": "plan",
     "report": "report",

@@ -66,6 +66,7 @@ optimiser.
   evaluate   accuracy on benchmarks and preferences, calibration, named biases
   data       check what a fit would see in a file of pairs or a folder of pictures
   export     write a reward as a folder of transformers or ONNX, with its model card
+  serve      answer for rewards over HTTP, in the forms that trainers speak
   generate   draw outputs of a policy into a folder of samples
   plan       say how much memory a config needs, before anything is loaded
   report     write one self-contained HTML page from run folders
@@ -218,6 +219,7 @@ rewardlab score: what a reward says of each sample, one row a sample.
                    as a chat model's reward expects it; or --query 'Q: {prompt}\\nA: {response}',
                    \\n for a line break. With neither, the response right behind its prompt, and a
                    warning. --key-variable NAME: the environment variable with the server's key
+  --dialect FORM   what the URL speaks: openrlhf (default), vllm, sglang, tei, flow-factory
 
 Examples:
   rewardlab score runs/reward/reward pictures --sort best --out scores.csv
@@ -294,6 +296,31 @@ Examples:
   rewardlab export runs/rm/reward --to transformers --out rm-hf --run runs/rm \\
     --results runs/attack/results.json runs/bench/results.json
   rewardlab export runs/reward/reward --to onnx --out reward-onnx""",
+    "serve": """\
+rewardlab serve: answer for rewards over HTTP, in the forms that trainers speak.
+
+  rewardlab serve REWARD [REWARD ...] [--port 5000] [--host 127.0.0.1]
+
+  REWARD             a folder of a reward or of a published sequence classifier, or an http(s)://
+                     URL; NAME=REWARD names it. Requests ask by "model" or ?reward=NAME for one of
+                     several; the first is the default
+  --port N           0 takes a free port. One line says where requests are answered
+  --host ADDRESS     off loopback requests have to bring a token:
+  --token-variable NAME  the environment variable that holds it
+  --batch-size 32 --max-wait-ms 5  rows of different requests are scored together: at most so many,
+                     after waiting at most so long
+  --ready-file FILE  holds the URL while requests are answered
+  --max-queue 4096   rows that wait, else 429    --max-rows 1024    of a request, else 413
+  --max-body-mib 64 --max-megapixels 64    of a request, else 413
+  --read-seconds 10  for a request to arrive, else 408    --drain-seconds 30  at SIGTERM or Ctrl-C
+  --device NAME    --trust    --chat false: plain text, no chat template
+
+POST /get_reward (OpenRLHF), /classify (vLLM), /v1/embeddings (SGLang), /predict (TEI), /compute
+(Flow-Factory), /verify (NeMo Gym); GET /health, /metrics. Needs pip install 'rewardlab[serve]'.
+
+Examples:
+  rewardlab serve runs/rm/reward --port 5000
+  rewardlab serve rm=runs/rm/reward eye=runs/digits/reward --port 0 --ready-file url.txt""",
     "generate": """\
 rewardlab generate: draw outputs of a policy into a folder of samples.
 

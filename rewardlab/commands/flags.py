@@ -11,9 +11,10 @@ import torch
 from rewardlab.commands.mistakes import unknown_flags
 from rewardlab.errors import InputError
 
+DIALECTS = ("openrlhf", "vllm", "sglang", "tei", "flow-factory")  # of a reward behind a URL
 GLUED = "{prompt}{response}"  # what a URL is sent where neither query nor template is given
 # Flags by which a run is known only where they are given, since runs of before had none.
-LATER = ("query_template", "chat", "policy_chat")
+LATER = ("query_template", "chat", "policy_chat", "dialect")
 # Flags that say only where and how to run, so that a run is not known by them.
 NOT_IN_CONFIG = ("out", "resume", "device", "batch_size", "trust", "key_variable", "allow_leak")
 
@@ -56,6 +57,7 @@ def add_device_flags(parser: FlagParser) -> None:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--query", help=_QUERY)
     add("--query-template", metavar="TOKENIZER", help=_QUERY_TEMPLATE)
+    add("--dialect", choices=DIALECTS, metavar="FORM", help=_DIALECT)
     add("--key-variable", help="environment variable with the key of a reward behind a URL")
     add("--chat", type=switch, metavar="true|false", help=_CHAT)
     add("--trust", action="store_true", help=_TRUST)
@@ -79,6 +81,10 @@ _QUERY = (
 _QUERY_TEMPLATE = (
     "folder of the tokenizer whose chat template makes the query, as a chat model's reward behind "
     "a URL expects it; instead of --query"
+)
+_DIALECT = (
+    "form of a reward behind a URL: openrlhf (/get_reward), vllm (/classify), sglang "
+    "(/v1/embeddings), tei (/predict), or flow-factory (/compute) for pictures; openrlhf by default"
 )
 _CHAT = (
     "whether texts are formatted by the tokenizer's chat template, of the rewards (of the policy "

@@ -96,6 +96,7 @@ def open_reward(location: str, flags: argparse.Namespace) -> Reward:
             flags.batch_size,
             key_variable=flags.key_variable,
             template=flags.query_template,
+            dialect=flags.dialect or "openrlhf",
         )
     reward = load_reward(location, trust=flags.trust)
     if flags.chat is not None:

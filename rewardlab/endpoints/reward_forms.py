@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -30,23 +30,6 @@ class RewardForm(NamedTuple):
     scores: Callable[[Any], list[Any]]
     answer: str
     pictures: bool = False
-
-
-def reasons_of(answer: Any, count: int) -> list[str]:
-    """Return why a server did not score outputs, as rewardlab's own says it in a list "reasons".
-
-    Example:
-        >>> reasons_of({"rewards": [None], "reasons": ["it is too long"]}, 1)
-        ['it is too long']
-    """
-    said = answer.get("reasons") if isinstance(answer, Mapping) else None
-    if not isinstance(said, list) or len(said) != count:
-        said = [None] * count
-    reasons = []
-    for reason in said:
-        is_said = isinstance(reason, str) and reason
-        reasons.append(reason[:300] if is_said else "the server answered null")
-    return reasons
 
 
 def _openrlhf_body(outputs: Sequence[Any], prompts: Sequence[Any]) -> dict[str, Any]:

@@ -9,6 +9,9 @@ from rewardlab.conversations import Prompt
 from rewardlab.networks.chat import NO_TURNS, TextTokens
 from rewardlab.networks.marks import Ids
 
+WHOLE = 1  # the fact "whole" of a text that holds its prompt
+MAY_BE_CUT = 2  # the same of a text that may be cut from the left
+
 
 class Parts(NamedTuple):
     """A prompt and its response.
@@ -56,10 +59,12 @@ def whole_ids(texts: TextTokens, words: Sequence[str]) -> list[Ids]:
     else:
         rows = texts.marks.ids(words, framed=True)
     end = None if texts.ends_rows else texts.tokenizer.eos_token_id
-    ended = []
+    ended: list[Ids] = []
     for row in rows:
-        is_open = end is not None and row[-1:] != [end]
-        ended.append([*row, end] if is_open else row)
+        if end is not None and row[-1:] != [end]:
+            ended.append([*row, int(end)])
+        else:
+            ended.append(row)
     return ended
 
 

@@ -9,11 +9,9 @@ from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.networks.chat import TextTokens, finished_of
 from rewardlab.networks.marks import Ids
-from rewardlab.networks.whole_texts import whole_ids
+from rewardlab.networks.whole_texts import MAY_BE_CUT, whole_ids
 from rewardlab.rewards.base import named_sample
 from rewardlab.types import Samples
-
-MAY_BE_CUT = 2  # the fact "whole" of a whole text that may be cut from the left
 
 
 class TokenRows(NamedTuple):

@@ -114,7 +114,9 @@ class RewardApp:
             RefusalError: if it is not answered with scores.
         """
         if self.draining:
-            raise RefusalError(503, "The server is stopping. Ask another one.", {"Connection": "close"})
+            raise RefusalError(
+                503, "The server is stopping. Ask another one.", {"Connection": "close"}
+            )
         self._check_caller(request)
         content = await self._content(request)
         if len(content) > SMALL:

@@ -91,7 +91,9 @@ def row_of_messages(messages: Any, where: str) -> Row:
         raise RefusalError(422, f'{where} should be a list of {{"role": "…", "content": "…"}}.')
     *before, last = messages
     if not isinstance(last, Mapping) or last.get("role") != "assistant":
-        raise RefusalError(422, f"{where} should end with the assistant's message, which is scored.")
+        raise RefusalError(
+            422, f"{where} should end with the assistant's message, which is scored."
+        )
     try:
         response = prompt_of_messages([{"role": "user", "content": last.get("content")}])
         prompt = prompt_of_messages(before) if before else ""

@@ -65,7 +65,9 @@ class PictureReader:
             RefusalError: 422 if it is empty, or the frames differ in size; as `image`.
         """
         if not isinstance(value, list) or not value:
-            raise RefusalError(422, f"{where} should be a list of frames, each base64 of a picture.")
+            raise RefusalError(
+                422, f"{where} should be a list of frames, each base64 of a picture."
+            )
         frames = []
         for number, frame in enumerate(value):
             frames.append(self.image(frame, f"{where}[{number}]"))
@@ -86,7 +88,9 @@ class PictureReader:
 def _decoded(value: Any, where: str) -> bytes:
     """Return what base64 stands for, with or without the head of a data URI."""
     if not isinstance(value, str):
-        raise RefusalError(422, f"{where} should be base64 of a picture; got {type(value).__name__}.")
+        raise RefusalError(
+            422, f"{where} should be base64 of a picture; got {type(value).__name__}."
+        )
     if value.startswith("data:"):
         value = value.partition(",")[2]
     try:

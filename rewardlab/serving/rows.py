@@ -11,11 +11,8 @@ from torch import Tensor, nn
 from rewardlab.conversations import Prompt
 from rewardlab.networks.chat import TextTokens
 from rewardlab.networks.text_format import FormatsTexts
-from rewardlab.networks.whole_texts import parts_of
-from rewardlab.rewards.formatting import MAY_BE_CUT
+from rewardlab.networks.whole_texts import MAY_BE_CUT, WHOLE, parts_of
 from rewardlab.types import Samples
-
-WHOLE = 1  # the fact "whole" of a text that holds its prompt and may not be cut
 
 
 class Row(NamedTuple):

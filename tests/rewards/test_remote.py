@@ -157,7 +157,7 @@ def test_a_server_that_does_not_answer_is_left():
         (200, [1, 2, 3], "OpenRLHF's form"),
         (200, {"scores": [1, 2, 3]}, "OpenRLHF's form"),
         (200, {"rewards": [1, 2]}, "with 3 numbers"),
-        (200, {"rewards": [1, 2, None]}, "with 3 numbers"),
+        (200, {"rewards": [1, 2, None]}, r"did not score sample 2 \(row 9\).*answered null"),
         (200, {"rewards": [1, 2, True]}, "with 3 numbers"),
         (200, {"rewards": [[1], [2], [3]]}, "with 3 numbers"),
         (200, {"rewards": [1, float("nan"), 3]}, r"nan to sample 1 \(row 8\)"),

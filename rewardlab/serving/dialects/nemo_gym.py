@@ -24,14 +24,18 @@ def _read(body: Body, reward: nn.Module, limits: Limits) -> list[Row]:
     params = body.get("responses_create_params")
     response = body.get("response")
     if not isinstance(params, Mapping) or not isinstance(response, Mapping):
-        raise RefusalError(422, "A request holds responses_create_params and response, two objects.")
+        raise RefusalError(
+            422, "A request holds responses_create_params and response, two objects."
+        )
     messages = []
     if params.get("instructions"):
         messages.append({"role": "system", "content": params["instructions"]})
     given = params.get("input")
     turns = [{"role": "user", "content": given}] if isinstance(given, str) else given
     if not isinstance(turns, list):
-        raise RefusalError(422, "responses_create_params.input should be a text or a list of messages.")
+        raise RefusalError(
+            422, "responses_create_params.input should be a text or a list of messages."
+        )
     messages += [_message(turn) for turn in turns]
     messages.append({"role": "assistant", "content": _response_text(response)})
     return [row_of_messages(messages, "responses_create_params.input")]
@@ -59,7 +63,9 @@ def _response_text(response: Mapping[str, Any]) -> str:
     for item in output if isinstance(output, list) else []:
         kind = item.get("type", "message") if isinstance(item, Mapping) else None
         if kind not in ("message", "reasoning"):
-            raise RefusalError(422, f"response.output holds {str(kind)[:40]!r}; texts are scored alone.")
+            raise RefusalError(
+                422, f"response.output holds {str(kind)[:40]!r}; texts are scored alone."
+            )
         if kind == "message":
             parts = item.get("content")
             for part in parts if isinstance(parts, list) else [{"text": parts}]:
