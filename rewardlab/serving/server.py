@@ -32,18 +32,19 @@ def bound_socket(host: str, port: int) -> socket.socket:
     Raises:
         InputError: if the port is taken, or the address is none of this machine's.
     """
+    if not 0 <= port < 2**16:  # getaddrinfo would take its last 16 bits
+        raise InputError(f"A port is a number from 0 to 65535; got {port}.")
     try:
         kind, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         bound = socket.socket(kind, socket.SOCK_STREAM)
-    except (OSError, OverflowError) as error:
-        raise InputError(f"--host {host} --port {port} is no address: {error}.") from None
+    except OSError as error:
+        raise InputError(f"{host} is no address to listen on: {error}.") from None
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(address)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         bound.close()
-        number = getattr(error, "errno", None)
-        if number == errno.EADDRINUSE:
+        if error.errno == errno.EADDRINUSE:
             raise InputError(
                 f"Port {port} of {host} is in use. Give another --port, or 0 for a free one."
             ) from None
