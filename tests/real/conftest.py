@@ -7,7 +7,9 @@ folders are environment variables: `$REWARDLAB_STORIES260K` has stories260K.bin 
 
 import os
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -50,3 +52,25 @@ def stories260k(given):
     """Return the paths of stories260K's weights and tokenizer."""
     folder = given("REWARDLAB_STORIES260K", "stories260K.bin and tok512.bin")
     return folder / "stories260K.bin", folder / "tok512.bin"
+
+
+@pytest.fixture
+def unpacked(given, monkeypatch):
+    """Return a function that makes an unpacked package importable, part by part."""
+
+    def make(variable, package, parts, stand_ins):
+        root = given(variable, f"the unpacked package {package}")
+        for name in parts:
+            module = ModuleType(name)
+            module.__path__ = [str(root / name.replace(".", "/"))]
+            monkeypatch.setitem(sys.modules, name, module)
+        for name, content in stand_ins.items():
+            module = ModuleType(name)
+            module.__spec__ = ModuleSpec(name, None)
+            vars(module).update(content)
+            monkeypatch.setitem(sys.modules, name, module)
+
+    yield make
+    for name in list(sys.modules):
+        if name.split(".")[0] in ("openrlhf", "verl"):
+            del sys.modules[name]

@@ -8,10 +8,7 @@ for GPUs and clusters; stand-ins take its place, since the writers do not call i
 import importlib
 import json
 import os
-import sys
-from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
@@ -25,28 +22,6 @@ from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 SAMPLES = Samples(["ab", "hello"], ["c", "what\n"])
 END = 256  # the end token of the tiny tokenizer, whose other tokens are bytes
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
-
-
-@pytest.fixture
-def unpacked(given, monkeypatch):
-    """Return a function that makes an unpacked package importable, part by part."""
-
-    def make(variable, package, parts, stand_ins):
-        root = given(variable, f"the unpacked package {package}")
-        for name in parts:
-            module = ModuleType(name)
-            module.__path__ = [str(root / name.replace(".", "/"))]
-            monkeypatch.setitem(sys.modules, name, module)
-        for name, content in stand_ins.items():
-            module = ModuleType(name)
-            module.__spec__ = ModuleSpec(name, None)
-            vars(module).update(content)
-            monkeypatch.setitem(sys.modules, name, module)
-
-    yield make
-    for name in list(sys.modules):
-        if name.split(".")[0] in ("openrlhf", "verl"):
-            del sys.modules[name]
 
 
 @pytest.fixture
