@@ -30,8 +30,7 @@ FACTS = {
     "length": "int64: tokens of the response, with the end token",
     "latent": "float32 [B, D]: point of a generator's latent space that the output was made from",
     "finished": "bool: whether the response ended by itself, by an end token or a stop string",
-    "whole": "int64: 1 for an output that is a prompt with its response as one text, which its sender "
-    "formatted; 2 where such a text may be cut from the left; else 0",
+    "whole": "int64: 1 for a prompt with its response as one formatted text, 2 if it may be cut",
     "score": "float32: score by the reward that chose the sample",
     "attack": "float32: score by the reward that an attacker maximizes",
     "target": "float32: score by the reward that is attacked",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
@@ -48,7 +49,7 @@ def _vllm_body(outputs: Sequence[Any], prompts: Sequence[Any]) -> dict[str, Any]
 
 
 def _vllm_scores(answer: Any) -> list[Any]:
-    return [_only(item["probs"]) for item in _in_order(answer["data"])]
+    return _data(answer, "probs")
 
 
 def _sglang_body(outputs: Sequence[Any], prompts: Sequence[Any]) -> dict[str, Any]:
@@ -56,35 +57,52 @@ def _sglang_body(outputs: Sequence[Any], prompts: Sequence[Any]) -> dict[str, An
 
 
 def _sglang_scores(answer: Any) -> list[Any]:
-    return [_only(item["embedding"]) for item in _in_order(answer["data"])]
+    return _data(answer, "embedding")
+
+
+def _data(answer: Any, name: str) -> list[Any]:
+    """Return the one number in each item of "data", in the order of their "index"."""
+    items = sorted(answer["data"], key=itemgetter("index"))
+    numbers = []
+    for item in items:
+        numbers.append(_only(item[name]))
+    return numbers
 
 
 def _tei_body(outputs: Sequence[Any], prompts: Sequence[Any]) -> dict[str, Any]:
     """Return a batch of single texts: two texts in one list would be a pair."""
-    return {"inputs": [[text] for text in outputs], "raw_scores": True, "truncate": False}
+    body: dict[str, Any] = {"raw_scores": True, "truncate": False}
+    body["inputs"] = [[text] for text in outputs]
+    return body
 
 
 def _tei_scores(answer: Any) -> list[Any]:
     if not isinstance(answer, list):
         raise TypeError("the answer is no list")
-    return [_only(predictions)["score"] for predictions in answer]
+    numbers = []
+    for predictions in answer:
+        prediction = _only(predictions)
+        numbers.append(prediction["score"])
+    return numbers
 
 
 def _flow_factory_body(outputs: Sequence[Any], prompts: Sequence[Any]) -> dict[str, Any]:
     """Return images [C, H, W], or videos [F, C, H, W], as base64 of PNG files."""
+    body: dict[str, Any] = {"prompt": list(prompts)}
     if outputs[0].dim() == 4:
-        videos = [[_base64(frame) for frame in video] for video in outputs]
-        return {"prompt": list(prompts), "video": videos}
-    return {"prompt": list(prompts), "image": [_base64(image) for image in outputs]}
+        body["video"] = [_frames(video) for video in outputs]
+    else:
+        body["image"] = _frames(outputs)
+    return body
 
 
-def _base64(image: Tensor) -> str:
-    return picture_uri(image).removeprefix(PNG)
-
-
-def _in_order(items: Any) -> list[Any]:
-    """Return the items of an answer by their "index"."""
-    return sorted(items, key=lambda item: item["index"])
+def _frames(images: Iterable[Tensor]) -> list[str]:
+    """Return images as base64 of PNG files."""
+    files = []
+    for image in images:
+        uri = picture_uri(image)
+        files.append(uri.removeprefix(PNG))
+    return files
 
 
 def _only(values: Any) -> Any:
@@ -94,14 +112,14 @@ def _only(values: Any) -> Any:
     return values[0]
 
 
+REWARDS = '{"rewards": […]}'
+PROBS = '{"data": [{"probs": [number]}]}'
+EMBEDDING = '{"data": [{"embedding": [number]}]}'
+PREDICTIONS = '[[{"score": number}]]'
 FORMS: dict[str, RewardForm] = {
-    "openrlhf": RewardForm("/get_reward", _openrlhf_body, _rewards, '{"rewards": […]}'),
-    "vllm": RewardForm("/classify", _vllm_body, _vllm_scores, '{"data": [{"probs": [number]}]}'),
-    "sglang": RewardForm(
-        "/v1/embeddings", _sglang_body, _sglang_scores, '{"data": [{"embedding": [number]}]}'
-    ),
-    "tei": RewardForm("/predict", _tei_body, _tei_scores, '[[{"score": number}]]'),
-    "flow-factory": RewardForm(
-        "/compute", _flow_factory_body, _rewards, '{"rewards": […]}', pictures=True
-    ),
+    "openrlhf": RewardForm("/get_reward", _openrlhf_body, _rewards, REWARDS),
+    "vllm": RewardForm("/classify", _vllm_body, _vllm_scores, PROBS),
+    "sglang": RewardForm("/v1/embeddings", _sglang_body, _sglang_scores, EMBEDDING),
+    "tei": RewardForm("/predict", _tei_body, _tei_scores, PREDICTIONS),
+    "flow-factory": RewardForm("/compute", _flow_factory_body, _rewards, REWARDS, pictures=True),
 }

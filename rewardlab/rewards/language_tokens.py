@@ -75,8 +75,8 @@ def check_pooled(samples: Samples, pooling: str) -> None:
     """
     if pooling == "mean" and "whole" in samples.facts and samples.facts["whole"].any():
         raise InputError(
-            "A LanguageReward with pooling='mean' averages over the response, and a text that holds "
-            "its prompt does not say where the response starts. Send the prompt apart."
+            "A LanguageReward with pooling='mean' averages over the response, and a text that "
+            "holds its prompt does not say where the response starts. Send the prompt apart."
         )
 
 

@@ -205,11 +205,12 @@ class RemoteReward(Reward, Partial, Saved):
 
     def _check_kind(self, samples: Samples) -> None:
         """Refuse images where the form is of texts, and texts where it is of images."""
-        is_picture = isinstance(samples.outputs, Tensor)
-        if is_picture and not self.form.pictures:
+        outputs = samples.outputs
+        is_picture = isinstance(outputs, Tensor)
+        if isinstance(outputs, Tensor) and not self.form.pictures:
             raise InputError(
-                f"RemoteReward sends texts; got images {list(samples.outputs.shape)}. "  # type: ignore[union-attr]
-                "Is the policy an image model? Images want dialect='flow-factory'."
+                f"RemoteReward sends texts; got images {list(outputs.shape)}. Is the policy an "
+                "image model? Images want dialect='flow-factory'."
             )
         if not is_picture and self.form.pictures:
             raise InputError(

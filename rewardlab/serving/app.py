@@ -159,7 +159,8 @@ class RewardApp:
         """Return the body of a request.
 
         Raises:
-            RefusalError: 415 if it is not said to be JSON, 413 if it is too large, 408 if it is slow.
+            RefusalError: 415 if it is not said to be JSON, 413 if it is too large, 408 if it is
+                slow.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != "application/json":

@@ -45,14 +45,62 @@ class Histogram:
 
     def lines(self, name: str, labels: Labels) -> list[str]:
         """Return the lines of its buckets, each with those below it, its sum and its count."""
+        edges = [f"{bound:g}" for bound in self.bounds]
+        edges.append("+Inf")
         lines = []
         count = 0
-        for bound, number in zip([*self.bounds, "+Inf"], self.counts, strict=True):
+        for edge, number in zip(edges, self.counts, strict=True):
             count += number
-            edge = bound if isinstance(bound, str) else f"{bound:g}"
             lines.append(_line(f"{name}_bucket", (*labels, ("le", edge)), count))
         lines.append(_line(f"{name}_sum", labels, self.total))
         lines.append(_line(f"{name}_count", labels, count))
+        return lines
+
+
+class Counter:
+    """How often something happened, by its labels.
+
+    Example:
+        >>> counter = Counter()
+        >>> counter.add((("reward", "rm"),), 2)
+        >>> counter.lines("rows")
+        ['rows{reward="rm"} 2']
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[Labels, int] = {}
+
+    def add(self, labels: Labels, number: int) -> None:
+        """Count so many more."""
+        self.counts[labels] = self.counts.get(labels, 0) + number
+
+    def lines(self, name: str) -> list[str]:
+        """Return a line for each set of labels."""
+        return [_line(name, labels, count) for labels, count in self.counts.items()]
+
+
+class Family:
+    """Histograms of one quantity, by their labels.
+
+    Args:
+        bounds: of each histogram.
+    """
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.histograms: dict[Labels, Histogram] = {}
+
+    def add(self, labels: Labels, value: float) -> None:
+        """Count a value."""
+        if labels not in self.histograms:
+            self.histograms[labels] = Histogram(self.bounds)
+        self.histograms[labels].add(value)
+
+    def lines(self, name: str) -> list[str]:
+        """Return the lines of all histograms."""
+        lines = []
+        for labels, histogram in self.histograms.items():
+            lines += histogram.lines(name, labels)
         return lines
 
 
@@ -68,28 +116,26 @@ class Metrics:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._requests: dict[Labels, int] = {}
-        self._seconds: dict[Labels, Histogram] = {}
-        self._batches: dict[Labels, Histogram] = {}
-        self._rows: dict[Labels, int] = {}
-        self._unscored: dict[Labels, int] = {}
+        self._requests = Counter()
+        self._seconds = Family(SECONDS)
+        self._batches = Family(SIZES)
+        self._rows = Counter()
+        self._unscored = Counter()
 
     def count_request(self, dialect: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""
-        labels = (("dialect", dialect), ("status", str(status)))
+        label = ("dialect", dialect)
         with self._lock:
-            self._requests[labels] = self._requests.get(labels, 0) + 1
-            histogram = self._seconds.setdefault((("dialect", dialect),), Histogram(SECONDS))
-            histogram.add(seconds)
+            self._requests.add((label, ("status", str(status))), 1)
+            self._seconds.add((label,), seconds)
 
     def count_batch(self, reward: str, scored: Sequence[bool]) -> None:
         """Count a batch, by which of its rows were scored."""
         labels = (("reward", reward),)
         with self._lock:
-            self._batches.setdefault(labels, Histogram(SIZES)).add(len(scored))
-            self._rows[labels] = self._rows.get(labels, 0) + len(scored)
-            unscored = len(scored) - sum(scored)
-            self._unscored[labels] = self._unscored.get(labels, 0) + unscored
+            self._batches.add(labels, len(scored))
+            self._rows.add(labels, len(scored))
+            self._unscored.add(labels, len(scored) - sum(scored))
 
     def text(self, queues: Mapping[str, int]) -> str:
         """Return all counters as text.
@@ -97,42 +143,28 @@ class Metrics:
         Args:
             queues: how many rows wait for each reward now.
         """
-        waiting: dict[Labels, int] = {}
+        waiting = Counter()
         for name, count in queues.items():
-            waiting[(("reward", name),)] = count
+            waiting.add((("reward", name),), count)
+        lines: list[str] = []
         with self._lock:
-            return "\n".join(
-                [
-                    *_head("rewardlab_requests_total", "counter", "Requests answered."),
-                    *_lines("rewardlab_requests_total", self._requests),
-                    *_head("rewardlab_request_seconds", "histogram", "Seconds to an answer."),
-                    *_histograms("rewardlab_request_seconds", self._seconds),
-                    *_head("rewardlab_batch_rows", "histogram", "Rows scored in one batch."),
-                    *_histograms("rewardlab_batch_rows", self._batches),
-                    *_head("rewardlab_rows_total", "counter", "Rows that were to be scored."),
-                    *_lines("rewardlab_rows_total", self._rows),
-                    *_head("rewardlab_unscored_total", "counter", "Rows that were not scored."),
-                    *_lines("rewardlab_unscored_total", self._unscored),
-                    *_head("rewardlab_queue_rows", "gauge", "Rows that wait."),
-                    *_lines("rewardlab_queue_rows", waiting),
-                    "",
-                ]
-            )
+            lines += _family("requests_total", "Requests answered.", self._requests)
+            lines += _family("request_seconds", "Seconds to an answer.", self._seconds)
+            lines += _family("batch_rows", "Rows scored in one batch.", self._batches)
+            lines += _family("rows_total", "Rows that were to be scored.", self._rows)
+            lines += _family("unscored_total", "Rows that were not scored.", self._unscored)
+        lines += _family("queue_rows", "Rows that wait.", waiting)
+        return "\n".join([*lines, ""])
 
 
-def _head(name: str, kind: str, help_text: str) -> list[str]:
-    return [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}"]
-
-
-def _lines(name: str, counts: Mapping[Labels, int]) -> list[str]:
-    return [_line(name, labels, count) for labels, count in counts.items()]
-
-
-def _histograms(name: str, histograms: Mapping[Labels, Histogram]) -> list[str]:
-    lines = []
-    for labels, histogram in histograms.items():
-        lines += histogram.lines(name, labels)
-    return lines
+def _family(short_name: str, help_text: str, family: Counter | Family) -> list[str]:
+    """Return the lines of what is counted under one name."""
+    name = f"rewardlab_{short_name}"
+    kind = "histogram"
+    if isinstance(family, Counter):
+        kind = "counter" if name.endswith("_total") else "gauge"
+    head = [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}"]
+    return head + family.lines(name)
 
 
 def _line(name: str, labels: Labels, value: float) -> str:

@@ -147,9 +147,10 @@ class RewardServer(uvicorn.Server):
 
 
 def _timed_protocol(seconds: float) -> Any:
-    """Return uvicorn's protocol, which drops a connection whose request's head is not there in time.
+    """Return uvicorn's protocol with a time limit on a request's head.
 
-    uvicorn itself waits for a first request, and for the rest of a head, as long as it takes.
+    A connection whose head is not there in time is closed. uvicorn itself waits for a first
+    request, and for the rest of a head, as long as it takes.
     """
 
     class Timed(H11Protocol):

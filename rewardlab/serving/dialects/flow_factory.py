@@ -1,6 +1,7 @@
-"""Flow-Factory: POST /compute {"prompt": […], "image": [base64] | "video": [[base64]]} -> {"rewards"}.
+"""Flow-Factory: POST /compute {"prompt", "image" | "video"} -> {"rewards": […]}.
 
-A row that is not scored is null. The plural names, which its example server reads, are taken too.
+An image is base64 of a file, a video a list of those. A row that is not scored is null. The plural
+names, which its example server reads, are taken too.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ def _response_text(response: Mapping[str, Any]) -> str:
     """Return the text of a response's messages; reasoning is left out.
 
     Raises:
-        RefusalError: 422 if there is none, or the response calls tools, which no reward of texts sees.
+        RefusalError: 422 if there is none, or the response calls tools, which no reward sees.
     """
     texts = []
     output = response.get("output")

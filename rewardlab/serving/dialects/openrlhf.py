@@ -1,4 +1,4 @@
-"""OpenRLHF: POST /get_reward {"query": […], "prompts": […]} -> {"rewards": […], "scores": […]}.
+"""OpenRLHF: POST /get_reward {"query", "prompts"} -> {"rewards": […], "scores": […]}.
 
 A row that is not scored is null. `labels` are not read.
 """

@@ -1,4 +1,4 @@
-"""TEI: POST /predict {"inputs", "raw_scores", "truncate"} -> [{"score", "label"}] or a list of them.
+"""TEI: POST /predict {"inputs", "raw_scores", "truncate"} -> [{"score", "label"}], or a list.
 
 Two strings are a pair: a prompt and its response. A batch is a list of lists of one or two strings.
 The form has no word for a row that is not scored, so that is an error of 424.
