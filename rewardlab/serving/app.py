@@ -15,7 +15,8 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from rewardlab.serving.dialects import DIALECTS, Dialect
+from rewardlab.serving.dialects.base import Dialect
+from rewardlab.serving.dialects.table import DIALECTS
 from rewardlab.serving.limits import Limits, RefusalError
 from rewardlab.serving.metrics import CONTENT_TYPE, Metrics
 from rewardlab.serving.rows import Row, Score

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 Labels = tuple[tuple[str, str], ...]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
+SECONDS = tuple(0.005 * 2**step for step in range(14))  # up to 41 s
+SIZES = tuple(2.0**step for step in range(9))  # up to 256 rows
 
 
 @dataclass
@@ -51,7 +51,8 @@ class Histogram:
         count = 0
         for edge, number in zip(edges, self.counts, strict=True):
             count += number
-            lines.append(_line(f"{name}_bucket", (*labels, ("le", edge)), count))
+            edge_labels = (*labels, ("le", edge))
+            lines.append(_line(f"{name}_bucket", edge_labels, count))
         lines.append(_line(f"{name}_sum", labels, self.total))
         lines.append(_line(f"{name}_count", labels, count))
         return lines
@@ -174,9 +175,16 @@ def _line(name: str, labels: Labels, value: float) -> str:
         >>> _line("requests", (("model", 'a"b'),), 2)
         'requests{model="a\\"b"} 2'
     """
-    pairs = [f'{key}="{_escaped(word)}"' for key, word in labels]
-    return f"{name}{{{','.join(pairs)}}} {value!r}"
+    pairs = []
+    for key, word in labels:
+        escaped = _escaped(word)
+        pairs.append(f'{key}="{escaped}"')
+    joined = ",".join(pairs)
+    return f"{name}{{{joined}}} {value!r}"
 
 
 def _escaped(word: str) -> str:
-    return word.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+    """Return a label's value as the text form writes it."""
+    escaped = word.replace("\\", r"\\")
+    escaped = escaped.replace('"', r"\"")
+    return escaped.replace("\n", r"\n")
