@@ -29,6 +29,7 @@ _HOMES = {
     "attack": "attack",
     "curve": "curve",
     "score": "score",
+    "select": "select",
     "evaluate": "evaluate",
     "data": "data",
     "export": "export",

@@ -115,7 +115,7 @@ def test_texts_are_scored_from_json_lines_and_from_two_files(place, capsys):
     lines = (place / "scores.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
     assert [row["score"] for row in rows] == pytest.approx(wanted, abs=1e-5)
-    assert rows[1]["output"] == "five, or\nsix"
+    assert rows[1]["response"] == "five, or\nsix"  # the samples' own column
     capsys.readouterr()
     assert cli.main(["score", "rm", "outputs.txt", "--prompts", "prompts.txt"]) == 0
     printed = capsys.readouterr()
@@ -154,12 +154,13 @@ def test_conversations_are_scored_and_written_as_messages(chat, capsys, row):
     (chat / "all.jsonl").write_text(json.dumps(row))
     samples = read_exchanges(chat / "all.jsonl")
     assert (samples.prompts, samples.outputs) == ([TALK], ["4"])
-    assert cli.main(["score", "rm", "all.jsonl", "--out", "scores.jsonl"]) == 0
+    words = ["score", "rm", "all.jsonl", "--keep", "scored", "--out"]
+    assert cli.main([*words, "scores.jsonl"]) == 0
     line = json.loads((chat / "scores.jsonl").read_text())
     assert line["prompt"] == [SYSTEM, ASK]
     wanted = load_reward("rm").eval()(as_samples([SYSTEM, ASK], ["4"])).item()
     assert line["score"] == pytest.approx(wanted, abs=1e-5)
-    assert cli.main(["score", "rm", "all.jsonl", "--out", "scores.csv"]) == 0
+    assert cli.main([*words, "scores.csv"]) == 0
     assert json.loads(rows_of("scores.csv")[0]["prompt"]) == [SYSTEM, ASK]
     again = read_exchanges(chat / "scores.csv")  # which has the column "output"
     assert (again.prompts, again.outputs) == ([TALK], ["4"])

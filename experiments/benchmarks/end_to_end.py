@@ -5,6 +5,10 @@
 Every measurement is a process of its own with one thread; ours and the other take turns. Time is
 the median over steps, then over rounds; memory is the highest resident size above what stood before
 the job. Writes figures.csv, table.md and growth.png.
+
+    python experiments/benchmarks/end_to_end.py score --help
+
+measures scoring texts of many lengths beside transformers' pipeline.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 from end_to_end_cases.cases import CASES
@@ -21,8 +26,14 @@ from end_to_end_cases.growth import growth, picture, slopes
 from end_to_end_cases.measuring import Figures
 from end_to_end_cases.writing import Row, line, row, write
 
+# benchmarks that are files of their own, each with main(argv)
+OTHERS = {"score": "end_to_end_score"}
+
 
 def main() -> None:
+    if sys.argv[1:2] and sys.argv[1] in OTHERS:
+        import_module(OTHERS[sys.argv[1]]).main(sys.argv[2:])
+        return
     options = _options()
     if options.one:
         _measure_here(*options.one)

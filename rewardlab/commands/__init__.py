@@ -63,6 +63,7 @@ optimiser.
   attack     attack any reward model and say whether it was broken
   curve      draw how a judge fares while best-of-n climbs a reward
   score      score texts or pictures with a reward: one row a sample
+  select     keep the best of each prompt's candidates, or make pairs of them
   evaluate   accuracy on benchmarks and preferences, calibration, named biases
   data       check what a fit would see in a file of pairs or a folder of pictures
   export     write a reward as a folder of transformers or ONNX, with its model card
@@ -200,20 +201,27 @@ Examples:
   rewardlab curve --policy sft --proxy rm --gold gold --prompts prompts.txt --n-max 16 \\
     --samples 64 --out runs/small""",
     "score": """\
-rewardlab score: what a reward says of each sample, one row a sample.
+rewardlab score: what a reward says of each sample, one row a sample, in their order.
 
-  rewardlab score REWARD SAMPLES [--prompts FILE] [--sort best|worst] [--out FILE]
+  rewardlab score REWARD SAMPLES [SAMPLES ...] --out FILE [--prompts FILE] [--resume]
 
   REWARD           a folder of a reward or of a published sequence classifier, or an http(s):// URL
-  SAMPLES          a folder of pictures, videos or samples, one picture or video, a text file with
-                   an output a line, or rows (JSON, CSV, parquet) with "prompt" and "response", or
-                   "messages"; texts or lists of {"role", "content"}
+  SAMPLES          rows (JSON lines, CSV, parquet, a folder of datasets) with "prompt" and
+                   "response", or "messages"; a text file with an output a line; a folder of
+                   pictures, videos or samples; a picture or video; WebDataset's shards. Several
+                   tables or shards may be given, also as patterns in quotes: 's-{000..003}.tar'
+  --out FILE       a new .csv, .jsonl or .parquet file: row, score, reason (why there is no score),
+                   the samples' own columns. FILE.json says what it was made of; FILE.part holds
+                   the scores until then. Without --out the CSV is printed
+  --resume         go on from FILE.part, with the same samples and the same reward
+  --keep all       the samples' own columns; scored: prompt and output as read; none
   --prompts FILE   the prompt of each sample, one a line, or rows with "prompt"
-  --sort best      highest scores first; worst: lowest first. By default in the samples' order
+  --prompt-column, --output-column NAME: of a table, or a member's extension in shards
+  --sort best      highest scores first; worst: lowest first    --members: each member's score
+  --skip-unreadable  leave rows and pictures that cannot be read unscored, with the reason
+  --most-unscored S  share of samples that the reward may fail on; by default the first ends all
   --size N         resize and crop pictures and frames to N × N; needed where their sizes differ
   --frames N --stride M  of each video N frames, M apart; its file, or a folder of its frames
-  --out FILE       a new .csv or .jsonl file with row, score, prompt, and file or output; without it
-                   the CSV is printed. A bar shows rate and time left if stderr is a terminal
   --batch-size 64    --device NAME    --trust    --chat false: plain text, no chat template
   --query-template TOKENIZER  folder of the tokenizer whose chat template writes what a URL is sent,
                    as a chat model's reward expects it; or --query 'Q: {prompt}\\nA: {response}',
@@ -223,8 +231,30 @@ rewardlab score: what a reward says of each sample, one row a sample.
 
 Examples:
   rewardlab score runs/reward/reward pictures --sort best --out scores.csv
-  rewardlab score runs/reward/reward clips --size 256 --frames 16 --stride 2
-  rewardlab score rm answers.txt --prompts prompts.txt --out scores.jsonl""",
+  rewardlab score rm answers.parquet --out scores.parquet --resume
+  rewardlab score runs/reward/reward 'shards/{000..007}.tar' --size 224 --out scores.jsonl""",
+    "select": """\
+rewardlab select: the best of each prompt's candidates by a reward, one row a prompt.
+
+  rewardlab select REWARD CANDIDATES [CANDIDATES ...] --out FILE [--n N|all|auto] [--pairs FILE]
+
+  REWARD, CANDIDATES  as REWARD and SAMPLES of `rewardlab score`; candidates of one prompt need not
+                   stand together
+  --out FILE       a new .csv, .jsonl or .parquet file: row, score, candidates, unscored, the
+                   candidate's own columns; FILE.json says how it was made. --resume goes on
+  --n all          choose from all candidates of a prompt; N: from the first N; auto: from as many
+                   as is best by --gold, or else as many as the reward's members still agree on
+  --gold COLUMN    a judge's scores, for --n auto; empty where a candidate was not judged
+  --best 1         how many of each prompt are kept, the best first. Equal scores: the first wins
+  --group COLUMN   what says which candidates belong together; by default the prompt
+  --pairs FILE     a new .jsonl file with the best as chosen and the worst as rejected, as
+                   `rewardlab fit` reads it; prompts whose candidates score alike make no pair
+  --keep, --prompts, --prompt-column, --output-column, --skip-unreadable, --most-unscored, --size,
+  --frames, --stride, --batch-size, --device, --trust, --chat, --query: see `score --help`
+
+Examples:
+  rewardlab select rm drawn.jsonl --n 16 --out best.jsonl
+  rewardlab select rm drawn.jsonl --n auto --gold judge --out best.jsonl --pairs pairs.jsonl""",
     "evaluate": """\
 rewardlab evaluate: what a reward of texts gets right, on local files, and which edits fool it; or
 which edits of pictures fool a reward of pictures.

@@ -3,77 +3,52 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
-import json
 import logging
-import math
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils.data import Dataset
-from tqdm import tqdm
-
-from rewardlab.commands.flags import FlagParser, add_device_flags, check_numbers
+from rewardlab.bulk.entries import Reading
+from rewardlab.bulk.journal import Journal, Results
+from rewardlab.bulk.judging import How
+from rewardlab.bulk.scoring import Scored, TableRows, score_files, scored_rows
+from rewardlab.bulk.sources import open_source
+from rewardlab.bulk.table_rows import KEEPS, columns_of
+from rewardlab.bulk.tables import write_csv
+from rewardlab.commands.flags import FlagParser, add_device_flags, check_numbers, is_url
 from rewardlab.commands.logs import set_up_logs
-from rewardlab.commands.sources import open_reward
-from rewardlab.conversations import Prompt, to_json
-from rewardlab.data import read_prompts
-from rewardlab.data.samples import open_samples
+from rewardlab.commands.sources import open_reward, source
 from rewardlab.errors import InputError
-from rewardlab.rewards import Reward
-from rewardlab.rewards.scoring import judged
-from rewardlab.rewards.unscored import is_partial
-from rewardlab.storage import as_samples, write_atomically
-from rewardlab.storage.exchange_rows import read_exchanges
-from rewardlab.storage.media_folder import MediaFolder
-from rewardlab.storage.metadata import read_text
-from rewardlab.storage.prompts import holds_rows, text_lines
-from rewardlab.storage.tables import is_dataset
-from rewardlab.storage.video_files import is_medium_name
+from rewardlab.rewards import Reward, Tolerant
 from rewardlab.storage.videos import Clip
-from rewardlab.types import Samples, concatenate
 
 log = logging.getLogger("rewardlab")
 SORTS = ("none", "best", "worst")
-
-
-class Scored(NamedTuple):
-    """What is to be scored.
-
-    Attributes:
-        rows: N one-row Samples.
-        files: the picture or video of each row, relative to the folder; None for texts.
-    """
-
-    rows: Dataset[Samples]
-    files: list[str] | None
+# flags that say how a reward is opened, and so what it says
+REWARD_FLAGS = ("chat", "query", "query_template")
 
 
 def run(command: str, argv: Sequence[str]) -> int:
-    """Read everything, score it in order, and write the table whole or not at all."""
+    """Score everything in order, and write the table whole or not at all."""
     flags = parse(argv)
     set_up_logs()
-    scored = read(flags)
-    reward = open_reward(flags.reward, flags)
-    rows = table(reward, scored, flags.batch_size)
-    if reward.conditional and not any(row["prompt"] for row in rows):
-        log.warning("The reward reads prompts, and no sample has one: --prompts FILE gives them.")
-    if flags.sort != "none":
-        scored_rows = [row for row in rows if row["score"] is not None]
-        scored_rows.sort(key=_score, reverse=flags.sort == "best")
-        rows = scored_rows + [row for row in rows if row["score"] is None]
-    _say_unscored(rows)
-    text = as_json_lines(rows) if str(flags.out).endswith(".jsonl") else as_csv(rows)
+    reading = reading_of(flags)
     if flags.out is None:
-        sys.stdout.write(text)
-        return 0
-    write_atomically(flags.out, text)
-    print(f"{flags.out}: {len(rows)} scores, mean {_mean(rows):.4g}")
+        return _print(flags, reading)
+    reward = open_scorer(flags)
+    scored = score_files(
+        reward,
+        flags.samples,
+        flags.out,
+        reading,
+        keep=flags.keep,
+        sort=flags.sort,
+        members=flags.members,
+        batch_size=flags.batch_size,
+        resume=flags.resume,
+        origin=origin_of(flags),
+    )
+    print(sentence(scored))
     return 0
 
 
@@ -81,172 +56,108 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the flags.
 
     Raises:
-        InputError: for a mistake in them, or if --out exists.
+        InputError: for a mistake in them.
     """
     parser = FlagParser(prog="rewardlab score", allow_abbrev=False)
     add = parser.add_argument
     add("reward", metavar="REWARD", help="a folder or an http(s):// URL")
-    add("samples", metavar="SAMPLES", help="a folder, a picture, a video, a text file or a table")
-    add("--prompts", help="file with the prompt of each sample, one a line, or .jsonl")
-    add("--out", help="a new .csv or .jsonl file; without it the table is printed")
+    add("samples", metavar="SAMPLES", nargs="+", help=_SAMPLES)
+    add("--out", help="a new .csv, .jsonl or .parquet file; without it the table is printed as CSV")
     add("--sort", choices=SORTS, default="none", help="none keeps the samples' order")
+    add("--keep", choices=KEEPS, default="all", help="which columns of the samples stay")
+    add("--members", action="store_true", help="add each member's score and their deviation")
+    add_reading_flags(parser)
+    flags = parser.parse_args(argv)
+    check_reading_flags(flags)
+    if flags.out is None and flags.resume:
+        raise InputError("--resume goes on with a file, so it needs --out. Name it.")
+    return flags
+
+
+def add_reading_flags(parser: FlagParser) -> None:
+    """Add the flags that say how samples are read and scored."""
+    add = parser.add_argument
+    add("--prompts", help="file with the prompt of each sample, one a line, or .jsonl")
+    add("--prompt-column", help="column, or extension in a shard, that holds the prompt")
+    add("--output-column", help="column, or extension in a shard, that holds the output")
+    add("--skip-unreadable", action="store_true", help="leave what cannot be read unscored")
+    add("--most-unscored", type=float, help="share of samples that may fail and go unscored")
     add("--size", type=int, help="side to which pictures and frames are resized and cropped")
     add("--frames", type=int, help="frames of each video; SAMPLES is then a folder of videos")
     add(
         "--stride", type=int, default=1, help="frames from one that is taken of a video to the next"
     )
     add("--batch-size", type=int, default=64, help="samples scored at once")
+    add("--resume", action="store_true", help="go on from OUT.part")
     add_device_flags(parser)
-    flags = parser.parse_args(argv)
-    flags.max_length = None
-    check_numbers(flags, size=1, frames=1, stride=1)
-    if flags.out is not None and Path(flags.out).exists():
-        raise InputError(f"{flags.out} exists and is never overwritten. Give another --out.")
-    return flags
 
 
-def read(flags: argparse.Namespace) -> Scored:
-    """Return the samples that the flags name.
+def check_reading_flags(flags: argparse.Namespace) -> None:
+    """Refuse numbers out of their range.
 
     Raises:
-        InputError: if there are none, or their number is not that of the prompts.
+        InputError: naming the flag.
     """
-    path = Path(flags.samples)
+    flags.max_length = None
+    check_numbers(flags, size=1, frames=1, stride=1)
+
+
+def reading_of(flags: argparse.Namespace) -> Reading:
+    """Return how samples are read."""
     clip = None
     if flags.frames is not None or flags.stride != 1:
         clip = Clip(flags.frames, flags.stride)
-    if not path.exists():
-        raise InputError(f"{path} does not exist. Give a folder or a file of samples.")
-    if path.is_dir() and not is_dataset(path):
-        rows = open_samples(path, flags.size, clip=clip)
-    elif is_medium_name(path):
-        rows = open_samples(as_samples("", [path], flags.size, clip))
-    elif holds_rows(path):
-        rows = open_samples(read_exchanges(path))
-    else:
-        rows = open_samples(read_outputs(path))
-    files = None
-    if isinstance(rows, MediaFolder):
-        files = [str(file.relative_to(path)) for file in rows.paths]
-    elif is_medium_name(path):
-        files = [path.name]
-    if flags.prompts:
-        rows = with_prompts(rows, flags.prompts, path)
-    return Scored(rows, files)
+    return Reading(
+        flags.prompts,
+        flags.prompt_column,
+        flags.output_column,
+        flags.size,
+        clip,
+        flags.skip_unreadable,
+    )
 
 
-def read_outputs(path: Path) -> Samples:
-    """Return the samples of a text file with an output a line, without prompts.
-
-    Raises:
-        InputError: if it holds none.
-    """
-    outputs = text_lines(read_text(path))
-    if not any(line.strip() for line in outputs):
-        raise InputError(f"{path} holds no outputs. Write one a line, or give a .jsonl file.")
-    return Samples([""] * len(outputs), outputs)
+def open_scorer(flags: argparse.Namespace) -> Reward:
+    """Open the reward; one that may leave samples unscored if --most-unscored says so."""
+    reward = open_reward(flags.reward, flags)
+    if flags.most_unscored is None:
+        return reward
+    return Tolerant(reward, flags.most_unscored).eval()
 
 
-def with_prompts(rows: Dataset[Samples], file: str, path: Path) -> Dataset[Samples]:
-    """Return samples under the prompts of a file, one each."""
-    prompts = read_prompts(file, strict=True)
-    count = len(rows)  # type: ignore[arg-type]
-    if len(prompts) != count:
-        raise InputError(
-            f"{file} holds {len(prompts)} prompts and {path} {count} samples; one a sample is "
-            "wanted, in their order."
-        )
-    return _Prompted(rows, prompts)
+def origin_of(flags: argparse.Namespace) -> dict[str, Any]:
+    """Return what names the reward: its folder with the fingerprint of its files, and the flags."""
+    location = flags.reward if not is_url(flags.reward) else flags.reward.partition("?")[0]
+    origin: dict[str, Any] = {"reward": location, "fingerprint": source(flags.reward)}
+    for name in REWARD_FLAGS:
+        if getattr(flags, name) is not None:
+            origin[name] = getattr(flags, name)
+    if flags.most_unscored is not None:
+        origin["most_unscored"] = flags.most_unscored
+    return origin
 
 
-class _Prompted(Dataset[Samples]):
-    """One-row samples under other prompts."""
-
-    def __init__(self, rows: Dataset[Samples], prompts: list[Prompt]) -> None:
-        self.rows = rows
-        self.prompts = prompts
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def __getitem__(self, index: int) -> Samples:
-        sample = self.rows[index]
-        return Samples([self.prompts[index]], sample.outputs, sample.facts)
+def sentence(scored: Scored) -> str:
+    """Return what is printed at the end."""
+    text = f"{scored.out}: {scored.rows} scores, mean {scored.mean:.4g}"
+    if scored.unscored:
+        scores = scored.rows - scored.unscored
+        text = f"{scored.out}: {scored.rows} rows, {scores} scores, mean {scored.mean:.4g}; "
+        text += f"{scored.unscored} not scored, see the column reason"
+    return text
 
 
-def table(reward: Reward, scored: Scored, batch_size: int) -> list[dict[str, Any]]:
-    """Return one row a sample in their order, with a progress bar if stderr is a terminal."""
-    count = len(scored.rows)  # type: ignore[arg-type]
-    rows: list[dict[str, Any]] = []
-    with tqdm(total=count, desc="scoring", unit=" samples", disable=None) as bar:
-        for start in range(0, count, batch_size):
-            numbers = range(start, min(start + batch_size, count))
-            samples = concatenate([scored.rows[number] for number in numbers])
-            result = judged(reward, samples, batch_size)
-            batch = _rows(samples, result.scores, start, scored.files)
-            if is_partial(reward):
-                for row, reason in zip(batch, result.reasons, strict=True):
-                    row["reason"] = reason
-            rows += batch
-            bar.update(len(samples))
-    return rows
+def _print(flags: argparse.Namespace, reading: Reading) -> int:
+    """Print the table as CSV."""
+    samples = open_source(flags.samples, reading)
+    reward = open_scorer(flags)
+    journal = Journal(None, {}, Results(len(samples)))
+    how = How(flags.batch_size, flags.members, flags.skip_unreadable)
+    own = scored_rows(reward, samples, journal, how)
+    rows = TableRows(samples, journal.results, flags.keep, flags.sort)
+    columns = columns_of(samples, journal.results, flags.keep, own)
+    write_csv(sys.stdout, rows(), columns)
+    return 0
 
 
-def _rows(
-    samples: Samples, scores: Tensor, start: int, files: list[str] | None
-) -> list[dict[str, Any]]:
-    """Return the table's rows of a batch."""
-    rows = []
-    for place, score in enumerate(scores.tolist()):
-        row = {"row": start + place, "score": None if math.isnan(score) else score}
-        row["prompt"] = to_json(samples.prompts[place])
-        if files is not None:
-            row["file"] = files[start + place]
-        elif not isinstance(samples.outputs, torch.Tensor):
-            row["output"] = samples.outputs[place]
-        rows.append(row)
-    return rows
-
-
-def as_csv(rows: Sequence[dict[str, Any]]) -> str:
-    r"""Return rows as CSV with a head.
-
-    Example:
-        >>> as_csv([{"row": 0, "score": 0.5, "prompt": "a, b"}])
-        'row,score,prompt\r\n0,0.5,"a, b"\r\n'
-    """
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, list(rows[0]))
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _cell(value) for name, value in row.items()})
-    return text.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    """Return a value as a cell; the messages of a conversation are JSON, as files hold them."""
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value
-
-
-def as_json_lines(rows: Sequence[dict[str, Any]]) -> str:
-    """Return rows as lines of JSON."""
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _score(row: dict[str, Any]) -> float:
-    score: float = row["score"]
-    return score
-
-
-def _mean(rows: Sequence[dict[str, Any]]) -> float:
-    scores = [row["score"] for row in rows if row["score"] is not None]
-    return sum(scores) / len(scores) if scores else math.nan
-
-
-def _say_unscored(rows: Sequence[dict[str, Any]]) -> None:
-    """Say in the log how many rows have no score; their column "reason" says why."""
-    count = sum(row["score"] is None for row in rows)
-    if count:
-        log.warning(
-            "%d of %d samples are not scored; the column reason says why.", count, len(rows)
-        )
+_SAMPLES = "a folder, a picture, a video, a text file, tables, or shards; patterns in quotes"

@@ -136,6 +136,7 @@ def open_samples(
     channels: Literal[1, 3] = 3,
     strict: bool = False,
     clip: Clip | None = None,
+    checked: bool = True,
 ) -> Dataset[Samples]:
     """Return samples in memory or in a folder as a data set of one-row Samples with row numbers.
 
@@ -148,6 +149,7 @@ def open_samples(
         clip: which frames are taken of videos. With it a folder is one of videos, so that folders
             of pictures in it are the frames of a video each, and GIFs are videos; without it, where
             it holds video files and no pictures.
+        checked: decode every file of a folder at the start; see `ImageFolder`.
 
     Example:
         >>> open_samples(Samples(["hi"] * 3, ["a", "b", "c"]))[2].facts["row"].tolist()
@@ -163,12 +165,12 @@ def open_samples(
     if isinstance(first.get("file_name"), str):
         saved_videos = is_saved_video(folder / first["file_name"], read_kind(folder))
     if clip is not None or (saved_videos and size is not None):
-        return VideoFolder(samples, clip, size, channels, strict)
+        return VideoFolder(samples, clip, size, channels, strict, checked)
     if "output" in first or saved_videos:
         return Rows(_numbered(load_samples(samples)))
     if _holds_videos(folder):
-        return VideoFolder(samples, clip, size, channels, strict)
-    return ImageFolder(samples, size, channels, strict)
+        return VideoFolder(samples, clip, size, channels, strict, checked)
+    return ImageFolder(samples, size, channels, strict, checked)
 
 
 def _numbered(samples: Samples) -> Samples:

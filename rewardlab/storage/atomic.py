@@ -49,6 +49,31 @@ def put_in_place(partial: Path, path: Path) -> None:
     _flush(path.parent)
 
 
+@contextmanager
+def new_file(path: str | Path) -> Iterator[Path]:
+    """Give a path to write a file to, which becomes `path` when the block ends well.
+
+    Raises:
+        InputError: if `path` exists.
+
+    Example:
+        >>> target = getfixture("tmp_path") / "scores.csv"
+        >>> with new_file(target) as partial:
+        ...     _ = partial.write_text("row,score")
+        >>> target.read_text()
+        'row,score'
+    """
+    path = Path(path)
+    _refuse_existing(path)
+    partial = _beside(path)
+    try:
+        yield partial
+        _refuse_existing(path)
+        put_in_place(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON in UTF-8, with a newline at the end."""
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -59,7 +59,7 @@ def _samples(path: Path, records: Sequence[Record]) -> Samples:
     outputs = []
     for record in records:
         try:
-            prompt, response = _exchange(record.row)
+            prompt, response = row_exchange(record.row)
         except UnusableError as reason:
             raise InputError(
                 f"{path}, {record.place} is a row {reason}. It should be {SHAPE}."
@@ -69,8 +69,16 @@ def _samples(path: Path, records: Sequence[Record]) -> Samples:
     return Samples(prompts, outputs)
 
 
-def _exchange(row: dict[str, Any]) -> Exchange:
-    """Return the prompt and the response of a row."""
+def row_exchange(row: dict[str, Any]) -> Exchange:
+    """Return the prompt and the response of a row.
+
+    Raises:
+        UnusableError: if it has no response.
+
+    Example:
+        >>> row_exchange({"prompt": "2+2?", "completion": "4"})
+        Exchange(prompt='2+2?', response='4')
+    """
     prompt = row.get("prompt")
     for key in RESPONSE_KEYS:
         response = row.get(key)

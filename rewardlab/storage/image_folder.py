@@ -26,6 +26,8 @@ class ImageFolder(MediaFolder):
         size: resize and crop to size × size pixels; see `read_image`. None needs files of one size.
         channels: 3 for RGB, 1 for grey.
         strict: refuse the first file that cannot be used, instead of skipping it with a warning.
+        checked: decode every file at the start; without it, one that cannot be used is an error
+            when it is read.
 
     Attributes:
         paths: the N files that are used, sorted.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,7 +74,7 @@ def read_image(path: str | Path, size: int | None = None, channels: Literal[1, 3
         >>> read_image(path, size=8).shape, read_image(path, channels=1).shape
         (torch.Size([3, 8, 8]), torch.Size([1, 20, 30]))
     """
-    with _opened(Path(path)) as image:
+    with _opened(Path(path), str(path)) as image:
         return _pixels(image, size, channels)
 
 
@@ -91,6 +92,30 @@ def read_pil(image: Image.Image, size: int | None = None, channels: Literal[1, 3
     if reason is not None:
         raise InputError(f"A picture cannot be used: {reason}.")
     return _pixels(image, size, channels)
+
+
+def read_picture(
+    content: bytes, name: str, size: int | None = None, channels: Literal[1, 3] = 3
+) -> Tensor:
+    """Return an image from the bytes of its file, as `read_image` returns one.
+
+    Args:
+        content: PNG, JPEG, WebP or another kind that `read_image` reads.
+        name: of the picture, for messages.
+        size: H = W = size; None keeps the image's size.
+        channels: 3 for RGB, 1 for grey.
+
+    Raises:
+        InputError: as `read_image`.
+
+    Example:
+        >>> file = io.BytesIO()
+        >>> Image.new("L", (6, 4), 128).save(file, "PNG")
+        >>> read_picture(file.getvalue(), "grey").shape
+        torch.Size([3, 4, 6])
+    """
+    with _opened(io.BytesIO(content), name) as image:
+        return _pixels(image, size, channels)
 
 
 def _pixels(image: Image.Image, size: int | None, channels: Literal[1, 3]) -> Tensor:
@@ -148,13 +173,13 @@ def _resized(image: Image.Image, size: int) -> Image.Image:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open and decode `path`; whatever is wrong with it becomes an InputError."""
+def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
+    """Open and decode a file; whatever is wrong with it becomes an InputError."""
     try:
         with warnings.catch_warnings():
             # Pillow warns of odd EXIF data, and of sizes that `_unusable` judges.
             warnings.simplefilter("ignore")
-            with Image.open(path, formats=formats()) as image:
+            with Image.open(file, formats=formats()) as image:
                 reason = _unusable(image)
                 if reason is None:
                     image.load()
@@ -163,8 +188,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except InputError:
         raise
     except Exception as error:  # a broken file makes Pillow's decoders raise nearly anything
-        reason = _failure(path, error)
-    raise InputError(f"{path} cannot be used: {reason.rstrip('.')}.")
+        reason = _failure(file, error)
+    raise InputError(f"{name} cannot be used: {reason.rstrip('.')}.")
 
 
 def _unusable(image: Image.Image) -> str | None:
@@ -192,7 +217,7 @@ def _is_deep(image: Image.Image) -> bool:
     return is_sixteen or image.mode.startswith(("I", "F"))
 
 
-def _failure(path: Path, error: Exception) -> str:
+def _failure(file: Path | io.BytesIO, error: Exception) -> str:
     """Return why opening or decoding failed, and the mend."""
     if isinstance(error, FileNotFoundError):
         return "it does not exist. Is the path right?"
@@ -201,13 +226,19 @@ def _failure(path: Path, error: Exception) -> str:
             "it claims to hold more than 178 million pixels. "
             "Scale it down, or remove it if it is broken"
         )
-    return f"it is {_damage(path, error)}. Copy it again or remove it"
+    return f"it is {_damage(file, error)}. Copy it again or remove it"
 
 
-def _damage(path: Path, error: Exception) -> str:
-    if path.is_file() and path.stat().st_size == 0:
+def _damage(file: Path | io.BytesIO, error: Exception) -> str:
+    if _is_empty(file):
         return "empty"
     if isinstance(error, UnidentifiedImageError):
         return "no image of a known kind"
     lines = str(error).splitlines() or [type(error).__name__]
     return f"corrupt or truncated ({lines[0][:80]})"
+
+
+def _is_empty(file: Path | io.BytesIO) -> bool:
+    if isinstance(file, io.BytesIO):
+        return not file.getbuffer().nbytes
+    return file.is_file() and file.stat().st_size == 0

@@ -53,7 +53,9 @@ class MediaFolder(Dataset[Samples]):
         size: int | None = None,
         channels: Literal[1, 3] = 3,
         strict: bool = False,
+        checked: bool = True,
     ) -> None:
+        self.checked = checked
         self.folder = Path(folder)
         self.size = size
         self.channels = channels
@@ -96,6 +98,8 @@ class MediaFolder(Dataset[Samples]):
 
     def _usable_paths(self, paths: list[Path], strict: bool) -> list[Path]:
         """Decode every file once, and return those that can be used; note the others."""
+        if not self.checked:
+            return paths
         shapes: dict[Path, tuple[int, ...]] = {}
         for path in _progress(paths, self.noun):
             try:

@@ -27,6 +27,8 @@ class VideoFolder(MediaFolder):
         size: resize and crop frames to size × size pixels; None needs files of one size.
         channels: 3 for RGB, 1 for grey.
         strict: refuse the first video that cannot be used, instead of skipping it with a warning.
+        checked: decode every video at the start; without it, one that cannot be used is an error
+            when it is read.
 
     Raises:
         InputError: if nothing usable is there, or sizes or numbers of frames differ.
@@ -52,9 +54,10 @@ class VideoFolder(MediaFolder):
         size: int | None = None,
         channels: Literal[1, 3] = 3,
         strict: bool = False,
+        checked: bool = True,
     ) -> None:
         self.clip = clip or Clip()
-        super().__init__(folder, size, channels, strict)
+        super().__init__(folder, size, channels, strict, checked)
 
     def _found(self) -> FoundFiles:
         files = video_files(self.folder)

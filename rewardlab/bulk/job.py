@@ -1,0 +1,123 @@
+"""What a table of scores depends on, and the file beside it that says so."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rewardlab.bulk.entries import Reading
+from rewardlab.bulk.journal import Results, check_job, part_of
+from rewardlab.bulk.sources import Source
+from rewardlab.errors import InputError
+from rewardlab.provenance import described, fingerprint
+from rewardlab.rewards import Reward
+from rewardlab.storage.atomic import write_atomically
+from rewardlab.version import __version__
+
+FIGURES = ("rows", "unscored", "mean", "deviation", "seconds")
+
+
+def job_of(
+    reward: Reward,
+    source: Source,
+    reading: Reading,
+    members: bool,
+    origin: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Return what scores depend on: the reward, the samples and how they are read.
+
+    Args:
+        reward: what scores.
+        source: the samples.
+        reading: how they are read.
+        members: whether members are asked for.
+        origin: what names the reward; by default its class and the contents of its weights.
+    """
+    if origin is None:
+        origin = {"class": f"{type(reward).__module__}.{type(reward).__qualname__}"}
+        origin = {
+            **origin,
+            "weights": fingerprint(reward),
+            "settings": described(dict(_public(reward))),
+        }
+    settings = {name: value for name, value in asdict(reading).items() if value is not None}
+    settings = {
+        name: value if isinstance(value, bool | int) else str(value)
+        for name, value in settings.items()
+    }
+    samples = {"paths": [str(path) for path in source.paths], "fingerprint": source.fingerprint()}
+    return {
+        "reward": dict(origin),
+        "samples": samples,
+        "reading": settings,
+        "members": members,
+    }
+
+
+def _public(reward: Reward) -> Mapping[str, Any]:
+    """Return a reward's plain public attributes."""
+    plain = (str, int, float, bool)
+    attributes = vars(reward).items()
+    return {
+        name: value for name, value in attributes if name[:1] != "_" and isinstance(value, plain)
+    }
+
+
+def record_path(out: Path) -> Path:
+    """Return where the record of a table stands.
+
+    Example:
+        >>> record_path(Path("scores.csv")).name
+        'scores.csv.json'
+    """
+    return out.with_name(out.name + ".json")
+
+
+def record_of(out: Path, job: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
+    """Return the figures of a table that the same job wrote, None if there is no table.
+
+    Raises:
+        InputError: if there is one and it is not to be gone on with, or is of another job.
+    """
+    if not out.exists():
+        return None
+    if not resume:
+        raise InputError(f"{out} exists and is never overwritten. Give another --out.")
+    path = record_path(out)
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    check_job(path, record.get("job"), job)
+    part_of(out).unlink(missing_ok=True)
+    return {name: record[name] for name in FIGURES}
+
+
+def write_record(
+    out: Path, job: Mapping[str, Any], figures: Mapping[str, Any], results: Results, **more: Any
+) -> None:
+    """Write what a table was made of and by, and its figures, beside it.
+
+    Args:
+        out: the table.
+        job: what its scores depend on.
+        figures: of the scores.
+        results: the scores; the reasons of rows without one are counted.
+        more: further figures.
+    """
+    counts: dict[str, int] = {}
+    for reason in results.reasons.values():
+        counts[reason] = counts.get(reason, 0) + 1
+    most = sorted(counts.items(), key=lambda item: -item[1])[:20]
+    record = {
+        "rewardlab": __version__,
+        "command": sys.argv,
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        **figures,
+        **more,
+        "reasons": dict(most),
+        "job": dict(job),
+    }
+    write_atomically(record_path(out), json.dumps(record, indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,187 @@
+"""What is scored so far, in a file beside the output, so that a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from rewardlab.bulk.judging import Verdict
+from rewardlab.errors import InputError
+
+SUFFIX = ".part"
+
+
+class Results:
+    """What a reward says of N rows, in their order.
+
+    Args:
+        count: N.
+
+    Attributes:
+        scores: float32 [N], NaN where a row is not scored.
+        reasons: why a row is not scored, by its number.
+        members: float32 [N, M], None if they were not asked for.
+        done: bool [N], which rows were looked at.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.scores = torch.full((count,), torch.nan)
+        self.reasons: dict[int, str] = {}
+        self.members: Tensor | None = None
+        self.done = torch.zeros(count, dtype=torch.bool)
+
+    def add(self, rows: Sequence[int], verdict: Verdict) -> None:
+        """Take in what was said of some rows."""
+        places = torch.tensor(rows)
+        self.scores[places] = verdict.scores
+        self.done[places] = True
+        for row, reason in zip(rows, verdict.reasons, strict=True):
+            if reason:
+                self.reasons[row] = reason
+        if verdict.members is None:
+            return
+        if self.members is None:
+            self.members = torch.full((len(self.scores), verdict.members.shape[1]), torch.nan)
+        self.members[places] = verdict.members
+
+    @property
+    def scored(self) -> Tensor:
+        """Which rows are scored, bool [N]."""
+        return ~self.scores.isnan()
+
+
+class Journal:
+    """Lines of JSON: first what is scored with what, then the scores of a batch each.
+
+    The file is made when the first batch is done. A last line that a kill cut off is dropped.
+
+    Args:
+        path: of the file; None keeps nothing.
+        job: what the scores depend on; see `check`.
+        results: what is scored.
+    """
+
+    def __init__(self, path: Path | None, job: Mapping[str, Any], results: Results) -> None:
+        self.path = path
+        self.job = dict(job)
+        self.results = results
+        self._file: BinaryIO | None = None
+
+    def resume(self) -> None:
+        """Take in what stands in the file, if there is one.
+
+        Raises:
+            InputError: if it is of another job, or no journal.
+        """
+        if self.path is None or not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        lines = whole.splitlines()
+        if not lines:
+            self.path.unlink()
+            return
+        check_job(self.path, _parsed(self.path, lines[0]).get("job"), self.job)
+        for line in lines[1:]:
+            self._take_in(_parsed(self.path, line))
+        if len(whole) < len(content):
+            os.truncate(self.path, len(whole))
+
+    def _take_in(self, line: Mapping[str, Any]) -> None:
+        scores = torch.tensor([torch.nan if score is None else score for score in line["scores"]])
+        members = line.get("members")
+        columns = None
+        if members is not None:
+            rows = [[torch.nan if value is None else value for value in row] for row in members]
+            columns = torch.tensor(rows)
+        self.results.add(line["rows"], Verdict(scores, line["reasons"], columns))
+
+    def add(self, rows: Sequence[int], verdict: Verdict) -> None:
+        """Write what was said of some rows, and take it in."""
+        self.results.add(rows, verdict)
+        if self.path is None:
+            return
+        line: dict[str, Any] = {"rows": list(rows), "scores": _values(verdict.scores)}
+        line["reasons"] = verdict.reasons
+        if verdict.members is not None:
+            line["members"] = [_values(row) for row in verdict.members]
+        self._write(line)
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        assert self.path is not None
+        if self._file is None:
+            is_new = not self.path.exists()
+            self._file = self.path.open("ab")
+            if is_new:
+                self._file.write(_line({"job": self.job}))
+        self._file.write(_line(line))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Have the system write the file to the disk."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._file = None
+
+    def remove(self) -> None:
+        """Remove the file, whose results stand elsewhere now."""
+        self.close()
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def part_of(out: Path) -> Path:
+    """Return where the journal of an output stands.
+
+    Example:
+        >>> part_of(Path("scores.csv")).name
+        'scores.csv.part'
+    """
+    return out.with_name(out.name + SUFFIX)
+
+
+def check_job(file: Path, earlier: Any, job: Mapping[str, Any]) -> None:
+    """Refuse to go on with scores that another job made.
+
+    Raises:
+        InputError: naming what differs.
+    """
+    if earlier == job:
+        return
+    if not isinstance(earlier, dict):
+        raise InputError(f"{file} is no journal of scores. Remove it, or give another --out.")
+    different = [name for name in job if earlier.get(name) != job[name]]
+    different += [name for name in earlier if name not in job]
+    raise InputError(
+        f"{file} belongs to another run: {' and '.join(different)} differ (it has "
+        f"{str({name: earlier.get(name) for name in different})[:200]}). Scores of both would be "
+        "mixed. Give another --out, or remove it and begin anew."
+    )
+
+
+def _parsed(path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise InputError(
+            f"{path} has a broken line: {line[:60]!r}. Remove the file, and begin anew."
+        )
+    return value
+
+
+def _line(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value) + "\n").encode()
+
+
+def _values(scores: Tensor) -> list[float | None]:
+    """Return scores as JSON holds them, null for NaN."""
+    return [None if score != score else score for score in scores.tolist()]

@@ -1,0 +1,211 @@
+"""A reward's scores of a whole file or folder, one row a sample, in their order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tqdm import tqdm
+
+from rewardlab.bulk.entries import Reading
+from rewardlab.bulk.job import job_of, record_of, write_record
+from rewardlab.bulk.journal import Journal, Results, part_of
+from rewardlab.bulk.judging import How, batches, chunks, judge
+from rewardlab.bulk.sources import Source, open_source
+from rewardlab.bulk.table_rows import Keep, columns_of, schema_of, table_row
+from rewardlab.bulk.tables import Row, check_out, write_table
+from rewardlab.errors import InputError
+from rewardlab.rewards import Reward
+from rewardlab.types import Samples
+
+Sort = Literal["none", "best", "worst"]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What came of scoring a file.
+
+    Attributes:
+        out: the table.
+        rows: how many rows it has.
+        unscored: how many of them are not scored.
+        mean: of the scores; None if there is none.
+        deviation: of the scores, over all of them.
+        seconds: of this run alone.
+    """
+
+    out: Path
+    rows: int
+    unscored: int
+    mean: float | None
+    deviation: float | None
+    seconds: float
+
+
+def score_files(
+    reward: Reward,
+    samples: str | Path | Samples | Sequence[str | Path],
+    out: str | Path,
+    reading: Reading | None = None,
+    *,
+    keep: Keep = "all",
+    sort: Sort = "none",
+    members: bool = False,
+    batch_size: int = 64,
+    resume: bool = False,
+    origin: Mapping[str, Any] | None = None,
+) -> Scored:
+    """Score everything in files or folders, and write one row a sample, in the samples' order.
+
+    Beside the table stands `OUT.json`, which says what was scored with what. Until both are
+    whole, the scores so far are in `OUT.part`; a later call with `resume` goes on from them.
+
+    Args:
+        reward: what scores.
+        samples: see `open_source`.
+        out: a new .csv, .jsonl or .parquet file.
+        reading: which columns are prompt and output, sizes, and what becomes of unreadable rows.
+        keep: "all" keeps the samples' own columns, "scored" the prompt and the output, "none" only
+            where each row comes from.
+        sort: "best" writes the highest scores first, "worst" the lowest; rows that are not scored
+            come last.
+        members: add each member's score, and their deviation.
+        batch_size: samples scored at once.
+        resume: go on where `OUT.part` ends.
+        origin: what names the reward and how it was opened; by default its class and weights.
+
+    Raises:
+        InputError: if the samples cannot be read or scored, `out` exists, or what `resume` would go
+            on from is of other samples or another reward.
+
+    Example:
+        >>> from rewardlab.rewards import Length
+        >>> folder = getfixture("tmp_path")
+        >>> _ = (folder / "answers.txt").write_text("four\\nit is four\\n")
+        >>> score_files(Length(), folder / "answers.txt", folder / "scores.csv").mean
+        2.0
+        >>> print((folder / "scores.csv").read_text())
+        row,score,reason,prompt,output
+        0,1.0,,,four
+        1,3.0,,,it is four
+        <BLANKLINE>
+    """
+    out = Path(out)
+    check_out(out)
+    reading = reading or Reading()
+    start = time.monotonic()
+    source = open_source(samples, reading)
+    job = job_of(reward, source, reading, members, origin)
+    stands = record_of(out, job, resume)
+    if stands is not None:
+        return Scored(out, **stands)
+    how = How(batch_size, members, reading.skip_unreadable)
+    journal = Journal(part_of(out), job, Results(len(source)))
+    own = scored_rows(reward, source, journal, how, resume)
+    results = journal.results
+    rows = TableRows(source, results, keep, sort)
+    columns = columns_of(source, results, keep, own)
+    schema = schema_of(source, columns, keep) if out.suffix == ".parquet" else None
+    scored = _summary(out, results, time.monotonic() - start)
+    write_record(out, job, _plain(scored), results)
+    write_table(out, rows, columns, schema)
+    journal.remove()
+    return scored
+
+
+def scored_rows(
+    reward: Reward, source: Source, journal: Journal, how: How, resume: bool = False
+) -> list[str]:
+    """Score the rows of a source that the journal does not hold, and return their own columns.
+
+    A bar shows rate and time left if stderr is a terminal.
+
+    Raises:
+        InputError: if a row cannot be read or scored.
+    """
+    if resume:
+        journal.resume()
+    elif journal.path is not None and journal.path.exists():
+        raise InputError(
+            f"{journal.path} stands from a run that did not end. Give --resume to go on from it, "
+            "or remove it to begin anew."
+        )
+    done = journal.results.done
+    columns: dict[str, None] = {}
+    was_training = reward.training
+    reward.eval()
+    first = int(done.sum())
+    with tqdm(
+        total=len(source), initial=first, desc="scoring", unit=" samples", disable=None
+    ) as bar:
+        for chunk in chunks(source, how.batch_size):
+            for _, entry in chunk:
+                columns.update(dict.fromkeys(entry.columns))
+            for batch in batches(chunk, how.batch_size):
+                rows = [row for row, _ in batch]
+                if done[rows].all():
+                    continue
+                journal.add(rows, judge(reward, batch, how))
+                bar.update(len(rows))
+    journal.close()
+    reward.train(was_training)
+    if not journal.results.scored.any():
+        first_reason = next(iter(journal.results.reasons.values()))
+        raise InputError(f"None of {len(source)} rows is scored. The first: {first_reason}")
+    return list(columns)
+
+
+class TableRows:
+    """The rows of a table of scores, as often as they are asked for.
+
+    Args:
+        source: the samples.
+        results: their scores.
+        keep: which columns of the samples stay.
+        sort: in which order they come.
+    """
+
+    def __init__(self, source: Source, results: Results, keep: Keep, sort: Sort = "none") -> None:
+        self.source = source
+        self.results = results
+        self.keep: Keep = keep
+        self.sort = sort
+
+    def __call__(self) -> Iterator[Row]:
+        rows = self._in_order()
+        if self.sort == "none":
+            yield from rows
+            return
+        yield from sorted(rows, key=self._rank)
+
+    def _in_order(self) -> Iterator[Row]:
+        for number, entry in enumerate(self.source):
+            yield table_row(number, entry, self.results, self.keep)
+
+    def _rank(self, row: Row) -> tuple[bool, float]:
+        score = row["score"]
+        if score is None:
+            return True, 0.0
+        return False, -score if self.sort == "best" else score
+
+
+def _summary(out: Path, results: Results, seconds: float) -> Scored:
+    """Return what came of scoring."""
+    scores = results.scores[results.scored].double()
+    return Scored(
+        out,
+        rows=len(results.scores),
+        unscored=len(results.scores) - len(scores),
+        mean=scores.mean().item() if len(scores) else None,
+        deviation=scores.std(correction=0).item() if len(scores) else None,
+        seconds=round(seconds, 3),
+    )
+
+
+def _plain(scored: Scored) -> dict[str, Any]:
+    figures = asdict(scored)
+    del figures["out"]
+    return figures

@@ -1,0 +1,279 @@
+"""The best of each prompt's candidates, and pairs of the best and the worst."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rewardlab.bulk.entries import Entry, Reading
+from rewardlab.bulk.groups import Group, chosen_n, groups_of
+from rewardlab.bulk.job import job_of, record_of, write_record
+from rewardlab.bulk.journal import Journal, Results, part_of
+from rewardlab.bulk.judging import How
+from rewardlab.bulk.scoring import scored_rows
+from rewardlab.bulk.sources import Source, open_source
+from rewardlab.bulk.table_rows import Keep, kept_columns
+from rewardlab.bulk.tables import Row, check_out, write_table
+from rewardlab.conversations import to_json
+from rewardlab.errors import InputError
+from rewardlab.rewards import Reward
+from rewardlab.types import Samples
+
+log = logging.getLogger("rewardlab")
+N = int | Literal["all", "auto"]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How the best are chosen.
+
+    Attributes:
+        n: from how many candidates of each prompt, the first ones; "all"; or "auto", as
+            `rewardlab.bulk.groups.chosen_n` finds it.
+        keep: how many of them are kept, the best first.
+        group: column that says which candidates belong together; by default the prompt.
+        gold: column with a judge's scores, for "auto".
+        pairs: file for pairs of the best and the worst; none by default.
+    """
+
+    n: N = "all"
+    keep: int = 1
+    group: str | None = None
+    gold: str | None = None
+    pairs: str | Path | None = None
+
+
+@dataclass(frozen=True)
+class Selected:
+    """What came of selecting.
+
+    Attributes:
+        out: the table.
+        prompts: how many prompts have a candidate that is scored.
+        rows: how many rows the table has.
+        unscored: how many candidates are not scored.
+        without: how many prompts have no candidate that is scored, and no row.
+        n: what the best were chosen from; None for all.
+        pairs: how many pairs were written.
+        level: how many prompts make no pair, since all their candidates score alike.
+        seconds: of this run alone.
+    """
+
+    out: Path
+    prompts: int
+    rows: int
+    unscored: int
+    without: int
+    n: int | None
+    pairs: int
+    level: int
+    seconds: float
+
+
+def select_files(
+    reward: Reward,
+    candidates: str | Path | Samples | Sequence[str | Path],
+    out: str | Path,
+    selection: Selection | None = None,
+    reading: Reading | None = None,
+    *,
+    columns: Keep = "all",
+    batch_size: int = 64,
+    resume: bool = False,
+    origin: Mapping[str, Any] | None = None,
+) -> Selected:
+    """Score candidates, and write the best of each prompt, in the order in which prompts come.
+
+    Of candidates that score alike the first is better. Candidates that are not scored are left out
+    and counted.
+
+    Args:
+        reward: what scores.
+        candidates: see `open_source`; those of a prompt need not stand together.
+        out: a new .csv, .jsonl or .parquet file.
+        selection: how the best are chosen.
+        reading: which columns are prompt and output, sizes, and what becomes of unreadable rows.
+        columns: which of the candidates' columns stay, as in `score_files`.
+        batch_size: samples scored at once.
+        resume: go on where `OUT.part` ends.
+        origin: what names the reward and how it was opened; by default its class and weights.
+
+    Raises:
+        InputError: as `score_files`, or if n cannot be chosen.
+
+    Example:
+        >>> import json
+        >>> from rewardlab.rewards import Length
+        >>> folder = getfixture("tmp_path")
+        >>> rows = [{"prompt": "2+2?", "response": words} for words in ("4", "it is 4")]
+        >>> _ = (folder / "drawn.jsonl").write_text("\\n".join(map(json.dumps, rows)))
+        >>> select_files(Length(), folder / "drawn.jsonl", folder / "best.jsonl").prompts
+        1
+        >>> json.loads((folder / "best.jsonl").read_text())["response"]
+        'it is 4'
+    """
+    out = Path(out)
+    selection = selection or Selection()
+    _check(out, selection)
+    reading = reading or Reading()
+    start = time.monotonic()
+    source = open_source(candidates, reading)
+    members = selection.n == "auto" and selection.gold is None
+    job = job_of(reward, source, reading, members, origin)
+    whole_job = {**job, "selection": _settings(selection)}
+    stands = record_of(out, whole_job, resume)
+    if stands is not None:
+        return Selected(out, **stands)
+    journal = Journal(part_of(out), job, Results(len(source)))
+    how = How(batch_size, members, reading.skip_unreadable)
+    scored_rows(reward, source, journal, how, resume)
+    choice = _choice(source, journal.results, selection)
+    pairs = _write_pairs(source, choice, selection)
+    rows = list(_rows(source, choice, columns))
+    selected = _summary(out, choice, len(rows), pairs, time.monotonic() - start)
+    figures = {name: value for name, value in vars(selected).items() if name != "out"}
+    write_record(out, whole_job, figures, journal.results, choosing=choice.rule)
+    names: dict[str, None] = {}
+    for row in rows:
+        names.update(dict.fromkeys(row))
+    write_table(out, lambda: rows, list(names))
+    journal.remove()
+    return selected
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which candidates were chosen.
+
+    Attributes:
+        groups: the prompts' candidates.
+        results: their scores.
+        ranked: row numbers of the first n scored candidates of each prompt, the best first.
+        kept: how many of them are kept.
+        rule: how n was found.
+    """
+
+    groups: list[Group]
+    results: Results
+    ranked: list[list[int]]
+    kept: int
+    rule: dict[str, Any]
+
+
+def _check(out: Path, selection: Selection) -> None:
+    check_out(out)
+    if selection.pairs is not None:
+        pairs = Path(selection.pairs)
+        if pairs.suffix != ".jsonl" or pairs.exists():
+            state = "exists and is never overwritten" if pairs.exists() else "does not end so"
+            raise InputError(f"--pairs is a new .jsonl file; {pairs} {state}. Give another.")
+    if selection.gold is not None and selection.n != "auto":
+        raise InputError("--gold chooses n, and so needs --n auto. Give that, or leave --gold out.")
+
+
+def _settings(selection: Selection) -> dict[str, Any]:
+    settings = dict(vars(selection))
+    settings["pairs"] = None if selection.pairs is None else str(selection.pairs)
+    return settings
+
+
+def _choice(source: Source, results: Results, selection: Selection) -> Choice:
+    """Return which candidates are chosen."""
+    groups = groups_of(source, results, selection.group, selection.gold)
+    if len(groups) == 1 and selection.group is None and not groups[0].name:
+        log.warning("No candidate has a prompt, so all are candidates of one. See --group.")
+    rule: dict[str, Any] = {"rule": "given", "n": selection.n}
+    if selection.n == "auto":
+        scored = [group for group in groups if group.rows]
+        rule = chosen_n(scored, results, selection.gold is not None)
+    most = None if rule["n"] == "all" else rule["n"]
+    ranked = []
+    for group in groups:
+        first = group.rows[:most]
+        ranked.append(sorted(first, key=lambda row: -results.scores[row].item()))
+    return Choice(groups, results, ranked, selection.keep, rule)
+
+
+def _rows(source: Source, choice: Choice, columns: Keep) -> Iterator[Row]:
+    """Give the rows of the table, prompt by prompt."""
+    chosen = {row for rows in choice.ranked for row in rows[: choice.kept]}
+    entries = {row: entry for row, entry in enumerate(source) if row in chosen}
+    for group, rows in zip(choice.groups, choice.ranked, strict=True):
+        for rank, row in enumerate(rows[: choice.kept], 1):
+            yield _row(row, rank, entries[row], group, choice, columns)
+
+
+def _row(number: int, rank: int, entry: Entry, group: Group, choice: Choice, columns: Keep) -> Row:
+    row: Row = {"row": number, "score": choice.results.scores[number].item()}
+    if choice.kept > 1:
+        row["rank"] = rank
+    most = choice.rule["n"]
+    row["candidates"] = len(group.rows if most == "all" else group.rows[:most])
+    row["unscored"] = group.unscored
+    row.update(entry.origin)
+    row.update(kept_columns(entry, columns, tuple(row)))
+    return row
+
+
+def _write_pairs(source: Source, choice: Choice, selection: Selection) -> int:
+    """Write the best and the worst of each prompt, and return how many pairs there are."""
+    if selection.pairs is None:
+        return 0
+    ends = _ends(choice)
+    wanted = {row for pair in ends for row in pair}
+    entries = {row: entry for row, entry in enumerate(source) if row in wanted}
+    pairs = []
+    for chosen, rejected in ends:
+        pairs.append(_pair(entries, chosen, rejected, choice.results))
+    if not pairs:
+        raise InputError(
+            "No prompt makes a pair: each needs 2 candidates or more with different scores. Leave "
+            "--pairs out, or draw more candidates."
+        )
+    write_table(Path(selection.pairs), lambda: pairs, list(pairs[0]))
+    return len(pairs)
+
+
+def _ends(choice: Choice) -> list[tuple[int, int]]:
+    """Return the best and the worst row of each prompt where they differ in score."""
+    scores = choice.results.scores
+    ends = []
+    for rows in choice.ranked:
+        if rows and scores[rows[0]] > scores[rows[-1]]:
+            ends.append((rows[0], rows[-1]))
+    return ends
+
+
+def _pair(entries: Mapping[int, Entry], chosen: int, rejected: int, results: Results) -> Row:
+    best = entries[chosen]
+    worst = entries[rejected]
+    if not (isinstance(best.output, str) and isinstance(worst.output, str)):
+        raise InputError(f"--pairs writes texts, and {best.place} is a picture. Leave --pairs out.")
+    return {
+        "prompt": to_json(best.prompt),
+        "chosen": best.output,
+        "rejected": worst.output,
+        "chosen_score": results.scores[chosen].item(),
+        "rejected_score": results.scores[rejected].item(),
+        "chosen_row": chosen,
+        "rejected_row": rejected,
+    }
+
+
+def _summary(out: Path, choice: Choice, rows: int, pairs: int, seconds: float) -> Selected:
+    with_scores = sum(1 for group in choice.groups if group.rows)
+    return Selected(
+        out,
+        prompts=with_scores,
+        rows=rows,
+        unscored=sum(group.unscored for group in choice.groups),
+        without=len(choice.groups) - with_scores,
+        n=None if choice.rule["n"] == "all" else choice.rule["n"],
+        pairs=pairs,
+        level=with_scores - pairs if pairs else 0,
+        seconds=round(seconds, 3),
+    )

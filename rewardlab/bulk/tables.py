@@ -1,0 +1,161 @@
+"""Rows of results, written as CSV, JSON lines or parquet, whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import date, datetime, time
+from importlib import import_module
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from rewardlab.errors import InputError
+from rewardlab.storage.atomic import new_file
+
+Row = dict[str, Any]
+Rows = Callable[[], Iterable[Row]]
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+_AT_ONCE = 1024  # rows of a parquet table that are written at once
+
+
+def check_out(out: Path) -> None:
+    """Refuse a name whose form is not known, or whose folder is not there.
+
+    Raises:
+        InputError: if so, or if parquet is asked for and pyarrow is not installed.
+    """
+    if out.suffix not in SUFFIXES:
+        raise InputError(f"--out is a new .csv, .jsonl or .parquet file; got {out}.")
+    if not out.absolute().parent.is_dir():
+        raise InputError(f"The folder {out.absolute().parent} of --out does not exist. Make it.")
+    if out.suffix == ".parquet":
+        _arrow()
+
+
+def write_table(out: Path, rows: Rows, columns: Sequence[str], schema: Any = None) -> None:
+    """Write rows to a new file in the form that its name says.
+
+    Args:
+        out: a .csv, .jsonl or .parquet file.
+        rows: gives the rows, each time that it is called.
+        columns: all names that rows have.
+        schema: of pyarrow, for parquet; found out from the rows by default.
+
+    Raises:
+        InputError: if a value does not fit the form; nothing is written then.
+
+    Example:
+        >>> out = getfixture("tmp_path") / "scores.jsonl"
+        >>> write_table(out, lambda: [{"row": 0, "score": 0.5}], ["row", "score"])
+        >>> out.read_text()
+        '{"row": 0, "score": 0.5}\\n'
+    """
+    with new_file(out) as partial:
+        if out.suffix == ".parquet":
+            _write_parquet(partial, rows, columns, schema)
+            return
+        with partial.open("w", encoding="utf-8", newline="") as file:
+            if out.suffix == ".jsonl":
+                write_lines(file, rows())
+            else:
+                write_csv(file, rows(), columns)
+
+
+def write_csv(file: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None:
+    r"""Write rows as CSV with a head; lists and objects are JSON in their cells.
+
+    Example:
+        >>> from io import StringIO
+        >>> file = StringIO(newline="")
+        >>> write_csv(file, [{"row": 0, "score": 0.5, "prompt": "a, b"}], ["row", "score", "prompt"])
+        >>> file.getvalue()
+        'row,score,prompt\r\n0,0.5,"a, b"\r\n'
+    """
+    writer = csv.DictWriter(file, columns)
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _cell(name, value) for name, value in row.items()})
+
+
+def write_lines(file: TextIO, rows: Iterable[Row]) -> None:
+    """Write rows as lines of JSON."""
+    for row in rows:
+        file.write(_json(row) + "\n")
+
+
+def _cell(name: str, value: Any) -> Any:
+    """Return a value as a cell."""
+    if isinstance(value, list | dict | bytes):
+        return _json({name: value})[len(json.dumps(name)) + 3 : -1]
+    return value
+
+
+def _json(row: Row) -> str:
+    try:
+        return json.dumps(row, ensure_ascii=False, default=_plain)
+    except TypeError:
+        names = [name for name, value in row.items() if not _is_plain(value)]
+        raise InputError(
+            f"The column {names[0]!r} holds what neither JSON nor CSV can, such as bytes of "
+            "pictures. Give --out FILE.parquet, or leave the input's columns out: --keep scored."
+        ) from None
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value, default=_plain)
+    except TypeError:
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    """Return a date as JSON holds it."""
+    if isinstance(value, datetime | date | time):
+        return value.isoformat()
+    raise TypeError
+
+
+def _arrow() -> Any:
+    try:
+        return import_module("pyarrow")
+    except ImportError:
+        raise InputError(
+            "A parquet table needs pyarrow: pip install pyarrow. Or give --out FILE.jsonl."
+        ) from None
+
+
+def _write_parquet(partial: Path, rows: Rows, columns: Sequence[str], schema: Any) -> None:
+    arrow = _arrow()
+    parquet = import_module("pyarrow.parquet")
+    try:
+        if schema is None:
+            schema = _schema(arrow, rows(), columns)
+        with parquet.ParquetWriter(partial, schema) as writer:
+            for block in _blocks(rows()):
+                writer.write_table(arrow.Table.from_pylist(block, schema=schema))
+    except (arrow.ArrowException, ValueError, TypeError) as error:
+        reason = str(error).splitlines() or [type(error).__name__]
+        raise InputError(
+            f"The rows make no parquet table, since a column mixes kinds ({reason[0][:150]}). Give "
+            "--out FILE.jsonl, or leave the input's columns out: --keep scored."
+        ) from None
+
+
+def _schema(arrow: Any, rows: Iterable[Row], columns: Sequence[str]) -> Any:
+    """Return the schema of rows, found out from all of them."""
+    schema = None
+    for block in _blocks(rows):
+        whole = [{name: row.get(name) for name in columns} for row in block]
+        found = arrow.Table.from_pylist(whole).schema
+        schemas = [found] if schema is None else [schema, found]
+        schema = arrow.unify_schemas(schemas, promote_options="permissive")
+    return schema
+
+
+def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    stream = iter(rows)
+    while block := list(islice(stream, _AT_ONCE)):
+        yield block
