@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,6 @@ from rewardlab.provenance import described, fingerprint
 from rewardlab.rewards import Reward
 from rewardlab.storage.atomic import write_atomically
 from rewardlab.version import __version__
-
-FIGURES = ("rows", "unscored", "mean", "deviation", "seconds")
 
 
 def job_of(
@@ -39,17 +37,15 @@ def job_of(
         origin: what names the reward; by default its class and the contents of its weights.
     """
     if origin is None:
-        origin = {"class": f"{type(reward).__module__}.{type(reward).__qualname__}"}
         origin = {
-            **origin,
+            "class": f"{type(reward).__module__}.{type(reward).__qualname__}",
             "weights": fingerprint(reward),
-            "settings": described(dict(_public(reward))),
+            "settings": described(_public(reward)),
         }
-    settings = {name: value for name, value in asdict(reading).items() if value is not None}
-    settings = {
-        name: value if isinstance(value, bool | int) else str(value)
-        for name, value in settings.items()
-    }
+    settings = {}
+    for name, value in asdict(reading).items():
+        if value is not None:
+            settings[name] = value if isinstance(value, bool | int) else str(value)
     samples = {"paths": [str(path) for path in source.paths], "fingerprint": source.fingerprint()}
     return {
         "reward": dict(origin),
@@ -79,7 +75,7 @@ def record_path(out: Path) -> Path:
 
 
 def record_of(out: Path, job: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
-    """Return the figures of a table that the same job wrote, None if there is no table.
+    """Return the record of a table that the same job wrote, None if there is no table.
 
     Raises:
         InputError: if there is one and it is not to be gone on with, or is of another job.
@@ -89,10 +85,18 @@ def record_of(out: Path, job: Mapping[str, Any], resume: bool) -> dict[str, Any]
     if not resume:
         raise InputError(f"{out} exists and is never overwritten. Give another --out.")
     path = record_path(out)
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    record: dict[str, Any] = {}
+    if path.is_file():
+        record = json.loads(path.read_text(encoding="utf-8"))
     check_job(path, record.get("job"), job)
     part_of(out).unlink(missing_ok=True)
-    return {name: record[name] for name in FIGURES}
+    return record
+
+
+def figures_of(kind: type, record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a dataclass of results, but for `out`, from a table's record."""
+    names = [field.name for field in fields(kind) if field.name != "out"]
+    return {name: record[name] for name in names}
 
 
 def write_record(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from rewardlab.bulk.entries import Reading
-from rewardlab.bulk.job import job_of, record_of, write_record
+from rewardlab.bulk.job import figures_of, job_of, record_of, write_record
 from rewardlab.bulk.journal import Journal, Results, part_of
 from rewardlab.bulk.judging import How, batches, chunks, judge
 from rewardlab.bulk.sources import Source, open_source
@@ -101,7 +101,7 @@ def score_files(
     job = job_of(reward, source, reading, members, origin)
     stands = record_of(out, job, resume)
     if stands is not None:
-        return Scored(out, **stands)
+        return Scored(out, **figures_of(Scored, stands))
     how = How(batch_size, members, reading.skip_unreadable)
     journal = Journal(part_of(out), job, Results(len(source)))
     own = scored_rows(reward, source, journal, how, resume)
@@ -133,10 +133,23 @@ def scored_rows(
             f"{journal.path} stands from a run that did not end. Give --resume to go on from it, "
             "or remove it to begin anew."
         )
-    done = journal.results.done
-    columns: dict[str, None] = {}
     was_training = reward.training
     reward.eval()
+    try:
+        columns = _score_chunks(reward, source, journal, how)
+    finally:
+        journal.close()
+        reward.train(was_training)
+    if not journal.results.scored.any():
+        first_reason = next(iter(journal.results.reasons.values()))
+        raise InputError(f"None of {len(source)} rows is scored. The first: {first_reason}")
+    return columns
+
+
+def _score_chunks(reward: Reward, source: Source, journal: Journal, how: How) -> list[str]:
+    """Score what is not yet done, chunk by chunk, and return the rows' own columns."""
+    done = journal.results.done
+    columns: dict[str, None] = {}
     first = int(done.sum())
     with tqdm(
         total=len(source), initial=first, desc="scoring", unit=" samples", disable=None
@@ -150,11 +163,6 @@ def scored_rows(
                     continue
                 journal.add(rows, judge(reward, batch, how))
                 bar.update(len(rows))
-    journal.close()
-    reward.train(was_training)
-    if not journal.results.scored.any():
-        first_reason = next(iter(journal.results.reasons.values()))
-        raise InputError(f"None of {len(source)} rows is scored. The first: {first_reason}")
     return list(columns)
 
 

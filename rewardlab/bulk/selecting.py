@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from rewardlab.bulk.entries import Entry, Reading
 from rewardlab.bulk.groups import Group, chosen_n, groups_of
-from rewardlab.bulk.job import job_of, record_of, write_record
+from rewardlab.bulk.job import figures_of, job_of, record_of, write_record
 from rewardlab.bulk.journal import Journal, Results, part_of
 from rewardlab.bulk.judging import How
 from rewardlab.bulk.scoring import scored_rows
@@ -127,7 +127,7 @@ def select_files(
     whole_job = {**job, "selection": _settings(selection)}
     stands = record_of(out, whole_job, resume)
     if stands is not None:
-        return Selected(out, **stands)
+        return Selected(out, **figures_of(Selected, stands))
     journal = Journal(part_of(out), job, Results(len(source)))
     how = How(batch_size, members, reading.skip_unreadable)
     scored_rows(reward, source, journal, how, resume)

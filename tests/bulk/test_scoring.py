@@ -1,0 +1,259 @@
+"""A table of scores: order, columns, provenance, and what a kill leaves."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from rewardlab.bulk import Reading, score_files
+from rewardlab.errors import InputError
+from rewardlab.rewards import Function, Length, Reward, Tolerant
+from rewardlab.types import Samples
+
+
+class Number(Reward):
+    """Scores a text by the number that it begins with, and keeps what it was asked for."""
+
+    def __init__(self, stop_after=None):
+        super().__init__()
+        self._asked = []
+        self._stop_after = stop_after
+
+    def forward(self, samples):
+        if self._stop_after is not None and len(self._asked) == self._stop_after:
+            raise KeyboardInterrupt
+        self._asked.append(list(samples.outputs))
+        if "bad" in samples.outputs:
+            raise InputError("The text is bad")
+        return torch.tensor([float(text.split()[0]) for text in samples.outputs])
+
+
+class TwoOpinions(Reward):
+    """Two members: the number, and its square."""
+
+    mean_of_members = True
+
+    def members(self, samples):
+        numbers = torch.tensor([float(text) for text in samples.outputs])
+        return torch.stack([numbers, numbers**2], 1)
+
+    def forward(self, samples):
+        return self.members(samples).mean(1)
+
+
+def brightness(samples):
+    return samples.outputs.flatten(1).mean(1)
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = []
+    for number in range(50):
+        rows.append({"response": f"{number} " + "x" * (number * 37 % 50), "id": f"n{number}"})
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return tmp_path
+
+
+def lines_of(name):
+    with open(name, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def test_each_row_keeps_its_place_and_its_columns(folder):
+    scored = score_files(Number(), "rows.jsonl", "scores.jsonl", batch_size=7)
+    assert (scored.rows, scored.unscored, scored.mean) == (50, 0, 24.5)
+    for number, row in enumerate(lines_of("scores.jsonl")):
+        assert list(row) == ["row", "score", "reason", "response", "id"]
+        assert (row["row"], row["score"], row["id"]) == (number, number, f"n{number}")
+    record = json.loads((folder / "scores.jsonl.json").read_text())
+    assert record["job"]["samples"]["paths"] == ["rows.jsonl"]
+    assert (record["rows"], record["mean"]) == (50, 24.5)
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "rows.jsonl",
+        "scores.jsonl",
+        "scores.jsonl.json",
+    ]
+
+
+@pytest.mark.parametrize("stop_after", [0, 1, 4])
+def test_a_killed_run_goes_on_and_ends_as_an_unbroken_one(folder, stop_after):
+    score_files(Number(), "rows.jsonl", "whole.csv", batch_size=7)
+    killed = Number(stop_after)
+    with pytest.raises(KeyboardInterrupt):
+        score_files(killed, "rows.jsonl", "scores.csv", batch_size=7)
+    part = folder / "scores.csv.part"
+    assert part.exists() == (stop_after > 0)
+    assert not (folder / "scores.csv").exists()
+    if stop_after:
+        part.write_bytes(part.read_bytes() + b'{"rows": [1, 2')  # a line that a kill cut off
+        with pytest.raises(InputError, match="--resume"):
+            score_files(Number(), "rows.jsonl", "scores.csv", batch_size=7)
+    reward = Number()
+    score_files(reward, "rows.jsonl", "scores.csv", batch_size=7, resume=True)
+    assert (folder / "scores.csv").read_bytes() == (folder / "whole.csv").read_bytes()
+    assert not part.exists()
+    asked = [text for batch in killed._asked + reward._asked for text in batch]
+    assert len(killed._asked) == stop_after
+    assert len(asked) == len(set(asked)) == 50, "no row is scored twice, and none is lost"
+    again = Number()
+    assert score_files(again, "rows.jsonl", "scores.csv", resume=True).mean == 24.5
+    assert not again._asked, "what is finished is not scored again"
+
+
+@pytest.mark.parametrize("changed", ["samples", "reward", "reading"])
+def test_scores_of_two_jobs_are_not_mixed(folder, changed):
+    with pytest.raises(KeyboardInterrupt):
+        score_files(Number(2), "rows.jsonl", "scores.csv", batch_size=7)
+    before = (folder / "scores.csv.part").read_bytes()
+    reward = Length() if changed == "reward" else Number()
+    reading = Reading(skip_unreadable=changed == "reading")
+    if changed == "samples":
+        with (folder / "rows.jsonl").open("a") as file:
+            file.write('{"response": "1"}\n')
+    with pytest.raises(InputError, match=f"belongs to another run: {changed} differ"):
+        score_files(reward, "rows.jsonl", "scores.csv", reading, resume=True)
+    assert (folder / "scores.csv.part").read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_not_scored_is_a_value_with_a_reason(folder, suffix):
+    samples = Samples([""] * 3, ["1", "bad", "3"])
+    out = folder / f"scores.{suffix}"
+    scored = score_files(Tolerant(Number(), 0.5), samples, out)
+    assert (scored.unscored, scored.mean) == (1, 2.0)
+    if suffix == "csv":
+        with out.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["score"] for row in rows] == ["1.0", "", "3.0"]
+    elif suffix == "jsonl":
+        rows = lines_of(out)
+    else:
+        parquet = pytest.importorskip("pyarrow.parquet")
+        rows = parquet.read_table(out).to_pylist()
+    if suffix != "csv":
+        assert [row["score"] for row in rows] == [1, None, 3]
+        assert rows[0]["reason"] is None
+    assert "The text is bad" in rows[1]["reason"]
+    record = json.loads((folder / f"scores.{suffix}.json").read_text())
+    assert record["unscored"] == 1
+    assert list(record["reasons"].values()) == [1]
+
+
+def test_a_network_that_gives_nan_ends_the_run_and_writes_nothing(folder):
+    with pytest.raises(InputError, match="a score of"):
+        score_files(
+            Function(lambda samples: torch.tensor([torch.nan])), "rows.jsonl", "a.csv", batch_size=1
+        )
+    assert [path.name for path in folder.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_picture_that_cannot_be_read_is_refused_or_left_out(folder):
+    pictures = folder / "pictures"
+    pictures.mkdir()
+    for name, value in (("a.png", 0), ("c.png", 255)):
+        Image.new("RGB", (4, 4), (value, value, value)).save(pictures / name)
+    (pictures / "b.png").write_bytes(b"\x89PNG\r\n and no more")
+    with pytest.raises(InputError, match=r"b\.png cannot be used.*--skip-unreadable"):
+        score_files(Function(brightness), pictures, "scores.jsonl")
+    reading = Reading(skip_unreadable=True)
+    score_files(Function(brightness), pictures, "scores.jsonl", reading)
+    rows = lines_of("scores.jsonl")
+    assert [(row["file"], row["score"]) for row in rows] == [
+        ("a.png", 0),
+        ("b.png", None),
+        ("c.png", 1),
+    ]
+    Image.new("RGB", (6, 4)).save(pictures / "b.png")
+    with pytest.raises(InputError, match=r"several sizes.*b\.png 6×4.*--size"):
+        score_files(Function(brightness), pictures, "other.jsonl")
+    score_files(Function(brightness), pictures, "other.jsonl", Reading(size=2))
+    assert len(lines_of("other.jsonl")) == 3
+
+
+def test_members_and_their_disagreement_are_columns(folder):
+    samples = Samples([""] * 2, ["1", "3"])
+    score_files(TwoOpinions(), samples, "scores.jsonl", members=True, keep="none")
+    assert lines_of("scores.jsonl")[1] == {
+        "row": 1,
+        "score": 6.0,
+        "reason": None,
+        "member_0": 3.0,
+        "member_1": 9.0,
+        "disagreement": 3.0,
+    }
+
+
+def test_columns_that_are_called_as_ours_get_another_name(folder):
+    score_files(Number(), "rows.jsonl", "first.jsonl")
+    score_files(Function(lambda samples: torch.ones(len(samples))), "first.jsonl", "second.jsonl")
+    row = lines_of("second.jsonl")[3]
+    assert (row["score"], row["input_score"], row["input_row"], row["id"]) == (1, 3, 3, "n3")
+    with pytest.raises(InputError, match="'row' and 'input_row'"):
+        score_files(Number(), "second.jsonl", "third.jsonl")
+
+
+def test_rows_are_sorted_with_those_without_a_score_last(folder):
+    samples = Samples([""] * 4, ["1", "bad", "3", "2"])
+    score_files(Tolerant(Number(), 1), samples, "best.jsonl", sort="best")
+    assert [row["row"] for row in lines_of("best.jsonl")] == [2, 3, 0, 1]
+    score_files(Tolerant(Number(), 1), samples, "worst.jsonl", sort="worst")
+    assert [row["row"] for row in lines_of("worst.jsonl")] == [0, 3, 2, 1]
+
+
+def test_a_parquet_table_keeps_its_kinds_and_lines_refuse_bytes(folder):
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    columns = {
+        "response": ["1", "2"],
+        "day": arrow.array([0, 1], arrow.date32()),
+        "blob": [b"\xff", None],
+    }
+    parquet.write_table(arrow.table(columns), folder / "rows.parquet")
+    score_files(Number(), "rows.parquet", "scores.parquet")
+    table = parquet.read_table(folder / "scores.parquet")
+    assert table.schema.field("day").type == arrow.date32()
+    assert table.column("blob").to_pylist() == [b"\xff", None]
+    assert table.column("score").to_pylist() == [1.0, 2.0]
+    with pytest.raises(InputError, match="'blob' holds what neither JSON nor CSV can"):
+        score_files(Number(), "rows.parquet", "scores.jsonl")
+    assert not (folder / "scores.jsonl").exists()
+    assert not list(folder.glob(".*"))
+    score_files(Number(), "rows.parquet", "scores.csv", keep="scored", resume=True)
+
+
+def test_rows_of_several_kinds_make_lines_and_no_parquet(folder):
+    pytest.importorskip("pyarrow")
+    rows = [{"response": "1", "note": 5}, {"response": "2", "note": {"a": 1}}, {"response": "3"}]
+    (folder / "mixed.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(InputError, match="mixes kinds"):
+        score_files(Number(), "mixed.jsonl", "scores.parquet")
+    score_files(Number(), "mixed.jsonl", "scores.csv")
+    with open("scores.csv", newline="") as file:
+        notes = [row["note"] for row in csv.DictReader(file)]
+    assert notes == ["5", '{"a": 1}', ""]
+
+
+@pytest.mark.parametrize(
+    ("out", "sentence"),
+    [
+        ("rows.jsonl", "rows.jsonl exists and is never overwritten"),
+        ("scores.txt", "a new .csv, .jsonl or .parquet file"),
+        ("nowhere/scores.csv", "nowhere of --out does not exist"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_known_before_scoring(folder, out, sentence):
+    reward = Number()
+    with pytest.raises(InputError, match=sentence):
+        score_files(reward, "rows.jsonl", out)
+    assert not reward._asked
+
+
+def test_if_nothing_is_scored_that_is_an_error(folder):
+    with pytest.raises(InputError, match="None of 2 rows is scored"):
+        score_files(Tolerant(Number(), 1), Samples([""] * 2, ["bad", "bad"]), "scores.csv")
+    assert not (folder / "scores.csv").exists()

@@ -1,0 +1,173 @@
+"""The best of each prompt's candidates."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from rewardlab.bulk import Reading, select_files
+from rewardlab.bulk.selecting import Selection
+from rewardlab.errors import InputError
+from rewardlab.evaluation.choosing_n import choose_n, familiar_n
+from rewardlab.rewards import Function, Reward, Tolerant
+from rewardlab.storage import read_preferences
+
+
+def number(samples):
+    """Score a text by its number."""
+    if "bad" in samples.outputs:
+        raise InputError("The text is bad")
+    return torch.tensor([float(text) for text in samples.outputs])
+
+
+class TwoOpinions(Reward):
+    """Two members, that part where the number is large."""
+
+    mean_of_members = True
+
+    def members(self, samples):
+        numbers = torch.tensor([float(text) for text in samples.outputs])
+        return torch.stack([numbers - numbers.exp(), numbers + numbers.exp()], 1)
+
+    def forward(self, samples):
+        return self.members(samples).mean(1)
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def lines(rows):
+        (tmp_path / "drawn.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    return lines
+
+
+def candidates(*rows):
+    return [{"prompt": prompt, "response": response} for prompt, response in rows]
+
+
+def lines_of(name):
+    with open(name, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def test_the_best_of_each_prompt_in_the_order_of_prompts(write):
+    write(candidates(("b", "1"), ("a", "3"), ("b", "5"), ("a", "2"), ("b", "5")))
+    selected = select_files(Function(number), "drawn.jsonl", "best.jsonl")
+    assert (selected.prompts, selected.rows, selected.n) == (2, 2, None)
+    rows = lines_of("best.jsonl")
+    assert [(row["prompt"], row["row"], row["score"]) for row in rows] == [("b", 2, 5), ("a", 1, 3)]
+    assert [row["candidates"] for row in rows] == [3, 2]
+
+
+def test_the_first_n_are_chosen_from_and_several_kept(write):
+    write(candidates(("a", "1"), ("a", "2"), ("a", "9")))
+    select_files(Function(number), "drawn.jsonl", "best.jsonl", Selection(n=2, keep=5))
+    ranks = [(row["rank"], row["response"]) for row in lines_of("best.jsonl")]
+    assert ranks == [(1, "2"), (2, "1")]
+
+
+def test_what_is_not_scored_is_left_out_and_counted(write):
+    write(candidates(("a", "bad"), ("a", "2"), ("b", "bad")))
+    selected = select_files(Tolerant(Function(number), 1), "drawn.jsonl", "best.jsonl")
+    assert (selected.prompts, selected.unscored, selected.without) == (1, 2, 1)
+    rows = lines_of("best.jsonl")
+    assert [(row["response"], row["unscored"]) for row in rows] == [("2", 1)]
+
+
+def test_a_column_may_say_what_belongs_together(write):
+    rows = candidates(("a", "1"), ("a", "2"), ("b", "3"))
+    for group, row in zip((7, 8, 7), rows, strict=True):
+        row["group"] = group
+    write(rows)
+    select_files(Function(number), "drawn.jsonl", "best.jsonl", Selection(group="group"))
+    assert [row["response"] for row in lines_of("best.jsonl")] == ["3", "2"]
+    with pytest.raises(InputError, match="no column 'grp'; it has prompt, response, group"):
+        select_files(Function(number), "drawn.jsonl", "other.jsonl", Selection(group="grp"))
+
+
+def test_pairs_are_read_by_a_fit(write):
+    write(candidates(("a", "1"), ("a", "3"), ("a", "2"), ("b", "4"), ("b", "4"), ("c", "5")))
+    selection = Selection(pairs="pairs.jsonl")
+    selected = select_files(Function(number), "drawn.jsonl", "best.jsonl", selection)
+    assert (selected.pairs, selected.level) == (1, 2)
+    pairs = read_preferences("pairs.jsonl", strict=True)
+    assert (pairs.chosen.prompts, pairs.chosen.outputs) == (["a"], ["3"])
+    assert pairs.rejected.outputs == ["1"]
+    assert "margin" not in pairs.chosen.facts, "scores are no margins that a fit would follow"
+
+
+def test_n_is_chosen_by_gold_as_choosing_n_does(write):
+    generator = torch.Generator().manual_seed(0)
+    proxy = torch.rand(6, 8, generator=generator)
+    gold = proxy - 2 * (proxy - 0.6).relu()
+    rows = []
+    for prompt in range(6):
+        for place in range(8):
+            row = {"prompt": f"p{prompt}", "response": str(proxy[prompt, place].item())}
+            row["judge"] = gold[prompt, place].item() if prompt < 5 else None
+            rows.append(row)
+    write(rows)
+    selection = Selection(n="auto", gold="judge")
+    selected = select_files(Function(number), "drawn.jsonl", "best.jsonl", selection)
+    wanted = choose_n(proxy[:5], gold[:5])
+    assert selected.n == wanted.n < 8
+    with open("best.jsonl.json") as file:
+        choosing = json.load(file)["choosing"]
+    assert (choosing["rule"], choosing["prompts"], choosing["high"]) == ("gold", 5, wanted.high)
+
+
+def test_n_is_chosen_by_the_members_without_gold(write):
+    generator = torch.Generator().manual_seed(0)
+    proxy = torch.randn(20, 16, generator=generator)
+    rows = []
+    for prompt in range(20):
+        rows += candidates(*[(f"p{prompt}", str(value)) for value in proxy[prompt].tolist()])
+    write(rows)
+    selected = select_files(TwoOpinions(), "drawn.jsonl", "best.jsonl", Selection(n="auto"))
+    wanted = familiar_n(proxy, proxy.exp(), list(range(1, 17)))
+    assert selected.n == wanted.n < 16
+    with pytest.raises(InputError, match="or a reward with several members"):
+        select_files(Function(number), "drawn.jsonl", "other.jsonl", Selection(n="auto"))
+
+
+@pytest.mark.parametrize(
+    ("selection", "sentence"),
+    [
+        (Selection(gold="judge"), "needs --n auto"),
+        (Selection(pairs="drawn.jsonl"), "exists and is never overwritten"),
+        (Selection(pairs="pairs.csv"), "a new .jsonl file"),
+        (Selection(n="auto", gold="prompt"), "'prompt' should be a number; got 'a'"),
+        (Selection(pairs="pairs.jsonl"), "No prompt makes a pair"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_writes_no_table(write, tmp_path, selection, sentence):
+    write(candidates(("a", "1")))
+    with pytest.raises(InputError, match=sentence):
+        select_files(Function(number), "drawn.jsonl", "best.jsonl", selection)
+    assert not (tmp_path / "best.jsonl").exists()
+    assert not (tmp_path / "pairs.jsonl").exists()
+
+
+def test_the_best_pictures_are_kept_and_make_no_pairs(write, tmp_path):
+    (tmp_path / "drawn").mkdir()
+    for name, value in (("a", 9), ("b", 99)):
+        Image.new("RGB", (4, 4), (value, 0, 0)).save(tmp_path / "drawn" / f"{name}.png")
+    reward = Function(lambda samples: samples.outputs.flatten(1).mean(1))
+    select_files(reward, "drawn", "best.csv", reading=Reading(size=2))
+    assert ",b.png," in (tmp_path / "best.csv").read_text()
+    with pytest.raises(InputError, match="--pairs writes texts"):
+        select_files(reward, "drawn", "other.csv", Selection(pairs="pairs.jsonl"))
+
+
+def test_a_selection_goes_on(write, tmp_path):
+    write(candidates(("a", "1"), ("a", "3")))
+    select_files(Function(number), "drawn.jsonl", "best.jsonl")
+    again = select_files(Function(number), "drawn.jsonl", "best.jsonl", resume=True)
+    assert again.prompts == 1
+    with pytest.raises(InputError, match="selection differ"):
+        select_files(Function(number), "drawn.jsonl", "best.jsonl", Selection(n=1), resume=True)
