@@ -20,6 +20,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from importlib.metadata import version as _version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,11 +37,18 @@ class Lengths(NamedTuple):
     sigma: float
 
 
+class Seconds(NamedTuple):
+    """How long a turn took: by the clock, and of the processor."""
+
+    clock: float
+    processor: float
+
+
 class Repeat(NamedTuple):
     """Seconds of one turn of each, and the largest difference of their scores."""
 
-    ours: float
-    pipeline: float
+    ours: Seconds
+    pipeline: Seconds
     difference: float
 
 
@@ -49,14 +57,18 @@ def main(argv: Sequence[str]) -> None:
     import torch
 
     torch.set_num_threads(1)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
-        rows = []
         for lengths in options.lengths:
             rows.append(_measured(Path(folder), options, lengths))
             print(_line(rows[-1]), flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
+            _write(options.out, rows)
+
+
+def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
+    with out.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -69,10 +81,10 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/end_to_end/score.csv"))
-    add("--texts", type=int, default=1024)
+    add("--texts", type=int, default=512)
     add("--repeats", type=int, default=3)
     add("--batch-size", type=int, default=32)
-    add("--width", type=int, default=256)
+    add("--width", type=int, default=128)
     add("--layers", type=int, default=4)
     add("--lengths", type=_lengths, nargs="+", default=[Lengths(60, 1.0), Lengths(60, 0.7)])
     add("--pairs", type=Path, help="file of preference pairs, whose texts are scored instead")
@@ -101,7 +113,10 @@ def _measured(folder: Path, options: argparse.Namespace, lengths: Lengths | None
     _save_model(model, words, options)
     repeats = _repeats(model, texts, options)
     tokens = sorted(counts)
-    row: dict[str, Any] = {"texts": len(texts), "batch_size": options.batch_size}
+    row: dict[str, Any] = {"torch": _version("torch"), "transformers": _version("transformers")}
+    row["parameters"] = _parameters(model)
+    row["texts"] = len(texts)
+    row["batch_size"] = options.batch_size
     row["lengths"] = (
         "pairs" if lengths is None else f"log-normal {lengths.median:g}, {lengths.sigma:g}"
     )
@@ -114,13 +129,22 @@ def _measured(folder: Path, options: argparse.Namespace, lengths: Lengths | None
     return row
 
 
+def _parameters(model: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(model / "model.safetensors", "pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+
 def _ratios(repeats: Sequence[Repeat]) -> dict[str, Any]:
-    ratios = [repeat.pipeline / repeat.ours for repeat in repeats]
+    ratios = [repeat.pipeline.clock / repeat.ours.clock for repeat in repeats]
+    by_processor = [repeat.pipeline.processor / repeat.ours.processor for repeat in repeats]
     return {
         "repeats": len(repeats),
         "ratio_lowest": round(min(ratios), 2),
         "ratio_median": round(statistics.median(ratios), 2),
         "ratio_highest": round(max(ratios), 2),
+        "ratio_of_processor_seconds": round(statistics.median(by_processor), 2),
         "largest_difference": max(repeat.difference for repeat in repeats),
     }
 
@@ -219,7 +243,7 @@ def _repeats(model: Path, texts: list[str], options: argparse.Namespace) -> list
 
 def _ours(
     reward: Any, texts: list[str], folder: Path, batch_size: int
-) -> tuple[float, list[float]]:
+) -> tuple[Seconds, list[float]]:
     """Return the seconds of scoring a file of texts into a file, and the scores."""
     from rewardlab.bulk import score_files
 
@@ -227,19 +251,28 @@ def _ours(
     lines = [json.dumps({"response": text}) for text in texts]
     file.write_text("\n".join(lines), encoding="utf-8")
     out = folder / "scores.jsonl"
-    start = time.perf_counter()
+    start = _now()
     score_files(reward, file, out, batch_size=batch_size, keep="none")
-    seconds = time.perf_counter() - start
+    seconds = _since(start)
     scores = [json.loads(line)["score"] for line in out.read_text(encoding="utf-8").splitlines()]
     out.unlink()
     return seconds, scores
 
 
-def _theirs(pipeline: Any, texts: list[str], batch_size: int) -> tuple[float, list[float]]:
+def _now() -> Seconds:
+    return Seconds(time.perf_counter(), time.process_time())
+
+
+def _since(start: Seconds) -> Seconds:
+    now = _now()
+    return Seconds(now.clock - start.clock, now.processor - start.processor)
+
+
+def _theirs(pipeline: Any, texts: list[str], batch_size: int) -> tuple[Seconds, list[float]]:
     """Return the seconds of the pipeline, and its logits; the end token is part of the text."""
     end = pipeline.tokenizer.eos_token
     ended = [text + end for text in texts]
-    start = time.perf_counter()
+    start = _now()
     answers = pipeline(ended, batch_size=batch_size, function_to_apply="none", top_k=1)
-    seconds = time.perf_counter() - start
+    seconds = _since(start)
     return seconds, [answer[0]["score"] for answer in answers]
