@@ -9,7 +9,7 @@ from rewardlab.lazy import lazy_names
 if TYPE_CHECKING:
     from rewardlab.bulk.entries import Entry, Reading
     from rewardlab.bulk.scoring import Scored, score_files
-    from rewardlab.bulk.selecting import Selected, select_files
+    from rewardlab.bulk.selecting import Selected, Selection, select_files
     from rewardlab.bulk.sources import Source, open_source
 
 _HOMES = {
@@ -17,6 +17,7 @@ _HOMES = {
     "Reading": "rewardlab.bulk.entries",
     "Scored": "rewardlab.bulk.scoring",
     "Selected": "rewardlab.bulk.selecting",
+    "Selection": "rewardlab.bulk.selecting",
     "Source": "rewardlab.bulk.sources",
     "open_source": "rewardlab.bulk.sources",
     "score_files": "rewardlab.bulk.scoring",
@@ -27,6 +28,7 @@ __all__ = [
     "Reading",
     "Scored",
     "Selected",
+    "Selection",
     "Source",
     "open_source",
     "score_files",

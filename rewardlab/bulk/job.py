@@ -16,6 +16,7 @@ from rewardlab.bulk.sources import Source
 from rewardlab.errors import InputError
 from rewardlab.provenance import described, fingerprint
 from rewardlab.rewards import Reward
+from rewardlab.runs.attempts import typed_words
 from rewardlab.storage.atomic import write_atomically
 from rewardlab.version import __version__
 
@@ -117,7 +118,7 @@ def write_record(
     most = sorted(counts.items(), key=lambda item: -item[1])[:20]
     record = {
         "rewardlab": __version__,
-        "command": sys.argv,
+        "command": [_without_query(word) for word in typed_words(sys.argv)],
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         **figures,
         **more,
@@ -125,3 +126,10 @@ def write_record(
         "job": dict(job),
     }
     write_atomically(record_path(out), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def _without_query(word: str) -> str:
+    """Return a word without a URL's query, which may hold a key."""
+    if not word.startswith(("http://", "https://")):
+        return word
+    return word.partition("?")[0]

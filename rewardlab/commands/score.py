@@ -20,6 +20,7 @@ from rewardlab.commands.logs import set_up_logs
 from rewardlab.commands.sources import open_reward, source
 from rewardlab.errors import InputError
 from rewardlab.rewards import Reward, Tolerant
+from rewardlab.runs.attempts import typed_words
 from rewardlab.storage.videos import Clip
 
 log = logging.getLogger("rewardlab")
@@ -127,7 +128,9 @@ def open_scorer(flags: argparse.Namespace) -> Reward:
 
 def origin_of(flags: argparse.Namespace) -> dict[str, Any]:
     """Return what names the reward: its folder with the fingerprint of its files, and the flags."""
-    location = flags.reward if not is_url(flags.reward) else flags.reward.partition("?")[0]
+    location = typed_words([flags.reward])[0]
+    if is_url(location):
+        location = location.partition("?")[0]
     origin: dict[str, Any] = {"reward": location, "fingerprint": source(flags.reward)}
     for name in REWARD_FLAGS:
         if getattr(flags, name) is not None:

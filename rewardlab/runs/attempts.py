@@ -17,6 +17,16 @@ _KEYS = ("command", "start", "end", "status")
 _USER_OF_URL = re.compile(r"(://)[^/@\s]+@")
 
 
+def typed_words(command: Sequence[str]) -> list[str]:
+    """Return the words of a command without the users in URLs, who have passwords.
+
+    Example:
+        >>> typed_words(["score", "https://me:secret@host/reward"])
+        ['score', 'https://host/reward']
+    """
+    return [_USER_OF_URL.sub(r"\1", word) for word in command]
+
+
 def beginning(command: Sequence[str], facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts of an attempt that begins now.
 
@@ -35,7 +45,7 @@ def beginning(command: Sequence[str], facts: Mapping[str, Any]) -> dict[str, Any
         >>> again["earlier"][0]["status"]
         'interrupted'
     """
-    words = [_USER_OF_URL.sub(r"\1", word) for word in command]
+    words = typed_words(command)
     attempt: dict[str, Any] = {
         "command": words,
         "start": _now(),
