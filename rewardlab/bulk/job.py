@@ -13,7 +13,6 @@ from typing import Any
 from rewardlab.bulk.entries import Reading
 from rewardlab.bulk.journal import Results, check_job, part_of
 from rewardlab.bulk.sources import Source
-from rewardlab.errors import InputError
 from rewardlab.provenance import described, fingerprint
 from rewardlab.rewards import Reward
 from rewardlab.runs.attempts import typed_words
@@ -75,16 +74,14 @@ def record_path(out: Path) -> Path:
     return out.with_name(out.name + ".json")
 
 
-def record_of(out: Path, job: Mapping[str, Any], resume: bool) -> dict[str, Any] | None:
+def record_of(out: Path, job: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the record of a table that the same job wrote, None if there is no table.
 
     Raises:
-        InputError: if there is one and it is not to be gone on with, or is of another job.
+        InputError: if it is of another job.
     """
     if not out.exists():
         return None
-    if not resume:
-        raise InputError(f"{out} exists and is never overwritten. Give another --out.")
     path = record_path(out)
     record: dict[str, Any] = {}
     if path.is_file():

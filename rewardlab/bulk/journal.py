@@ -94,13 +94,11 @@ class Journal:
             os.truncate(self.path, len(whole))
 
     def _take_in(self, line: Mapping[str, Any]) -> None:
-        scores = torch.tensor([torch.nan if score is None else score for score in line["scores"]])
         members = line.get("members")
         columns = None
         if members is not None:
-            rows = [[torch.nan if value is None else value for value in row] for row in members]
-            columns = torch.tensor(rows)
-        self.results.add(line["rows"], Verdict(scores, line["reasons"], columns))
+            columns = torch.stack([_tensor(row) for row in members])
+        self.results.add(line["rows"], Verdict(_tensor(line["scores"]), line["reasons"], columns))
 
     def add(self, rows: Sequence[int], verdict: Verdict) -> None:
         """Write what was said of some rows, and take it in."""
@@ -180,6 +178,11 @@ def _parsed(path: Path, line: bytes) -> dict[str, Any]:
 
 def _line(value: Mapping[str, Any]) -> bytes:
     return (json.dumps(value) + "\n").encode()
+
+
+def _tensor(values: Sequence[float | None]) -> Tensor:
+    """Return scores from JSON, NaN for null."""
+    return torch.tensor([torch.nan if value is None else value for value in values])
 
 
 def _values(scores: Tensor) -> list[float | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +22,7 @@ from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
 from rewardlab.types import Samples
 
+log = logging.getLogger("rewardlab")
 Sort = Literal["none", "best", "worst"]
 
 
@@ -47,7 +49,7 @@ class Scored:
 
 def score_files(
     reward: Reward,
-    samples: str | Path | Samples | Sequence[str | Path],
+    samples: str | Path | Samples | Source | Sequence[str | Path],
     out: str | Path,
     reading: Reading | None = None,
     *,
@@ -94,12 +96,12 @@ def score_files(
         <BLANKLINE>
     """
     out = Path(out)
-    check_out(out)
+    check_out(out, resume)
     reading = reading or Reading()
     start = time.monotonic()
     source = open_source(samples, reading)
     job = job_of(reward, source, reading, members, origin)
-    stands = record_of(out, job, resume)
+    stands = record_of(out, job)
     if stands is not None:
         return Scored(out, **figures_of(Scored, stands))
     how = How(batch_size, members, reading.skip_unreadable)
@@ -150,6 +152,7 @@ def _score_chunks(reward: Reward, source: Source, journal: Journal, how: How) ->
     """Score what is not yet done, chunk by chunk, and return the rows' own columns."""
     done = journal.results.done
     columns: dict[str, None] = {}
+    has_prompts = False
     first = int(done.sum())
     with tqdm(
         total=len(source), initial=first, desc="scoring", unit=" samples", disable=None
@@ -157,12 +160,15 @@ def _score_chunks(reward: Reward, source: Source, journal: Journal, how: How) ->
         for chunk in chunks(source, how.batch_size):
             for _, entry in chunk:
                 columns.update(dict.fromkeys(entry.columns))
+                has_prompts = has_prompts or bool(entry.prompt)
             for batch in batches(chunk, how.batch_size):
                 rows = [row for row, _ in batch]
                 if done[rows].all():
                     continue
                 journal.add(rows, judge(reward, batch, how))
                 bar.update(len(rows))
+    if reward.conditional and not has_prompts:
+        log.warning("The reward reads prompts, and no sample has one: --prompts FILE gives them.")
     return list(columns)
 
 

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -76,7 +77,7 @@ class Selected:
 
 def select_files(
     reward: Reward,
-    candidates: str | Path | Samples | Sequence[str | Path],
+    candidates: str | Path | Samples | Source | Sequence[str | Path],
     out: str | Path,
     selection: Selection | None = None,
     reading: Reading | None = None,
@@ -118,14 +119,14 @@ def select_files(
     """
     out = Path(out)
     selection = selection or Selection()
-    _check(out, selection)
+    _check(out, selection, resume)
     reading = reading or Reading()
     start = time.monotonic()
     source = open_source(candidates, reading)
     members = selection.n == "auto" and selection.gold is None
     job = job_of(reward, source, reading, members, origin)
     whole_job = {**job, "selection": _settings(selection)}
-    stands = record_of(out, whole_job, resume)
+    stands = record_of(out, whole_job)
     if stands is not None:
         return Selected(out, **figures_of(Selected, stands))
     journal = Journal(part_of(out), job, Results(len(source)))
@@ -164,8 +165,8 @@ class Choice:
     rule: dict[str, Any]
 
 
-def _check(out: Path, selection: Selection) -> None:
-    check_out(out)
+def _check(out: Path, selection: Selection, resume: bool) -> None:
+    check_out(out, resume)
     if selection.pairs is not None:
         pairs = Path(selection.pairs)
         if pairs.suffix != ".jsonl" or pairs.exists():
@@ -200,7 +201,7 @@ def _choice(source: Source, results: Results, selection: Selection) -> Choice:
 
 def _rows(source: Source, choice: Choice, columns: Keep) -> Iterator[Row]:
     """Give the rows of the table, prompt by prompt."""
-    chosen = {row for rows in choice.ranked for row in rows[: choice.kept]}
+    chosen = set(chain.from_iterable(rows[: choice.kept] for rows in choice.ranked))
     entries = {row: entry for row, entry in enumerate(source) if row in chosen}
     for group, rows in zip(choice.groups, choice.ranked, strict=True):
         for rank, row in enumerate(rows[: choice.kept], 1):
@@ -224,7 +225,7 @@ def _write_pairs(source: Source, choice: Choice, selection: Selection) -> int:
     if selection.pairs is None:
         return 0
     ends = _ends(choice)
-    wanted = {row for pair in ends for row in pair}
+    wanted = set(chain.from_iterable(ends))
     entries = {row: entry for row, entry in enumerate(source) if row in wanted}
     pairs = []
     for chosen, rejected in ends:

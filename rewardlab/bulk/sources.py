@@ -190,7 +190,8 @@ class Prompted(Source):
 
 
 def open_source(
-    samples: str | Path | Samples | Sequence[str | Path], reading: Reading | None = None
+    samples: str | Path | Samples | Source | Sequence[str | Path],
+    reading: Reading | None = None,
 ) -> Source:
     """Return the rows of files, folders, patterns or Samples in memory.
 
@@ -198,7 +199,7 @@ def open_source(
         samples: tables (JSON lines, CSV, parquet, a folder of `datasets`), a text file with an
             output a line, shards (tar), a folder of pictures or videos, one that `save_samples`
             wrote, a picture or a video; or several tables, or shards, also as patterns (see
-            `matching_files`).
+            `matching_files`). A Source is returned as it is.
         reading: how they are read.
 
     Raises:
@@ -211,6 +212,8 @@ def open_source(
         [('2+2?', '4')]
     """
     reading = reading or Reading()
+    if isinstance(samples, Source):
+        return samples
     if isinstance(samples, Samples):
         return Memory(samples)
     names = [samples] if isinstance(samples, str | Path) else list(samples)

@@ -20,12 +20,18 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 _AT_ONCE = 1024  # rows of a parquet table that are written at once
 
 
-def check_out(out: Path) -> None:
-    """Refuse a name whose form is not known, or whose folder is not there.
+def check_out(out: Path, resume: bool) -> None:
+    """Refuse a name whose form is not known, whose folder is not there, or that exists.
+
+    Args:
+        out: the file.
+        resume: whether one that exists may be finished.
 
     Raises:
         InputError: if so, or if parquet is asked for and pyarrow is not installed.
     """
+    if out.exists() and not resume:
+        raise InputError(f"{out} exists and is never overwritten. Give another --out.")
     if out.suffix not in SUFFIXES:
         raise InputError(f"--out is a new .csv, .jsonl or .parquet file; got {out}.")
     if not out.absolute().parent.is_dir():
@@ -69,9 +75,9 @@ def write_csv(file: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None
     Example:
         >>> from io import StringIO
         >>> file = StringIO(newline="")
-        >>> write_csv(file, [{"row": 0, "score": 0.5, "prompt": "a, b"}], ["row", "score", "prompt"])
+        >>> write_csv(file, [{"row": 0, "prompt": "a, b"}], ["row", "prompt"])
         >>> file.getvalue()
-        'row,score,prompt\r\n0,0.5,"a, b"\r\n'
+        'row,prompt\r\n0,"a, b"\r\n'
     """
     writer = csv.DictWriter(file, columns)
     writer.writeheader()
@@ -148,11 +154,16 @@ def _schema(arrow: Any, rows: Iterable[Row], columns: Sequence[str]) -> Any:
     """Return the schema of rows, found out from all of them."""
     schema = None
     for block in _blocks(rows):
-        whole = [{name: row.get(name) for name in columns} for row in block]
+        whole = [_filled(row, columns) for row in block]
         found = arrow.Table.from_pylist(whole).schema
         schemas = [found] if schema is None else [schema, found]
         schema = arrow.unify_schemas(schemas, promote_options="permissive")
     return schema
+
+
+def _filled(row: Row, columns: Sequence[str]) -> Row:
+    """Return a row with every column."""
+    return {name: row.get(name) for name in columns}
 
 
 def _blocks(rows: Iterable[Row]) -> Iterator[list[Row]]:

@@ -6,6 +6,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from rewardlab.bulk.entries import Reading
@@ -14,7 +15,7 @@ from rewardlab.bulk.judging import How
 from rewardlab.bulk.scoring import Scored, TableRows, score_files, scored_rows
 from rewardlab.bulk.sources import open_source
 from rewardlab.bulk.table_rows import KEEPS, columns_of
-from rewardlab.bulk.tables import write_csv
+from rewardlab.bulk.tables import check_out, write_csv
 from rewardlab.commands.flags import FlagParser, add_device_flags, check_numbers, is_url
 from rewardlab.commands.logs import set_up_logs
 from rewardlab.commands.sources import open_reward, source
@@ -36,10 +37,11 @@ def run(command: str, argv: Sequence[str]) -> int:
     reading = reading_of(flags)
     if flags.out is None:
         return _print(flags, reading)
-    reward = open_scorer(flags)
+    check_out(Path(flags.out), flags.resume)
+    samples = open_source(flags.samples, reading)
     scored = score_files(
-        reward,
-        flags.samples,
+        open_scorer(flags),
+        samples,
         flags.out,
         reading,
         keep=flags.keep,

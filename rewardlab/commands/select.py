@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from rewardlab.bulk.selecting import N, Selected, Selection, select_files
+from rewardlab.bulk.sources import open_source
 from rewardlab.bulk.table_rows import KEEPS
+from rewardlab.bulk.tables import check_out
 from rewardlab.commands.flags import FlagParser
 from rewardlab.commands.logs import set_up_logs
 from rewardlab.commands.score import (
@@ -23,12 +26,15 @@ def run(command: str, argv: Sequence[str]) -> int:
     """Score the candidates, and write the best, whole or not at all."""
     flags = parse(argv)
     set_up_logs()
+    check_out(Path(flags.out), flags.resume)
+    reading = reading_of(flags)
+    candidates = open_source(flags.candidates, reading)
     selected = select_files(
         open_scorer(flags),
-        flags.candidates,
+        candidates,
         flags.out,
         Selection(flags.n, flags.best, flags.group, flags.gold, flags.pairs),
-        reading_of(flags),
+        reading,
         columns=flags.keep,
         batch_size=flags.batch_size,
         resume=flags.resume,

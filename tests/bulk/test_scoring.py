@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 
+import pyarrow as arrow
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 
 from rewardlab.bulk import Reading, score_files
 from rewardlab.errors import InputError
@@ -133,7 +135,6 @@ def test_not_scored_is_a_value_with_a_reason(folder, suffix):
     elif suffix == "jsonl":
         rows = lines_of(out)
     else:
-        parquet = pytest.importorskip("pyarrow.parquet")
         rows = parquet.read_table(out).to_pylist()
     if suffix != "csv":
         assert [row["score"] for row in rows] == [1, None, 3]
@@ -206,8 +207,6 @@ def test_rows_are_sorted_with_those_without_a_score_last(folder):
 
 
 def test_a_parquet_table_keeps_its_kinds_and_lines_refuse_bytes(folder):
-    arrow = pytest.importorskip("pyarrow")
-    parquet = pytest.importorskip("pyarrow.parquet")
     columns = {
         "response": ["1", "2"],
         "day": arrow.array([0, 1], arrow.date32()),
@@ -227,7 +226,6 @@ def test_a_parquet_table_keeps_its_kinds_and_lines_refuse_bytes(folder):
 
 
 def test_rows_of_several_kinds_make_lines_and_no_parquet(folder):
-    pytest.importorskip("pyarrow")
     rows = [{"response": "1", "note": 5}, {"response": "2", "note": {"a": 1}}, {"response": "3"}]
     (folder / "mixed.jsonl").write_text("\n".join(map(json.dumps, rows)))
     with pytest.raises(InputError, match="mixes kinds"):
@@ -257,3 +255,16 @@ def test_if_nothing_is_scored_that_is_an_error(folder):
     with pytest.raises(InputError, match="None of 2 rows is scored"):
         score_files(Tolerant(Number(), 1), Samples([""] * 2, ["bad", "bad"]), "scores.csv")
     assert not (folder / "scores.csv").exists()
+
+
+def test_a_reward_of_prompts_without_any_warns(folder, caplog):
+    reward = Function(lambda samples: torch.ones(len(samples)))
+    reward.conditional = True
+    score_files(reward, "rows.jsonl", "a.csv")
+    assert "no sample has one" in caplog.text
+    caplog.clear()
+    (folder / "prompts.txt").write_text("hi\n" * 50)
+    score_files(reward, "rows.jsonl", "b.csv", Reading(prompts="prompts.txt"))
+    assert "no sample has one" not in caplog.text
+    with open("b.csv", newline="") as file:
+        assert {row["prompt"] for row in csv.DictReader(file)} == {"hi"}

@@ -8,8 +8,12 @@ import json
 import tarfile
 import tracemalloc
 
+import datasets
+import pandas
 import pytest
+import webdataset
 from PIL import Image
+from webdataset import tariterators
 
 from rewardlab.bulk import Reading, open_source
 from rewardlab.errors import InputError
@@ -30,12 +34,11 @@ def texts_of(source):
 
 def read_by_webdataset(*paths):
     """Return the samples as the package groups a tar file's members."""
-    iterators = pytest.importorskip("webdataset.tariterators")
     samples = []
     for path in paths:
         with open(path, "rb") as stream:
-            files = iterators.tar_file_expander([{"url": str(path), "stream": stream}])
-            samples += list(iterators.group_by_keys(files))
+            files = tariterators.tar_file_expander([{"url": str(path), "stream": stream}])
+            samples += list(tariterators.group_by_keys(files))
     return samples
 
 
@@ -67,10 +70,8 @@ def test_a_table_is_read_in_every_form(tmp_path, form):
     elif form == "csv":
         path.write_text("prompt,response,id\n2+2?,a,0\n2+2?,b,1\n2+2?,c,2\n")
     elif form == "parquet":
-        pandas = pytest.importorskip("pandas")
         pandas.DataFrame(ROWS).to_parquet(path)
     else:
-        datasets = pytest.importorskip("datasets")
         mixed = datasets.Dataset.from_list(ROWS[::-1]).select([2, 1, 0])
         mixed.save_to_disk(str(path))
     source = open_source(path)
@@ -112,7 +113,6 @@ def test_columns_can_be_named(tmp_path):
 
 
 def test_pictures_in_a_parquet_table_are_decoded(tmp_path):
-    pandas = pytest.importorskip("pandas")
     cells = [{"bytes": png(value), "path": "a.png"} for value in (0, 255)]
     rows = [{"image": cell, "text": "a cat"} for cell in cells]
     pandas.DataFrame(rows).to_parquet(tmp_path / "rows.parquet")
@@ -157,7 +157,6 @@ def test_a_truncated_parquet_or_gzip_is_a_sentence(tmp_path):
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
 def test_shards_that_webdataset_wrote_are_read(tmp_path, suffix):
     """A contract: what webdataset's own writer writes, and what its own reader makes of it."""
-    webdataset = pytest.importorskip("webdataset")
     for number in range(2):
         with webdataset.TarWriter(str(tmp_path / f"s-{number:03}.{suffix}")) as writer:
             for row in range(3):
@@ -202,7 +201,6 @@ def test_members_can_be_named(tmp_path):
 
 def test_keys_with_dots_are_refused_where_webdataset_merges_them(tmp_path):
     """The package, at 1.0.2, reads both samples as one, w0, with the members 25.txt and 50.txt."""
-    webdataset = pytest.importorskip("webdataset")
     path = tmp_path / "a.tar"
     with webdataset.TarWriter(str(path)) as writer:
         for key in ("w0.25", "w0.50"):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import socket
+import tarfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -181,6 +183,30 @@ def read_exchanges(folder: Path) -> Any:
     from rewardlab.storage.exchange_rows import read_exchanges as read
 
     return plain(read(folder / "exchanges.jsonl"))
+
+
+def write_shard(folder: Path) -> None:
+    members = [("1.txt", b"hello"), ("2.json", b'{"prompt": "2+2?", "response": "4"}')]
+    with tarfile.open(folder / "a.tar", "w") as tar:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def read_shard(folder: Path) -> Any:
+    return read_in_bulk(folder / "a.tar")
+
+
+def read_stream(folder: Path) -> Any:
+    return read_in_bulk(folder / "exchanges.jsonl")
+
+
+def read_in_bulk(path: Path) -> Any:
+    from rewardlab.bulk import open_source
+
+    entries = list(open_source(path))
+    return [[entry.prompt, entry.output, dict(entry.columns)] for entry in entries]
 
 
 def write_answers(folder: Path) -> None:
@@ -516,6 +542,8 @@ READERS = [
     Reader("samples' pictures", write_samples, read_samples, 0.5, "*.png"),
     Reader("pairs", write_pairs, read_pairs, 2),
     Reader("exchanges to score", write_exchanges, read_exchanges, 2),
+    Reader("exchanges in a stream", write_exchanges, read_stream),
+    Reader("shards", write_shard, read_shard),
     Reader("judges' answers", write_answers, read_answers, 2),
     Reader("benchmark", write_benchmark, read_benchmark, 2),
     Reader("rule rewards", write_rule_rewards, read_rewards, 2),
