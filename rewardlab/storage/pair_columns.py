@@ -53,7 +53,7 @@ class PairColumns(NamedTuple):
             pair["prompt"] = values[0] if len(values) == 1 else "\n\n".join(values)
         if self.system is not None:
             system = {"role": "system", "content": str(row[self.system])}
-            pair["prompt"] = _begun(pair.get("prompt"), pair["chosen"], system)
+            pair["prompt"] = _begun(pair.get("prompt"), pair.get("chosen"), system)
         return pair
 
 

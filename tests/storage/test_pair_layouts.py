@@ -16,8 +16,11 @@ from rewardlab.data.splits import prompt_key
 from rewardlab.errors import InputError
 from rewardlab.evaluation import read_benchmark
 from rewardlab.storage import read_preferences
-from rewardlab.storage.pair_layouts import LAYOUTS
+from rewardlab.storage.exchanges import UnusableError
+from rewardlab.storage.pair_layouts import LAYOUTS, laid_out
+from rewardlab.storage.pair_rows import parse_pair
 from rewardlab.storage.preferences import read_pair_file
+from rewardlab.storage.records import Record
 
 GUIDE = Path(__file__).parents[2] / "docs/guide/data.md"
 ROW = re.compile(r"^\| `([\w -]+)` \| (.+?) \| .*\|$", re.MULTILINE)
@@ -268,3 +271,31 @@ HALVES = {"chosen": "4", "rejected": "5"}
 def test_what_cannot_be_told_is_refused_in_a_sentence(tmp_path, row, words):
     with pytest.raises(InputError, match=words):
         read_preferences(write(tmp_path / "a.jsonl", row))
+
+
+ODD = [None, "", 5, float("nan"), True, [], {}, [[]], [None], [{}], ["a", 1], {"role": ["a"]}, "[{"]
+
+
+def odd_rows(row):
+    """Give a row with each of its cells left out, and replaced by each odd value."""
+    for name in row:
+        yield {key: value for key, value in row.items() if key != name}
+        for value in ODD:
+            yield {**row, name: value}
+
+
+@pytest.mark.parametrize(("name", "rows"), EXAMPLES, ids=IDS)
+def test_whatever_stands_in_a_cell_is_read_or_counted(name, rows):
+    """The other row keeps its pair; of the odd one nothing but a reason or a pair comes out."""
+    good = Record("good", {"prompt": "2+2?", "chosen": "4", "rejected": "5"})
+    for row in odd_rows({"system": "Be brief.", **rows[0]}):
+        laid = laid_out([good, Record("odd", row)])
+        reasons = 0
+        pairs = 0
+        for record in laid.records:
+            try:
+                pairs += isinstance(parse_pair(record, False, "text").chosen, str)
+            except UnusableError:
+                reasons += 1
+        assert pairs >= 1
+        assert pairs + reasons + len(laid.unusable) + laid.equal >= 2
