@@ -155,7 +155,8 @@ def export_function(
         InputError: if `out` exists, or the trainer takes no such reward.
     """
     module = FUNCTIONS[trainer]
-    if find_spec(module.rpartition(".")[0]) is None or find_spec(module) is None:
+    package = module.rpartition(".")[0]
+    if (package and find_spec(package) is None) or find_spec(module) is None:
         raise InputError(f"This version of rewardlab writes no function for {trainer}.")
     write: Any = import_module(module).write_function
     with atomic_folder(out) as folder:

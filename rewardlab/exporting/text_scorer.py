@@ -98,8 +98,8 @@ def _check_one_network(readers: list[LanguageReward]) -> None:
         raise InputError(
             f"This reward is made of {len(kinds)} networks, and a sequence classifier is one. "
             "Heads on one frozen backbone become one head; others cannot. Export the members one "
-            "by one (the numbered folders of a saved ensemble), or let `rewardlab export --to openrlhf` "
-            "write a function that loads all."
+            "by one (the numbered folders of a saved ensemble), or let `rewardlab export --to "
+            "openrlhf` write a function that loads all."
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +11,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 from transformers.image_processing_base import BatchFeature, ImageProcessingMixin
+
+
+class Size(NamedTuple):
+    """Height and width of a picture, in pixels."""
+
+    height: int
+    width: int
 
 
 class ImageRewardProcessor(ImageProcessingMixin):
@@ -80,42 +87,51 @@ class ImageRewardProcessor(ImageProcessingMixin):
         images = images.expand(-1, 3, -1, -1)
         mean = torch.tensor(self.image_mean).view(-1, 1, 1)
         std = torch.tensor(self.image_std).view(-1, 1, 1)
-        want = (self.size["height"], self.size["width"])
-        have = height_and_width(images)
+        want = Size(**self.size)
+        have = size_of(images)
         scaled = self._scaled(want)
-        if have == want and (not self.do_resize or scaled == want):
-            return (images - mean) / std
-        if not self.do_resize:
+        fits = have == want and (not self.do_resize or scaled == want)
+        if not fits and not self.do_resize:
             raise ValueError(
                 f"This reward takes images of {want}, and resizing is off; got {have}."
             )
-        size = resized(have, scaled, self.resize_mode)
-        mode = self._filter(want)
-        between = between_passes(have, size)
-        for step in (between, size):
-            if height_and_width(images) != step:
-                images = functional.interpolate(images, step, mode=mode, antialias=True)
-            images = images.clamp(0, 1)
-        return (cropped(images, want, self.fill_color / 255) - mean) / std
+        if not fits:
+            size = resized(have, scaled, self.resize_mode)
+            images = in_two_passes(images, size, self._filter(want))
+            images = cropped(images, want, self.fill_color / 255)
+        return (images - mean) / std
 
-    def _scaled(self, want: tuple[int, int]) -> tuple[int, int]:
+    def _scaled(self, want: Size) -> Size:
         """Return the size to which pictures are resized before `want` of them is cropped."""
         share = self.crop_pct or 1.0
-        height = math.floor(want[0] / share)
-        width = math.floor(want[1] / share)
-        return height, width
+        height = math.floor(want.height / share)
+        width = math.floor(want.width / share)
+        return Size(height, width)
 
-    def _filter(self, want: tuple[int, int]) -> str:
+    def _filter(self, want: Size) -> str:
         """Return the filter; open_clip's is bicubic for shortest sides of oblong towers."""
-        if self.resize_mode == "shortest" and want[0] != want[1] and self.crop_pct is None:
+        is_oblong = want.height != want.width
+        if is_oblong and self.resize_mode == "shortest" and self.crop_pct is None:
             return "bicubic"
-        return "bilinear" if self.interpolation == "bilinear" else "bicubic"
+        if self.interpolation == "bilinear":
+            return "bilinear"
+        return "bicubic"
 
 
-def height_and_width(images: Tensor) -> tuple[int, int]:
-    """Return the last two sizes of images."""
+def size_of(images: Tensor) -> Size:
+    """Return the size of images [..., H, W]."""
     height, width = images.shape[2:]
-    return height, width
+    return Size(height, width)
+
+
+def in_two_passes(images: Tensor, size: Size, mode: str) -> Tensor:
+    """Return images resized to a size, with values in [0, 1] after each of Pillow's passes."""
+    between = between_passes(size_of(images), size)
+    for step in (between, size):
+        if size_of(images) != step:
+            images = functional.interpolate(images, step, mode=mode, antialias=True)
+        images = images.clamp(0, 1)
+    return images
 
 
 def picture_tensor(image: Any) -> Tensor:
@@ -135,44 +151,49 @@ def picture_tensor(image: Any) -> Tensor:
     return picture[None]
 
 
-def between_passes(have: tuple[int, int], want: tuple[int, int]) -> tuple[int, int]:
-    """Return the size (height, width) that a picture has between Pillow 13's two passes."""
-    flattened = have[0] - want[0]
-    narrowed = have[1] - want[1]
+def between_passes(have: Size, want: Size) -> Size:
+    """Return the size that a picture has between Pillow 13's two passes."""
+    flattened = have.height - want.height
+    narrowed = have.width - want.width
     if flattened > 0 and 2 * narrowed < flattened:
-        return want[0], have[1]
-    return have[0], want[1]
+        return Size(want.height, have.width)
+    return Size(have.height, want.width)
 
 
-def resized(size: tuple[int, int], target: tuple[int, int], mode: str) -> tuple[int, int]:
+def resized(size: Size, target: Size, mode: str) -> Size:
     """Return the size to which a picture is resized before it is cropped or padded to `target`."""
     if mode == "squash":
         return target
-    height = target[0]
-    width = target[1]
-    height_ratio = size[0] / height
-    width_ratio = size[1] / width
-    choose = max if mode == "longest" else min
-    ratio = choose(height_ratio, width_ratio)
+    height = target.height
+    width = target.width
+    height_ratio = size.height / height
+    width_ratio = size.width / width
+    ratio = min(height_ratio, width_ratio)
+    if mode == "longest":
+        ratio = max(height_ratio, width_ratio)
     truncates = mode == "shortest" and height == width
     whole = int if truncates else round
     if height_ratio != ratio:
-        height = max(1, whole(size[0] / ratio))
+        height = max(1, whole(size.height / ratio))
     if width_ratio != ratio:
-        width = max(1, whole(size[1] / ratio))
-    return height, width
+        width = max(1, whole(size.width / ratio))
+    return Size(height, width)
 
 
-def cropped(images: Tensor, target: tuple[int, int], fill: float) -> Tensor:
+def cropped(images: Tensor, target: Size, fill: float) -> Tensor:
     """Return the middle of images, `target` large, with `fill` where there is nothing."""
-    top = margin(images.shape[2], target[0])
-    left = margin(images.shape[3], target[1])
-    bottom = top + target[0]
-    right = left + target[1]
+    have = size_of(images)
+    top = margin(have.height, target.height)
+    left = margin(have.width, target.width)
+    bottom = top + target.height
+    right = left + target.width
     inside = images[:, :, max(0, top) : bottom, max(0, left) : right]
-    before = [max(0, -left), max(0, -top)]
-    behind = [max(0, right - images.shape[3]), max(0, bottom - images.shape[2])]
-    missing = [before[0], behind[0], before[1], behind[1]]
+    missing = [
+        max(0, -left),
+        max(0, right - have.width),
+        max(0, -top),
+        max(0, bottom - have.height),
+    ]
     return functional.pad(inside, missing, value=fill)
 
 
