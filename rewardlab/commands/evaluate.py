@@ -12,9 +12,8 @@ from torch.utils.data import Dataset
 
 from rewardlab.commands.flags import FlagParser, add_device_flags, check_numbers
 from rewardlab.commands.logs import set_up_logs
-from rewardlab.commands.score import with_prompts
 from rewardlab.commands.sources import open_reward, source
-from rewardlab.data.samples import open_samples
+from rewardlab.data.samples import open_samples, with_prompts
 from rewardlab.errors import InputError
 from rewardlab.evaluation.benchmark_files import read_benchmark
 from rewardlab.evaluation.benchmark_scores import (

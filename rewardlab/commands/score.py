@@ -27,7 +27,7 @@ from rewardlab.storage.videos import Clip
 log = logging.getLogger("rewardlab")
 SORTS = ("none", "best", "worst")
 # flags that say how a reward is opened, and so what it says
-REWARD_FLAGS = ("chat", "query", "query_template")
+REWARD_FLAGS = ("chat", "query", "query_template", "dialect")
 
 
 def run(command: str, argv: Sequence[str]) -> int:

@@ -8,12 +8,15 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 from torch.utils.data import Dataset
 
+from rewardlab.conversations import Prompt
 from rewardlab.data.loader import ResumableLoader, Rows
 from rewardlab.data.long_rows import LongRows, fitting, models_of
+from rewardlab.errors import InputError
 from rewardlab.storage.exchange_rows import read_good_exchanges
 from rewardlab.storage.image_folder import ImageFolder
 from rewardlab.storage.metadata import read_kind, read_lines
 from rewardlab.storage.picture_files import picture_files
+from rewardlab.storage.prompts import read_prompts
 from rewardlab.storage.samples import is_saved_video, load_pairs, load_samples
 from rewardlab.storage.tables import is_dataset
 from rewardlab.storage.video_files import is_medium_name, is_video_name
@@ -190,3 +193,39 @@ def _holds_videos(folder: Path) -> bool:
     if not folder.is_dir() or picture_files(folder).images:
         return False
     return any(is_video_name(path) for path in folder.rglob("*"))
+
+
+def with_prompts(rows: Dataset[Samples], file: str | Path, name: str | Path) -> Dataset[Samples]:
+    """Return one-row samples under the prompts of a file, one each.
+
+    Args:
+        rows: samples, one a row.
+        file: see `rewardlab.data.read_prompts`.
+        name: what the samples are called in messages.
+
+    Raises:
+        InputError: if their numbers differ, or a line is blank.
+    """
+    prompts = read_prompts(file, strict=True)
+    count = len(rows)  # type: ignore[arg-type]
+    if len(prompts) != count:
+        raise InputError(
+            f"{file} holds {len(prompts)} prompts and {name} {count} samples; one a sample is "
+            "wanted, in their order."
+        )
+    return _Prompted(rows, prompts)
+
+
+class _Prompted(Dataset[Samples]):
+    """One-row samples under other prompts."""
+
+    def __init__(self, rows: Dataset[Samples], prompts: list[Prompt]) -> None:
+        self.rows = rows
+        self.prompts = prompts
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, index: int) -> Samples:
+        sample = self.rows[index]
+        return Samples([self.prompts[index]], sample.outputs, sample.facts)
