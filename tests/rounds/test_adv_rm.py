@@ -323,9 +323,9 @@ def test_a_resumed_run_scores_neither_references_nor_what_an_attack_found_again(
 ):
     options = {"judge": "letters", "held_out_prompts": ["say y", "say z"]}
     whole = run(tmp_path / "run", **options)
-    for name in ("attacking.scores_of", "state.scores_of", "post_training.scores_of"):
+    for name in ("attacking.judged", "state.scores_of", "post_training.judged"):
         monkeypatch.setattr(f"rewardlab.rounds.{name}", lambda *_: 1 / 0)
-    monkeypatch.setattr("rewardlab.rewards.relative.member_scores", lambda *_: 1 / 0)
+    monkeypatch.setattr("rewardlab.rewards.relative.judged_by", lambda *_: 1 / 0)
     assert run(tmp_path / "run", **options) == whole
 
 

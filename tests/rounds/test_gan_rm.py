@@ -252,8 +252,8 @@ class TestTheWholeRun:
         def refuse(*args):
             raise AssertionError("what a stage keeps was scored again")
 
-        for module in (post_training, state_module):
-            monkeypatch.setattr(module, "scores_of", refuse)
+        monkeypatch.setattr(post_training, "judged", refuse)
+        monkeypatch.setattr(state_module, "scores_of", refuse)
         run(whole, resume=True, **TWO_ROUNDS)
 
     def test_pairs_of_version_0_1_kept_no_scores_and_are_scored(self, whole, tmp_path):
