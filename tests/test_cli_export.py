@@ -11,7 +11,6 @@ import yaml
 
 from rewardlab import VisionReward, cli
 from rewardlab.commands import export
-from rewardlab.exporting.folders import FUNCTIONS
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import LanguageReward, load_reward
@@ -167,25 +166,14 @@ def test_a_missing_extra_is_named_with_its_command(monkeypatch, capsys):
     assert "pip install 'rewardlab[onnx]'" in capsys.readouterr().err
 
 
-WRITER = """
-from pathlib import Path
-
-def write_function(reward_folder, file):
-    Path(file).write_text(f"FOLDER = {str(reward_folder)!r}")
-"""
-
-
-def test_a_trainers_function_is_written_by_its_writer(place, monkeypatch, capsys):
-    (place / "export_writer.py").write_text(WRITER)
-    monkeypatch.syspath_prepend(place)
-    monkeypatch.setitem(FUNCTIONS, "verl", "export_writer")
-    assert cli.main(["export", "eye", "--to", "verl", "--out", "function"]) == 0
+def test_a_trainers_function_is_written_whole_or_not_at_all(place, capsys):
+    assert cli.main(["export", "eye", "--to", "flow-factory", "--out", "function"]) == 0
     assert capsys.readouterr().out == "function/reward.py\n"
     written = (place / "function" / "reward.py").read_text(encoding="utf-8")
-    assert written == f"FOLDER = {str(place / 'eye')!r}"
-    monkeypatch.setitem(FUNCTIONS, "verl", "rewardlab.nowhere.verl")
+    assert str(place / "eye") in written
+    compile(written, "reward.py", "exec")
     assert cli.main(["export", "eye", "--to", "verl", "--out", "other"]) == 2
-    assert "writes no function for verl" in capsys.readouterr().err
+    assert "scores images, and the trainer's policies make texts" in capsys.readouterr().err
     assert not (place / "other").exists()
 
 

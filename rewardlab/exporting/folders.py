@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
-from rewardlab.errors import InputError
+from rewardlab.exchange import flow_factory, openrlhf, verl
 from rewardlab.exporting.card import Subject, model_card
 from rewardlab.exporting.combination import Combination, combination_of
 from rewardlab.exporting.comparison import Comparison
@@ -37,10 +35,10 @@ from rewardlab.storage.atomic import atomic_folder
 Dtype = Literal["float32", "bfloat16", "float16"]
 CARD = "README.md"
 FUNCTION_FILE = "reward.py"
-FUNCTIONS = {
-    "openrlhf": "rewardlab.exchange.openrlhf",
-    "verl": "rewardlab.exchange.verl",
-    "flow-factory": "rewardlab.exchange.flow_factory",
+WRITERS = {
+    "openrlhf": openrlhf.write_function,
+    "verl": verl.write_function,
+    "flow-factory": flow_factory.write_function,
 }
 
 
@@ -154,13 +152,8 @@ def export_function(
     Raises:
         InputError: if `out` exists, or the trainer takes no such reward.
     """
-    module = FUNCTIONS[trainer]
-    package = module.rpartition(".")[0]
-    if (package and find_spec(package) is None) or find_spec(module) is None:
-        raise InputError(f"This version of rewardlab writes no function for {trainer}.")
-    write: Any = import_module(module).write_function
     with atomic_folder(out) as folder:
-        write(Path(reward_folder).absolute(), folder / FUNCTION_FILE, trust=trust)
+        WRITERS[trainer](Path(reward_folder).absolute(), folder / FUNCTION_FILE, trust=trust)
     return Path(out) / FUNCTION_FILE
 
 
