@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -160,8 +160,10 @@ class ResumableLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to a saved position; the next pass yields the batches that remain.
 
+        Another number of processes may have saved it, if batch_size times their number is the same.
+
         Raises:
-            InputError: if the position is one among other data, batches, seeds or ranks.
+            InputError: if the position is one among other data, seeds or joint batches.
         """
         self._check_units(state)
         if state["batches"] >= len(self):  # that pass is over
@@ -175,9 +177,10 @@ class ResumableLoader:
     def _check_units(self, state: dict[str, int]) -> None:
         saved = {}
         current = {}
-        for name, value in self._units().items():
-            if state.get(name, value) != value:
-                saved[name] = state[name]
+        saved_units = _joint_units(state)
+        for name, value in _joint_units(self._units()).items():
+            if saved_units.get(name, value) != value:
+                saved[name] = saved_units[name]
                 current[name] = value
         if saved:
             raise InputError(
@@ -193,6 +196,17 @@ class ResumableLoader:
             "seed": self.seed,
             "ranks": ranks,
         }
+
+
+def _joint_units(state: Mapping[str, int]) -> dict[str, int]:
+    """Return what a position is counted in, whatever the number of processes.
+
+    A batch of all processes together has the same rows as one process's batch of that size.
+    """
+    units = {name: state[name] for name in ("rows", "seed") if name in state}
+    if "batch_size" in state:
+        units["rows_of_all_processes_a_batch"] = state["batch_size"] * state.get("ranks", 1)
+    return units
 
 
 def _rank_and_count() -> tuple[int, int]:

@@ -180,6 +180,8 @@ class Guard(Callback):
         log_figures(trainer, "guard", {"score": score, **figures})
         log_figures(trainer, "guard_error", _errors(monitors))
         worse = self._worse_monitors(monitors)
+        if trainer.world_size > 1:  # devices round differently, and all processes stop together
+            worse = trainer.strategy.broadcast(worse)
         if worse:
             self.alarms += 1
         else:

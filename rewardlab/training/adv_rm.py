@@ -20,6 +20,7 @@ from rewardlab.rewards.scoring import scores_of
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.base import Trained, split_data
 from rewardlab.training.bootstrap import bootstrap_weights
+from rewardlab.training.processes import gathered, joint_batch, joint_rows, relative_share
 from rewardlab.training.renamed import accept_earlier_names
 from rewardlab.training.training_scores import check_drawn, members, training_scores
 from rewardlab.types import PreferencePairs, Samples, concatenate
@@ -153,6 +154,7 @@ class AdvRM(Trained):
             _with_likelihood(reward, likelihood_weight).keep_language_head()
         self._features: CachedFeatures | None = None
         self._held_out: list[HeldOut] = []
+        self._held_out_rows: list[Tensor | None] = []
 
     def on_fit_start(self) -> None:
         """Compute the features of a reward's frozen part, and fit their scale.
@@ -196,25 +198,34 @@ class AdvRM(Trained):
                 part.calibrate(scores_of(part, responses, rows))
 
     def training_step(self, pairs: PreferencePairs, batch_idx: int) -> Tensor:
-        scores, likelihood, penalty = self._training_scores(pairs)
-        facts = pairs.chosen.facts
-        weights = self._weights(pairs, scores.chosen)
-        loss = bradley_terry_loss(*scores, facts.get("label"), facts.get("margin"), weights)
-        if likelihood is not None:
-            loss = torch.lerp(loss, -likelihood, self.likelihood_weight)
-        if self.centering:
-            loss = loss + self.centering * centering_loss(*scores, weights)
-        if self.batch_sum_weight:
-            loss = loss + self.batch_sum_weight * batch_sum_loss(*scores)
-        if penalty is not None:
-            loss = loss + penalty
+        parts = self._training_scores(pairs)
+        scores, likelihood, _ = parts
+        loss = self._loss(pairs, parts)
         margin = (scores.chosen - scores.rejected).detach().mean(1)
         figures = {"loss": loss.detach(), "margin": margin.mean()}
         if likelihood is not None:
             figures["likelihood"] = likelihood.detach()
-        figures |= _accuracy(margin, facts.get("label"))
-        self.log_dict(figures, prog_bar=True, batch_size=len(pairs))
+        labels = pairs.chosen.facts.get("label")
+        all_labels = None if labels is None else gathered(labels)
+        figures |= _accuracy(gathered(margin), all_labels)
+        self.log_dict(figures, prog_bar=True, batch_size=len(pairs), sync_dist=True)
         return loss
+
+    def _loss(self, pairs: PreferencePairs, parts: TrainingParts) -> Tensor:
+        """Return the loss, whose mean over all processes is that of their joint batch."""
+        scores, likelihood, penalty = parts
+        facts = pairs.chosen.facts
+        weights = self._weights(pairs, scores.chosen)
+        share = 1.0 if weights is None else relative_share(weights.sum())
+        loss = share * bradley_terry_loss(*scores, facts.get("label"), facts.get("margin"), weights)
+        if likelihood is not None:
+            loss = torch.lerp(loss, -likelihood, self.likelihood_weight)
+        if self.centering:
+            loss = loss + self.centering * share * centering_loss(*scores, weights)
+        if self.batch_sum_weight:
+            all_scores = [joint_batch(half) for half in scores]
+            loss = loss + self.batch_sum_weight * batch_sum_loss(*all_scores)
+        return loss if penalty is None else loss + penalty
 
     def validation_step(self, pairs: PreferencePairs, batch_idx: int) -> None:
         scores = self._scores(pairs)
@@ -226,13 +237,15 @@ class AdvRM(Trained):
         if labels is None:
             labels = torch.ones_like(margins[:, 0])
         self._held_out.append(HeldOut(margins, labels))
+        self._held_out_rows.append(facts.get("row"))
 
     def on_validation_epoch_end(self) -> None:
-        margins = torch.cat([part.margins for part in self._held_out]).cpu()
-        labels = torch.cat([part.labels for part in self._held_out]).cpu()
+        held_out = joint_rows(self._held_out, self._held_out_rows)
         self._held_out.clear()
-        figures = held_out_figures(margins, labels)
-        self.log_dict({f"val/{name}": value for name, value in figures.items()}, prog_bar=True)
+        self._held_out_rows.clear()
+        figures = held_out_figures(*held_out)
+        named = {f"val/{name}": value for name, value in figures.items()}
+        self.log_dict(named, prog_bar=True, sync_dist=True)
 
     def _weights(self, pairs: PreferencePairs, scores: Tensor) -> Tensor | None:
         """Return how much pairs count, like scores [B, M]: the bootstrap's and their own weights.

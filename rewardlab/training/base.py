@@ -21,6 +21,7 @@ from rewardlab.rewards.unscored import is_partial
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.accumulation import AccumulationWindow, parts_of
 from rewardlab.training.processes import is_distributed, mean
+from rewardlab.training.strategies import check_all_have_gradients, check_strategy
 from rewardlab.training.trainer_options import check_options
 from rewardlab.types import Samples
 
@@ -75,6 +76,7 @@ class Trained(LightningModule):
         self.generations = 0
         self._mark: str | None = None
         self._window = AccumulationWindow()
+        self._has_stepped = False
 
     def configure_callbacks(self) -> Any:
         """Refuse options of the Trainer that the loop cannot follow, in the first hook there is.
@@ -85,6 +87,7 @@ class Trained(LightningModule):
         names = (*self.instead_of_trainer, "precision")
         options = {name: getattr(self.trainer, name, None) for name in names}
         check_options(type(self).__name__, self.instead_of_trainer, options)
+        check_strategy(type(self).__name__, self.trainer.strategy)
         return super().configure_callbacks()
 
     def configure_optimizers(self) -> Any:
@@ -139,7 +142,18 @@ class Trained(LightningModule):
 
         Those of a loop whose batches are no `share_of_step` stay as Lightning makes them.
         """
+        self.check_gradients()
         self._window.close(self.parameters())
+
+    def check_gradients(self) -> None:
+        """Refuse, in the first step, weights that no loss reaches where DDP waits for all of them.
+
+        Raises:
+            InputError: naming the strategy that looks for them.
+        """
+        if not self._has_stepped:
+            check_all_have_gradients(self)
+            self._has_stepped = True
 
     def announce(self, samples: Samples, scores: Tensor | None = None) -> None:
         """Tell the callbacks that hear rollouts what the policy drew, if it is scored.

@@ -183,7 +183,7 @@ class DPO(Trained):
             f"{prefix}rejected": rejected.mean(),
             **norms.figures(prefix),
         }
-        self.log_dict(figures, prog_bar=True, batch_size=len(chosen), sync_dist=prefix != "")
+        self.log_dict(figures, prog_bar=True, batch_size=len(chosen), sync_dist=True)
 
 
 def _check_link(policy: Policy, link: str, reward_range: float) -> None:

@@ -17,6 +17,7 @@ from rewardlab.rewards.abilities import Calibrated
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.base import Trained, split_data
 from rewardlab.training.bootstrap import bootstrap_weights
+from rewardlab.training.processes import joint_rows, relative_share
 from rewardlab.training.training_scores import check_drawn, members, training_scores, with_features
 from rewardlab.types import SOURCES, LabeledSamples
 
@@ -103,6 +104,7 @@ class GANRM(Trained):
         self.bootstrap = bootstrap
         self.folds = folds
         self._held_out: list[HeldOut] = []
+        self._held_out_rows: list[Tensor | None] = []
 
     def on_fit_start(self) -> None:
         """Fit the scale of the reward's features, unless a checkpoint has brought it."""
@@ -141,10 +143,11 @@ class GANRM(Trained):
         loss = discrimination_loss(
             logits, batch.labels, weights, label_smoothing=self.label_smoothing
         )
+        loss = loss * relative_share(weights.sum())
         if penalty is not None:
             loss = loss + penalty
         check_finite(loss, logits, batch)
-        self.log("loss", loss, prog_bar=True, batch_size=len(batch))
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
         return loss
 
     def validation_step(self, batch: LabeledSamples, batch_idx: int) -> None:
@@ -153,16 +156,17 @@ class GANRM(Trained):
         check_finite(loss, logits, batch)
         self.log("val/loss", loss, batch_size=len(batch), sync_dist=True)
         self._held_out.append(HeldOut(logits, batch.labels, batch.of("generated")))
+        self._held_out_rows.append(batch.rows)
 
     def on_validation_epoch_end(self) -> None:
-        logits = torch.cat([part.logits for part in self._held_out]).cpu()
-        labels = torch.cat([part.labels for part in self._held_out]).cpu()
-        generated = torch.cat([part.generated for part in self._held_out]).cpu()
+        held_out = joint_rows(self._held_out, self._held_out_rows)
         self._held_out.clear()
+        self._held_out_rows.clear()
         if self.trainer.sanity_checking:  # it sees the first batches only, perhaps targets alone
             return
-        figures = held_out_figures(logits, labels, generated)
-        self.log_dict({f"val/{name}": value for name, value in figures.items()}, prog_bar=True)
+        figures = held_out_figures(*held_out)
+        named = {f"val/{name}": value for name, value in figures.items()}
+        self.log_dict(named, prog_bar=True, sync_dist=True)
 
     def head_weights(self, rows: Tensor, labels: Tensor, heads: int) -> Tensor:
         """Return how often each head counts each row, float32 [B, M].

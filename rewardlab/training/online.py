@@ -34,7 +34,7 @@ from rewardlab.training.online_checks import (
     corrected_reward,
 )
 from rewardlab.training.online_loss import Pairing, lead_of, online_loss
-from rewardlab.training.processes import average_gradients, from_all_processes
+from rewardlab.training.processes import average_gradients, from_all_processes, own_places
 from rewardlab.training.replay import Drawn, Inputs, Replay, ReplayBuffer, joined_rows
 from rewardlab.training.training_scores import members
 from rewardlab.types import PreferencePairs, Samples, concatenate
@@ -189,8 +189,11 @@ class Online(Callback, HearsRollouts):
         device = module.device.type
         correction = self._corrected().correction
         with torch.autocast(device, enabled=False):
-            own = self._kept(module, samples)
-            self.buffer.add(joined_rows(from_all_processes(own)))
+            places = own_places(len(samples), getattr(module, "samples_per_prompt", 1))
+            own = self._kept(module, samples, places)
+            joined = joined_rows(from_all_processes(own))
+            order = torch.cat(from_all_processes(places)).argsort()
+            self.buffer.add(joined.rows(order))
             if self.buffer.rollouts % self.every:
                 return
             with torch.enable_grad(), evaluating(correction.modules()):
@@ -201,11 +204,13 @@ class Online(Callback, HearsRollouts):
             module.log(name, value, batch_size=len(samples))
         module.log("online_rows", float(len(self.buffer)), batch_size=len(samples))
 
-    def _kept(self, module: Trained, samples: Samples) -> Drawn:
-        """Return what is kept of a rollout, with its log-probabilities where they are asked for."""
-        counts = from_all_processes(len(samples))
-        first = sum(counts[: module.global_rank])
-        keys = self.buffer.next_keys(sum(counts))[first : first + len(samples)]
+    def _kept(self, module: Trained, samples: Samples, places: Tensor) -> Drawn:
+        """Return what is kept of a rollout, with its log-probabilities where they are asked for.
+
+        `places` [B] says where the samples stand among those of all processes.
+        """
+        count = sum(from_all_processes(len(samples)))
+        keys = self.buffer.next_keys(count)[places]
         own = self._read(samples)._replace(keys=keys)
         importance = self.buffer.replay.importance
         if importance is None:

@@ -28,7 +28,7 @@ from rewardlab.training.gradient_regularization import GradientRegularization
 from rewardlab.training.manual import optimizer_of, step_schedule
 from rewardlab.training.modes import evaluating, random_parts
 from rewardlab.training.ppo_checks import check_advantage, check_entropy, check_kl
-from rewardlab.training.processes import mean
+from rewardlab.training.processes import across_processes, mean
 from rewardlab.training.renamed import accept_earlier_names
 from rewardlab.training.rollouts import (
     Baseline,
@@ -230,7 +230,7 @@ class PPO(Trained):
                 loss, clipped_steps = self.loss(minibatch[part], weights[part])
                 self.manual_backward(loss)
             clipped += clipped_steps
-        return clipped / mask.sum().clamp_min(1)
+        return across_processes(clipped) / across_processes(mask.sum()).clamp_min(1)
 
     def loss(self, batch: Experience, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weighted sum of the steps' losses, and the number of clipped steps."""
@@ -288,6 +288,7 @@ class PPO(Trained):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradient; here mixed precision has taken its scale out."""
+        self.check_gradients()
         self.clip_gradients(optimizer, self.gradient_clip, "norm")
 
     def _report(self, experience: Experience, clip_fraction: Tensor, step: int) -> None:

@@ -20,6 +20,7 @@ from rewardlab.seeds import derive, generators, row_seeds, uniform
 from rewardlab.training.base import Trained, trainable
 from rewardlab.training.collecting import score_rollout
 from rewardlab.training.modes import evaluating, frozen, random_parts
+from rewardlab.training.processes import relative_share
 from rewardlab.types import Samples
 
 
@@ -105,9 +106,10 @@ class ReFL(Trained):
         samples = self.predicted(batch, seeds)
         self.announce(samples, self._scores_before(samples))
         scores = self.scores(samples)
-        loss = -mean_of_scored(scores) + self._anchor(batch, seeds)
+        share = relative_share((~scores.isnan()).sum())
+        loss = -share * mean_of_scored(scores) + self._anchor(batch, seeds)
         figures = {"loss": loss.detach(), **self.score_figures(scores.detach())}
-        self.log_dict(figures, prog_bar=True, batch_size=len(batch))
+        self.log_dict(figures, prog_bar=True, batch_size=len(batch), sync_dist=True)
         return loss
 
     def predicted(self, batch: NumberedPrompts | Samples, seeds: Tensor) -> Samples:

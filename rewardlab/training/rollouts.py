@@ -14,7 +14,7 @@ from rewardlab.losses.kl import absolute, k1, k2
 from rewardlab.losses.policy_gradient import Normalization
 from rewardlab.policies import Policy
 from rewardlab.training.base import step_total
-from rewardlab.training.processes import joint_step_weights
+from rewardlab.training.processes import gathered, joint_step_weights, own_rows
 from rewardlab.types import Index, Rollout, Samples, take
 
 Baseline = Literal["leave_one_out", "group_normalized", "generalized", "decoupled"]
@@ -143,8 +143,8 @@ def advantages_of(
     reward is NaN, since the output is not scored, the advantages are 0.
 
     Args:
-        kind: name of the baseline, or a function of scores [P, K], which sees NaN where there is
-            no score; without effect if there is a critic.
+        kind: name of the baseline, or a function of scores [P, K] of all processes' prompts, which
+            sees NaN where there is no score; without effect if there is a critic.
         rewards: [B], of whole outputs; NaN where not scored.
         penalty: [B, T], subtracted step by step.
         mask: bool [B, T].
@@ -165,7 +165,11 @@ def advantages_of(
         return advantages.masked_fill(missing, 0)
     baseline = BASELINES[kind] if isinstance(kind, str) else kind
     returns = rewards - penalty.sum(1)
-    advantages = baseline(returns.view(-1, samples_per_prompt))
+    groups = returns.view(-1, samples_per_prompt)
+    if isinstance(kind, str):  # each prompt's samples alone, which one process holds
+        advantages = baseline(groups)
+    else:
+        advantages = own_rows(baseline(gathered(groups)), len(groups))
     return advantages.reshape(len(rewards), 1).float().masked_fill(missing, 0)
 
 
@@ -183,7 +187,7 @@ def at_last_step(rewards: Tensor, mask: Tensor) -> Tensor:
 
 
 def rollout_figures(experience: Experience, policy: Policy) -> dict[str, Tensor]:
-    """Return what is logged of a rollout, as scalars.
+    """Return what is logged of the rollouts of all processes together, as scalars.
 
     The KL is in nats an output, summed over its steps. What depends on the reward is of the scored
     outputs; what does not, such as the KL, of all that were drawn.
@@ -194,17 +198,17 @@ def rollout_figures(experience: Experience, policy: Policy) -> dict[str, Tensor]
     scored = without_unscored(experience).rollout.trajectory.mask
     step_advantages = rollout.advantages.expand_as(mask)[scored]
     figures = {
-        "score_std": _deviation(present(rollout.scores)),
-        "advantage_std": _deviation(step_advantages),
-        "kl": step_total(nats, mask).mean(),
-        "kl_k2": step_total(k2(nats), mask).mean(),
+        "score_std": _deviation(gathered(present(rollout.scores))),
+        "advantage_std": _deviation(gathered(step_advantages)),
+        "kl": gathered(step_total(nats, mask)).mean(),
+        "kl_k2": gathered(step_total(k2(nats), mask)).mean(),
     }
     if not policy.mean_log_prob:  # a mean leaves out the Gaussian's constant, so it is no entropy
-        figures["entropy"] = -rollout.log_prob[mask].mean()
+        figures["entropy"] = -gathered(rollout.log_prob[mask]).mean()
     if experience.norm_ratios is not None:
-        figures["norm_ratio"] = experience.norm_ratios.mean()
+        figures["norm_ratio"] = gathered(experience.norm_ratios).mean()
     if "length" in experience.samples.facts:
-        figures["length"] = experience.samples.facts["length"].float().mean()
+        figures["length"] = gathered(experience.samples.facts["length"]).float().mean()
     if experience.values is not None:
         figures["explained_variance"] = _explained_variance(
             rollout.advantages, experience.values, scored
@@ -229,6 +233,6 @@ def _deviation(values: Tensor) -> Tensor:
 
 def _explained_variance(advantages: Tensor, values: Tensor, mask: Tensor) -> Tensor:
     """Return the share of the returns' variance that the critic explains, a scalar."""
-    returns = (advantages + values)[mask]
-    unexplained = advantages[mask].var() / returns.var().clamp_min(1e-8)
+    returns = gathered((advantages + values)[mask])
+    unexplained = gathered(advantages[mask]).var() / returns.var().clamp_min(1e-8)
     return 1 - unexplained

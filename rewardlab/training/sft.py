@@ -8,7 +8,6 @@ from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import AdamW
 
-from rewardlab.losses.policy_gradient import step_weights
 from rewardlab.policies import Policy
 from rewardlab.policies.base import At, Steps
 from rewardlab.policies.norm_ratios import NormRatios, check_norm_guard
@@ -80,7 +79,7 @@ class SFT(Trained):
 
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
         batch = self._counted_loss(samples)
-        self.log("loss", batch.loss, prog_bar=True, batch_size=len(samples))
+        self.log("loss", batch.loss, prog_bar=True, batch_size=len(samples), sync_dist=True)
         if parts_of(self) == 1:
             return batch.loss
         return self.share_of_step(batch.loss, mean(batch.steps[None]))
@@ -94,8 +93,7 @@ class SFT(Trained):
 
     def _counted_loss(self, samples: Samples) -> CountedLoss:
         trajectory = self.policy.encode(samples, seeds=self.seeds(samples))
-        weights_of = joint_step_weights if self.training else step_weights
-        weights = weights_of(trajectory.mask, "token")
+        weights = joint_step_weights(trajectory.mask, "token")
 
         def step_loss(steps: Steps, at: At) -> Tensor:
             return -(at(weights) * steps.log_prob).sum()
@@ -117,4 +115,4 @@ class SFT(Trained):
 
     def _log_norms(self, norms: NormRatios, count: int) -> None:
         if self.training:
-            self.log_dict(norms.figures(""), prog_bar=True, batch_size=count)
+            self.log_dict(norms.figures(""), prog_bar=True, batch_size=count, sync_dist=True)

@@ -152,10 +152,11 @@ class VelocityMatching(Trained):
         distance = (current.output - reference.output).square().mean()
         hinge = norm_hinge(ratios)
         total: Tensor = loss + self.anchor * distance + self.norm_guard * hinge
+        total = total * drawn.share()
         figures = {"loss": total.detach(), **self.score_figures(drawn.scores)}
         figures["norm_ratio"] = ratios.detach().mean()
-        self.log_dict(figures, prog_bar=True, batch_size=len(batch))
-        return total * drawn.share()
+        self.log_dict(figures, prog_bar=True, batch_size=len(batch), sync_dist=True)
+        return total
 
     @torch.no_grad()
     def draw(self, batch: NumberedPrompts) -> ScoredDraws:

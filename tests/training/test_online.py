@@ -392,9 +392,8 @@ class Sharing(Drawing):
     """A loop in which each process draws its part of the words."""
 
     def training_step(self, batch, batch_idx):
-        count = len(self.draws) // self.trainer.world_size
-        first = self.trainer.global_rank * count
-        self.announce(self.draws[first : first + count])
+        own = torch.arange(self.trainer.global_rank, len(self.draws), self.trainer.world_size)
+        self.announce(self.draws[own])
         return self.weight.square()
 
 

@@ -1,0 +1,230 @@
+"""Fits of every loop, run by one process or by two that share each batch; no test by itself.
+
+`python joint_runs.py FOLDER [FROM]` trains each loop for two passes over the data and writes what
+came out to FOLDER/NAME.pt, and the checkpoint after the first batch of the second pass to
+FOLDER/NAME.ckpt. With FROM, another run's folder, it goes on from the checkpoints there. Started
+by torchrun, each process takes its share of every batch.
+"""
+
+import os
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from torch.optim import SGD
+
+from rewardlab.data import PairsData, Preferences, SamplesData
+from rewardlab.data.prompt_data import Prompts
+from rewardlab.data.targets import TargetSamples
+from rewardlab.policies import CausalLMPolicy, DiffusionPolicy, Sampler
+from rewardlab.rewards import Brightness, Corrected, Function, LanguageReward, VisionReward
+from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower
+from rewardlab.training import DPO, GANRM, PPO, SFT, AdvRM, Online, ReFL, VelocityMatching
+from rewardlab.training.checkpoints import save_last
+from rewardlab.training.resumable import Resumable
+from rewardlab.training.trainers import SILENT
+from rewardlab.types import PreferencePairs, Samples
+
+WORDS = ["b", "so long a text", "c", "another of some length", "de", "fg hi", "a", "the last one"]
+PROMPTS = ["a", "cat", "b", "dog"] * 2
+ROWS = 4  # of all processes together, a batch
+EPOCHS = 2
+
+
+def language_policy(**options):
+    return CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer(), max_new_tokens=5, **options)
+
+
+def image_policy():
+    return DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=3))
+
+
+def count_letters(samples):
+    """How many different letters a text has."""
+    return torch.tensor([float(len(set(text))) for text in samples.outputs])
+
+
+def letters():
+    return Function(count_letters)
+
+
+def texts():
+    return Samples(PROMPTS, WORDS)
+
+
+def images(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return Samples([""] * 8, torch.rand(8, 1, 8, 8, generator=generator))
+
+
+def text_pairs():
+    labels = torch.tensor([1.0, 0.5, 1.0, 0.8, 1.0, 1.0, 0.5, 1.0])
+    weights = torch.tensor([1.0, 3.0, 1.0, 0.5, 2.0, 1.0, 0.1, 1.0])
+    facts = {"label": labels, "weight": weights}
+    return PreferencePairs(Samples(PROMPTS, WORDS, facts), Samples(PROMPTS, WORDS[::-1]))
+
+
+def towers_data(size):
+    noise = torch.rand(24, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    light = Samples([""] * 12, 0.5 * noise[:12] + 0.5)
+    dark = Samples([""] * 12, 0.5 * noise[12:])
+    return TargetSamples(light, dark, held_out=4, batch_size=size)
+
+
+def sft(size):
+    return SFT(language_policy(), optimizer=sgd(0.1)), SamplesData(texts(), batch_size=size)
+
+
+def sft_images(size):
+    return SFT(image_policy(), optimizer=sgd(0.5)), SamplesData(images(), batch_size=size)
+
+
+def dpo(size):
+    loop = DPO(language_policy(), beta=0.5, sft_weight=0.1, optimizer=sgd(0.02))
+    return loop, PairsData(text_pairs(), batch_size=size)
+
+
+def dpo_images(size):
+    loop = DPO(image_policy(), beta=10.0, norm_guard=0.1, optimizer=sgd(0.1))
+    return loop, PairsData(PreferencePairs(images(0), images(1)), batch_size=size)
+
+
+def gan_rm(size):
+    reward = VisionReward(tiny_tower(), width=16, heads=3)
+    return GANRM(reward, folds=2, optimizer=sgd(0.5)), towers_data(size)
+
+
+def adv_rm(size):
+    reward = LanguageReward(tiny_causal_lm(), tiny_tokenizer(), heads=3)
+    weights = {"centering": 0.1, "batch_sum_weight": 0.05}
+    loop = AdvRM(reward, optimizer=sgd(0.03), **weights)
+    return loop, Preferences(text_pairs(), held_out=2, batch_size=size)
+
+
+def ppo(size, **options):
+    settings = {"kl_weight": 0.1, "optimizer": sgd(0.3), "samples_per_prompt": 3}
+    return PPO(language_policy(), letters(), **settings | options), Prompts(PROMPTS, size)
+
+
+def rloo(size):
+    return ppo(size, micro_batch=2, epochs=2)
+
+
+def grpo(size):
+    return ppo(size, advantage="group_normalized", kl="k3")
+
+
+def whole_batch(scores):
+    """Advantages that one prompt's samples do not decide."""
+    return scores - scores.mean()
+
+
+def own_advantage(size):
+    return ppo(size, advantage=whole_batch, entropy_weight=0.05)
+
+
+def ppo_images(size):
+    settings = {"kl_weight": 1e-3, "clip": 1e-2, "optimizer": sgd(0.05)}
+    return PPO(image_policy(), Brightness(), epochs=2, **settings), Prompts([""] * 8, size)
+
+
+def nft(size):
+    loop = VelocityMatching(image_policy(), Brightness(), samples_per_prompt=3, optimizer=sgd(0.1))
+    return loop, Prompts([""] * 8, size)
+
+
+def ram(size):
+    loop = VelocityMatching(
+        image_policy(), Brightness(), form="ram", samples_per_prompt=3, optimizer=sgd(0.1)
+    )
+    return loop, Prompts([""] * 8, size)
+
+
+def refl(size):
+    loop = ReFL(image_policy(), Brightness(), sft_weight=0.1, optimizer=sgd(0.1))
+    return loop, SamplesData(images(), batch_size=size)
+
+
+def online(size):
+    correction = LanguageReward(tiny_causal_lm(), tiny_tokenizer())
+    reward = Corrected(letters(), correction, weight=2.0)
+    return PPO(language_policy(), reward, optimizer=sgd(0.3)), Prompts(PROMPTS, size)
+
+
+def sgd(rate):
+    return partial(SGD, lr=rate, momentum=0.5)
+
+
+LOOPS = {
+    "sft": sft,
+    "sft_images": sft_images,
+    "dpo": dpo,
+    "dpo_images": dpo_images,
+    "gan_rm": gan_rm,
+    "adv_rm": adv_rm,
+    "rloo": rloo,
+    "grpo": grpo,
+    "own_advantage": own_advantage,
+    "ppo_images": ppo_images,
+    "nft": nft,
+    "ram": ram,
+    "refl": refl,
+    "online": online,
+}
+
+
+class SaveOnce(pl.Callback):
+    """Write a checkpoint at the start of one batch of the second pass."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == (1, 1):
+            save_last(trainer, self.file)
+
+
+def callbacks_of(name, folder):
+    callbacks = [Resumable(), SaveOnce(folder / f"{name}.ckpt")]
+    if name == "online":
+        wanted = Samples(PROMPTS[:4], ["hello", "good day", "well", "now"])
+        callbacks.append(Online(wanted, rows=8, optimizer=sgd(0.1)))
+    return callbacks
+
+
+def trained_weights(module):
+    parts = [module]
+    if isinstance(module.reward, Corrected):
+        parts.append(module.reward)
+    weights = []
+    for part in parts:
+        weights += [weight.detach().flatten() for weight in part.parameters()]
+    return torch.cat(weights)
+
+
+def run(name, folder, checkpoint, count):
+    pl.seed_everything(0, verbose=False)
+    module, data = LOOPS[name](ROWS // count)
+    before = trained_weights(module)
+    strategy = "ddp" if count > 1 else "auto"
+    options = {"accelerator": "cpu", "devices": count, "strategy": strategy, "max_epochs": EPOCHS}
+    trainer = pl.Trainer(
+        callbacks=callbacks_of(name, folder), log_every_n_steps=1, **options, **SILENT
+    )
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.global_rank == count - 1:  # what the last process has
+        figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        result = {"before": before, "after": trained_weights(module), "figures": figures}
+        torch.save(result | {"steps": trainer.global_step}, folder / f"{name}.pt")
+
+
+def main(folder, source=None):
+    for name in LOOPS:
+        checkpoint = None if source is None else Path(source) / f"{name}.ckpt"
+        run(name, Path(folder), checkpoint, int(os.environ.get("WORLD_SIZE", "1")))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,107 @@
+"""Two processes that share each batch equal one process with the joint batch."""
+
+import math
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from rewardlab.data.loader import ResumableLoader, Rows
+
+HERE = Path(__file__).parent
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+# Sums of float32 are taken in another order, and three to six steps carry that on: the weights
+# differ by some 2e-6 of the way that they went, by 2e-5 where advantages are divided by a small
+# deviation.
+TOLERANCE = 1e-4
+LOOPS = {
+    "sft",
+    "sft_images",
+    "dpo",
+    "dpo_images",
+    "gan_rm",
+    "adv_rm",
+    "rloo",
+    "grpo",
+    "own_advantage",
+    "ppo_images",
+    "nft",
+    "ram",
+    "refl",
+    "online",
+}
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    """What two processes computed, in processes of their own."""
+    folder = tmp_path_factory.mktemp("together")
+    script = [sys.executable, str(HERE / "joint_functions.py"), str(folder / "result.pt")]
+    started = [subprocess.Popen([*script, str(rank), str(folder / "meet")]) for rank in range(2)]
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    return torch.load(folder / "result.pt")
+
+
+@pytest.fixture(scope="module")
+def alone():
+    return runpy.run_path(str(HERE / "joint_functions.py"))
+
+
+def test_two_processes_compute_what_one_does_with_all_rows(together, alone):
+    rows = torch.arange(6)
+    weighted = alone["gradient"](rows, alone["weighted_loss"])
+    square = alone["gradient"](rows, alone["square_of_the_sum"])
+    assert_close(together["weighted"], weighted)
+    assert_close(together["square"], square)
+    assert_close(together["mean"], alone["VALUES"][:, 0].mean())
+    assert together["gathered"].equal(alone["VALUES"][:, 0])
+    assert together["own"]
+
+
+def test_rows_that_fill_a_batch_up_count_once_and_stand_in_the_order_of_one_process(together):
+    assert together["rows"].tolist() == [0, 1, 2, 3, 4, 5]
+    first, second = together["places"]
+    assert first.tolist() == [0, 1, 4, 5]
+    assert second.tolist() == [2, 3, 6, 7]
+
+
+def test_a_position_that_one_process_saved_is_gone_on_from_by_two(together):
+    """The rest of the pass has the rows that one process would have had; row 0 fills it up."""
+    one = ResumableLoader(Rows(torch.arange(7)), 4, seed=5)
+    one.load_state_dict({"epoch": 0, "batches": 1, "rows": 7, "batch_size": 2, "ranks": 2, "seed": 5})
+    rest = [batch.tolist() for batch in one]
+    first, second = together["remaining"]
+    assert len(rest) == len(first) == len(second) == 1
+    assert set(first[0] + second[0]) >= set(rest[0])
+    assert len(first[0] + second[0]) == 2 * math.ceil(len(rest[0]) / 2)
+
+
+@pytest.mark.nightly
+def test_every_loop_trains_alike_and_goes_on_alike_under_one_process_and_two(tmp_path):
+    """Weights and figures after two passes, also from a checkpoint of the other number."""
+    script = str(HERE / "joint_runs.py")
+    runs = {"one": [], "two": TORCHRUN, "one_from_two": [], "two_from_one": TORCHRUN}
+    for name, launcher in runs.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        source = [str(tmp_path / name.split("_")[-1])] if "_from_" in name else []
+        command = [sys.executable, *launcher, script, str(folder), *source]
+        subprocess.run(command, check=True, timeout=600)
+    assert {file.stem for file in (tmp_path / "one").glob("*.pt")} == LOOPS
+    for name in list(runs)[1:]:
+        for loop in sorted(LOOPS):
+            expected = torch.load(tmp_path / "one" / f"{loop}.pt")
+            _assert_equal(expected, torch.load(tmp_path / name / f"{loop}.pt"), f"{loop}, {name}")
+
+
+def _assert_equal(expected, result, case):
+    way = (expected["after"] - expected["before"]).norm()
+    difference = (result["after"] - expected["after"]).norm()
+    assert way > 0.01, case
+    assert difference < TOLERANCE * way, f"{case}: {difference / way:.2g} of the way"
+    assert result["steps"] == expected["steps"], case
+    assert result["figures"] == pytest.approx(expected["figures"], rel=1e-3, abs=1e-4), case
