@@ -91,6 +91,12 @@ trainer: {max_epochs: 1, log_every_n_steps: 1, accelerator: cpu, enable_progress
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
     place = tmp_path_factory.mktemp("models")
+    write_models(place)
+    return place
+
+
+def write_models(place):
+    """A policy, a reward and two folders of samples."""
     DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=2)).save_pretrained(
         place / "policy"
     )
@@ -101,7 +107,6 @@ def models(tmp_path_factory):
             place / name,
             Samples([""] * 12, level + 0.5 * torch.rand(12, 1, 8, 8, generator=generator)),
         )
-    return place
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ from rewardlab.training.base import Trained
 from rewardlab.training.checkpoints import UNREADABLE, LastCheckpoint, checkpoint_to_resume
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.steps import CountedSteps
+from rewardlab.training.strategies import check_processes
 from rewardlab.training.trainer_options import check_options
 from rewardlab.training.trainers import Interruptible, make_trainer
 
@@ -73,6 +74,7 @@ def run(verb: str, argv: Sequence[str]) -> int:
     """Parse, build everything, and only then touch the run folder and start."""
     cli = TrainingCLI(verb, argv)
     _check_hook(verb, cli.model)
+    check_processes(cli.trainer)
     if verb == "fit":
         _check_trainer(cli.model, cli.trainer)
     options = {key: cli.config.get(key) for key in cli.verb_keys}
@@ -109,6 +111,8 @@ def _say_what_is_left(cli: TrainingCLI, checkpoint: str | None) -> None:
 def _rehearse(cli: TrainingCLI) -> int:
     """Run the verb on one batch, say how large the model is, and write nothing."""
     getattr(cli.trainer, cli.verb)(cli.model, datamodule=cli.datamodule)
+    if not first_process():
+        return 0
     lines = []
     for name, part in cli.model.named_children():
         if name != "reference":

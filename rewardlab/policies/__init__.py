@@ -6,7 +6,7 @@ draws, `scoring` states log-probabilities and losses. A diffusion model is `diff
 loads it, `components` names its parts, `families` knows its prompts, `denoising` its network's
 output, `noising` its training targets, `samplers` and `schedulers` its steps. `latent` is a
 Gaussian over the latents of a generator without a likelihood. `encoding` noises finished pictures,
-`norm_ratios` compares velocities with a reference's, and `base_finish` lets the reference finish
+`vllm_sampler` lets vLLM draw for a language model. `norm_ratios` compares velocities with a reference's, and `base_finish` lets the reference finish
 what a policy began. `llama2c` and `gguf` read other programs' model files, and `single_file` Stable
 Diffusion's own.
 """
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from rewardlab.policies.resources import Resources
     from rewardlab.policies.samplers import Sampler
     from rewardlab.policies.single_file import folder_from_single_file
+    from rewardlab.policies.vllm_sampler import VLLMSampler
 
 _HOMES = {
     "BaseFinish": "rewardlab.policies.base_finish",
@@ -39,6 +40,7 @@ _HOMES = {
     "LatentPolicy": "rewardlab.policies.latent",
     "Resources": "rewardlab.policies.resources",
     "Sampler": "rewardlab.policies.samplers",
+    "VLLMSampler": "rewardlab.policies.vllm_sampler",
     "folder_from_single_file": "rewardlab.policies.single_file",
     "from_gguf": "rewardlab.policies.gguf",
     "from_llama2c": "rewardlab.policies.llama2c",
@@ -55,6 +57,7 @@ __all__ = [
     "Policy",
     "Resources",
     "Sampler",
+    "VLLMSampler",
     "folder_from_single_file",
     "from_gguf",
     "from_llama2c",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from rewardlab.types import Samples, Trajectory
 
 if TYPE_CHECKING:
     from rewardlab.policies.base import Generator
+    from rewardlab.policies.text import Tokens
 
 
 class HasEntropy(ABC):
@@ -66,6 +68,67 @@ class LengthLimited(ABC):
     """
 
     max_new_tokens: int
+
+
+class DrawingTerms(NamedTuple):
+    """The distribution that tokens are drawn from, and what ends a response.
+
+    Attributes:
+        temperature: divisor of the logits.
+        top_k: number of likeliest tokens; 0 for all.
+        top_p: share of the probability; 1 for all.
+        ends: tokens that end a response.
+        stop: texts that end a response.
+    """
+
+    temperature: float
+    top_k: int
+    top_p: float
+    ends: Sequence[int]
+    stop: Sequence[str]
+
+
+class TextGenerator(ABC):
+    """What draws responses' tokens in place of a policy's own decoding, such as a server's engine.
+
+    Its draws have to be of the policy's distribution with the weights that it has now. Of what it
+    knows beside the tokens nothing is used: the policy computes log-probabilities itself.
+    """
+
+    @abstractmethod
+    def draw(
+        self,
+        policy: Any,
+        prompts: Tokens,
+        seeds: Tensor,
+        limits: Sequence[int],
+        terms: DrawingTerms,
+    ) -> Tokens:
+        """Return the tokens of a response to each prompt, with the token that ended it.
+
+        What comes after a response's end is cut off by the policy.
+
+        Args:
+            policy: whose weights and tokenizer are to be used as they are now.
+            prompts: tokens of B prompts.
+            seeds: int64 [B].
+            limits: largest number of tokens of each response.
+            terms: the distribution, and what ends a response.
+        """
+
+
+class DrawsElsewhere(ABC):
+    """A policy whose responses something else may draw.
+
+    Attributes:
+        text_generator: what draws; None for the policy's own decoding.
+    """
+
+    text_generator: TextGenerator | None = None
+
+    @abstractmethod
+    def draw_by(self, generator: TextGenerator | None) -> None:
+        """Let `generator` draw from now on, or the policy itself for None."""
 
 
 class PredictsX0(ABC):
@@ -144,6 +207,7 @@ ABILITIES = (
     HasEntropy,
     HasCritic,
     Continues,
+    DrawsElsewhere,
     Tempered,
     PredictsX0,
     Denoises,

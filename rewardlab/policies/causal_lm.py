@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,10 +23,12 @@ from rewardlab.policies import causal_lm_folder, language_network, text
 from rewardlab.policies.abilities import (
     Adapted,
     Continues,
+    DrawsElsewhere,
     HasCritic,
     HasEntropy,
     LengthLimited,
     Tempered,
+    TextGenerator,
 )
 from rewardlab.policies.backbone import Backbone
 from rewardlab.policies.base import Policy, StepLoss, frozen_copy
@@ -45,7 +48,15 @@ from rewardlab.types import Samples, Trajectory
 
 
 class CausalLMPolicy(
-    Policy, HasEntropy, HasCritic, Continues, Tempered, LengthLimited, Adapted, FormatsTexts
+    Policy,
+    HasEntropy,
+    HasCritic,
+    Continues,
+    DrawsElsewhere,
+    Tempered,
+    LengthLimited,
+    Adapted,
+    FormatsTexts,
 ):
     """Any transformers causal language model as a policy, whose steps are a response's tokens.
 
@@ -155,7 +166,18 @@ class CausalLMPolicy(
         return Codec(self.texts, self.ends, self.stop, self.limit, self.device)
 
     def _sampler(self, top_k: int, top_p: float) -> TokenSampler:
-        return TokenSampler(self._backbone, self._head, self._codec, Truncation(top_k, top_p))
+        truncation = Truncation(top_k, top_p)
+        elsewhere = None
+        if self.text_generator is not None:
+            elsewhere = partial(self.text_generator.draw, self)
+        return TokenSampler(self._backbone, self._head, self._codec, truncation, elsewhere)
+
+    def draw_by(self, generator: TextGenerator | None) -> None:
+        """Let `generator`, such as a `VLLMSampler`, draw from now on; None for the own decoding.
+
+        Log-probabilities, and so ratios and KL, stay the policy's own.
+        """
+        self.text_generator = generator
 
     def sample(self, prompts: Sequence[Prompt], *, seeds: Tensor) -> Trajectory:
         """Draw a response to each prompt from exactly the distribution that `log_prob` scores.
@@ -332,9 +354,16 @@ class CausalLMPolicy(
             return AdapterOff(self)
         return frozen_copy(self)
 
-    def adapter_off(self) -> AbstractContextManager[None]:
-        """Return a context in which the network runs without its adapter."""
-        return lora.off(self.network)
+    @contextmanager
+    def adapter_off(self) -> Iterator[None]:
+        """Run the network without its adapter in the `with` block; it draws by itself there."""
+        generator = self.text_generator
+        self.text_generator = None
+        try:
+            with lora.off(self.network):
+                yield
+        finally:
+            self.text_generator = generator
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a model that transformers loads, its tokenizer and the policy's settings.

@@ -27,10 +27,7 @@ def save(policy: CausalLMPolicy, folder: Path) -> None:
     Raises:
         InputError: if it does not.
     """
-    network = lora.merged(policy.network)
-    with silent():
-        network.save_pretrained(folder)
-    policy.tokenizer.save_pretrained(folder)
+    write_model(policy, folder)
     if policy.value_head is not None:
         save_file(policy.value_head.state_dict(), folder / VALUE_HEAD)
     settings = {
@@ -48,6 +45,14 @@ def save(policy: CausalLMPolicy, folder: Path) -> None:
     config = {"class_path": "rewardlab.policies.CausalLMPolicy", "init_args": settings}
     write_json(folder / POLICY_FILE, config)
     check_saved(policy, folder)
+
+
+def write_model(policy: CausalLMPolicy, folder: Path) -> None:
+    """Write the model and its tokenizer as transformers loads them, with a merged adapter."""
+    network = lora.merged(policy.network)
+    with silent():
+        network.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
 
 
 def load_settings(folder: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.networks.tokens import padded
+from rewardlab.policies.abilities import DrawingTerms
 from rewardlab.policies.backbone import Backbone, Inputs
 from rewardlab.policies.codec import Codec, strings_of
 from rewardlab.policies.micro_batches import micro_batches
@@ -79,12 +80,15 @@ class TokenSampler:
         head: the model's head.
         codec: tokens of texts.
         truncation: what is left of the softmax.
+        elsewhere: what draws in the model's place, as `TextGenerator.draw` of the policy does; None
+            for the model itself.
     """
 
     backbone: Backbone
     head: Head
     codec: Codec
     truncation: Truncation
+    elsewhere: Callable[[Tokens, Tensor, Sequence[int], DrawingTerms], Tokens] | None = None
 
     def rollout(
         self, prompts: Sequence[Prompt], seeds: Tensor, limit: int, micro_batch: int | None
@@ -101,6 +105,8 @@ class TokenSampler:
         """
         prompt_tokens = self.codec.prompts(prompts)
         responses: list[Response] = []
+        if self.elsewhere is not None:
+            micro_batch = None  # an engine makes its own batches
         for part in micro_batches(len(prompts), micro_batch):
             starts = prompt_tokens[part]
             responses += self.draw(starts, seeds[part], [limit] * len(starts))
@@ -141,10 +147,35 @@ class TokenSampler:
         responses = []
         for prompt, limit in zip(prompts, limits, strict=True):
             responses.append(Response(self._limit(prompt, limit)))
-        if any(response.is_open for response in responses):
+        if not any(response.is_open for response in responses):
+            return responses
+        if self.elsewhere is not None:
+            self._take(responses, prompts, seeds)
+        else:
             with self.backbone.evaluating():
                 self._fill(responses, prompts, seeds)
         return responses
+
+    def _take(self, responses: list[Response], prompts: Tokens, seeds: Tensor) -> None:
+        """Take responses that something else draws, each up to its end.
+
+        Raises:
+            InputError: if it gives no token, or one that is not of the vocabulary.
+        """
+        assert self.elsewhere is not None
+        temperature = self.head.temperature
+        ends = DrawingTerms(temperature, *self.truncation, self.codec.ends, self.codec.stop)
+        limits = [response.limit for response in responses]
+        rows = self.elsewhere(prompts, seeds, limits, ends)
+        for response, row in zip(responses, rows, strict=True):
+            if not row or min(row) < 0 or max(row) >= len(self.head.weight):
+                raise InputError(
+                    "What draws for the policy gave no token, or one outside of the vocabulary of "
+                    f"{len(self.head.weight)}: {row[:8]}. Does it serve another model?"
+                )
+            while response.is_open and len(response.tokens) < len(row):
+                response.tokens.append(row[len(response.tokens)])
+                response.finished = self._ends(response.tokens)
 
     def _limit(self, prompt: list[int], limit: int) -> int:
         """Return how many tokens the context leaves to a response, at most `limit`."""

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rewardlab.training.adv_rm import AdvRM
     from rewardlab.training.diversity import Diversity
     from rewardlab.training.dpo import DPO
+    from rewardlab.training.draw_by import DrawBy
     from rewardlab.training.ema import EMA
     from rewardlab.training.gan_rm import GANRM
     from rewardlab.training.gated_kl import GatedKL
@@ -29,6 +30,7 @@ _HOMES = {
     "AdvRM": "rewardlab.training.adv_rm",
     "DPO": "rewardlab.training.dpo",
     "Diversity": "rewardlab.training.diversity",
+    "DrawBy": "rewardlab.training.draw_by",
     "EMA": "rewardlab.training.ema",
     "GANRM": "rewardlab.training.gan_rm",
     "Online": "rewardlab.training.online",
@@ -50,6 +52,7 @@ __all__ = [
     "EMA",
     "GANRM",
     "Diversity",
+    "DrawBy",
     "GatedKL",
     "Importance",
     "Online",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from typing import Any, NamedTuple
 
-from pytorch_lightning import LightningModule
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.strategies import (
     DDPStrategy,
     DeepSpeedStrategy,
@@ -43,6 +45,46 @@ def check_strategy(loop: str, strategy: Any) -> None:
                 "processes there. Use ddp; to save memory take lora_rank, dtype: bfloat16, "
                 "gradient_checkpointing or micro_batch."
             )
+
+
+class Started(NamedTuple):
+    """Who started this process, as one of how many."""
+
+    by: str
+    processes: int
+
+
+def started_processes() -> Started | None:
+    """Return what torchrun or srun says of this process; None where neither started it."""
+    if TorchElasticEnvironment.detect():
+        return Started("torchrun", int(os.environ["WORLD_SIZE"]))
+    if SLURMEnvironment.detect():
+        return Started("SLURM", int(os.environ["SLURM_NTASKS"]))
+    return None
+
+
+def check_processes(trainer: Trainer) -> None:
+    """Refuse a trainer for another number of processes than were started.
+
+    Each of two processes that believe to be alone would train by itself and write the same files.
+
+    Raises:
+        InputError: naming both numbers, and the flags that set them.
+    """
+    started = started_processes()
+    processes = trainer.num_devices * trainer.num_nodes
+    if started is None or started.processes == processes:
+        return
+    count = started.processes
+    flag = "--nproc-per-node and --nnodes"
+    if started.by == "SLURM":
+        flag = "srun's --ntasks-per-node and --nodes"
+    raise InputError(
+        f"{started.by} started {count} processes, and the trainer is set to {processes} "
+        f"({trainer.num_devices} devices a node on {trainer.num_nodes} nodes). Give "
+        f"--trainer.devices and --trainer.num_nodes whose product is {count} with --trainer."
+        f"strategy ddp, or another {flag}."
+    )
 
 
 def check_all_have_gradients(module: LightningModule) -> None:

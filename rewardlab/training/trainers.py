@@ -41,7 +41,7 @@ def make_trainer(make: Callable[..., Trainer], **options: Any) -> Trainer:
     """
     try:
         return make(**options)
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split()).rstrip(".!")
         raise InputError(
             f"The trainer that is configured cannot be made here: {reason}. `rewardlab doctor` "

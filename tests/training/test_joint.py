@@ -81,6 +81,7 @@ def test_a_position_that_one_process_saved_is_gone_on_from_by_two(together):
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(2400)
 def test_every_loop_trains_alike_and_goes_on_alike_under_one_process_and_two(tmp_path):
     """Weights and figures after two passes, also from a checkpoint of the other number."""
     script = str(HERE / "joint_runs.py")
@@ -90,7 +91,7 @@ def test_every_loop_trains_alike_and_goes_on_alike_under_one_process_and_two(tmp
         folder.mkdir()
         source = [str(tmp_path / name.split("_")[-1])] if "_from_" in name else []
         command = [sys.executable, *launcher, script, str(folder), *source]
-        subprocess.run(command, check=True, timeout=600)
+        subprocess.run(command, check=True, timeout=1200)
     assert {file.stem for file in (tmp_path / "one").glob("*.pt")} == LOOPS
     for name in list(runs)[1:]:
         for loop in sorted(LOOPS):
