@@ -44,7 +44,9 @@ def test_a_trainer_for_one_of_two_processes_of_torchrun_is_refused(monkeypatch, 
     """Each would take itself for the only one and write the same files."""
     for name, value in TORCH_VARIABLES.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="torchrun started 2 processes, and the trainer is set to 1"):
+    with pytest.raises(
+        InputError, match="torchrun started 2 processes, and the trainer is set to 1"
+    ):
         check_processes(trainer(devices=1, strategy=strategy))
     check_processes(trainer(devices=2, strategy="ddp"))
 

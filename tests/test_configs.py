@@ -65,7 +65,7 @@ STUDY = {
     "adv_rm/study_paper.yaml",
     "adv_rm/study_pairs.yaml",
 }
-TRAINERS = ("cpu", "gpu_bf16", "multi_node", "torchrun", "slurm")
+TRAINERS = ("cpu", "gpu_bf16", "multi_node", "torchrun", "slurm", "fsdp2")
 FITS = [("gan_rm/fit.yaml", f"trainer/{where}.yaml") for where in TRAINERS]
 MEMORY = {f"memory/{name}.yaml" for name in ("sd15", "sdxl", "sd35", "flux", "qwen_image", "wan")}
 SWEEPS = {f"sweeps/{name}.yaml" for name in ("adv_rm_search", "adv_rm_topics", "gan_rm_digits")}

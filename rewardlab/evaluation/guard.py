@@ -23,6 +23,7 @@ from rewardlab.evaluation.monitors import (
     reference_for_norms,
 )
 from rewardlab.evaluation.outlier_monitor import OutlierMonitor
+from rewardlab.networks.sharding import refuse_sharded
 from rewardlab.policies import Policy
 
 log = logging.getLogger("rewardlab")
@@ -131,6 +132,7 @@ class Guard(Callback):
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Keep what velocities are compared with, before a checkpoint changes the policy."""
+        refuse_sharded(trainer, "Guard")
         loop = cast(TrainedLoop, module)
         if "norm_ratio" in self.watch or loop.reference is not None:
             self._reference = reference_for_norms(loop)

@@ -6,9 +6,9 @@ draws, `scoring` states log-probabilities and losses. A diffusion model is `diff
 loads it, `components` names its parts, `families` knows its prompts, `denoising` its network's
 output, `noising` its training targets, `samplers` and `schedulers` its steps. `latent` is a
 Gaussian over the latents of a generator without a likelihood. `encoding` noises finished pictures,
-`vllm_sampler` lets vLLM draw for a language model. `norm_ratios` compares velocities with a reference's, and `base_finish` lets the reference finish
-what a policy began. `llama2c` and `gguf` read other programs' model files, and `single_file` Stable
-Diffusion's own.
+`norm_ratios` compares velocities with a reference's, and `base_finish` lets the reference finish
+what a policy began. `vllm_sampler` lets vLLM draw for a language model. `llama2c` and `gguf` read
+other programs' model files, and `single_file` Stable Diffusion's own.
 """
 
 from __future__ import annotations

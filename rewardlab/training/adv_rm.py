@@ -124,6 +124,7 @@ class AdvRM(Trained):
     """
 
     learns_from = "pairs"
+    shards = True
     reward: Reward
 
     @accept_earlier_names(centring="centering")

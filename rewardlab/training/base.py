@@ -9,11 +9,13 @@ from typing import Any, ClassVar, Literal, TypeVar
 import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from rewardlab.data.splits import SplitData
 from rewardlab.errors import InputError
+from rewardlab.networks.sharding import is_sharded
 from rewardlab.policies.base import Policy
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards.abilities import frozen_features
@@ -21,7 +23,12 @@ from rewardlab.rewards.unscored import is_partial
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.accumulation import AccumulationWindow, parts_of
 from rewardlab.training.processes import is_distributed, mean
-from rewardlab.training.strategies import check_all_have_gradients, check_strategy
+from rewardlab.training.strategies import (
+    check_all_have_gradients,
+    check_strategy,
+    number_among_all,
+    shard_trained,
+)
 from rewardlab.training.trainer_options import check_options
 from rewardlab.types import Samples
 
@@ -47,6 +54,7 @@ class Trained(LightningModule):
     Attributes:
         learns_from: what rounds make for the loop: "prompts", "samples" (the best candidates) or
             "pairs" (the best against the worst).
+        shards: whether the loop runs under FSDP2, Lightning's ModelParallelStrategy.
         instead_of_trainer: maps options of Lightning's Trainer that the loop cannot follow to its
             own arguments that do the same.
         policy: the policy, if the loop has one.
@@ -57,6 +65,7 @@ class Trained(LightningModule):
     """
 
     learns_from: LearnsFrom = "samples"
+    shards: ClassVar[bool] = False
     instead_of_trainer: ClassVar[Mapping[str, str]] = {}
     policy: Any
     reward: Any
@@ -87,8 +96,17 @@ class Trained(LightningModule):
         names = (*self.instead_of_trainer, "precision")
         options = {name: getattr(self.trainer, name, None) for name in names}
         check_options(type(self).__name__, self.instead_of_trainer, options)
-        check_strategy(type(self).__name__, self.trainer.strategy)
+        check_strategy(type(self).__name__, self.trainer.strategy, self.shards)
         return super().configure_callbacks()
+
+    def configure_model(self) -> None:
+        """Spread the weights over processes where the strategy is FSDP2."""
+        if self._trainer is None:  # a checkpoint is loaded by hand
+            return
+        strategy = self.trainer.strategy
+        if isinstance(strategy, ModelParallelStrategy):
+            self._mark = frozen_mark(self)  # later no process has all weights
+            shard_trained(self, strategy)
 
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -110,6 +128,8 @@ class Trained(LightningModule):
         if self._mark is None:
             self._mark = frozen_mark(self)  # once: it reads all frozen weights
         checkpoint["frozen"] = self._mark
+        for state in checkpoint.get("optimizer_states", []):
+            number_among_all(state, self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model.
@@ -119,9 +139,12 @@ class Trained(LightningModule):
         Raises:
             InputError: if names or shapes of what is trained differ, or the frozen part is another.
         """
-        _check_shapes(checkpoint["state_dict"], self.state_dict())
+        if "state_dict" in checkpoint:  # FSDP2 has loaded it already
+            _check_shapes(checkpoint["state_dict"], self.state_dict())
         mark = checkpoint.get("frozen")
-        if mark is not None and mark != frozen_mark(self):
+        is_spread = self._trainer is not None and is_sharded(self.trainer)
+        current = self._mark if is_spread else frozen_mark(self)
+        if mark is not None and mark != current:
             raise InputError(
                 "The checkpoint was trained on another frozen backbone (fingerprints of weights or "
                 "preprocessing differ), so its heads or adapters mean nothing on this one. Give "

@@ -83,6 +83,7 @@ class DPO(Trained):
     """
 
     learns_from = "pairs"
+    shards = True
     policy: Policy
     reference: Policy
 

@@ -9,6 +9,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from rewardlab.networks.sharding import refuse_sharded
+
 
 class EMA(Callback):
     """Average the trained weights over optimizer steps, and keep the average when training ends.
@@ -26,6 +28,7 @@ class EMA(Callback):
         self._steps = 0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        refuse_sharded(trainer, "EMA")
         if not self._average:
             self._average = [parameter.detach().clone() for parameter in _trained(module)]
         self._average = [average.to(module.device) for average in self._average]

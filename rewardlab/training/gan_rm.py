@@ -85,6 +85,7 @@ class GANRM(Trained):
     """
 
     learns_from = "samples"
+    shards = True
     reward: Reward
 
     def __init__(

@@ -17,6 +17,7 @@ from rewardlab.conversations import Prompt
 from rewardlab.data.prompt_data import NumberedPrompts
 from rewardlab.losses.kl import adapted_weight, k2, k3
 from rewardlab.losses.policy_gradient import Normalization, log_ratio, surrogate, value_error
+from rewardlab.networks.sharding import refuse_sharded
 from rewardlab.networks.unregistered import hold
 from rewardlab.policies import Policy
 from rewardlab.policies.base import At, Steps
@@ -122,6 +123,7 @@ class PPO(Trained):
     """
 
     learns_from = "prompts"
+    shards = True
     instead_of_trainer: ClassVar[Mapping[str, str]] = {
         "gradient_clip_val": "gradient_clip",
         "accumulate_grad_batches": "micro_batch",
@@ -310,6 +312,7 @@ class PPO(Trained):
 
     def on_train_start(self) -> None:
         if self.gradient_regularization is not None:
+            refuse_sharded(self.trainer, "GradientRegularization")
             precision = self.trainer.precision
             self.gradient_regularization.check_precision(self.policy, precision)
         self.reward.to(self.device)

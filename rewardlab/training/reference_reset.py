@@ -9,6 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from rewardlab.errors import InputError
+from rewardlab.networks.sharding import refuse_sharded
 from rewardlab.policies import Policy
 from rewardlab.policies.reference import AdapterOff, Snapshot, snapshot_of
 
@@ -71,6 +72,7 @@ class ReferenceReset(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Put the reference of a checkpoint in its place, if one is resumed from."""
+        refuse_sharded(trainer, "ReferenceReset")
         if trainer.global_step == 0:  # another fit than the last
             self.step = 0
             self._values = None

@@ -59,6 +59,7 @@ class SFT(Trained):
     """
 
     learns_from = "samples"
+    shards = True
     policy: Policy
 
     def __init__(

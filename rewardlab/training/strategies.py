@@ -13,22 +13,21 @@ from pytorch_lightning.strategies import (
     FSDPStrategy,
     ModelParallelStrategy,
 )
+from torch import nn
 
 from rewardlab.errors import InputError
+from rewardlab.networks.sharding import shard
 
-SHARDED = {
-    FSDPStrategy: "fsdp (FSDP1)",
-    ModelParallelStrategy: "ModelParallelStrategy (FSDP2)",
-    DeepSpeedStrategy: "deepspeed",
-}
+UNKNOWN = {FSDPStrategy: "fsdp (FSDP1)", DeepSpeedStrategy: "deepspeed"}
 
 
-def check_strategy(loop: str, strategy: Any) -> None:
+def check_strategy(loop: str, strategy: Any, shards: bool = False) -> None:
     """Refuse a strategy that spreads weights over processes in a way the loop cannot follow.
 
     Args:
         loop: the loop's name.
         strategy: the Trainer's.
+        shards: whether the loop runs under FSDP2.
 
     Raises:
         InputError: naming what to use instead.
@@ -38,13 +37,55 @@ def check_strategy(loop: str, strategy: Any) -> None:
         Traceback (most recent call last):
         rewardlab.errors.InputError: PPO does not run under fsdp (FSDP1): it ...
     """
-    for kind, name in SHARDED.items():
+    refused = dict(UNKNOWN)
+    if not shards:
+        refused[ModelParallelStrategy] = "ModelParallelStrategy (FSDP2)"
+    instead = " or FSDP2 (configs/trainer/fsdp2.yaml)" if shards else ""
+    for kind, name in refused.items():
         if isinstance(strategy, kind):
             raise InputError(
                 f"{loop} does not run under {name}: it reads whole weights, which are spread over "
-                "processes there. Use ddp; to save memory take lora_rank, dtype: bfloat16, "
-                "gradient_checkpointing or micro_batch."
+                f"processes there. Use ddp{instead}; to save memory take lora_rank, dtype: "
+                "bfloat16, gradient_checkpointing or micro_batch."
             )
+
+
+def shard_trained(module: LightningModule, strategy: ModelParallelStrategy) -> None:
+    """Spread the weights of a loop's trained parts over all processes.
+
+    Raises:
+        InputError: if the strategy would not give every process data of its own.
+    """
+    mesh = strategy.device_mesh["data_parallel"]
+    processes = strategy.world_size
+    if mesh.size() != processes:
+        raise InputError(
+            f"FSDP2 of {processes} processes needs the strategy's data_parallel_size={processes} "
+            f"and tensor_parallel_size=1; got {mesh.size()} and {processes // mesh.size()}. "
+            "configs/trainer/fsdp2.yaml has them."
+        )
+    for part in module.children():
+        if _is_trained(part):
+            shard(part, mesh)
+
+
+def number_among_all(state: dict[str, Any], module: LightningModule) -> None:
+    """Number an optimizer's parameters among all of a module's, in place, as FSDP2 reads them.
+
+    An optimizer numbers those that it was given, and goes by their order when it loads. Lightning
+    2.6 loads a checkpoint under FSDP2 by numbers among all parameters, frozen ones too. A state of
+    several groups, or one that is numbered so already, stays as it is.
+    """
+    places = [place for place, one in enumerate(module.parameters()) if one.requires_grad]
+    groups = state.get("param_groups", [])
+    if len(groups) != 1 or list(groups[0]["params"]) != list(range(len(places))):
+        return
+    groups[0]["params"] = places
+    state["state"] = {places[number]: value for number, value in state["state"].items()}
+
+
+def _is_trained(part: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in part.parameters())
 
 
 class Started(NamedTuple):

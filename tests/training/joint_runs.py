@@ -3,7 +3,8 @@
 `python joint_runs.py FOLDER [FROM]` trains each loop for two passes over the data and writes what
 came out to FOLDER/NAME.pt, and the checkpoint after the first batch of the second pass to
 FOLDER/NAME.ckpt. With FROM, another run's folder, it goes on from the checkpoints there. Started
-by torchrun, each process takes its share of every batch.
+by torchrun, each process takes its share of every batch. With LOOPS=sharded in the environment
+only those are trained that FSDP2 takes, whose weights several processes then spread over them.
 """
 
 import os
@@ -13,11 +14,13 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch.optim import SGD
 
 from rewardlab.data import PairsData, Preferences, SamplesData
 from rewardlab.data.prompt_data import Prompts
 from rewardlab.data.targets import TargetSamples
+from rewardlab.networks.sharding import whole
 from rewardlab.policies import CausalLMPolicy, DiffusionPolicy, Sampler
 from rewardlab.rewards import Brightness, Corrected, Function, LanguageReward, VisionReward
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower
@@ -91,6 +94,11 @@ def dpo_images(size):
     return loop, PairsData(PreferencePairs(images(0), images(1)), batch_size=size)
 
 
+def dpo_lora(size):
+    loop = DPO(language_policy(lora_rank=2), beta=0.5, optimizer=sgd(0.1))
+    return loop, PairsData(text_pairs(), batch_size=size)
+
+
 def gan_rm(size):
     reward = VisionReward(tiny_tower(), width=16, heads=3)
     return GANRM(reward, folds=2, optimizer=sgd(0.5)), towers_data(size)
@@ -162,6 +170,7 @@ LOOPS = {
     "sft_images": sft_images,
     "dpo": dpo,
     "dpo_images": dpo_images,
+    "dpo_lora": dpo_lora,
     "gan_rm": gan_rm,
     "adv_rm": adv_rm,
     "rloo": rloo,
@@ -173,6 +182,9 @@ LOOPS = {
     "refl": refl,
     "online": online,
 }
+
+
+SHARDED = [name for name in LOOPS if name not in {"nft", "ram", "refl", "online"}]
 
 
 class SaveOnce(pl.Callback):
@@ -200,28 +212,35 @@ def trained_weights(module):
         parts.append(module.reward)
     weights = []
     for part in parts:
-        weights += [weight.detach().flatten() for weight in part.parameters()]
+        weights += [whole(weight.detach()).flatten() for weight in part.parameters()]
     return torch.cat(weights)
+
+
+def strategy_for(count):
+    if count > 1 and os.environ.get("LOOPS") == "sharded":
+        return ModelParallelStrategy(count, 1, save_distributed_checkpoint=False)
+    return "ddp" if count > 1 else "auto"
 
 
 def run(name, folder, checkpoint, count):
     pl.seed_everything(0, verbose=False)
     module, data = LOOPS[name](ROWS // count)
     before = trained_weights(module)
-    strategy = "ddp" if count > 1 else "auto"
+    strategy = strategy_for(count)
     options = {"accelerator": "cpu", "devices": count, "strategy": strategy, "max_epochs": EPOCHS}
     trainer = pl.Trainer(
         callbacks=callbacks_of(name, folder), log_every_n_steps=1, **options, **SILENT
     )
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    after = trained_weights(module)  # which all processes gather
     if trainer.global_rank == count - 1:  # what the last process has
         figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        result = {"before": before, "after": trained_weights(module), "figures": figures}
+        result = {"before": before, "after": after, "figures": figures}
         torch.save(result | {"steps": trainer.global_step}, folder / f"{name}.pt")
 
 
 def main(folder, source=None):
-    for name in LOOPS:
+    for name in SHARDED if os.environ.get("LOOPS") == "sharded" else LOOPS:
         checkpoint = None if source is None else Path(source) / f"{name}.ckpt"
         run(name, Path(folder), checkpoint, int(os.environ.get("WORLD_SIZE", "1")))
 

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
+from pytorch_lightning.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
-from rewardlab import PPO, SFT, InputError, Samples
+from rewardlab import PPO, SFT, DiffusionPolicy, InputError, Sampler, Samples
 from rewardlab.data import SamplesData
 from rewardlab.data.prompt_data import Prompts
+from rewardlab.evaluation import Guard
 from rewardlab.policies import CausalLMPolicy
-from rewardlab.rewards import Length
+from rewardlab.rewards import Brightness, Length
+from rewardlab.testing import tiny_diffusion
 from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
+from rewardlab.training import EMA, DrawBy, Online, ReferenceReset, ReFL, VelocityMatching
+from rewardlab.training.strategies import (
+    check_all_have_gradients,
+    check_strategy,
+    shard_trained,
+)
+from rewardlab.training.trainers import make_trainer
 
 QUIET = dict.fromkeys(
     ["logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"], False
@@ -50,3 +62,61 @@ def test_a_loop_of_the_trainers_steps_takes_its_options():
     fit(SFT(policy()), data, gradient_clip_val=1.0, accumulate_grad_batches=2)
     with pytest.raises(InputError, match="'16-mixed'"):
         fit(SFT(policy()), data, precision="16-true")
+
+
+class Elsewhere(ModelParallelStrategy):
+    """FSDP2's strategy, which would wait for a second process."""
+
+    def setup_environment(self):
+        raise AssertionError("the processes have met")
+
+
+@pytest.mark.parametrize("loop", [ReFL, VelocityMatching])
+def test_a_loop_that_reads_whole_weights_refuses_fsdp2_before_processes_meet(loop):
+    images = DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=2))
+    module = loop(images, Brightness())
+    with pytest.raises(InputError, match=f"{loop.__name__} does not run under Model.*Use ddp"):
+        fit(module, Prompts([""] * 2), devices=2, strategy=Elsewhere(2, 1))
+
+
+def test_fsdp1_and_deepspeed_are_refused():
+    with pytest.raises(InputError, match=r"SFT does not run under fsdp .*ddp or FSDP2"):
+        check_strategy("SFT", FSDPStrategy(), shards=True)
+    with pytest.raises(InputError, match=r"trainer that is configured cannot be made here: .*GPU"):
+        make_trainer(pl.Trainer, accelerator="cpu", strategy="fsdp")
+
+
+@pytest.mark.parametrize("name", ["EMA", "ReferenceReset", "Online", "DrawBy", "Guard"])
+def test_a_callback_that_reads_whole_weights_refuses_fsdp2(name):
+    callbacks = {
+        "EMA": (EMA(0.9), "on_train_start"),
+        "ReferenceReset": (ReferenceReset(), "on_train_start"),
+        "Online": (Online(Samples(["a"], ["b"])), "setup"),
+        "DrawBy": (DrawBy(None), "setup"),
+        "Guard": (Guard(), "setup"),
+    }
+    callback, hook = callbacks[name]
+    trainer = SimpleNamespace(strategy=Elsewhere(2, 1), global_step=0)
+    stage = ["fit"] if hook == "setup" else []
+    with pytest.raises(InputError, match=f"{name} does not run under Model.*leave {name} out"):
+        getattr(callback, hook)(trainer, None, *stage)
+
+
+def test_tensor_parallel_is_refused():
+    mesh = {"data_parallel": SimpleNamespace(size=lambda: 1)}
+    strategy = SimpleNamespace(device_mesh=mesh, world_size=2)
+    with pytest.raises(InputError, match="data_parallel_size=2 and tensor_parallel_size=1; got 1"):
+        shard_trained(nn.Linear(1, 1), strategy)
+
+
+def test_a_weight_that_no_loss_reaches_is_named_under_ddp():
+    """DDP alone would say so in the next step, as a failure of its reduction."""
+    module = SFT(policy())
+    module.unused = nn.Linear(1, 1)
+    module.policy.requires_grad_(False)
+    strategy = DDPStrategy()
+    module._trainer = SimpleNamespace(strategy=strategy)
+    with pytest.raises(InputError, match=r"unused.weight; ddp waits .*find_unused_parameters_true"):
+        check_all_have_gradients(module)
+    module._trainer = SimpleNamespace(strategy=DDPStrategy(find_unused_parameters=True))
+    check_all_have_gradients(module)
