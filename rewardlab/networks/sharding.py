@@ -53,6 +53,7 @@ def whole(tensor: Tensor) -> Tensor:
     """Return a tensor that is spread over processes as a whole one on each; others as they are.
 
     Example:
+        >>> import torch
         >>> whole(torch.tensor([1.0])).item()
         1.0
     """

@@ -67,7 +67,7 @@ class VLLMSampler(TextGenerator):
         self._marks: list[WeightMark] = []
 
     def __deepcopy__(self, memo: dict[int, Any]) -> VLLMSampler:
-        """Return the same object: a policy's copy draws by the same engine, with its own weights."""
+        """Return the same object: a copy of a policy draws by this engine, with its own weights."""
         return self
 
     def draw(

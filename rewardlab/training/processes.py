@@ -92,7 +92,7 @@ def own_rows(values: Tensor, count: int) -> Tensor:
     """
     if not is_distributed():
         return values
-    before = sum(from_all_processes(count)[: dist.get_rank()])
+    before: int = sum(from_all_processes(count)[: dist.get_rank()])
     return values[before : before + count]
 
 
@@ -114,7 +114,8 @@ def own_places(count: int, group: int = 1) -> Tensor:
     rank = dist.get_rank() if is_distributed() else 0
     rows = torch.arange(count)
     if count % group or len(set(counts)) > 1:
-        return rows + sum(counts[:rank])
+        before: int = sum(counts[:rank])
+        return rows + before
     in_group = rows % group
     joint_group = rows // group * len(counts) + rank
     return joint_group * group + in_group
@@ -152,7 +153,7 @@ def gathered(values: Tensor) -> Tensor:
     """
     if not is_distributed():
         return values
-    parts = from_all_processes(values.detach().cpu())
+    parts: list[Tensor] = from_all_processes(values.detach().cpu())
     return torch.cat(parts).to(values.device)
 
 
@@ -168,6 +169,7 @@ def joint_rows(parts: Sequence[Rows], numbers: Sequence[Tensor | None]) -> Rows:
             every row counts.
 
     Example:
+        >>> from typing import NamedTuple
         >>> class Held(NamedTuple):
         ...     scores: Tensor
         >>> batches = [Held(torch.tensor([1.0])), Held(torch.tensor([2.0]))]
@@ -177,8 +179,9 @@ def joint_rows(parts: Sequence[Rows], numbers: Sequence[Tensor | None]) -> Rows:
     columns = [torch.cat(column).cpu() for column in zip(*parts, strict=True)]
     if is_distributed():
         columns = [gathered(column) for column in columns]
-        if all(rows is not None for rows in numbers):
-            first_rows = _first_of_each(gathered(torch.cat([*numbers]).cpu()))
+        rows = [part for part in numbers if part is not None]
+        if len(rows) == len(numbers):
+            first_rows = _first_of_each(gathered(torch.cat(rows).cpu()))
             columns = [column[first_rows] for column in columns]
     kind: Any = type(parts[0])
     joined: Rows = kind(*columns)

@@ -24,7 +24,19 @@ from rewardlab.networks.sharding import whole
 from rewardlab.policies import CausalLMPolicy, DiffusionPolicy, Sampler
 from rewardlab.rewards import Brightness, Corrected, Function, LanguageReward, VisionReward
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower
-from rewardlab.training import DPO, GANRM, PPO, SFT, AdvRM, Online, ReFL, VelocityMatching
+from rewardlab.training import (
+    DPO,
+    EMA,
+    GANRM,
+    PPO,
+    SFT,
+    AdvRM,
+    GradientRegularization,
+    Online,
+    ReferenceReset,
+    ReFL,
+    VelocityMatching,
+)
 from rewardlab.training.checkpoints import save_last
 from rewardlab.training.resumable import Resumable
 from rewardlab.training.trainers import SILENT
@@ -133,6 +145,10 @@ def own_advantage(size):
     return ppo(size, advantage=whole_batch, entropy_weight=0.05)
 
 
+def regularized(size):
+    return ppo(size, gradient_regularization=GradientRegularization(0.1))
+
+
 def ppo_images(size):
     settings = {"kl_weight": 1e-3, "clip": 1e-2, "optimizer": sgd(0.05)}
     return PPO(image_policy(), Brightness(), epochs=2, **settings), Prompts([""] * 8, size)
@@ -176,6 +192,9 @@ LOOPS = {
     "rloo": rloo,
     "grpo": grpo,
     "own_advantage": own_advantage,
+    "regularized": regularized,
+    "averaged": grpo,
+    "reset": grpo,
     "ppo_images": ppo_images,
     "nft": nft,
     "ram": ram,
@@ -184,7 +203,8 @@ LOOPS = {
 }
 
 
-SHARDED = [name for name in LOOPS if name not in {"nft", "ram", "refl", "online"}]
+REFUSED = {"nft", "ram", "refl", "online", "regularized", "averaged", "reset"}
+SHARDED = [name for name in LOOPS if name not in REFUSED]
 
 
 class SaveOnce(pl.Callback):
@@ -203,6 +223,10 @@ def callbacks_of(name, folder):
     if name == "online":
         wanted = Samples(PROMPTS[:4], ["hello", "good day", "well", "now"])
         callbacks.append(Online(wanted, rows=8, optimizer=sgd(0.1)))
+    if name == "averaged":
+        callbacks.append(EMA(0.5))
+    if name == "reset":
+        callbacks.append(ReferenceReset(every_n_steps=2))
     return callbacks
 
 
@@ -212,7 +236,9 @@ def trained_weights(module):
         parts.append(module.reward)
     weights = []
     for part in parts:
-        weights += [whole(weight.detach()).flatten() for weight in part.parameters()]
+        for weight in part.parameters():
+            if weight.requires_grad:
+                weights.append(whole(weight.detach()).flatten())
     return torch.cat(weights)
 
 

@@ -15,10 +15,10 @@ from rewardlab.data.loader import ResumableLoader, Rows
 
 HERE = Path(__file__).parent
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-# Sums of float32 are taken in another order, and three to six steps carry that on: the weights
-# differ by some 2e-6 of the way that they went, by 2e-5 where advantages are divided by a small
-# deviation.
-TOLERANCE = 1e-4
+# Sums of float32 are taken in another order, and four to eight steps carry that on: the weights
+# differ by some 3e-6 of the way that they went, by 2e-5 where advantages are divided by a small
+# deviation, by 6e-5 where a finite difference of gradients is.
+TOLERANCE = 3e-4
 LOOPS = {
     "sft",
     "sft_images",
@@ -31,12 +31,16 @@ LOOPS = {
     "grpo",
     "own_advantage",
     "ppo_images",
+    "regularized",
+    "averaged",
+    "reset",
     "nft",
     "ram",
     "refl",
     "online",
 }
-REFUSED = {"nft", "ram", "refl", "online"}  # by a sentence, under FSDP2
+# By a sentence, under FSDP2.
+REFUSED = {"nft", "ram", "refl", "online", "regularized", "averaged", "reset"}
 
 
 @pytest.fixture(scope="module")
