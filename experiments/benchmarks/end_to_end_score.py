@@ -81,7 +81,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--out", type=Path, default=Path("runs/end_to_end/score.csv"))
-    add("--texts", type=int, default=512)
+    add("--texts", type=int, default=320)
     add("--repeats", type=int, default=3)
     add("--batch-size", type=int, default=32)
     add("--width", type=int, default=128)
@@ -124,7 +124,7 @@ def _measured(folder: Path, options: argparse.Namespace, lengths: Lengths | None
     row["median_tokens"] = statistics.median(tokens)
     row["longest"] = tokens[-1]
     row["padded_share_in_order"] = round(_padding(counts, options.batch_size), 3)
-    row["padded_share_sorted"] = round(_padding(tokens[::-1], options.batch_size), 3)
+    row["padded_share_ours"] = round(_padding_of_ours(texts, counts, options.batch_size), 3)
     row.update(_ratios(repeats))
     return row
 
@@ -195,6 +195,18 @@ def _padding(counts: Sequence[int], batch_size: int) -> float:
     for start in range(0, len(counts), batch_size):
         batch = counts[start : start + batch_size]
         run += len(batch) * max(batch)
+    return 1 - sum(counts) / run
+
+
+def _padding_of_ours(texts: Sequence[str], counts: Sequence[int], batch_size: int) -> float:
+    """Return the same where batches are those of `rewardlab.bulk`."""
+    from rewardlab.bulk.entries import Entry
+    from rewardlab.bulk.judging import Numbered, batches
+
+    chunk = [Numbered(row, Entry("", output=text)) for row, text in enumerate(texts)]
+    run = 0
+    for batch in batches(chunk, batch_size):
+        run += len(batch) * max(counts[row] for row, _ in batch)
     return 1 - sum(counts) / run
 
 
