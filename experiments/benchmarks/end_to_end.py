@@ -7,8 +7,10 @@ the median over steps, then over rounds; memory is the highest resident size abo
 the job. Writes figures.csv, table.md and growth.png.
 
     python experiments/benchmarks/end_to_end.py score --help
+    python experiments/benchmarks/end_to_end.py serve --help
 
-measures scoring texts of many lengths beside transformers' pipeline.
+measure scoring texts of many lengths beside transformers' pipeline, and a server beside scoring
+in process.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from end_to_end_cases.measuring import Figures
 from end_to_end_cases.writing import Row, line, row, write
 
 # benchmarks that are files of their own, each with main(argv)
-OTHERS = {"score": "end_to_end_score"}
+OTHERS = {"score": "end_to_end_score", "serve": "end_to_end_serve"}
 
 
 def main() -> None:
