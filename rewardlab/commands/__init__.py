@@ -135,36 +135,27 @@ Examples:
     "score": """\
 rewardlab score: what a reward says of each sample, one row a sample, in their order.
 
-  rewardlab score REWARD SAMPLES [SAMPLES ...] --out FILE [--prompts FILE] [--resume]
+  rewardlab score REWARD SAMPLES [SAMPLES ...] [--out FILE] [--prompts FILE] [--resume]
 
   REWARD           a folder of a reward or of a published sequence classifier, or an http(s):// URL
-  SAMPLES          rows (JSON lines, CSV, parquet, a folder of datasets) with "prompt" and
-                   "response", or "messages"; a text file with an output a line; a folder of
-                   pictures, videos or samples; a picture or video; WebDataset's shards. Several
-                   tables or shards may be given, also as patterns in quotes: 's-{000..003}.tar'
-  --out FILE       a new .csv, .jsonl or .parquet file: row, score, reason (why there is no score),
-                   the samples' own columns. FILE.json says what it was made of; FILE.part holds
-                   the scores until then. Without --out the CSV is printed
-  --resume         go on from FILE.part, with the same samples and the same reward
-  --keep all       the samples' own columns; scored: prompt and output as read; none
-  --prompts FILE   the prompt of each sample, one a line, or rows with "prompt"
-  --prompt-column, --output-column NAME: of a table, or a member's extension in shards
+  SAMPLES          rows (JSON lines, CSV, parquet, datasets) with "prompt" and "response", or
+                   "messages"; a text file; a folder of pictures, videos or samples; a picture or
+                   video; several tables or shards (tar), also patterns: 's-{000..003}.tar'
+  --out FILE       a new .csv, .jsonl or .parquet file: row, score, reason (why there is none), the
+                   samples' columns; FILE.json says how it was made. Without it CSV is printed
+  --resume         go on from FILE.part    --keep all: the samples' own columns; scored; none
+  --prompts FILE   one a sample; or --prompt-column, --output-column NAME, extensions in shards
   --sort best      highest scores first; worst: lowest first    --members: each member's score
-  --skip-unreadable  leave rows and pictures that cannot be read unscored, with the reason
-  --most-unscored S  share of samples that the reward may fail on; by default the first ends all
+  --skip-unreadable leaves broken rows unscored; --most-unscored S: so many that the reward fails on
   --size N         resize and crop pictures and frames to N × N; needed where their sizes differ
-  --frames N --stride M  of each video N frames, M apart; its file, or a folder of its frames
-  --batch-size 64    --device NAME    --trust    --chat false: plain text, no chat template
-  --query-template TOKENIZER  folder of the tokenizer whose chat template writes what a URL is sent,
-                   as a chat model's reward expects it; or --query 'Q: {prompt}\\nA: {response}',
-                   \\n for a line break. With neither, the response right behind its prompt, and a
-                   warning. --key-variable NAME: the environment variable with the server's key
-  --dialect FORM   what the URL speaks: openrlhf (default), vllm, sglang, tei, flow-factory
+  --frames N --stride M  of each video N frames, M apart    --batch-size 64    --device NAME
+  --trust    --chat false: plain text    --dialect FORM: openrlhf, vllm, sglang, tei, flow-factory
+  --query-template TOKENIZER  folder of the tokenizer whose chat template writes what a URL is sent;
+                   or --query 'Q: {prompt}\\nA: {response}'; --key-variable NAME: of its key
 
 Examples:
   rewardlab score runs/reward/reward pictures --sort best --out scores.csv
-  rewardlab score rm answers.parquet --out scores.parquet --resume
-  rewardlab score runs/reward/reward 'shards/{000..007}.tar' --size 224 --out scores.jsonl""",
+  rewardlab score runs/reward/reward 'shards/{000..007}.tar' --size 224 --out scores.parquet""",
     "select": """\
 rewardlab select: the best of each prompt's candidates by a reward, one row a prompt.
 
