@@ -1,19 +1,19 @@
-"""Passes through a language model without its head; prompts that rows share are run once."""
+"""Passes through a language model without its head; rows that share prompts are run packed."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from rewardlab.networks import packing
 from rewardlab.networks.loading import takes_positions
 from rewardlab.networks.precision import arithmetic
-from rewardlab.networks.sharing import saves_enough
-from rewardlab.networks.stillness import recomputing_parts
 from rewardlab.networks.tokens import Padded, positions_of
 from rewardlab.types import Distinct, Trajectory, distinct
 
@@ -76,21 +76,13 @@ class Backbone:
         network: the whole model, of transformers.
         dtype: precision of the arithmetic.
         caches_tokens: whether the cache holds keys and values of every token, and nothing else.
-        recomputes: whether activations are recomputed in the backward pass; no cache is kept then.
+        packs: whether rows can stand in one line; see `networks.packing`.
     """
 
     network: Any
     dtype: torch.dtype
     caches_tokens: bool
-    recomputes: bool
-
-    @property
-    def shares_prompts(self) -> bool:
-        """Whether a pass with a gradient can run a prompt once for all rows that have it."""
-        if not self.recomputes:
-            return self.caches_tokens
-        keeps_states = not any(part.training for part in recomputing_parts(self.network))
-        return self.caches_tokens and keeps_states
+    packs: bool
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -146,20 +138,41 @@ class Backbone:
     def response_states(self, trajectory: Trajectory) -> Tensor:
         """Return the states [B, T', D] that the tokens are drawn from.
 
-        T' is the length of the longest response. A prompt that several rows have is run once,
-        where that saves enough: its keys and values serve all of them.
+        T' is the length of the longest response. Rows are packed, a prompt that several have once,
+        where that costs less than running them whole.
         """
         inputs, width = _scored_inputs(trajectory)
-        unique = distinct(trajectory.prompts)
-        spared = (len(trajectory) - len(unique.values)) * width
-        if not self.shares_prompts or not saves_enough(spared, inputs.tokens.numel()):
+        rows = _token_rows(inputs, width)
+        hidden = self.network.config.get_text_config().hidden_size
+        lines = packing.cheaper(rows.ids, rows.starts, hidden) if self.packs else None
+        if lines is None or not all(rows.starts):
             return self.run(inputs).states[:, width - 1 :]
-        last, cache = self.run_shared(inputs.first(width), unique)
-        responses = inputs.after(width)
-        if responses.tokens.shape[1] == 0:
-            return last
-        states = self.run(responses, cache, keep=True).states
-        return torch.cat([last, states], 1)
+        table = packing.packed(rows.ids, rows.starts, lines, device=inputs.tokens.device)
+        with arithmetic(inputs.tokens.device, self.dtype):
+            states = packing.run_packed(self.network.base_model, table)
+        return torch.cat([table.before_responses(states), table.responses(states)], 1)
+
+
+class _Rows(NamedTuple):
+    """Token ids of B rows, not padded, and where in each the response starts."""
+
+    ids: list[list[int]]
+    starts: list[int]
+
+
+def _token_rows(inputs: Inputs, width: int) -> _Rows:
+    """Return the tokens of each row without padding.
+
+    Args:
+        inputs: whole rows.
+        width: columns of the prompts.
+    """
+    ids = []
+    is_token = inputs.mask.tolist()
+    for row, mask in zip(inputs.tokens.tolist(), is_token, strict=True):
+        ids.append(list(compress(row, mask)))
+    starts: list[int] = inputs.mask[:, :width].sum(1).tolist()
+    return _Rows(ids, starts)
 
 
 def _scored_inputs(trajectory: Trajectory) -> tuple[Inputs, int]:

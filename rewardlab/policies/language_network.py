@@ -110,7 +110,7 @@ def check_rows(network: Any) -> None:
     rows = Inputs.of(padded([text[:length], text], left=True, device=device))
     row = Inputs.of(padded([text[:length]], device=device))
     width = length + padding - 1
-    backbone = Backbone(network, torch.float32, caches_tokens=False, recomputes=False)
+    backbone = Backbone(network, torch.float32, caches_tokens=False, packs=False)
     with torch.no_grad(), backbone.evaluating():
         alone = backbone.run(row).states[0, -1]
         together = backbone.run(rows).states[0, -1]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
-from rewardlab.networks import loading, sharing, tokens
+from rewardlab.networks import loading, packing, tokens
 from rewardlab.networks.adapters import read_adapter
 from rewardlab.networks.chat import TextTokens
 from rewardlab.networks.precision import arithmetic, full_precision
@@ -140,7 +140,7 @@ class LanguageReward(
         weight = loaded.head
         if gradient_checkpointing:
             loading.checkpoint_activations(self.backbone)
-        self._keeps_prompts = language_states.keeps_prompts(self.backbone)
+        self._packs = packing.packs(self.backbone)
         self._set_tokenizer(model, tokenizer, max_length, is_classifier=weight is not None)
         if loaded.foreign is not None:
             self.pad = None  # its trainer reads the very last token
@@ -216,7 +216,8 @@ class LanguageReward(
         if was_training and not torch.is_grad_enabled():
             self.backbone.eval()
         needs_gradient = torch.is_grad_enabled() and (self._embeds or not self.frozen)
-        run = language_states.shared_states if self._shares(rows) else language_states.whole_states
+        packs = self._packs and not self._embeds
+        run = language_states.packed_states if packs else language_states.whole_states
         with torch.set_grad_enabled(needs_gradient), arithmetic(self.head.device, self.dtype):
             token_states = run(self.backbone, rows, self.pad)
         self.backbone.train(was_training)
@@ -298,14 +299,6 @@ class LanguageReward(
         rows = batch_ids(self.texts, samples, self.limit, "LanguageReward", self._memory)
         self._tell_of_cuts(rows)
         return rows
-
-    def _shares(self, rows: BatchRows) -> bool:
-        """Tell whether prompts that rows have in common are run once."""
-        if self._embeds or not self._keeps_prompts:
-            return False
-        if self.backbone.training and sharing.recomputes(self.backbone):
-            return False
-        return language_states.worth_sharing(rows, self.pad)
 
     def _tell_of_cuts(self, rows: BatchRows) -> None:
         """Warn of prompts that were cut, once."""

@@ -8,11 +8,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rewardlab.networks.loading import takes_positions
-from rewardlab.networks.sharing import keeps_only_keys_and_values, prompt_cache, saves_enough
-from rewardlab.networks.tokens import padded, positions_of
+from rewardlab.networks import packing
+from rewardlab.networks.tokens import padded
 from rewardlab.rewards.formatting import BatchRows
-from rewardlab.types import distinct
 
 
 class TokenStates(NamedTuple):
@@ -43,62 +41,35 @@ def whole_states(backbone: Any, rows: BatchRows, pad: int | None) -> TokenStates
     return TokenStates(output.last_hidden_state, ids, spans.to(backbone.device))
 
 
-def shared_states(backbone: Any, rows: BatchRows, pad: int | None) -> TokenStates:
-    """Run each distinct prompt once, then the responses; states are those of the responses.
+def packed_states(backbone: Any, rows: BatchRows, pad: int | None) -> TokenStates:
+    """Run rows packed, where that costs less than running them whole.
 
-    The keys and values of a prompt serve all rows that have it.
+    States are those of the responses, or of whole rows.
 
     Args:
-        backbone: of transformers, without a head, for which `keeps_prompts` holds.
-        rows: B rows of ids, each with a prompt.
+        backbone: of transformers, without a head, for which `packing.packs` holds.
+        rows: B rows of ids.
         pad: the id that pads.
     """
-    device = backbone.device
-    prompts = []
-    responses = []
+    hidden = backbone.config.get_text_config().hidden_size
+    lines = packing.cheaper(rows.ids, rows.starts, hidden)
+    if lines is None or not _have_own_tokens(rows, pad):
+        return whole_states(backbone, rows, pad)
+    table = packing.packed(rows.ids, rows.starts, lines, pad or 0, backbone.device)
+    states = table.responses(packing.run_packed(backbone, table))
+    ids = table.responses(table.ids)
+    columns = torch.arange(ids.shape[1], device=ids.device)
+    ids = ids.where(columns < table.lengths[:, None], pad or 0)
+    spans = torch.stack([torch.zeros_like(table.lengths), table.lengths], 1)
+    return TokenStates(states, ids, spans)
+
+
+def _have_own_tokens(rows: BatchRows, pad: int | None) -> bool:
+    """Tell whether every response has a token that does not pad."""
     for ids, start in zip(rows.ids, rows.starts, strict=True):
-        prompts.append(tuple(ids[:start]))
-        responses.append(ids[start:])
-    unique = distinct(prompts)
-    prompt_table = padded(unique.values, pad or 0, left=True, device=device)
-    prompt_mask = prompt_table.mask.long()
-    cache = prompt_cache(backbone, prompt_table.ids, prompt_mask, positions_of(prompt_mask))
-    prompt_of_row = torch.tensor(unique.places, device=device)
-    cache.batch_select_indices(prompt_of_row)
-    response_table = padded(responses, pad or 0, device=device)
-    mask = torch.cat([prompt_mask[prompt_of_row], response_table.mask.long()], 1)
-    width = prompt_mask.shape[1]
-    output = backbone(
-        input_ids=response_table.ids,
-        attention_mask=mask,
-        position_ids=positions_of(mask)[:, width:],
-        past_key_values=cache,
-        use_cache=True,
-    )
-    spans = _spans([0] * len(responses), responses)
-    return TokenStates(output.last_hidden_state, response_table.ids, spans.to(device))
-
-
-def keeps_prompts(backbone: Any) -> bool:
-    """Tell whether a backbone's keys and values of a prompt are all that its responses need."""
-    return takes_positions(backbone) and keeps_only_keys_and_values(backbone)
-
-
-def worth_sharing(rows: BatchRows, pad: int | None) -> bool:
-    """Tell whether running each prompt once saves enough and changes no score.
-
-    Every row needs a prompt, and a token of its response that does not pad: the last such token is
-    what is scored.
-    """
-    if not all(rows.starts):
-        return False
-    prompts = set()
-    has_own_token = True
-    for ids, start in zip(rows.ids, rows.starts, strict=True):
-        prompts.add(tuple(ids[:start]))
-        has_own_token &= any(token != pad for token in ids[start:])
-    spared = sum(rows.starts) - sum(map(len, prompts))
-    return has_own_token and saves_enough(spared, sum(map(len, rows.ids)))
+        if all(token == pad for token in ids[start:]):
+            return False
+    return True
 
 
 def pooled_states(tokens: TokenStates, pooling: str, pad: int | None) -> Tensor:

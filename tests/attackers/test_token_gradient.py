@@ -22,7 +22,6 @@ from rewardlab.rewards import (
     Length,
     Relative,
     Reward,
-    language_states,
 )
 from rewardlab.rewards.formatting import TokenRows, token_ids
 from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
@@ -165,7 +164,7 @@ def test_no_score_falls_and_nothing_else_changes():
     assert (attack.eval()(climbed) >= attack(drawn)).all()
     assert (attack(climbed) > attack(drawn) + 1).any()
     assert_close(found.facts["attack"], attack(climbed).view(2, 2).amax(1))
-    assert torch.equal(found.facts["target"], attack.target(found))
+    assert_close(found.facts["target"], attack.target(found))
     assert attacker(generator, attack, ["say it", "go"], 3).outputs == found.outputs
     lengths = generator.encode(climbed, seeds=torch.zeros(4, dtype=torch.long)).mask.sum(1)
     for i, text in enumerate(climbed.outputs):
@@ -187,17 +186,18 @@ def test_fluency_counts_the_log_probability_under_the_policy():
 
 
 def test_the_prompt_of_a_text_s_swaps_is_run_once(monkeypatch):
-    shared = []
-    run = language_states.shared_states
+    responses = []
+    pack = packing.packed
 
-    def counted(backbone, rows, pad):
-        shared.append(len(rows.ids))
-        return run(backbone, rows, pad)
+    def counted(rows, *arguments):
+        table = pack(rows, *arguments)
+        responses.append(len(rows) / len(table.ids))
+        return table
 
-    monkeypatch.setattr(language_states, "shared_states", counted)
+    monkeypatch.setattr(packing, "packed", counted)
     samples = Samples(["a long prompt, which all of the swaps share"], ["hello"])
     TokenGradient(steps=1, top=8, swaps=8).climb(policy(), language(frozen=True), samples, 0)
-    assert max(shared) > 1
+    assert max(responses) > 1
 
 
 def test_other_vocabularies_count_in_scores_alone():

@@ -18,8 +18,8 @@ from rewardlab.networks.loading import (
     load_tokenizer,
     takes_positions,
 )
-from rewardlab.networks.sharing import recomputes
 from rewardlab.networks.silence import silent
+from rewardlab.networks.stillness import recomputing_parts
 from rewardlab.policies import CausalLMPolicy, load_policy
 from rewardlab.rewards import LanguageReward, load_reward
 from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
@@ -77,9 +77,9 @@ def test_an_instance_without_a_tokenizer_is_refused():
 
 def test_activations_are_recomputed_once_asked_for():
     network = tiny_causal_lm()
-    assert not recomputes(network)
+    assert not recomputing_parts(network)
     checkpoint_activations(network)
-    assert recomputes(network)
+    assert recomputing_parts(network)
 
 
 def test_a_decoder_takes_positions():

@@ -11,7 +11,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, GPT2Config, GPT2LMHead
 from rewardlab.errors import InputError
 from rewardlab.kernels import linear_log_prob
 from rewardlab.losses import nll_loss
-from rewardlab.networks import sharing
+from rewardlab.networks import packing
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.seeds import row_seeds
 from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
@@ -176,8 +176,8 @@ SHARED = (
 
 
 @pytest.mark.parametrize("options", [{}, {"temperature": 0.7}, {"lora_rank": 2}], ids=str)
-def test_a_prompt_that_rows_share_is_run_once_and_nothing_else_changes(options, monkeypatch):
-    """Keys and values of a prompt depend on the prompt alone, so each row may borrow them."""
+def test_rows_that_share_a_prompt_are_packed_and_nothing_else_changes(options, monkeypatch):
+    """A response sees its prompt and itself, so several stand behind one prompt in one line."""
     policy = make(**options)
     trajectory = encoded(policy, *SHARED)
     shapes = []
@@ -187,22 +187,24 @@ def test_a_prompt_that_rows_share_is_run_once_and_nothing_else_changes(options, 
 
     policy.network.base_model.register_forward_hook(note, with_kwargs=True)
     results = []
-    for worth in (9.0, 0.0):
-        monkeypatch.setattr(sharing, "WORTH_SHARING", worth)
+    for most in (0, 2**27):
+        monkeypatch.setattr(packing, "MOST_MASK", most)
         log_prob = policy.log_prob(trajectory)
         trained = trained_weights(policy)
         results.append([log_prob, *torch.autograd.grad(log_prob.square().sum(), trained)])
     width = trajectory.tensors["prompt"].shape[1]
     steps = trajectory.mask.shape[1]
-    assert shapes == [(6, width + steps - 1), (2, width), (6, steps - 1)]
+    whole, packed = shapes
+    assert whole == (6, width + steps - 1)
+    assert packed[0] * packed[1] < whole[0] * whole[1]
     whole, shared = results
     assert_close(shared[0], whole[0], atol=1e-5, rtol=1e-5)
     for own, other in zip(shared[1:], whole[1:], strict=True):
         assert_close(own, other, atol=1e-5 * other.abs().max().item(), rtol=1e-4)
 
 
-def test_prompts_are_shared_only_where_keys_and_values_are_all_that_is_kept():
-    """A window forgets tokens and a checkpointed layer keeps no cache; rows are run whole then."""
+def test_a_policy_with_a_window_is_run_whole():
+    """A window forgets tokens, and a packed line is longer than a row."""
     config = Gemma2Config(
         vocab_size=260,
         hidden_size=32,
@@ -215,11 +217,17 @@ def test_prompts_are_shared_only_where_keys_and_values_are_all_that_is_kept():
         final_logit_softcapping=None,
     )
     windowed = CausalLMPolicy(Gemma2ForCausalLM(config), tiny_tokenizer(), max_new_tokens=4)
-    assert not windowed._backbone.shares_prompts
-    policy = make(gradient_checkpointing=True)
-    assert not policy.train()._backbone.shares_prompts
-    assert policy.eval()._backbone.shares_prompts
-    assert make()._backbone.shares_prompts
+    assert not windowed._backbone.packs
+    assert make(gradient_checkpointing=True).train()._backbone.packs
+
+
+def test_responses_of_one_token_are_packed(monkeypatch):
+    """Nothing of them is run: what they are drawn from is the prompt's last state."""
+    policy = make()
+    trajectory = encoded(policy, ["a cat"] * 3, ["", "", ""])
+    packed = policy.log_prob(trajectory)
+    monkeypatch.setattr(packing, "MOST_MASK", 0)
+    assert_close(packed, policy.log_prob(trajectory), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("value", [False, True])

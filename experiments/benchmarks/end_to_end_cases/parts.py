@@ -128,14 +128,14 @@ def _vision_reward() -> Any:
 def sharing(shared: bool) -> Figures:
     """Measure log-probabilities and their gradient of 8 responses to each of 4 prompts.
 
-    Prompts are run once (`shared`), or with every row.
+    Prompts are run once, packed with their responses (`shared`), or with every row.
     """
     import torch
 
-    import rewardlab.networks.sharing
     from rewardlab import CausalLMPolicy, Samples
+    from rewardlab.networks import packing
 
-    rewardlab.networks.sharing.WORTH_SHARING = 0.0 if shared else 2.0
+    packing.MOST_MASK = 2**27 if shared else 0
     policy = CausalLMPolicy(network(), tokenizer())
     prompts = []
     for prompt in texts(4, 128, 0):
