@@ -324,16 +324,21 @@ def _first_fit(blocks: Sequence[Block], room: int) -> Layout:
     lines: list[list[Block]] = []
     lengths: list[int] = []
     for block in sorted(blocks, key=lambda block: -block.length):
-        for line, length in enumerate(lengths):
-            if length + block.length <= room:
-                break
-        else:
-            line = len(lines)
+        line = _line_with_room(lengths, room - block.length)
+        if line == len(lines):
             lines.append([])
             lengths.append(0)
         lines[line].append(block)
         lengths[line] += block.length
     return Layout(lines, max(lengths))
+
+
+def _line_with_room(lengths: Sequence[int], most: int) -> int:
+    """Return the first line that holds no more tokens than `most`, or the number of a new one."""
+    for line, length in enumerate(lengths):
+        if length <= most:
+            return line
+    return len(lengths)
 
 
 def _mask(block_lines: list[list[int]], owner_lines: list[list[int]]) -> Tensor:

@@ -66,10 +66,10 @@ def packed_states(backbone: Any, rows: BatchRows, pad: int | None) -> TokenState
 
 def _have_own_tokens(rows: BatchRows, pad: int | None) -> bool:
     """Tell whether every response has a token that does not pad."""
+    has_own_token = True
     for ids, start in zip(rows.ids, rows.starts, strict=True):
-        if all(token == pad for token in ids[start:]):
-            return False
-    return True
+        has_own_token &= any(token != pad for token in ids[start:])
+    return has_own_token
 
 
 def pooled_states(tokens: TokenStates, pooling: str, pad: int | None) -> Tensor:

@@ -12,6 +12,7 @@ from rewardlab.attackers import TokenGradient
 from rewardlab.attackers.token_swaps import swap_gains
 from rewardlab.audits import make_attacker
 from rewardlab.mining import candidates
+from rewardlab.networks import packing
 from rewardlab.networks.tokens import padded
 from rewardlab.policies import CallableGenerator, CausalLMPolicy
 from rewardlab.provenance import fingerprint
