@@ -43,6 +43,14 @@ class Aim(NamedTuple):
 CASES: dict[str, dict[str, Callable[[], Figures]]] = {
     "reward-model step": {"ours": reward_ours, "TRL": reward_trl},
     "DPO step": {"ours": dpo_ours, "TRL": dpo_trl},
+    "reward-model step, long-tailed": {
+        "ours": partial(reward_ours, is_tailed=True),
+        "TRL": partial(reward_trl, is_tailed=True),
+    },
+    "DPO step, long-tailed": {
+        "ours": partial(dpo_ours, is_tailed=True),
+        "TRL": partial(dpo_trl, is_tailed=True),
+    },
     "RLOO step": {"ours": rloo_ours, "TRL": rloo_trl},
     "policy loss, 40 % live": {
         "ours": partial(policy_loss_ours, 0.4),
@@ -72,9 +80,12 @@ CASES: dict[str, dict[str, Callable[[], Figures]]] = {
     },
 }
 AIMS = {
-    "reward-model step": Aim(1.0, 1 / 0.7),
-    "DPO step": Aim(1.0, 1 / 0.7),
-    "RLOO step": Aim(1.0, 1 / 0.7),
+    "reward-model step": Aim(1.3, 1 / 0.6),
+    "DPO step": Aim(4.5, 1 / 0.7),
+    "reward-model step, long-tailed": Aim(2.0, 1 / 0.6),
+    "DPO step, long-tailed": Aim(4.5, 1 / 0.7),
+    "RLOO step": Aim(4.0, 1 / 0.7),
+    "8 samples a prompt": Aim(3.0),
     "policy loss, 40 % live": Aim(2.0, 4.0),
     "log-prob forward": Aim(1.0, 5.0),
     "GAE, 64 x 1024": Aim(10.0),

@@ -20,11 +20,11 @@ from end_to_end_cases.material import (
 from end_to_end_cases.measuring import Figures, Steps
 
 
-def reward_trl(steps: int = 20) -> Figures:
+def reward_trl(steps: int = 20, is_tailed: bool = False) -> Figures:
     """Measure a step of TRL's reward model."""
     from trl import RewardConfig, RewardTrainer
 
-    rows = _pair_rows(ROWS * steps)
+    rows = _pair_rows(ROWS * steps, is_tailed)
     with tempfile.TemporaryDirectory() as folder:
         args = RewardConfig(**_trl_options(folder, steps), max_length=256)
         model = network("LlamaForSequenceClassification", num_labels=1)
@@ -32,7 +32,7 @@ def reward_trl(steps: int = 20) -> Figures:
         return _trl_run(trainer)
 
 
-def reward_ours(steps: int = 20) -> Figures:
+def reward_ours(steps: int = 20, is_tailed: bool = False) -> Figures:
     """Measure a step of our reward model."""
     from rewardlab.data.preferences import Preferences
     from rewardlab.rewards.language import LanguageReward
@@ -40,15 +40,15 @@ def reward_ours(steps: int = 20) -> Figures:
 
     reward = LanguageReward(network(), tokenizer())
     module = AdvRM(reward, bootstrap=False, optimizer=adamw())
-    data = Preferences(pairs(ROWS * steps), held_out=0, batch_size=ROWS)
+    data = Preferences(pairs(ROWS * steps, is_tailed), held_out=0, batch_size=ROWS)
     return _our_run(module, data, steps)
 
 
-def dpo_trl(steps: int = 20) -> Figures:
+def dpo_trl(steps: int = 20, is_tailed: bool = False) -> Figures:
     """Measure a step of TRL's DPO."""
     from trl import DPOConfig, DPOTrainer
 
-    rows = _pair_rows(ROWS * steps)
+    rows = _pair_rows(ROWS * steps, is_tailed)
     with tempfile.TemporaryDirectory() as folder:
         args = DPOConfig(**_trl_options(folder, steps), max_length=256, beta=0.1)
         trainer = DPOTrainer(
@@ -57,7 +57,7 @@ def dpo_trl(steps: int = 20) -> Figures:
         return _trl_run(trainer)
 
 
-def dpo_ours(steps: int = 20) -> Figures:
+def dpo_ours(steps: int = 20, is_tailed: bool = False) -> Figures:
     """Measure a step of our DPO."""
     from rewardlab import CausalLMPolicy
     from rewardlab.data import PairsData
@@ -65,7 +65,7 @@ def dpo_ours(steps: int = 20) -> Figures:
 
     policy = CausalLMPolicy(network(), tokenizer())
     module = DPO(policy, beta=0.1, optimizer=adamw())
-    data = PairsData(pairs(ROWS * steps), batch_size=ROWS)
+    data = PairsData(pairs(ROWS * steps, is_tailed), batch_size=ROWS)
     return _our_run(module, data, steps)
 
 
@@ -135,8 +135,8 @@ def _even_shares(outputs: Sequence[str]) -> list[float]:
     return shares
 
 
-def _pair_rows(count: int) -> Any:
-    both = pairs(count)
+def _pair_rows(count: int, is_tailed: bool) -> Any:
+    both = pairs(count, is_tailed)
     return _dataset(
         prompt=[f"{prompt} " for prompt in both.chosen.prompts],
         chosen=both.chosen.outputs,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+import random
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
 ROWS = 16
 PROMPT = 32
 RESPONSE = 32
+LONGEST = 120  # of a long tail; prompt and response fit the context
 VOCABULARY = 8192
 WIDTH = 128
 LAYERS = 4
@@ -52,23 +56,39 @@ def network(kind: str = "LlamaForCausalLM", **options: Any) -> Any:
 
 def texts(count: int, length: int, seed: int) -> list[str]:
     """Return texts of `length` random words."""
-    import random
+    return texts_of([length] * count, seed)
 
+
+def texts_of(lengths: Sequence[int], seed: int) -> list[str]:
+    """Return a text of random words for each length."""
     generator = random.Random(seed)
     lines = []
-    for _ in range(count):
+    for length in lengths:
         tokens = [f"w{generator.randrange(2, VOCABULARY)}" for _ in range(length)]
         lines.append(" ".join(tokens))
     return lines
 
 
-def pairs(count: int) -> Any:
-    """Return preference pairs of random texts."""
+def tailed(count: int, seed: int) -> list[int]:
+    """Return lengths with a long tail: log-normal, median 32, deviation 0.8 of the logarithm."""
+    generator = random.Random(seed)
+    lengths = []
+    for _ in range(count):
+        length = round(generator.lognormvariate(math.log(RESPONSE), 0.8))
+        lengths.append(min(max(length, 4), LONGEST))
+    return lengths
+
+
+def pairs(count: int, is_tailed: bool = False) -> Any:
+    """Return preference pairs of random texts, of one length or of lengths with a long tail."""
     from rewardlab import PreferencePairs, Samples
 
-    prompts = texts(count, PROMPT, 0)
-    chosen = Samples(prompts, texts(count, RESPONSE, 1))
-    rejected = Samples(prompts, texts(count, RESPONSE, 2))
+    prompt_lengths = tailed(count, 3) if is_tailed else [PROMPT] * count
+    chosen_lengths = tailed(count, 4) if is_tailed else [RESPONSE] * count
+    rejected_lengths = tailed(count, 5) if is_tailed else [RESPONSE] * count
+    prompts = texts_of(prompt_lengths, 0)
+    chosen = Samples(prompts, texts_of(chosen_lengths, 1))
+    rejected = Samples(prompts, texts_of(rejected_lengths, 2))
     return PreferencePairs(chosen, rejected)
 
 
