@@ -97,16 +97,34 @@ class Packed(NamedTuple):
 def packs(network: Any) -> bool:
     """Tell whether a network of transformers gives a packed token what it gives it alone.
 
+    Args:
+        network: without its head.
+    """
+    return not hindrance(network)
+
+
+def hindrance(network: Any) -> str:
+    """Return why rows of a network of transformers are not packed, or "" if they are.
+
     Every layer has to attend to all that came before, without a window or a recurrent state, and to
     take positions and a mask of any form.
 
     Args:
         network: without its head.
+
+    Example:
+        >>> from rewardlab.testing.tiny_text import tiny_causal_lm
+        >>> hindrance(tiny_causal_lm().base_model)
+        ''
     """
+    if not takes_positions(network):
+        return "it counts positions by itself"
+    if not keeps_only_keys_and_values(network):
+        return "its layers keep a window, a recurrent state or no cache"
     attention = getattr(network.config, "_attn_implementation", None)
-    if attention not in ATTENTIONS or not takes_positions(network):
-        return False
-    return keeps_only_keys_and_values(network)
+    if attention not in ATTENTIONS:
+        return f"its attention, {attention}, takes no mask of any form; sdpa and eager do"
+    return ""
 
 
 def keeps_only_keys_and_values(network: Any) -> bool:

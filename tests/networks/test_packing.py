@@ -43,6 +43,7 @@ NEVER = {
     "Bloom": {"vocab_size": 60, "hidden_size": 32, "n_layer": 2, "n_head": 2},  # no positions
     "Mamba": {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
 }
+KEEPS_MORE = "its layers keep a window, a recurrent state or no cache"
 
 
 def network_of(name, settings, attention="sdpa"):
@@ -93,13 +94,15 @@ def test_each_token_is_what_it_is_in_a_row_of_its_own(name, attention):
 
 @pytest.mark.parametrize("name", NEVER)
 def test_what_keeps_more_or_less_than_keys_and_values_is_not_packed(name):
-    assert not packing.packs(network_of(name, NEVER[name], "eager"))
+    network = network_of(name, NEVER[name], "eager")
+    assert not packing.packs(network)
+    assert packing.hindrance(network) in ("it counts positions by itself", KEEPS_MORE)
 
 
 def test_an_attention_that_takes_no_mask_is_not_packed():
     network = network_of("Llama", GROUPED)
     network.config._attn_implementation = "flash_attention_2"
-    assert not packing.packs(network)
+    assert "flash_attention_2" in packing.hindrance(network)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
