@@ -22,7 +22,7 @@ from rewardlab.seeds import derive, row_seeds
 from rewardlab.training.base import Trained, frozen_reference, trainable
 from rewardlab.training.collecting import score_rollout
 from rewardlab.training.modes import evaluating, random_parts
-from rewardlab.training.processes import relative_share
+from rewardlab.training.processes import gathered, relative_share
 from rewardlab.training.weight_average import WeightAverage
 from rewardlab.types import Samples, Trajectory, take
 
@@ -154,7 +154,7 @@ class VelocityMatching(Trained):
         total: Tensor = loss + self.anchor * distance + self.norm_guard * hinge
         total = total * drawn.share()
         figures = {"loss": total.detach(), **self.score_figures(drawn.scores)}
-        figures["norm_ratio"] = ratios.detach().mean()
+        figures["norm_ratio"] = gathered(ratios.detach()).mean()
         self.log_dict(figures, prog_bar=True, batch_size=len(batch), sync_dist=True)
         return total
 

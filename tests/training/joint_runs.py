@@ -22,7 +22,14 @@ from rewardlab.data.prompt_data import Prompts
 from rewardlab.data.targets import TargetSamples
 from rewardlab.networks.sharding import whole
 from rewardlab.policies import CausalLMPolicy, DiffusionPolicy, Sampler
-from rewardlab.rewards import Brightness, Corrected, Function, LanguageReward, VisionReward
+from rewardlab.rewards import (
+    Brightness,
+    Corrected,
+    Function,
+    LanguageReward,
+    Tolerant,
+    VisionReward,
+)
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower
 from rewardlab.training import (
     DPO,
@@ -123,9 +130,10 @@ def adv_rm(size):
     return loop, Preferences(text_pairs(), held_out=2, batch_size=size)
 
 
-def ppo(size, **options):
+def ppo(size, reward=None, **options):
     settings = {"kl_weight": 0.1, "optimizer": sgd(0.3), "samples_per_prompt": 3}
-    return PPO(language_policy(), letters(), **settings | options), Prompts(PROMPTS, size)
+    reward = letters() if reward is None else reward
+    return PPO(language_policy(), reward, **settings | options), Prompts(PROMPTS, size)
 
 
 def rloo(size):
@@ -139,6 +147,28 @@ def grpo(size):
 def whole_batch(scores):
     """Advantages that one prompt's samples do not decide."""
     return scores - scores.mean()
+
+
+def count_some_letters(samples):
+    """The same, with no score for texts of few letters."""
+    counts = count_letters(samples)
+    return counts.masked_fill(counts < 3, torch.nan)
+
+
+def unscored(size):
+    return ppo(size, Tolerant(Function(count_some_letters), most_unscored=1.0), kl="k3")
+
+
+def unscored_images(size):
+    """Images of some brightness are not scored, more of them in one process than in the other."""
+    reward = Tolerant(Function(bright_ones), most_unscored=1.0)
+    loop = VelocityMatching(image_policy(), reward, "ram", samples_per_prompt=3, optimizer=sgd(0.1))
+    return loop, Prompts([""] * 8, size)
+
+
+def bright_ones(samples):
+    brightness = samples.outputs.flatten(1).mean(1)
+    return brightness.masked_fill(brightness < 0.45, torch.nan)
 
 
 def own_advantage(size):
@@ -192,6 +222,8 @@ LOOPS = {
     "rloo": rloo,
     "grpo": grpo,
     "own_advantage": own_advantage,
+    "unscored": unscored,
+    "unscored_images": unscored_images,
     "regularized": regularized,
     "averaged": grpo,
     "reset": grpo,
@@ -203,7 +235,7 @@ LOOPS = {
 }
 
 
-REFUSED = {"nft", "ram", "refl", "online", "regularized", "averaged", "reset"}
+REFUSED = {"nft", "ram", "refl", "online", "regularized", "averaged", "reset", "unscored_images"}
 SHARDED = [name for name in LOOPS if name not in REFUSED]
 
 

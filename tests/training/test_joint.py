@@ -30,6 +30,8 @@ LOOPS = {
     "rloo",
     "grpo",
     "own_advantage",
+    "unscored",
+    "unscored_images",
     "ppo_images",
     "regularized",
     "averaged",
@@ -40,7 +42,7 @@ LOOPS = {
     "online",
 }
 # By a sentence, under FSDP2.
-REFUSED = {"nft", "ram", "refl", "online", "regularized", "averaged", "reset"}
+REFUSED = {"nft", "ram", "refl", "online", "regularized", "averaged", "reset", "unscored_images"}
 
 
 @pytest.fixture(scope="module")

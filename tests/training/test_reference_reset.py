@@ -162,7 +162,8 @@ def test_a_reset_without_an_adapter_says_what_it_copies(make, caplog):
     ]:
         assert not caplog.messages
         policy = make(lora_rank=rank)
-        reset.on_train_start(SimpleNamespace(global_step=0), PPO(policy, SPELLING, kl_weight=0.1))
+        trainer = SimpleNamespace(global_step=0, strategy=None)
+        reset.on_train_start(trainer, PPO(policy, SPELLING, kl_weight=0.1))
     [message] = caplog.messages
     size = sum(4 * weight.numel() for weight in policy.parameters() if weight.requires_grad)
     assert f"this {type(policy).__name__} trains no adapter" in message
