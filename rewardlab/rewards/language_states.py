@@ -55,21 +55,25 @@ def packed_states(backbone: Any, rows: BatchRows, pad: int | None) -> TokenState
     lines = packing.cheaper(rows.ids, rows.starts, hidden)
     if lines is None or not _have_own_tokens(rows, pad):
         return whole_states(backbone, rows, pad)
-    table = packing.packed(rows.ids, rows.starts, lines, pad or 0, backbone.device)
-    states = table.responses(packing.run_packed(backbone, table))
+    filler = pad or 0
+    table = packing.packed(rows.ids, rows.starts, lines, filler, backbone.device)
+    states = packing.run_packed(backbone, table)
     ids = table.responses(table.ids)
     columns = torch.arange(ids.shape[1], device=ids.device)
-    ids = ids.where(columns < table.lengths[:, None], pad or 0)
-    spans = torch.stack([torch.zeros_like(table.lengths), table.lengths], 1)
-    return TokenStates(states, ids, spans)
+    is_own = columns < table.lengths[:, None]
+    starts = torch.zeros_like(table.lengths)
+    spans = torch.stack([starts, table.lengths], 1)
+    return TokenStates(table.responses(states), ids.where(is_own, filler), spans)
 
 
 def _have_own_tokens(rows: BatchRows, pad: int | None) -> bool:
     """Tell whether every response has a token that does not pad."""
-    has_own_token = True
     for ids, start in zip(rows.ids, rows.starts, strict=True):
-        has_own_token &= any(token != pad for token in ids[start:])
-    return has_own_token
+        own_tokens = set(ids[start:])
+        own_tokens.discard(pad)
+        if not own_tokens:
+            return False
+    return True
 
 
 def pooled_states(tokens: TokenStates, pooling: str, pad: int | None) -> Tensor:

@@ -105,19 +105,18 @@ def table_of(flags, text, monkeypatch, tmp_path, capsys):
     return capsys.readouterr()
 
 
-def test_rows_say_null_and_why(monkeypatch, tmp_path, capsys, caplog):
+def test_rows_say_null_and_why(monkeypatch, tmp_path, capsys):
     text = "one two\nrefuse\none\n"
     out = tmp_path / "rows.jsonl"
     printed = table_of(["--out", str(out), "--sort", "best"], text, monkeypatch, tmp_path, capsys)
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["score"] for row in rows] == [2.0, 1.0, None]
-    assert [row["reason"] for row in rows] == ["", "", "Refusing: it says refuse"]
-    assert "mean 1.5" in printed.out
-    assert "1 of 3 samples are not scored" in caplog.text + printed.err
+    assert [row["reason"] for row in rows] == [None, None, "Refusing: it says refuse"]
+    assert "3 rows, 2 scores, mean 1.5; 1 not scored" in printed.out
 
 
 def test_a_csv_has_an_empty_cell(monkeypatch, tmp_path, capsys):
     printed = table_of([], "one\nrefuse\n", monkeypatch, tmp_path, capsys)
     lines = printed.out.splitlines()
-    assert lines[0] == "row,score,prompt,output,reason"
-    assert lines[2] == "1,,,refuse,Refusing: it says refuse"
+    assert lines[0] == "row,score,reason,prompt,output"
+    assert lines[2] == "1,,Refusing: it says refuse,,refuse"

@@ -41,7 +41,9 @@ from rewardlab.rewards import (
     SimilarityReward,
     SoftMinimum,
     Standardized,
+    TextFunction,
     Tolerant,
+    TRLFunction,
     VisionReward,
     Weighted,
     load_reward,
@@ -64,6 +66,14 @@ def both():
 
 def zeros(samples):
     return torch.zeros(len(samples))
+
+
+def words(prompt, response):
+    return float(len(response.split()))
+
+
+def lengths(completions, **columns):
+    return [float(len(text)) for text in completions]
 
 
 def encoder():
@@ -115,6 +125,8 @@ MADE = {
     "SimilarityReward": lambda: SimilarityReward(tiny_tower()),
     "SoftMinimum": lambda: SoftMinimum(both(), TEXTS),
     "Standardized": lambda: Standardized(Length(), 0.3, 2.0),
+    "TRLFunction": lambda: TRLFunction(lengths),
+    "TextFunction": lambda: TextFunction(words),
     "Tolerant": lambda: Tolerant(Length(), 0.1),
     "VisionReward": vision,
     "Weighted": lambda: Weighted([Length(), Repetition()], [1.0, -2.5]),
