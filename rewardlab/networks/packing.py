@@ -22,6 +22,7 @@ from rewardlab.types import Distinct, distinct
 
 ATTENTIONS = ("sdpa", "eager")  # those of transformers that take a mask of any form
 MOST_MASK = 2**27  # entries of a mask: a table that needs more is not packed
+TWO_DIMENSIONS = ("openai-gpt",)  # architectures that take a mask of padding alone
 # What a token's attention to one other costs, over a token's products with a layer's weights, times
 # the layer's width: measured on a CPU, rows of 64 to 2048 tokens, widths of 64 to 512.
 ATTENTION_COST = 1 / 12
@@ -124,6 +125,28 @@ def hindrance(network: Any) -> str:
     attention = getattr(network.config, "_attn_implementation", None)
     if attention not in ATTENTIONS:
         return f"its attention, {attention}, takes no mask of any form; sdpa and eager do"
+    if network.config.model_type in TWO_DIMENSIONS:
+        return "its attention takes a mask of padding alone"
+    return _own_sight(network)
+
+
+def _own_sight(network: Any) -> str:
+    """Return why what a token sees depends on where in the table it stands, mask or not; or "".
+
+    So it is in GPT-Neo, whose local layers cut a window of columns; in Falcon with ALiBi; in
+    encoders; and in RoBERTa and its kind.
+    """
+    config = network.config
+    if "local" in (getattr(config, "attention_layers", None) or ()):
+        return "its local layers see a window of columns"
+    if getattr(config, "alibi", False):
+        return "its distances (ALiBi) are those of columns"
+    for name, part in network.named_modules():
+        if getattr(part, "is_causal", True) is False:
+            return "its tokens see those behind them"
+        is_of_positions = name.endswith("position_embeddings")
+        if is_of_positions and getattr(part, "padding_idx", None) is not None:
+            return "it counts positions from behind the padding token's number"
     return ""
 
 

@@ -37,11 +37,26 @@ ARCHITECTURES = {
     "SmolLM3": GROUPED,
     "Cohere": GROUPED,
     "OPT": {**SIZES, "ffn_dim": 32, "word_embed_proj_dim": 32},
+    "Falcon": SIZES,
+    "Bert": {**SIZES, "is_decoder": True},
 }
 NEVER = {
     "Gemma2": {**GROUPED, "head_dim": 16, "sliding_window": 4},  # a window
     "Bloom": {"vocab_size": 60, "hidden_size": 32, "n_layer": 2, "n_head": 2},  # no positions
     "Mamba": {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+    "GPTNeo": {  # a window that its config calls no sliding one
+        "vocab_size": 60,
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "attention_types": [[["global", "local"], 1]],
+        "window_size": 4,
+        "max_position_embeddings": 64,
+    },
+    "Falcon": {**SIZES, "alibi": True},  # distances of columns
+    "Bert": SIZES,  # sees what follows
+    "Roberta": {**SIZES, "is_decoder": True},  # positions behind the padding token's number
+    "OpenAIGPT": {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
 }
 KEEPS_MORE = "its layers keep a window, a recurrent state or no cache"
 
