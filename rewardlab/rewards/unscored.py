@@ -246,7 +246,7 @@ def say_left_out(judged: Judged, what: str) -> Tensor:
     if judged.unscored == count:
         raise InputError(
             f"None of {count} {what} is scored, so nothing is left to go on with; the first: "
-            f"{first}. Mend what kept the reward from scoring them."
+            f"{_ended(first)} Mend what kept the reward from scoring them."
         )
     _log.warning(
         "%d of %d %s are not scored and are left out; the first: %s",
@@ -311,14 +311,14 @@ def _check_share(reward: Reward, tally: Tally, reasons: Sequence[str], samples: 
     where = f"{named_sample(samples, first)} with the prompt {samples.prompts[first]!r:.100}"
     if reward.most_unscored == 0:
         raise InputError(
-            f"{name} did not score {where}: {reasons[first]}. Each sample has to be scored, since "
+            f"{name} did not score {where}: {_ended(reasons[first])} Each sample has to be scored, since "
             "its most_unscored is 0. Mend the cause; or allow a share to be left out, "
             f"{name}(most_unscored=0.05) or Tolerant(reward)."
         )
     raise InputError(
         f"{name} left {tally.unscored} of {tally.asked} samples unscored since the start, more "
         f"than most_unscored={reward.most_unscored:g} allows (of {LEAST} samples at least). The "
-        f"last was {where}: {reasons[first]}. Mend the cause, or allow more."
+        f"last was {where}: {_ended(reasons[first])} Mend the cause, or allow more."
     )
 
 
@@ -328,11 +328,16 @@ def _refusal(name: str, reasons: Sequence[str], samples: Samples) -> str:
     count = sum(map(bool, reasons))
     return (
         f"{name} did not score {named_sample(samples, first)} with the prompt "
-        f"{samples.prompts[first]!r:.100}: {reasons[first]}. It is one of {count} such samples in "
+        f"{samples.prompts[first]!r:.100}: {_ended(reasons[first])} It is one of {count} such samples in "
         f"{len(samples)}, and here each one has to be scored. Mend the cause; or leave such "
         "samples out first, by rewardlab.rewards.scoring.judged. Training, mining and `rewardlab "
         "score` leave them out themselves."
     )
+
+
+def _ended(reason: str) -> str:
+    """Return a reason as a sentence's end, with one mark behind it."""
+    return reason if reason.endswith((".", "?", "!")) else f"{reason}."
 
 
 def _first(reasons: Sequence[str]) -> int:
