@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -221,7 +222,7 @@ def _parsed(content: bytes) -> Mapping[str, Any]:
         RefusalError: 400 if it is no JSON, 422 if it is no object.
     """
     try:
-        body = json.loads(content, parse_constant=_refuse_constant)
+        body = json.loads(content, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise RefusalError(400, f"A request's body should be JSON; {str(error)[:100]}.") from None
     if not isinstance(body, dict):
@@ -231,6 +232,13 @@ def _parsed(content: bytes) -> Mapping[str, Any]:
 
 def _refuse_constant(word: str) -> NoReturn:
     raise ValueError(f"{word} is no JSON")
+
+
+def _finite(word: str) -> float:
+    value = float(word)
+    if math.isinf(value):  # NeMo Gym's form sends a body back, and JSON has no word for it
+        raise ValueError(f"{word[:40]} is beyond every number of JSON's readers")
+    return value
 
 
 async def _scores(job: Job, request: Request) -> list[Score]:

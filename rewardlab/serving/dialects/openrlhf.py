@@ -19,7 +19,7 @@ from rewardlab.serving.rows import Row, Score, glued_row
 def _read(body: Body, reward: nn.Module, limits: Limits) -> list[Row]:
     queries = texts_of(body.get("query"), "query", limits)
     prompts: list[Any] = [None] * len(queries)
-    if body.get("prompts"):
+    if body.get("prompts") not in (None, "", []):
         given = body["prompts"]
         prompts = [given] if isinstance(given, str) else list_of(given, "prompts", limits)
     if len(prompts) != len(queries):

@@ -31,6 +31,7 @@ def _read(body: Body, reward: nn.Module, limits: Limits) -> list[Row]:
     if body.get("messages") is not None:
         names = ("chat_template", "chat_template_kwargs", "add_generation_prompt")
         refuse_fields(body, (*names, "continue_final_message"), OWN_TEMPLATE)
+        refuse_fields(body, ("input",), "messages are scored, and a request holds one of the two.")
         return [row_of_messages(body["messages"], "messages")]
     texts = texts_of(body.get("input"), "input", limits)
     return [whole_row(text, may_be_cut) for text in texts]
