@@ -24,8 +24,8 @@ class ServerError(InputError):
     """A request that a server refused or did not answer.
 
     Attributes:
-        status: the HTTP status of a refusal; None where the server did not answer in time, or at
-            all.
+        status: the HTTP status of the refusal, or of the last try's; None where the server did not
+            answer in time, or at all.
     """
 
     def __init__(self, sentence: str, status: int | None = None) -> None:
@@ -107,7 +107,8 @@ def post_json(
             failure = _Failure(reason_of(error))
     raise ServerError(
         f"{url} failed {tries} times, at last with {failure.reason}. "
-        "Is the server up, and can it keep up?"
+        "Is the server up, and can it keep up?",
+        failure.status,
     )
 
 
@@ -117,17 +118,19 @@ class _Failure(NamedTuple):
     Attributes:
         reason: for people.
         after: seconds after which the server wants to be asked again.
+        status: of a refusal.
     """
 
     reason: str
     after: float = 0.0
+    status: int | None = None
 
 
 def _failure_of(error: HTTPError) -> _Failure:
     """Return why a server refused a try; a Retry-After that is a date is not read."""
     after = error.headers.get("Retry-After", "") if error.headers else ""
     seconds = float(after) if after.isdecimal() else 0.0
-    return _Failure(_read_reason(error), seconds)
+    return _Failure(_read_reason(error), seconds, error.code)
 
 
 def _waited(patience: Patience, tries: int, after: float, deadline: float) -> bool:
@@ -180,10 +183,16 @@ def checked_url(url: str, path: str) -> str:
         >>> checked_url("http://127.0.0.1:5000/", "/get_reward")
         'http://127.0.0.1:5000/get_reward'
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        is_right = parts.scheme in ("http", "https") and bool(parts.hostname)
+        is_right = is_right and parts.port != 0
+    except ValueError:  # brackets that do not match, or a port that is none
+        is_right = False
+    if not is_right:
         raise InputError(
-            f"A server's URL begins with http:// or https:// and a host; got {url!r:.200}."
+            "A server's URL begins with http:// or https:// and a host, and a port is a number up "
+            f"to 65535; got {url!r:.200}."
         )
     has_path = parts.path not in ("", "/") or parts.query
     return url if has_path else url.rstrip("/") + path

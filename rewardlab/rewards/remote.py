@@ -34,7 +34,8 @@ SETTINGS = ("url", "query", "batch_size", "timeout", "retries", "wait", "key_var
 LATER = {"dialect": "openrlhf", "total_timeout": None, "concurrency": 1, "most_unscored": 0.0}
 GLUED = "{prompt}{response}"  # the query where nothing is said
 TEMPLATE = "tokenizer"  # the folder inside a saved reward, if it has one
-ITS_OWN = (400, 413, 422, 424, 500)  # statuses that one text of several may have brought about
+FAILED = 500
+ITS_OWN = (400, 413, 422, 424, FAILED)  # statuses that one text of several may have brought about
 NAMED = re.compile(r"reward=[\w.-]+")  # a query string that names one of a server's rewards
 JITTER = 0.25
 _log = logging.getLogger("rewardlab")
@@ -98,12 +99,11 @@ class RemoteReward(Reward, Partial, Saved):
         most_unscored: float = 0.0,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or (query is not None and "{response}" not in query):
-            raise InputError(
-                "RemoteReward needs batch_size >= 1 and a query with {response}; got "
-                f"{batch_size}, {query!r:.200}."
-            )
-        _check_later(dialect, total_timeout, concurrency, most_unscored)
+        if query is not None and "{response}" not in query:
+            raise InputError(f"RemoteReward needs a query with {{response}}; got {query!r:.200}.")
+        _check_counts(batch_size=batch_size, concurrency=concurrency, retries=retries)
+        _check_seconds(timeout, wait)
+        _check_later(dialect, total_timeout, most_unscored)
         self.tokenizer = None if template is None else _with_template(template, query)
         self.texts = None if template is None else TextTokens(self.tokenizer)
         self.form = FORMS[dialect]
@@ -230,8 +230,12 @@ class RemoteReward(Reward, Partial, Saved):
             )
         self._said = True
 
-    def _answer(self, samples: Samples) -> Answer:
+    def _answer(self, samples: Samples, retries: int | None = None) -> Answer:
         """Ask for the scores of one request.
+
+        Args:
+            samples: of the request.
+            retries: further tries, those of the settings by default.
 
         Raises:
             InputError: if it fails, and no sample may go unscored or it is not a sample's fault.
@@ -239,23 +243,25 @@ class RemoteReward(Reward, Partial, Saved):
         body = self.form.body(self._outputs(samples), self._prompts(samples))
         headers = bearer(self.key_variable)
         try:
-            answer = self._post(body, headers)
+            answer = self._post(body, headers, self.retries if retries is None else retries)
         except ServerError as error:
             if self.most_unscored == 0 or error.status in (401, 403, 404):
                 raise
             if error.status in ITS_OWN and len(samples) > 1:
-                return joined([self._answer(samples[[row]]) for row in range(len(samples))])
+                again = 0 if error.status == FAILED else retries  # it was asked again already
+                rows = range(len(samples))
+                return joined([self._answer(samples[[row]], again) for row in rows])
             return Answer([math.nan] * len(samples), [reason_of(error)] * len(samples))
         values = self._values(answer, len(samples))
         return read_answer(values, answer, is_strict=self.most_unscored == 0)
 
-    def _post(self, body: dict[str, Any], headers: dict[str, str]) -> Any:
+    def _post(self, body: dict[str, Any], headers: dict[str, str], retries: int) -> Any:
         return post_json(
             self.url,
             body,
             headers,
             timeout=self.timeout,
-            retries=self.retries,
+            retries=retries,
             wait=self.wait,
             total=self.total_timeout,
             jitter=JITTER,
@@ -282,7 +288,14 @@ class RemoteReward(Reward, Partial, Saved):
         return self._queries(samples)
 
     def _queries(self, samples: Samples) -> list[str]:
-        """Return what is sent for each response."""
+        """Return what is sent for each response; a text that holds its prompt is sent as it is."""
+        queries = self._formatted(samples)
+        for row in _whole_rows(samples):
+            queries[row] = samples.outputs[row]
+        return queries
+
+    def _formatted(self, samples: Samples) -> list[str]:
+        """Return prompts with their responses, by the template or the query."""
         if self.texts is not None:
             return _rendered(self.texts, samples)
         query = GLUED if self.query is None else self.query
@@ -301,9 +314,12 @@ class RemoteReward(Reward, Partial, Saved):
 
     def _prompts(self, samples: Samples) -> list[Any]:
         """Return the prompts beside the queries; servers may read them or not."""
-        if self.texts is not None:
-            return [self.texts.row_text(prompt) for prompt in samples.prompts]
-        return [to_json(prompt) for prompt in samples.prompts]
+        if self.texts is None:
+            return [to_json(prompt) for prompt in samples.prompts]
+        prompts = [self.texts.row_text(prompt) for prompt in samples.prompts]
+        for row in _whole_rows(samples):
+            prompts[row] = ""
+        return prompts
 
 
 def _with_template(template: Any, query: str | None) -> Any:
@@ -322,6 +338,14 @@ def _with_template(template: Any, query: str | None) -> Any:
     return tokenizer
 
 
+def _whole_rows(samples: Samples) -> list[int]:
+    """Return which outputs hold their prompts, by the fact "whole" that servers give."""
+    if "whole" not in samples.facts:
+        return []
+    rows: list[int] = samples.facts["whole"].nonzero().flatten().tolist()
+    return rows
+
+
 def _rendered(texts: TextTokens, samples: Samples) -> list[str]:
     """Return prompts with their responses as the chat template writes them."""
     rows = zip(samples.prompts, samples.outputs, finished_of(samples), strict=True)
@@ -331,17 +355,30 @@ def _rendered(texts: TextTokens, samples: Samples) -> list[str]:
     return queries
 
 
-def _check_later(
-    dialect: str, total_timeout: float | None, concurrency: int, most_unscored: float
-) -> None:
-    """Refuse settings that are out of range."""
-    if dialect not in FORMS:
-        raise InputError(f"RemoteReward speaks {', '.join(FORMS)}; got dialect={dialect!r:.60}.")
-    if concurrency < 1 or not 0 <= most_unscored <= 1:
+def _check_counts(**counts: int) -> None:
+    """Refuse numbers that are not whole, or too small; retries may be 0, the others not."""
+    for name, count in counts.items():
+        least = 0 if name == "retries" else 1
+        if type(count) is not int or count < least:
+            raise InputError(f"RemoteReward needs a whole {name} >= {least}; got {count!r:.60}.")
+
+
+def _check_seconds(timeout: float, wait: float) -> None:
+    """Refuse times that a clock does not know."""
+    are_numbers = isinstance(timeout, int | float) and isinstance(wait, int | float)
+    if not are_numbers or not (0 < timeout < math.inf and 0 <= wait < math.inf):
         raise InputError(
-            "RemoteReward needs concurrency >= 1 and most_unscored in [0, 1]; got "
-            f"{concurrency} and {most_unscored}."
+            "RemoteReward needs a timeout above 0 and a wait of 0 or more, in seconds; got "
+            f"{timeout!r:.60} and {wait!r:.60}."
         )
+
+
+def _check_later(dialect: str, total_timeout: float | None, most_unscored: float) -> None:
+    """Refuse settings that are out of range."""
+    if not isinstance(dialect, str) or dialect not in FORMS:
+        raise InputError(f"RemoteReward speaks {', '.join(FORMS)}; got dialect={dialect!r:.60}.")
+    if not 0 <= most_unscored <= 1:
+        raise InputError(f"RemoteReward needs most_unscored in [0, 1]; got {most_unscored}.")
     if total_timeout is not None and not total_timeout > 0:
         raise InputError(f"RemoteReward's total_timeout is above 0 or None; got {total_timeout}.")
 

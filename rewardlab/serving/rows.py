@@ -91,9 +91,14 @@ def glued_row(reward: nn.Module, text: str, prompt: Prompt | None) -> Row:
 
 
 def text_tokens(reward: nn.Module) -> TextTokens | None:
-    """Return how the first part of a reward that formats texts reads them, None without one."""
+    """Return how the first part of a reward that formats texts reads them, None without one.
+
+    A reward behind another server formats them too, if it has a template.
+    """
     for part in reward.modules():
-        if isinstance(part, FormatsTexts):
-            tokens: TextTokens | None = getattr(part, "texts", None)
+        tokens = getattr(part, "texts", None)
+        if isinstance(tokens, TextTokens):
             return tokens
+        if isinstance(part, FormatsTexts):
+            return None
     return None

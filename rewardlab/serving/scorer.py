@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 
 from rewardlab.errors import InputError, reason_of
+from rewardlab.rewards.abilities import Partial
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.scoring import judged
 from rewardlab.rewards.tolerant import Tolerant
@@ -112,6 +113,9 @@ class Scorer:
             )
         self.name = name
         self.reward = reward if is_partial(reward) else Tolerant(reward, 1.0)
+        for part in self.reward.modules():
+            if isinstance(part, Partial):
+                part.most_unscored = 1.0  # a row of one request ends no other's
         self.reward.eval()
         self.batch_size = batch_size
         self.max_wait = max_wait

@@ -194,7 +194,17 @@ def test_loopback_is_reached_without_the_proxy(monkeypatch):
     assert scores.tolist() == [2.0, 8.0, 0.0]
 
 
-@pytest.mark.parametrize("url", ["file:///etc/hosts", "localhost:5000", "http://"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/hosts",
+        "localhost:5000",
+        "http://",
+        "http://[::1",
+        "http://a:b",
+        "http://a:99999",
+    ],
+)
 def test_other_urls_are_refused(url):
     with pytest.raises(InputError, match="begins with http"):
         RemoteReward(url)

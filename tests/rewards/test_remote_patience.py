@@ -55,7 +55,7 @@ def test_the_total_time_bounds_tries_and_waits():
             post_json(url, {}, retries=100, wait=0.05, total=0.6)
         assert time.monotonic() - started < 5
     assert 2 <= len(requests) <= 5
-    assert error.value.status is None
+    assert error.value.status == 503
     with server(slow) as (url, _), pytest.raises(InputError, match=r"failed 1 times.*timed out"):
         RemoteReward(url, retries=0, total_timeout=0.1)(MANY)
 
@@ -116,6 +116,24 @@ def test_the_one_text_that_a_server_refuses_is_found():
         assert len(requests) == 3 + 7
         with pytest.raises(InputError, match="refused the request with 413"):
             RemoteReward(url, "{response}")(MANY)
+
+
+def buggy(body, count):
+    """Fail as rewardlab's own server does, where one row brings about a bug."""
+    if any(len(text) > 20 for text in body["query"]):
+        return 500, {"error": "a bug"}
+    return lengths(body, count)
+
+
+def test_the_one_text_that_a_server_fails_at_is_found_without_waiting_again():
+    with server(buggy) as (url, requests):
+        reward = RemoteReward(
+            url, "{response}", batch_size=8, retries=1, wait=0.01, most_unscored=0.5
+        )
+        result = judged(reward, MANY)
+        assert result.scores[:21].tolist() == list(range(21))
+        assert "500" in result.reasons[22]
+        assert len(requests) == 2 + 2 + 7
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
@@ -202,7 +220,20 @@ def test_folders_of_before_load_and_new_settings_are_kept(tmp_path):
 
 @pytest.mark.parametrize(
     "options",
-    [{"dialect": "grpc"}, {"concurrency": 0}, {"most_unscored": 1.5}, {"total_timeout": 0.0}],
+    [
+        {"dialect": "grpc"},
+        {"dialect": ["vllm"]},
+        {"concurrency": 0},
+        {"concurrency": 2.5},
+        {"most_unscored": 1.5},
+        {"total_timeout": 0.0},
+        {"timeout": 0},
+        {"timeout": float("nan")},
+        {"timeout": "5"},
+        {"wait": -1},
+        {"retries": -1},
+        {"batch_size": 2.5},
+    ],
 )
 def test_settings_out_of_range_are_refused(options):
     with pytest.raises(InputError):

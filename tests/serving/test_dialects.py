@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import runpy
 import struct
 from pathlib import Path
@@ -198,6 +199,8 @@ def test_nemo_gyms_request_comes_back_with_its_reward(chatting):
     score = in_process(reward, Samples([TALK], ["4"])).item()
     wanted = {"reward": score, "mask_sample": False, "failure_kind": None, "failure_reason": None}
     assert (status, answer) == (200, body | wanted)
+    too_large = json.dumps(body | {"x": 7}).replace("7", "1e999").encode()
+    assert ask(server, "/verify", too_large)[0] == 400
     call = {"type": "function_call", "name": "f", "arguments": "{}"}
     body["response"]["output"].append(call)
     assert ask(server, "/verify", body)[0] == 422
