@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 
@@ -28,13 +28,32 @@ class Comparison(NamedTuple):
     tolerance: float
 
 
+def coarsest(dtype: str, reward: nn.Module) -> str:
+    """Return the coarser of a precision and those in which a reward itself computes.
+
+    Args:
+        dtype: in which what was written computes.
+        reward: the original.
+
+    Example:
+        >>> coarsest("float32", nn.Identity())
+        'float32'
+    """
+    names = [dtype]
+    for part in reward.modules():
+        name = str(getattr(part, "dtype", dtype)).removeprefix("torch.")
+        if name in TOLERANCES:
+            names.append(name)
+    return max(names, key=TOLERANCES.__getitem__)
+
+
 def compared(scores: Tensor, expected: Tensor, dtype: str, what: str) -> Comparison:
     """Compare scores [B] with the reward's own [B].
 
     Args:
         scores: of what was written.
         expected: of the reward.
-        dtype: in which what was written computes: "float32", "bfloat16" or "float16".
+        dtype: the coarser precision of the two: "float32", "bfloat16" or "float16".
         what: name of what was written, for the message.
 
     Raises:

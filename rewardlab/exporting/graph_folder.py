@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from rewardlab.exporting.comparison import Comparison, compared
+from rewardlab.exporting.comparison import Comparison, coarsest, compared
 from rewardlab.exporting.image_folder import image_model, probe_pictures, write_processor
 from rewardlab.exporting.image_scorer import ImageScorer
 from rewardlab.exporting.onnx_graph import (
@@ -53,7 +53,7 @@ def write_text_graph(folder: Path, form: TextForm, reward: Reward) -> Comparison
         alone = _tables(form, form.samples[index : index + 1], names)
         scores.append(graph_scores(folder, alone))
     expected = scores_of(reward, form.samples).repeat(2)
-    return compared(torch.cat(scores), expected, "float32", "The ONNX graph")
+    return compared(torch.cat(scores), expected, coarsest("float32", reward), "The ONNX graph")
 
 
 def write_image_graph(folder: Path, scorer: ImageScorer, reward: Reward) -> Comparison:
@@ -79,7 +79,9 @@ def write_image_graph(folder: Path, scorer: ImageScorer, reward: Reward) -> Comp
         scores.append(graph_scores(folder, {"pixel_values": table}))
         expected.append(scores_of(reward, Samples([""] * len(part), part)))
     expected_scores = torch.cat(expected).repeat(2)
-    return compared(torch.cat(scores), expected_scores, "float32", "The ONNX graph")
+    return compared(
+        torch.cat(scores), expected_scores, coarsest("float32", reward), "The ONNX graph"
+    )
 
 
 def table_names(form: TextForm) -> list[str]:

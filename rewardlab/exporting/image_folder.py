@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewardlab.exporting.comparison import Comparison, compared
+from rewardlab.exporting.comparison import Comparison, coarsest, compared
 from rewardlab.exporting.image_scorer import ImageScorer, JoinedHead
 from rewardlab.exporting.remote.configuration_image_reward import ImageRewardConfig
 from rewardlab.exporting.remote.image_processing_image_reward import ImageRewardProcessor
@@ -59,7 +59,7 @@ def write_images(
         pixels = processor(pictures)["pixel_values"]
         scores.append(_logits(loaded.eval(), pixels.to(dtype)))
         expected.append(scores_of(reward, Samples([""] * len(pictures), pictures)))
-    name = str(dtype).removeprefix("torch.")
+    name = coarsest(str(dtype).removeprefix("torch."), reward)
     return compared(torch.cat(scores), torch.cat(expected), name, "The exported model")
 
 

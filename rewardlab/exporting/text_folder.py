@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.exporting.combination import Combination
-from rewardlab.exporting.comparison import Comparison, compared
+from rewardlab.exporting.comparison import Comparison, coarsest, compared
 from rewardlab.exporting.recipes import Kind, Recipe, limit_of, probes, recipe_of
 from rewardlab.exporting.text_scorer import TextScorer, text_scorer
 from rewardlab.networks.silence import silent
@@ -86,7 +86,7 @@ def write_text(folder: Path, form: TextForm, reward: Reward, dtype: torch.dtype)
         network.save_pretrained(folder)
         form.recipe.tokenizer.save_pretrained(folder)
     scores = _scores_of_folder(folder, form) + form.scorer.offset
-    name = str(dtype).removeprefix("torch.")
+    name = coarsest(str(dtype).removeprefix("torch."), reward)
     comparison = compared(scores, expected, name, "The exported classifier")
     return WrittenText(
         form.recipe.kind, form.scorer.offset, limit_of(form.scorer.reader), comparison

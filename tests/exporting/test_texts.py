@@ -220,6 +220,15 @@ def test_weights_in_half_precision_stay_near_and_leave_the_reward_as_it_is(tmp_p
     assert next(reward.parameters()).dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_a_reward_that_computes_in_half_precision_is_held_to_its_own(dtype, tmp_path):
+    reward = LanguageReward(TINY.backbone(), TINY.tokenizer(), heads=3, dtype=dtype)
+    network, tokenizer = exported(reward, tmp_path)
+    assert network.dtype == torch.float32
+    error = (chat_scores(network, tokenizer) - scores_of(reward, SAMPLES)).abs().max()
+    assert 0 < error < 0.05
+
+
 def three_labels():
     return ClassifierReward(
         classifier(BertForSequenceClassification, BertConfig, 3), TINY.tokenizer(), label=[0, 1]

@@ -44,6 +44,8 @@ NEVER = {
     "Gemma2": {**GROUPED, "head_dim": 16, "sliding_window": 4},  # a window
     "Bloom": {"vocab_size": 60, "hidden_size": 32, "n_layer": 2, "n_head": 2},  # no positions
     "Mamba": {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4},
+}
+OWN_SIGHT = {
     "GPTNeo": {  # a window that its config calls no sliding one
         "vocab_size": 60,
         "hidden_size": 32,
@@ -53,10 +55,17 @@ NEVER = {
         "window_size": 4,
         "max_position_embeddings": 64,
     },
-    "Falcon": {**SIZES, "alibi": True},  # distances of columns
-    "Bert": SIZES,  # sees what follows
-    "Roberta": {**SIZES, "is_decoder": True},  # positions behind the padding token's number
+    "Falcon": {**SIZES, "alibi": True},
+    "Bert": SIZES,
+    "Roberta": {**SIZES, "is_decoder": True},
     "OpenAIGPT": {"vocab_size": 60, "n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
+}
+REASONS = {
+    "GPTNeo": "a window of columns",
+    "Falcon": "those of columns",
+    "Bert": "see those behind them",
+    "Roberta": "behind the padding token's number",
+    "OpenAIGPT": "a mask of padding alone",
 }
 KEEPS_MORE = "its layers keep a window, a recurrent state or no cache"
 
@@ -112,6 +121,13 @@ def test_what_keeps_more_or_less_than_keys_and_values_is_not_packed(name):
     network = network_of(name, NEVER[name], "eager")
     assert not packing.packs(network)
     assert packing.hindrance(network) in ("it counts positions by itself", KEEPS_MORE)
+
+
+@pytest.mark.parametrize("name", OWN_SIGHT)
+def test_what_sees_by_the_place_in_the_table_is_not_packed(name):
+    network = network_of(name, OWN_SIGHT[name], "eager")
+    assert packing.keeps_only_keys_and_values(network)
+    assert REASONS[name] in packing.hindrance(network)
 
 
 def test_an_attention_that_takes_no_mask_is_not_packed():
