@@ -13,6 +13,7 @@ from rewardlab.errors import InputError
 from rewardlab.exchange.function_files import (
     FolderReward,
     checked_folder,
+    checked_unscored,
     filled_file,
     write_file,
 )
@@ -72,7 +73,8 @@ def function_file(
         trust: as of `load_reward`.
 
     Raises:
-        InputError: if the folder holds no reward, or one that does not score images.
+        InputError: if the folder holds no reward, or one that does not score images, or a setting
+            is wrong.
 
     Example:
         >>> from rewardlab.rewards import Brightness
@@ -84,7 +86,7 @@ def function_file(
     values = {
         "reward": str(checked_folder(reward_folder, "images", trust)),
         "field": "video" if video else "image",
-        "unscored": unscored,
+        "unscored": checked_unscored(unscored),
         "trust": trust,
     }
     return filled_file(TEMPLATE, values)
@@ -117,7 +119,8 @@ def rewards_of(
         videos: the same of [F, C, H, W].
 
     Raises:
-        InputError: if there are neither images nor videos, or one cannot be scored.
+        InputError: if there are neither images nor videos, or other than one a prompt, or one
+            cannot be scored.
 
     Example:
         >>> from rewardlab.rewards import Brightness
@@ -132,6 +135,11 @@ def rewards_of(
         raise InputError(
             "The reward scores images or videos; Flow-Factory passed neither. Does the generator "
             "make what the file was written for (video=)?"
+        )
+    if len(outputs) != len(prompts):
+        raise InputError(
+            f"Flow-Factory passed {len(prompts)} prompts and {len(outputs)} outputs; one each is "
+            "wanted."
         )
     rewards = torch.empty(len(prompts))
     for rows in _rows_by_size(outputs):

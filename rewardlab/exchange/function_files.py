@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
@@ -134,6 +135,25 @@ def checked_folder(folder: str | Path, kind: Kind, trust: bool = False) -> Path:
             f"Give one that scores {kind}."
         )
     return Path(folder).resolve()
+
+
+def checked_unscored(unscored: float | None) -> float | None:
+    """Return the number that stands for a missing score, None for none.
+
+    Raises:
+        InputError: if it is no finite number.
+
+    Example:
+        >>> checked_unscored(-1.0)
+        -1.0
+    """
+    is_number = isinstance(unscored, int | float) and not isinstance(unscored, bool)
+    if unscored is not None and not (is_number and math.isfinite(unscored)):
+        raise InputError(
+            f"unscored is a finite number that stands for a missing score, or None for an error; "
+            f"got {unscored!r:.60}."
+        )
+    return unscored
 
 
 def _scores(reward: Reward, kind: Kind) -> bool:

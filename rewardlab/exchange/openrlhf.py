@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rewardlab.errors import InputError
 from rewardlab.exchange.function_files import (
     FolderReward,
     checked_folder,
+    checked_unscored,
     filled_file,
     write_file,
 )
@@ -62,7 +64,8 @@ def function_file(
         trust: as of `load_reward`.
 
     Raises:
-        InputError: if the folder holds no reward, or one that does not score texts.
+        InputError: if the folder holds no reward, or one that does not score texts, or a setting
+            is wrong.
 
     Example:
         >>> from rewardlab.rewards import Length
@@ -74,11 +77,21 @@ def function_file(
     values = {
         "reward": str(checked_folder(reward_folder, "texts", trust)),
         "device": device,
-        "unscored": unscored,
-        "ends": list(ends),
+        "unscored": checked_unscored(unscored),
+        "ends": _checked_ends(ends),
         "trust": trust,
     }
     return filled_file(TEMPLATE, values)
+
+
+def _checked_ends(ends: Sequence[str]) -> list[str]:
+    """Refuse one text in place of a list, whose letters would be cut from responses."""
+    if isinstance(ends, str) or not all(isinstance(end, str) and end for end in ends):
+        raise InputError(
+            'ends is a list of marks, such as ["<|im_end|>"], none of them empty; got '
+            f"{ends!r:.100}."
+        )
+    return list(ends)
 
 
 def write_function(reward_folder: str | Path, file: str | Path, **options: Any) -> Path:

@@ -62,8 +62,8 @@ def reward_func(
             counts as finished.
 
     Raises:
-        InputError: if `reward` is none; on use, if a completion cannot be scored and the reward may
-            not leave it out.
+        InputError: if `reward` is none, or `end_tokens` are no numbers; on use, if a completion
+            cannot be scored and the reward may not leave it out.
 
     Example:
         >>> from rewardlab.rewards import Length
@@ -79,6 +79,7 @@ def reward_func(
             f"reward_func takes a Reward; got a {type(reward).__name__}. Load a folder by "
             "rewardlab.load_reward(folder)."
         )
+    _check_tokens(end_tokens)
     label = name or _unused_name(type(reward).__name__)
 
     def score(
@@ -158,6 +159,18 @@ def write_chat(folder: str | Path, chat: bool | Mapping[str, Any]) -> None:
     form = TextFormat.of(chat).settings()
     note = {"class_path": LANGUAGE, "init_args": {"chat": form}}
     write_atomically(file, json.dumps(note, indent=2) + "\n")
+
+
+def _check_tokens(tokens: Any) -> None:
+    """Refuse end tokens that would count no completion as finished, or every one."""
+    if tokens is None:
+        return
+    is_list = isinstance(tokens, Collection) and not isinstance(tokens, str) and len(tokens) > 0
+    if not is_list or not all(type(token) is int for token in tokens):
+        raise InputError(
+            "end_tokens are the numbers of tokens, such as [tokenizer.eos_token_id]; got "
+            f"{tokens!r:.60}. Has the tokenizer an end token?"
+        )
 
 
 def _log_figures(answers: Answers, label: str, log_metric: Callable[[str, float], None]) -> None:

@@ -11,6 +11,7 @@ from rewardlab.errors import InputError
 from rewardlab.exchange.function_files import (
     FolderReward,
     checked_folder,
+    checked_unscored,
     filled_file,
     write_file,
 )
@@ -63,7 +64,8 @@ def function_file(
         trust: as of `load_reward`.
 
     Raises:
-        InputError: if the folder holds no reward, or one that does not score texts.
+        InputError: if the folder holds no reward, or one that does not score texts, or a setting
+            is wrong.
 
     Example:
         >>> from rewardlab.rewards import Length
@@ -75,7 +77,7 @@ def function_file(
     values = {
         "reward": str(checked_folder(reward_folder, "texts", trust)),
         "device": device,
-        "unscored": unscored,
+        "unscored": checked_unscored(unscored),
         "prompt_key": prompt_key,
         "trust": trust,
     }

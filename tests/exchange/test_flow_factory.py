@@ -94,5 +94,7 @@ def test_what_cannot_be_scored_is_named(model_of):
     model = model_of(Brightness(), "strict_reward")
     with pytest.raises(InputError, match="passed neither"):
         model(prompt=["a"])
+    with pytest.raises(InputError, match="3 prompts and 2 outputs"):
+        model(prompt=["a", "b", "c"], image=torch.zeros(2, 3, 4, 4))
     with pytest.raises(InputError, match="gave a score of nan"):
         model(prompt=["a"], image=torch.full((1, 3, 4, 4), float("nan")))

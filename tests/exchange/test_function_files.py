@@ -239,6 +239,21 @@ def test_nothing_is_written_for_what_is_no_reward(tmp_path, trainer):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["words"]
 
 
+@pytest.mark.parametrize("trainer", [openrlhf, verl, flow_factory])
+def test_a_number_for_missing_scores_is_a_number(tmp_path, trainer):
+    (Brightness() if trainer is flow_factory else Length()).save_pretrained(tmp_path / "reward")
+    for unscored in (float("nan"), "0", True):
+        with pytest.raises(InputError, match="unscored is a finite number"):
+            trainer.function_file(tmp_path / "reward", unscored=unscored)
+
+
+@pytest.mark.parametrize("ends", ["<|end|>", [""], [2]])
+def test_one_mark_in_place_of_a_list_cuts_no_letters(tmp_path, ends):
+    Length().save_pretrained(tmp_path / "reward")
+    with pytest.raises(InputError, match="ends is a list of marks"):
+        openrlhf.function_file(tmp_path / "reward", ends=ends)
+
+
 def test_files_name_their_reward_from_any_folder(tmp_path, monkeypatch):
     Ensemble([Length(), Length()]).save_pretrained(tmp_path / "words")
     monkeypatch.chdir(tmp_path)

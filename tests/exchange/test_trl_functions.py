@@ -139,6 +139,12 @@ def test_a_folder_or_a_function_is_no_reward():
         reward_func("runs/rm/reward")
 
 
+@pytest.mark.parametrize("tokens", [2, [], [None], "</s>", ["</s>"]])
+def test_end_tokens_that_are_no_numbers_are_refused(tokens):
+    with pytest.raises(InputError, match="end_tokens are the numbers of tokens"):
+        reward_func(Length(), end_tokens=tokens)
+
+
 def test_data_sets_that_cannot_be_made_are_refused():
     images = Samples(["", ""], torch.rand(2, 3, 4, 4))
     with pytest.raises(InputError, match="pairs of images"):
