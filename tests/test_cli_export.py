@@ -130,6 +130,7 @@ def test_held_out_figures_come_from_the_runs_metrics(place):
 REFUSED = {
     "nowhere is not a folder": ["nowhere", "--to", "onnx"],
     "exists and is never overwritten": ["eye", "--to", "onnx", "--out", "bench"],
+    "lies inside of the reward": ["eye", "--to", "onnx", "--out", "eye/onnx"],
     "conditional=True": ["reads", "--to", "transformers"],
     "figures of another reward": ["witness", "--to", "onnx", "--results", "bench"],
     "has another fingerprint": ["witness", "--to", "onnx", "--run", "run"],

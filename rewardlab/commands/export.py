@@ -55,6 +55,11 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise InputError(f"{flags.reward} is not a folder. Give one that save_pretrained wrote.")
     if Path(flags.out).exists():
         raise InputError(f"{flags.out} exists and is never overwritten. Give another --out.")
+    if Path(flags.out).resolve().is_relative_to(Path(flags.reward).resolve()):
+        raise InputError(
+            f"{flags.out} lies inside of the reward {flags.reward}, whose fingerprint it would "
+            "change. Give an --out beside it."
+        )
     if flags.to in FUNCTIONS and (flags.run or flags.results):
         raise InputError(
             f"--run and --results are for a model card, and --to {flags.to} writes one function. "
