@@ -22,6 +22,7 @@ from rewardlab.endpoints.wire import filled
 from rewardlab.errors import InputError, reason_of
 from rewardlab.networks.chat import TextTokens, finished_of
 from rewardlab.networks.loading import load_tokenizer
+from rewardlab.output_checks import check_range
 from rewardlab.rewards.abilities import Partial, Saved
 from rewardlab.rewards.base import Reward, checked_scores
 from rewardlab.rewards.folders import CONFIG, check_trusted, class_path_of, read_config
@@ -137,7 +138,8 @@ class RemoteReward(Reward, Partial, Saved):
                 about.
         """
         self._check_kind(samples)
-        if self.query is None and self.tokenizer is None and any(samples.prompts):
+        is_glued = self.query is None and self.tokenizer is None and not self.form.pictures
+        if is_glued and any(samples.prompts):
             self._say_glued()
         starts = range(0, len(samples), self.batch_size)
         batches = [samples[start : start + self.batch_size] for start in starts]
@@ -204,7 +206,7 @@ class RemoteReward(Reward, Partial, Saved):
         return cls(**settings, template=template).eval()
 
     def _check_kind(self, samples: Samples) -> None:
-        """Refuse images where the form is of texts, and texts where it is of images."""
+        """Refuse images where the form is of texts, the other way round, and pixels out of range."""
         outputs = samples.outputs
         is_picture = isinstance(outputs, Tensor)
         if isinstance(outputs, Tensor) and not self.form.pictures:
@@ -217,6 +219,8 @@ class RemoteReward(Reward, Partial, Saved):
                 f"RemoteReward in the form {self.dialect} sends images or videos; got "
                 f"{len(samples)} texts. Is the policy a language model?"
             )
+        if isinstance(outputs, Tensor):
+            check_range(outputs, "RemoteReward")
 
     def _say_glued(self) -> None:
         """Log once that prompt and response are sent one after the other."""

@@ -240,7 +240,7 @@ def test_settings_out_of_range_are_refused(options):
         RemoteReward("http://127.0.0.1:9", **options)
 
 
-def test_images_are_sent_as_their_form_says():
+def test_images_are_sent_as_their_form_says(caplog):
     images = Samples(["a"], torch.zeros(1, 3, 2, 2))
     videos = Samples(["a"], torch.zeros(1, 4, 3, 2, 2))
     with server(lambda body, count: (200, {"rewards": [0.5]})) as (url, requests):
@@ -251,3 +251,10 @@ def test_images_are_sent_as_their_form_says():
     assert one["prompt"] == other["prompt"] == ["a"]
     assert one["image"][0].startswith("iVBOR")
     assert len(other["video"][0]) == 4
+    assert not caplog.messages  # no word of queries, which are of texts
+
+
+def test_pixels_out_of_range_are_refused_and_not_clamped():
+    reward = RemoteReward("http://127.0.0.1:9", dialect="flow-factory")
+    with pytest.raises(InputError, match=r"RemoteReward scores images in \[0, 1\]"):
+        reward(Samples(["a"], torch.full((1, 3, 2, 2), -1.0)))
