@@ -142,6 +142,9 @@ def test_a_token_comes_from_its_variable(monkeypatch):
     assert serve.token_of(None, "127.0.0.1", True) is None
     with pytest.raises(InputError, match="reached by other machines"):
         serve.token_of(None, "192.0.2.1", False)
+    monkeypatch.setenv("A_TEST_TOKEN", "clé")
+    with pytest.raises(InputError, match="a token of ASCII letters"):
+        serve.token_of("A_TEST_TOKEN", "0.0.0.0", False)
 
 
 def test_the_dialect_of_a_url_is_a_flag(tmp_path, capsys):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rewardlab.commands.flags import FlagParser, add_device_flags, check_numbers
 from rewardlab.commands.logs import set_up_logs
 from rewardlab.commands.sources import open_reward
+from rewardlab.endpoints.client import is_header_text
 from rewardlab.errors import InputError
 from rewardlab.storage import write_atomically
 
@@ -125,7 +126,7 @@ def token_of(variable: str | None, host: str, is_local: bool) -> str | None:
     """Return the token that requests have to bring, from an environment variable.
 
     Raises:
-        InputError: if the variable is not set, or there is none and others reach the server.
+        InputError: if the variable is not set, or holds what HTTP cannot carry, or there is none and others reach the server.
 
     Example:
         >>> token_of(None, "0.0.0.0", False)
@@ -144,6 +145,11 @@ def token_of(variable: str | None, host: str, is_local: bool) -> str | None:
         raise InputError(
             f"The environment variable {variable} should hold the token that requests bring, and "
             "is not set. Export it first."
+        )
+    if not is_header_text(token):
+        raise InputError(
+            f"The environment variable {variable} should hold a token of ASCII letters, digits and "
+            "marks, without spaces, since HTTP carries no other. Take `openssl rand -hex 32`."
         )
     return token
 

@@ -156,7 +156,7 @@ def bearer(variable: str | None) -> dict[str, str]:
     """Return the header with the token in an environment variable; no header without a variable.
 
     Raises:
-        InputError: if the variable is not set.
+        InputError: if the variable is not set, or holds what HTTP cannot carry.
 
     Example:
         >>> bearer(None)
@@ -170,7 +170,22 @@ def bearer(variable: str | None) -> dict[str, str]:
             f"The environment variable {variable} should hold the server's key, and is not set. "
             "Export it first."
         )
+    if not is_header_text(token):
+        raise InputError(
+            f"The environment variable {variable} should hold a key of ASCII letters, digits and "
+            "marks, without spaces. Is it the right one?"
+        )
     return {"Authorization": f"Bearer {token}"}
+
+
+def is_header_text(text: str) -> bool:
+    """Tell whether HTTP can carry a text in a URL or a key: visible ASCII, without spaces.
+
+    Example:
+        >>> is_header_text("key-1"), is_header_text("key 1"), is_header_text("clé")
+        (True, False, False)
+    """
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def checked_url(url: str, path: str) -> str:
@@ -186,13 +201,13 @@ def checked_url(url: str, path: str) -> str:
     try:
         parts = urlsplit(url)
         is_right = parts.scheme in ("http", "https") and bool(parts.hostname)
-        is_right = is_right and parts.port != 0
+        is_right = is_right and parts.port != 0 and is_header_text(url)
     except ValueError:  # brackets that do not match, or a port that is none
         is_right = False
     if not is_right:
         raise InputError(
-            "A server's URL begins with http:// or https:// and a host, and a port is a number up "
-            f"to 65535; got {url!r:.200}."
+            "A server's URL begins with http:// or https:// and a host; a port is a number up to "
+            f"65535, and other than ASCII is percent-encoded; got {url!r:.200}."
         )
     has_path = parts.path not in ("", "/") or parts.query
     return url if has_path else url.rstrip("/") + path

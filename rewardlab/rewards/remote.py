@@ -295,7 +295,7 @@ class RemoteReward(Reward, Partial, Saved):
         """Return what is sent for each response; a text that holds its prompt is sent as it is."""
         queries = self._formatted(samples)
         for row in _whole_rows(samples):
-            queries[row] = samples.outputs[row]
+            queries[row] = str(samples.outputs[row])
         return queries
 
     def _formatted(self, samples: Samples) -> list[str]:

@@ -44,7 +44,9 @@ def texts_of(value: Any, where: str, limits: Limits) -> list[str]:
     return [text_of(item, f"{where}[{place}]") for place, item in enumerate(values)]
 
 
-def list_of(value: Any, where: str, limits: Limits) -> list[Any]:
+def list_of(
+    value: Any, where: str, limits: Limits, what: str = "a text or a list of texts"
+) -> list[Any]:
     """Return a list that is not empty.
 
     Raises:
@@ -52,7 +54,7 @@ def list_of(value: Any, where: str, limits: Limits) -> list[Any]:
     """
     if not isinstance(value, list) or not value:
         shown = "an empty list" if value == [] else type(value).__name__
-        raise RefusalError(422, f"{where} should be a text or a list of texts; got {shown}.")
+        raise RefusalError(422, f"{where} should be {what}; got {shown}.")
     if len(value) > limits.rows:
         raise RefusalError(
             413, f"{where} holds {len(value)} items; this server takes {limits.rows} a request."

@@ -181,6 +181,10 @@ def test_the_key_comes_from_the_environment_and_is_not_kept(monkeypatch):
     _, _, headers = requests[0]
     assert headers["Authorization"] == "Bearer not-a-secret"
     assert "not-a-secret" not in str(vars(reward))
+    for key in ("clé", "a\nb"):
+        monkeypatch.setenv("A_TEST_KEY", key)
+        with pytest.raises(InputError, match="a key of ASCII letters"):
+            reward(TEXTS)
     monkeypatch.delenv("A_TEST_KEY")
     with pytest.raises(InputError, match="A_TEST_KEY"):
         reward(TEXTS)
@@ -203,6 +207,8 @@ def test_loopback_is_reached_without_the_proxy(monkeypatch):
         "http://[::1",
         "http://a:b",
         "http://a:99999",
+        "http://a/gét",
+        "http://a/b c",
     ],
 )
 def test_other_urls_are_refused(url):

@@ -301,6 +301,8 @@ def test_a_text_beyond_the_context_is_not_scored_unless_it_may_be_cut(plain):
     body = {"inputs": text, "raw_scores": True, "truncate": True}
     score = ask(server, "/predict", body)[1][0]["score"]
     assert score == in_process(reward, Samples([""], [text[-127:]])).item()
+    answer = ask(server, "/predict", body | {"truncation_direction": "Right"})
+    assert (answer[0], "is Left here" in answer[1]["error"]) == (422, True)
     body = {"input": text, "use_activation": False, "truncate_prompt_tokens": -1}
     assert ask(server, "/classify", body)[1]["data"][0]["probs"] == [score]
 

@@ -26,7 +26,8 @@ def _read(body: Body, reward: nn.Module, limits: Limits) -> list[Row]:
     videos = body.get("video") or body.get("videos")
     if bool(images) == bool(videos):
         raise RefusalError(422, "A request holds either image or video, a list with one a prompt.")
-    media = list_of(images or videos, "image" if images else "video", limits)
+    name = "image" if images else "video"
+    media = list_of(images or videos, name, limits, f"a list of {name}s, one a prompt")
     prompts = body.get("prompt", body.get("prompts"))
     if prompts is None:
         prompts = [None] * len(media)

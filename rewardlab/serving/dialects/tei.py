@@ -22,6 +22,10 @@ TYPES = {413: "validation", 422: "validation", 424: "backend", 429: "overloaded"
 def _read(body: Body, reward: nn.Module, limits: Limits) -> list[Row]:
     truncates = flag_of(body, "truncate", False)
     flag_of(body, "raw_scores", False)
+    if truncates and body.get("truncation_direction") not in (None, "Left", "left"):
+        raise RefusalError(
+            422, "truncation_direction is Left here: a response keeps its end, which is scored."
+        )
     inputs = body.get("inputs")
     if _is_single(inputs):
         sequence = [inputs] if isinstance(inputs, str) else inputs
