@@ -126,7 +126,8 @@ def token_of(variable: str | None, host: str, is_local: bool) -> str | None:
     """Return the token that requests have to bring, from an environment variable.
 
     Raises:
-        InputError: if the variable is not set, or holds what HTTP cannot carry, or there is none and others reach the server.
+        InputError: if the variable is not set, or holds what HTTP cannot carry, or there is none
+            and others reach the server.
 
     Example:
         >>> token_of(None, "0.0.0.0", False)

@@ -206,7 +206,7 @@ class RemoteReward(Reward, Partial, Saved):
         return cls(**settings, template=template).eval()
 
     def _check_kind(self, samples: Samples) -> None:
-        """Refuse images where the form is of texts, the other way round, and pixels out of range."""
+        """Refuse images for a form of texts, texts for one of images, and pixels out of range."""
         outputs = samples.outputs
         is_picture = isinstance(outputs, Tensor)
         if isinstance(outputs, Tensor) and not self.form.pictures:
