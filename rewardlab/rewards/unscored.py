@@ -312,8 +312,8 @@ def _check_share(reward: Reward, tally: Tally, reasons: Sequence[str], samples: 
     if reward.most_unscored == 0:
         raise InputError(
             f"{name} did not score {where}: {_ended(reasons[first])} Each sample has to be "
-            "scored, since its most_unscored is 0. Mend the cause; or allow a share to be left out, "
-            f"{name}(most_unscored=0.05) or Tolerant(reward)."
+            "scored, since its most_unscored is 0. Mend the cause; or allow a share to be left "
+            f"out, {name}(most_unscored=0.05) or Tolerant(reward)."
         )
     raise InputError(
         f"{name} left {tally.unscored} of {tally.asked} samples unscored since the start, more "
@@ -329,9 +329,9 @@ def _refusal(name: str, reasons: Sequence[str], samples: Samples) -> str:
     return (
         f"{name} did not score {named_sample(samples, first)} with the prompt "
         f"{samples.prompts[first]!r:.100}: {_ended(reasons[first])} It is one of {count} "
-        f"such samples in {len(samples)}, and here each one has to be scored. Mend the cause; or leave such "
-        "samples out first, by rewardlab.rewards.scoring.judged. Training, mining and `rewardlab "
-        "score` leave them out themselves."
+        f"such samples in {len(samples)}, and here each one has to be scored. Mend the cause; or "
+        "leave such samples out first, by rewardlab.rewards.scoring.judged. Training, mining and "
+        "`rewardlab score` leave them out themselves."
     )
 
 
