@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ from rewardlab.storage.records import Record, read_records, usable_rows
 from rewardlab.storage.tables import is_dataset
 from rewardlab.types import PreferencePairs
 
+_log = logging.getLogger("rewardlab")
 TITLES = {
     "rewardbench": "RewardBench",
     "rewardbench2": "RewardBench 2",
@@ -30,6 +31,7 @@ TITLES = {
     "llmbar": "LLMBar's form",
     "preferences": "preference pairs",
 }
+_MOST_UNUSABLE = 0.1  # share of rows, above which the file is refused
 _KNOWN = frozenset().union(*SECTIONS.values())
 
 
@@ -63,7 +65,8 @@ def read_benchmark(path: str | Path) -> BenchmarkFile:
     | preferences | whatever `read_preferences` reads |
 
     Files are JSON lines, a JSON array, CSV, parquet, Arrow, or folders of `datasets`; see
-    `read_records`. Pairs that people call equal ask nothing, and are counted as left out.
+    `read_records`. Pairs that people call equal ask nothing, and are counted as left out; so are
+    rows of two answers that cannot be used, up to a tenth of all.
 
     Raises:
         InputError: if the file is missing, empty, of no known form, lacks a column, or holds
@@ -221,20 +224,45 @@ def _rows_of_pairs(pairs: PreferencePairs) -> list[BenchRow]:
 def _judged(path: Path, form: JudgedForm) -> BenchmarkFile:
     """Return a file whose rows have two answers and say which is better."""
     rows = []
-    left_out: Counter[str] = Counter()
+    equal = 0
+    faults: list[str] = []
     for number, record in enumerate(usable_rows(path, form.shape)):
         row = {name.lower(): value for name, value in record.row.items()}
         try:
             judged = form.read(row, number)
         except UnusableError as reason:
-            raise InputError(
-                f"{path}, {record.place} {reason}. A row of {form.title} should be {form.shape}."
-            ) from None
+            faults.append(f"{record.place} {reason}")
+            continue
         if judged is None:
-            left_out["called equal"] += 1
+            equal += 1
             continue
         prompt, chosen, rejected, subset, row_id = judged
         rows.append(BenchRow(prompt, [chosen], [rejected], False, subset, row_id))
+    _check_faults(path, form, faults, len(rows) + equal)
     if not rows:
         raise InputError(f"{path} holds no pair that is decided: people call all of them equal.")
-    return BenchmarkFile(str(path), form.name, rows, dict(left_out))
+    left_out = {"called equal": equal, "unusable": len(faults)}
+    left_out = {reason: number for reason, number in left_out.items() if number}
+    return BenchmarkFile(str(path), form.name, rows, left_out)
+
+
+def _check_faults(path: Path, form: JudgedForm, faults: Sequence[str], usable: int) -> None:
+    """Warn of rows that cannot be used, as benchmarks have a few.
+
+    Raises:
+        InputError: if they are more than a tenth, since then the file is not what it seems.
+    """
+    if not faults:
+        return
+    if len(faults) > _MOST_UNUSABLE * (usable + len(faults)):
+        raise InputError(
+            f"{path}, {faults[0]}. A row of {form.title} should be {form.shape}; "
+            f"{len(faults)} of {usable + len(faults)} rows are not."
+        )
+    _log.warning(
+        "%s: %d of %d rows cannot be used and are left out; the first: %s",
+        path,
+        len(faults),
+        usable + len(faults),
+        faults[0],
+    )

@@ -87,6 +87,16 @@ def test_most_annotators_decide_and_equal_ones_are_counted(tmp_path):
     assert file.rows[0].row_id == 3
 
 
+def test_rows_that_cannot_be_used_are_left_out_up_to_a_tenth(tmp_path, caplog):
+    """PandaLM's own file has 6 of 999 answers that are true or false in JSON, not texts."""
+    broken = {**VOTED, "response1": True}
+    file = read_benchmark(write(tmp_path / "rows.json", [*[VOTED] * 9, broken]))
+    assert (len(file.rows), file.left_out) == (9, {"unusable": 1})
+    assert "1 of 10 rows cannot be used and are left out; the first: object 10" in caplog.text
+    with pytest.raises(InputError, match=r"object 9.*2 of 10 rows are not"):
+        read_benchmark(write(tmp_path / "more.json", [*[VOTED] * 8, broken, broken]))
+
+
 def test_labels_of_preferences_turn_pairs_and_leave_ties_out(tmp_path):
     rows = [{**PAIR, "label": label} for label in (1.0, 0.2, 0.5)]
     file = read_benchmark(write(tmp_path / "rows.jsonl", rows))
