@@ -37,7 +37,7 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
     column of numpy's arrays.
 
     Raises:
-        InputError: if quotes do not match.
+        InputError: if quotes do not match, or two columns have one name.
 
     Example:
         >>> list(csv_rows(Path("a.csv"), 'Prompt,id\n"a, b",1\n'))
@@ -53,6 +53,12 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             ) from None
         rows = _read_csv(text, delimiter, csv.QUOTE_NONE)  # as most tables with tabs are written
     names = _header(text, delimiter)
+    repeated = [name for name in names if name and names.count(name) > 1]
+    if repeated:
+        raise InputError(
+            f"{path} has the column {repeated[0]!r} twice (capitals do not matter), so one of them "
+            "would be lost. Rename or remove one."
+        )
     for line, cells in rows[1:]:
         if len(cells) > len(names):
             raise InputError(

@@ -152,6 +152,9 @@ def test_broken_tables_name_the_line(tmp_path):
     (tmp_path / "a.csv").write_text("prompt,chosen,rejected\nhi,a,b,c\n")
     with pytest.raises(InputError, match="line 2 has 4 cells and the first line 3"):
         read_preferences(tmp_path / "a.csv")
+    (tmp_path / "c.csv").write_text("prompt,chosen,rejected,Chosen\nhi,a,b,c\n")
+    with pytest.raises(InputError, match="the column 'chosen' twice"):
+        read_preferences(tmp_path / "c.csv")
     (tmp_path / "b.csv").write_text('prompt,chosen,rejected\nhi,"a,b\n')
     with pytest.raises(InputError, match="is no CSV table"):
         read_preferences(tmp_path / "b.csv")
