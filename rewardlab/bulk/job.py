@@ -13,10 +13,12 @@ from typing import Any
 from rewardlab.bulk.entries import Reading
 from rewardlab.bulk.journal import Results, check_job, part_of
 from rewardlab.bulk.sources import Source
+from rewardlab.errors import InputError
 from rewardlab.provenance import described, fingerprint
 from rewardlab.rewards import Reward
 from rewardlab.runs.attempts import typed_words
 from rewardlab.storage.atomic import write_atomically
+from rewardlab.storage.records import parsed
 from rewardlab.version import __version__
 
 
@@ -56,12 +58,12 @@ def job_of(
 
 
 def _public(reward: Reward) -> Mapping[str, Any]:
-    """Return a reward's plain public attributes."""
-    plain = (str, int, float, bool)
-    attributes = vars(reward).items()
-    return {
-        name: value for name, value in attributes if name[:1] != "_" and isinstance(value, plain)
-    }
+    """Return a reward's plain public attributes, but for its mode, which is eval for scores."""
+    public = {}
+    for name, value in vars(reward).items():
+        if name[:1] != "_" and name != "training" and isinstance(value, str | int | float | bool):
+            public[name] = value
+    return public
 
 
 def record_path(out: Path) -> Path:
@@ -77,15 +79,19 @@ def record_path(out: Path) -> Path:
 def record_of(out: Path, job: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the record of a table that the same job wrote, None if there is no table.
 
+    Args:
+        out: the table.
+        job: what its scores, and what it shows of them, depend on.
+
     Raises:
-        InputError: if it is of another job.
+        InputError: if it is of another job, or no record.
     """
     if not out.exists():
         return None
     path = record_path(out)
-    record: dict[str, Any] = {}
-    if path.is_file():
-        record = json.loads(path.read_text(encoding="utf-8"))
+    record = parsed(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not isinstance(record, dict):
+        raise InputError(f"{path} is no record of a table of scores. Give another --out.")
     check_job(path, record.get("job"), job)
     part_of(out).unlink(missing_ok=True)
     return record

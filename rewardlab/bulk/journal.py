@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rewardlab.bulk.judging import Verdict
 from rewardlab.errors import InputError
+from rewardlab.runs.locks import lock_handle
 
 SUFFIX = ".part"
 
@@ -42,6 +43,7 @@ class Results:
         self.scores[places] = verdict.scores
         self.done[places] = True
         for row, reason in zip(rows, verdict.reasons, strict=True):
+            self.reasons.pop(row, None)
             if reason:
                 self.reasons[row] = reason
         if verdict.members is None:
@@ -81,11 +83,12 @@ class Journal:
         """
         if self.path is None or not self.path.exists():
             return
+        self._file = self._opened(self.path)
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         lines = whole.splitlines()
         if not lines:
-            self.path.unlink()
+            self.remove()
             return
         check_job(self.path, _parsed(self.path, lines[0]).get("job"), self.job)
         for line in lines[1:]:
@@ -114,12 +117,25 @@ class Journal:
     def _write(self, line: Mapping[str, Any]) -> None:
         assert self.path is not None
         if self._file is None:
-            is_new = not self.path.exists()
-            self._file = self.path.open("ab")
-            if is_new:
-                self._file.write(_line({"job": self.job}))
+            self._file = self._opened(self.path)
+            if self.path.stat().st_size:
+                raise _is_busy(self.path)
+            self._file.write(_line({"job": self.job}))
         self._file.write(_line(line))
         self._file.flush()
+
+    @staticmethod
+    def _opened(path: Path) -> BinaryIO:
+        """Return the file, locked, so that no two runs write it.
+
+        Raises:
+            InputError: if another run has it.
+        """
+        file = path.open("ab")
+        if not lock_handle(file.fileno(), wait=False):
+            file.close()
+            raise _is_busy(path)
+        return file
 
     def close(self) -> None:
         """Have the system write the file to the disk."""
@@ -161,6 +177,12 @@ def check_job(file: Path, earlier: Any, job: Mapping[str, Any]) -> None:
         f"{file} belongs to another run: {' and '.join(different)} differ (it has "
         f"{str({name: earlier.get(name) for name in different})[:200]}). Scores of both would be "
         "mixed. Give another --out, or remove it and begin anew."
+    )
+
+
+def _is_busy(path: Path) -> InputError:
+    return InputError(
+        f"Another run with this --out writes {path}. Let it end, or give another --out."
     )
 
 

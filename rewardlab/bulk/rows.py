@@ -72,7 +72,16 @@ def unread(
     """
     if not reading.skip_unreadable:
         raise InputError(f"{error} Or leave such rows unscored: --skip-unreadable.") from None
-    return Entry(place, origin=origin, columns=columns, problem=str(error))
+    prompt = _prompt_alone(columns.get(reading.prompt_column or "prompt"))
+    return Entry(place, prompt, origin=origin, columns=columns, problem=str(error))
+
+
+def _prompt_alone(prompt: Any) -> Prompt:
+    """Return the prompt of a row without an output, "" where it has none that can be read."""
+    try:
+        return exchange(prompt, "").prompt
+    except UnusableError:
+        return ""
 
 
 def _exchange(place: str, row: dict[str, Any], reading: Reading) -> tuple[Prompt, Any]:

@@ -17,7 +17,7 @@ from rewardlab.bulk.journal import Journal, Results, part_of
 from rewardlab.bulk.judging import How, batches, chunks, judge
 from rewardlab.bulk.sources import Source, open_source
 from rewardlab.bulk.table_rows import Keep, columns_of, schema_of, table_row
-from rewardlab.bulk.tables import Row, check_out, write_table
+from rewardlab.bulk.tables import Row, check_out, check_row, write_table
 from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
 from rewardlab.types import Samples
@@ -101,18 +101,20 @@ def score_files(
     start = time.monotonic()
     source = open_source(samples, reading)
     job = job_of(reward, source, reading, members, origin)
-    stands = record_of(out, job)
+    whole_job = {**job, "table": {"keep": keep, "sort": sort}}
+    stands = record_of(out, whole_job)
     if stands is not None:
         return Scored(out, **figures_of(Scored, stands))
+    check_row(out, table_row(0, next(iter(source)), Results(1), keep))
     how = How(batch_size, members, reading.skip_unreadable)
     journal = Journal(part_of(out), job, Results(len(source)))
     own = scored_rows(reward, source, journal, how, resume)
     results = journal.results
     rows = TableRows(source, results, keep, sort)
     columns = columns_of(source, results, keep, own)
-    schema = schema_of(source, columns, keep) if out.suffix == ".parquet" else None
+    schema = schema_of(source, results, keep, own) if out.suffix == ".parquet" else None
     scored = _summary(out, results, time.monotonic() - start)
-    write_record(out, job, _plain(scored), results)
+    write_record(out, whole_job, _plain(scored), results)
     write_table(out, rows, columns, schema)
     journal.remove()
     return scored
@@ -128,9 +130,7 @@ def scored_rows(
     Raises:
         InputError: if a row cannot be read or scored.
     """
-    if resume:
-        journal.resume()
-    elif journal.path is not None and journal.path.exists():
+    if not resume and journal.path is not None and journal.path.exists():
         raise InputError(
             f"{journal.path} stands from a run that did not end. Give --resume to go on from it, "
             "or remove it to begin anew."
@@ -138,6 +138,8 @@ def scored_rows(
     was_training = reward.training
     reward.eval()
     try:
+        if resume:
+            journal.resume()
         columns = _score_chunks(reward, source, journal, how)
     finally:
         journal.close()
@@ -162,11 +164,11 @@ def _score_chunks(reward: Reward, source: Source, journal: Journal, how: How) ->
                 columns.update(dict.fromkeys(entry.columns))
                 has_prompts = has_prompts or bool(entry.prompt)
             for batch in batches(chunk, how.batch_size):
-                rows = [row for row, _ in batch]
-                if done[rows].all():
+                to_do = [numbered for numbered in batch if not done[numbered.row]]
+                if not to_do:
                     continue
-                journal.add(rows, judge(reward, batch, how))
-                bar.update(len(rows))
+                journal.add([row for row, _ in to_do], judge(reward, to_do, how))
+                bar.update(len(to_do))
     if reward.conditional and not has_prompts:
         log.warning("The reward reads prompts, and no sample has one: --prompts FILE gives them.")
     return list(columns)

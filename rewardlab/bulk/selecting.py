@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from rewardlab.bulk.judging import How
 from rewardlab.bulk.scoring import scored_rows
 from rewardlab.bulk.sources import Source, open_source
 from rewardlab.bulk.table_rows import Keep, kept_columns
-from rewardlab.bulk.tables import Row, check_out, write_table
+from rewardlab.bulk.tables import Row, check_out, check_row, write_lines, write_table
 from rewardlab.conversations import to_json
 from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
@@ -125,17 +126,20 @@ def select_files(
     source = open_source(candidates, reading)
     members = selection.n == "auto" and selection.gold is None
     job = job_of(reward, source, reading, members, origin)
-    whole_job = {**job, "selection": _settings(selection)}
+    whole_job = {**job, "selection": _settings(selection), "table": {"keep": columns}}
     stands = record_of(out, whole_job)
     if stands is not None:
         return Selected(out, **figures_of(Selected, stands))
+    check_row(out, kept_columns(next(iter(source)), columns, ()))
     journal = Journal(part_of(out), job, Results(len(source)))
     how = How(batch_size, members, reading.skip_unreadable)
     scored_rows(reward, source, journal, how, resume)
     choice = _choice(source, journal.results, selection)
-    pairs = _write_pairs(source, choice, selection)
+    pairs = [] if selection.pairs is None else _pairs(source, choice)
     rows = list(_rows(source, choice, columns))
-    selected = _summary(out, choice, len(rows), pairs, time.monotonic() - start)
+    if selection.pairs is not None:
+        _write_pairs(Path(selection.pairs), pairs)
+    selected = _summary(out, choice, len(rows), len(pairs), time.monotonic() - start)
     figures = {name: value for name, value in vars(selected).items() if name != "out"}
     write_record(out, whole_job, figures, journal.results, choosing=choice.rule)
     names: dict[str, None] = {}
@@ -168,12 +172,21 @@ class Choice:
 def _check(out: Path, selection: Selection, resume: bool) -> None:
     check_out(out, resume)
     if selection.pairs is not None:
-        pairs = Path(selection.pairs)
-        if pairs.suffix != ".jsonl" or pairs.exists():
-            state = "exists and is never overwritten" if pairs.exists() else "does not end so"
-            raise InputError(f"--pairs is a new .jsonl file; {pairs} {state}. Give another.")
+        _check_pairs(Path(selection.pairs), out, resume)
     if selection.gold is not None and selection.n != "auto":
         raise InputError("--gold chooses n, and so needs --n auto. Give that, or leave --gold out.")
+
+
+def _check_pairs(pairs: Path, out: Path, resume: bool) -> None:
+    """Refuse a file of pairs that cannot be written; `resume` may find its own."""
+    if pairs.suffix != ".jsonl":
+        raise InputError(f"--pairs is a new .jsonl file; {pairs} does not end so. Give another.")
+    if pairs.exists() and not resume:
+        raise InputError(f"{pairs} exists and is never overwritten. Give another --pairs.")
+    if pairs.absolute() == out.absolute():
+        raise InputError(f"--pairs and --out are both {out}. Give each a file of its own.")
+    if not pairs.absolute().parent.is_dir():
+        raise InputError(f"The folder {pairs.absolute().parent} of --pairs is missing. Make it.")
 
 
 def _settings(selection: Selection) -> dict[str, Any]:
@@ -220,10 +233,27 @@ def _row(number: int, rank: int, entry: Entry, group: Group, choice: Choice, col
     return row
 
 
-def _write_pairs(source: Source, choice: Choice, selection: Selection) -> int:
-    """Write the best and the worst of each prompt, and return how many pairs there are."""
-    if selection.pairs is None:
-        return 0
+def _write_pairs(path: Path, pairs: Sequence[Row]) -> None:
+    """Write pairs; where a killed run wrote the same, they stand.
+
+    Raises:
+        InputError: if the file holds something else.
+    """
+    if not path.exists():
+        write_table(path, lambda: pairs, list(pairs[0]))
+        return
+    content = io.StringIO()
+    write_lines(content, pairs)
+    if path.read_bytes() != content.getvalue().encode():
+        raise InputError(f"{path} holds other pairs and is never overwritten. Give other --pairs.")
+
+
+def _pairs(source: Source, choice: Choice) -> list[Row]:
+    """Return the best and the worst of each prompt.
+
+    Raises:
+        InputError: if there is no pair.
+    """
     ends = _ends(choice)
     wanted = set(chain.from_iterable(ends))
     entries = {row: entry for row, entry in enumerate(source) if row in wanted}
@@ -235,8 +265,7 @@ def _write_pairs(source: Source, choice: Choice, selection: Selection) -> int:
             "No prompt makes a pair: each needs 2 candidates or more with different scores. Leave "
             "--pairs out, or draw more candidates."
         )
-    write_table(Path(selection.pairs), lambda: pairs, list(pairs[0]))
-    return len(pairs)
+    return pairs
 
 
 def _ends(choice: Choice) -> list[tuple[int, int]]:

@@ -24,7 +24,7 @@ from rewardlab.storage.media_folder import MediaFolder
 from rewardlab.storage.metadata import read_text
 from rewardlab.storage.patterns import matching_files
 from rewardlab.storage.prompts import holds_rows, text_lines
-from rewardlab.storage.row_streams import RowStream
+from rewardlab.storage.row_streams import RowStream, changed, file_state
 from rewardlab.storage.shards import is_shard, shard_keys, shard_samples
 from rewardlab.storage.tables import is_dataset
 from rewardlab.storage.video_files import is_medium_name
@@ -88,13 +88,16 @@ class ShardSource(Source):
     def __init__(self, paths: Sequence[Path], reading: Reading) -> None:
         self.paths = paths
         self.reading = reading
+        self._states = list(map(file_state, paths))
         self.count = sum(len(shard_keys(path, reading.members)) for path in paths)
 
     def __len__(self) -> int:
         return self.count
 
     def __iter__(self) -> Iterator[Entry]:
-        for path in self.paths:
+        for path, state in zip(self.paths, self._states, strict=True):
+            if file_state(path) != state:
+                raise changed(path)
             for sample in shard_samples(path, self.reading.members):
                 yield entry_of_shard(sample, self.reading)
 

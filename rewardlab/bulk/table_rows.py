@@ -90,22 +90,28 @@ def columns_of(source: Source, results: Results, keep: Keep, own: Sequence[str])
     return list(table_row(0, blank, results, keep))
 
 
-def schema_of(source: Source, columns: Sequence[str], keep: Keep) -> Any:
+def schema_of(source: Source, results: Results, keep: Keep, own: Sequence[str]) -> Any:
     """Return the schema of pyarrow of a table whose samples have one; None where it is not known.
 
     So a column of the samples keeps its kind, such as dates or pictures' bytes.
+
+    Args:
+        source: the samples.
+        results: their scores.
+        keep: which columns of the samples stay.
+        own: the samples' columns.
     """
-    if source.schema is None or keep != "all":
+    if source.schema is None or keep != "all" or not set(own) <= set(source.schema.names):
         return None
     arrow = import_module("pyarrow")
-    kinds = {"row": arrow.int64(), "reason": arrow.string(), "source": arrow.string()}
-    own = {field.name: field.type for field in source.schema}
-    fields = []
-    for name in columns:
-        original = name.removeprefix(INPUT)
-        is_ours = name in ("row", "score", "reason", "source", "disagreement") or (
-            name.startswith("member_") and name not in own
-        )
-        kind = kinds.get(name, arrow.float64()) if is_ours else own.get(name, own.get(original))
-        fields.append(arrow.field(name, kind))
+    origin = next(iter(source)).origin
+    ours = list(table_row(0, Entry("", origin=origin), results, keep))
+    kinds = {
+        "row": arrow.int64(),
+        "reason": arrow.string(),
+        **dict.fromkeys(origin, arrow.string()),
+    }
+    fields = [arrow.field(name, kinds.get(name, arrow.float64())) for name in ours]
+    for name in own:
+        fields.append(source.schema.field(name).with_name(_free_name(name, own, ours)))
     return arrow.schema(fields)

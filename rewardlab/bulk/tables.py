@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import date, datetime, time
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
+from uuid import UUID
 
 from rewardlab.errors import InputError
 from rewardlab.storage.atomic import new_file
@@ -38,6 +42,19 @@ def check_out(out: Path, resume: bool) -> None:
         raise InputError(f"The folder {out.absolute().parent} of --out does not exist. Make it.")
     if out.suffix == ".parquet":
         _arrow()
+
+
+def check_row(out: Path, row: Row) -> None:
+    """Refuse a form that cannot hold a row, such as lines of JSON for pictures' bytes.
+
+    Raises:
+        InputError: naming the column.
+    """
+    file = io.StringIO()
+    if out.suffix == ".jsonl":
+        write_lines(file, [row])
+    if out.suffix == ".csv":
+        write_csv(file, [row], list(row))
 
 
 def write_table(out: Path, rows: Rows, columns: Sequence[str], schema: Any = None) -> None:
@@ -100,13 +117,26 @@ def _cell(name: str, value: Any) -> Any:
 
 def _json(row: Row) -> str:
     try:
-        return json.dumps(row, ensure_ascii=False, default=_plain)
+        return json.dumps(row, ensure_ascii=False, default=_plain, allow_nan=False)
+    except ValueError:
+        return json.dumps(_without_nan(row), ensure_ascii=False, default=_plain)
     except TypeError:
         names = [name for name, value in row.items() if not _is_plain(value)]
         raise InputError(
             f"The column {names[0]!r} holds what neither JSON nor CSV can, such as bytes of "
             "pictures. Give --out FILE.parquet, or leave the input's columns out: --keep scored."
         ) from None
+
+
+def _without_nan(value: Any) -> Any:
+    """Return a value with null for the numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return list(map(_without_nan, value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
 
 
 def _is_plain(value: Any) -> bool:
@@ -118,9 +148,11 @@ def _is_plain(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Return a date as JSON holds it."""
+    """Return a date, a duration or a number of fixed digits as JSON holds it."""
     if isinstance(value, datetime | date | time):
         return value.isoformat()
+    if isinstance(value, timedelta | Decimal | UUID):
+        return str(value)
     raise TypeError
 
 

@@ -21,15 +21,22 @@ def lock_file(path: Path, *, wait: bool) -> int | None:
         has it.
     """
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    at_once = 0 if wait else fcntl.LOCK_NB
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | at_once)
-    except BlockingIOError:
+    if not lock_handle(handle, wait=wait):
         os.close(handle)
         return None
     os.truncate(handle, 0)
     os.write(handle, str(os.getpid()).encode())
     return handle
+
+
+def lock_handle(handle: int, *, wait: bool) -> bool:
+    """Lock an open file until it is closed, and tell whether no other process has the lock."""
+    at_once = 0 if wait else fcntl.LOCK_NB
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | at_once)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

@@ -52,6 +52,7 @@ class RowStream:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._state = file_state(self.path)
         self._records: list[Record] | None = None
         self._kind = self._kind_of_file()
         if self._kind == "whole":
@@ -69,10 +70,15 @@ class RowStream:
     def __iter__(self) -> Iterator[Record]:
         if self._records is not None:
             yield from self._records
-        elif self._kind == "lines":
-            yield from self._lines()
-        else:
-            yield from self._table_rows()
+            return
+        number = 0
+        for record in self._lines() if self._kind == "lines" else self._table_rows():
+            if number == self._count:
+                raise changed(self.path)
+            yield record
+            number += 1
+        if number != self._count or file_state(self.path) != self._state:
+            raise changed(self.path)
 
     @property
     def schema(self) -> Any:
@@ -114,6 +120,22 @@ class RowStream:
             for row in rows:
                 number += 1
                 yield Record(f"row {number}", row)
+
+
+def file_state(path: Path) -> tuple[int, int] | None:
+    """Return a file's size and time of change, by which one that is written to is noticed."""
+    if not path.is_file():
+        return None
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
+def changed(path: Path) -> InputError:
+    """Return the sentence on a file that was written to while it was read."""
+    return InputError(
+        f"{path} changed while it was read, so its rows are not those that were counted. Is "
+        "something still writing it? Begin anew when it is whole."
+    )
 
 
 def _tables(path: Path, kind: str) -> Iterator[list[dict[str, Any]]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from decimal import Decimal
 
 import pyarrow as arrow
 import pytest
@@ -14,6 +16,7 @@ from pyarrow import parquet
 from rewardlab.bulk import Reading, score_files
 from rewardlab.errors import InputError
 from rewardlab.rewards import Function, Length, Reward, Tolerant
+from rewardlab.runs.locks import lock_handle
 from rewardlab.types import Samples
 
 
@@ -268,3 +271,92 @@ def test_a_reward_of_prompts_without_any_warns(folder, caplog):
     assert "no sample has one" not in caplog.text
     with open("b.csv", newline="") as file:
         assert {row["prompt"] for row in csv.DictReader(file)} == {"hi"}
+
+
+def test_another_batch_size_scores_nothing_twice(folder):
+    killed = Number(stop_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        score_files(killed, "rows.jsonl", "scores.csv", batch_size=7)
+    reward = Number()
+    score_files(reward, "rows.jsonl", "scores.csv", batch_size=64, resume=True)
+    scored = [text for batch in [*killed._asked, *reward._asked] for text in batch]
+    assert len(scored) == len(set(scored)) == 50
+    assert len((folder / "scores.csv").read_text().splitlines()) == 51
+
+
+def test_a_table_that_stands_is_not_taken_for_one_in_another_order(folder):
+    score_files(Number(), "rows.jsonl", "scores.csv")
+    with pytest.raises(InputError, match="table differ"):
+        score_files(Number(), "rows.jsonl", "scores.csv", sort="best", resume=True)
+    (folder / "scores.csv.json").write_text("[")
+    with pytest.raises(InputError, match="no record"):
+        score_files(Number(), "rows.jsonl", "scores.csv", resume=True)
+
+
+def test_two_runs_do_not_write_one_journal(folder):
+    class Both(Number):
+        is_alone = False
+
+        def forward(self, samples):
+            if not self._asked and not Both.is_alone:
+                Both.is_alone = True
+                score_files(Both(stop_after=1), "rows.jsonl", "scores.csv", batch_size=8)
+            return super().forward(samples)
+
+    with pytest.raises(KeyboardInterrupt):
+        score_files(Both(), "rows.jsonl", "scores.csv", batch_size=8)
+    handle = os.open(folder / "scores.csv.part", os.O_RDWR)
+    assert lock_handle(handle, wait=False)
+    with pytest.raises(InputError, match="Another run with this --out"):
+        score_files(Both(), "rows.jsonl", "scores.csv", resume=True)
+    os.close(handle)
+    assert score_files(Both(), "rows.jsonl", "scores.csv", resume=True).rows == 50
+
+
+@pytest.mark.parametrize("change", ["longer", "shorter", "other"])
+def test_a_file_that_changes_while_it_is_scored_is_a_sentence(folder, change):
+    path = folder / "rows.jsonl"
+    content = path.read_text()
+    changed = {"longer": content + content[:30] + '"}\n', "shorter": content.partition("\n")[0]}
+
+    class Changing(Number):
+        def forward(self, samples):
+            path.write_text(changed.get(change, content.replace("n1", "m1")))
+            return super().forward(samples)
+
+    with pytest.raises(InputError, match="changed while it was read"):
+        score_files(Changing(), path, "scores.csv")
+    assert not (folder / "scores.csv").exists()
+
+
+def test_columns_of_parquet_tables_that_differ_all_stay(folder):
+    table = {"response": ["1"], "source": [{"site": 7}], "member_0": ["x"], "score": [3]}
+    parquet.write_table(arrow.table(table), folder / "a.parquet")
+    score_files(TwoOpinions(), "a.parquet", "one.parquet", members=True)
+    row = parquet.read_table("one.parquet").to_pylist()[0]
+    assert (row["source"], row["member_0"], row["input_member_0"]) == ({"site": 7}, 1.0, "x")
+    assert parquet.read_schema("one.parquet").field("input_score").type == arrow.int64()
+    (folder / "prompts.txt").write_text("q\n")
+    reading = Reading(prompts=folder / "prompts.txt")
+    score_files(Number(), "a.parquet", "prompted.parquet", reading)
+    assert parquet.read_table("prompted.parquet")["prompt"].to_pylist() == ["q"]
+    parquet.write_table(arrow.table({"response": ["2"], "more": [True]}), folder / "b.parquet")
+    score_files(Number(), ["a.parquet", "b.parquet"], "both.parquet")
+    assert parquet.read_table("both.parquet")["more"].to_pylist() == [None, True]
+
+
+def test_lines_are_json_where_a_table_has_nan_and_fixed_digits(folder):
+    table = {"response": ["1"], "share": [float("nan")], "price": [Decimal("1.50")]}
+    parquet.write_table(arrow.table(table), folder / "a.parquet")
+    score_files(Number(), "a.parquet", "scores.jsonl")
+    text = (folder / "scores.jsonl").read_text()
+    assert '"share": null, "price": "1.50"' in text
+
+
+def test_what_cannot_be_written_is_known_before_scoring(folder):
+    table = {"response": ["1"], "sound": [b"\x00"]}
+    parquet.write_table(arrow.table(table), folder / "a.parquet")
+    reward = Number()
+    with pytest.raises(InputError, match="'sound' holds what neither"):
+        score_files(reward, "a.parquet", "scores.jsonl")
+    assert not reward._asked

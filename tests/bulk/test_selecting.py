@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rewardlab.bulk import Reading, select_files
+from rewardlab.bulk import Reading, select_files, selecting
 from rewardlab.bulk.selecting import Selection
 from rewardlab.errors import InputError
 from rewardlab.evaluation.choosing_n import choose_n, familiar_n
@@ -141,6 +141,8 @@ def test_n_is_chosen_by_the_members_without_gold(write):
         (Selection(gold="judge"), "needs --n auto"),
         (Selection(pairs="drawn.jsonl"), "exists and is never overwritten"),
         (Selection(pairs="pairs.csv"), "a new .jsonl file"),
+        (Selection(pairs="best.jsonl"), "are both best.jsonl"),
+        (Selection(pairs="missing/pairs.jsonl"), "is missing. Make it"),
         (Selection(n="auto", gold="prompt"), "'prompt' should be a number; got 'a'"),
         (Selection(pairs="pairs.jsonl"), "No prompt makes a pair"),
     ],
@@ -171,3 +173,36 @@ def test_a_selection_goes_on(write, tmp_path):
     assert again.prompts == 1
     with pytest.raises(InputError, match="selection differ"):
         select_files(Function(number), "drawn.jsonl", "best.jsonl", Selection(n=1), resume=True)
+
+
+def test_pairs_that_a_kill_left_without_their_table_stand(write, tmp_path, monkeypatch):
+    write(candidates(("a", "1"), ("a", "3")))
+    selection = Selection(pairs="pairs.jsonl")
+    with monkeypatch.context() as patch:
+        patch.setattr(selecting, "write_record", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            select_files(Function(number), "drawn.jsonl", "best.jsonl", selection)
+    written = (tmp_path / "pairs.jsonl").read_text()
+    assert written
+    with pytest.raises(InputError, match="never overwritten"):
+        select_files(Function(number), "drawn.jsonl", "best.jsonl", selection)
+    again = select_files(Function(number), "drawn.jsonl", "best.jsonl", selection, resume=True)
+    assert again.pairs == 1
+    assert (tmp_path / "pairs.jsonl").read_text() == written
+
+
+def test_other_pairs_are_not_taken_for_those_of_a_killed_run(write, tmp_path):
+    write(candidates(("a", "1"), ("a", "3")))
+    (tmp_path / "pairs.jsonl").write_text("{}\n")
+    selection = Selection(pairs="pairs.jsonl")
+    with pytest.raises(InputError, match="holds other pairs"):
+        select_files(Function(number), "drawn.jsonl", "best.jsonl", selection, resume=True)
+    assert (tmp_path / "pairs.jsonl").read_text() == "{}\n"
+
+
+def test_a_candidate_that_cannot_be_read_counts_for_its_prompt(write):
+    write([*candidates(("a", "1"), ("b", "3")), {"prompt": "b", "response": None}])
+    reading = Reading(skip_unreadable=True)
+    selected = select_files(Function(number), "drawn.jsonl", "best.jsonl", reading=reading)
+    assert (selected.prompts, selected.without) == (2, 0)
+    assert [row["unscored"] for row in lines_of("best.jsonl")] == [0, 1]
