@@ -13,6 +13,7 @@ from typing import Any
 from rewardlab.bulk.entries import Reading
 from rewardlab.bulk.journal import Results, check_job, part_of
 from rewardlab.bulk.sources import Source
+from rewardlab.bulk.tables import BROKEN_LETTERS
 from rewardlab.errors import InputError
 from rewardlab.provenance import described, fingerprint
 from rewardlab.rewards import Reward
@@ -128,7 +129,8 @@ def write_record(
         "reasons": dict(most),
         "job": dict(job),
     }
-    write_atomically(record_path(out), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    write_atomically(record_path(out), text.encode(errors=BROKEN_LETTERS))
 
 
 def _without_query(word: str) -> str:

@@ -34,13 +34,30 @@ def entry_of_row(path: Path, record: Record, reading: Reading, origin: Mapping[s
         if record.problem is not None:
             raise InputError(f"{place} is {record.problem}. It should be {SHAPE}.")
         prompt, output = _exchange(place, record.row, reading)
+        _check_letters(place, prompt, output)
     except InputError as error:
         return unread(error, place, origin, record.row, reading)
     return Entry(place, prompt, output, origin, record.row)
 
 
-def entry_of_shard(sample: ShardSample, reading: Reading) -> Entry:
+def _check_letters(place: str, prompt: Prompt, output: Any) -> None:
+    """Refuse texts that are no UTF-8, which no tokenizer reads."""
+    try:
+        str(prompt).encode()
+        str(output).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"{place} has half a surrogate pair in a text, which is no character. Mend it."
+        ) from None
+
+
+def entry_of_shard(sample: ShardSample, reading: Reading, has_pictures: bool = False) -> Entry:
     """Return a shard's sample: a picture with its caption, a row in its json, or a text.
+
+    Args:
+        sample: what was read of it.
+        reading: which members are prompt and output.
+        has_pictures: whether other samples are pictures, so that this one has to be, too.
 
     Raises:
         InputError: if it cannot be read, unless such samples are skipped.
@@ -49,10 +66,15 @@ def entry_of_shard(sample: ShardSample, reading: Reading) -> Entry:
     columns: dict[str, Any] = {}
     try:
         columns = sample.json()
+        if has_pictures and sample.picture is None and reading.output_column is None:
+            raise InputError(
+                f"{sample.place} has no picture, and other samples have one. Mend the shard."
+            )
         if reading.output_column is not None or reading.prompt_column is not None:
             prompt, output = _named(sample, columns, reading)
         else:
             prompt, output = _usual(sample, columns, reading)
+        _check_letters(sample.place, prompt, output)
     except InputError as error:
         return unread(error, sample.place, origin, columns, reading)
     return Entry(sample.place, prompt, output, origin, columns)

@@ -19,7 +19,14 @@ from rewardlab.bulk.judging import How
 from rewardlab.bulk.scoring import scored_rows
 from rewardlab.bulk.sources import Source, open_source
 from rewardlab.bulk.table_rows import Keep, kept_columns
-from rewardlab.bulk.tables import Row, check_out, check_row, write_lines, write_table
+from rewardlab.bulk.tables import (
+    BROKEN_LETTERS,
+    Row,
+    check_out,
+    check_row,
+    write_lines,
+    write_table,
+)
 from rewardlab.conversations import to_json
 from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
@@ -244,7 +251,7 @@ def _write_pairs(path: Path, pairs: Sequence[Row]) -> None:
         return
     content = io.StringIO()
     write_lines(content, pairs)
-    if path.read_bytes() != content.getvalue().encode():
+    if path.read_bytes() != content.getvalue().encode(errors=BROKEN_LETTERS):
         raise InputError(f"{path} holds other pairs and is never overwritten. Give other --pairs.")
 
 

@@ -23,9 +23,10 @@ from rewardlab.storage import as_samples
 from rewardlab.storage.media_folder import MediaFolder
 from rewardlab.storage.metadata import read_text
 from rewardlab.storage.patterns import matching_files
+from rewardlab.storage.picture_files import is_picture_name
 from rewardlab.storage.prompts import holds_rows, text_lines
 from rewardlab.storage.row_streams import RowStream, changed, file_state
-from rewardlab.storage.shards import is_shard, shard_keys, shard_samples
+from rewardlab.storage.shards import is_shard, shard_members, shard_samples
 from rewardlab.storage.tables import is_dataset
 from rewardlab.storage.video_files import is_medium_name
 from rewardlab.types import Samples
@@ -89,7 +90,13 @@ class ShardSource(Source):
         self.paths = paths
         self.reading = reading
         self._states = list(map(file_state, paths))
-        self.count = sum(len(shard_keys(path, reading.members)) for path in paths)
+        self.count = 0
+        self.has_pictures = False
+        for path in paths:
+            members = shard_members(path, reading.members)
+            self.count += len(members)
+            for name in set().union(*members.values()):
+                self.has_pictures = self.has_pictures or is_picture_name(f"a.{name}")
 
     def __len__(self) -> int:
         return self.count
@@ -99,7 +106,7 @@ class ShardSource(Source):
             if file_state(path) != state:
                 raise changed(path)
             for sample in shard_samples(path, self.reading.members):
-                yield entry_of_shard(sample, self.reading)
+                yield entry_of_shard(sample, self.reading, self.has_pictures)
 
 
 class SampleSource(Source):
@@ -266,9 +273,10 @@ def _tables(paths: Sequence[Path]) -> Sequence[Path]:
     """Refuse several paths that are not all tables."""
     for path in paths:
         if is_shard(path) or is_medium_name(path) or (path.is_dir() and not is_dataset(path)):
+            other = next(beside for beside in paths if beside != path)
             raise InputError(
-                f"Several SAMPLES are tables, or shards; {path} is none beside {paths[0]}. Give a "
-                "folder of pictures alone."
+                f"Several SAMPLES are all tables, or all shards; {path} and {other} are not of one "
+                "kind, or a folder of pictures, which is given alone. Score them apart."
             )
     return paths
 

@@ -21,6 +21,7 @@ from rewardlab.storage.atomic import new_file
 Row = dict[str, Any]
 Rows = Callable[[], Iterable[Row]]
 SUFFIXES = (".csv", ".jsonl", ".parquet")
+BROKEN_LETTERS = "backslashreplace"  # half a surrogate pair is written as JSON writes it
 _AT_ONCE = 1024  # rows of a parquet table that are written at once
 
 
@@ -79,7 +80,7 @@ def write_table(out: Path, rows: Rows, columns: Sequence[str], schema: Any = Non
         if out.suffix == ".parquet":
             _write_parquet(partial, rows, columns, schema)
             return
-        with partial.open("w", encoding="utf-8", newline="") as file:
+        with partial.open("w", encoding="utf-8", errors=BROKEN_LETTERS, newline="") as file:
             if out.suffix == ".jsonl":
                 write_lines(file, rows())
             else:

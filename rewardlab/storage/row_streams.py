@@ -17,7 +17,7 @@ from typing import Any
 from rewardlab.errors import InputError
 from rewardlab.storage.contents import is_parquet, plain_suffix
 from rewardlab.storage.records import Record, read_records
-from rewardlab.storage.tables import is_dataset
+from rewardlab.storage.tables import check_names, is_dataset
 
 _OPENERS: dict[bytes, Any] = {
     b"\x1f\x8b": gzip.open,
@@ -165,9 +165,11 @@ def _parquet(path: Path) -> Any:
             "the table as JSON lines, one object a row."
         ) from None
     try:
-        return parquet.ParquetFile(path)
+        file = parquet.ParquetFile(path)
     except Exception as error:  # a broken table makes the reader raise nearly anything
         raise _broken(path, error) from None
+    check_names(path, file.schema_arrow.names)
+    return file
 
 
 def _broken(path: Path, error: Exception) -> InputError:

@@ -104,6 +104,19 @@ def shard_keys(shard: Path, names: tuple[str, ...] = ()) -> list[str]:
         >>> shard_keys(shard)
         ['x1', 'x2']
     """
+    return list(shard_members(shard, names))
+
+
+def shard_members(shard: Path, names: tuple[str, ...] = ()) -> dict[str, set[str]]:
+    """Return the names of each sample's members by its key, and read none.
+
+    Args:
+        shard: the tar file.
+        names: see `shard_keys`.
+
+    Raises:
+        InputError: as `shard_keys`.
+    """
     keys: dict[str, set[str]] = {}
     last = None
     for tar_member in _members(shard, names):
@@ -122,7 +135,7 @@ def shard_keys(shard: Path, names: tuple[str, ...] = ()) -> list[str]:
         last = key
     if not keys:
         raise InputError(f"{shard} holds no samples: no file in it is named KEY.EXTENSION.")
-    return list(keys)
+    return keys
 
 
 def shard_samples(shard: Path, names: tuple[str, ...] = ()) -> Iterator[ShardSample]:

@@ -53,12 +53,7 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             ) from None
         rows = _read_csv(text, delimiter, csv.QUOTE_NONE)  # as most tables with tabs are written
     names = _header(text, delimiter)
-    repeated = [name for name in names if name and names.count(name) > 1]
-    if repeated:
-        raise InputError(
-            f"{path} has the column {repeated[0]!r} twice (capitals do not matter), so one of them "
-            "would be lost. Rename or remove one."
-        )
+    check_names(path, names)
     for line, cells in rows[1:]:
         if len(cells) > len(names):
             raise InputError(
@@ -67,6 +62,20 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
             )
         values = map(_cell, cells)
         yield line, dict(zip(names, values, strict=False))
+
+
+def check_names(path: Path, names: Sequence[str]) -> None:
+    """Refuse a table with two columns of one name, of which one would be lost.
+
+    Raises:
+        InputError: naming the column.
+    """
+    repeated = [name for name in names if name and names.count(name) > 1]
+    if repeated:
+        raise InputError(
+            f"{path} has the column {repeated[0]!r} twice, so one of them would be lost. Rename or "
+            "remove one (in CSV capitals do not matter)."
+        )
 
 
 def _read_csv(text: str, delimiter: str, quoting: Any) -> list[tuple[int, list[str]]]:
@@ -132,12 +141,14 @@ def arrow_rows(path: Path, content: bytes) -> list[dict[str, Any]]:
 
 def _rows_of(path: Path, read: Any, kind: str) -> list[dict[str, Any]]:
     try:
-        rows: list[dict[str, Any]] = read().to_pylist()
+        table = read()
+        rows: list[dict[str, Any]] = table.to_pylist()
     except Exception as error:  # a broken table makes the reader raise nearly anything
         reason = str(error).splitlines() or [type(error).__name__]
         raise InputError(
             f"{path} is a broken {kind} ({reason[0][:100]}). Was it copied in part?"
         ) from None
+    check_names(path, table.column_names)
     return rows
 
 

@@ -360,3 +360,10 @@ def test_what_cannot_be_written_is_known_before_scoring(folder):
     with pytest.raises(InputError, match="'sound' holds what neither"):
         score_files(reward, "a.parquet", "scores.jsonl")
     assert not reward._asked
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_halves_of_letters_are_written_as_json_writes_them(folder, suffix):
+    (folder / "a.jsonl").write_text('{"response": "1", "id": "\\ud800"}\n')
+    score_files(Number(), "a.jsonl", f"scores.{suffix}")
+    assert "\\ud800" in (folder / f"scores.{suffix}").read_text()

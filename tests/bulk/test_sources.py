@@ -10,9 +10,11 @@ import tracemalloc
 
 import datasets
 import pandas
+import pyarrow as arrow
 import pytest
 import webdataset
 from PIL import Image
+from pyarrow import parquet
 from webdataset import tariterators
 
 from rewardlab.bulk import Reading, open_source
@@ -248,3 +250,27 @@ def test_a_pattern_without_files_is_a_sentence(tmp_path, monkeypatch, pattern, s
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=sentence):
         open_source(pattern)
+
+
+def test_a_sample_without_its_picture_is_no_text(tmp_path):
+    members = [("a.png", png(9)), ("a.txt", b"three"), ("b.txt", b"eight")]
+    path = shard(tmp_path / "a.tar", members)
+    with pytest.raises(InputError, match="key 'b' has no picture, and other samples have one"):
+        list(open_source(path))
+    entries = list(open_source(path, Reading(skip_unreadable=True)))
+    assert [bool(entry.problem) for entry in entries] == [False, True]
+
+
+def test_columns_of_one_name_and_halves_of_letters_are_sentences(tmp_path):
+    names = ["prompt", "response", "response"]
+    path = tmp_path / "a.parquet"
+    table = arrow.table([["a"], ["b"], ["c"]], names=names)
+    parquet.write_table(table, path)
+    with arrow.ipc.new_file(tmp_path / "a.arrow", table.schema) as file:
+        file.write_table(table)
+    for name in ("a.parquet", "a.arrow"):
+        with pytest.raises(InputError, match="the column 'response' twice"):
+            open_source(tmp_path / name)
+    (tmp_path / "a.jsonl").write_text('{"response": "a \\ud800"}\n')
+    with pytest.raises(InputError, match="line 1 has half a surrogate pair"):
+        list(open_source(tmp_path / "a.jsonl"))
