@@ -161,6 +161,7 @@ def _run(sweep: Sweep, folder: SweepFolder, points: Sequence[Point], how: How) -
         jobs.append(Job(point.run, words, log, lock, how.environment, is_done, watch))
     failed = []
     seconds = 0.0
+    has_warned = False
     with closing(how.launch(jobs, how.workers)) as endings:
         for count, ended in enumerate(endings, 1):
             point = by_name[ended.job.name]
@@ -173,7 +174,24 @@ def _run(sweep: Sweep, folder: SweepFolder, points: Sequence[Point], how: How) -
             left = seconds / count * (len(jobs) - count) / how.workers
             sentence = _sentence(sweep, folder, point, ended)
             how.say(f"[{count}/{len(jobs)}] {sentence}; {duration(left)} left")
+            warning = "" if has_warned else _warning(sweep, folder, point)
+            if warning:
+                how.say(warning)
+                has_warned = True
     return failed
+
+
+def _warning(sweep: Sweep, folder: SweepFolder, point: Point) -> str:
+    """Return that a finished run has none of the readings by which runs are ended, or ""."""
+    if sweep.prune is None or folder.status(point) != FINISHED:
+        return ""
+    reading = sweep.prune.reading
+    if readings_of(folder.run(point), folder.stages, reading):
+        return ""
+    return (
+        f"No metrics.csv of {point.label}, seed {point.seed}, has a number in the column "
+        f"{reading!r}, so prune: ends nothing. Is it misspelt, or is nothing logging it?"
+    )
 
 
 def watch_of(sweep: Sweep, folder: SweepFolder, point: Point) -> Watch | None:

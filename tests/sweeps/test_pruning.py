@@ -163,6 +163,14 @@ def test_a_run_that_ends_before_it_is_seen_is_judged_in_hindsight(place):
     assert sorted(Path("starts.txt").read_text().split()) == ["1", "2", "3"]
 
 
+def test_a_reading_that_no_run_has_is_said_once(place):
+    Path("fast").touch()
+    _, _, said = go(SWEEP.replace("reading/gold", "reading/glod"))
+    assert len([line for line in said if "column 'reading/glod', so prune: ends" in line]) == 1
+    _, _, said = go(SWEEP)
+    assert not [line for line in said if "so prune: ends nothing" in line]
+
+
 @pytest.mark.parametrize(
     ("prune", "sentence"),
     [
