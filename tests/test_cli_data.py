@@ -156,6 +156,12 @@ def test_prompts_on_both_sides_of_the_split_are_counted(place, caplog):
     assert (split["held_out"], split["pairs"], split["responses"]) == (18, 0, 18)
 
 
+def test_a_split_that_leaves_none_to_train_on_is_said(place, capsys):
+    write("few.jsonl", [{"prompt": "q", "chosen": "a", "rejected": "b"}])
+    assert check("few.jsonl", "--held-out", "5")["split"] is None
+    assert "held out       as many as there are: a fit refuses" in capsys.readouterr().out
+
+
 def test_responses_and_prompts_alone_are_looked_at_too(place):
     write("sft.jsonl", [{"prompt": "a", "response": "b"}] * 2 + [{"prompt": "b", "response": ""}])
     figures = check("sft.jsonl", "--tokenizer", "tok")
@@ -196,6 +202,8 @@ def test_pairs_of_pictures_are_looked_at(place):
     assert figures["pairs"] == 4
     assert (figures["prompts"], figures["duplicated"], figures["identical"]) == (3, 1, 1)
     assert figures["split"] == {"train": 2, "held_out": 2}  # both pairs of one prompt
+    (place / "figures.json").unlink()
+    assert check("pairs", "--held-out", "9")["split"] is None
 
 
 @pytest.mark.parametrize(

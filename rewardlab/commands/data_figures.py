@@ -215,9 +215,14 @@ def _split_data(pairs: PreferencePairs, flags: argparse.Namespace) -> Preference
     )
 
 
-def _split_sizes(pairs: PreferencePairs, flags: argparse.Namespace) -> Figures:
+def _split_sizes(pairs: PreferencePairs, flags: argparse.Namespace) -> Figures | None:
+    """Return how many pairs each part of the split has; None where it leaves none to train on."""
     data = _split_data(pairs, flags)
-    return {"train": len(data.split("train")), "held_out": len(data.split("held_out"))}
+    try:
+        train = data.split("train")
+    except InputError:
+        return None
+    return {"train": len(train), "held_out": len(data.split("held_out"))}
 
 
 def of_folder(path: Path, flags: argparse.Namespace) -> Figures:

@@ -161,9 +161,11 @@ def _marks(figures: Figures) -> list[str]:
 
 def _split(figures: Figures) -> list[str]:
     """Return what the parts of the split share."""
-    split = figures.get("split")
-    if split is None:
+    if "split" not in figures:
         return []
+    split = figures["split"]
+    if split is None:
+        return [_line("held out", "as many as there are: a fit refuses, with none to train on")]
     text = "{held_out:,} pairs, {train:,} to train on"
     if "pairs" in split:
         text += "; of those held out {pairs:,} share a prompt, {responses:,} a response"

@@ -168,7 +168,7 @@ def _arena(row: Row, number: int) -> JudgedPair | None:
 def _shp(row: Row, number: int) -> JudgedPair | None:
     """Return a row of Stanford Human Preferences, whose label 1 means the first answer."""
     answers = (_text(row, "human_ref_a"), _text(row, "human_ref_b"))
-    verdict = 1 if _number(row, "labels", 0, 1) > 0.5 else 2
+    verdict = 2 - _zero_or_one(row, "labels")
     subset = str(row.get("domain") or "all")
     return _decided(_text(row, "history"), answers, verdict, subset, row.get("post_id", number))
 
@@ -176,7 +176,7 @@ def _shp(row: Row, number: int) -> JudgedPair | None:
 def _safe_rlhf(row: Row, number: int) -> JudgedPair | None:
     """Return a row of PKU-SafeRLHF by which answer helps more, Ji et al., arXiv 2406.15513."""
     answers = (_text(row, "response_0"), _text(row, "response_1"))
-    verdict = 1 + int(_number(row, "better_response_id", 0, 1))
+    verdict = 1 + _zero_or_one(row, "better_response_id")
     return _decided(_text(row, "prompt"), answers, verdict, "all", number)
 
 
@@ -225,6 +225,14 @@ def _number(row: Row, name: str, least: float, most: float) -> float:
     if not least <= number <= most:
         raise UnusableError(f"has the {name} {str(value)[:40]!r}, not from {least} to {most}")
     return number
+
+
+def _zero_or_one(row: Row, name: str) -> int:
+    """Return 0 or 1, and nothing between them."""
+    number = _number(row, name, 0, 1)
+    if number not in (0, 1):
+        raise UnusableError(f"has the {name} {number:g}, not 0 or 1")
+    return int(number)
 
 
 def _text(row: Row, name: str) -> str:

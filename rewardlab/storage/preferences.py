@@ -149,6 +149,10 @@ def pair_file_of(
             lines.append(parse_pair(record, doubled, dialogues))
         except UnusableError as reason:
             skipped.setdefault(str(reason), []).append(record.place)
+    if laid.equal and not lines and not skipped:
+        raise InputError(
+            f"{path} holds no pair that is decided: {laid.equal} pairs of answers are called equal."
+        )
     _report_skipped(path, len(records), len(lines), skipped, strict)
     _report_empty(path, lines)
     equal_scores = _equal_scores(records)

@@ -196,6 +196,12 @@ def test_verdicts_of_equal_answers_are_counted(tmp_path, caplog):
     assert read_pair_file(write(tmp_path / "b.jsonl", *rows)).equal_scores == 1
 
 
+def test_a_file_of_equal_answers_says_so(tmp_path):
+    row = {"prompt": "2+2?", "response_1": "5", "response_2": "4", "preference_strength": 0}
+    with pytest.raises(InputError, match="no pair that is decided: 2 pairs of answers are called"):
+        read_preferences(write(tmp_path / "a.jsonl", row, row))
+
+
 def test_rows_of_several_layouts_stand_in_one_file(tmp_path):
     whole = [example for number, (_, example) in enumerate(EXAMPLES) if number != 1]
     rows = [row for example in whole for row in example]
@@ -236,6 +242,10 @@ HALVES = {"chosen": "4", "rejected": "5"}
             "has no text, or no rank or rating",
         ),
         ({"prompt": "a", "completions": [{"response": "4"}]}, "a single completion"),
+        (
+            {"history": "a", "human_ref_A": "4", "human_ref_B": "5", "labels": 0.5},
+            "has the labels 0.5, not 0 or 1",
+        ),
         ({"completions": [{"response": "4"}] * 2}, 'with completions and without "instruction"'),
         ({"prompt": "a", "response": "4", "helpfulness": "much"}, '"helpfulness" is not a number'),
         ({"prompt": "a", "response": "4", "helpfulness": 3}, "only response to its prompt"),
