@@ -15,6 +15,7 @@ from rewardlab.bulk.entries import Entry, samples_of
 from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import judged, member_scores, scores_and_members
+from rewardlab.rewards.unscored import is_partial
 
 CHUNK_ROWS = 8192  # rows among which those of like length are found
 CHUNK_LETTERS = 2**26
@@ -170,7 +171,7 @@ def judge(reward: Reward, batch: Sequence[Numbered], how: How) -> Verdict:
     entries = [readable[place].entry for place in places]
     samples = samples_of(entries, [readable[place].row for place in places])
     members = None
-    if how.members and reward.mean_of_members:
+    if how.members and reward.mean_of_members and not is_partial(reward):
         scores[places], of_members = scores_and_members(reward, samples, how.batch_size)
         members = torch.full((len(batch), of_members.shape[1]), torch.nan)
         members[places] = of_members
@@ -179,9 +180,8 @@ def judge(reward: Reward, batch: Sequence[Numbered], how: How) -> Verdict:
     scores[places] = judgment.scores
     for place, reason in zip(places, judgment.reasons, strict=True):
         reasons[place] = reason
-    if how.members:
-        is_scored = [not reason for reason in judgment.reasons]
-        of_members = member_scores(reward, samples[torch.tensor(is_scored)], how.batch_size)
+    if how.members and judgment.scored.any():
+        of_members = member_scores(reward, samples[judgment.scored], how.batch_size)
         members = torch.full((len(batch), of_members.shape[1]), torch.nan)
         members[~scores.isnan()] = of_members
     return Verdict(scores, reasons, members)

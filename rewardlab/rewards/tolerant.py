@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from rewardlab.errors import InputError, reason_of
 from rewardlab.rewards.abilities import Partial, Saved
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.folders import check_parts, load_reward, read_settings, write_reward
-from rewardlab.rewards.unscored import Judged, judged_batch, partial_scores
+from rewardlab.rewards.unscored import Judged, accepted, judged_batch, partial_scores
 from rewardlab.types import Samples
 
 
@@ -54,21 +55,23 @@ class Tolerant(Reward, Partial, Saved):
         self.most_unscored = most_unscored
         self.conditional = reward.conditional
         self.meaning = reward.meaning
+        self._columns = 1  # members, once a sample is scored
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the scores, float32 [B]; see `rewardlab.rewards.unscored.partial_scores`."""
         return partial_scores(self, samples)
 
+    def members(self, samples: Samples) -> Tensor:
+        """Return the scores of the reward's members, float32 [B, M]; see `forward`."""
+        judged = self._judge(samples, self.reward.members)
+        if judged.scores.dim() == 2:
+            self._columns = judged.scores.shape[1]
+        scores = judged.scores.reshape(len(samples), -1).expand(-1, self._columns)
+        return accepted(self, scores, judged.reasons, samples)
+
     def judge(self, samples: Samples) -> Judged:
         """Return the scores that the reward gives, and why it gives none to a sample."""
-        try:
-            judged = judged_batch(self.reward, samples, limited=False)
-        except InputError as error:
-            if len(samples) > 1:
-                return self._in_halves(samples)
-            missing = torch.full((len(samples),), torch.nan, device=_device(self.reward, samples))
-            return Judged(missing, [reason_of(error)] * len(samples))
-        return _finite(judged)
+        return self._judge(samples, self.reward)
 
     def check_savable(self) -> None:
         """Refuse a reward inside that cannot be saved."""
@@ -89,19 +92,36 @@ class Tolerant(Reward, Partial, Saved):
         settings = read_settings(folder, "most_unscored")
         return cls(load_reward(Path(folder) / "reward", trust=trust), **settings).eval()
 
-    def _in_halves(self, samples: Samples) -> Judged:
+    def _judge(self, samples: Samples, score: Callable[[Samples], Tensor]) -> Judged:
+        """Return what a method of the reward gives, scores [B] or [B, M]; of a failure [B]."""
+        try:
+            judged = judged_batch(self.reward, samples, score, limited=False)
+        except InputError as error:
+            if len(samples) > 1:
+                return self._in_halves(samples, score)
+            missing = torch.full((len(samples),), torch.nan, device=_device(self.reward, samples))
+            return Judged(missing, [reason_of(error)] * len(samples))
+        return _finite(judged)
+
+    def _in_halves(self, samples: Samples, score: Callable[[Samples], Tensor]) -> Judged:
         """Return what the halves of a batch that failed as a whole give."""
         middle = len(samples) // 2
-        first = self.judge(samples[:middle])
-        second = self.judge(samples[middle:])
-        return Judged(torch.cat([first.scores, second.scores]), first.reasons + second.reasons)
+        first = self._judge(samples[:middle], score)
+        second = self._judge(samples[middle:], score)
+        parts = [first.scores, second.scores]
+        columns = [part.shape[1] for part in parts if part.dim() == 2]
+        if columns:
+            parts = [part.reshape(len(part), -1).expand(-1, columns[0]) for part in parts]
+        return Judged(torch.cat(parts), first.reasons + second.reasons)
 
 
 def _finite(judged: Judged) -> Judged:
-    """Return the same with a reason for each score that is not finite."""
+    """Return the same with a reason for each score, or row of members', that is not finite."""
     reasons = list(judged.reasons)
-    for row in (~torch.isfinite(judged.scores)).nonzero().flatten().tolist():
-        reasons[row] = reasons[row] or f"its score is {judged.scores[row].item()}"
+    rows = judged.scores.detach().view(len(judged.scores), -1)
+    for row in (~torch.isfinite(rows).all(1)).nonzero().flatten().tolist():
+        values = rows[row]
+        reasons[row] = reasons[row] or f"its score is {values[~torch.isfinite(values)][0].item()}"
     return Judged(judged.scores, reasons)
 
 

@@ -15,7 +15,7 @@ from pyarrow import parquet
 
 from rewardlab.bulk import Reading, score_files
 from rewardlab.errors import InputError
-from rewardlab.rewards import Function, Length, Reward, Tolerant
+from rewardlab.rewards import Ensemble, Function, Length, Reward, Tolerant
 from rewardlab.runs.locks import lock_handle
 from rewardlab.types import Samples
 
@@ -190,6 +190,21 @@ def test_members_and_their_disagreement_are_columns(folder):
         "member_1": 9.0,
         "disagreement": 3.0,
     }
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_members_of_what_may_go_unscored_are_columns(folder, inside):
+    """A batch of which nothing is scored has none."""
+    (folder / "rows.jsonl").write_text('{"response": "bad"}\n{"response": "3 x"}\n')
+    number = Tolerant(Number(), 0.5) if inside else Number()
+    reward = Ensemble([number, Length()])
+    reward = reward if inside else Tolerant(reward, 0.5)
+    score_files(reward, "rows.jsonl", "scores.jsonl", members=True, batch_size=1)
+    rows = [json.loads(line) for line in (folder / "scores.jsonl").read_text().splitlines()]
+    assert [(row["score"], row["member_0"], row["member_1"]) for row in rows] == [
+        (None, None, None),
+        (2.5, 3.0, 2.0),
+    ]
 
 
 def test_columns_that_are_called_as_ours_get_another_name(folder):

@@ -35,7 +35,7 @@ from rewardlab.rewards import (
 )
 from rewardlab.rewards.abilities import Partial
 from rewardlab.rewards.pessimism import MemberScale, SoftMinimum
-from rewardlab.rewards.scoring import judged
+from rewardlab.rewards.scoring import judged, judged_by
 from rewardlab.rewards.unscored import judged_batch, partial_scores
 from rewardlab.types import Samples
 
@@ -193,6 +193,22 @@ def test_tolerant_leaves_out_nan_and_infinity_and_no_bug():
     assert result.scored.tolist() == [True, False, False]
     with pytest.raises(ZeroDivisionError):
         judged(Tolerant(Function(lambda samples: 1 / 0)), SAMPLES)
+
+
+def test_tolerant_hands_on_the_members_of_an_ensemble():
+    def words(samples):
+        if any("refuse" in text for text in samples.outputs):
+            raise InputError("it says refuse")
+        return torch.tensor([float(len(text.split())) for text in samples.outputs])
+
+    reward = Tolerant(Ensemble([Function(words), Repetition()]), 0.5)
+    members = judged_by(reward, reward.members, SAMPLES, batch_size=2)
+    assert_close(members.scores[[0, 2]], torch.tensor([[2.0, 0.0], [1.0, 0.0]]))
+    assert members.scores[1].isnan().all()
+    assert members.reasons == ["", "Tolerant: it says refuse", ""]
+    assert judged_by(reward, reward.members, SAMPLES[1:2]).scores.shape == (1, 2)
+    with pytest.raises(InputError, match="it says refuse"):
+        member_scores(reward, SAMPLES)
 
 
 def test_tolerant_rules_over_the_share_of_what_is_inside():
