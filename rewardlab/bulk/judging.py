@@ -131,6 +131,8 @@ def cuts(lengths: Sequence[int], most: int) -> list[int]:
         best_start = end - 1
         for start in range(end - 1, max(0, end - most) - 1, -1):
             longest = max(longest, lengths[start])
+            if least[start] + longest * (end - start) >= best:
+                break  # an earlier start pads as much, or could be cut here for OVERHEAD
             cost = least[start] + longest * (end - start) + OVERHEAD
             if cost < best:
                 best = cost

@@ -55,6 +55,8 @@ def braces(pattern: str) -> list[str]:
         ['a-8', 'a-9', 'a-10', 'b-8', 'b-9', 'b-10']
         >>> braces("{x}")
         ['{x}']
+        >>> braces("{2..1}")
+        ['2', '1']
     """
     names = [""]
     rest = 0
@@ -75,9 +77,10 @@ def _choices(match: re.Match[str]) -> list[str]:
     if ends is None:
         return inside.split(",") if "," in inside else [match[0]]
     first, last = ends.groups()
-    if int(last) - int(first) >= _MOST_NAMES:
+    if abs(int(last) - int(first)) >= _MOST_NAMES:
         raise InputError(f"{match[0]} stands for more than a million files. Name fewer.")
-    return [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
+    step = 1 if int(first) <= int(last) else -1  # as shells count
+    return [f"{number:0{len(first)}}" for number in range(int(first), int(last) + step, step)]
 
 
 def _joined(names: list[str], endings: list[str]) -> list[str]:

@@ -44,6 +44,19 @@ def test_cuts_are_the_cheapest_of_all(seed):
     assert cost(lengths, cuts(lengths, 4)) == wanted
 
 
+def test_large_batches_are_cut_without_trying_all():
+    class Counted(list):
+        looked_at = 0
+
+        def __getitem__(self, place):
+            Counted.looked_at += 1
+            return super().__getitem__(place)
+
+    lengths = Counted(range(1500, 0, -1))
+    cuts(lengths, 1500)
+    assert Counted.looked_at < 1500 * 200
+
+
 def test_batches_hold_every_row_once_and_pad_less():
     generator = random.Random(0)
     lengths = [int(generator.lognormvariate(6, 1)) for _ in range(500)]
