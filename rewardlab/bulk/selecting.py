@@ -136,6 +136,11 @@ def select_files(
     whole_job = {**job, "selection": _settings(selection), "table": {"keep": columns}}
     stands = record_of(out, whole_job)
     if stands is not None:
+        if selection.pairs is not None and not Path(selection.pairs).exists():
+            raise InputError(
+                f"{out} stands and its pairs, {selection.pairs}, are gone. Remove {out} to make "
+                "both anew."
+            )
         return Selected(out, **figures_of(Selected, stands))
     check_row(out, kept_columns(next(iter(source)), columns, ()))
     journal = Journal(part_of(out), job, Results(len(source)))

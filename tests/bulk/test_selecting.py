@@ -189,6 +189,9 @@ def test_pairs_that_a_kill_left_without_their_table_stand(write, tmp_path, monke
     again = select_files(Function(number), "drawn.jsonl", "best.jsonl", selection, resume=True)
     assert again.pairs == 1
     assert (tmp_path / "pairs.jsonl").read_text() == written
+    (tmp_path / "pairs.jsonl").unlink()
+    with pytest.raises(InputError, match=r"its pairs, pairs\.jsonl, are gone"):
+        select_files(Function(number), "drawn.jsonl", "best.jsonl", selection, resume=True)
 
 
 def test_other_pairs_are_not_taken_for_those_of_a_killed_run(write, tmp_path):
