@@ -151,7 +151,8 @@ def test_pruned_runs_are_ended_reported_and_neither_lost_nor_doubled(place):
     assert sorted(Path("starts.txt").read_text().split()) == ["1", "2", "3"]
 
 
-def test_a_run_that_ends_before_it_is_seen_is_judged_in_hindsight(place):
+def test_a_run_that_ends_before_it_is_seen_is_judged_in_hindsight(place, monkeypatch):
+    monkeypatch.setattr("rewardlab.sweeps.processes.WATCH_EVERY", float("inf"))
     Path("fast").touch()
     summary, failed, _ = go()
     assert [(one.finished, one.pruned) for one in summary.settings] == [(1, 0), (0, 1), (0, 1)]
