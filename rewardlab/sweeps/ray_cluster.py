@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +43,13 @@ def launch_of(options: Mapping[str, Any], folder: Path) -> Launch:
     needs = {key: value for key, value in options.items() if key != ADDRESS}
     try:
         if not ray.is_initialized():
-            ray.init(
-                address=options.get(ADDRESS),
-                include_dashboard=False if ADDRESS not in options else None,
-                log_to_driver=False,
-                configure_logging=False,
-            )
+            with _sigterm_kept():
+                ray.init(
+                    address=options.get(ADDRESS),
+                    include_dashboard=False if ADDRESS not in options else None,
+                    log_to_driver=False,
+                    configure_logging=False,
+                )
         task = ray.remote(_call).options(max_retries=0, **needs)
     except (ConnectionError, ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"launcher: Ray refuses its options: {reason_of(error)}") from None
@@ -54,6 +58,21 @@ def launch_of(options: Mapping[str, Any], folder: Path) -> Launch:
         return _run(task, jobs, workers)
 
     return launch
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Set the handler of SIGTERM again behind the block, since `ray.init` (2.60.0) replaces it.
+
+    With Ray's, a sweep that is asked to end exits with 15 and does not say how to go on.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and handler is not None:  # None is one that was not set from Python
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _check_reachable(address: Any) -> None:

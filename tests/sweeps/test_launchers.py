@@ -8,13 +8,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from rewardlab.errors import InputError
+from rewardlab.commands.signals import ending_signals
+from rewardlab.errors import InputError, Terminated
 from rewardlab.sweeps import SweepFolder, read_sweep, run_points, summarize
 from rewardlab.sweeps.launchers import IsFinished, Launcher, Remote, opened, read_launcher
 from rewardlab.sweeps.processes import Job, run_jobs
+from rewardlab.sweeps.ray_cluster import launch_of
 from rewardlab.sweeps.running import How
 
 TOY = """
@@ -211,6 +214,21 @@ def test_what_is_wrong_with_a_queue_is_said_before_anything_is_written(tmp_path,
 
 def test_the_local_launcher_is_processes_of_this_machine():
     assert opened(read_launcher("local"), Path("nowhere")) is run_jobs
+
+
+def test_sigterm_ends_a_sweep_as_before_when_ray_has_set_its_own_handler(tmp_path, monkeypatch):
+    def init(**options):
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+
+    task = SimpleNamespace(options=lambda **options: None)
+    ray = SimpleNamespace(init=init, is_initialized=lambda: False, remote=lambda function: task)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with ending_signals():
+        before = signal.getsignal(signal.SIGTERM)
+        launch_of({}, tmp_path)
+        assert signal.getsignal(signal.SIGTERM) is before
+        with pytest.raises(Terminated):
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.nightly
