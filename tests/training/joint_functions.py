@@ -42,6 +42,8 @@ def main(file, rank, meeting):
     }
     if rank == 0:
         torch.save(result, file)
+    distributed.barrier()  # a process that ends while the other still talks to it is an abort
+    distributed.destroy_process_group()
 
 
 def weighted_loss(scores, weights):

@@ -65,7 +65,14 @@ def test_a_loop_of_the_trainers_steps_takes_its_options():
 
 
 class Elsewhere(ModelParallelStrategy):
-    """FSDP2's strategy, which would wait for a second process."""
+    """FSDP2's strategy, which would wait for a second process; it starts none.
+
+    Lightning's launcher would run this test session's own command again, and end this process when
+    that one fails.
+    """
+
+    def _configure_launcher(self):
+        pass
 
     def setup_environment(self):
         raise AssertionError("the processes have met")
