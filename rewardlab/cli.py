@@ -6,6 +6,7 @@ A command's module is imported only when that command runs.
 from __future__ import annotations
 
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 if it is done, 1 for a bug of ours, 2 for an input to mend, 130 if Ctrl-C interrupted it,
-        143 if SIGTERM did, 129 if SIGHUP did.
+        143 if SIGTERM did, 129 if SIGHUP did, 141 if nobody reads its output any more.
 
     Example:
         >>> main(["--version"])
@@ -69,7 +70,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _interrupted()
     except SystemExit as exit_:
         return _exit_code(exit_)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, BrokenPipeError) and _is_unheard():
+            return 141
         traceback.print_exc()
         return 1
 
@@ -100,6 +103,21 @@ def _interrupted(how: str = "interrupted", exit_code: int = 130) -> int:
         file=sys.stderr,
     )
     return exit_code
+
+
+def _is_unheard() -> bool:
+    """Tell whether nobody reads the output any more, as behind `| head`; then the rest is dropped.
+
+    A broken pipe to a server or another process is not that.
+    """
+    output = select.poll()
+    output.register(1, select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in output.poll(0)):
+        return False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)  # else the interpreter complains at its end
+    os.close(nowhere)
+    return True
 
 
 def _dispatch(argv: Sequence[str]) -> int:

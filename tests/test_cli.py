@@ -5,6 +5,7 @@ YAML, run folders.
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 import sys
 import time
@@ -436,3 +437,23 @@ def test_doctor_finds_what_is_broken_and_names_the_mend(capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "Broken: torch, no-such-package." in printed
     assert "pip install --upgrade 'no-such-package'" in printed
+
+
+def test_output_that_nobody_reads_ends_the_command_without_a_traceback():
+    """As behind `| head`: about 0.2 s, since a page needs no torch."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    words = [sys.executable, "-m", "rewardlab", "score", "--help"]
+    done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 141
+    assert done.stderr == ""
+
+
+def test_a_broken_pipe_to_somebody_else_is_a_bug_with_its_traceback(monkeypatch, capsys):
+    def broken(argv):
+        raise BrokenPipeError("a socket")
+
+    monkeypatch.setattr(cli, "_dispatch", broken)
+    assert cli.main(["score"]) == 1
+    assert "a socket" in capsys.readouterr().err
