@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rewardlab.errors import InputError
 from rewardlab.progress import counted
 from rewardlab.rewards.base import Reward, checked_scores
 from rewardlab.rewards.unscored import (
@@ -194,6 +195,9 @@ def in_batches(
 ) -> Tensor:
     """Return what a method of `reward` gives for each sample, [B, ...] on the CPU, in eval mode.
 
+    Raises:
+        InputError: if there is no sample.
+
     Example:
         >>> from rewardlab.rewards.rules import Length
         >>> reward = Length()
@@ -201,6 +205,11 @@ def in_batches(
         >>> in_batches(reward, reward.forward, samples, batch_size=1).tolist()
         [3.0, 1.0]
     """
+    if not len(samples):
+        raise InputError(
+            f"{type(reward).__name__} was asked to score no samples at all. Were all of them left "
+            "out before? Score at least one."
+        )
     was_training = reward.training
     reward.eval()
     device = next((parameter.device for parameter in reward.parameters()), torch.device("cpu"))

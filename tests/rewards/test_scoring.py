@@ -1,7 +1,9 @@
 """What ranks: a reward's own score, which need not be the mean of its members."""
 
+import pytest
 import torch
 
+from rewardlab.errors import InputError
 from rewardlab.evaluation.judges import preferences, win_rate
 from rewardlab.mining import BestOf, best_and_worst
 from rewardlab.policies import CallableGenerator
@@ -67,3 +69,8 @@ def test_win_rates_are_of_the_score():
     pairs = PreferencePairs(both, one)
     assert preferences(Doubtful(), pairs).tolist() == [1.0, 1.0]
     assert win_rate(Doubtful(), pairs)["win_rate"] == 1.0
+
+
+def test_no_samples_at_all_are_a_sentence():
+    with pytest.raises(InputError, match="Doubtful was asked to score no samples"):
+        scores_of(Doubtful(), SAMPLES[:0])
