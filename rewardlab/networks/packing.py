@@ -16,13 +16,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from rewardlab.networks.loading import takes_positions
 from rewardlab.networks.tokens import padded
 from rewardlab.types import Distinct, distinct
 
-ATTENTIONS = ("sdpa", "eager")  # those of transformers that take a mask of any form
 MOST_MASK = 2**27  # entries of a mask: a table that needs more is not packed
-TWO_DIMENSIONS = ("openai-gpt",)  # architectures that take a mask of padding alone
 # What a token's attention to one other costs, over a token's products with a layer's weights, times
 # the layer's width: measured on a CPU, rows of 64 to 2048 tokens, widths of 64 to 512.
 ATTENTION_COST = 1 / 12
@@ -86,82 +83,17 @@ class Packed(NamedTuple):
 
         T' is the longest response; behind the end of a shorter one stands what follows it.
         """
-        columns = torch.arange(int(self.lengths.max()), device=table.device)
-        places = (self.starts[:, None] + columns).clamp_max(table.shape[1] - 1)
-        return table[self.lines[:, None], places]
+        longest = int(self.lengths.max())
+        columns = torch.arange(longest, device=table.device)
+        last = table.shape[1] - 1
+        places = self.starts[:, None] + columns
+        places = places.clamp_max(last)
+        lines = self.lines[:, None]
+        return table[lines, places]
 
     def before_responses(self, table: Tensor) -> Tensor:
         """Return the entries [B, 1, ...] of the prompts' last tokens in a table [L, T, ...]."""
         return table[self.lines, self.before][:, None]
-
-
-def packs(network: Any) -> bool:
-    """Tell whether a network of transformers gives a packed token what it gives it alone.
-
-    Args:
-        network: without its head.
-    """
-    return not hindrance(network)
-
-
-def hindrance(network: Any) -> str:
-    """Return why rows of a network of transformers are not packed, or "" if they are.
-
-    Every layer has to attend to all that came before, without a window or a recurrent state, and to
-    take positions and a mask of any form.
-
-    Args:
-        network: without its head.
-
-    Example:
-        >>> from rewardlab.testing.tiny_text import tiny_causal_lm
-        >>> hindrance(tiny_causal_lm().base_model)
-        ''
-    """
-    if not takes_positions(network):
-        return "it counts positions by itself"
-    if not keeps_only_keys_and_values(network):
-        return "its layers keep a window, a recurrent state or no cache"
-    attention = getattr(network.config, "_attn_implementation", None)
-    if attention not in ATTENTIONS:
-        return f"its attention, {attention}, takes no mask of any form; sdpa and eager do"
-    if network.config.model_type in TWO_DIMENSIONS:
-        return "its attention takes a mask of padding alone"
-    return _own_sight(network)
-
-
-def _own_sight(network: Any) -> str:
-    """Return why what a token sees depends on where in the table it stands, mask or not; or "".
-
-    So it is in GPT-Neo, whose local layers cut a window of columns; in Falcon with ALiBi; in
-    encoders; and in RoBERTa and its kind.
-    """
-    config = network.config
-    if "local" in (getattr(config, "attention_layers", None) or ()):
-        return "its local layers see a window of columns"
-    if getattr(config, "alibi", False):
-        return "its distances (ALiBi) are those of columns"
-    for name, part in network.named_modules():
-        if getattr(part, "is_causal", True) is False:
-            return "its tokens see those behind them"
-        is_of_positions = name.endswith("position_embeddings")
-        if is_of_positions and getattr(part, "padding_idx", None) is not None:
-            return "it counts positions from behind the padding token's number"
-    return ""
-
-
-def keeps_only_keys_and_values(network: Any) -> bool:
-    """Return whether a network's cache holds only the keys and values of every token.
-
-    Then it has no window and no recurrent state.
-    """
-    from transformers.cache_utils import DynamicCache, DynamicLayer
-
-    try:
-        layers = DynamicCache(config=network.config).layers
-    except (AttributeError, KeyError, TypeError, ValueError):  # a config that says too little
-        return False
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
 def table_cost(lines: int, width: int, hidden: int, seen: float = 1.0) -> float:
@@ -219,9 +151,12 @@ def cheaper(rows: Sequence[Sequence[int]], starts: Sequence[int], hidden: int) -
         True
     """
     lines = layout(rows, starts, hidden)
-    whole = table_cost(len(rows), max(map(len, rows)), hidden, seen=0.5)
-    fits = len(lines.lines) * lines.width**2 <= MOST_MASK
-    return lines if fits and lines.cost(hidden) < whole else None
+    mask_entries = len(lines.lines) * lines.width**2
+    if mask_entries > MOST_MASK:
+        return None
+    longest = max(map(len, rows))
+    whole = table_cost(len(rows), longest, hidden, seen=0.5)
+    return lines if lines.cost(hidden) < whole else None
 
 
 def packed(
@@ -262,7 +197,7 @@ def run_packed(network: Any, rows: Packed) -> Tensor:
     """Return the last hidden states [L, T, D] of a packed table.
 
     Args:
-        network: of transformers, without its head, for which `packs` holds.
+        network: of transformers, without its head, for which `packable.packs` holds.
         rows: of `packed`.
     """
     output = network(
@@ -387,9 +322,18 @@ def _mask(block_lines: list[list[int]], owner_lines: list[list[int]]) -> Tensor:
     blocks = padded(block_lines, -1).ids
     owners = padded(owner_lines, -2).ids
     width = blocks.shape[1]
-    causal = torch.ones(width, width, dtype=torch.bool).tril()
-    same_block = blocks[:, :, None] == blocks[:, None, :]
-    same_owner = owners[:, :, None] == owners[:, None, :]
-    is_prompt = (owners == -1)[:, None, :]
-    seen = causal & same_block & (same_owner | is_prompt)
+    seen = torch.ones(width, width, dtype=torch.bool).tril()
+    same_block = _equal_pairs(blocks)
+    same_owner = _equal_pairs(owners)
+    is_prompt = owners == -1
+    is_prompt = is_prompt[:, None, :]
+    seen = seen & same_block
+    seen = seen & (same_owner | is_prompt)
     return seen[:, None]
+
+
+def _equal_pairs(numbers: Tensor) -> Tensor:
+    """Return where two entries of a line are equal, bool [L, T, T], from [L, T]."""
+    rows = numbers[:, :, None]
+    columns = numbers[:, None, :]
+    return rows == columns

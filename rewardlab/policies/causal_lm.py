@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
-from rewardlab.networks import lora, packing
+from rewardlab.networks import lora, packable
 from rewardlab.networks.chat import TextTokens
 from rewardlab.networks.stillness import still
 from rewardlab.networks.text_format import FormatsTexts, TextFormat, TokenCounts, replaced
@@ -137,8 +137,8 @@ class CausalLMPolicy(
         self.max_length = max_length
         self.ends = text.end_tokens(self.network, self.tokenizer, self.texts.end)
         language_network.prepare(self.network, lora_rank, self.dtype, gradient_checkpointing)
-        self._caches_tokens = packing.keeps_only_keys_and_values(self.network)
-        self._packs = packing.packs(self.network.base_model)
+        self._caches_tokens = packable.keeps_only_keys_and_values(self.network)
+        self._packs = packable.packs(self.network.base_model)
         self.value_head = new_value_head(self.network) if value_head else None
         self.train()
 

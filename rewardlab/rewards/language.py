@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
-from rewardlab.networks import loading, packing, tokens
+from rewardlab.networks import loading, packable, tokens
 from rewardlab.networks.adapters import read_adapter
 from rewardlab.networks.chat import TextTokens
 from rewardlab.networks.precision import arithmetic, full_precision
@@ -140,7 +140,7 @@ class LanguageReward(
         weight = loaded.head
         if gradient_checkpointing:
             loading.checkpoint_activations(self.backbone)
-        self._packs = packing.packs(self.backbone)
+        self._packs = packable.packs(self.backbone)
         self._set_tokenizer(model, tokenizer, max_length, is_classifier=weight is not None)
         if loaded.foreign is not None:
             self.pad = None  # its trainer reads the very last token

@@ -47,7 +47,7 @@ def packed_states(backbone: Any, rows: BatchRows, pad: int | None) -> TokenState
     States are those of the responses, or of whole rows.
 
     Args:
-        backbone: of transformers, without a head, for which `packing.packs` holds.
+        backbone: of transformers, without a head, for which `packable.packs` holds.
         rows: B rows of ids.
         pad: the id that pads.
     """

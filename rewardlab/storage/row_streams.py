@@ -17,7 +17,7 @@ from typing import Any
 from rewardlab.errors import InputError
 from rewardlab.storage.contents import is_parquet, plain_suffix
 from rewardlab.storage.records import Record, read_records
-from rewardlab.storage.tables import check_names, is_dataset
+from rewardlab.storage.tables import check_names, is_dataset, open_dataset
 
 _OPENERS: dict[bytes, Any] = {
     b"\x1f\x8b": gzip.open,
@@ -86,7 +86,7 @@ class RowStream:
         if self._kind == "parquet":
             return _parquet(self.path).schema_arrow
         if self._kind == "dataset":
-            return _dataset(self.path).features.arrow_schema
+            return open_dataset(self.path).features.arrow_schema
         return None
 
     def _kind_of_file(self) -> str:
@@ -104,7 +104,7 @@ class RowStream:
         if self._kind == "parquet":
             return int(_parquet(self.path).metadata.num_rows)
         if self._kind == "dataset":
-            return len(_dataset(self.path))
+            return len(open_dataset(self.path))
         with _opened(self.path) as lines:
             return sum(1 for line in lines if line.strip())
 
@@ -141,7 +141,7 @@ def changed(path: Path) -> InputError:
 def _tables(path: Path, kind: str) -> Iterator[list[dict[str, Any]]]:
     """Give the rows of a table, some at a time."""
     if kind == "dataset":
-        for table in _dataset(path).with_format("arrow").iter(_AT_ONCE):
+        for table in open_dataset(path).with_format("arrow").iter(_AT_ONCE):
             yield table.to_pylist()
         return
     try:
@@ -175,36 +175,6 @@ def _parquet(path: Path) -> Any:
 def _broken(path: Path, error: Exception) -> InputError:
     reason = str(error).splitlines() or [type(error).__name__]
     return InputError(f"{path} is a broken parquet table ({reason[0][:100]}). Copy it again.")
-
-
-def _dataset(folder: Path) -> Any:
-    """Return a folder of `datasets`, which lies on the disk.
-
-    Raises:
-        InputError: if `datasets` is not installed, the folder is broken, or it has several splits.
-    """
-    try:
-        datasets = import_module("datasets")
-    except ImportError:
-        raise InputError(
-            f"{folder} is a folder of `datasets`; reading it needs that: pip install datasets. Or "
-            "save the table as JSON lines, one object a row."
-        ) from None
-    try:
-        dataset = datasets.load_from_disk(str(folder))
-    except Exception as error:  # whatever a broken folder makes it raise
-        reason = str(error).splitlines() or [type(error).__name__]
-        raise InputError(
-            f"{folder} is a broken folder of `datasets` ({reason[0][:100]}). Copy it again."
-        ) from None
-    if isinstance(dataset, dict):
-        if len(dataset) != 1:
-            raise InputError(
-                f"{folder} holds the splits {', '.join(dataset)}. Give the folder of one: "
-                f"{folder}/NAME."
-            )
-        return next(iter(dataset.values()))
-    return dataset
 
 
 def _beginning(path: Path) -> bytes:

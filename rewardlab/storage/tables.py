@@ -159,8 +159,8 @@ def is_dataset(folder: Path) -> bool:
     return (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
 
 
-def dataset_rows(folder: Path) -> Sequence[dict[str, Any]]:
-    """Return the rows of a folder that `save_to_disk` of `datasets` wrote.
+def open_dataset(folder: Path) -> Any:
+    """Return a folder that `save_to_disk` of `datasets` wrote, whose rows stay on the disk.
 
     Raises:
         InputError: if `datasets` is not installed, the folder is broken, or it has several splits.
@@ -180,6 +180,16 @@ def dataset_rows(folder: Path) -> Sequence[dict[str, Any]]:
                 f"{folder} holds the splits {names}. Give the folder of one: {folder}/NAME."
             )
         dataset = next(iter(dataset.values()))
+    return dataset
+
+
+def dataset_rows(folder: Path) -> Sequence[dict[str, Any]]:
+    """Return the rows of a folder that `save_to_disk` of `datasets` wrote.
+
+    Raises:
+        InputError: if `datasets` is not installed, the folder is broken, or it has several splits.
+    """
+    dataset = open_dataset(folder)
     rows: Sequence[dict[str, Any]] = dataset.to_list()
     return rows
 

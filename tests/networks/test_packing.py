@@ -7,7 +7,7 @@ import torch
 import transformers
 from torch.testing import assert_close
 
-from rewardlab.networks import packing
+from rewardlab.networks import packable, packing
 from rewardlab.networks.loading import checkpoint_activations
 
 SIZES = {
@@ -103,7 +103,7 @@ def states_of(network, rows, starts, lines):
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_each_token_is_what_it_is_in_a_row_of_its_own(name, attention):
     network = network_of(name, ARCHITECTURES[name], attention)
-    assert packing.packs(network)
+    assert packable.packs(network)
     rows, starts = made()
     lines = packing.layout(rows, starts, hidden=32)
     assert sum(map(len, lines.lines)) > len(lines.lines)  # several prompts a line
@@ -119,21 +119,21 @@ def test_each_token_is_what_it_is_in_a_row_of_its_own(name, attention):
 @pytest.mark.parametrize("name", NEVER)
 def test_what_keeps_more_or_less_than_keys_and_values_is_not_packed(name):
     network = network_of(name, NEVER[name], "eager")
-    assert not packing.packs(network)
-    assert packing.hindrance(network) in ("it counts positions by itself", KEEPS_MORE)
+    assert not packable.packs(network)
+    assert packable.hindrance(network) in ("it counts positions by itself", KEEPS_MORE)
 
 
 @pytest.mark.parametrize("name", OWN_SIGHT)
 def test_what_sees_by_the_place_in_the_table_is_not_packed(name):
     network = network_of(name, OWN_SIGHT[name], "eager")
-    assert packing.keeps_only_keys_and_values(network)
-    assert REASONS[name] in packing.hindrance(network)
+    assert packable.keeps_only_keys_and_values(network)
+    assert REASONS[name] in packable.hindrance(network)
 
 
 def test_an_attention_that_takes_no_mask_is_not_packed():
     network = network_of("Llama", GROUPED)
     network.config._attn_implementation = "flash_attention_2"
-    assert "flash_attention_2" in packing.hindrance(network)
+    assert "flash_attention_2" in packable.hindrance(network)
 
 
 @pytest.mark.parametrize("checkpointed", [False, True])
