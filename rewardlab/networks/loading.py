@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
+from functools import lru_cache
 from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -318,4 +319,11 @@ def checkpoint_activations(network: Any) -> None:
 
 def takes_positions(network: Any) -> bool:
     """Tell whether a network's `forward` takes `position_ids`."""
-    return "position_ids" in signature(network.forward).parameters
+    forward = network.forward
+    return _takes_positions(getattr(forward, "__func__", forward))
+
+
+@lru_cache(maxsize=64)
+def _takes_positions(forward: Callable[..., Any]) -> bool:
+    """Tell it of a function, which is looked at once: a policy asks for every token."""
+    return "position_ids" in signature(forward).parameters

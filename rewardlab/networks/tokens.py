@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any, NamedTuple
 
 import torch
@@ -63,6 +64,19 @@ def padded(
     if left:
         mask = columns >= width - lengths
     return Padded(ids.to(device), mask.to(device))
+
+
+def unpadded(table: Padded) -> list[list[int]]:
+    """Return the token ids of each row without padding, wherever that stands.
+
+    Example:
+        >>> unpadded(padded([[5, 6], [7]], left=True))
+        [[5, 6], [7]]
+    """
+    rows = []
+    for ids, is_token in zip(table.ids.tolist(), table.mask.tolist(), strict=True):
+        rows.append(list(compress(ids, is_token)))
+    return rows
 
 
 def positions_of(mask: Tensor) -> Tensor:

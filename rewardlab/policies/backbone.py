@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import compress
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +13,7 @@ from torch import Tensor
 from rewardlab.networks import packing
 from rewardlab.networks.loading import takes_positions
 from rewardlab.networks.precision import arithmetic
-from rewardlab.networks.tokens import Padded, positions_of
+from rewardlab.networks.tokens import Padded, positions_of, unpadded
 from rewardlab.types import Distinct, Trajectory, distinct
 
 
@@ -167,10 +166,7 @@ def _token_rows(inputs: Inputs, width: int) -> _Rows:
         inputs: whole rows.
         width: columns of the prompts.
     """
-    ids = []
-    is_token = inputs.mask.tolist()
-    for row, mask in zip(inputs.tokens.tolist(), is_token, strict=True):
-        ids.append(list(compress(row, mask)))
+    ids = unpadded(Padded(inputs.tokens, inputs.mask))
     starts: list[int] = inputs.mask[:, :width].sum(1).tolist()
     return _Rows(ids, starts)
 

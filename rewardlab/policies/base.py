@@ -151,6 +151,15 @@ class Policy(Generator):
         It is exact up to a constant that does not depend on the parameters.
         """
 
+    def prepared(self, trajectory: Trajectory) -> Trajectory:
+        """Return the trajectory with what scoring it computes first, with its gradient.
+
+        `log_prob` and `apply_loss` of what is returned then share one pass through the network. It
+        holds until a weight changes, for this policy alone, and for one backward pass. A leaf may
+        have nothing to prepare: by default the trajectory comes back as it is.
+        """
+        return trajectory
+
     def apply_loss(
         self,
         trajectory: Trajectory,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -45,6 +46,8 @@ from rewardlab.policies.scoring import (
 )
 from rewardlab.seeds import row_seeds
 from rewardlab.types import Samples, Trajectory
+
+STATES = "states"  # the name of a prepared trajectory's hidden states, [B, T', D]
 
 
 class CausalLMPolicy(
@@ -344,8 +347,16 @@ class CausalLMPolicy(
         values = critic_values(self.value_head, table)
         return loss_with_critic(self._head, table, loss, values, entropy=entropy)
 
+    def prepared(self, trajectory: Trajectory) -> Trajectory:
+        """Return the trajectory with the states that its tokens are drawn from, with gradients."""
+        with torch.enable_grad():
+            states = self._backbone.response_states(trajectory)
+        return replace(trajectory, tensors={**trajectory.tensors, STATES: states})
+
     def _step_table(self, trajectory: Trajectory) -> StepTable:
-        states = self._backbone.response_states(trajectory)
+        states = trajectory.tensors.get(STATES)
+        if states is None:
+            states = self._backbone.response_states(trajectory)
         return StepTable.of(states, trajectory)
 
     def reference(self) -> Policy:

@@ -12,7 +12,7 @@ from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.networks.chat import TextTokens, finished_of
 from rewardlab.networks.text_format import TokenCounts
-from rewardlab.networks.tokens import padded
+from rewardlab.networks.tokens import Padded, padded, unpadded
 from rewardlab.policies import text
 from rewardlab.policies.text import Tokens
 from rewardlab.types import Samples, Trajectory
@@ -78,8 +78,9 @@ class Codec:
 
     def decode(self, trajectory: Trajectory) -> Samples:
         """Return the responses' texts, each up to the first stop string."""
-        prompts = _unpadded(trajectory.tensors["prompt"], trajectory.tensors["prompt_mask"])
-        rows = _unpadded(trajectory.tensors["response"], trajectory.tensors["response_mask"])
+        tensors = trajectory.tensors
+        prompts = unpadded(Padded(tensors["prompt"], tensors["prompt_mask"]))
+        rows = unpadded(Padded(tensors["response"], tensors["response_mask"]))
         texts = []
         for prompt, row in zip(prompts, rows, strict=True):
             if row and row[-1] in self.ends:
@@ -127,11 +128,3 @@ def strings_of(samples: Samples) -> Sequence[str]:
             "Were they made for a diffusion model?"
         )
     return samples.outputs
-
-
-def _unpadded(table: Tensor, mask: Tensor) -> Tokens:
-    """Return the tokens of each row without padding."""
-    rows = []
-    for row, kept in zip(table, mask, strict=True):
-        rows.append(row[kept].tolist())
-    return rows

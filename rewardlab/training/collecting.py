@@ -51,13 +51,17 @@ def collect_experience(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Ex
     samples, trajectory = draw(loop, loop.policy, prompts, rows, loop.current_epoch)
     scored = score_components(loop, samples)
     norms = NormRatios()
+    prepared = None
+    steps = trajectory
+    if loop.takes_one_step(len(trajectory)):
+        prepared = steps = loop.policy.prepared(trajectory)
     with norms.of_policy(loop.policy):
-        log_prob = in_parts(loop.policy.log_prob, trajectory, loop.micro_batch)
+        log_prob = in_parts(loop.policy.log_prob, steps, loop.micro_batch)
     with norms.of_reference(loop.reference):
         reference_log_prob = in_parts(loop.reference.log_prob, trajectory, loop.micro_batch)
     values = None
     if loop.advantage == "generalized":
-        values = in_parts(critic_of(loop.policy).value, trajectory, loop.micro_batch)
+        values = in_parts(critic_of(loop.policy).value, steps, loop.micro_batch)
     rewards = rewards_of(loop, samples, scored, prompts, rows)
     scores = scored.scores.masked_fill(rewards.isnan(), torch.nan)
     mask = trajectory.mask
@@ -68,7 +72,7 @@ def collect_experience(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Ex
     advantages = advantages_of(loop.advantage, rewards, penalty, mask, k, values, loop.lam)
     advantages = weighed(loop, samples, advantages)
     rollout = Rollout(trajectory, log_prob, reference_log_prob, scores, advantages)
-    return Experience(rollout, samples, values, norms.ratios, shares)
+    return Experience(rollout, samples, values, norms.ratios, shares, prepared)
 
 
 def draw(

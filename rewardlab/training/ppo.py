@@ -198,9 +198,18 @@ class PPO(Trained):
             self.announce(experience.samples, experience.rollout.scores)
             learned = without_unscored(experience)
             seed = derive(self.seed, "PPO", "minibatches", self.global_step)
-            for rows in minibatches(len(experience), self.minibatch, self.epochs, seed):
-                clip_fractions.append(self._update(learned[rows]))
+            for rows in minibatches(len(learned), self.minibatch, self.epochs, seed):
+                clip_fractions.append(self._update(learned.part(rows)))
         self._report(experience, torch.stack(clip_fractions).mean(), first_step)
+
+    def takes_one_step(self, count: int) -> bool:
+        """Tell whether a rollout of so many rows is run through the network at once, for one step.
+
+        The policy is then the one that drew, so what it says of the rollout serves the step too.
+        """
+        sizes = [size for size in (self.minibatch, self.micro_batch) if size is not None]
+        whole = min(sizes, default=count) >= count
+        return whole and self.epochs == 1 and self.gradient_regularization is None
 
     def collect(self, prompts: Sequence[Prompt], rows: Tensor) -> Experience:
         """Return the experience of K outputs of each prompt (see `collect_experience`)."""
@@ -229,18 +238,19 @@ class PPO(Trained):
         parts = torch.split(torch.arange(len(minibatch)), self.micro_batch or len(minibatch))
         for part in parts:
             with optimizer.toggle_model(sync_grad=part is parts[-1]):
-                loss, clipped_steps = self.loss(minibatch[part], weights[part])
+                loss, clipped_steps = self.loss(minibatch.part(part), weights[part])
                 self.manual_backward(loss)
             clipped += clipped_steps
         return across_processes(clipped) / across_processes(mask.sum()).clamp_min(1)
 
     def loss(self, batch: Experience, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weighted sum of the steps' losses, and the number of clipped steps."""
-        trajectory = batch.rollout.trajectory
+        mask = batch.rollout.trajectory.mask
+        trajectory = batch.prepared or batch.rollout.trajectory
         other_losses = self.kl in KL_LOSSES or self.entropy_weight != 0 or batch.values is not None
-        steps_with_loss = trajectory.mask
+        steps_with_loss = mask
         if not other_losses:
-            steps_with_loss = trajectory.mask & (batch.rollout.advantages != 0)
+            steps_with_loss = mask & (batch.rollout.advantages != 0)
         clipped_counts = []
 
         def weighted_loss(steps: Steps, at: At) -> Tensor:
@@ -255,7 +265,7 @@ class PPO(Trained):
             entropy=self.entropy_weight != 0,
             value=batch.values is not None,
         )
-        return loss, sum(clipped_counts, trajectory.mask.new_zeros((), dtype=torch.long))
+        return loss, sum(clipped_counts, mask.new_zeros((), dtype=torch.long))
 
     def _step_loss(self, steps: Steps, at: At, batch: Experience) -> tuple[Tensor, Tensor]:
         """Return the loss of each step, and a mask of the steps whose ratio was clipped.

@@ -15,7 +15,7 @@ from rewardlab.losses.policy_gradient import Normalization
 from rewardlab.policies import Policy
 from rewardlab.training.base import step_total
 from rewardlab.training.processes import gathered, joint_step_weights, own_rows
-from rewardlab.types import Index, Rollout, Samples, take
+from rewardlab.types import Index, Rollout, Samples, Trajectory, take
 
 Baseline = Literal["leave_one_out", "group_normalized", "generalized", "decoupled"]
 KLKind = Literal["reward", "k2", "k3", "absolute"]
@@ -37,6 +37,8 @@ class Experience:
             is no critic.
         norm_ratios: float32 [B, T], ‖v‖/‖v_ref‖ of each step of a policy that denoises.
         kl_shares: float32 [B, 1], the share of the KL's weight that each row bears; None is all.
+        prepared: the rollout's trajectory as `Policy.prepared` returns it, where the policy that
+            drew it takes one step on all of it; else None.
     """
 
     rollout: Rollout
@@ -44,15 +46,20 @@ class Experience:
     values: Tensor | None = None
     norm_ratios: Tensor | None = None
     kl_shares: Tensor | None = None
+    prepared: Trajectory | None = None
 
     def __len__(self) -> int:
         return len(self.rollout)
 
     def __getitem__(self, index: Index) -> Experience:
-        values = None if self.values is None else take(self.values, index)
-        ratios = None if self.norm_ratios is None else take(self.norm_ratios, index)
-        shares = None if self.kl_shares is None else take(self.kl_shares, index)
-        return Experience(self.rollout[index], self.samples[index], values, ratios, shares)
+        columns = {}
+        for name, column in vars(self).items():
+            columns[name] = None if column is None else take(column, index)
+        return Experience(**columns)
+
+    def part(self, rows: Tensor) -> Experience:
+        """Return some rows, by rising numbers; all of them are not copied."""
+        return self if len(rows) == len(self) else self[rows]
 
 
 def without_unscored(experience: Experience) -> Experience:
