@@ -19,7 +19,7 @@ from rewardlab.policies.micro_batches import micro_batches
 from rewardlab.policies.scoring import Head
 from rewardlab.policies.text import Tokens, completes
 from rewardlab.seeds import generators, uniform
-from rewardlab.types import Samples, Trajectory
+from rewardlab.types import Samples, Trajectory, take
 
 
 @dataclass
@@ -184,7 +184,7 @@ class TokenSampler:
         return min(limit, self.codec.limit - len(prompt))
 
     def _fill(self, responses: list[Response], prompts: Tokens, seeds: Tensor) -> None:
-        """Draw until no response is open."""
+        """Draw until no response is open; rows leave the batch when half of them have ended."""
         device = self.head.weight.device
         steps = max(response.limit for response in responses)
         numbers = uniform((steps,), generators(seeds), dtype=torch.float64)
@@ -192,13 +192,18 @@ class TokenSampler:
         inputs = Inputs.of(padded(prompts, left=True, device=device))
         texts = [tuple(prompt) for prompt in prompts]
         states, cache = self.backbone.run_prompts(inputs, texts)
-        for column in numbers.unbind(1):
-            tokens = self._pick(states[:, -1], column)
+        for step in range(steps):
+            tokens = self._pick(states[:, -1], numbers[:, step])
             self._append(responses, tokens.tolist())
-            is_open = [response.is_open for response in responses]
-            if not any(is_open):
+            rows = [row for row, response in enumerate(responses) if response.is_open]
+            if not rows:
                 break
-            inputs = inputs.next(tokens, is_open)
+            inputs = inputs.next(tokens, [response.is_open for response in responses])
+            if self.backbone.caches_tokens and 2 * len(rows) <= len(responses):
+                inputs = inputs.rows(rows)
+                cache.batch_select_indices(torch.tensor(rows, device=device))
+                numbers = numbers[rows]
+                responses = take(responses, rows)
             states, cache = self.backbone.run(inputs, cache, keep=True)
 
     def _pick(self, states: Tensor, numbers: Tensor) -> Tensor:

@@ -174,6 +174,25 @@ def test_samples_of_a_shared_prompt_are_those_of_each_prompt_alone():
         assert policy.generate([prompt], seeds=seeds[[row]]).outputs == [together[row]]
 
 
+def test_rows_that_ended_leave_the_batch_and_the_others_draw_on_as_alone():
+    policy = few_words()
+    policy.max_new_tokens = 12
+    prompts = ["a b", "c", "a b d"] * 8
+    seeds = row_seeds(3, len(prompts))
+    sizes = []
+    record = policy.network.base_model.register_forward_pre_hook(
+        lambda network, arguments, options: sizes.append(len(options["input_ids"])),
+        with_kwargs=True,
+    )
+    together = drawn_tokens(policy._rollout(prompts, seeds))
+    record.remove()
+    assert sizes[1:] == sorted(sizes[1:], reverse=True)  # the first is of distinct prompts
+    assert sizes[-1] <= sizes[1] / 4
+    for row, prompt in enumerate(prompts):
+        [alone] = drawn_tokens(policy._rollout([prompt], seeds[row : row + 1]))
+        assert together[row] == alone
+
+
 def test_an_end_token_is_a_step_and_finishes_a_row():
     trajectory = few_words().sample(["b"] * 50, seeds=row_seeds(0, 50))
     lengths = trajectory.facts["length"]
