@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -12,10 +12,19 @@ import torch
 from torch import Tensor
 
 from rewardlab.bulk.entries import Entry, samples_of
+from rewardlab.data.token_budget import (
+    PICTURES,
+    counters_of,
+    filled,
+    not_texts,
+    token_counts,
+)
 from rewardlab.errors import InputError
+from rewardlab.networks.text_format import FormatsTexts
 from rewardlab.rewards import Reward
 from rewardlab.rewards.scoring import judged, member_scores, scores_and_members
 from rewardlab.rewards.unscored import is_partial
+from rewardlab.types import Samples
 
 CHUNK_ROWS = 8192  # rows among which those of like length are found
 CHUNK_LETTERS = 2**26
@@ -53,11 +62,13 @@ class How:
         batch_size: rows scored at once.
         members: whether each member's score is asked for.
         skip_unreadable: whether a row that cannot be read goes unscored instead of ending the run.
+        tokens_per_batch: tokens scored at once, with padding, in place of `batch_size`.
     """
 
     batch_size: int = 64
     members: bool = False
     skip_unreadable: bool = False
+    tokens_per_batch: int | None = None
 
 
 def chunks(entries: Iterable[Entry], batch_size: int) -> Iterator[list[Numbered]]:
@@ -82,33 +93,91 @@ def chunks(entries: Iterable[Entry], batch_size: int) -> Iterator[list[Numbered]
         yield chunk
 
 
+def batches_for(reward: Reward, chunk: Sequence[Numbered], how: How) -> list[list[Numbered]]:
+    """Return a chunk's rows in the batches in which a reward scores them.
+
+    Raises:
+        InputError: if a budget of tokens is asked for, and rows are pictures or the reward counts
+            no tokens.
+    """
+    if how.tokens_per_batch is None:
+        return batches(chunk, how.batch_size)
+    lengths = _token_lengths(reward, chunk)
+    rows = in_order(chunk, lengths)
+    ends = filled([lengths[numbered.row] for numbered in rows], how.tokens_per_batch)
+    return [rows[start:end] for start, end in pairwise([0, *ends])]
+
+
 def batches(chunk: Sequence[Numbered], batch_size: int) -> list[list[Numbered]]:
     """Return a chunk's rows in batches of like length, the longest first.
 
     They are cut where the fewest letters are padded, an additional batch counting as `OVERHEAD`
-    letters. What does not fit into memory fails at once. Rows of one prompt stay
-    together where prompts that repeat are a fifth of the letters, since a reward may run such a
-    prompt once for all of them.
+    letters. What does not fit into memory fails at once.
 
     Example:
         >>> rows = [Numbered(row, Entry("", "", "a" * row)) for row in (3, 9, 1, 7)]
         >>> [[row for row, _ in batch] for batch in batches(rows, 2)]
         [[9, 7], [3, 1]]
     """
+    letters = {row: entry.letters for row, entry in chunk}
+    rows = in_order(chunk, letters)
+    ends = cuts([entry.letters for _, entry in rows], batch_size)
+    return [rows[start:end] for start, end in pairwise([0, *ends])]
+
+
+def in_order(chunk: Sequence[Numbered], lengths: Mapping[int, int]) -> list[Numbered]:
+    """Return rows of like length beside each other, the longest first.
+
+    Rows of one prompt stay together where prompts that repeat are a fifth of the letters, since a
+    reward may run such a prompt once for all of them.
+
+    Args:
+        chunk: rows.
+        lengths: of each row, by its number.
+    """
     longest: dict[object, int] = defaultdict(int)
     together = _repeats_prompts(chunk)
     keys = []
     for row, entry in chunk:
         keys.append(entry.prompt if together else row)
-        longest[keys[-1]] = max(longest[keys[-1]], entry.letters)
+        longest[keys[-1]] = max(longest[keys[-1]], lengths[row])
     ranks = {key: rank for rank, key in enumerate(longest)}
     order = sorted(
         range(len(chunk)),
-        key=lambda place: (-longest[keys[place]], ranks[keys[place]], -chunk[place].entry.letters),
+        key=lambda place: (
+            -longest[keys[place]],
+            ranks[keys[place]],
+            -lengths[chunk[place].row],
+        ),
     )
-    rows = [chunk[place] for place in order]
-    ends = cuts([entry.letters for _, entry in rows], batch_size)
-    return [rows[start:end] for start, end in pairwise([0, *ends])]
+    return [chunk[place] for place in order]
+
+
+def _token_lengths(reward: Reward, chunk: Sequence[Numbered]) -> dict[int, int]:
+    """Return the tokens of each row, by its number; 0 where a row cannot be read."""
+    readable = [numbered for numbered in chunk if not numbered.entry.problem]
+    lengths = dict.fromkeys([row for row, _ in chunk], 0)
+    if not readable:
+        return lengths
+    if not all(isinstance(entry.output, str) for _, entry in readable):
+        raise not_texts("samples", PICTURES)
+    rows = [row for row, _ in readable]
+    samples = samples_of([entry for _, entry in readable], rows)
+    counters = counters_of(samples, [reward], "samples")
+    lengths.update(zip(rows, _counts(samples, counters), strict=True))
+    return lengths
+
+
+def _counts(samples: Samples, counters: Sequence[FormatsTexts]) -> list[int]:
+    """Return the tokens of texts; 0 for those of which a model says why it takes none."""
+    try:
+        counts: list[int] = token_counts(samples, counters).tolist()
+        return counts
+    except InputError:
+        if len(samples) == 1:
+            return [0]
+    middle = len(samples) // 2
+    return _counts(samples[:middle], counters) + _counts(samples[middle:], counters)
 
 
 def cuts(lengths: Sequence[int], most: int) -> list[int]:
@@ -173,17 +242,18 @@ def judge(reward: Reward, batch: Sequence[Numbered], how: How) -> Verdict:
     entries = [readable[place].entry for place in places]
     samples = samples_of(entries, [readable[place].row for place in places])
     members = None
+    most = how.batch_size if how.tokens_per_batch is None else len(samples)
     if how.members and reward.mean_of_members and not is_partial(reward):
-        scores[places], of_members = scores_and_members(reward, samples, how.batch_size)
+        scores[places], of_members = scores_and_members(reward, samples, most)
         members = torch.full((len(batch), of_members.shape[1]), torch.nan)
         members[places] = of_members
         return Verdict(scores, reasons, members)
-    judgment = judged(reward, samples, how.batch_size)
+    judgment = judged(reward, samples, most)
     scores[places] = judgment.scores
     for place, reason in zip(places, judgment.reasons, strict=True):
         reasons[place] = reason
     if how.members and judgment.scored.any():
-        of_members = member_scores(reward, samples[judgment.scored], how.batch_size)
+        of_members = member_scores(reward, samples[judgment.scored], most)
         members = torch.full((len(batch), of_members.shape[1]), torch.nan)
         members[~scores.isnan()] = of_members
     return Verdict(scores, reasons, members)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from rewardlab.bulk.entries import Reading
 from rewardlab.bulk.job import figures_of, job_of, record_of, write_record
 from rewardlab.bulk.journal import Journal, Results, part_of
-from rewardlab.bulk.judging import How, batches, chunks, judge
+from rewardlab.bulk.judging import How, batches_for, chunks, judge
 from rewardlab.bulk.sources import Source, open_source
 from rewardlab.bulk.table_rows import Keep, columns_of, schema_of, table_row
 from rewardlab.bulk.tables import Row, check_out, check_row, write_table
@@ -59,6 +59,7 @@ def score_files(
     batch_size: int = 64,
     resume: bool = False,
     origin: Mapping[str, Any] | None = None,
+    tokens_per_batch: int | None = None,
 ) -> Scored:
     """Score everything in files or folders, and write one row a sample, in the samples' order.
 
@@ -78,6 +79,7 @@ def score_files(
         batch_size: samples scored at once.
         resume: go on where `OUT.part` ends.
         origin: what names the reward and how it was opened; by default its class and weights.
+        tokens_per_batch: tokens of texts scored at once, with padding, in place of `batch_size`.
 
     Raises:
         InputError: if the samples cannot be read or scored, `out` exists, or what `resume` would go
@@ -106,7 +108,7 @@ def score_files(
     if stands is not None:
         return Scored(out, **figures_of(Scored, stands))
     check_row(out, table_row(0, next(iter(source)), Results(1), keep))
-    how = How(batch_size, members, reading.skip_unreadable)
+    how = How(batch_size, members, reading.skip_unreadable, tokens_per_batch)
     journal = Journal(part_of(out), job, Results(len(source)))
     own = scored_rows(reward, source, journal, how, resume)
     results = journal.results
@@ -163,7 +165,7 @@ def _score_chunks(reward: Reward, source: Source, journal: Journal, how: How) ->
             for _, entry in chunk:
                 columns.update(dict.fromkeys(entry.columns))
                 has_prompts = has_prompts or bool(entry.prompt)
-            for batch in batches(chunk, how.batch_size):
+            for batch in batches_for(reward, chunk, how):
                 to_do = [numbered for numbered in batch if not done[numbered.row]]
                 if not to_do:
                     continue

@@ -94,6 +94,7 @@ def select_files(
     batch_size: int = 64,
     resume: bool = False,
     origin: Mapping[str, Any] | None = None,
+    tokens_per_batch: int | None = None,
 ) -> Selected:
     """Score candidates, and write the best of each prompt, in the order in which prompts come.
 
@@ -110,6 +111,7 @@ def select_files(
         batch_size: samples scored at once.
         resume: go on where `OUT.part` ends.
         origin: what names the reward and how it was opened; by default its class and weights.
+        tokens_per_batch: as in `score_files`.
 
     Raises:
         InputError: as `score_files`, or if n cannot be chosen.
@@ -144,7 +146,7 @@ def select_files(
         return Selected(out, **figures_of(Selected, stands))
     check_row(out, kept_columns(next(iter(source)), columns, ()))
     journal = Journal(part_of(out), job, Results(len(source)))
-    how = How(batch_size, members, reading.skip_unreadable)
+    how = How(batch_size, members, reading.skip_unreadable, tokens_per_batch)
     scored_rows(reward, source, journal, how, resume)
     choice = _choice(source, journal.results, selection)
     pairs = [] if selection.pairs is None else _pairs(source, choice)

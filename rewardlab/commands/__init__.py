@@ -148,8 +148,9 @@ rewardlab score: what a reward says of each sample, one row a sample, in their o
   --sort best      highest scores first; worst: lowest first    --members: each member's score
   --skip-unreadable leaves broken rows unscored; --most-unscored S: so many that the reward fails on
   --size N         resize and crop pictures and frames to N × N; needed where their sizes differ
-  --frames N --stride M  of each video N frames, M apart    --batch-size 64    --device NAME
-  --trust    --chat false: plain text    --dialect FORM: openrlhf, vllm, sglang, tei, flow-factory
+  --frames N --stride M  N frames of each video, M apart    --device NAME    --trust
+  --batch-size 64  samples at once; or --tokens-per-batch N: tokens of texts, padding counted
+  --chat false: plain text    --dialect FORM: openrlhf, vllm, sglang, tei or flow-factory
   --query-template TOKENIZER  folder of the tokenizer whose chat template writes what a URL is sent;
                    or --query 'Q: {prompt}\\nA: {response}'; --key-variable NAME: of its key
 
@@ -173,7 +174,8 @@ rewardlab select: the best of each prompt's candidates by a reward, one row a pr
   --pairs FILE     a new .jsonl file with the best as chosen and the worst as rejected, as
                    `rewardlab fit` reads it; prompts whose candidates score alike make no pair
   --keep, --prompts, --prompt-column, --output-column, --skip-unreadable, --most-unscored, --size,
-  --frames, --stride, --batch-size, --device, --trust, --chat, --query: see `score --help`
+  --frames, --stride, --batch-size, --tokens-per-batch, --device, --trust, --chat, --query: those of
+  `score --help`
 
 Examples:
   rewardlab select rm drawn.jsonl --n 16 --out best.jsonl

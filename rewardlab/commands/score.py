@@ -50,6 +50,7 @@ def run(command: str, argv: Sequence[str]) -> int:
         batch_size=flags.batch_size,
         resume=flags.resume,
         origin=origin_of(flags),
+        tokens_per_batch=flags.tokens_per_batch,
     )
     print(sentence(scored))
     return 0
@@ -91,6 +92,7 @@ def add_reading_flags(parser: FlagParser) -> None:
         "--stride", type=int, default=1, help="frames from one that is taken of a video to the next"
     )
     add("--batch-size", type=int, default=64, help="samples scored at once")
+    add("--tokens-per-batch", type=int, help="tokens of texts scored at once, with padding")
     add("--resume", action="store_true", help="go on from OUT.part")
     add_device_flags(parser)
 
@@ -102,7 +104,7 @@ def check_reading_flags(flags: argparse.Namespace) -> None:
         InputError: naming the flag.
     """
     flags.max_length = None
-    check_numbers(flags, size=1, frames=1, stride=1)
+    check_numbers(flags, size=1, frames=1, stride=1, tokens_per_batch=1)
 
 
 def reading_of(flags: argparse.Namespace) -> Reading:
@@ -157,7 +159,7 @@ def _print(flags: argparse.Namespace, reading: Reading) -> int:
     samples = open_source(flags.samples, reading)
     reward = open_scorer(flags)
     journal = Journal(None, {}, Results(len(samples)))
-    how = How(flags.batch_size, flags.members, flags.skip_unreadable)
+    how = How(flags.batch_size, flags.members, flags.skip_unreadable, flags.tokens_per_batch)
     own = scored_rows(reward, samples, journal, how)
     rows = TableRows(samples, journal.results, flags.keep, flags.sort)
     columns = columns_of(samples, journal.results, flags.keep, own)

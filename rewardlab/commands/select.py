@@ -39,6 +39,7 @@ def run(command: str, argv: Sequence[str]) -> int:
         batch_size=flags.batch_size,
         resume=flags.resume,
         origin=origin_of(flags),
+        tokens_per_batch=flags.tokens_per_batch,
     )
     print("\n".join(sentences(selected, flags.pairs)))
     return 0

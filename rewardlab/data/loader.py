@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from rewardlab.data.token_budget import TokenBudget, rank_rows, token_batches
 from rewardlab.errors import InputError
 from rewardlab.seeds import derive
 from rewardlab.types import concatenate
@@ -51,6 +52,10 @@ class ResumableLoader:
     rank takes every world-size-th row of the order. The order is filled up from its own start (or
     cut, with `drop_last`) so that all ranks have equally many rows.
 
+    With a `budget` batches are of items of like length, as many as it holds, and come in an order
+    of their own (`rewardlab.data.token_budget.token_batches`). Each epoch has other batches, but
+    equally many, and all ranks have equally many items of each. Of `batch_size` nothing depends.
+
     Args:
         dataset: N items.
         batch_size: items a batch, on each rank.
@@ -59,13 +64,15 @@ class ResumableLoader:
         drop_last: leave out a last batch of fewer items.
         num_workers: processes that read ahead; 0 reads in this one.
         collate: makes a batch of a list of items.
+        budget: tokens a batch, on each rank, in place of `batch_size`.
 
     Attributes:
         epoch: the pass that is under way, or the next.
         batches: how many of its batches were handed out.
 
     Raises:
-        InputError: if there are no items, or fewer than one batch under `drop_last`.
+        InputError: if there are no items, fewer than one batch under `drop_last`, or a budget
+            beside `drop_last`.
 
     Example:
         >>> rows = Rows(torch.arange(5))
@@ -88,6 +95,7 @@ class ResumableLoader:
         drop_last: bool = False,
         num_workers: int = 0,
         collate: Callable[[list[Any]], Any] = concatenate,
+        budget: TokenBudget | None = None,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -96,11 +104,17 @@ class ResumableLoader:
         self.drop_last = drop_last
         self.num_workers = num_workers
         self.collate = collate
+        self.budget = budget
         self.epoch = 0
         self.batches = 0
         self._loaded = False
         if batch_size < 1:
             raise InputError(f"batch_size should be at least 1; got {batch_size}.")
+        if budget is not None and drop_last:
+            raise InputError(
+                "drop_last leaves out a batch of fewer items, and batches of a token budget are of "
+                "different numbers anyway. Give one of the two."
+            )
         if not len(self):
             raise InputError(
                 f"{len(dataset)} items do not fill one batch of {batch_size}. "
@@ -109,6 +123,9 @@ class ResumableLoader:
 
     def __len__(self) -> int:
         _, ranks = _rank_and_count()
+        if self.budget is not None:
+            any_order = torch.arange(len(self.dataset))  # type: ignore[arg-type]
+            return len(token_batches(self.budget, any_order, ranks))
         return _batch_count(len(self.dataset), self.batch_size, ranks, self.drop_last)
 
     def __iter__(self) -> Iterator[Any]:
@@ -133,13 +150,19 @@ class ResumableLoader:
     def _epoch_batches(self) -> list[list[int]]:
         """Return the rows of each of this rank's batches in this epoch."""
         rank, ranks = _rank_and_count()
-        return _rank_batches(self._order(), self.batch_size, rank, ranks, self.drop_last)
+        order = self._permutation("order", len(self.dataset))
+        if self.budget is None:
+            return _rank_batches(order, self.batch_size, rank, ranks, self.drop_last)
+        batches = token_batches(self.budget, order, ranks)
+        places = self._permutation("batches", len(batches))
+        return [rank_rows(batches[place], rank, ranks) for place in places.tolist()]
 
-    def _order(self) -> Tensor:
+    def _permutation(self, name: str, count: int) -> Tensor:
+        """Return this epoch's order of `count` things, or theirs without `shuffle`."""
         if not self.shuffle:
-            return torch.arange(len(self.dataset))
-        generator = torch.Generator().manual_seed(derive(self.seed, "order", self.epoch))
-        return torch.randperm(len(self.dataset), generator=generator)
+            return torch.arange(count)
+        generator = torch.Generator().manual_seed(derive(self.seed, name, self.epoch))
+        return torch.randperm(count, generator=generator)
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of `epoch`; a position loaded inside that very epoch is kept."""
@@ -160,7 +183,8 @@ class ResumableLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go to a saved position; the next pass yields the batches that remain.
 
-        Another number of processes may have saved it, if batch_size times their number is the same.
+        Another number of processes may have saved it, if batch_size times their number is the same;
+        under a token budget the number has to be the same.
 
         Raises:
             InputError: if the position is one among other data, seeds or joint batches.
@@ -190,20 +214,23 @@ class ResumableLoader:
 
     def _units(self) -> dict[str, int]:
         _, ranks = _rank_and_count()
-        return {
-            "rows": len(self.dataset),
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-            "ranks": ranks,
-        }
+        batch = {"batch_size": self.batch_size}
+        if self.budget is not None:
+            tokens = int(self.budget.lengths.sum())
+            batch = {"tokens_per_batch": self.budget.tokens, "tokens": tokens}
+        return {"rows": len(self.dataset), **batch, "seed": self.seed, "ranks": ranks}
 
 
 def _joint_units(state: Mapping[str, int]) -> dict[str, int]:
     """Return what a position is counted in, whatever the number of processes.
 
-    A batch of all processes together has the same rows as one process's batch of that size.
+    A batch of all processes together has the same rows as one process's batch of that size. A batch
+    of a token budget has not, since each process has to hold whole rows.
     """
-    units = {name: state[name] for name in ("rows", "seed") if name in state}
+    units = {name: state[name] for name in ("rows", "seed", "tokens") if name in state}
+    units["tokens_per_batch"] = state.get("tokens_per_batch", 0)
+    if units["tokens_per_batch"]:
+        units["processes"] = state.get("ranks", 1)
     if "batch_size" in state:
         units["rows_of_all_processes_a_batch"] = state["batch_size"] * state.get("ranks", 1)
     return units

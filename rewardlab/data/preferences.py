@@ -23,6 +23,7 @@ from rewardlab.data.splits import (
     prompt_key,
     split_groups,
 )
+from rewardlab.data.token_budget import budget_of
 from rewardlab.errors import InputError
 from rewardlab.networks.chat import finished_of
 from rewardlab.storage.pair_rows import PAIR_FACTS, Dialogues
@@ -63,6 +64,8 @@ class Preferences(SplitData):
             prompts where they are many, as said above; a warning says where they are not.
         dedup: drop pairs that stand earlier already, with the same prompt, halves, margin and
             label, and log how many.
+        tokens_per_batch: tokens a step, on each device, in place of `batch_size`: pairs of like
+            length together (see `rewardlab.data.token_budget.budget_of`). For texts alone.
 
     Raises:
         InputError: if the pairs cannot be read, `held_out` leaves none to train on, or clean and
@@ -88,6 +91,7 @@ class Preferences(SplitData):
         dialogues: Dialogues = "text",
         dedup: bool = False,
         held_out_by: HeldOutBy = "auto",
+        tokens_per_batch: int | None = None,
     ) -> None:
         super().__init__()
         self.pairs = pairs
@@ -100,6 +104,7 @@ class Preferences(SplitData):
         self.dialogues = dialogues
         self.dedup = dedup
         self.held_out_by = held_out_by
+        self.tokens_per_batch = tokens_per_batch
         self.order_seed = seed
         self._splits: dict[str, PreferencePairs] | None = None
         self._models: list[Model] = []  # whose context the pairs fit
@@ -120,6 +125,7 @@ class Preferences(SplitData):
             self.dialogues,
             self.dedup,
             self.held_out_by,
+            self.tokens_per_batch,
         )
         other.order_seed = self.order_seed if seed is None else seed
         return other
@@ -193,17 +199,21 @@ class Preferences(SplitData):
         return {"train": train, "held_out": clean[rows.held_out]}
 
     def train_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(Rows(self.split("train")), self.batch_size, seed=self.order_seed)
+        return self._loader("train", "training pairs", seed=self.order_seed)
 
     def val_dataloader(self) -> ResumableLoader | list[Any]:
         """Return the held-out pairs' loader, or an empty list if none are held out.
 
         Lightning warns of the empty list.
         """
-        held_out = self.split("held_out")
-        if not len(held_out):
+        if not len(self.split("held_out")):
             return []
-        return ResumableLoader(Rows(held_out), self.batch_size, shuffle=False)
+        return self._loader("held_out", "held-out pairs", shuffle=False)
+
+    def _loader(self, part: Part, what: str, **order: Any) -> ResumableLoader:
+        pairs = self.split(part)
+        budget = budget_of(pairs, self.tokens_per_batch, models_of(self.trainer), what)
+        return ResumableLoader(Rows(pairs), self.batch_size, budget=budget, **order)
 
     def split(self, part: Part) -> PreferencePairs:
         """Return the pairs that are trained on, or those that are held out."""

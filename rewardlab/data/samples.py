@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from rewardlab.conversations import Prompt
 from rewardlab.data.loader import ResumableLoader, Rows
 from rewardlab.data.long_rows import LongRows, fitting, models_of
+from rewardlab.data.token_budget import budget_of
 from rewardlab.errors import InputError
 from rewardlab.storage.exchange_rows import read_good_exchanges
 from rewardlab.storage.image_folder import ImageFolder
@@ -41,6 +42,8 @@ class SamplesData(pl.LightningDataModule):
         long_rows: what becomes of texts that do not fit the context of the model that is trained:
             "refuse", "drop" or "truncate" (see `rewardlab.data.long_rows.fitting`).
         clip: which frames are taken of a folder's videos; see `open_samples`.
+        tokens_per_batch: tokens a step, on each device, in place of `batch_size`: samples of like
+            length together (see `rewardlab.data.token_budget.budget_of`). For texts alone.
 
     Example:
         >>> data = SamplesData(Samples(["hi"] * 3, ["a", "b", "c"]), batch_size=2)
@@ -60,9 +63,11 @@ class SamplesData(pl.LightningDataModule):
         strict: bool = False,
         long_rows: LongRows = "refuse",
         clip: Clip | None = None,
+        tokens_per_batch: int | None = None,
     ) -> None:
         super().__init__()
         self.long_rows = long_rows
+        self.tokens_per_batch = tokens_per_batch
         self.samples = samples
         self.clip = clip
         self.batch_size = batch_size
@@ -84,8 +89,14 @@ class SamplesData(pl.LightningDataModule):
             self.dataset = Rows(noun)
 
     def train_dataloader(self) -> ResumableLoader:
+        noun = self.dataset.noun if isinstance(self.dataset, Rows) else self.dataset
+        models = models_of(self.trainer)
         return ResumableLoader(
-            self.dataset, self.batch_size, seed=self.seed, num_workers=self.num_workers
+            self.dataset,
+            self.batch_size,
+            seed=self.seed,
+            num_workers=self.num_workers,
+            budget=budget_of(noun, self.tokens_per_batch, models, "samples"),
         )
 
 
@@ -99,6 +110,8 @@ class PairsData(pl.LightningDataModule):
         num_workers: processes that read ahead.
         long_rows: what becomes of texts that do not fit the context of the model that is trained:
             "refuse", "drop" or "truncate" (see `rewardlab.data.long_rows.fitting`).
+        tokens_per_batch: tokens a step, on each device, in place of `batch_size`: pairs of like
+            length together (see `rewardlab.data.token_budget.budget_of`). For texts alone.
     """
 
     def __init__(
@@ -108,9 +121,11 @@ class PairsData(pl.LightningDataModule):
         seed: int = 0,
         num_workers: int = 0,
         long_rows: LongRows = "refuse",
+        tokens_per_batch: int | None = None,
     ) -> None:
         super().__init__()
         self.long_rows = long_rows
+        self.tokens_per_batch = tokens_per_batch
         self.pairs = pairs
         self.batch_size = batch_size
         self.seed = seed
@@ -128,8 +143,14 @@ class PairsData(pl.LightningDataModule):
         self.dataset = Rows(noun)
 
     def train_dataloader(self) -> ResumableLoader:
+        noun = None if self.dataset is None else self.dataset.noun
+        models = models_of(self.trainer)
         return ResumableLoader(
-            self.dataset, self.batch_size, seed=self.seed, num_workers=self.num_workers
+            self.dataset,
+            self.batch_size,
+            seed=self.seed,
+            num_workers=self.num_workers,
+            budget=budget_of(noun, self.tokens_per_batch, models, "pairs"),
         )
 
 

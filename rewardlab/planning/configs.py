@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from rewardlab.errors import InputError
 from rewardlab.planning.memory_plan import MemoryPlan, Part
@@ -18,6 +18,20 @@ BATCHES = {"Preferences": 32}  # of other data, by its class
 VISION = ("VisionReward", "Framewise")  # rewards whose towers can be planned
 SAMPLES = 4  # that PPO draws of a prompt, where a config does not say
 LOOPS = ("SFT", "DPO", "PPO", "ReFL", "AdvRM", "GANRM")
+PAIRWISE = ("DPO", "AdvRM")  # loops whose examples are two rows each
+
+
+class Batch(NamedTuple):
+    """How many examples a step takes: a number, or as many as a budget of tokens holds."""
+
+    examples: int
+    tokens_per_batch: int | None = None
+
+    def of_length(self, tokens: int) -> int:
+        """Return the number of examples of so many tokens each."""
+        if self.tokens_per_batch is None:
+            return self.examples
+        return max(1, self.tokens_per_batch // tokens)
 
 
 def plans_of(tree: Tree, tokens: int | None = None) -> list[MemoryPlan]:
@@ -39,7 +53,7 @@ def plans_of(tree: Tree, tokens: int | None = None) -> list[MemoryPlan]:
         )
     arguments = _arguments(tree["model"])
     data = tree.get("data") or {}
-    batch = _arguments(data).get("batch_size") or BATCHES.get(_class_name(data), BATCH)
+    batch = _batch(_arguments(data), BATCHES.get(_class_name(data), BATCH))
     return [_of_loop(tree["model"], arguments, batch, tokens)]
 
 
@@ -52,20 +66,25 @@ def _of_rounds(rounds: Tree, tokens: int | None) -> list[MemoryPlan]:
     data = _arguments(rounds.get("preferences") or {})
     if members and fit.get("loop"):
         parts = {"reward": members[0], **_arguments(fit["loop"])}
-        batch = data.get("batch_size") or BATCHES["Preferences"]
+        batch = _batch(data, BATCHES["Preferences"])
         plans.append(_of_loop(fit["loop"], parts, batch, tokens))
     post_train = rounds.get("post_train") or {}
     if post_train.get("loop"):
         reward = members[0] if members else rounds.get("reward")
         parts = {"policy": policy, "reward": reward, **_arguments(post_train["loop"])}
-        batch = post_train.get("batch_size") or BATCH
+        batch = _batch(post_train, BATCH)
         plans.append(_of_loop(post_train["loop"], parts, batch, tokens))
     if not plans:
         raise InputError("These rounds train nothing that can be planned: they have no loop.")
     return plans
 
 
-def _of_loop(loop: Tree, arguments: Tree, batch: int, tokens: int | None) -> MemoryPlan:
+def _batch(settings: Tree, default: int) -> Batch:
+    """Return how many examples a step takes by the settings of the data or of post-training."""
+    return Batch(settings.get("batch_size") or default, settings.get("tokens_per_batch"))
+
+
+def _of_loop(loop: Tree, arguments: Tree, batch: Batch, tokens: int | None) -> MemoryPlan:
     """Return the plan of one loop."""
     name = _class_name(loop)
     if name not in LOOPS:
@@ -98,11 +117,13 @@ def _of_loop(loop: Tree, arguments: Tree, batch: int, tokens: int | None) -> Mem
     return plan
 
 
-def _work(name: str, arguments: Tree, batch: int, tokens: int, policy: Tree) -> Work:
-    """Return what a loop does with a batch."""
+def _work(name: str, arguments: Tree, size: Batch, tokens: int, policy: Tree) -> Work:
+    """Return what a loop does with a batch of rows of so many tokens."""
     optimizer = arguments.get("optimizer") or {}
     options = {} if isinstance(optimizer, str) else _arguments(optimizer)
-    rows = 2 * batch if name in ("DPO", "AdvRM") else batch
+    halves = 2 if name in PAIRWISE else 1
+    batch = size.of_length(halves * tokens)
+    rows = halves * batch
     encoded = rows if name in ("SFT", "DPO") else 0
     drawn = 0
     if name == "ReFL":

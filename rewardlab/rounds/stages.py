@@ -21,6 +21,7 @@ from torch import nn
 
 from rewardlab.data import ResumableLoader, Rows
 from rewardlab.data.long_rows import fitting
+from rewardlab.data.token_budget import budget_of
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Guard, MonitoredPolicy, Readings
 from rewardlab.mining import check_candidates
@@ -120,6 +121,8 @@ class PostTrain:
         long_rows: what becomes of prompts that do not fit the policy's context: "refuse" or "drop".
             Outputs that the policy drew and that do not fit it any more, which is rare, are
             dropped.
+        tokens_per_batch: tokens a step in place of `batch_size`: texts of like length together,
+            for loops that learn from samples or pairs.
     """
 
     loop: Callable[[Policy, Reward], LightningModule] | None = None
@@ -132,6 +135,7 @@ class PostTrain:
     checkpoint_every: int = 500
     checkpoint_minutes: float = MINUTES
     long_rows: Literal["refuse", "drop"] = "refuse"
+    tokens_per_batch: int | None = None
 
     def __post_init__(self) -> None:
         if self.loop is not None:
@@ -187,7 +191,8 @@ class PostTrain:
             scratch / LAST_CHECKPOINT, self.checkpoint_every, self.checkpoint_minutes
         )
         examples = fitting(_numbered(examples), [module.policy], "drop", "examples")
-        loader = ResumableLoader(Rows(examples), self.batch_size, seed=module.seed)
+        budget = budget_of(examples, self.tokens_per_batch, [module.policy], "examples")
+        loader = ResumableLoader(Rows(examples), self.batch_size, seed=module.seed, budget=budget)
         module.policy.train()
         added = [*callbacks, checkpoints]
         trainer = _fit(self.trainer, module, scratch, added, train_dataloaders=loader)

@@ -18,9 +18,10 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import Calibrated, TextLikelihood, frozen_features
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.seeds import derive, row_seeds
+from rewardlab.training.accumulation import parts_of
 from rewardlab.training.base import Trained, split_data
 from rewardlab.training.bootstrap import bootstrap_weights
-from rewardlab.training.processes import gathered, joint_batch, joint_rows, relative_share
+from rewardlab.training.processes import gathered, joint_batch, joint_rows, mean, relative_share
 from rewardlab.training.renamed import accept_earlier_names
 from rewardlab.training.training_scores import check_drawn, members, training_scores
 from rewardlab.types import PreferencePairs, Samples, concatenate
@@ -83,7 +84,9 @@ class AdvRM(Trained):
     much it counts) and "row". Both halves run through the reward together. Members of an ensemble
     differ by their first weights and, with `bootstrap`, by the pairs that they count. A reward with
     a frozen part has its features computed once, if the data module numbers its pairs
-    (`rewardlab.data.preferences.Preferences`).
+    (`rewardlab.data.preferences.Preferences`). The loss is the mean over a step's pairs, as often
+    as members count them, over all processes and all batches of `accumulate_grad_batches`; BSR's
+    sum is a batch's own.
 
     Logged beside the loss: `accuracy` (ties left out) and `margin` of the members' mean. On
     held-out pairs the same as `val/…`, and `val/calibration_error` (the predicted chance to win,
@@ -201,7 +204,8 @@ class AdvRM(Trained):
     def training_step(self, pairs: PreferencePairs, batch_idx: int) -> Tensor:
         parts = self._training_scores(pairs)
         scores, likelihood, _ = parts
-        loss = self._loss(pairs, parts)
+        weights = self._weights(pairs, scores.chosen)
+        loss = self._loss(pairs, parts, weights)
         margin = (scores.chosen - scores.rejected).detach().mean(1)
         figures = {"loss": loss.detach(), "margin": margin.mean()}
         if likelihood is not None:
@@ -210,13 +214,15 @@ class AdvRM(Trained):
         all_labels = None if labels is None else gathered(labels)
         figures |= _accuracy(gathered(margin), all_labels)
         self.log_dict(figures, prog_bar=True, batch_size=len(pairs), sync_dist=True)
-        return loss
+        if parts_of(self) == 1:
+            return loss
+        counts = torch.ones_like(scores.chosen) if weights is None else weights
+        return self.share_of_step(loss, mean(counts.sum()[None]))
 
-    def _loss(self, pairs: PreferencePairs, parts: TrainingParts) -> Tensor:
+    def _loss(self, pairs: PreferencePairs, parts: TrainingParts, weights: Tensor | None) -> Tensor:
         """Return the loss, whose mean over all processes is that of their joint batch."""
         scores, likelihood, penalty = parts
         facts = pairs.chosen.facts
-        weights = self._weights(pairs, scores.chosen)
         share = 1.0 if weights is None else relative_share(weights.sum())
         loss = share * bradley_terry_loss(*scores, facts.get("label"), facts.get("margin"), weights)
         if likelihood is not None:
