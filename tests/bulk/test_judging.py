@@ -8,9 +8,20 @@ import pytest
 import torch
 
 from rewardlab.bulk.entries import Entry
-from rewardlab.bulk.judging import OVERHEAD, How, Numbered, batches, chunks, cuts, judge
+from rewardlab.bulk.judging import (
+    OVERHEAD,
+    How,
+    Numbered,
+    batches,
+    batches_for,
+    chunks,
+    cuts,
+    judge,
+)
 from rewardlab.errors import InputError
-from rewardlab.rewards import Function
+from rewardlab.networks.text_format import TextFormat
+from rewardlab.rewards import Function, LanguageReward
+from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
 
 
 def entries_of(lengths, prompts=None):
@@ -111,3 +122,45 @@ def test_texts_and_pictures_in_one_batch_are_a_sentence():
     batch = [Numbered(0, Entry("a", output="text")), Numbered(1, Entry("b", output=lambda: None))]
     with pytest.raises(InputError, match="are texts and pictures"):
         judge(Function(len), batch, How())
+
+
+def language(**options):
+    return LanguageReward(tiny_causal_lm(), tiny_tokenizer(), **options)
+
+
+def test_batches_of_a_token_budget_hold_every_row_once_and_score_as_alone():
+    """The tiny tokenizer reads letters, and a context of 64 of them."""
+    rows = entries_of([30, 1, 60, 7, 7, 7, 2, 1, 15, 3])
+    reward = language()
+    how = How(batch_size=2, tokens_per_batch=40)
+    found = batches_for(reward, rows, how)
+    lengths = [[len(entry.output) + 1 for _, entry in batch] for batch in found]
+    assert lengths[0] == [61]
+    assert all(len(batch) == 1 or len(batch) * batch[0] <= 40 for batch in lengths)
+    assert max(map(len, found)) > 2
+    assert sorted(row for batch in found for row, _ in batch) == list(range(10))
+    scores = torch.cat([judge(reward, batch, how).scores for batch in found])
+    alone = [judge(reward, [numbered], How()).scores for batch in found for numbered in batch]
+    torch.testing.assert_close(scores, torch.cat(alone))
+
+
+def test_rows_that_nobody_can_read_are_no_longer_than_nothing():
+    rows = entries_of([5, 6])
+    rows.append(Numbered(2, Entry("line 2", problem="broken")))
+    rows.append(Numbered(3, Entry("line 3", "refused", "x" * 9)))
+    refusing = (
+        "{% for message in messages %}{{ message.content }}"
+        "{% if message.content == 'refused' %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+    )
+    reward = language(chat=TextFormat(chat=True, template=refusing))
+    found = batches_for(reward, rows, How(tokens_per_batch=40))
+    assert [[row for row, _ in batch] for batch in found] == [[1, 0, 2, 3]]
+
+
+def test_a_token_budget_of_pictures_or_of_a_reward_without_tokens_is_refused():
+    picture = [Numbered(0, Entry("a.png", output=lambda: torch.zeros(3, 4, 4)))]
+    how = How(tokens_per_batch=40)
+    with pytest.raises(InputError, match="these samples are pictures"):
+        batches_for(language(), picture, how)
+    with pytest.raises(InputError, match=r"needs a model whose tokenizer .*; got Function"):
+        batches_for(Function(len), entries_of([3]), how)

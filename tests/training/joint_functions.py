@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from rewardlab.data.loader import ResumableLoader, Rows
+from rewardlab.data.token_budget import TokenBudget
 from rewardlab.training import processes
 
 VALUES = torch.tensor([[1.0, -2.0], [0.5, 3.0], [2.0, 1.0], [-1.0, 4.0], [0.3, 0.7], [5.0, 2.0]])
@@ -38,12 +39,19 @@ def main(file, rank, meeting):
         "own": processes.own_rows(processes.gathered(uneven), len(uneven)).equal(uneven),
         "rows": processes.joint_rows(filled, [own, torch.zeros(1, dtype=torch.long)]).scores,
         "places": processes.from_all_processes(processes.own_places(4, group=2)),
+        "budgeted": processes.from_all_processes([batch.tolist() for batch in budgeted()]),
         "remaining": processes.from_all_processes([batch.tolist() for batch in loader]),
     }
     if rank == 0:
         torch.save(result, file)
     distributed.barrier()  # a process that ends while the other still talks to it is an abort
     distributed.destroy_process_group()
+
+
+def budgeted():
+    """A loader whose batches hold 30 tokens on each process."""
+    budget = TokenBudget(30, torch.tensor([9, 3, 40, 12, 5, 14, 2, 4, 8, 3, 3]))
+    return ResumableLoader(Rows(torch.arange(11)), 1, seed=5, budget=budget)
 
 
 def weighted_loss(scores, weights):

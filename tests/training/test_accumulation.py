@@ -6,15 +6,20 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from rewardlab import DiffusionPolicy, PreferencePairs, Sampler, Samples
+from rewardlab import DiffusionPolicy, LanguageReward, PreferencePairs, Sampler, Samples
 from rewardlab.data import PairsData, SamplesData
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer
-from rewardlab.training import DPO, SFT
+from rewardlab.training import DPO, SFT, AdvRM
 from rewardlab.training.trainers import SILENT
 
 SGD = partial(torch.optim.SGD, lr=1.0)
 TEXTS = Samples(["q"] * 6, ["a", "b" * 40, "c", "d" * 30, "e" * 5, "f" * 20])
+PAIRS = PreferencePairs(TEXTS, Samples(TEXTS.prompts, list(reversed(TEXTS.outputs))))
+WEIGHED = PreferencePairs(
+    TEXTS.with_facts(weight=torch.tensor([0.0, 3.0, 1.0, 0.5, 2.0, 0.0])), PAIRS.rejected
+)
+BUDGET = {"tokens_per_batch": 90}
 PICTURES = Samples([""] * 6, torch.rand(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
 
 
@@ -26,7 +31,7 @@ def policy_of(samples):
 
 def gradient(loop, make_data, batch, parts, **options):
     """Return what one step of plain SGD with rate 1 takes off the weights."""
-    before = flat(loop.policy)
+    before = flat(loop)
     trainer = pl.Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -36,11 +41,11 @@ def gradient(loop, make_data, batch, parts, **options):
     )
     trainer.fit(loop, make_data(batch_size=batch))
     assert trainer.global_step == 1
-    return before - flat(loop.policy)
+    return before - flat(loop)
 
 
-def flat(policy):
-    trained = [p.detach().clone().flatten() for p in policy.parameters() if p.requires_grad]
+def flat(loop):
+    trained = [p.detach().clone().flatten() for p in loop.parameters() if p.requires_grad]
     return torch.cat(trained)
 
 
@@ -73,6 +78,35 @@ def test_the_gradient_of_dpo_is_the_batchs_where_the_last_batch_is_small(batch, 
     data = partial(PairsData, PreferencePairs(TEXTS, rejected))
     whole = gradient(DPO(policy_of(TEXTS), optimizer=SGD), data, 6, 1)
     accumulated = gradient(DPO(policy_of(TEXTS), optimizer=SGD), data, batch, parts)
+    torch.testing.assert_close(accumulated, whole, rtol=1e-3, atol=1e-6)
+
+
+def reward_loop():
+    """A loop whose members count each pair differently often, with a term beside the likelihood."""
+    reward = LanguageReward(tiny_causal_lm(), tiny_tokenizer(), heads=3, seed=1)
+    return AdvRM(reward, centering=0.5, optimizer=SGD)
+
+
+@pytest.mark.parametrize("pairs", [PAIRS, WEIGHED], ids=["plain", "weighed"])
+@pytest.mark.parametrize("batch", [{"batch_size": 1}, {"batch_size": 4}, BUDGET])
+def test_the_gradient_of_a_reward_is_the_batchs_whatever_batches_hold(pairs, batch):
+    data = partial(PairsData, pairs)
+    whole = gradient(reward_loop(), data, 6, 1)
+    accumulated = gradient(reward_loop(), partial(with_batches, data, batch), 6, 99)
+    torch.testing.assert_close(accumulated, whole, rtol=1e-3, atol=1e-6)
+
+
+def with_batches(data, batch, batch_size):
+    """Return the data in other batches than `gradient` asks for."""
+    return data(**batch)
+
+
+@pytest.mark.parametrize("loop", [SFT, DPO])
+def test_the_gradient_of_batches_of_a_token_budget_is_that_of_all_rows(loop):
+    data = partial(SamplesData, TEXTS) if loop is SFT else partial(PairsData, PAIRS)
+    whole = gradient(loop(policy_of(TEXTS), optimizer=SGD), data, 6, 1)
+    budgeted = partial(with_batches, data, BUDGET)
+    accumulated = gradient(loop(policy_of(TEXTS), optimizer=SGD), budgeted, 6, 99)
     torch.testing.assert_close(accumulated, whole, rtol=1e-3, atol=1e-6)
 
 

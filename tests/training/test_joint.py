@@ -91,6 +91,14 @@ def test_a_position_that_one_process_saved_is_gone_on_from_by_two(together):
     assert len(first[0] + second[0]) == 2 * math.ceil(len(rest[0]) / 2)
 
 
+def test_two_processes_share_batches_of_a_token_budget_equally(together):
+    first, second = together["budgeted"]
+    assert [len(batch) for batch in first] == [len(batch) for batch in second]
+    rows = [row for batch in first + second for row in batch]
+    assert set(rows) == set(range(11))
+    assert len(rows) == 12  # the last batch is filled up
+
+
 @pytest.mark.nightly
 @pytest.mark.timeout(2400)
 def test_every_loop_trains_alike_and_goes_on_alike_under_one_process_and_two(tmp_path):
