@@ -71,6 +71,7 @@ MEMORY = {f"memory/{name}.yaml" for name in ("sd15", "sdxl", "sd35", "flux", "qw
 SWEEPS = {f"sweeps/{name}.yaml" for name in ("adv_rm_search", "adv_rm_topics", "gan_rm_digits")}
 MENU = sorted(file for file in FILES if file.startswith("menu/"))
 APART = ("menu/independent_witness.yaml", "menu/off_policy.yaml")  # in a test of their own
+BUDGET = "data/token_budget.yaml"
 OWN = {"gan_rm/own.yaml", "adv_rm/own.yaml", "adv_rm/fit_reward.yaml", "adv_rm/fit_dpo.yaml"}
 HERE = [
     "--trainer.accelerator=cpu",
@@ -109,7 +110,7 @@ def test_no_config_is_missed():
     composed = {file for files in [*COMPOSED, *FITS] for file in files} | {"gan_rm/panel.yaml"}
     # STUDY: test_hardening_study.py, test_menu_study.py, test_guard_study.py; MEMORY: test_memory_configs.py
     # SWEEPS: test_cli_sweep.py
-    assert composed | MATRIX | TEXT | OWN | STUDY | MEMORY | SWEEPS | set(MENU) == FILES
+    assert composed | MATRIX | TEXT | OWN | STUDY | MEMORY | SWEEPS | {BUDGET} | set(MENU) == FILES
     assert len(FILES - set(MENU)) >= 46
 
 
@@ -357,6 +358,15 @@ def test_own_data_takes_the_place_of_the_paths_of_experiment(world):
             "my-pairs.jsonl",
             True,
         )
+
+
+def test_a_token_budget_lies_over_the_fits_of_pairs(world):
+    """As its comment prints it, and with another number on the command line."""
+    text = (ROOT / "configs" / BUDGET).read_text().replace("MODEL", "model")
+    [given] = printed(text, "fit")
+    for flags, budget in (([], 8192), (["--data.init_args.tokens_per_batch=512"], 512)):
+        data = TrainingCLI("fit", [*given, *flags, *HERE]).datamodule
+        assert (data.tokens_per_batch, data.batch_size, data.pairs) == (budget, 16, "pairs.jsonl")
 
 
 @pytest.mark.parametrize(

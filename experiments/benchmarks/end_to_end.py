@@ -8,9 +8,10 @@ the job. Writes figures.csv, table.md and growth.png.
 
     python experiments/benchmarks/end_to_end.py score --help
     python experiments/benchmarks/end_to_end.py serve --help
+    python experiments/benchmarks/end_to_end.py budget --help
 
-measure scoring texts of many lengths beside transformers' pipeline, and a server beside scoring
-in process.
+measure scoring texts of many lengths beside transformers' pipeline, a server beside scoring in
+process, and batches of a token budget beside batches of a number of pairs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,11 @@ from end_to_end_cases.measuring import Figures
 from end_to_end_cases.writing import Row, line, row, write
 
 # benchmarks that are files of their own, each with main(argv)
-OTHERS = {"score": "end_to_end_score", "serve": "end_to_end_serve"}
+OTHERS = {
+    "score": "end_to_end_score",
+    "serve": "end_to_end_serve",
+    "budget": "end_to_end_budget",
+}
 
 
 def main() -> None:

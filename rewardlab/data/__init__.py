@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rewardlab.data.samples import PairsData, SamplesData
     from rewardlab.data.splits import SplitData
     from rewardlab.data.targets import TargetSamples
+    from rewardlab.data.token_budget import TokenBudget, budget_of
     from rewardlab.storage.image_folder import ImageFolder
     from rewardlab.storage.images import find_images, read_image
     from rewardlab.storage.preferences import read_preferences
@@ -32,6 +33,8 @@ _HOMES = {
     "SamplesData": "rewardlab.data.samples",
     "SplitData": "rewardlab.data.splits",
     "TargetSamples": "rewardlab.data.targets",
+    "TokenBudget": "rewardlab.data.token_budget",
+    "budget_of": "rewardlab.data.token_budget",
     "Clip": "rewardlab.storage.videos",
     "VideoFolder": "rewardlab.storage.video_folder",
     "read_video": "rewardlab.storage.videos",
@@ -58,6 +61,8 @@ __all__ = [
     "SamplesData",
     "SplitData",
     "TargetSamples",
+    "TokenBudget",
+    "budget_of",
     "find_images",
     "load_pairs",
     "load_samples",

@@ -33,7 +33,7 @@ def tokenizer() -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<end>", pad_token="<pad>")
 
 
-def network(kind: str = "LlamaForCausalLM", **options: Any) -> Any:
+def network(kind: str = "LlamaForCausalLM", context: int = 256, **options: Any) -> Any:
     """Return a small language model with the same weights every time."""
     import torch
     import transformers
@@ -45,7 +45,7 @@ def network(kind: str = "LlamaForCausalLM", **options: Any) -> Any:
         intermediate_size=4 * WIDTH,
         num_hidden_layers=LAYERS,
         num_attention_heads=4,
-        max_position_embeddings=256,
+        max_position_embeddings=context,
         eos_token_id=0,
         pad_token_id=1,
         bos_token_id=None,
