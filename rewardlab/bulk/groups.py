@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ from rewardlab.bulk.sources import Source
 from rewardlab.errors import InputError
 from rewardlab.evaluation.choosing_n import choose_n, familiar_n
 
+_log = logging.getLogger("rewardlab")
 _MOST_TRIED = 64  # sizes; beyond it powers of two are tried
 
 
@@ -41,6 +43,9 @@ def groups_of(
 ) -> list[Group]:
     """Return the candidates of each prompt, in the order in which prompts first come.
 
+    A row without a value in the column that groups belongs to no other and is a group by itself; a
+    warning counts such rows.
+
     Args:
         source: the candidates.
         results: their scores.
@@ -51,15 +56,35 @@ def groups_of(
         InputError: if a row lacks a column, or gold is no number.
     """
     groups: dict[Any, Group] = {}
+    alone = []
     for row, entry in enumerate(source):
-        key = entry.prompt if column is None else _value(entry, column)
+        key: Any = entry.prompt if column is None else _group_value(entry, column)
+        if key is None:
+            key = row
+            alone.append(entry.place)
         group = groups.setdefault(key, Group(str(key)))
         if not results.scored[row]:
             group.unscored += 1
             continue
         group.rows.append(row)
         group.gold.append(None if gold is None else _number(entry, gold))
+    if alone:
+        _log.warning(
+            "%d rows have no value in the column %r (the first: %s), so nothing says what they "
+            "belong to, and each is a group by itself. Fill the column, or remove those rows.",
+            len(alone),
+            column,
+            alone[0],
+        )
     return list(groups.values())
+
+
+def _group_value(entry: Entry, column: str) -> str | None:
+    """Return what a row has in the column that groups, as text; None where it has nothing."""
+    if entry.problem and column not in {**entry.origin, **entry.columns}:
+        return None  # what cannot be read has no columns
+    value = _value(entry, column)
+    return None if value in ("", "null", "NaN") else value
 
 
 def _value(entry: Entry, column: str) -> str:

@@ -99,9 +99,12 @@ def record_of(out: Path, job: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def figures_of(kind: type, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a dataclass of results, but for `out`, from a table's record."""
+    """Return the fields of a dataclass of results, but for `out`, from a table's record.
+
+    Those that an earlier version did not write have their defaults.
+    """
     names = [field.name for field in fields(kind) if field.name != "out"]
-    return {name: record[name] for name in names}
+    return {name: record[name] for name in names if name in record}
 
 
 def write_record(

@@ -12,7 +12,12 @@ from torch import Tensor
 from rewardlab.bulk.entries import Entry, Reading
 from rewardlab.conversations import Prompt, from_json
 from rewardlab.errors import InputError
-from rewardlab.storage.exchange_rows import SHAPE, row_exchange
+from rewardlab.storage.exchange_rows import (
+    CONVERSATION_KEYS,
+    RESPONSE_KEYS,
+    SHAPE,
+    row_exchange,
+)
 from rewardlab.storage.exchanges import UnusableError, exchange
 from rewardlab.storage.images import read_picture
 from rewardlab.storage.metadata import prompt_of
@@ -138,8 +143,14 @@ def _check_column(place: str, row: Mapping[str, Any], name: str) -> None:
 
 
 def _renamed(row: dict[str, Any], reading: Reading) -> dict[str, Any]:
-    """Return a row with prompt and response under their usual names."""
+    """Return a row with prompt and response under their usual names.
+
+    Where the output's column is named, no other takes its place.
+    """
     renamed = dict(row)
+    if reading.output_column is not None:
+        for name in (*RESPONSE_KEYS, *CONVERSATION_KEYS):
+            renamed.pop(name, None)
     if reading.prompt_column is not None:
         renamed["prompt"] = row[reading.prompt_column]
     if reading.output_column is not None:

@@ -66,10 +66,12 @@ class Selected:
         rows: how many rows the table has.
         unscored: how many candidates are not scored.
         without: how many prompts have no candidate that is scored, and no row.
-        n: what the best were chosen from; None for all.
+        n: what the best were chosen from at most; None for all.
         pairs: how many pairs were written.
         level: how many prompts make no pair, since all their candidates score alike.
         seconds: of this run alone.
+        fewest: from how many candidates, that are scored, the best of some prompt was chosen.
+        most: the same of the prompt that had the most.
     """
 
     out: Path
@@ -81,6 +83,8 @@ class Selected:
     pairs: int
     level: int
     seconds: float
+    fewest: int = 0
+    most: int = 0
 
 
 def select_files(
@@ -309,7 +313,8 @@ def _pair(entries: Mapping[int, Entry], chosen: int, rejected: int, results: Res
 
 
 def _summary(out: Path, choice: Choice, rows: int, pairs: int, seconds: float) -> Selected:
-    with_scores = sum(1 for group in choice.groups if group.rows)
+    sizes = [len(rows) for rows in choice.ranked if rows]
+    with_scores = len(sizes)
     return Selected(
         out,
         prompts=with_scores,
@@ -320,4 +325,6 @@ def _summary(out: Path, choice: Choice, rows: int, pairs: int, seconds: float) -
         pairs=pairs,
         level=with_scores - pairs if pairs else 0,
         seconds=round(seconds, 3),
+        fewest=min(sizes),
+        most=max(sizes),
     )

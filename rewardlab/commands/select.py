@@ -84,8 +84,7 @@ def _n(word: str) -> N:
 
 def sentences(selected: Selected, pairs: str | None) -> list[str]:
     """Return what is printed at the end."""
-    of = "all candidates" if selected.n is None else f"{selected.n} candidates"
-    lines = [f"{selected.out}: the best of {of} of {selected.prompts} prompts"]
+    lines = [f"{selected.out}: the best of {_of(selected)} of {selected.prompts} prompts"]
     if selected.unscored:
         lines.append(f"{selected.unscored} candidates are not scored, and were left out.")
     if selected.without:
@@ -96,3 +95,20 @@ def sentences(selected: Selected, pairs: str | None) -> list[str]:
             line += f"; {selected.level} prompts have none, since their candidates score alike"
         lines.append(line)
     return lines
+
+
+def _of(selected: Selected) -> str:
+    """Return from how many candidates the best was chosen.
+
+    Example:
+        >>> _of(Selected(Path("a"), 1, 1, 0, 0, 99, 0, 0, 0.1, fewest=2, most=3))
+        '2 to 3 candidates (all that there are; --n allows 99)'
+    """
+    if selected.n is None or not selected.most:
+        return "all candidates" if selected.n is None else f"{selected.n} candidates"
+    count = f"{selected.fewest} to {selected.most}"
+    if selected.fewest == selected.most:
+        count = str(selected.most)
+    if selected.most == selected.n:
+        return f"{count} candidates"
+    return f"{count} candidates (all that there are; --n allows {selected.n})"

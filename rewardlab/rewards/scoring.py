@@ -220,4 +220,24 @@ def in_batches(
         batch = samples[start : start + batch_size].to(device)
         parts.append(method(batch).cpu())
     reward.train(was_training)
-    return torch.cat(parts)
+    return torch.cat(_as_wide(parts))
+
+
+def _as_wide(parts: list[Tensor]) -> list[Tensor]:
+    """Return batches' columns, as many of those in which nothing is scored as of the others.
+
+    How many members a reward has is not known before one sample is scored.
+    """
+    widest = max(parts, key=lambda part: part[0].numel())
+    wide = []
+    for part in parts:
+        is_missing = part.shape[1:] != widest.shape[1:] and bool(_lacks(part).all())
+        wide.append(
+            part.new_full((len(part), *widest.shape[1:]), torch.nan) if is_missing else part
+        )
+    return wide
+
+
+def _lacks(part: Tensor) -> Tensor:
+    """Return which rows of a batch lack a column, bool [B]."""
+    return part.reshape(len(part), -1).isnan().any(1)

@@ -8,7 +8,7 @@ without a note is a network's own, which nobody may leave out.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -95,7 +95,7 @@ class Notes:
 
 
 class Tally(NamedTuple):
-    """How many samples a part was asked for since the process started, and did not score."""
+    """How many samples a part was asked for since the run started, and did not score."""
 
     asked: int
     unscored: int
@@ -258,6 +258,35 @@ def say_left_out(judged: Judged, what: str) -> Tensor:
     return judged.scored
 
 
+def tallies_of(reward: Reward) -> dict[str, list[int]]:
+    """Return what each `Partial` part of a reward was asked and left unscored, by its name.
+
+    Example:
+        >>> from rewardlab.rewards import Length, Tolerant
+        >>> reward = Tolerant(Length())
+        >>> restore_tallies(reward, {"": [40, 2]})
+        >>> tallies_of(reward)
+        {'': [40, 2]}
+    """
+    tallies = {}
+    for name, part in reward.named_modules():
+        if isinstance(part, Partial) and isinstance(part, Reward) and part in _TALLIES:
+            tallies[name] = list(_TALLIES[part])
+    return tallies
+
+
+def restore_tallies(reward: Reward, tallies: Mapping[str, Sequence[int]]) -> None:
+    """Let parts of a reward count on from what `tallies_of` returned; others' names are passed over.
+
+    Args:
+        reward: a reward of the same parts.
+        tallies: by part.
+    """
+    for name, part in reward.named_modules():
+        if isinstance(part, Partial) and isinstance(part, Reward) and name in tallies:
+            _TALLIES[part] = Tally(*tallies[name])
+
+
 def is_partial(reward: Reward) -> bool:
     """Tell whether a reward, or a part that it is made of, may leave samples out.
 
@@ -330,8 +359,9 @@ def _refusal(name: str, reasons: Sequence[str], samples: Samples) -> str:
         f"{name} did not score {named_sample(samples, first)} with the prompt "
         f"{samples.prompts[first]!r:.100}: {_ended(reasons[first])} It is one of {count} "
         f"such samples in {len(samples)}, and here each one has to be scored. Mend the cause; or "
-        "leave such samples out first, by rewardlab.rewards.scoring.judged. Training, mining and "
-        "`rewardlab score` leave them out themselves."
+        "leave such samples out first, by rewardlab.rewards.scoring.judged. Loops that draw (PPO), "
+        "mining and `rewardlab score` leave them out themselves; a fit of a reward (AdvRM, GANRM) "
+        "learns from every row of its file, so leave such rows out of that."
     )
 
 

@@ -9,7 +9,6 @@ import resource
 import shutil
 import sys
 import time
-import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,7 +40,7 @@ from rewardlab.runs.layout import (
     stage_title,
 )
 from rewardlab.runs.leftovers import remove_partial_files, remove_partial_stages
-from rewardlab.runs.locks import lock_file, locked
+from rewardlab.runs.locks import held_lock, locked
 from rewardlab.runs.records import merge_record, read_record
 from rewardlab.runs.stage import Stage
 from rewardlab.storage.atomic import atomic_folder, write_atomically
@@ -219,10 +218,8 @@ class RunFolder:
     def _keep_others_out(self) -> None:
         """Lock the folder for as long as this object lives."""
         lock = self.path / LOCK_FILE
-        handle = lock_file(lock, wait=False)
-        if handle is not None:
-            weakref.finalize(self, os.close, handle)
-        elif lock.read_text() != str(os.getpid()):
+        self._lock = held_lock(lock)
+        if self._lock is None:
             raise InputError(
                 f"Another process is working in {self.path}. Wait for it, or give another --out."
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from rewardlab.serving.metrics import CONTENT_TYPE, Metrics
 from rewardlab.serving.rows import Row, Score
 from rewardlab.serving.scorer import Job, Scorer
 
+_log = logging.getLogger("rewardlab")
 SMALL = 2**15  # bytes of a body that is read without leaving the event loop
 LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
 GONE = 499  # for the metrics: the client went away before the answer
@@ -135,8 +137,22 @@ class RewardApp:
     ) -> list[Row]:
         """Return a body's rows; large bodies, such as of pictures, are read in another thread."""
         if size > SMALL:
-            return await run_in_threadpool(dialect.read, body, scorer.reward, self.limits)
-        return dialect.read(body, scorer.reward, self.limits)
+            rows = await run_in_threadpool(dialect.read, body, scorer.reward, self.limits)
+        else:
+            rows = dialect.read(body, scorer.reward, self.limits)
+        self._tell_notes(scorer, [row.note for row in rows if row.note])
+        return rows
+
+    def _tell_notes(self, scorer: Scorer, notes: Sequence[str]) -> None:
+        """Count rows that are read otherwise than their sender may think, and log the first."""
+        if notes and self.metrics.count_unparted(scorer.name, len(notes)) == len(notes):
+            _log.warning(
+                "%s: %s, so it is scored whole, as its sender formatted it; rewardlab_unparted_total "
+                "of /metrics counts further ones. Does the trainer send prompts and queries in one "
+                "form, special tokens included?",
+                scorer.name,
+                notes[0],
+            )
 
     def _check_caller(self, request: Request) -> None:
         """Refuse a request without the token, or by a host name that is not this machine's.

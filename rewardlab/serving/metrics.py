@@ -122,6 +122,7 @@ class Metrics:
         self._batches = Family(SIZES)
         self._rows = Counter()
         self._unscored = Counter()
+        self._unparted = Counter()
 
     def count_request(self, dialect: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""
@@ -137,6 +138,14 @@ class Metrics:
             self._batches.add(labels, len(scored))
             self._rows.add(labels, len(scored))
             self._unscored.add(labels, len(scored) - sum(scored))
+            self._unparted.add(labels, 0)  # so that it is there before it is above 0
+
+    def count_unparted(self, reward: str, number: int) -> int:
+        """Count queries that do not begin with their prompts, and return how many there were."""
+        labels = (("reward", reward),)
+        with self._lock:
+            self._unparted.add(labels, number)
+            return self._unparted.counts[labels]
 
     def text(self, queues: Mapping[str, int]) -> str:
         """Return all counters as text.
@@ -154,6 +163,8 @@ class Metrics:
             lines += _family("batch_rows", "Rows scored in one batch.", self._batches)
             lines += _family("rows_total", "Rows that were to be scored.", self._rows)
             lines += _family("unscored_total", "Rows that were not scored.", self._unscored)
+            what = "Queries that do not begin with their prompts, and were scored whole."
+            lines += _family("unparted_total", what, self._unparted)
         lines += _family("queue_rows", "Rows that wait.", waiting)
         return "\n".join([*lines, ""])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,14 @@ class Row(NamedTuple):
         output: a text; an image [C, H, W] or a video [F, C, H, W], float32 in [0, 1].
         finished: whether a text ended by itself.
         whole: 0 for a response; WHOLE or MAY_BE_CUT for a text that holds its prompt.
+        note: what its sender should know of how it is read, "" for nothing.
     """
 
     prompt: Prompt
     output: str | Tensor
     finished: bool = True
     whole: int = 0
+    note: str = ""
 
     @property
     def kind(self) -> tuple[int, ...]:
@@ -76,18 +78,25 @@ def whole_row(text: str, may_be_cut: bool = False) -> Row:
 def glued_row(reward: nn.Module, text: str, prompt: Prompt | None) -> Row:
     """Return a row of a text that holds its prompt, parted where the prompt is known.
 
+    A text that does not begin with the prompt that was sent for it is scored whole, with a note.
+
     Args:
         reward: whose chat template tells where a turn ends.
         text: a prompt with its response.
         prompt: as it stands in the text, None where it was not sent.
     """
-    texts = text_tokens(reward)
-    if texts is None:
-        if isinstance(prompt, str) and prompt and text.startswith(prompt):
-            return Row(prompt, text.removeprefix(prompt))
+    if not prompt:
         return whole_row(text)
-    parts = parts_of(texts, text, prompt) if prompt else None
-    return Row(*parts) if parts else whole_row(text)
+    texts = text_tokens(reward)
+    parts: tuple[Any, ...] | None = None
+    if texts is not None:
+        parts = parts_of(texts, text, prompt)
+    elif isinstance(prompt, str) and text.startswith(prompt):
+        parts = (prompt, text.removeprefix(prompt))
+    if parts is not None:
+        return Row(*parts)
+    note = f"the query {text[:60]!r} does not begin with its prompt, {str(prompt)[:60]!r}"
+    return whole_row(text)._replace(note=note)
 
 
 def text_tokens(reward: nn.Module) -> TextTokens | None:

@@ -72,24 +72,37 @@ def _samples(path: Path, records: Sequence[Record]) -> Samples:
 def row_exchange(row: dict[str, Any]) -> Exchange:
     """Return the prompt and the response of a row.
 
+    Tables have every column in every row, so an empty text is the response only where no other
+    column holds one.
+
     Raises:
         UnusableError: if it has no response.
 
     Example:
         >>> row_exchange({"prompt": "2+2?", "completion": "4"})
         Exchange(prompt='2+2?', response='4')
+        >>> row_exchange({"prompt": "2+2?", "response": "", "completion": "4"}).response
+        '4'
     """
     prompt = row.get("prompt")
+    filled = any(_is_filled(row.get(key)) for key in (*RESPONSE_KEYS, *CONVERSATION_KEYS))
     for key in RESPONSE_KEYS:
         response = row.get(key)
+        if filled and response == "":
+            continue
         if isinstance(response, str) and prompt is None:
             return Exchange("", response)
         if isinstance(response, str | list | dict):
             return exchange(prompt, response)
     for key in CONVERSATION_KEYS:
-        if row.get(key) is not None:
+        if row.get(key) is not None and not (filled and row[key] == ""):
             return split_answer(row[key])
     raise UnusableError(
         'that has no text "response" (or "output", "completion", "messages"); it has '
         f"{str(sorted(map(str, row)))[:200]}"
     )
+
+
+def _is_filled(value: Any) -> bool:
+    """Tell whether a cell holds a text or messages."""
+    return isinstance(value, str | list | dict) and bool(value)

@@ -48,7 +48,7 @@ class ImageFolder(MediaFolder):
 
     noun: ClassVar[str] = "images"
     files: ClassVar[str] = "image files"
-    mend: ClassVar[str] = "Give `size`."
+    mend: ClassVar[str] = "Give `size` (--size N of a command)."
 
     def _found(self) -> FoundFiles:
         files = image_files(self.folder)

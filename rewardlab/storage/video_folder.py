@@ -45,7 +45,9 @@ class VideoFolder(MediaFolder):
 
     noun: ClassVar[str] = "videos"
     files: ClassVar[str] = "videos"
-    mend: ClassVar[str] = "Give `size`, and a `clip` with a number of frames."
+    mend: ClassVar[str] = (
+        "Give `size`, and a `clip` with a number of frames (--size N --frames N of a command)."
+    )
 
     def __init__(
         self,

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rewardlab.errors import InputError
 from rewardlab.runs import attempts, layout
-from rewardlab.runs.locks import lock_file
+from rewardlab.runs.locks import held_lock
 from rewardlab.runs.records import merge_record, read_record
 from rewardlab.storage.atomic import write_atomically
 from rewardlab.sweeps.points import Point, Settings
@@ -77,6 +75,8 @@ class SweepFolder:
     def open(self, text: str) -> None:
         """Make the folder, or go on in it; other processes are kept out as long as this lives.
 
+        Another object of this process may have it open: runs are locked one by one.
+
         Args:
             text: of the sweep's file, which is kept beside the runs.
 
@@ -84,12 +84,11 @@ class SweepFolder:
             InputError: if another process works in it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        handle = lock_file(self.path / layout.LOCK_FILE, wait=False)
-        if handle is None:
+        self._lock = held_lock(self.path / layout.LOCK_FILE)
+        if self._lock is None:
             raise InputError(
                 f"Another process is working in {self.path}. Wait for it, or give another --out."
             )
-        weakref.finalize(self, os.close, handle)
         write_atomically(self.path / COPY, text)
 
     def run(self, point: Point) -> Path:

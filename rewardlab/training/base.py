@@ -29,6 +29,7 @@ from rewardlab.training.strategies import (
     number_among_all,
     shard_trained,
 )
+from rewardlab.training.tallies import keep_tallies, restore_tallies_of
 from rewardlab.training.trainer_options import check_options
 from rewardlab.types import Samples
 
@@ -128,6 +129,7 @@ class Trained(LightningModule):
         if self._mark is None:
             self._mark = frozen_mark(self)  # once: it reads all frozen weights
         checkpoint["frozen"] = self._mark
+        keep_tallies(self, checkpoint)
         for state in checkpoint.get("optimizer_states", []):
             number_among_all(state, self)
 
@@ -150,6 +152,7 @@ class Trained(LightningModule):
                 "preprocessing differ), so its heads or adapters mean nothing on this one. Give "
                 "the backbone that it was trained on."
             )
+        restore_tallies_of(self, checkpoint)
 
     def share_of_step(self, loss: Tensor, count: float | Tensor) -> Tensor:
         """Return a batch's mean loss as its share of an optimizer step of several batches.

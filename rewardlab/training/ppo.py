@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -43,6 +44,7 @@ from rewardlab.training.rollouts import (
 from rewardlab.training.sample_table import SampleTable
 from rewardlab.training.shaping import ReferenceFigures, Shaping
 
+_log = logging.getLogger("rewardlab")
 KL_LOSSES = {"k2": k2, "k3": k3}
 
 
@@ -57,7 +59,9 @@ class PPO(Trained):
     1, and this is REINFORCE with the chosen baseline.
 
     Outputs that the reward does not score (docs/guide/not_scored.md) are left out of their group's
-    advantages and of every loss; their share is logged as `unscored`.
+    advantages and of every loss; their share is logged as `unscored`. An optimizer step without any
+    scored output counts, and changes neither weights nor the optimizer's state, which a warning
+    says.
 
     Optimization is manual: `gradient_clip` and `micro_batch` are given here and not to the Trainer,
     and `global_step` and `max_steps` count optimizer steps. Logged: `score` and `score_std`; `kl`,
@@ -133,6 +137,7 @@ class PPO(Trained):
     reference: Policy
     reference_figures: ReferenceFigures | None = None
     _table: SampleTable | None = None
+    _is_empty_step = False
 
     @accept_earlier_names(loss_normalisation="loss_normalization")
     def __init__(
@@ -218,6 +223,8 @@ class PPO(Trained):
     def _update(self, minibatch: Experience) -> Tensor:
         """Take one optimizer step, and return the share of clipped steps."""
         optimizer = optimizer_of(self)
+        if not across_processes(minibatch.rollout.trajectory.mask.sum()):
+            return self._step_without_scores()
         clip_fraction = self._accumulate(minibatch)
         regularize = self.gradient_regularization
         if regularize is not None and regularize.weight != 0:
@@ -228,6 +235,24 @@ class PPO(Trained):
         optimizer.zero_grad()  # or the gradients are there through the next rollout
         step_schedule(self)
         return clip_fraction
+
+    def _step_without_scores(self) -> Tensor:
+        """Count a step that changes nothing, since no output in it is scored.
+
+        Without gradients an optimizer leaves weights, momentum and their decay alone. A scaler of
+        float16 wants gradients, so there the step is not counted either.
+        """
+        _log.warning(
+            "No output of a PPO step is scored (the reward's parts say why), so the policy and the "
+            "optimizer's momentum stay as they are at step %d",
+            self.global_step,
+        )
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            self._is_empty_step = True
+            optimizer_of(self).step()
+            self._is_empty_step = False
+            step_schedule(self)
+        return torch.zeros((), device=self.device)
 
     def _accumulate(self, minibatch: Experience) -> Tensor:
         """Add a minibatch's gradient by micro-batches, and return the share of clipped steps."""
@@ -300,6 +325,8 @@ class PPO(Trained):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradient; here mixed precision has taken its scale out."""
+        if self._is_empty_step:
+            return
         self.check_gradients()
         self.clip_gradients(optimizer, self.gradient_clip, "norm")
 

@@ -10,6 +10,7 @@ from PIL import Image
 
 from rewardlab.bulk import Reading, select_files, selecting
 from rewardlab.bulk.selecting import Selection
+from rewardlab.commands.select import sentences
 from rewardlab.errors import InputError
 from rewardlab.evaluation.choosing_n import choose_n, familiar_n
 from rewardlab.rewards import Function, Reward, Tolerant
@@ -88,6 +89,34 @@ def test_a_column_may_say_what_belongs_together(write):
     assert [row["response"] for row in lines_of("best.jsonl")] == ["3", "2"]
     with pytest.raises(InputError, match="no column 'grp'; it has prompt, response, group"):
         select_files(Function(number), "drawn.jsonl", "other.jsonl", Selection(group="grp"))
+
+
+def test_what_was_chosen_from_is_said_where_there_are_fewer_than_n(write):
+    write(candidates(("a", "1"), ("a", "2"), ("b", "9"), ("b", "bad")))
+    reward = Tolerant(Function(number), 1)
+    selected = select_files(reward, "drawn.jsonl", "best.jsonl", Selection(n=99))
+    assert (selected.fewest, selected.most) == (1, 2)
+    first = sentences(selected, None)[0]
+    wanted = "the best of 1 to 2 candidates (all that there are; --n allows 99) of 2 prompts"
+    assert first == f"best.jsonl: {wanted}"
+    one = select_files(reward, "drawn.jsonl", "one.jsonl", Selection(n=1))
+    assert sentences(one, None)[0] == "one.jsonl: the best of 1 candidates of 2 prompts"
+    again = select_files(reward, "drawn.jsonl", "best.jsonl", Selection(n=99), resume=True)
+    assert sentences(again, None)[0] == first
+
+
+@pytest.mark.parametrize("nothing", [None, "", float("nan")])
+def test_rows_without_a_group_are_groups_of_their_own(write, caplog, nothing):
+    rows = candidates(("a", "1"), ("a", "2"), ("b", "3"), ("b", "4"))
+    for group, row in zip((7, nothing, nothing, 7), rows, strict=True):
+        row["group"] = group
+    write(rows)
+    select_files(Function(number), "drawn.jsonl", "best.jsonl", Selection(group="group"))
+    assert [row["response"] for row in lines_of("best.jsonl")] == ["4", "2", "3"]
+    [warning] = [line for line in caplog.messages if "no value in the column" in line]
+    assert warning.startswith(
+        "2 rows have no value in the column 'group' (the first: drawn.jsonl, "
+    )
 
 
 def test_pairs_are_read_by_a_fit(write):

@@ -274,3 +274,19 @@ def test_columns_of_one_name_and_halves_of_letters_are_sentences(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"response": "a \\ud800"}\n')
     with pytest.raises(InputError, match="line 1 has half a surrogate pair"):
         list(open_source(tmp_path / "a.jsonl"))
+
+
+def test_an_empty_cell_beside_messages_is_not_the_response(tmp_path):
+    path = tmp_path / "mixed.csv"
+    talk = json.dumps([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}])
+    columns = {"prompt": ["", "2+2?", "3?"], "response": ["", "4", ""], "messages": [talk, "", ""]}
+    pandas.DataFrame(columns).to_csv(path, index=False)
+    assert texts_of(open_source(path)) == [("hi", "ho"), ("2+2?", "4"), ("3?", "")]
+    named = open_source(path, Reading(output_column="response"))
+    assert [output for _, output in texts_of(named)] == ["", "4", ""], "who names a column means it"
+
+
+def test_no_other_column_stands_in_for_one_that_was_named(tmp_path):
+    path = lines_of(tmp_path / "rows.jsonl", [{"prompt": "q", "answer": None, "completion": "x"}])
+    with pytest.raises(InputError, match="has no text"):
+        texts_of(open_source(path, Reading(output_column="answer")))

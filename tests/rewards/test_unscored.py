@@ -280,3 +280,13 @@ def test_gradients_flow_through_what_is_scored():
     assert images.grad is not None
     assert (images.grad[1] == 0).all()
     assert_close(images.grad[0], torch.full((3, 2, 2), 1 / 24))
+
+
+def test_members_are_told_also_where_a_whole_first_batch_is_unscored():
+    pair = Tolerant(Ensemble([Refusing(most_unscored=1), Length()]), 1)
+    samples = texts("refuse this", "refuse that", "one two", "refuse it", "three")
+    for reward in (pair, Tolerant(pair, 1), Ensemble([pair, Length()])):
+        whole = judged_by(reward, reward.members, samples, 5)
+        parts = judged_by(reward, reward.members, samples, 2)
+        assert_close(parts.scores, whole.scores, equal_nan=True, atol=0, rtol=0)
+        assert parts.scored.tolist() == [False, False, True, False, True]

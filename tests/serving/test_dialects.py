@@ -137,6 +137,19 @@ def test_a_decoded_query_with_its_end_token_is_parted_as_openrlhf_sends_it(chatt
     assert (status, answer) == (200, {"rewards": wanted, "scores": wanted, "extra_logs": {}})
 
 
+@pytest.mark.parametrize("name", ["plain", "chatting"])
+def test_a_query_that_does_not_begin_with_its_prompt_is_said_and_counted(name, request, caplog):
+    _, server = request.getfixturevalue(name)
+    body = {"query": ["2+2?4", "hi"], "prompts": ["2 + 2?", "hi"]}
+    for _ in range(2):
+        assert ask(server, "/get_reward", body)[0] == 200
+    said = [line for line in caplog.messages if "does not begin with its prompt" in line]
+    assert len(said) == 1
+    assert "the query '2+2?4' does not begin with its prompt, '2 + 2?', so it is scored" in said[0]
+    text = server.app.metrics.text({})
+    assert 'rewardlab_unparted_total{reward="r0"} 2' in text
+
+
 def test_pooling_over_the_response_wants_the_prompt_apart():
     reward = language_reward(pooling="mean")
     rows = UNMARKED[[0, 1, 3]]

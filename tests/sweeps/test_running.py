@@ -18,6 +18,7 @@ from rewardlab.errors import InputError
 from rewardlab.report.picture import canvas
 from rewardlab.report.sweep_page import sweep_page
 from rewardlab.report.sweep_plots import axis_of, set_axis
+from rewardlab.runs.locks import lock_file
 from rewardlab.sweeps import SweepFolder, read_sweep, run_points, summarize
 from rewardlab.sweeps.figures import figure_of
 from rewardlab.sweeps.running import How
@@ -199,8 +200,16 @@ def test_two_sweeps_do_not_share_a_folder_and_none_takes_another_s_files():
     first = SweepFolder(Path("out"))
     first.check(resume=False)
     first.open(sweep.text)
+    second = SweepFolder(Path("out"))
+    second.open(sweep.text)  # one process may go on in its own folder, with both objects alive
+    del first
+    assert lock_file(Path("out/.lock"), wait=False) is None, "the second still holds the lock"
+    del second
+    other = lock_file(Path("out/.lock"), wait=False)
+    first = SweepFolder(Path("out"))
     with pytest.raises(InputError, match="Another process is working"):
-        SweepFolder(Path("out")).open(sweep.text)
+        first.open(sweep.text)
+    os.close(other)
     with pytest.raises(InputError, match="Add --resume"):
         first.check(resume=False)
     first.check(resume=True)

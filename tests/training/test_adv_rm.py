@@ -1,3 +1,6 @@
+import runpy
+from pathlib import Path
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -6,7 +9,13 @@ from rewardlab.data import PairsData
 from rewardlab.data.preferences import Preferences
 from rewardlab.errors import InputError
 from rewardlab.losses.ranking import bradley_terry_loss, centering_loss
-from rewardlab.rewards import Brightness, Ensemble, Standardized, VisionReward, load_reward
+from rewardlab.rewards import (
+    Brightness,
+    Ensemble,
+    Standardized,
+    VisionReward,
+    load_reward,
+)
 from rewardlab.rewards.language import LanguageReward
 from rewardlab.testing import tiny_tower
 from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
@@ -15,6 +24,7 @@ from rewardlab.training.bootstrap import bootstrap_weights
 from rewardlab.training.trainers import SILENT
 from rewardlab.types import PreferencePairs, Samples
 
+Refusing = runpy.run_path(str(Path(__file__).parent.with_name("refusing.py")))["Refusing"]
 WORDS = ("sea", "tree", "of", "stone", "rain", "of of")
 
 
@@ -249,3 +259,12 @@ def test_a_checkpoint_of_another_backbone_is_refused(tmp_path, trained, other, w
     fit_further(loop())
     with pytest.raises(InputError, match=words):
         fit_further(loop(**other))
+
+
+def test_a_fit_of_a_reward_that_leaves_rows_out_says_what_to_do():
+    parts = Ensemble([language(), Refusing()])
+    pairs = ruled_pairs(4)
+    outputs = [*pairs.rejected.outputs[:3], "refuse"]
+    pairs = PreferencePairs(pairs.chosen, Samples(pairs.rejected.prompts, outputs))
+    with pytest.raises(InputError, match=r"a fit of a reward \(AdvRM, GANRM\) learns from every"):
+        fit(parts, PairsData(pairs, batch_size=4))

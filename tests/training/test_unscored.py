@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import pytorch_lightning as pl
 import torch
-from torch.optim import SGD
+from torch.optim import SGD, AdamW
 from torch.testing import assert_close
 
 from rewardlab import DiffusionPolicy, Sampler
@@ -19,7 +19,7 @@ from rewardlab.evaluation import Readings
 from rewardlab.policies import CausalLMPolicy
 from rewardlab.rewards import Brightness, Ensemble, Function, Judged, Pessimistic, Reward, Weighted
 from rewardlab.rewards.abilities import Partial
-from rewardlab.rewards.unscored import partial_scores
+from rewardlab.rewards.unscored import partial_scores, tallies_of
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer
 from rewardlab.training import ReFL, VelocityMatching
 from rewardlab.training.base import HearsRollouts
@@ -146,6 +146,65 @@ def test_a_run_with_nothing_scored_moves_nothing():
     for name, weight in after.items():
         assert_close(weight, before[name], atol=0, rtol=0)
     assert trainer.callback_metrics["unscored"].item() == 1.0
+
+
+class Switched(pl.Callback):
+    """Lets a reward refuse everything from the second rollout on, and keeps the weights."""
+
+    def __init__(self):
+        self.refuses = False
+        self.weights = []
+        self.states = []
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.refuses = True
+        weights = [weight.detach().clone() for weight in module.policy.parameters()]
+        self.weights.append(weights)
+        [optimizer] = trainer.optimizers
+        states = list(optimizer.state.values())
+        self.states.append([float(state["step"]) for state in states])
+
+
+def test_a_step_with_nothing_scored_leaves_weights_and_momentum_and_counts(caplog):
+    switch = Switched()
+    reward = Missing(Function(codes), lambda text: switch.refuses)
+    policy = CausalLMPolicy(tiny_causal_lm(), tiny_tokenizer(), max_new_tokens=4)
+    loop = PPO(policy, reward, samples_per_prompt=6, kl_weight=0.0, optimizer=decaying, epochs=2)
+    trainer = pl.Trainer(max_steps=6, callbacks=[switch], **SILENT)
+    trainer.fit(loop, Prompts(PROMPTS * 3, batch_size=2))
+    assert trainer.global_step == 6
+    first, second, third = switch.weights
+    assert any(not torch.equal(*pair) for pair in zip(first, policy_weights(), strict=True))
+    for pair in (*zip(first, second, strict=True), *zip(first, third, strict=True)):
+        assert_close(*pair, atol=0, rtol=0)
+    assert switch.states[0] == switch.states[2]
+    said = [line for line in caplog.messages if "No output of a PPO step is scored" in line]
+    assert len(said) == 4
+
+
+def decaying(weights):
+    return AdamW(weights, 0.1, weight_decay=0.1)
+
+
+def policy_weights():
+    return list(tiny_causal_lm().parameters())
+
+
+def test_a_resumed_run_counts_on_what_was_not_scored(tmp_path):
+    loop = language_loop(partial(), "leave_one_out")
+    trainer, _ = after_one_step(loop)
+    tallies = tallies_of(loop.reward)
+    assert 0 < tallies[""][1] < tallies[""][0] == 12
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    resumed = language_loop(partial(), "leave_one_out")
+    again = pl.Trainer(max_epochs=1, **SILENT)
+    again.fit(resumed, Prompts(PROMPTS, batch_size=2), ckpt_path=tmp_path / "last.ckpt")
+    assert tallies_of(resumed.reward) == tallies
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    checkpoint["unscored"] = [{"": [100, 4]}, {"": [50, 2]}]
+    other = language_loop(partial(), "leave_one_out")
+    other.on_load_checkpoint(checkpoint)
+    assert tallies_of(other.reward) == {"": [75, 3]}, "two processes' counts, taken on by one"
 
 
 def test_the_table_of_samples_says_null(tmp_path):
