@@ -3,11 +3,14 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from rewardlab import LanguageReward, VisionReward, cli
+from rewardlab.commands import evaluate
+from rewardlab.evaluation import benchmark_scores, named_biases, picture_biases
 from rewardlab.rewards.rules import Length
 from rewardlab.storage import save_samples
 from rewardlab.testing import tiny_tower
@@ -173,3 +176,81 @@ def test_a_folder_that_stands_is_not_overwritten(place, capsys):
     assert cli.main(["evaluate", "length", "pairs.jsonl", "--out", "out"]) == 2
     assert "out exists and is never overwritten" in capsys.readouterr().err
     assert list((place / "out").iterdir()) == []
+
+
+class KilledError(Exception):
+    """Stands for a kill, which is no mistake of input."""
+
+
+@pytest.fixture
+def scored(monkeypatch):
+    """What is scored, by name; the run ends before the name that is put into `until`."""
+    monkeypatch.setattr(evaluate, "evaluate_page", lambda *_: "page")  # it takes a second
+    log = SimpleNamespace(names=[], until=None)
+    real = benchmark_scores.fitting_scores
+
+    def counted(reward, samples, batch_size, what, **options):
+        if what == log.until:
+            raise KilledError
+        log.names.append(what)
+        return real(reward, samples, batch_size, what, **options)
+
+    monkeypatch.setattr(benchmark_scores, "fitting_scores", counted)
+    monkeypatch.setattr(named_biases, "fitting_scores", counted)
+    return log
+
+
+def test_an_evaluation_that_was_killed_makes_no_scores_again(place, scored, capsys):
+    words = ["evaluate", "length", "pairs.jsonl", "styles.jsonl", "--seed", "3"]
+    assert cli.main([*words, "--out", "whole"]) == 0
+    whole = scored.names.copy()
+    assert whole[:3] == [
+        "answers in pairs.jsonl",
+        "answers in styles.jsonl",
+        "answers with doubled spaces",
+    ]
+    scored.names.clear()
+    for until in (whole[1], whole[4]):
+        scored.until = until
+        assert cli.main([*words, "--out", "out", "--resume"]) == 1
+        assert not (place / "out").exists()
+    with open("out.part", "ab") as file:
+        file.write(b'{"part": "edit: hed')  # a line that a kill cut off
+    assert cli.main([*words, "--out", "out"]) == 2
+    assert "out.part stands from a run that did not end" in capsys.readouterr().err
+    assert cli.main([*words[:-1], "4", "--out", "out", "--resume"]) == 2
+    assert "out.part belongs to another run: audit differ" in capsys.readouterr().err
+    scored.until = None
+    assert cli.main([*words, "--out", "out", "--resume"]) == 0
+    assert scored.names == whole, "each once over all three runs"
+    assert not (place / "out.part").exists()
+    for name in ("results.json", "rows.jsonl"):
+        assert (place / "out" / name).read_bytes() == (place / "whole" / name).read_bytes()
+    table = capsys.readouterr().out
+    assert cli.main([*words, "--out", "out", "--resume"]) == 0
+    assert capsys.readouterr().out == table, "what stands is shown"
+    write("pairs.jsonl", [{"prompt": "p", "chosen": "a", "rejected": "b"}])
+    assert cli.main([*words, "--out", "out", "--resume"]) == 2
+    assert "belongs to another run: inputs differ" in capsys.readouterr().err
+    assert len(scored.names) == len(whole)
+
+
+def test_an_audit_of_pictures_goes_on_too(place, scored, monkeypatch):
+    save_samples(place / "pictures", Samples([""] * 4, torch.rand(4, 3, 32, 32)))
+    words = ["evaluate", "eye", "--samples", "pictures", "--resume", "--out"]
+    assert cli.main([*words, "whole"]) == 0
+    real = picture_biases._scores
+    calls = []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KilledError
+        return real(*arguments)
+
+    monkeypatch.setattr(picture_biases, "_scores", counted)
+    assert cli.main([*words, "out"]) == 1
+    assert cli.main([*words, "out"]) == 0
+    assert len(calls) == 1 + 1 + 7 - 1, "pictures, seven edits of which one has nothing to change"
+    whole = (place / "whole" / "results.json").read_bytes()
+    assert (place / "out" / "results.json").read_bytes() == whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -58,64 +58,58 @@ class Results:
         return ~self.scores.isnan()
 
 
-class Journal:
-    """Lines of JSON: first what is scored with what, then the scores of a batch each.
+class JournalFile:
+    """Lines of JSON: first what is made with what, then what is made, a part each.
 
-    The file is made when the first batch is done. A last line that a kill cut off is dropped.
+    The file is made when the first part is done. A last line that a kill cut off is dropped.
 
     Args:
         path: of the file; None keeps nothing.
-        job: what the scores depend on; see `check`.
-        results: what is scored.
+        job: what the parts depend on; see `check_job`.
     """
 
-    def __init__(self, path: Path | None, job: Mapping[str, Any], results: Results) -> None:
+    def __init__(self, path: Path | None, job: Mapping[str, Any]) -> None:
         self.path = path
         self.job = dict(job)
-        self.results = results
         self._file: BinaryIO | None = None
 
-    def resume(self) -> None:
-        """Take in what stands in the file, if there is one.
+    def check_new(self) -> None:
+        """Refuse to begin anew beside what a run left that did not end.
+
+        Raises:
+            InputError: if the file is there.
+        """
+        if self.path is not None and self.path.exists():
+            raise InputError(
+                f"{self.path} stands from a run that did not end. Give --resume to go on from it, "
+                "or remove it to begin anew."
+            )
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the parts that stand in the file, none if there is none, and keep others out.
 
         Raises:
             InputError: if it is of another job, or no journal.
         """
         if self.path is None or not self.path.exists():
-            return
+            return []
         self._file = self._opened(self.path)
         content = self.path.read_bytes()
         whole = content[: content.rfind(b"\n") + 1]
         lines = whole.splitlines()
         if not lines:
             self.remove()
-            return
+            return []
         check_job(self.path, _parsed(self.path, lines[0]).get("job"), self.job)
-        for line in lines[1:]:
-            self._take_in(_parsed(self.path, line))
+        parts = [_parsed(self.path, line) for line in lines[1:]]
         if len(whole) < len(content):
             os.truncate(self.path, len(whole))
+        return parts
 
-    def _take_in(self, line: Mapping[str, Any]) -> None:
-        members = line.get("members")
-        columns = None
-        if members is not None:
-            columns = torch.stack([_tensor(row) for row in members])
-        self.results.add(line["rows"], Verdict(_tensor(line["scores"]), line["reasons"], columns))
-
-    def add(self, rows: Sequence[int], verdict: Verdict) -> None:
-        """Write what was said of some rows, and take it in."""
-        self.results.add(rows, verdict)
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Write a part."""
         if self.path is None:
             return
-        line: dict[str, Any] = {"rows": list(rows), "scores": _values(verdict.scores)}
-        line["reasons"] = verdict.reasons
-        if verdict.members is not None:
-            line["members"] = [_values(row) for row in verdict.members]
-        self._write(line)
-
-    def _write(self, line: Mapping[str, Any]) -> None:
-        assert self.path is not None
         if self._file is None:
             self._file = self._opened(self.path)
             if self.path.stat().st_size:
@@ -131,6 +125,7 @@ class Journal:
         Raises:
             InputError: if another run has it.
         """
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("ab")
         if not lock_handle(file.fileno(), wait=False):
             file.close()
@@ -149,6 +144,83 @@ class Journal:
         self.close()
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+class Journal(JournalFile):
+    """The scores of a batch a line.
+
+    Args:
+        path: of the file; None keeps nothing.
+        job: what the scores depend on; see `check_job`.
+        results: what is scored.
+    """
+
+    def __init__(self, path: Path | None, job: Mapping[str, Any], results: Results) -> None:
+        super().__init__(path, job)
+        self.results = results
+
+    def resume(self) -> None:
+        """Take in what stands in the file, if there is one.
+
+        Raises:
+            InputError: if it is of another job, or no journal.
+        """
+        for line in self.lines():
+            members = line.get("members")
+            columns = None
+            if members is not None:
+                columns = torch.stack([_tensor(row) for row in members])
+            verdict = Verdict(_tensor(line["scores"]), line["reasons"], columns)
+            self.results.add(line["rows"], verdict)
+
+    def add(self, rows: Sequence[int], verdict: Verdict) -> None:
+        """Write what was said of some rows, and take it in."""
+        self.results.add(rows, verdict)
+        if self.path is None:
+            return
+        line: dict[str, Any] = {"rows": list(rows), "scores": _values(verdict.scores)}
+        line["reasons"] = verdict.reasons
+        if verdict.members is not None:
+            line["members"] = [_values(row) for row in verdict.members]
+        self.write(line)
+
+
+class Parts:
+    """Parts of a result, each made once: those that stand in a journal are not made again.
+
+    Args:
+        file: the journal.
+        resume: whether what stands in it is taken.
+
+    Raises:
+        InputError: as `JournalFile.check_new` and `JournalFile.lines`.
+
+    Example:
+        >>> file = getfixture("tmp_path") / "out.part"
+        >>> journal = JournalFile(file, {"seed": 0})
+        >>> Parts(journal, resume=False)("a", lambda: 0.5)
+        0.5
+        >>> journal.close()
+        >>> journal = JournalFile(file, {"seed": 0})
+        >>> Parts(journal, resume=True)("a", lambda: 1 / 0)
+        0.5
+        >>> journal.remove()
+    """
+
+    def __init__(self, file: JournalFile, resume: bool) -> None:
+        self.file = file
+        self.made: dict[str, Any] = {}
+        if resume:
+            self.made = {line["part"]: line["value"] for line in file.lines()}
+        else:
+            file.check_new()
+
+    def __call__(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return a part, plain data, which is made if it does not stand."""
+        if name not in self.made:
+            self.made[name] = make()
+            self.file.write({"part": name, "value": self.made[name]})
+        return self.made[name]
 
 
 def part_of(out: Path) -> Path:

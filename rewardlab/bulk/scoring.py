@@ -132,11 +132,8 @@ def scored_rows(
     Raises:
         InputError: if a row cannot be read or scored.
     """
-    if not resume and journal.path is not None and journal.path.exists():
-        raise InputError(
-            f"{journal.path} stands from a run that did not end. Give --resume to go on from it, "
-            "or remove it to begin anew."
-        )
+    if not resume:
+        journal.check_new()
     was_training = reward.training
     reward.eval()
     try:

@@ -197,6 +197,7 @@ which edits of pictures fool a reward of pictures.
                 a text, blurred; --size N resizes them first, --prompts gives one a picture
   --audit 200   prompts whose right answers, or pictures that are edited, for the named biases
   --seed 0      seed of the bootstraps, and of the audit's prompts
+  --resume      go on from FOLDER.part, which a run leaves that was killed
   --batch-size 64    --device NAME    --trust    --chat false: plain text, no chat template
   --query, --query-template, --key-variable: of a URL, see `score --help`
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Dataset
 
+from rewardlab.bulk.journal import JournalFile, Parts, check_job, part_of
 from rewardlab.commands.flags import FlagParser, add_device_flags, check_numbers
 from rewardlab.commands.logs import set_up_logs
-from rewardlab.commands.sources import open_reward, source
+from rewardlab.commands.score import origin_of
+from rewardlab.commands.sources import open_reward
 from rewardlab.data.samples import open_samples, with_prompts
 from rewardlab.errors import InputError
 from rewardlab.evaluation.benchmark_files import read_benchmark
 from rewardlab.evaluation.benchmark_scores import (
+    Part,
     ScoredFile,
     benchmark_figures,
     check_reward,
@@ -32,38 +36,80 @@ from rewardlab.rewards import Reward
 from rewardlab.runs import layout
 from rewardlab.storage import write_json
 from rewardlab.storage.atomic import atomic_folder
+from rewardlab.storage.metadata import read_text
+from rewardlab.storage.records import parsed
 from rewardlab.types import Samples
 
 Figures = Mapping[str, Any]
 
 
 def run(command: str, argv: Sequence[str]) -> int:
-    """Read all files, score them, print the table, and write the folder whole or not at all."""
+    """Read all files, score them, print the table, and write the folder whole or not at all.
+
+    What is scored stands in `OUT.part` until the folder does.
+    """
     flags = parse(argv)
     set_up_logs()
     files = [read_benchmark(path) for path in flags.files]
     pictures = read_pictures(flags)
-    reward = open_reward(flags.reward, flags)
-    if files:
-        check_reward(reward, flags.reward)
-    scored = [score_file(reward, file, flags.batch_size) for file in files]
-    results = {
-        "reward": {
-            "location": flags.reward,
-            "class": type(reward).__name__,
-            "fingerprint": source(flags.reward),
-        },
-        "seed": flags.seed,
-        "fingerprints": {path: fingerprint(Path(path)) for path in inputs_of(flags)},
-        "files": [benchmark_figures(part, flags.seed) for part in scored],
-        "biases": _audit(reward, scored, pictures, flags),
-    }
+    job = job_of(flags)
+    if flags.out is not None and Path(flags.out).exists():
+        return _show(flags.out, job)
+    journal = JournalFile(None if flags.out is None else part_of(Path(flags.out)), job)
+    with closing(journal):
+        part = Parts(journal, flags.resume)
+        reward = open_reward(flags.reward, flags)
+        if files:
+            check_reward(reward, flags.reward)
+        scored = [score_file(reward, file, flags.batch_size, part) for file in files]
+        results = {
+            "reward": {
+                "location": flags.reward,
+                "class": type(reward).__name__,
+                "fingerprint": job["reward"]["fingerprint"],
+            },
+            "seed": flags.seed,
+            "fingerprints": job["inputs"],
+            "files": [benchmark_figures(of_file, flags.seed) for of_file in scored],
+            "biases": _audit(reward, scored, pictures, flags, part),
+        }
     print(as_table(results))
     if flags.out is None:
         print("Nothing was written; --out FOLDER keeps the page, the figures and the scores.")
         return 0
-    write(flags.out, results, scored, ["rewardlab", command, *argv])
+    write(flags.out, results, scored, {"command": ["rewardlab", command, *argv], "job": job})
+    journal.remove()
     print(f"{flags.out}/{layout.EVALUATE_PAGE}")
+    return 0
+
+
+def job_of(flags: argparse.Namespace) -> dict[str, Any]:
+    """Return what the scores depend on: the reward, how it is opened, the files and the audit."""
+    prompts = None if flags.prompts is None else fingerprint(Path(flags.prompts))
+    return {
+        "reward": origin_of(flags),
+        "inputs": {path: fingerprint(Path(path)) for path in inputs_of(flags)},
+        "audit": {
+            "count": flags.audit,
+            "seed": flags.seed,
+            "size": flags.size,
+            "prompts": prompts,
+        },
+    }
+
+
+def _show(out: str, job: Mapping[str, Any]) -> int:
+    """Print the table of a folder that the same job wrote, to which nothing is left to do.
+
+    Raises:
+        InputError: if another job wrote it, or it is no folder of `evaluate`.
+    """
+    facts = Path(out) / layout.FACTS_FILE
+    content = parsed(read_text(facts)) if facts.is_file() else None
+    check_job(facts, content.get("job") if isinstance(content, dict) else None, job)
+    print(as_table(parsed(read_text(Path(out) / layout.RESULTS_FILE))))
+    part_of(Path(out)).unlink(missing_ok=True)
+    print(f"{out}/{layout.EVALUATE_PAGE}")
     return 0
 
 
@@ -84,6 +130,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--audit", type=int, default=200, metavar="N", help="prompts of the bias audit; 0 for none")
     add("--seed", type=int, default=0, help="seed of the bootstraps, and of the audit's prompts")
     add("--batch-size", type=int, default=64, help="answers scored at once")
+    add("--resume", action="store_true", help="go on from OUT.part")
     add_device_flags(parser)
     flags = parser.parse_args(argv)
     flags.max_length = None
@@ -93,7 +140,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         raise InputError(f"--audit is 0 or at least {FEWEST}, for an interval; got 1.")
     if len(set(flags.files)) < len(flags.files):
         raise InputError("A FILE is given twice. Give each once.")
-    if flags.out is not None and Path(flags.out).exists():
+    if flags.resume and flags.out is None:
+        raise InputError("--resume goes on with a folder, so it needs --out. Name it.")
+    if flags.out is not None and Path(flags.out).exists() and not flags.resume:
         raise InputError(f"{flags.out} exists and is never overwritten. Give another --out.")
     return flags
 
@@ -132,27 +181,26 @@ def _audit(
     scored: Sequence[ScoredFile],
     pictures: Dataset[Samples] | None,
     flags: argparse.Namespace,
+    part: Part,
 ) -> dict[str, Any] | None:
     """Return the audit of named biases on pictures, or on all files; None for --audit 0."""
+    settings: dict[str, Any] = {"count": flags.audit, "seed": flags.seed, "part": part}
+    settings["batch_size"] = flags.batch_size
     if pictures is not None:
-        return picture_audit(
-            reward, pictures, count=flags.audit, seed=flags.seed, batch_size=flags.batch_size
-        )
+        return picture_audit(reward, pictures, **settings)
     if flags.audit == 0:
         return None
     rows = []
     scores = []
-    for part in scored:
-        rows += part.file.rows
-        scores += part.scores
-    return bias_audit(
-        reward, rows, scores, count=flags.audit, seed=flags.seed, batch_size=flags.batch_size
-    )
+    for of_file in scored:
+        rows += of_file.file.rows
+        scores += of_file.scores
+    return bias_audit(reward, rows, scores, **settings)
 
 
-def write(out: str, results: Figures, scored: Sequence[ScoredFile], command: Sequence[str]) -> None:
+def write(out: str, results: Figures, scored: Sequence[ScoredFile], made_by: Figures) -> None:
     """Write evaluate.html, results.json, run.json and rows.jsonl into a new folder."""
-    facts = {"command": list(command), "versions": versions(), "device": device_facts()}
+    facts = {**made_by, "versions": versions(), "device": device_facts()}
     page = evaluate_page(results, facts)
     with atomic_folder(out) as folder:
         (folder / layout.EVALUATE_PAGE).write_bytes(page.encode("utf-8", "replace"))

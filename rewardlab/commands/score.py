@@ -139,7 +139,7 @@ def origin_of(flags: argparse.Namespace) -> dict[str, Any]:
     for name in REWARD_FLAGS:
         if getattr(flags, name) is not None:
             origin[name] = getattr(flags, name)
-    if flags.most_unscored is not None:
+    if getattr(flags, "most_unscored", None) is not None:
         origin["most_unscored"] = flags.most_unscored
     return origin
 

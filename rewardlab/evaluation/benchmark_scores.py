@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -38,6 +38,13 @@ from rewardlab.rewards.scoring import BATCH, judged, scores_of
 from rewardlab.rewards.unscored import say_left_out
 from rewardlab.seeds import derive
 from rewardlab.types import Samples
+
+Part = Callable[[str, Callable[[], Any]], Any]  # gives plain data by its name, made if it must be
+
+
+def made_now(name: str, make: Callable[[], Any]) -> Any:
+    """Return a part of an evaluation, made anew."""
+    return make()
 
 
 class ScoredFile(NamedTuple):
@@ -106,13 +113,42 @@ def fitting_scores(
     return scores
 
 
-def score_file(reward: Reward, file: BenchmarkFile, batch_size: int = BATCH) -> ScoredFile:
+def plain_scores(scores: Tensor) -> list[float | None]:
+    """Return scores as JSON holds them, None for NaN."""
+    return [None if score != score else score for score in scores.tolist()]
+
+
+def scores_from(plain: Sequence[float | None]) -> Tensor:
+    """Return scores, float64 [B], from what `plain_scores` returned.
+
+    Example:
+        >>> scores_from(plain_scores(torch.tensor([0.5, float("nan")]))).tolist()
+        [0.5, nan]
+    """
+    values = [torch.nan if score is None else score for score in plain]
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def score_file(
+    reward: Reward, file: BenchmarkFile, batch_size: int = BATCH, part: Part = made_now
+) -> ScoredFile:
     """Score all answers of a file; rows with one that cannot be scored are left out and named.
+
+    Args:
+        reward: the reward, of texts.
+        file: what `read_benchmark` gave.
+        batch_size: answers scored at once.
+        part: gives the scores by a name that holds the file's, if they stand somewhere.
 
     Raises:
         InputError: if no row is left.
     """
-    values = fitting_scores(reward, answers_of(file.rows), batch_size, f"answers in {file.path}")
+
+    def score() -> list[float | None]:
+        what = f"answers in {file.path}"
+        return plain_scores(fitting_scores(reward, answers_of(file.rows), batch_size, what))
+
+    values = scores_from(part(f"scores of {file.path}", score))
     rows = []
     scores = []
     unscored = []

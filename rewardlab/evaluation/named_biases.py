@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
-from rewardlab.evaluation.benchmark_scores import fitting_scores
+from rewardlab.evaluation.benchmark_scores import Part, fitting_scores, made_now
 from rewardlab.evaluation.intervals import wilson
 from rewardlab.evaluation.named_edits import NAMED_EDITS, NamedEdit, Wanted
 from rewardlab.evaluation.rewardbench2 import RowScores
@@ -49,6 +50,7 @@ def bias_audit(
     seed: int = 0,
     batch_size: int = BATCH,
     edits: Sequence[NamedEdit] = NAMED_EDITS,
+    part: Part = made_now,
 ) -> dict[str, Any]:
     """Edit right answers in ways that have a name, and return what each does to their scores.
 
@@ -66,6 +68,7 @@ def bias_audit(
         seed: names the draws.
         batch_size: answers scored at once.
         edits: the edits.
+        part: gives the figures of an edit by a name that holds the edit's, if they stand somewhere.
 
     Returns:
         "deviation" and "prompts"; "edits": for each its "mean" effect with "low" and "high", None
@@ -95,7 +98,8 @@ def bias_audit(
     deviation = reference_deviation(rows, scores)
     figures = {}
     for edit in edits:
-        figures[edit.name] = _effect(reward, answers, edit, deviation, seed, batch_size)
+        effect = partial(_effect, reward, answers, edit, deviation, seed, batch_size)
+        figures[edit.name] = part(f"edit: {edit.name}", effect)
     return {"deviation": deviation, "prompts": len(answers.prompts), "edits": figures}
 
 

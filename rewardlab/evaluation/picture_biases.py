@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import Dataset
 
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
+from rewardlab.evaluation.benchmark_scores import Part, made_now, plain_scores, scores_from
 from rewardlab.evaluation.named_biases import FEWEST, measured, not_measured
 from rewardlab.evaluation.picture_edits import PICTURE_EDITS, PictureEdit
 from rewardlab.rewards import Reward
@@ -41,6 +43,7 @@ def picture_audit(
     seed: int = 0,
     batch_size: int = BATCH,
     edits: Sequence[PictureEdit] = PICTURE_EDITS,
+    part: Part = made_now,
 ) -> dict[str, Any]:
     """Edit pictures in ways that have a name, and return what each does to their scores.
 
@@ -56,6 +59,7 @@ def picture_audit(
         seed: names the draws.
         batch_size: pictures scored at once.
         edits: the edits.
+        part: as of `bias_audit`, also for the scores of the pictures as they are.
 
     Returns:
         As `bias_audit` does, with "pictures" for "prompts", and "size" of each edit.
@@ -72,7 +76,9 @@ def picture_audit(
         ('rewarded', 5)
     """
     pictures = _drawn(rows, count, seed)
-    scores = _scores(reward, pictures, batch_size)
+    scores = scores_from(
+        part("scores of pictures", lambda: plain_scores(_scores(reward, pictures, batch_size)))
+    )
     there = scores.isfinite()
     if there.sum() < FEWEST:
         raise InputError(
@@ -82,7 +88,8 @@ def picture_audit(
     deviation = picture_deviation(scores, pictures.prompts)
     figures = {}
     for edit in edits:
-        figures[edit.name] = _effect(reward, pictures, scores, edit, deviation, seed, batch_size)
+        effect = partial(_effect, reward, pictures, scores, edit, deviation, seed, batch_size)
+        figures[edit.name] = part(f"edit: {edit.name}", effect)
     return {"deviation": deviation, "pictures": len(scores), "edits": figures}
 
 
