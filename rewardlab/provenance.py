@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import partial
 from importlib import metadata
@@ -53,8 +53,29 @@ def fingerprint(obj: Any) -> str:
         >>> fingerprint("digits")
         '12563194afd6a85d'
     """
+    return _named_by(_pieces(obj))
+
+
+def fingerprint_of_files(digests: Sequence[bytes]) -> str:
+    """Return what `fingerprint` returns of a list of paths of files, from their SHA-256 digests.
+
+    Example:
+        >>> path = getfixture("tmp_path") / "a.txt"
+        >>> _ = path.write_text("a")
+        >>> digest = hashlib.sha256(b"a").digest()
+        >>> fingerprint_of_files([digest, digest]) == fingerprint([path, path])
+        True
+    """
+    pieces = [f"sequence {len(digests)}".encode()]
+    for digest in digests:
+        pieces += [b"file .", digest]
+    return _named_by(pieces)
+
+
+def _named_by(pieces: Iterable[bytes | bytearray | memoryview]) -> str:
+    """Return 16 hexadecimal digits that name pieces of bytes."""
     digest = hashlib.blake2b(digest_size=8)
-    for piece in _pieces(obj):
+    for piece in pieces:
         digest.update(len(piece).to_bytes(8, "little"))  # so that ["ab"] and ["a", "b"] differ
         digest.update(piece)
     return digest.hexdigest()

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rewardlab.bulk.entries import Entry
 from rewardlab.bulk.journal import Results
-from rewardlab.bulk.sources import Source
+from rewardlab.bulk.judging import Numbered
 from rewardlab.errors import InputError
 from rewardlab.evaluation.choosing_n import choose_n, familiar_n
 
@@ -38,45 +38,57 @@ class Group:
     unscored: int = 0
 
 
-def groups_of(
-    source: Source, results: Results, column: str | None = None, gold: str | None = None
-) -> list[Group]:
-    """Return the candidates of each prompt, in the order in which prompts first come.
+class Grouping:
+    """The candidates of each prompt, which it is shown as they are scored.
 
     A row without a value in the column that groups belongs to no other and is a group by itself; a
     warning counts such rows.
 
     Args:
-        source: the candidates.
-        results: their scores.
+        results: the scores.
         column: the column that says what belongs together; by default the prompt.
         gold: the column with a judge's scores, if there is one.
-
-    Raises:
-        InputError: if a row lacks a column, or gold is no number.
     """
-    groups: dict[Any, Group] = {}
-    alone = []
-    for row, entry in enumerate(source):
-        key: Any = entry.prompt if column is None else _group_value(entry, column)
-        if key is None:
-            key = row
-            alone.append(entry.place)
-        group = groups.setdefault(key, Group(str(key)))
-        if not results.scored[row]:
-            group.unscored += 1
-            continue
-        group.rows.append(row)
-        group.gold.append(None if gold is None else _number(entry, gold))
-    if alone:
-        _log.warning(
-            "%d rows have no value in the column %r (the first: %s), so nothing says what they "
-            "belong to, and each is a group by itself. Fill the column, or remove those rows.",
-            len(alone),
-            column,
-            alone[0],
-        )
-    return list(groups.values())
+
+    def __init__(
+        self, results: Results, column: str | None = None, gold: str | None = None
+    ) -> None:
+        self.results = results
+        self.column = column
+        self.gold = gold
+        self._groups: dict[Any, Group] = {}
+        self._alone: list[str] = []
+
+    def add(self, chunk: Sequence[Numbered]) -> None:
+        """Take in rows that are scored by now.
+
+        Raises:
+            InputError: if a row lacks a column, or gold is no number.
+        """
+        scored = self.results.scored
+        for row, entry in chunk:
+            key: Any = entry.prompt if self.column is None else _group_value(entry, self.column)
+            if key is None:
+                key = row
+                self._alone.append(entry.place)
+            group = self._groups.setdefault(key, Group(str(key)))
+            if not scored[row]:
+                group.unscored += 1
+                continue
+            group.rows.append(row)
+            group.gold.append(None if self.gold is None else _number(entry, self.gold))
+
+    def groups(self) -> list[Group]:
+        """Return the candidates of each prompt, in the order in which prompts first came."""
+        if self._alone:
+            _log.warning(
+                "%d rows have no value in the column %r (the first: %s), so nothing says what they "
+                "belong to, and each is a group by itself. Fill the column, or remove those rows.",
+                len(self._alone),
+                self.column,
+                self._alone[0],
+            )
+        return list(self._groups.values())
 
 
 def _group_value(entry: Entry, column: str) -> str | None:

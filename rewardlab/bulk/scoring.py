@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,16 +16,17 @@ from tqdm import tqdm
 from rewardlab.bulk.entries import Reading
 from rewardlab.bulk.job import figures_of, job_of, record_of, write_record
 from rewardlab.bulk.journal import Journal, Results, part_of
-from rewardlab.bulk.judging import How, batches_for, chunks, judge
+from rewardlab.bulk.judging import How, Numbered, batches_for, chunks, judge
 from rewardlab.bulk.sources import Source, open_source
 from rewardlab.bulk.table_rows import Keep, columns_of, schema_of, table_row
-from rewardlab.bulk.tables import Row, check_out, check_row, write_table
+from rewardlab.bulk.tables import GrowingTable, Row, check_out, check_row, write_table
 from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
 from rewardlab.types import Samples
 
 log = logging.getLogger("rewardlab")
 Sort = Literal["none", "best", "worst"]
+Take = Callable[[Sequence[Numbered]], None]
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,10 @@ def score_files(
 
     Beside the table stands `OUT.json`, which says what was scored with what. Until both are
     whole, the scores so far are in `OUT.part`; a later call with `resume` goes on from them.
+
+    Lines and CSV are read once to count and to name them, and once to score them, when their rows
+    are written, too. They are read a third time where rows are sorted, `members` are asked for, or
+    the table's columns depend on all rows, as those of lines in CSV or parquet do.
 
     Args:
         reward: what scores.
@@ -110,24 +117,69 @@ def score_files(
     check_row(out, table_row(0, next(iter(source)), Results(1), keep))
     how = How(batch_size, members, reading.skip_unreadable, tokens_per_batch)
     journal = Journal(part_of(out), job, Results(len(source)))
-    own = scored_rows(reward, source, journal, how, resume)
     results = journal.results
-    rows = TableRows(source, results, keep, sort)
-    columns = columns_of(source, results, keep, own)
-    schema = schema_of(source, results, keep, own) if out.suffix == ".parquet" else None
-    scored = _summary(out, results, time.monotonic() - start)
-    write_record(out, whole_job, _plain(scored), results)
-    write_table(out, rows, columns, schema)
+    table = None if sort != "none" or members else _growing(out, source, keep)
+    with table or nullcontext():
+        take = None if table is None else partial(_add_rows, table, results, keep)
+        own = scored_rows(reward, source, journal, how, resume, take)
+        scored = _summary(out, results, time.monotonic() - start)
+        write_record(out, whole_job, _plain(scored), results)
+        if table is not None:
+            table.put_in_place()
+        else:
+            _write_whole(out, TableRows(source, results, keep, sort), own)
     journal.remove()
     return scored
 
 
+def _growing(out: Path, source: Source, keep: Keep) -> GrowingTable | None:
+    """Return a table to be written while rows are scored, so that they are not read again.
+
+    None if not all of its columns are known before.
+    """
+    if out.suffix == ".jsonl":
+        return GrowingTable(out, [])
+    names = source.names if keep == "all" else []
+    if names is None:
+        return None
+    results = Results(1)
+    columns = columns_of(source, results, keep, names)
+    if out.suffix == ".csv":
+        return GrowingTable(out, columns)
+    schema = schema_of(source, results, keep, names)
+    return None if schema is None else GrowingTable(out, columns, schema)
+
+
+def _add_rows(table: GrowingTable, results: Results, keep: Keep, chunk: Sequence[Numbered]) -> None:
+    table.write([table_row(row, entry, results, keep) for row, entry in chunk])
+
+
+def _write_whole(out: Path, rows: TableRows, own: list[str]) -> None:
+    """Write a table whose columns or order are known only when all is scored."""
+    described = (rows.source, rows.results, rows.keep, own)
+    schema = schema_of(*described) if out.suffix == ".parquet" else None
+    write_table(out, rows, columns_of(*described), schema)
+
+
 def scored_rows(
-    reward: Reward, source: Source, journal: Journal, how: How, resume: bool = False
+    reward: Reward,
+    source: Source,
+    journal: Journal,
+    how: How,
+    resume: bool = False,
+    take: Take | None = None,
 ) -> list[str]:
     """Score the rows of a source that the journal does not hold, and return their own columns.
 
     A bar shows rate and time left if stderr is a terminal.
+
+    Args:
+        reward: what scores.
+        source: the rows.
+        journal: their scores, so far and from now on.
+        how: how they are scored.
+        resume: whether the journal's file is read first.
+        take: gets the rows in their order, some at a time, as soon as they are scored.
 
     Raises:
         InputError: if a row cannot be read or scored.
@@ -139,7 +191,7 @@ def scored_rows(
     try:
         if resume:
             journal.resume()
-        columns = _score_chunks(reward, source, journal, how)
+        columns = _score_chunks(reward, source, journal, how, take)
     finally:
         journal.close()
         reward.train(was_training)
@@ -149,7 +201,9 @@ def scored_rows(
     return columns
 
 
-def _score_chunks(reward: Reward, source: Source, journal: Journal, how: How) -> list[str]:
+def _score_chunks(
+    reward: Reward, source: Source, journal: Journal, how: How, take: Take | None
+) -> list[str]:
     """Score what is not yet done, chunk by chunk, and return the rows' own columns."""
     done = journal.results.done
     columns: dict[str, None] = {}
@@ -168,6 +222,8 @@ def _score_chunks(reward: Reward, source: Source, journal: Journal, how: How) ->
                     continue
                 journal.add([row for row, _ in to_do], judge(reward, to_do, how))
                 bar.update(len(to_do))
+            if take is not None:
+                take(chunk)
     if reward.conditional and not has_prompts:
         log.warning("The reward reads prompts, and no sample has one: --prompts FILE gives them.")
     return list(columns)

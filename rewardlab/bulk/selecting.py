@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rewardlab.bulk.entries import Entry, Reading
-from rewardlab.bulk.groups import Group, chosen_n, groups_of
+from rewardlab.bulk.groups import Group, Grouping, chosen_n
 from rewardlab.bulk.job import figures_of, job_of, record_of, write_record
 from rewardlab.bulk.journal import Journal, Results, part_of
 from rewardlab.bulk.judging import How
@@ -151,10 +151,12 @@ def select_files(
     check_row(out, kept_columns(next(iter(source)), columns, ()))
     journal = Journal(part_of(out), job, Results(len(source)))
     how = How(batch_size, members, reading.skip_unreadable, tokens_per_batch)
-    scored_rows(reward, source, journal, how, resume)
-    choice = _choice(source, journal.results, selection)
-    pairs = [] if selection.pairs is None else _pairs(source, choice)
-    rows = list(_rows(source, choice, columns))
+    grouping = Grouping(journal.results, selection.group, selection.gold)
+    scored_rows(reward, source, journal, how, resume, grouping.add)
+    choice = _choice(grouping.groups(), journal.results, selection)
+    entries = _chosen_entries(source, choice, selection.pairs is not None)
+    pairs = [] if selection.pairs is None else _pairs(entries, choice)
+    rows = list(_rows(entries, choice, columns))
     if selection.pairs is not None:
         _write_pairs(Path(selection.pairs), pairs)
     selected = _summary(out, choice, len(rows), len(pairs), time.monotonic() - start)
@@ -213,9 +215,8 @@ def _settings(selection: Selection) -> dict[str, Any]:
     return settings
 
 
-def _choice(source: Source, results: Results, selection: Selection) -> Choice:
+def _choice(groups: list[Group], results: Results, selection: Selection) -> Choice:
     """Return which candidates are chosen."""
-    groups = groups_of(source, results, selection.group, selection.gold)
     if len(groups) == 1 and selection.group is None and not groups[0].name:
         log.warning("No candidate has a prompt, so all are candidates of one. See --group.")
     rule: dict[str, Any] = {"rule": "given", "n": selection.n}
@@ -230,10 +231,16 @@ def _choice(source: Source, results: Results, selection: Selection) -> Choice:
     return Choice(groups, results, ranked, selection.keep, rule)
 
 
-def _rows(source: Source, choice: Choice, columns: Keep) -> Iterator[Row]:
-    """Give the rows of the table, prompt by prompt."""
+def _chosen_entries(source: Source, choice: Choice, with_pairs: bool) -> dict[int, Entry]:
+    """Return the rows of the table and of pairs, by their numbers; the source is read once more."""
     chosen = set(chain.from_iterable(rows[: choice.kept] for rows in choice.ranked))
-    entries = {row: entry for row, entry in enumerate(source) if row in chosen}
+    if with_pairs:
+        chosen |= set(chain.from_iterable(_ends(choice)))
+    return {row: entry for row, entry in enumerate(source) if row in chosen}
+
+
+def _rows(entries: Mapping[int, Entry], choice: Choice, columns: Keep) -> Iterator[Row]:
+    """Give the rows of the table, prompt by prompt."""
     for group, rows in zip(choice.groups, choice.ranked, strict=True):
         for rank, row in enumerate(rows[: choice.kept], 1):
             yield _row(row, rank, entries[row], group, choice, columns)
@@ -266,17 +273,14 @@ def _write_pairs(path: Path, pairs: Sequence[Row]) -> None:
         raise InputError(f"{path} holds other pairs and is never overwritten. Give other --pairs.")
 
 
-def _pairs(source: Source, choice: Choice) -> list[Row]:
+def _pairs(entries: Mapping[int, Entry], choice: Choice) -> list[Row]:
     """Return the best and the worst of each prompt.
 
     Raises:
         InputError: if there is no pair.
     """
-    ends = _ends(choice)
-    wanted = set(chain.from_iterable(ends))
-    entries = {row: entry for row, entry in enumerate(source) if row in wanted}
     pairs = []
-    for chosen, rejected in ends:
+    for chosen, rejected in _ends(choice):
         pairs.append(_pair(entries, chosen, rejected, choice.results))
     if not pairs:
         raise InputError(

@@ -18,7 +18,7 @@ from rewardlab.conversations import Prompt, to_json
 from rewardlab.data import read_prompts
 from rewardlab.data.samples import open_samples
 from rewardlab.errors import InputError
-from rewardlab.provenance import fingerprint
+from rewardlab.provenance import fingerprint, fingerprint_of_files
 from rewardlab.storage import as_samples
 from rewardlab.storage.media_folder import MediaFolder
 from rewardlab.storage.metadata import read_text
@@ -49,6 +49,11 @@ class Source(ABC):
     @abstractmethod
     def __iter__(self) -> Iterator[Entry]: ...
 
+    @property
+    def names(self) -> list[str] | None:
+        """The names of all of the rows' own columns; None where they are not known before."""
+        return None
+
     def fingerprint(self) -> str:
         """Return what names the files' contents."""
         return fingerprint(list(self.paths))
@@ -76,6 +81,21 @@ class TableSource(Source):
             origin = {"source": str(stream.path)} if len(self.streams) > 1 else {}
             for record in stream:
                 yield entry_of_row(stream.path, record, self.reading, origin)
+
+    @property
+    def names(self) -> list[str] | None:
+        names: dict[str, None] = {}
+        for stream in self.streams:
+            if stream.names is None:
+                return None
+            names.update(dict.fromkeys(stream.names))
+        return list(names)
+
+    def fingerprint(self) -> str:
+        digests = [stream.digest for stream in self.streams if stream.digest is not None]
+        if len(digests) < len(self.streams):
+            return super().fingerprint()
+        return fingerprint_of_files(digests)
 
 
 class ShardSource(Source):

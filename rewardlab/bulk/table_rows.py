@@ -35,8 +35,9 @@ def verdict_columns(number: int, results: Results) -> Row:
     """Return what was said of a sample: score, reason, and the members where they were asked."""
     is_scored = number not in results.reasons
     row: Row = {"score": None, "reason": results.reasons.get(number)}
-    if is_scored and results.scored[number]:
-        row["score"] = results.scores[number].item()
+    score = results.scores[number].item()
+    if is_scored and score == score:
+        row["score"] = score
     if results.members is None:
         return row
     members = results.members[number]

@@ -7,16 +7,18 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from functools import partial
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Self, TextIO
 from uuid import UUID
 
 from rewardlab.errors import InputError
-from rewardlab.storage.atomic import new_file
+from rewardlab.storage.atomic import new_file, put_in_place
 
 Row = dict[str, Any]
 Rows = Callable[[], Iterable[Row]]
@@ -76,15 +78,88 @@ def write_table(out: Path, rows: Rows, columns: Sequence[str], schema: Any = Non
         >>> out.read_text()
         '{"row": 0, "score": 0.5}\\n'
     """
-    with new_file(out) as partial:
-        if out.suffix == ".parquet":
-            _write_parquet(partial, rows, columns, schema)
-            return
-        with partial.open("w", encoding="utf-8", errors=BROKEN_LETTERS, newline="") as file:
-            if out.suffix == ".jsonl":
-                write_lines(file, rows())
-            else:
-                write_csv(file, rows(), columns)
+    if out.suffix == ".parquet" and schema is None:
+        schema = _found_schema(rows, columns)
+    with new_file(out) as path, _row_writer(path, out.suffix, columns, schema) as write:
+        write(rows())
+
+
+class GrowingTable:
+    """A new table that is written while its rows are made, and takes its place when all are there.
+
+    Until then they are in `OUT.part.table`, which is made with the first rows, and which a killed
+    process leaves; the next one overwrites it. As a context it removes what is not put in place.
+
+    Args:
+        out: a .csv, .jsonl or .parquet file.
+        columns: all names that rows have.
+        schema: of pyarrow, for parquet.
+
+    Example:
+        >>> out = getfixture("tmp_path") / "scores.jsonl"
+        >>> with GrowingTable(out, []) as table:
+        ...     table.write([{"row": 0}])
+        ...     table.write([{"row": 1}])
+        ...     table.put_in_place()
+        >>> out.read_text()
+        '{"row": 0}\\n{"row": 1}\\n'
+    """
+
+    def __init__(self, out: Path, columns: Sequence[str], schema: Any = None) -> None:
+        self.out = out
+        self.partial = out.with_name(out.name + ".part.table")
+        self.columns = columns
+        self.schema = schema
+        self._stack = ExitStack()
+        self._write: Callable[[Iterable[Row]], None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+        if self._write is not None:
+            self.partial.unlink(missing_ok=True)
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Write further rows."""
+        if self._write is None:
+            writer = _row_writer(self.partial, self.out.suffix, self.columns, self.schema)
+            self._write = self._stack.enter_context(writer)
+        self._write(rows)
+
+    def put_in_place(self) -> None:
+        """Let the table stand under its name.
+
+        Raises:
+            InputError: if there is a file of that name by now.
+        """
+        self._stack.close()
+        check_out(self.out, resume=False)
+        put_in_place(self.partial, self.out)
+
+
+@contextmanager
+def _row_writer(
+    path: Path, suffix: str, columns: Sequence[str], schema: Any
+) -> Iterator[Callable[[Iterable[Row]], None]]:
+    """Open a file, and give what writes rows to it in the form that a suffix says."""
+    if suffix == ".parquet":
+        with _parquet_writer(path, schema) as write:
+            yield write
+        return
+    with path.open("w", encoding="utf-8", errors=BROKEN_LETTERS, newline="") as file:
+        if suffix == ".jsonl":
+            yield partial(write_lines, file)
+        else:
+            yield partial(_write_cells, csv_writer(file, columns))
+
+
+def csv_writer(file: TextIO, columns: Sequence[str]) -> csv.DictWriter[str]:
+    """Return what writes rows as CSV, below a head that it has written."""
+    writer = csv.DictWriter(file, columns)
+    writer.writeheader()
+    return writer
 
 
 def write_csv(file: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None:
@@ -97,8 +172,10 @@ def write_csv(file: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None
         >>> file.getvalue()
         'row,prompt\r\n0,"a, b"\r\n'
     """
-    writer = csv.DictWriter(file, columns)
-    writer.writeheader()
+    _write_cells(csv_writer(file, columns), rows)
+
+
+def _write_cells(writer: csv.DictWriter[str], rows: Iterable[Row]) -> None:
     for row in rows:
         writer.writerow({name: _cell(name, value) for name, value in row.items()})
 
@@ -166,15 +243,32 @@ def _arrow() -> Any:
         ) from None
 
 
-def _write_parquet(partial: Path, rows: Rows, columns: Sequence[str], schema: Any) -> None:
+@contextmanager
+def _parquet_writer(path: Path, schema: Any) -> Iterator[Callable[[Iterable[Row]], None]]:
+    """Open a parquet file, and give what writes rows to it, some at a time."""
     arrow = _arrow()
-    parquet = import_module("pyarrow.parquet")
+    with import_module("pyarrow.parquet").ParquetWriter(path, schema) as writer:
+
+        def write(rows: Iterable[Row]) -> None:
+            for block in _blocks(rows):
+                with _one_kind(arrow):
+                    table = arrow.Table.from_pylist(block, schema=schema)
+                writer.write_table(table)
+
+        yield write
+
+
+def _found_schema(rows: Rows, columns: Sequence[str]) -> Any:
+    arrow = _arrow()
+    with _one_kind(arrow):
+        return _schema(arrow, rows(), columns)
+
+
+@contextmanager
+def _one_kind(arrow: Any) -> Iterator[None]:
+    """Say what to do where a column mixes kinds."""
     try:
-        if schema is None:
-            schema = _schema(arrow, rows(), columns)
-        with parquet.ParquetWriter(partial, schema) as writer:
-            for block in _blocks(rows()):
-                writer.write_table(arrow.Table.from_pylist(block, schema=schema))
+        yield
     except (arrow.ArrowException, ValueError, TypeError) as error:
         reason = str(error).splitlines() or [type(error).__name__]
         raise InputError(

@@ -98,6 +98,16 @@ def is_arrow(content: bytes) -> bool:
     return content.startswith((b"ARROW1", b"\xff\xff\xff\xff"))
 
 
+def is_binary(content: bytes) -> bool:
+    """Tell whether a file begins as one that holds no text in UTF-8.
+
+    Example:
+        >>> is_binary(b"PK\x03\x04"), is_binary(b"prompt,response")
+        (True, False)
+    """
+    return content.startswith((_PARQUET, *_BINARY))
+
+
 def decoded(path: Path, content: bytes) -> str:
     """Return a file's bytes as text in UTF-8, without a byte order mark.
 

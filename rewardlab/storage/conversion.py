@@ -165,8 +165,8 @@ def _stacked(pictures: list[Tensor]) -> Tensor:
     if len(shapes) > 1:
         named = ", ".join(str(list(shape)) for shape in sorted(shapes)[:4])
         raise InputError(
-            f"The pictures have several shapes ({named}); one batch holds one. Give `size` "
-            "(--size N of a command), to which they are resized and cropped, and of videos `clip` "
-            "(--frames N), the number of frames."
+            f"The pictures have several shapes ({named}); one batch holds one. Give `size`, to "
+            "which they are resized and cropped, and of videos `clip`, the number of frames (of a "
+            "command: --size N, --frames N)."
         )
     return torch.stack(pictures)

@@ -16,6 +16,7 @@ from rewardlab.storage.contents import (
     read_content,
 )
 from rewardlab.storage.tables import (
+    CSV_SUFFIXES,
     arrow_rows,
     csv_rows,
     dataset_rows,
@@ -25,7 +26,6 @@ from rewardlab.storage.tables import (
 )
 
 FORMS = "JSON lines, a JSON array, CSV, TSV or parquet"
-_CSV_SUFFIXES = (".csv", ".tsv")
 
 
 class Record(NamedTuple):
@@ -129,7 +129,7 @@ def _only_list(value: dict[str, Any]) -> list[Any] | None:
 def _is_csv(path: Path, text: str, columns: Sequence[str]) -> bool:
     if text.lstrip().startswith("{"):
         return False
-    if plain_suffix(path) in _CSV_SUFFIXES:
+    if plain_suffix(path) in CSV_SUFFIXES:
         return True
     return bool(columns) and set(columns) <= set(header(text))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
+import hashlib
 import io
 import json
 import lzma
@@ -15,9 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from rewardlab.errors import InputError
-from rewardlab.storage.contents import is_parquet, plain_suffix
+from rewardlab.storage.contents import (
+    decoded,
+    is_binary,
+    is_parquet,
+    plain_suffix,
+    read_content,
+)
 from rewardlab.storage.records import Record, read_records
-from rewardlab.storage.tables import check_names, is_dataset, open_dataset
+from rewardlab.storage.tables import (
+    CSV_SUFFIXES,
+    HEAD,
+    CsvForm,
+    check_names,
+    csv_cells,
+    csv_form,
+    csv_form_without_quotes,
+    csv_row,
+    is_dataset,
+    open_dataset,
+)
 
 _OPENERS: dict[bytes, Any] = {
     b"\x1f\x8b": gzip.open,
@@ -26,18 +45,24 @@ _OPENERS: dict[bytes, Any] = {
 }
 _BEGINNING = 64  # bytes that tell what a file holds
 _AT_ONCE = 1024  # rows of a table that stand in memory
+_BUFFER = 2**16  # bytes that are read at once where the digest is taken
 _MARK = b"\xef\xbb\xbf"  # UTF-8's byte order mark
 
 
 class RowStream:
     """The rows of one file or folder of `datasets`, as often as they are asked for.
 
-    JSON lines, also compressed by gzip, bzip2 or xz, parquet tables and folders of `datasets` are
-    read piece by piece. JSON arrays, CSV and Arrow files are read whole by `read_records`, which
-    says more of the forms.
+    JSON lines and CSV, also compressed by gzip, bzip2 or xz, parquet tables and folders of
+    `datasets` are read piece by piece. JSON arrays and Arrow files are read whole by
+    `read_records`, which says more of the forms.
+
+    Lines and rows of CSV are counted in one pass, which also takes the digest of the file's bytes.
 
     Args:
         path: the file or folder.
+
+    Attributes:
+        digest: of the file's bytes by SHA-256; None where it was not read whole.
 
     Raises:
         InputError: if it cannot be read, or holds no rows.
@@ -54,6 +79,8 @@ class RowStream:
         self.path = Path(path)
         self._state = file_state(self.path)
         self._records: list[Record] | None = None
+        self.digest: bytes | None = None
+        self._form: CsvForm | None = None
         self._kind = self._kind_of_file()
         if self._kind == "whole":
             self._records = read_records(self.path)
@@ -72,7 +99,8 @@ class RowStream:
             yield from self._records
             return
         number = 0
-        for record in self._lines() if self._kind == "lines" else self._table_rows():
+        readers = {"lines": self._lines, "csv": self._csv_rows}
+        for record in readers.get(self._kind, self._table_rows)():
             if number == self._count:
                 raise changed(self.path)
             yield record
@@ -89,14 +117,26 @@ class RowStream:
             return open_dataset(self.path).features.arrow_schema
         return None
 
+    @property
+    def names(self) -> list[str] | None:
+        """The names of all columns, None where each row has its own."""
+        if self._form is not None:
+            return self._form.names
+        schema = self.schema
+        return None if schema is None else list(schema.names)
+
     def _kind_of_file(self) -> str:
         if self.path.is_dir():
             return "dataset" if is_dataset(self.path) else "whole"
         beginning = _beginning(self.path)
         if is_parquet(beginning):
             return "parquet"
-        starts_row = beginning.removeprefix(_MARK).lstrip().startswith(b"{")
-        return "lines" if starts_row and plain_suffix(self.path) != ".json" else "whole"
+        text = beginning.removeprefix(_MARK).lstrip()
+        if text.startswith(b"{"):
+            return "whole" if plain_suffix(self.path) == ".json" else "lines"
+        may_be_csv = plain_suffix(self.path) in CSV_SUFFIXES
+        is_other = text.startswith(b"[") or is_binary(beginning) or not text
+        return "csv" if may_be_csv and not is_other else "whole"
 
     def _counted(self) -> int:
         if self._records is not None:
@@ -105,8 +145,41 @@ class RowStream:
             return int(_parquet(self.path).metadata.num_rows)
         if self._kind == "dataset":
             return len(open_dataset(self.path))
-        with _opened(self.path) as lines:
-            return sum(1 for line in lines if line.strip())
+        return self._counted_csv() if self._kind == "csv" else self._counted_lines()
+
+    def _counted_lines(self) -> int:
+        with Digest(self.path) as digest:
+            with _opened(self.path, digest) as lines:
+                count = sum(1 for line in lines if line.strip())
+            self.digest = digest.finished()
+        return count
+
+    def _counted_csv(self) -> int:
+        """Count the rows, and find out the table's form; in the second try quotes are letters."""
+        with _opened_text(self.path) as text:
+            self._form = csv_form(self.path, text.read(HEAD))
+        try:
+            return self._counted_cells(self._form)
+        except csv.Error as error:
+            self._form = csv_form_without_quotes(self.path, self._form, error)
+        try:
+            return self._counted_cells(self._form)
+        except csv.Error as error:
+            csv_form_without_quotes(self.path, self._form, error)
+            raise
+
+    def _counted_cells(self, form: CsvForm) -> int:
+        with Digest(self.path) as digest:
+            with _opened_text(self.path, digest) as lines:
+                count = sum(1 for _ in csv_cells(self.path, lines, form))
+            self.digest = digest.finished()
+        return count
+
+    def _csv_rows(self) -> Iterator[Record]:
+        assert self._form is not None
+        with _opened_text(self.path) as lines:
+            for line, cells in csv_cells(self.path, lines, self._form):
+                yield Record(f"line {line}", csv_row(self._form, cells))
 
     def _lines(self) -> Iterator[Record]:
         with _opened(self.path) as lines:
@@ -190,22 +263,88 @@ def _beginning(path: Path) -> bytes:
         return bytes(file.read(_BEGINNING))
 
 
+class Digest(io.RawIOBase):
+    """A file's bytes, of which SHA-256 is taken on the way.
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = path.open("rb", buffering=0)
+        self._digest = hashlib.sha256()
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer, and return how many bytes came."""
+        count = self._file.readinto(buffer) or 0
+        self._digest.update(memoryview(buffer)[:count])
+        return count
+
+    def finished(self) -> bytes:
+        """Return the digest of the whole file, also of what nobody asked for."""
+        while rest := self._file.read(_BUFFER):
+            self._digest.update(rest)
+        return self._digest.digest()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+        super().close()
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Open a file of lines, unpacked; what is wrong with a packed one is an InputError."""
+def _opened(path: Path, digest: Digest | None = None) -> Iterator[Any]:
+    """Open a file of lines, unpacked; what is wrong with a packed one is an InputError.
+
+    Args:
+        path: the file.
+        digest: of it, through which it is read.
+    """
     with path.open("rb") as raw:
         beginning = raw.read(8)
-    opener: Any = open
+    opener: Any = None
     for start, other in _OPENERS.items():
         if beginning.startswith(start):
             opener = other
+    source = path.open("rb") if digest is None else io.BufferedReader(digest, _BUFFER)
     try:
-        with opener(path, "rb") as file:
-            yield io.BufferedReader(file) if opener is not open else file
+        if opener is None:
+            yield source
+        else:
+            with opener(source, "rb") as file:
+                yield io.BufferedReader(file)
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise InputError(
             f"{path} cannot be read to its end ({error}). Was it copied in part? Copy it again."
         ) from None
+    finally:
+        if digest is None:
+            source.close()
+        else:
+            source.detach()  # the digest goes on to the file's end
+
+
+@contextmanager
+def _opened_text(path: Path, digest: Digest | None = None) -> Iterator[io.TextIOWrapper]:
+    """Open a file of text in UTF-8, with the ends of its lines as they are.
+
+    Raises:
+        InputError: naming the line that is not UTF-8.
+    """
+    try:
+        with _opened(path, digest) as file:
+            text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+            try:
+                yield text
+            finally:
+                text.detach()
+    except UnicodeDecodeError:
+        decoded(path, read_content(path))  # says where
+        raise
 
 
 def _record(path: Path, number: int, line: bytes) -> Record:

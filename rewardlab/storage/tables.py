@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from rewardlab.errors import InputError
 from rewardlab.storage.cells import listed_in
 
 _DELIMITERS = (",", "\t", ";")
-_HEADER = 100_000  # letters, in which a first line ends
+HEAD = 100_000  # letters, in which a first line ends
+_AT_ONCE = 1024  # rows that are read between two settings of the module's limit
+CSV_SUFFIXES = (".csv", ".tsv")
 _AS_LINES = "Install it, or save the table as JSON lines, one object a row."
 
 
@@ -26,6 +29,49 @@ def header(text: str) -> list[str]:
         ['prompt', 'note']
     """
     return _header(text, _delimiter(text))
+
+
+class CsvForm(NamedTuple):
+    """How a CSV table is written.
+
+    Attributes:
+        delimiter: a comma, a tab or a semicolon.
+        names: of the columns, in small letters.
+        quoting: of the module `csv`; in tables with tabs quotes are mostly letters.
+    """
+
+    delimiter: str
+    names: list[str]
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL
+
+
+def csv_form(path: Path, text: str) -> CsvForm:
+    """Return the form of a CSV table, whose quotes stand around texts.
+
+    Args:
+        path: of the table, for messages.
+        text: it, or its beginning.
+
+    Raises:
+        InputError: if two columns have one name.
+    """
+    delimiter = _delimiter(text)
+    names = _header(text, delimiter)
+    check_names(path, names)
+    return CsvForm(delimiter, names)
+
+
+def csv_form_without_quotes(path: Path, form: CsvForm, error: csv.Error) -> CsvForm:
+    """Return the form in which quotes are letters, of a table with tabs that has no other.
+
+    Raises:
+        InputError: if there are no tabs, or that form was tried.
+    """
+    if form.delimiter != "\t" or form.quoting == csv.QUOTE_NONE:
+        raise InputError(
+            f"{path} is no CSV table: {error}. Are its quotes doubled inside quotes?"
+        ) from None
+    return form._replace(quoting=csv.QUOTE_NONE)
 
 
 def csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -43,25 +89,42 @@ def csv_rows(path: Path, text: str) -> Iterator[tuple[int, dict[str, Any]]]:
         >>> list(csv_rows(Path("a.csv"), 'Prompt,id\n"a, b",1\n'))
         [(2, {'prompt': 'a, b', 'id': '1'})]
     """
-    delimiter = _delimiter(text)
+    form = csv_form(path, text)
     try:
-        rows = _read_csv(text, delimiter, csv.QUOTE_MINIMAL)
+        rows = list(csv_cells(path, io.StringIO(text, newline=""), form))
     except csv.Error as error:
-        if delimiter != "\t":
+        form = csv_form_without_quotes(path, form, error)
+        rows = list(csv_cells(path, io.StringIO(text, newline=""), form))
+    for line, cells in rows:
+        yield line, csv_row(form, cells)
+
+
+def csv_cells(path: Path, lines: Iterable[str], form: CsvForm) -> Iterator[tuple[int, list[str]]]:
+    """Give the cells of each row below the head that has any, with the line where it begins.
+
+    Args:
+        path: of the table, for messages.
+        lines: of its text, with their ends as they are.
+        form: how it is written.
+
+    Raises:
+        InputError: if a row has more cells than there are columns.
+        csv.Error: if quotes do not match.
+    """
+    rows = _read_csv(lines, form)
+    next(rows, None)
+    for line, cells in rows:
+        if len(cells) > len(form.names):
             raise InputError(
-                f"{path} is no CSV table: {error}. Are its quotes doubled inside quotes?"
-            ) from None
-        rows = _read_csv(text, delimiter, csv.QUOTE_NONE)  # as most tables with tabs are written
-    names = _header(text, delimiter)
-    check_names(path, names)
-    for line, cells in rows[1:]:
-        if len(cells) > len(names):
-            raise InputError(
-                f"{path}, line {line} has {len(cells)} cells and the first line {len(names)} "
+                f"{path}, line {line} has {len(cells)} cells and the first line {len(form.names)} "
                 "columns. Is a text with a delimiter not in quotes?"
             )
-        values = map(_cell, cells)
-        yield line, dict(zip(names, values, strict=False))
+        yield line, cells
+
+
+def csv_row(form: CsvForm, cells: Sequence[str]) -> dict[str, Any]:
+    """Return a row's values by the names of their columns."""
+    return dict(zip(form.names, map(_cell, cells), strict=False))
 
 
 def check_names(path: Path, names: Sequence[str]) -> None:
@@ -78,22 +141,27 @@ def check_names(path: Path, names: Sequence[str]) -> None:
         )
 
 
-def _read_csv(text: str, delimiter: str, quoting: Any) -> list[tuple[int, list[str]]]:
-    """Return the cells of each row that has any, with the line where it begins."""
-    earlier = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    rows = []
-    try:
-        reader = csv.reader(
-            io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True
-        )
-        line = 1
-        for cells in reader:
+def _read_csv(lines: Iterable[str], form: CsvForm) -> Iterator[tuple[int, list[str]]]:
+    """Give the cells of each row that has any, with the line where it begins."""
+    reader = csv.reader(lines, delimiter=form.delimiter, quoting=form.quoting, strict=True)
+    line = 1
+    while block := _block(reader):
+        for cells, next_line in block:
             if cells:
-                rows.append((line, cells))
-            line = reader.line_num + 1
+                yield line, cells
+            line = next_line
+
+
+def _block(reader: Any) -> list[tuple[list[str], int]]:
+    """Return some rows, each with the line behind it; cells may be as long as they are."""
+    earlier = csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    block = []
+    try:
+        for cells in islice(reader, _AT_ONCE):
+            block.append((cells, reader.line_num + 1))
     finally:
         csv.field_size_limit(earlier)
-    return rows
+    return block
 
 
 def _delimiter(text: str) -> str:
@@ -102,7 +170,7 @@ def _delimiter(text: str) -> str:
 
 
 def _header(text: str, delimiter: str) -> list[str]:
-    lines = text.lstrip("\r\n")[:_HEADER].splitlines()[:1]
+    lines = text.lstrip("\r\n")[:HEAD].splitlines()[:1]
     try:
         cells = next(csv.reader(lines, delimiter=delimiter), [])
     except csv.Error:  # of a cell longer than the module's limit

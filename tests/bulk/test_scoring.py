@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 from decimal import Decimal
+from types import SimpleNamespace
 
 import pyarrow as arrow
 import pytest
@@ -13,10 +15,11 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 
-from rewardlab.bulk import Reading, score_files
+from rewardlab.bulk import Reading, Selection, judging, score_files, select_files
 from rewardlab.errors import InputError
 from rewardlab.rewards import Ensemble, Function, Length, Reward, Tolerant
 from rewardlab.runs.locks import lock_handle
+from rewardlab.storage import row_streams
 from rewardlab.types import Samples
 
 
@@ -83,6 +86,61 @@ def test_each_row_keeps_its_place_and_its_columns(folder):
         "scores.jsonl",
         "scores.jsonl.json",
     ]
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """How many rows are parsed; nothing reads a file beside that but the pass that counts them."""
+    log = SimpleNamespace(rows=0)
+
+    def counted(function):
+        def one(*arguments):
+            log.rows += 1
+            return function(*arguments)
+
+        return one
+
+    for name in ("_record", "csv_row"):
+        monkeypatch.setattr(row_streams, name, counted(getattr(row_streams, name)))
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("read only for its digest"))
+    return log
+
+
+@pytest.mark.parametrize(
+    ("form", "out", "options", "passes"),
+    [
+        ("jsonl", "jsonl", {}, 1),
+        ("csv", "csv", {}, 1),
+        ("csv", "jsonl", {}, 1),
+        ("jsonl", "csv", {"keep": "scored"}, 1),
+        ("jsonl", "csv", {}, 2),  # another row might have another column
+        ("csv", "csv", {"sort": "best"}, 2),
+    ],
+)
+def test_rows_are_read_as_rarely_as_can_be(folder, reads, form, out, options, passes):
+    if form == "csv":
+        lines = [f"{number} x,n{number}\n" for number in range(50)]
+        (folder / "rows.csv").write_text("response,id\n" + "".join(lines))
+    score_files(Number(), f"rows.{form}", f"scores.{out}", **options)
+    peeks = 4  # at the first row
+    assert 50 * passes <= reads.rows <= 50 * passes + peeks
+
+
+def test_a_selection_reads_its_rows_twice(folder, reads):
+    select_files(Number(), "rows.jsonl", "best.jsonl", Selection(group="id"))
+    assert 100 <= reads.rows <= 104
+
+
+def test_a_table_that_grew_until_a_kill_begins_anew(folder, monkeypatch):
+    monkeypatch.setattr(judging, "CHUNK_ROWS", 16)
+    score_files(Number(), "rows.jsonl", "whole.jsonl", batch_size=4)
+    with pytest.raises(KeyboardInterrupt):
+        score_files(Number(9), "rows.jsonl", "scores.jsonl", batch_size=4)
+    assert not (folder / "scores.jsonl.part.table").exists()
+    (folder / "scores.jsonl.part.table").write_text("what a killed process left")
+    score_files(Number(), "rows.jsonl", "scores.jsonl", batch_size=4, resume=True)
+    assert (folder / "scores.jsonl").read_bytes() == (folder / "whole.jsonl").read_bytes()
+    assert len(list(folder.iterdir())) == 5
 
 
 @pytest.mark.parametrize("stop_after", [0, 1, 4])

@@ -19,6 +19,8 @@ from webdataset import tariterators
 
 from rewardlab.bulk import Reading, open_source
 from rewardlab.errors import InputError
+from rewardlab.provenance import fingerprint
+from rewardlab.storage.records import read_records
 from rewardlab.storage.row_streams import RowStream
 from rewardlab.storage.shards import shard_keys
 
@@ -154,6 +156,59 @@ def test_a_truncated_parquet_or_gzip_is_a_sentence(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(lines[:-20])
     with pytest.raises(InputError, match="copied in part"):
         open_source(tmp_path / "a.jsonl.gz")
+
+
+TABLES = {
+    "marks.csv": b'\xef\xbb\xbfPrompt,response\r\nhi,"a, b"\r\n\r\nho,c\r\n',
+    "lines.csv": b'\n\nprompt;response;id\nhi;"two\n\nlines";1\n;;\nho;b\n',
+    "tabs.tsv": b'prompt\tresponse\nhi\t5" long\nho\t"b"\n',
+    "no-quotes.tsv": b'prompt\tresponse\nhi\t"half\nho\tb\n',
+    "old.csv": b"prompt,response\rhi,a\rho,b\r",
+    "long.csv": b'prompt,response\nhi,"' + b"x" * 300_000 + b'"\nho,b\n',
+    "talk.csv": b"messages\n\"[{'role': 'assistant', 'content': 'a'}]\"\n",
+}
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("name", TABLES)
+def test_a_csv_table_is_read_piece_by_piece_as_it_is_read_whole(tmp_path, name, packed):
+    path = tmp_path / (f"{name}.gz" if packed else name)
+    path.write_bytes(gzip.compress(TABLES[name]) if packed else TABLES[name])
+    stream = RowStream(path)
+    assert list(stream) == list(stream) == read_records(path)
+    assert len(stream) == len(list(stream)) > 0
+    assert stream.names == list(next(iter(stream)).row)
+    assert open_source(path, Reading(skip_unreadable=True)).fingerprint() == fingerprint([path])
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b'prompt,response\nhi,"a\n', "is no CSV table: unexpected end of data"),
+        (b"prompt,response\nhi,a,b\n", "line 2 has 3 cells and the first line 2"),
+        (b"prompt,response,Prompt\nhi,a,b\n", "has the column 'prompt' twice"),
+        (b"prompt,response\nhi,a\nhi,\xe9\n", "line 3: byte 0xe9 is not UTF-8"),
+        (b"prompt,response\n", "holds no rows"),
+        (b"\xff\xfep\x00", "is text in UTF-16"),
+        (b"PK\x03\x04 and so on", "a ZIP archive or an Excel file"),
+    ],
+)
+def test_a_broken_csv_table_is_a_sentence_before_anything_is_scored(tmp_path, content, sentence):
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(InputError, match=sentence):
+        open_source(tmp_path / "a.csv")
+
+
+def test_a_csv_table_need_not_fit_into_memory(tmp_path):
+    path = tmp_path / "long.csv"
+    path.write_text("prompt,response\n" + f'"",{"x" * 400}\n' * 10_000)
+    tracemalloc.start()
+    stream = RowStream(path)
+    count = sum(1 for _ in stream)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (len(stream), count) == (10_000, 10_000)
+    assert peak < path.stat().st_size / 4
 
 
 @pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
