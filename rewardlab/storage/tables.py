@@ -16,7 +16,7 @@ from rewardlab.storage.cells import listed_in
 
 _DELIMITERS = (",", "\t", ";")
 HEAD = 100_000  # letters, in which a first line ends
-_AT_ONCE = 1024  # rows that are read between two settings of the module's limit
+_AT_ONCE = 64  # rows that are read between two settings of the module's limit
 CSV_SUFFIXES = (".csv", ".tsv")
 _AS_LINES = "Install it, or save the table as JSON lines, one object a row."
 
