@@ -61,6 +61,8 @@ def models(tmp_path_factory):
             place / f"reward-{seed}"
         )
         VisionReward(tiny_tower(), width=8, seed=seed).save_pretrained(place / f"vision-{seed}")
+    frozen = LanguageReward(tiny_causal_lm(2), tokenizer, frozen=True)
+    frozen.save_pretrained(place / "frozen")
     policy = DiffusionPolicy(
         tiny_diffusion(classes=3), labels=["zero", "one", "two"], sampler=Sampler(steps=2)
     )
@@ -170,11 +172,15 @@ def test_choosing_among_fresh_samples_is_no_attack(place, capsys):
     often members part.
     """
     words = ["attack", "--reward", "reward-0", "--witness", "reward-1", *TEXT, "--out", "run"]
-    assert cli.main(words) == 0
+    assert cli.main([*words, "--outliers", "frozen"]) == 0
     figures = results(place / "run")["measures"]["disagreeing"]
     assert figures["attack"]["value"] > figures["fresh"]["value"]
     assert figures["over_best_of_n"]["low"] < 0 < figures["over_best_of_n"]["high"]
-    assert capsys.readouterr().out.startswith("Undecided: too few prompts to tell")
+    verdict, outliers, _ = capsys.readouterr().out.splitlines()
+    assert verdict.startswith("Undecided: too few prompts to tell")
+    assert outliers.startswith("MOP: ")
+    assert outliers.endswith("at level 0.012 by 160 references.")
+    assert outliers in (place / "run" / "attack.html").read_text().replace("&#x27;", "'")
 
 
 def test_a_trained_adversary_and_several_witnesses(place):
@@ -406,6 +412,8 @@ def test_a_reward_behind_a_url(place):
         (["--reward", "vision-0"], "VisionReward scores images"),
         (["--policy", "images", "--max-length", "4"], "--max-length limits the tokens"),
         (["--policy", "images", "--attacker", "high_temperature"], "lacks. Take best_of_n"),
+        (["--outliers", "reward-0"], "--outliers tells outliers by frozen features, and a Lang"),
+        (["--outliers", "frozen", "--references", "2", "--prompts", "classes.txt"], "got 6"),
         (["--attacker", "pgd"], "climbs the reward's gradient to pixels"),
     ],
 )

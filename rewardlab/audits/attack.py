@@ -17,6 +17,7 @@ from rewardlab.attackers.base import Perturbs, TrainedAttacker
 from rewardlab.audits.exploits import find_exploits
 from rewardlab.audits.inputs import distinct_prompts, names_of
 from rewardlab.audits.left_out import only_scored
+from rewardlab.audits.outliers import check_outliers, outlier_figures
 from rewardlab.audits.scores import AttackScores, ScoredSamples
 from rewardlab.audits.verdict import attack_figures
 from rewardlab.conversations import Prompt, to_json
@@ -86,6 +87,8 @@ class AttackAudit:
         identity: plain data that names arguments in the stages' keys and in the provenance, such as
             the fingerprint of the folder that a reward was loaded from; further names only add to
             the keys. An argument without an entry is named by its weights and its settings.
+        outliers: a reward with frozen features, by which outputs are counted that lie outside of
+            what the policy writes (MOP, `rewards.Outliers`). By default none are.
 
     Raises:
         InputError: if a number is out of range, there are no prompts, or reward and witness are one
@@ -113,6 +116,7 @@ class AttackAudit:
         weight: float = 1.0,
         seed: int = 0,
         identity: Mapping[str, Any] | None = None,
+        outliers: Reward | None = None,
     ) -> None:
         if references < 2 or n < 1:
             raise InputError(
@@ -124,11 +128,13 @@ class AttackAudit:
                 "reward and witness are one object, so they never disagree. As witness give a "
                 "reward that was trained with another seed or on other data."
             )
+        self.outliers = outliers
         self.policy = policy
         self.reward = reward
         self.witness = witness
         self.judge = judge
         self.prompts = distinct_prompts(prompts)
+        check_outliers(outliers, references * len(self.prompts))
         self.attacker = BestOfN(n=n) if attacker is None else attacker
         self.references = references
         self.n = n
@@ -157,6 +163,8 @@ class AttackAudit:
         figures = attack_figures(whole.scores, self.weight, _trains(self.attacker))
         if whole.unscored:
             figures["unscored"] = whole.unscored
+        if self.outliers is not None:
+            figures["outliers"] = self._outliers(folder, key, samples, self.outliers)
         made_by = {name: key[name] for name in PROVENANCE}
         exploits = find_exploits(whole.scores, self.prompts, made_by)
         for row in exploits.rows:
@@ -235,6 +243,25 @@ class AttackAudit:
         for side, columns in scores.items():
             scored[side] = ScoredSamples.of(samples[side], **columns)
         return AttackScores(**scored)
+
+    def _outliers(
+        self,
+        folder: RunFolder,
+        key: Mapping[str, Any],
+        samples: Mapping[str, Samples],
+        features: Reward,
+    ) -> dict[str, Any]:
+        """Return the share of outliers among the attack's outputs and fresh ones, a stage."""
+        sides = {side: samples[side] for side in ("attack", FRESH)}
+
+        def write(stage: Path) -> None:
+            figures = outlier_figures(features, samples["references"], sides, self.seed)
+            (stage / layout.SCORES_TABLE).write_text(json.dumps(figures), encoding="utf-8")
+
+        names = names_of({"outliers": features}, self.identity)
+        stage = folder.stage("outliers", {**key, **names}, write)
+        figures: dict[str, Any] = json.loads((stage / layout.SCORES_TABLE).read_text("utf-8"))
+        return figures
 
     def _score(self, samples: Mapping[str, Samples]) -> dict[str, Any]:
         """Return the scores of all samples by all rewards, raw and relative to the references."""

@@ -17,7 +17,7 @@ from rewardlab.audits.inputs import distinct_prompts, names_of
 from rewardlab.audits.left_out import curve_samples, curve_scores, missing_of_curve
 from rewardlab.conversations import Prompt
 from rewardlab.errors import AlikeError, InputError
-from rewardlab.evaluation.choosing_n import best_of_each_n, choose_n, familiar_n
+from rewardlab.evaluation.choosing_n import best_of_each_n, choose_n, familiar_n, fitting_ns
 from rewardlab.evaluation.overoptimization import (
     Fit,
     best_of_n_curve,
@@ -52,7 +52,9 @@ class CurveResult:
         figures: plain data, as results.json holds it. `figures["verdict"]` has a "word" ("peaks",
             "rises", "falls", "level" or "unclear") and a "sentence"; `figures["curve"]` has a row
             for each n; `figures["n"]` says how large an n to take, by gold ("chosen") and without
-            ("familiar", where the proxy has members that can disagree, or frozen features).
+            ("familiar", where the proxy has members that can disagree, or frozen features);
+            `figures["poisson"]` has the "curve" of the best of Poisson for the n that the pool is
+            large enough for, and the mean n that is "chosen" by gold.
         fit: Gao's fit of gold.
         made_by: what the curve was made by: policy, proxy and gold.
     """
@@ -153,6 +155,7 @@ class CurveAudit:
                 **({"unscored": unscored} if unscored else {}),
                 "scales": {"proxy": proxy.scale(), "gold": gold.scale()},
                 "curve": rows,
+                "poisson": self._poisson(proxy.values, gold.values),
                 "n": self._n(proxy.values, gold.values, facts),
                 "fit": fit.as_dict(),
                 "verdict": curve_verdict(rows, fit, len(self.prompts)),
@@ -220,6 +223,15 @@ class CurveAudit:
         """Return the curve's rows for the powers of two up to `n_max`, and for `n_max`."""
         ns = sorted({*powers_of_two(self.n_max), self.n_max})
         return best_of_n_curve(proxy, gold, ns, seed=self.seed)
+
+    def _poisson(self, proxy: Tensor, gold: Tensor) -> dict[str, Any]:
+        """Return the curve of the best of Poisson, and its best mean n, as far as the pool goes."""
+        ns = sorted({*powers_of_two(self.n_max), self.n_max})
+        fitting = fitting_ns(ns, proxy.shape[1], "poisson")
+        rows = best_of_n_curve(proxy, gold, fitting, seed=self.seed, draws="poisson")
+        every = fitting_ns(range(1, fitting[-1] + 1), proxy.shape[1], "poisson")
+        chosen = choose_n(proxy, gold, every, seed=self.seed, draws="poisson")
+        return {"curve": rows, "chosen": chosen.as_dict()}
 
     def _fit(self, rows: Rows, proxy: Tensor, gold: Tensor) -> Fit:
         """Return Gao's fit of gold over its start, with intervals over prompts."""

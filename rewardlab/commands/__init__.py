@@ -94,7 +94,7 @@ rewardlab attack: search for outputs that a reward overrates, and say whether it
   --witness         mean); folders of rewards or of published sequence classifiers, or http(s)://
                     servers in OpenRLHF's form (--query-template, --query: see `score --help`)
   --judge PATH|URL  decides who is right; without it the verdict says only that reward and witness
-                    part. Exit code 0 either way
+                    part. Exit code 0 either way    --outliers PATH: MOP by a reward's features
   --policy PATH     folder of a policy, a transformers causal language model or a diffusers pipeline
   --prompts FILE    one a line, or .jsonl; none may be in --held-out FILE, unless --allow-leak
   --attacker NAME   best_of_n (default), high_temperature, random_edits, guided, token_gradient,

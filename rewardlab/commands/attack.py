@@ -25,7 +25,7 @@ from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.policies import Generator
 from rewardlab.policies.abilities import Continues, Tempered
-from rewardlab.report.attack_page import attack_page
+from rewardlab.report.attack_page import attack_page, outlier_sentence
 from rewardlab.rewards import Reward
 from rewardlab.rewards.combine import Ensemble
 from rewardlab.runs import layout
@@ -54,6 +54,7 @@ class Rewards(NamedTuple):
     reward: Reward
     witness: Reward
     judge: Reward | None
+    outliers: Reward | None = None
 
     def present(self) -> list[Reward]:
         """Return those that there are."""
@@ -79,6 +80,8 @@ def run(command: str, argv: Sequence[str]) -> int:
         result = audit.run(folder)
         write_page(folder, result)
     print(result.figures["verdict"]["sentence"])
+    if "outliers" in result.figures:
+        print(outlier_sentence(result.figures["outliers"]))
     print(f"{flags.out}/{layout.ATTACK_PAGE}")
     return 0
 
@@ -107,6 +110,7 @@ def _add_rewards(parser: FlagParser) -> None:
     add("--reward", required=True, help=reward)
     add("--witness", required=True, action="append", help=witness)
     add("--judge", help="a reward that decides who is right, read only afterwards")
+    add("--outliers", help="folder of a reward whose frozen features tell outliers (MOP)")
 
 
 def _add_search(parser: FlagParser) -> None:
@@ -122,7 +126,9 @@ def _add_search(parser: FlagParser) -> None:
 
 def _identity(flags: argparse.Namespace) -> dict[str, Any]:
     """Return what the run's stages are known by, beside the audit's own numbers."""
+    outliers = {"outliers": source(flags.outliers)} if flags.outliers else {}
     return {
+        **outliers,
         "policy": source(flags.policy),
         "reward": source(flags.reward),
         "witness": [source(location) for location in flags.witness],
@@ -143,14 +149,15 @@ def _check_differ(flags: argparse.Namespace, identity: dict[str, Any]) -> None:
 
 
 def open_rewards(flags: argparse.Namespace) -> Rewards:
-    """Load reward, witness and, if there is one, the judge."""
+    """Load reward, witness and, if they are given, the judge and what tells outliers."""
     witnesses = [open_reward(location, flags) for location in flags.witness]
     witness = witnesses[0]
     if len(witnesses) > 1:
         witness = Ensemble(witnesses)
     reward = open_reward(flags.reward, flags)
     judge = open_reward(flags.judge, flags) if flags.judge else None
-    return Rewards(reward, witness, judge)
+    outliers = open_reward(flags.outliers, flags) if flags.outliers else None
+    return Rewards(reward, witness, judge, outliers)
 
 
 def _check_able(attacker: str, policy: Generator) -> None:
@@ -205,6 +212,7 @@ def _audit(
         weight=flags.weight,
         seed=flags.seed,
         identity=identity,
+        outliers=rewards.outliers,
     )
 
 

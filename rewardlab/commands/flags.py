@@ -14,7 +14,7 @@ from rewardlab.errors import InputError
 DIALECTS = ("openrlhf", "vllm", "sglang", "tei", "flow-factory")  # of a reward behind a URL
 GLUED = "{prompt}{response}"  # what a URL is sent where neither query nor template is given
 # Flags by which a run is known only where they are given, since runs of before had none.
-LATER = ("query_template", "chat", "policy_chat", "dialect")
+LATER = ("query_template", "chat", "policy_chat", "dialect", "outliers")
 # Flags that say only where and how to run, so that a run is not known by them.
 NOT_IN_CONFIG = ("out", "resume", "device", "batch_size", "trust", "key_variable", "allow_leak")
 

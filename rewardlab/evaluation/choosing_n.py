@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.metrics import best_of_n_expected, mean_interval
+from rewardlab.metrics.best_of_n import Draws, poisson_fits, poisson_weights, ranked_by
 from rewardlab.metrics.bootstrap import percentiles, resample_counts
 from rewardlab.seeds import derive
 
@@ -20,7 +21,7 @@ class ChosenN:
     """The n at which the mean gold of the best of n is highest.
 
     Attributes:
-        n: the argmax.
+        n: the argmax; of the best of Poisson the mean number of outputs.
         low: lower end of its bootstrap interval over prompts.
         high: the upper end.
         gold: mean gold at n.
@@ -66,6 +67,7 @@ def choose_n(
     confidence: float = 0.95,
     seed: int = 0,
     resamples: int = 1000,
+    draws: Draws = "fixed",
 ) -> ChosenN:
     """Return the n with the highest mean gold of the best of n by proxy, with its interval.
 
@@ -80,9 +82,11 @@ def choose_n(
         confidence: level of the interval.
         seed: seed of the resampling.
         resamples: how many.
+        draws: "fixed" n, or "poisson": 1 + Poisson(n - 1) for each output, n in the mean. Of the
+            default `ns` those are tried for which the pool is large enough.
 
     Raises:
-        InputError: if the shapes do not fit.
+        InputError: if the shapes do not fit, or the pool is too small for an n of `ns`.
 
     Example:
         >>> proxy = torch.arange(6.0).repeat(3, 1)
@@ -90,8 +94,8 @@ def choose_n(
         2
     """
     check_pool(proxy, gold)
-    tried = list(ns or range(1, proxy.shape[1] + 1))
-    by_n = best_of_each_n(proxy, gold, tried)
+    tried = list(ns or fitting_ns(range(1, proxy.shape[1] + 1), proxy.shape[1], draws))
+    by_n = best_of_each_n(proxy, gold, tried, draws)
     means = by_n.mean(0)
     best = int(means.argmax())
     counts = resample_counts(len(by_n), resamples, derive(seed, "n"), by_n.device)
@@ -194,8 +198,27 @@ def soft_best_of_n_expected(
     return expected.mean(1)
 
 
-def best_of_each_n(proxy: Tensor, values: Tensor, ns: Sequence[int]) -> Tensor:
+def fitting_ns(ns: Sequence[int], size: int, draws: Draws) -> list[int]:
+    """Return the n for which a pool of N = `size` outputs is large enough.
+
+    Example:
+        >>> fitting_ns([1, 2, 4, 8], 12, "poisson"), fitting_ns([1, 2, 4, 8], 12, "fixed")
+        ([1, 2, 4], [1, 2, 4, 8])
+    """
+    if draws == "poisson":
+        return [n for n in ns if poisson_fits(n - 1, size)]
+    return list(ns)
+
+
+def best_of_each_n(
+    proxy: Tensor, values: Tensor, ns: Sequence[int], draws: Draws = "fixed"
+) -> Tensor:
     """Return the unbiased expected value of the best of each n by proxy, float64 [P, len(ns)]."""
+    if draws == "poisson":
+        weights = torch.stack([poisson_weights(n - 1, proxy.shape[1]) for n in ns], 1)
+        columns = zip(proxy, values, strict=True)
+        ordered = [ranked_by(prompt_proxy, of_prompt).cpu() for prompt_proxy, of_prompt in columns]
+        return torch.stack(ordered) @ weights
     rows = []
     for prompt_proxy, prompt_values in zip(proxy, values, strict=True):
         rows.append([best_of_n_expected(prompt_proxy, prompt_values, n) for n in ns])

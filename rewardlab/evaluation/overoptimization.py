@@ -12,7 +12,8 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.evaluation.choosing_n import best_of_each_n
-from rewardlab.metrics import best_of_n_kl, mean_interval
+from rewardlab.metrics import best_of_n_kl, best_of_poisson_kl, mean_interval
+from rewardlab.metrics.best_of_n import Draws
 from rewardlab.seeds import derive
 
 Interval = tuple[float, float]
@@ -25,6 +26,7 @@ def best_of_n_curve(
     *,
     confidence: float = 0.95,
     seed: int = 0,
+    draws: Draws = "fixed",
 ) -> list[dict[str, Any]]:
     """Return the expected proxy and gold score of the best of n by proxy, against n and √KL.
 
@@ -39,6 +41,8 @@ def best_of_n_curve(
             decides.
         confidence: level of the intervals over prompts, which are left out for a single prompt.
         seed: seed of the intervals' resampling.
+        draws: "fixed" n, or "poisson": 1 + Poisson(n - 1) for each output (best of Poisson, arXiv
+            2506.19248), whose KL at one n is another.
 
     Returns:
         A row for each n: "n", "kl", "distance" (√KL), "proxy", "gold", the last two each with
@@ -56,10 +60,11 @@ def best_of_n_curve(
         )
     rows = []
     for n in ns or powers_of_two(proxy.shape[1] // 2):
-        row: dict[str, Any] = {"n": n, "kl": best_of_n_kl(n)}
+        kl = best_of_n_kl(n) if draws == "fixed" else best_of_poisson_kl(n - 1)
+        row: dict[str, Any] = {"n": n, "kl": kl}
         row["distance"] = math.sqrt(row["kl"])
         for name, values in (("proxy", proxy), ("gold", gold)):
-            column = best_of_each_n(proxy, values, [n])[:, 0].float()
+            column = best_of_each_n(proxy, values, [n], draws)[:, 0].float()
             row |= _expectation(name, column, confidence, seed)
         rows.append(row)
     return rows

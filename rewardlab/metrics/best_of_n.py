@@ -6,6 +6,7 @@ Best of Poisson draws n anew for each output, 1 plus a Poisson number.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor
 from rewardlab.errors import InputError
 from rewardlab.metrics.columns import checked_columns, share_ties
 
+Draws = Literal["fixed", "poisson"]
 TAIL = 1e-3  # of the numbers that a pool may be too small for
 NODES = 200  # of the quadrature, on an interval beyond which e^-s is below 1e-21
 REACH = 50.0
@@ -35,19 +37,33 @@ def best_of_n_expected(proxy: Tensor, gold: Tensor, n: int) -> float:
         >>> round(best_of_n_expected(proxy, gold, 2), 6)
         2.333333
     """
-    keys, values = checked_columns(1, proxy=proxy, gold=gold)
-    if not 1 <= n <= len(keys):
+    ordered = ranked_by(proxy, gold)
+    if not 1 <= n <= len(ordered):
         raise InputError(
             "best_of_n_expected takes the best of n out of N samples, so 1 <= n <= N; "
-            f"got n={n}, N={len(keys)}."
+            f"got n={n}, N={len(ordered)}."
         )
-    ranks = torch.arange(n, len(keys) + 1, dtype=torch.float64, device=keys.device)
+    weights = _rank_weights(len(ordered), n).to(ordered.device)
+    return float(weights @ ordered[n - 1 :])
+
+
+def ranked_by(proxy: Tensor, gold: Tensor) -> Tensor:
+    """Return gold [N] by rising proxy, float64; where proxies tie, their mean.
+
+    Example:
+        >>> ranked_by(torch.tensor([2.0, 1.0, 2.0]), torch.tensor([0.0, 5.0, 1.0])).tolist()
+        [5.0, 0.5, 0.5]
+    """
+    keys, values = checked_columns(1, proxy=proxy, gold=gold)
+    return share_ties(keys, values)[keys.argsort()]
+
+
+def _rank_weights(size: int, n: int) -> Tensor:
+    """Return C(i-1, n-1)/C(N, n) for the ranks i = n, …, N of N = `size` samples, float64."""
+    ranks = torch.arange(n, size + 1, dtype=torch.float64)
     # log C(i-1, n-1) up to a constant; Σ_i C(i-1, n-1) = C(N, n), so the weights are its softmax
     logs = torch.lgamma(ranks) - torch.lgamma(ranks - n + 1)
-    weights = logs.softmax(0)
-    shared = share_ties(keys, values)
-    ordered = shared[keys.argsort()]
-    return float(weights @ ordered[n - 1 :])
+    return logs.softmax(0)
 
 
 def best_of_n_kl(n: int) -> float:
@@ -89,6 +105,47 @@ def poisson_counts(extra: float, largest: int | None = None) -> Tensor:
     return logs.softmax(0)
 
 
+def poisson_fits(extra: float, size: int) -> bool:
+    """Tell whether a pool of N = `size` outputs is large enough for 1 + Poisson(extra) of them.
+
+    Example:
+        >>> poisson_fits(3.0, 8), poisson_fits(3.0, 12)
+        (False, True)
+    """
+    return _tail(extra, size) <= TAIL
+
+
+def poisson_weights(extra: float, size: int) -> Tensor:
+    """Return how much each of N = `size` outputs counts for the best of Poisson, float64 [N].
+
+    Outputs are sorted by proxy, rising.
+
+    Raises:
+        InputError: if `extra` is below 0, or N is too small for it.
+
+    Example:
+        >>> [round(weight, 3) for weight in poisson_weights(0.0, 4).tolist()]
+        [0.25, 0.25, 0.25, 0.25]
+    """
+    if not poisson_fits(extra, size):
+        raise InputError(
+            f"Best of Poisson with {1 + extra:g} outputs in the mean draws more than the pool's "
+            f"N={size} with chance {_tail(extra, size):.3f}, above {TAIL:g}. Draw more outputs of "
+            "each prompt, or take a smaller mean."
+        )
+    kept = poisson_counts(extra)[:size]
+    kept = kept / kept.sum()
+    weights = torch.zeros(size, dtype=torch.float64)
+    for number, chance in enumerate(kept.tolist(), start=1):
+        weights[number - 1 :] += chance * _rank_weights(size, number)
+    return weights
+
+
+def _tail(extra: float, size: int) -> float:
+    """Return the chance of more outputs than there are."""
+    return poisson_counts(extra)[size:].sum().item()
+
+
 def best_of_poisson_expected(proxy: Tensor, gold: Tensor, extra: float) -> float:
     """Return the expected gold score of the best of n by proxy, n = 1 + Poisson(extra).
 
@@ -112,21 +169,8 @@ def best_of_poisson_expected(proxy: Tensor, gold: Tensor, extra: float) -> float
         >>> round(best_of_poisson_expected(scores, scores, 3.0), 3)
         9.039
     """
-    chances = poisson_counts(extra)
-    tail = chances[len(proxy) :].sum().item()
-    if tail > TAIL:
-        raise InputError(
-            f"Best of Poisson with {1 + extra:g} outputs in the mean draws more than the pool's "
-            f"N={len(proxy)} with chance {tail:.3f}, above {TAIL:g}. Draw more outputs of each "
-            "prompt, or take a smaller mean."
-        )
-    kept = chances[: len(proxy)]
-    kept = kept / kept.sum()
-    total = 0.0
-    for number, chance in enumerate(kept.tolist(), start=1):
-        if chance > 0:
-            total += chance * best_of_n_expected(proxy, gold, number)
-    return total
+    weights = poisson_weights(extra, len(proxy))
+    return float(weights.to(gold.device) @ ranked_by(proxy, gold))
 
 
 def best_of_poisson_kl(extra: float) -> float:

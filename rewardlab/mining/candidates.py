@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
-from rewardlab.metrics.best_of_n import poisson_counts
+from rewardlab.metrics.best_of_n import Draws, poisson_counts
 from rewardlab.policies import Generator, Policy, load_policy
 from rewardlab.policies.base import outer_seeds
 from rewardlab.rewards import Reward, load_reward
@@ -22,8 +22,6 @@ from rewardlab.seeds import derive, generators, row_seeds, uniform
 from rewardlab.storage.atomic import write_json
 from rewardlab.storage.class_files import POLICY_FILE, read_class_file
 from rewardlab.types import PreferencePairs, Samples
-
-Draws = Literal["fixed", "poisson"]
 
 
 def candidates(policy: Generator, prompts: Sequence[Prompt], k: int, seed: int) -> Samples:

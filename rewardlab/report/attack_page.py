@@ -74,12 +74,38 @@ def attack_page(
         tag("h1", f"Attack by {attacker}"),
         box(BOXES.get(word, "flat"), tag("p", f"{opening}.", "verdict"), tag("p", reasons)),
         section("How often, and how far", figures([attack_picture(results)]), _shares(results)),
+        *_outliers(results.get("outliers")),
         section("What is left after each step", _funnel(results["funnel"])),
         section("What kinds of output they part on", _kinds(results.get("taxonomy"), len(rows))),
         _worst(rows, drawn, word),
         section("Where it comes from", audit_origins(made_by, run)),
     ]
     return document(f"Attack by {attacker}, {word}: rewardlab", body)
+
+
+def _outliers(figures: Mapping[str, Any] | None) -> list[str]:
+    """Return the section on outliers, if they were counted."""
+    if figures is None:
+        return []
+    title = "Outside of what the policy writes"
+    return [section(title, tag("p", outlier_sentence(figures)))]
+
+
+def outlier_sentence(figures: Mapping[str, Any]) -> str:
+    """Return what was counted of outliers.
+
+    Example:
+        >>> share = {"value": 0.5, "low": 0.25, "high": 0.75}
+        >>> outlier_sentence({"level": 0.01, "references": 200, "attack": share, "fresh": share})[:75]
+        "MOP: 50.0 % [25.0, 75.0] of the attack's outputs and 50.0 % [25.0, 75.0] of"
+    """
+    attack = _share(figures["attack"]).replace("\n", " % ")
+    fresh = _share(figures["fresh"]).replace("\n", " % ")
+    return (
+        f"MOP: {attack} of the attack's outputs and {fresh} of fresh samples lie outside of what "
+        f"the policy writes, in features, at level {figures['level']:.2g} by "
+        f"{figures['references']} references."
+    )
 
 
 def _shares(results: Mapping[str, Any]) -> str:

@@ -134,7 +134,7 @@ def curve_page(
         tag("p", ABOUT, "soft"),
         section("Curve", figures([picture])),
         section("Figures", _figures_table(results)),
-        *_n_section(results.get("n")),
+        *_n_section(results.get("n"), results.get("poisson")),
         section("Fit", _fit_table(results["fit"])),
         section("Where it comes from", audit_origins(made_by, run)),
     ]
@@ -144,6 +144,7 @@ def curve_page(
 def _figures_table(results: Mapping[str, Any]) -> str:
     """Return proxy and gold at each n."""
     rows = []
+    poisson = {row["n"]: row for row in results.get("poisson", {}).get("curve", [])}
     for row in results["curve"]:
         line = [
             str(row["n"]),
@@ -152,6 +153,8 @@ def _figures_table(results: Mapping[str, Any]) -> str:
             with_interval(_figure(row, "proxy")),
             with_interval(_figure(row, "gold")),
         ]
+        if poisson:
+            line += _poisson_cells(poisson.get(row["n"]))
         rows.append(line)
     caption = (
         f"Unbiased expectations over all choices of n of {results['samples']} samples of each of "
@@ -159,7 +162,20 @@ def _figures_table(results: Mapping[str, Any]) -> str:
         "deviations within prompts."
     )
     head = ["n", "KL, nats", "√KL", "proxy", "gold"]
+    if poisson:
+        head += ["√KL, Poisson", "gold, Poisson"]
+        caption += (
+            " Poisson: the best of 1 + Poisson(n − 1) outputs, n in the mean, where the pool is "
+            "large enough; compare at equal √KL."
+        )
     return table(head, rows, caption)
+
+
+def _poisson_cells(row: Mapping[str, Any] | None) -> list[str]:
+    """Return the cells of the best of Poisson at one n; dashes where the pool was too small."""
+    if row is None:
+        return [MISSING, MISSING]
+    return [sig(row["distance"]), with_interval(_figure(row, "gold"))]
 
 
 FAMILIAR = {
@@ -168,13 +184,17 @@ FAMILIAR = {
 }
 
 
-def _n_section(figures: Mapping[str, Any] | None) -> list[str]:
+def _n_section(figures: Mapping[str, Any] | None, poisson: Mapping[str, Any] | None) -> list[str]:
     """Return how large an n to take; nothing for runs of versions that did not say."""
     if figures is None:
         return []
     chosen = figures["chosen"]
     interval = f"{chosen['low']} to {chosen['high']}"
     rows = [["gold is highest at", str(chosen["n"]), interval]]
+    if poisson is not None:
+        drawn = poisson["chosen"]
+        ends = f"{drawn['low']} to {drawn['high']}, of means up to {drawn['largest']}"
+        rows.append(["of best of Poisson, at a mean of", str(drawn["n"]), ends])
     if "familiar" in figures:
         leaves = figures["familiar"]["leaves"]
         agreed = str(figures["familiar"]["n"])

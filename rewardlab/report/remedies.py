@@ -77,6 +77,11 @@ def tether(setting: Setting) -> tuple[str, ...]:
     return hold(setting)
 
 
+def bottleneck(setting: Setting) -> tuple[str, ...]:
+    """Return members with InfoRM's head."""
+    return (f"{MENU}bottleneck.yaml",) if setting.rounds == "AdvRMRounds" else ()
+
+
 def norm_guard(setting: Setting) -> tuple[str, ...]:
     if setting.loop in ("DPO", "VelocityMatching", "SFT"):
         return (f"{setting.flag}norm_guard={10 * number(setting, 'norm_guard', 0.0) or 10:g}",)

@@ -251,6 +251,23 @@ SYMPTOMS = (
         remedy=remedies.tether,
     ),
     Symptom(
+        advice="Let members pass on little about an output (information bottleneck)",
+        columns=("reading/outliers", "guard/outliers"),
+        measure="level",
+        threshold=0.2,
+        outputs="texts",
+        meaning=(
+            "Members score so many outputs unlike those they were fitted on by what a head with few "
+            "nats would not let through (InfoRM)."
+        ),
+        basis=(
+            "a rule of thumb, twice the tether's, since it helped less: in docs/studies/menu.md, "
+            "one seed, the fall came at step 140 with it and at 150 without (arXiv 2402.09345)"
+        ),
+        needs="",
+        remedy=remedies.bottleneck,
+    ),
+    Symptom(
         advice="Hold the generator nearer, or stop it",
         columns=("guard/distance",),
         measure="growth",

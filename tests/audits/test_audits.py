@@ -14,6 +14,7 @@ from rewardlab.attackers import BestOfN, RandomEdits, RLAttacker
 from rewardlab.audits import AttackAudit, CurveAudit, make_attacker
 from rewardlab.audits.attackers import ATTACKERS, IMAGE_PPO, TEXT_PPO
 from rewardlab.audits.inputs import distinct_prompts, identity_of
+from rewardlab.audits.outliers import outlier_figures
 from rewardlab.commands.curve import write_page
 from rewardlab.embedded.tiny_worlds import (
     PROMPTS,
@@ -34,6 +35,7 @@ from rewardlab.rewards import (
 )
 from rewardlab.runs.folder import RunFolder
 from rewardlab.seeds import generators, normal
+from rewardlab.types import Samples
 
 WORLD = "rewardlab.embedded.tiny_worlds"
 POLICY = f"{{class_path: {WORLD}.text_policy, init_args: {{train_steps: 2}}}}"
@@ -254,34 +256,55 @@ def test_a_curve_says_how_large_an_n_to_take(tmp_path):
     members = Ensemble([Length(), text_reward()])
     for name, proxy in (("one", Length()), ("several", members)):
         folder = RunFolder.open(tmp_path / name, {"seed": 0})
-        audit = CurveAudit(policy, proxy, Length(), PROMPTS, n_max=8)
+        audit = CurveAudit(policy, proxy, Length(), PROMPTS, n_max=8, samples=20)
         result = audit.run(folder)
         figures = result.figures["n"]
         assert figures["chosen"]["n"] == 8 or name == "several"
         assert figures["chosen"]["low"] <= figures["chosen"]["n"] <= figures["chosen"]["high"]
         assert ("familiar" in figures) == (name == "several")
+        poisson = result.figures["poisson"]
+        assert [row["n"] for row in poisson["curve"]] == [1, 2, 4, 8]
+        assert poisson["chosen"]["n"] == 8 or name == "several"
         write_page(folder, result)
         page = (tmp_path / name / "curve.html").read_text()
         assert "How large an n" in page
+        assert "of best of Poisson, at a mean of" in page
         assert ("members agree" in page) == (name == "several")
+
+
+class Far(Reward, FrozenFeatures):
+    """The brightness of an output: the farther from grey, the higher, in one feature."""
+
+    def features(self, samples):
+        return samples.outputs.flatten(1)
+
+    def forward(self, samples):
+        return (self.features(samples) - 0.5).square().sum(1)
+
+
+def drawn(prompts, seeds):
+    noise = normal((1, 2, 2), generators(seeds))
+    return (0.5 + 0.1 * noise).clamp(0, 1)
+
+
+def test_outliers_are_counted_by_prompt_at_a_level_that_the_references_allow():
+    """What lies far out is told without a reward that judges, and of fresh samples 1 % or so."""
+    noise = torch.randn(900, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    references = Samples([""] * 400, noise[:400])
+    sides = {"fresh": Samples(["a", "b"] * 200, noise[400:800])}
+    sides["attack"] = Samples(["a", "b", "b", "b"], noise[800:804] + torch.tensor(5.0))
+    found = outlier_figures(Far(), references, sides, seed=0)
+    assert (found["level"], found["references"]) == (0.01, 400)
+    assert found["fresh"]["value"] < 0.04
+    assert (found["attack"]["value"], found["attack"]["count"]) == (1.0, 2), "units are prompts"
+    for count in (40, 49, 98, 170):
+        few = outlier_figures(Far(), references[:count], sides, seed=0)
+        assert few["level"] == pytest.approx(1 / (1 + round(count / 2)))
+        assert few["attack"]["value"] == 1.0
 
 
 def test_a_proxy_of_one_member_says_how_large_an_n_by_its_features(tmp_path):
     """Of a proxy that likes what lies far out in its features, the best of n soon does so."""
-
-    class Far(Reward, FrozenFeatures):
-        """The brightness of an output: the farther from grey, the higher, in one feature."""
-
-        def features(self, samples):
-            return samples.outputs.flatten(1)
-
-        def forward(self, samples):
-            return (self.features(samples) - 0.5).square().sum(1)
-
-    def drawn(prompts, seeds):
-        noise = normal((1, 2, 2), generators(seeds))
-        return (0.5 + 0.1 * noise).clamp(0, 1)
-
     audit = CurveAudit(CallableGenerator(drawn), Far(), Brightness(), PROMPTS, n_max=8, samples=64)
     folder = RunFolder.open(tmp_path / "run", {"seed": 0})
     result = audit.run(folder)

@@ -7,7 +7,13 @@ import torch
 from torch.testing import assert_close
 
 from rewardlab.errors import InputError
-from rewardlab.evaluation import choose_n, familiar_n, soft_best_of_n_expected
+from rewardlab.evaluation import (
+    best_of_n_curve,
+    choose_n,
+    familiar_n,
+    soft_best_of_n_expected,
+)
+from rewardlab.metrics import best_of_poisson_expected, best_of_poisson_kl
 
 
 def noise(*shape, seed=0):
@@ -38,6 +44,23 @@ def test_few_ns_are_chosen_among_alone():
     gold = noise(3, 8)
     assert choose_n(gold, gold, [1, 2, 4]).n == 4
     assert choose_n(-gold, gold, [2, 4]).n == 2
+
+
+def test_best_of_poisson_is_tabulated_as_the_metric_says_and_chosen_by_its_own_gold():
+    proxy, gold = noise(3, 24), noise(3, 24, seed=1)
+    rows = best_of_n_curve(proxy, gold, [1, 2, 4], draws="poisson")
+    for row in rows:
+        by_prompt = [
+            best_of_poisson_expected(*columns, row["n"] - 1)
+            for columns in zip(proxy, gold, strict=True)
+        ]
+        assert row["gold"] == pytest.approx(sum(by_prompt) / 3, abs=1e-6)
+        assert row["kl"] == best_of_poisson_kl(row["n"] - 1)
+    assert rows[0]["gold"] == pytest.approx(gold.mean().item(), abs=1e-6)
+    drawn = choose_n(proxy, proxy, draws="poisson")
+    assert drawn.n == drawn.largest < choose_n(proxy, proxy).n == 24, "24 may draw more than 24"
+    with pytest.raises(InputError, match="draws more than the pool's N=24"):
+        choose_n(proxy, gold, [20], draws="poisson")
 
 
 @pytest.mark.parametrize("sharpness", [0.0, 0.7, 3.0])

@@ -206,7 +206,7 @@ CASES = [
     ("PPO", {"clip_fraction": line(0, 0.6)}, f"{ROUNDS_FLAG}optimizer.init_args.lr=0.0001"),
     ("PPO", {"score_std": exponential(1, 0.1)}, "--config configs/menu/diversity.yaml"),
     ("PPO", {"online_lead": line(0, 9)}, "--rounds.init_args.online.weight=4"),
-    ("PPO", {"reading/outliers": line(0, 1)}, "--config configs/adv_rm/topics_novelty.yaml"),
+    ("PPO", {"reading/outliers": line(0, 0.15)}, "--config configs/adv_rm/topics_novelty.yaml"),
     ("DPO", {"chosen": line(0, -9)}, "--config configs/menu/chi_po.yaml"),
     ("DPO", {"norm_ratio": line(1, 1.3)}, f"{ROUNDS_FLAG}norm_guard=10"),
     ("DPO", {"guard/distance": exponential(0.01, 0.1)}, f"{ROUNDS_FLAG}beta=1000"),
@@ -224,6 +224,17 @@ def test_each_symptom_has_its_answer(tmp_path, loop, columns, flag):
     run = write_rounds(tmp_path / "a", columns, loop=loop, optimizer=optimizer)
     [advice] = counsel(run).advices
     assert advice.lay_over == (flag,)
+
+
+def test_many_outliers_are_answered_by_the_tether_and_then_by_the_bottleneck(tmp_path):
+    run = write_rounds(tmp_path / "a", {"reading/outliers": line(0, 1)})
+    tether, bottleneck = counsel(run).advices
+    assert tether.lay_over == ("--config configs/adv_rm/topics_novelty.yaml",)
+    assert bottleneck.lay_over == ("--config configs/menu/bottleneck.yaml",)
+    assert bottleneck.strength == tether.strength / 2
+    fit = write_fit(tmp_path / "b", {"reading/outliers": line(0, 1)})
+    lay_over = [flag for advice in counsel(fit).advices for flag in advice.lay_over]
+    assert not [flag for flag in lay_over if "bottleneck" in flag]
 
 
 def test_what_a_fit_cannot_lay_over_is_not_advised(tmp_path):
