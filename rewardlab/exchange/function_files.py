@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 
 from rewardlab.errors import InputError
 from rewardlab.exchange.answers import Answers, answers_of
+from rewardlab.exchange.joined_calls import JoinedCalls
 from rewardlab.rewards.base import Reward
 from rewardlab.rewards.folders import load_reward
 from rewardlab.rewards.remote import RemoteReward
@@ -32,8 +33,8 @@ _log = logging.getLogger("rewardlab")
 class FolderReward:
     """A reward in a folder that is loaded at the first call, in whichever process that is.
 
-    Calls may come from many threads: they are scored one after the other. A copy in another process
-    loads the reward anew.
+    Calls may come from many threads: those that arrive while others are scored are one batch. A
+    copy in another process loads the reward anew.
 
     Args:
         folder: of the reward.
@@ -55,6 +56,7 @@ class FolderReward:
         self.trust = trust
         self._reward: Reward | None = None
         self._lock = Lock()
+        self._answers = JoinedCalls(self._answered)
 
     def __reduce__(self) -> Any:
         return FolderReward, (self.folder, self.device, self.unscored, self.trust)
@@ -77,12 +79,14 @@ class FolderReward:
             InputError: if a sample is not scored, and no number stands for it.
         """
         try:
-            with self._lock:
-                answers = answers_of(self._loaded(), samples, BATCH)
+            answers = self._answers(samples)
         except InputError as error:
             _log.error("%s", error)
             raise
         return self._replaced(answers, samples)
+
+    def _answered(self, samples: Samples) -> Answers:
+        return answers_of(self.reward(), samples, BATCH)
 
     def _loaded(self) -> Reward:
         if self._reward is None:
@@ -174,6 +178,35 @@ def filled_file(template: str, values: Mapping[str, Any]) -> str:
     """
     written = {name: repr(value) for name, value in values.items()}
     return template.format(**written, version=__version__)
+
+
+class WritesFunction(Protocol):
+    """What writes a trainer's function file."""
+
+    def __call__(self, reward_folder: str | Path, file: str | Path, **options: Any) -> Path: ...
+
+
+def writer_of(function_file: Callable[..., str]) -> WritesFunction:
+    """Return the function that writes what `function_file` of a trainer's module returns.
+
+    Args:
+        function_file: of a reward's folder and options.
+    """
+
+    def write_function(reward_folder: str | Path, file: str | Path, **options: Any) -> Path:
+        """Write the file of `function_file`, and return its path.
+
+        Args:
+            reward_folder: a folder that `load_reward` opens.
+            file: a module such as reward.py; one that is there is replaced.
+            options: of `function_file`.
+
+        Raises:
+            InputError: if the folder holds no reward, or the name is not a module's.
+        """
+        return write_file(function_file(reward_folder, **options), file)
+
+    return write_function
 
 
 def write_file(text: str, file: str | Path) -> Path:

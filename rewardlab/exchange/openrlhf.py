@@ -12,7 +12,7 @@ from rewardlab.exchange.function_files import (
     checked_folder,
     checked_unscored,
     filled_file,
-    write_file,
+    writer_of,
 )
 from rewardlab.exchange.queries import query_samples
 
@@ -94,18 +94,8 @@ def _checked_ends(ends: Sequence[str]) -> list[str]:
     return list(ends)
 
 
-def write_function(reward_folder: str | Path, file: str | Path, **options: Any) -> Path:
-    """Write the file of `function_file`, and return its path.
-
-    Args:
-        reward_folder: a folder that `load_reward` opens.
-        file: such as reward.py; one that is there is replaced.
-        options: of `function_file`.
-
-    Raises:
-        InputError: if the folder holds no reward, or the name is not a module's.
-    """
-    return write_file(function_file(reward_folder, **options), file)
+write_function = writer_of(function_file)
+"""Write the file of `function_file(reward_folder, **options)`, and return its path."""
 
 
 def rewards_of(

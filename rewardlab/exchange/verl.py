@@ -13,7 +13,7 @@ from rewardlab.exchange.function_files import (
     checked_folder,
     checked_unscored,
     filled_file,
-    write_file,
+    writer_of,
 )
 from rewardlab.types import Samples
 
@@ -84,18 +84,8 @@ def function_file(
     return filled_file(TEMPLATE, values)
 
 
-def write_function(reward_folder: str | Path, file: str | Path, **options: Any) -> Path:
-    """Write the file of `function_file`, and return its path.
-
-    Args:
-        reward_folder: a folder that `load_reward` opens.
-        file: such as reward.py; one that is there is replaced.
-        options: of `function_file`.
-
-    Raises:
-        InputError: if the folder holds no reward, or the name is not a module's.
-    """
-    return write_file(function_file(reward_folder, **options), file)
+write_function = writer_of(function_file)
+"""Write the file of `function_file(reward_folder, **options)`, and return its path."""
 
 
 def score_of(

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import logging
 import pickle
+import time
 
 import pytest
 import torch
@@ -167,20 +168,48 @@ def test_what_is_not_scored_is_an_error_unless_a_number_is_named(tmp_path, caplo
         openrlhf.write_function(tmp_path / "reward", tmp_path / "c.py")
 
 
-def test_many_threads_get_the_scores_of_one(chat_folder):
+def counted(reward, sizes):
+    """Let a reward note how many samples each of its batches has, and take a moment for it."""
+    members = reward.members
+
+    def noted(samples):
+        sizes.append(len(samples))
+        time.sleep(0.02)
+        return members(samples)
+
+    reward.members = noted
+
+
+async def in_threads(call, arguments):
+    """Return what a function says of each argument, asked from threads, errors included."""
+    calls = [asyncio.to_thread(call, argument) for argument in arguments]
+    return await asyncio.gather(*calls, return_exceptions=True)
+
+
+def test_many_threads_get_their_own_scores_in_fewer_batches(chat_folder):
     folder = FolderReward(chat_folder)
     reward = load_reward(chat_folder)
-    texts = [f"number {number}" for number in range(12)]
+    texts = [f"number {number}" + " more" * number for number in range(12)]
     expected = [scores_of(reward, Samples(["hi"], [text])).item() for text in texts]
+    sizes = []
+    counted(folder.reward(), sizes)
+    samples = [Samples(["hi"], [text]) for text in texts]
+    answers = asyncio.run(in_threads(folder.answers, samples))
+    scores = [answer.judged.scores.item() for answer in answers]
+    assert scores == pytest.approx(expected, abs=1e-5)
+    assert sum(sizes) == 12
+    assert len(sizes) < 9
 
-    async def together():
-        calls = []
-        for text in texts:
-            calls.append(asyncio.to_thread(folder.answers, Samples(["hi"], [text])))
-        return await asyncio.gather(*calls)
 
-    answers = asyncio.run(together())
-    assert [answer.judged.scores.item() for answer in answers] == expected
+def test_a_joined_call_that_fails_is_the_fault_of_one(chat_folder):
+    folder = FolderReward(chat_folder)
+    counted(folder.reward(), [])
+    texts = ["a", "b", "too long " * 40, "c", "d"]
+    samples = [Samples(["hi"], [text]) for text in texts]
+    answers = asyncio.run(in_threads(folder.answers, samples))
+    failed = [index for index, answer in enumerate(answers) if isinstance(answer, InputError)]
+    assert failed == [2]
+    assert all(answers[index].judged.scored.all() for index in (0, 1, 3, 4))
 
 
 def test_a_copy_in_another_process_loads_the_reward_anew(chat_folder):
