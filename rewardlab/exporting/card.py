@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from rewardlab.exporting.comparison import Comparison
 from rewardlab.exporting.evidence import Evidence, Results, Training
+from rewardlab.exporting.usage import Context
 from rewardlab.report.figures import sig, with_interval
 from rewardlab.version import __version__
 
@@ -40,6 +41,7 @@ class Subject(NamedTuple):
         usage: Python code that scores with the folder.
         limits: sentences on what the export does otherwise.
         command: words of the export's command; empty where a program called the library.
+        context: how much it sees of a text; None of one that sees no texts.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Subject(NamedTuple):
     usage: str
     limits: Sequence[str]
     command: Sequence[str]
+    context: Context | None = None
 
 
 def model_card(subject: Subject, evidence: Evidence) -> str:
@@ -69,6 +72,7 @@ def model_card(subject: Subject, evidence: Evidence) -> str:
         _front_matter(subject, evidence),
         _head(subject),
         f"## Use\n\n```python\n{subject.usage}```",
+        *_context(subject),
         _equality(subject),
         _training(evidence.training),
         _held_out(evidence.training),
@@ -91,6 +95,7 @@ def _front_matter(subject: Subject, evidence: Evidence) -> str:
         "meaning": subject.meaning,
         "fingerprint": subject.fingerprint,
         "dtype": subject.dtype,
+        "context": None if subject.context is None else subject.context.tokens,
         "comparison": subject.comparison._asdict(),
         "data": None if evidence.training is None else evidence.training.data,
         "held_out": None if evidence.training is None else evidence.training.held_out,
@@ -119,6 +124,13 @@ def _head(subject: Subject) -> str:
         f"`{subject.source}` (fingerprint `{subject.fingerprint}`). rewardlab is not needed to use "
         "it."
     )
+
+
+def _context(subject: Subject) -> list[str]:
+    """Return the part on texts that are long, if it sees texts."""
+    if subject.context is None:
+        return []
+    return [f"## Context\n\n{subject.context.sentences}"]
 
 
 def _equality(subject: Subject) -> str:

@@ -10,19 +10,22 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.rewards import (
+    AestheticReward,
     Bottleneck,
     ClassifierReward,
     Corrected,
     Ensemble,
+    ImageReward,
     LanguageReward,
     Member,
     Reward,
     Standardized,
+    Tolerant,
     VisionReward,
     Weighted,
 )
 
-NETWORKS = (Bottleneck, ClassifierReward, LanguageReward, VisionReward)
+NETWORKS = (AestheticReward, Bottleneck, ClassifierReward, LanguageReward, VisionReward)
 
 
 class Term(NamedTuple):
@@ -30,7 +33,7 @@ class Term(NamedTuple):
 
     Attributes:
         reward: of one network, one of `NETWORKS`.
-        weights: float64 [K], what each of its K members counts for.
+        weights: float64 [K], what each of its K members counts for; of `Outputs` [O, K].
     """
 
     reward: Reward
@@ -54,10 +57,57 @@ class Combination(NamedTuple):
         return Combination(terms, factor * self.offset + offset)
 
 
+class Outputs(NamedTuple):
+    """O numbers of a sample as sums over networks' members, and a constant each.
+
+    The first is the score. Of a reward with several members, theirs follow.
+
+    Attributes:
+        terms: one or more, with weights [O, K].
+        offsets: float64 [O], the constants.
+    """
+
+    terms: list[Term]
+    offsets: Tensor
+
+
+def outputs_of(reward: Reward) -> Outputs:
+    """Return a reward's score, and its members where it has several, as such sums.
+
+    Raises:
+        InputError: as `combination_of`.
+
+    Example:
+        >>> from rewardlab.testing import tiny_tower
+        >>> outputs = outputs_of(VisionReward(tiny_tower(), heads=2, width=4))
+        >>> outputs.terms[0].weights.tolist()
+        [[0.5, 0.5], [1.0, 0.0], [0.0, 1.0]]
+    """
+    columns = [combination_of(reward)]
+    members = members_of(reward)
+    if len(members) > 1:
+        columns += members
+    terms = []
+    for reference in columns[0].terms:
+        weights = [_weights_on(reference.reward, column) for column in columns]
+        terms.append(Term(reference.reward, torch.stack(weights)))
+    offsets = torch.tensor([column.offset for column in columns], dtype=torch.float64)
+    return Outputs(terms, offsets)
+
+
+def _weights_on(reward: Reward, column: Combination) -> Tensor:
+    """Return what the members of one network count for in a column, [K]."""
+    for term in column.terms:
+        if term.reward is reward:
+            return term.weights
+    return torch.zeros(head_count(reward), dtype=torch.float64)
+
+
 def combination_of(reward: Reward) -> Combination:
     """Return a reward's `forward` as a sum over the members of the networks that it is made of.
 
-    Standardized, Weighted, Ensemble, Member and Corrected are sums of what is inside them.
+    Standardized, Weighted, Ensemble, Member and Corrected are sums of what is inside them, and
+    Tolerant is what it wraps.
 
     Raises:
         InputError: naming the first part that is no such sum.
@@ -69,6 +119,8 @@ def combination_of(reward: Reward) -> Combination:
         >>> combination.terms[0].weights.tolist(), combination.offset
         ([0.25, 0.25], -0.5)
     """
+    if isinstance(reward, Tolerant):
+        return combination_of(reward.reward)
     if isinstance(reward, Standardized):
         return _standardized(combination_of(reward.reward), reward)
     if isinstance(reward, Weighted):
@@ -87,6 +139,8 @@ def members_of(reward: Reward) -> list[Combination]:
     Raises:
         InputError: as `combination_of`.
     """
+    if isinstance(reward, Tolerant):
+        return members_of(reward.reward)
     if isinstance(reward, Ensemble):
         columns: list[Combination] = []
         for part in reward.rewards:
@@ -96,20 +150,30 @@ def members_of(reward: Reward) -> list[Combination]:
         return [_standardized(member, reward) for member in members_of(reward.reward)]
     if isinstance(reward, Weighted):
         return _weighted_members(reward)
-    if isinstance(reward, Member | Corrected):
+    if isinstance(reward, Corrected):
+        return _corrected_members(reward)
+    if isinstance(reward, Member):
         return [combination_of(reward)]
+    if isinstance(reward, ImageReward):
+        raise InputError(
+            "An ImageReward is one published checkpoint, whose text half attends to the picture: "
+            "not a network with heads, and there is a package that loads it. Give others that "
+            "checkpoint, or let `rewardlab export --to flow-factory` write a reward that loads "
+            "this folder."
+        )
     if not isinstance(reward, NETWORKS):
         raise InputError(
             f"An export is one network, or a weighted sum of networks, and {type(reward).__name__} "
             "is neither. Export the reward inside it (the folder reward/ of a saved one), or let "
-            "`rewardlab export --to openrlhf` write a function that loads the whole."
+            "`rewardlab export --to openrlhf`, or flow-factory for pictures, write a function that "
+            "loads the whole."
         )
-    count = _head_count(reward)
+    count = head_count(reward)
     units = torch.eye(count, dtype=torch.float64)
     return [Combination([Term(reward, unit)], 0.0) for unit in units]
 
 
-def _head_count(reward: Reward) -> int:
+def head_count(reward: Reward) -> int:
     """Return how many members a network's reward has."""
     if isinstance(reward, LanguageReward | Bottleneck):
         return len(reward.head)
@@ -156,12 +220,23 @@ def _member(reward: Member) -> Combination:
 
 
 def _corrected(reward: Corrected) -> Combination:
-    factor = reward.weight * reward.scale.double().item()
-    correction = combination_of(reward.correction)
-    scaled = correction.scaled(factor, -factor * reward.offset.double().item())
+    correction = _settled(combination_of(reward.correction), reward)
     if reward.reward is None:
-        return scaled
-    return _sum([combination_of(reward.reward), scaled])
+        return correction
+    return _sum([combination_of(reward.reward), correction])
+
+
+def _corrected_members(reward: Corrected) -> list[Combination]:
+    """Return the columns of a Corrected, which its `members` describes."""
+    if reward.reward is None:
+        return [_settled(member, reward) for member in members_of(reward.correction)]
+    correction = _settled(combination_of(reward.correction), reward)
+    return [_sum([member, correction]) for member in members_of(reward.reward)]
+
+
+def _settled(correction: Combination, reward: Corrected) -> Combination:
+    factor = reward.weight * reward.scale.double().item()
+    return correction.scaled(factor, -factor * reward.offset.double().item())
 
 
 def _mean(columns: Sequence[Combination]) -> Combination:

@@ -8,6 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
+from rewardlab.rewards import Reward
+from rewardlab.rewards.scoring import member_scores, scores_of
+from rewardlab.types import Samples
 
 TOLERANCES = {"float32": 1e-4, "bfloat16": 0.1, "float16": 0.02}  # of the largest score, or of 1
 
@@ -26,6 +29,20 @@ class Comparison(NamedTuple):
     difference: float
     largest: float
     tolerance: float
+
+
+def expected_outputs(reward: Reward, samples: Samples, count: int) -> Tensor:
+    """Return a reward's score of each sample, and its members' where they are wanted, [B, O].
+
+    Args:
+        reward: the original.
+        samples: B of them.
+        count: O, 1 or 1 + M.
+    """
+    scores = scores_of(reward, samples)[:, None]
+    if count == 1:
+        return scores
+    return torch.cat([scores, member_scores(reward, samples)], 1)
 
 
 def coarsest(dtype: str, reward: nn.Module) -> str:
@@ -48,7 +65,7 @@ def coarsest(dtype: str, reward: nn.Module) -> str:
 
 
 def compared(scores: Tensor, expected: Tensor, dtype: str, what: str) -> Comparison:
-    """Compare scores [B] with the reward's own [B].
+    """Compare scores [B], or outputs [B, O], with the reward's own.
 
     Args:
         scores: of what was written.
@@ -71,8 +88,8 @@ def compared(scores: Tensor, expected: Tensor, dtype: str, what: str) -> Compari
     if not difference <= tolerance:
         worst = int(torch.nan_to_num(differences, nan=torch.inf).argmax())
         raise InputError(
-            f"{what} gives {scores[worst].item():.6g} to a probe where the reward gives "
-            f"{expected[worst].item():.6g}, which is more apart than {tolerance:.2g}; nothing was "
+            f"{what} gives {scores.flatten()[worst].item():.6g} to a probe where the reward gives "
+            f"{expected.flatten()[worst].item():.6g}, which is more apart than {tolerance:.2g}; nothing was "
             "written. Is the model changed in memory in a way that its config does not tell, or is "
             f"{dtype} too coarse (--dtype float32)?"
         )

@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rewardlab.exporting.comparison import Comparison, coarsest, compared
-from rewardlab.exporting.image_folder import image_model, probe_pictures, write_processor
-from rewardlab.exporting.image_scorer import ImageScorer
-from rewardlab.exporting.onnx_graph import (
-    PairGraph,
-    PixelGraph,
-    TextGraph,
-    graph_scores,
-    write_graph,
+from rewardlab.exporting.comparison import (
+    Comparison,
+    coarsest,
+    compared,
+    expected_outputs,
 )
-from rewardlab.exporting.remote.image_processing_image_reward import ImageRewardProcessor
+from rewardlab.exporting.image_folder import (
+    CODE,
+    image_model,
+    image_probes,
+    write_processor,
+)
+from rewardlab.exporting.image_scorer import ImageScorer
+from rewardlab.exporting.onnx_graph import ScoreGraph, graph_outputs, write_graph
+from rewardlab.exporting.pooled_folder import TABLES, pooled_model
+from rewardlab.exporting.pooled_scorer import PooledForm
+from rewardlab.exporting.recipes import as_conversations
+from rewardlab.exporting.remote.tables_text_reward import tables
 from rewardlab.exporting.text_folder import TextForm, in_dtype
 from rewardlab.networks.silence import silent
-from rewardlab.rewards import ClassifierReward, Reward
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards import Reward
 from rewardlab.types import Samples
 
 Tables = Mapping[str, Tensor]
+TEXT = ("batch", "length")  # dimensions of any size
 
 
-def write_text_graph(folder: Path, form: TextForm, reward: Reward) -> Comparison:
-    """Write a reward of texts as a graph from token tables to scores, and compare.
+def write_pooled_graph(folder: Path, form: PooledForm, reward: Reward) -> Comparison:
+    """Write language models with their heads as a graph from token tables to scores, and compare.
 
     The graph is run on all probes at once and on each alone, so that it is seen to take any batch
     and any length.
@@ -43,21 +51,47 @@ def write_text_graph(folder: Path, form: TextForm, reward: Reward) -> Comparison
     Raises:
         InputError: if torch cannot express it, or onnxruntime scores otherwise.
     """
-    names = table_names(form)
-    batch = _tables(form, form.samples, names)
-    write_graph(folder, _text_module(form, names), batch, ("batch", "length"))
+    names = ["input_ids", "attention_mask"]
+    if form.averages:
+        names.append("response_mask")
+        shutil.copy(CODE / f"{TABLES}.py", folder)
+    batches = []
+    for samples in _all_and_each(form.samples):
+        made = tables(form.recipe.tokenizer, as_conversations(samples))
+        batches.append({name: made[name] for name in names})
+    write_graph(folder, ScoreGraph(pooled_model(form), names), batches[0], TEXT)
     with silent():
         form.recipe.tokenizer.save_pretrained(folder)
-    scores = [graph_scores(folder, batch)]
-    for index in range(len(form.samples)):
-        alone = _tables(form, form.samples[index : index + 1], names)
-        scores.append(graph_scores(folder, alone))
-    expected = scores_of(reward, form.samples).repeat(2)
-    return compared(torch.cat(scores), expected, coarsest("float32", reward), "The ONNX graph")
+    expected = expected_outputs(reward, form.samples, len(form.constants))
+    return _compared(folder, batches, expected.repeat(2, 1), reward)
+
+
+def write_pair_graph(folder: Path, form: TextForm, reward: Reward) -> Comparison:
+    """Write a published classifier as a graph from token tables to scores, and compare.
+
+    Args:
+        folder: empty.
+        form: of the reward.
+        reward: the original.
+
+    Raises:
+        InputError: as `write_pooled_graph`.
+    """
+    names = table_names(form)
+    batches = []
+    for samples in _all_and_each(form.samples):
+        made = form.recipe.tables(samples)
+        batches.append({name: made[name] for name in names})
+    network = in_dtype(form.scorer.network, torch.float32)
+    write_graph(folder, ScoreGraph(network, names, form.scorer.offset), batches[0], TEXT)
+    with silent():
+        form.recipe.tokenizer.save_pretrained(folder)
+    expected = expected_outputs(reward, form.samples, 1)
+    return _compared(folder, batches, expected.repeat(2, 1), reward)
 
 
 def write_image_graph(folder: Path, scorer: ImageScorer, reward: Reward) -> Comparison:
-    """Write a reward of images as a graph from pixels to scores, and compare.
+    """Write a reward of images as a graph from pixels, and prompts, to scores, and compare.
 
     Args:
         folder: empty.
@@ -65,41 +99,35 @@ def write_image_graph(folder: Path, scorer: ImageScorer, reward: Reward) -> Comp
         reward: the original.
 
     Raises:
-        InputError: as `write_text_graph`.
+        InputError: as `write_pooled_graph`.
     """
-    write_processor(folder, scorer.reader)
-    processor = ImageRewardProcessor.from_pretrained(folder)
-    pictures = probe_pictures(scorer.reader)
-    pixels = [processor(part)["pixel_values"] for part in pictures]
-    module = PixelGraph(image_model(scorer))
-    write_graph(folder, module, {"pixel_values": pixels[0]}, ("batch",))
-    scores = [graph_scores(folder, {"pixel_values": torch.cat(pixels)})]
+    write_processor(folder, scorer)
+    probes = image_probes(folder, scorer)
+    batches = [dict(probe.tables) for probe in probes]
+    names = list(batches[0])
+    write_graph(folder, ScoreGraph(image_model(scorer), names), batches[0], ("batch",))
     expected = []
-    for part, table in zip(pictures, pixels, strict=True):
-        scores.append(graph_scores(folder, {"pixel_values": table}))
-        expected.append(scores_of(reward, Samples([""] * len(part), part)))
-    expected_scores = torch.cat(expected).repeat(2)
-    return compared(
-        torch.cat(scores), expected_scores, coarsest("float32", reward), "The ONNX graph"
-    )
+    for probe in probes:
+        expected.append(expected_outputs(reward, probe.samples, scorer.outputs))
+    together = {name: torch.cat([batch[name] for batch in batches]) for name in names}
+    twice = torch.cat(expected).repeat(2, 1)
+    return _compared(folder, [together, *batches], twice, reward)
 
 
 def table_names(form: TextForm) -> list[str]:
-    """Return the names of the token tables that a graph takes, in order."""
-    if not isinstance(form.scorer.reader, ClassifierReward):
-        return ["input_ids", "attention_mask"]
+    """Return the names of the token tables that a published classifier takes, in order."""
     takes = signature(form.scorer.network.forward).parameters
     return [name for name in form.recipe.tables(form.samples) if name in takes]
 
 
-def _tables(form: TextForm, samples: Samples, names: Sequence[str]) -> Tables:
-    tables = form.recipe.tables(samples)
-    return {name: tables[name] for name in names}
+def _all_and_each(samples: Samples) -> list[Samples]:
+    """Return samples together, and each of them alone."""
+    return [samples, *(samples[row : row + 1] for row in range(len(samples)))]
 
 
-def _text_module(form: TextForm, names: Sequence[str]) -> nn.Module:
-    scorer = form.scorer
-    network = in_dtype(scorer.network, torch.float32)
-    if isinstance(scorer.reader, ClassifierReward):
-        return PairGraph(network, scorer.offset, names)
-    return TextGraph(network, scorer.offset, form.recipe.tokenizer.pad_token_id)
+def _compared(
+    folder: Path, batches: Sequence[Tables], expected: Tensor, reward: Reward
+) -> Comparison:
+    """Compare what a graph gives for batches with what is expected of them, [B, O]."""
+    outputs = torch.cat([graph_outputs(folder, batch) for batch in batches])
+    return compared(outputs, expected, coarsest("float32", reward), "The ONNX graph")

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from rewardlab.exporting.comparison import Comparison, coarsest, compared
+from rewardlab.exporting.comparison import (
+    Comparison,
+    coarsest,
+    compared,
+    expected_outputs,
+)
 from rewardlab.exporting.image_scorer import ImageScorer, JoinedHead
+from rewardlab.exporting.prompt_tokens import PROMPTS
 from rewardlab.exporting.remote.configuration_image_reward import ImageRewardConfig
 from rewardlab.exporting.remote.image_processing_image_reward import ImageRewardProcessor
 from rewardlab.exporting.remote.modeling_image_reward import ImageRewardModel
 from rewardlab.networks.silence import silent
-from rewardlab.rewards import Reward, VisionReward
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards import Reward
 from rewardlab.storage.atomic import write_json
 from rewardlab.types import Samples
 
@@ -25,6 +31,12 @@ CODE = Path(__file__).parent / "remote"
 CONFIGURATION = "configuration_image_reward"
 MODELING = "modeling_image_reward"
 PROCESSING = "image_processing_image_reward"
+CLASSES = {
+    "AutoConfig": f"{CONFIGURATION}.ImageRewardConfig",
+    "AutoModel": f"{MODELING}.ImageRewardModel",
+    "AutoModelForImageClassification": f"{MODELING}.ImageRewardModel",
+    "AutoImageProcessor": f"{PROCESSING}.ImageRewardProcessor",
+}
 SHAPES = ((40, 56), (56, 40), (17, 90), (300, 280))  # height and width of probes
 
 
@@ -46,51 +58,83 @@ def write_images(
     model = model.to(dtype)
     with silent():
         model.save_pretrained(folder)
-    _name_classes(folder)
-    write_processor(folder, scorer.reader)
+    name_classes(folder, CLASSES)
+    write_processor(folder, scorer)
     for name in (CONFIGURATION, MODELING):
         shutil.copy(CODE / f"{name}.py", folder)
     with silent():
         loaded: Any = ImageRewardModel.from_pretrained(folder)
-    processor = ImageRewardProcessor.from_pretrained(folder)
-    scores = []
+    outputs = []
     expected = []
-    for pictures in probe_pictures(scorer.reader):
-        pixels = processor(pictures)["pixel_values"]
-        scores.append(_logits(loaded.eval(), pixels.to(dtype)))
-        expected.append(scores_of(reward, Samples([""] * len(pictures), pictures)))
+    for batch in image_probes(folder, scorer):
+        tables = dict(batch.tables)
+        tables["pixel_values"] = tables["pixel_values"].to(dtype)
+        outputs.append(_outputs(loaded.eval(), tables))
+        expected.append(expected_outputs(reward, batch.samples, scorer.outputs))
     name = coarsest(str(dtype).removeprefix("torch."), reward)
-    return compared(torch.cat(scores), torch.cat(expected), name, "The exported model")
+    return compared(torch.cat(outputs), torch.cat(expected), name, "The exported model")
 
 
-def probe_pictures(reader: VisionReward) -> list[Tensor]:
-    """Return pictures [2, 3, H, W] of several shapes that a reward takes."""
-    size = reader.tower.prepare.size
-    shapes = (*SHAPES, size) if reader.resize else (size,)
-    pictures = []
+class ImageProbe(NamedTuple):
+    """Samples, and the tables that a folder's processor and tokenizer make of them.
+
+    Attributes:
+        samples: pictures of one size, with prompts.
+        tables: "pixel_values" and, where prompts are seen, "input_ids".
+    """
+
+    samples: Samples
+    tables: dict[str, Tensor]
+
+
+def image_probes(folder: Path, scorer: ImageScorer) -> list[ImageProbe]:
+    """Return pictures of several shapes that a reward takes, two of each, as a folder reads them.
+
+    Args:
+        folder: with the processor.
+        scorer: of the reward.
+    """
+    processor = ImageRewardProcessor.from_pretrained(folder)
+    size = scorer.look.tower.prepare.size
+    shapes = (*SHAPES, size) if scorer.look.resizes else (size,)
+    probes = []
     for number, shape in enumerate(shapes):
         generator = torch.Generator().manual_seed(number)
-        pictures.append(torch.rand(2, 3, *shape, generator=generator))
-    return pictures
+        pictures = torch.rand(2, 3, *shape, generator=generator)
+        prompts = ["", ""] if scorer.prompts is None else list(PROMPTS)
+        tables = {"pixel_values": processor(pictures)["pixel_values"]}
+        if scorer.prompts is not None:
+            tables["input_ids"] = scorer.prompts.ids(prompts)
+        probes.append(ImageProbe(Samples(prompts, pictures), tables))
+    return probes
 
 
 @torch.no_grad()
-def _logits(model: Any, pixels: Tensor) -> Tensor:
-    logits: Tensor = model(pixels).logits
-    return logits[:, 0].float()
+def _outputs(model: Any, tables: Mapping[str, Tensor]) -> Tensor:
+    """Return all that a model gives, float32 [B, O]."""
+    output = model(**tables)
+    columns = [output.logits]
+    if output.members is not None:
+        columns.append(output.members)
+    return torch.cat(columns, 1).float()
 
 
 def image_model(scorer: ImageScorer) -> Any:
     """Return the model that a folder holds, in float32."""
+    heads = []
+    for placed in scorer.heads:
+        head = placed.head
+        hidden = 0 if head.hidden_weight is None else len(head.hidden_weight)
+        heads.append({"tower": placed.tower, "features": len(head.mean), "hidden": hidden})
     config = ImageRewardConfig(
-        tower=scorer.tower.description,
-        embedding_width=len(scorer.head.mean),
-        hidden_width=0 if scorer.head.hidden_weight is None else len(scorer.head.hidden_weight),
+        towers=[tower.description for tower in scorer.towers], heads=heads, outputs=scorer.outputs
     )
     with torch.random.fork_rng(devices=[]), silent():
         model: Any = ImageRewardModel(config)
-    model.tower.load_state_dict(_prefixed(scorer.tower.network.state_dict()))
-    _fill_head(model.head, scorer.head)
+    for module, tower in zip(model.towers, scorer.towers, strict=True):
+        module.network.load_state_dict(tower.network.state_dict())
+    for module, placed in zip(model.heads, scorer.heads, strict=True):
+        _fill_head(module, placed.head)
     return model.eval()
 
 
@@ -101,17 +145,13 @@ def _fill_head(module: Any, head: JoinedHead) -> None:
     if head.hidden_weight is not None:
         module.hidden.weight.copy_(head.hidden_weight)
         module.hidden.bias.copy_(head.hidden_bias)
-    module.score.weight.copy_(head.weight[None])
-    module.score.bias.fill_(head.bias)
+    module.score.weight.copy_(head.weight)
+    module.score.bias.copy_(head.bias)
 
 
-def _prefixed(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {f"network.{name}": tensor for name, tensor in state.items()}
-
-
-def write_processor(folder: Path, reader: VisionReward) -> None:
-    """Write a reward's preprocessing, and the code that does it, into a folder."""
-    numbers = reader.tower.prepare.numbers
+def write_processor(folder: Path, scorer: ImageScorer) -> None:
+    """Write a reward's preprocessing, the code that does it, and a tokenizer of its own."""
+    numbers = scorer.look.tower.prepare.numbers
     height, width = numbers["size"]
     content = {
         "auto_map": {"AutoImageProcessor": f"{PROCESSING}.ImageRewardProcessor"},
@@ -123,20 +163,22 @@ def write_processor(folder: Path, reader: VisionReward) -> None:
         "resize_mode": numbers["resize_mode"],
         "fill_color": numbers["fill_color"],
         "crop_pct": numbers.get("crop_pct"),
-        "do_resize": reader.resize,
+        "do_resize": scorer.look.resizes,
     }
     write_json(folder / "preprocessor_config.json", content)
     shutil.copy(CODE / f"{PROCESSING}.py", folder)
+    if scorer.prompts is not None:
+        scorer.prompts.write(folder)
 
 
-def _name_classes(folder: Path) -> None:
-    """Say in a folder's config.json which classes load it."""
+def name_classes(folder: Path, classes: dict[str, str]) -> None:
+    """Say in a folder's config.json which classes of its code load it.
+
+    Args:
+        folder: that `save_pretrained` wrote.
+        classes: "MODULE.CLASS" by the name of transformers' class that finds it.
+    """
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
-    config["auto_map"] = {
-        "AutoConfig": f"{CONFIGURATION}.ImageRewardConfig",
-        "AutoModel": f"{MODELING}.ImageRewardModel",
-        "AutoModelForImageClassification": f"{MODELING}.ImageRewardModel",
-        "AutoImageProcessor": f"{PROCESSING}.ImageRewardProcessor",
-    }
+    config["auto_map"] = classes
     write_json(file, config)

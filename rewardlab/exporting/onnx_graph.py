@@ -16,72 +16,37 @@ from torch import Tensor, nn
 from rewardlab.errors import InputError, reason_of
 
 FILE = "model.onnx"
-OUTPUT = "score"
 LARGE = 1_500_000_000  # bytes of weights beyond which they stand beside the graph; it holds 2 GB
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
-class TextGraph(nn.Module):
-    """Scores of token tables: the last state that is no padding, one linear head, a constant.
+class ScoreGraph(nn.Module):
+    """Scores of tables, and members where the model gives them.
 
     Args:
-        network: a sequence classifier of transformers with a `score` head over its base model.
-        offset: what is added.
-        pad: the token that pads.
-    """
-
-    def __init__(self, network: Any, offset: float, pad: int) -> None:
-        super().__init__()
-        self.base = network.base_model
-        self.head = network.score
-        self.offset = offset
-        self.pad = pad
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return scores [B] of ids [B, T] and their mask [B, T], padded on the right."""
-        output = self.base(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-        columns = torch.arange(input_ids.shape[1], device=input_ids.device)
-        last = (columns * (input_ids != self.pad)).argmax(1)
-        rows = torch.arange(input_ids.shape[0], device=input_ids.device)
-        states = output.last_hidden_state[rows, last].float()
-        return self.head(states)[:, 0] + self.offset  # type: ignore[no-any-return]
-
-
-class PairGraph(nn.Module):
-    """Scores of a published classifier's token tables.
-
-    Args:
-        network: a sequence classifier of transformers with one label.
-        offset: what is added.
+        model: of transformers, with one logit.
         names: of the tables that it takes, in order.
+        offset: what is added to a logit.
     """
 
-    def __init__(self, network: Any, offset: float, names: Sequence[str]) -> None:
-        super().__init__()
-        self.network = network
-        self.offset = offset
-        self.names = tuple(names)
-
-    def forward(self, *tables: Tensor) -> Tensor:
-        """Return scores [B] of token tables [B, T]."""
-        logits = self.network(**dict(zip(self.names, tables, strict=True))).logits
-        return logits[:, 0].float() + self.offset  # type: ignore[no-any-return]
-
-
-class PixelGraph(nn.Module):
-    """Scores of preprocessed pictures.
-
-    Args:
-        model: an exported model of images.
-    """
-
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, names: Sequence[str], offset: float = 0.0) -> None:
         super().__init__()
         self.model = model
+        self.names = tuple(names)
+        self.offset = offset
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Return scores [B] of pixels [B, 3, H, W]."""
-        return self.model(pixel_values).logits[:, 0]  # type: ignore[no-any-return]
+    @property
+    def outputs(self) -> list[str]:
+        """Return the names of what is computed."""
+        has_members = getattr(self.model.config, "outputs", 1) > 1
+        return ["score", "members"] if has_members else ["score"]
+
+    def forward(self, *tables: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Return scores [B], and members [B, M], of tables [B, ...]."""
+        output = self.model(**dict(zip(self.names, tables, strict=True)))
+        scores: Tensor = output.logits[:, 0].float() + self.offset
+        members = getattr(output, "members", None)
+        return scores if members is None else (scores, members.float())
 
 
 def check_installed() -> None:
@@ -99,7 +64,7 @@ def check_installed() -> None:
 
 
 def write_graph(
-    folder: Path, module: nn.Module, inputs: Mapping[str, Tensor], dynamic: Sequence[str]
+    folder: Path, module: ScoreGraph, inputs: Mapping[str, Tensor], dynamic: Sequence[str]
 ) -> None:
     """Write a module as `model.onnx` into a folder.
 
@@ -113,7 +78,6 @@ def write_graph(
         InputError: if torch cannot express it.
     """
     shapes = tuple(dict(enumerate(dynamic)) for _ in inputs)
-    takes_many = isinstance(module, PairGraph)
     weight = sum(parameter.nbytes for parameter in module.parameters())
     try:
         with torch.no_grad(), _quiet():
@@ -122,15 +86,15 @@ def write_graph(
                 tuple(inputs.values()),
                 str(folder / FILE),
                 input_names=list(inputs),
-                output_names=[OUTPUT],
-                dynamic_shapes=(shapes,) if takes_many else shapes,
+                output_names=module.outputs,
+                dynamic_shapes=(shapes,),
                 external_data=weight > LARGE,
                 dynamo=True,
                 verbose=False,
             )
     except Exception as error:  # a foreign network can make the exporter raise anything
         raise InputError(
-            f"torch cannot write this {type(module).__name__} as ONNX: {reason_of(error)}. "
+            f"torch cannot write this {type(module.model).__name__} as ONNX: {reason_of(error)}. "
             "Export it --to transformers."
         ) from error
 
@@ -148,11 +112,14 @@ def _quiet() -> Iterator[None]:
         logging.disable(level)
 
 
-def graph_scores(folder: Path, inputs: Mapping[str, Tensor]) -> Tensor:
-    """Return what onnxruntime computes on the CPU, float32 [B]."""
+def graph_outputs(folder: Path, inputs: Mapping[str, Tensor]) -> Tensor:
+    """Return what onnxruntime computes on the CPU: the score, then members, float32 [B, O]."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(folder / FILE), providers=["CPUExecutionProvider"])
     feeds = {name: table.numpy() for name, table in inputs.items()}
-    scores = session.run([OUTPUT], feeds)[0]
-    return torch.from_numpy(scores)
+    columns = []
+    for output in session.run(None, feeds):
+        column = torch.from_numpy(output)
+        columns.append(column.view(len(column), -1))
+    return torch.cat(columns, 1)

@@ -43,7 +43,7 @@ class Recipe(NamedTuple):
         if self.kind == "pair":
             return self.tokenizer(prompts, responses, padding=True, return_tensors="pt")
         if self.kind == "chat":
-            conversations = [_messages(*pair) for pair in zip(prompts, responses, strict=True)]
+            conversations = as_conversations(samples)
             return self.tokenizer.apply_chat_template(
                 conversations, padding=True, return_tensors="pt", return_dict=True
             )
@@ -52,6 +52,15 @@ class Recipe(NamedTuple):
             prompt + response + end for prompt, response in zip(prompts, responses, strict=True)
         ]
         return self.tokenizer(texts, padding=True, return_tensors="pt")
+
+
+def as_conversations(samples: Samples) -> list[list[dict[str, str]]]:
+    """Return each prompt and its response as messages of a user and of the assistant."""
+    conversations = []
+    for prompt, response in zip(samples.prompts, samples.outputs, strict=True):
+        user = {"role": "user", "content": str(prompt)}
+        conversations.append([user, {"role": "assistant", "content": str(response)}])
+    return conversations
 
 
 def probes(reward: LanguageReward | ClassifierReward) -> Samples:
@@ -202,7 +211,3 @@ def _first_difference(
                 f"the prompt and response {pair} it makes {row[-8:]} at the end, not {wanted[-8:]}"
             )
     return "no probe"
-
-
-def _messages(prompt: str, response: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]

@@ -12,7 +12,7 @@ from torch import Tensor
 from rewardlab.errors import InputError
 from rewardlab.exporting.combination import Combination
 from rewardlab.exporting.comparison import Comparison, coarsest, compared
-from rewardlab.exporting.recipes import Kind, Recipe, limit_of, probes, recipe_of
+from rewardlab.exporting.recipes import Kind, Recipe, probes, recipe_of
 from rewardlab.exporting.text_scorer import TextScorer, text_scorer
 from rewardlab.networks.silence import silent
 from rewardlab.rewards import LanguageReward, Reward
@@ -40,13 +40,11 @@ class WrittenText(NamedTuple):
     Attributes:
         kind: how texts become tokens; see `Recipe`.
         offset: what is added to a logit.
-        limit: most tokens of a row; None where nothing limits them.
         comparison: with the reward.
     """
 
     kind: Kind
     offset: float
-    limit: int | None
     comparison: Comparison
 
 
@@ -88,9 +86,7 @@ def write_text(folder: Path, form: TextForm, reward: Reward, dtype: torch.dtype)
     scores = _scores_of_folder(folder, form) + form.scorer.offset
     name = coarsest(str(dtype).removeprefix("torch."), reward)
     comparison = compared(scores, expected, name, "The exported classifier")
-    return WrittenText(
-        form.recipe.kind, form.scorer.offset, limit_of(form.scorer.reader), comparison
-    )
+    return WrittenText(form.recipe.kind, form.scorer.offset, comparison)
 
 
 def in_dtype(network: Any, dtype: torch.dtype) -> Any:

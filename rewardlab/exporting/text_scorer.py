@@ -16,16 +16,19 @@ from rewardlab.rewards import Bottleneck, ClassifierReward, LanguageReward, Rewa
 from rewardlab.rewards.backbones import as_classifier
 
 
+Reading = tuple[str, int | None]  # fingerprint and padding token
+
+
 class LinearHead(NamedTuple):
-    """score = state @ weight + offset, in float64.
+    """score = weight @ state + offset, in float64.
 
     Attributes:
-        weight: [D].
-        offset: the constant.
+        weight: [D], or [O, D] of O outputs.
+        offset: a number, or [O].
     """
 
     weight: Tensor
-    offset: float
+    offset: Tensor
 
 
 class TextScorer(NamedTuple):
@@ -42,75 +45,69 @@ class TextScorer(NamedTuple):
     reader: LanguageReward | ClassifierReward
 
 
+def is_classifier(combination: Combination) -> bool:
+    """Tell whether a class of transformers' own scores as a combination of rewards of texts does.
+
+    A sequence classifier is one network and the state of its last token.
+
+    Raises:
+        InputError: if there is a network of images beside them.
+    """
+    if isinstance(combination.terms[0].reward, ClassifierReward):
+        return True
+    readers = [reader_of(term.reward) for term in combination.terms]
+    kinds = {reading(reader) for reader in readers}
+    return len(kinds) == 1 and readers[0].pooling == "last"
+
+
 def text_scorer(combination: Combination) -> TextScorer:
-    """Return the network of a combination of rewards of texts.
+    """Return the network of a combination of rewards of texts for which `is_classifier` holds.
 
     Heads on one network become one head: a sum of linear heads is linear. So is a Bottleneck's
     score, which is of its mean.
 
     Raises:
-        InputError: if the networks are several, or the score is not linear in a last state.
+        InputError: if a published classifier is beside others, or its score is not linear.
     """
     first = combination.terms[0].reward
     if isinstance(first, ClassifierReward):
         return _of_classifier(first, combination)
-    readers = [_reader(term.reward) for term in combination.terms]
-    reader = readers[0]
-    _check_one_network(readers)
-    if reader.pooling != "last":
-        raise InputError(
-            "A sequence classifier scores the state of the last token, and this reward the mean "
-            "over the response's (pooling='mean'), which its network alone does not know. Train "
-            "with pooling='last', or let `rewardlab export --to openrlhf` write a function."
-        )
+    reader = reader_of(first)
     head = _summed(combination)
     backbone = lora.merged(reader.backbone)
     network = as_classifier(backbone, head.weight[None].float(), reader.pad)
-    settled = with_constant(network.eval(), head.offset)
+    settled = with_constant(network.eval(), float(head.offset))
     return TextScorer(settled.network, settled.offset, reader)
 
 
-def _reader(reward: Reward) -> LanguageReward:
-    """Return the reward that a term's heads stand on.
+def reader_of(reward: Reward) -> LanguageReward:
+    """Return the LanguageReward that a term's heads stand on.
 
     Raises:
-        InputError: if it is of another kind than the first one's.
+        InputError: if it is of another kind.
     """
     inner = reward.reward if isinstance(reward, Bottleneck) else reward
     if isinstance(inner, LanguageReward):
         return inner
     raise InputError(
-        f"A reward that adds a LanguageReward and a {type(inner).__name__} has several networks, "
-        "and a sequence classifier is one. Export them one by one."
+        f"An export has networks of one kind, and this reward adds a LanguageReward and a "
+        f"{type(inner).__name__}. Export them one by one."
     )
 
 
-def _check_one_network(readers: list[LanguageReward]) -> None:
-    """Refuse rewards on different networks, or that read texts differently.
-
-    Raises:
-        InputError: naming how many there are.
-    """
-    kinds = set()
-    for reader in {id(reader): reader for reader in readers}.values():
-        kinds.add((reader.frozen_fingerprint(), reader.pad))
-    if len(kinds) > 1:
-        raise InputError(
-            f"This reward is made of {len(kinds)} networks, and a sequence classifier is one. "
-            "Heads on one frozen backbone become one head; others cannot. Export the members one "
-            "by one (the numbered folders of a saved ensemble), or let `rewardlab export --to "
-            "openrlhf` write a function that loads all."
-        )
+def reading(reader: LanguageReward) -> Reading:
+    """Return what the states of a reward's tokens depend on, equal for heads on one network."""
+    return reader.frozen_fingerprint(), reader.pad
 
 
 def _summed(combination: Combination) -> LinearHead:
     """Return the one head that the weighted heads of all terms are."""
     weight = torch.zeros((), dtype=torch.float64)
-    offset = combination.offset
+    offset = torch.tensor(combination.offset, dtype=torch.float64)
     for term in combination.terms:
         heads = term_heads(term)
         weight = weight + heads.weight
-        offset += heads.offset
+        offset = offset + heads.offset
     return LinearHead(weight, offset)
 
 
@@ -126,7 +123,7 @@ def term_heads(term: Term) -> LinearHead:
         offsets = reward.offset.double().cpu()
     rows = rows / reward.std.double().cpu()
     offsets = offsets - rows @ reward.mean.double().cpu()
-    return LinearHead(term.weights @ rows, float(term.weights @ offsets))
+    return LinearHead(term.weights @ rows, term.weights @ offsets)
 
 
 def _of_classifier(reward: ClassifierReward, combination: Combination) -> TextScorer:

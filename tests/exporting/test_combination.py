@@ -6,6 +6,7 @@ import torch
 from rewardlab import VisionReward
 from rewardlab.errors import InputError
 from rewardlab.exporting import combination_of
+from rewardlab.exporting.combination import members_of
 from rewardlab.rewards import (
     Bottleneck,
     Certainty,
@@ -14,6 +15,7 @@ from rewardlab.rewards import (
     Length,
     Member,
     Standardized,
+    Tolerant,
     Weighted,
 )
 from rewardlab.testing import tiny_tower
@@ -43,6 +45,8 @@ REWARDS = {
     "sums of ensembles in an ensemble": Ensemble([Weighted([ONE, OTHER], [1.0, 2.0]), ONE]),
     "corrected": corrected(),
     "a correction alone": Corrected(None, ONE, weight=3.0),
+    "a member of a correction": Member(corrected(), 1),
+    "a tolerant": Tolerant(Weighted([ONE, OTHER], [1.0, 1.0])),
     "bottleneck": Ensemble([Bottleneck(ONE, width=4, heads=2), OTHER]),
 }
 
@@ -57,6 +61,20 @@ def test_a_sum_over_members_is_the_rewards_own_score(name):
             scores += term.reward.members(SAMPLES).double() @ term.weights
         expected = reward(SAMPLES)
     torch.testing.assert_close(scores.float(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_sums_over_members_are_the_rewards_own_members(name):
+    reward = REWARDS[name].eval()
+    columns = []
+    with torch.no_grad():
+        for member in members_of(reward):
+            column = torch.full((len(SAMPLES),), member.offset, dtype=torch.float64)
+            for term in member.terms:
+                column += term.reward.members(SAMPLES).double() @ term.weights
+            columns.append(column)
+        expected = reward.members(SAMPLES)
+    torch.testing.assert_close(torch.stack(columns, 1).float(), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_a_reward_that_is_no_sum_is_refused_by_its_name():

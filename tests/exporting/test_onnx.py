@@ -14,10 +14,11 @@ from transformers import AutoTokenizer
 from rewardlab import VisionReward
 from rewardlab.errors import InputError
 from rewardlab.exporting import Origin, export_onnx
-from rewardlab.exporting.onnx_graph import write_graph
+from rewardlab.exporting.onnx_graph import ScoreGraph, write_graph
 from rewardlab.exporting.remote.image_processing_image_reward import ImageRewardProcessor
-from rewardlab.rewards import ClassifierReward, LanguageReward, Standardized
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.exporting.remote.tables_text_reward import tables as tables_of
+from rewardlab.rewards import ClassifierReward, Ensemble, LanguageReward, Standardized
+from rewardlab.rewards.scoring import member_scores, scores_of
 from rewardlab.testing import tiny_tower
 from rewardlab.types import Samples
 
@@ -27,11 +28,19 @@ TINY = SimpleNamespace(**runpy.run_path(str(Path(__file__).parents[1] / "rewards
 LONG = Samples(["Say hi. " * 4] * 3, ["Hello there, hé 世 " * 3, "no", ""])
 
 
-def graph_scores(folder, tables):
+def graph_scores(folder, tables, name="score"):
     """Return what onnxruntime computes of token tables or pixels."""
     session = onnxruntime.InferenceSession(str(folder / "model.onnx"))
     feeds = {put.name: tables[put.name].numpy() for put in session.get_inputs()}
-    return torch.from_numpy(session.run(["score"], feeds)[0])
+    return torch.from_numpy(session.run([name], feeds)[0])
+
+
+def conversations(samples):
+    made = []
+    for prompt, response in zip(samples.prompts, samples.outputs, strict=True):
+        user = {"role": "user", "content": prompt}
+        made.append([user, {"role": "assistant", "content": response}])
+    return made
 
 
 @pytest.mark.nightly
@@ -41,12 +50,8 @@ def test_a_graph_of_texts_holds_the_constant_too(tmp_path):
     comparison = export_onnx(reward, tmp_path / "out", Origin(str(tmp_path)))
     assert comparison.samples == 12
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    conversations = []
-    for prompt, response in zip(LONG.prompts, LONG.outputs, strict=True):
-        user = {"role": "user", "content": prompt}
-        conversations.append([user, {"role": "assistant", "content": response}])
     tables = tokenizer.apply_chat_template(
-        conversations, padding=True, return_tensors="pt", return_dict=True
+        conversations(LONG), padding=True, return_tensors="pt", return_dict=True
     )
     expected = scores_of(reward, LONG)
     torch.testing.assert_close(graph_scores(tmp_path / "out", tables), expected, atol=1e-4, rtol=0)
@@ -55,6 +60,32 @@ def test_a_graph_of_texts_holds_the_constant_too(tmp_path):
     torch.testing.assert_close(torch.tensor(json.loads(printed)), expected, atol=1e-4, rtol=0)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"model.onnx", "tokenizer.json", "README.md"} <= names
+
+
+def test_one_graph_holds_members_on_two_networks_that_average(tmp_path):
+    members = []
+    for seed in (1, 2):
+        backbone = TINY.backbone(seed=seed)
+        members.append(LanguageReward(backbone, TINY.tokenizer(), pooling="mean", seed=seed))
+    reward = Ensemble([members[0], Standardized(members[1], mean=0.5, std=0.25)]).eval()
+    export_onnx(reward, tmp_path / "out", Origin(str(tmp_path)))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    tables = tables_of(tokenizer, conversations(LONG))
+    scores = graph_scores(tmp_path / "out", tables)
+    torch.testing.assert_close(scores, scores_of(reward, LONG), atol=1e-4, rtol=0)
+    columns = graph_scores(tmp_path / "out", tables, "members")
+    torch.testing.assert_close(columns, member_scores(reward, LONG), atol=1e-4, rtol=0)
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "It sees 128 tokens" in card
+
+
+@pytest.mark.nightly
+def test_the_cards_code_scores_a_mean_in_onnxruntime(tmp_path):
+    reward = LanguageReward(TINY.backbone(), TINY.tokenizer(), pooling="mean", heads=2).eval()
+    export_onnx(reward, tmp_path / "out", Origin(str(tmp_path)))
+    printed = run_alone(card_code(tmp_path / "out"), tmp_path / "out", tmp_path / "cache")
+    expected = scores_of(reward, Samples(["12"], ["3"]))
+    torch.testing.assert_close(torch.tensor(json.loads(printed)), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.nightly
@@ -89,12 +120,17 @@ def test_the_cards_code_scores_a_picture_in_onnxruntime(tmp_path):
 
 
 class Branching(nn.Module):
-    """A module whose result depends on its numbers in a way that no graph holds."""
+    """A model whose logits depend on its numbers in a way that no graph holds."""
+
+    config = SimpleNamespace(outputs=1)
 
     def forward(self, pixel_values):
-        return pixel_values.sum(1) if bool(pixel_values.sum() > 0) else pixel_values.prod(1)
+        positive = bool(pixel_values.sum() > 0)
+        scores = pixel_values.sum(1) if positive else pixel_values.prod(1)
+        return SimpleNamespace(logits=scores[:, None])
 
 
 def test_what_torch_cannot_express_is_refused(tmp_path):
     with pytest.raises(InputError, match="torch cannot write this Branching as ONNX"):
-        write_graph(tmp_path, Branching(), {"pixel_values": torch.ones(2, 3)}, ("batch",))
+        graph = ScoreGraph(Branching(), ["pixel_values"])
+        write_graph(tmp_path, graph, {"pixel_values": torch.ones(2, 3)}, ("batch",))

@@ -235,16 +235,11 @@ def three_labels():
     )
 
 
-def two_backbones():
-    other = LanguageReward(TINY.backbone(seed=1), TINY.tokenizer(), frozen=True)
-    return Ensemble([shared(1), other])
-
-
 REFUSED = {
-    "pooling='mean'": lambda: LanguageReward(TINY.backbone(), TINY.tokenizer(), pooling="mean"),
-    "made of 2 networks": two_backbones,
     "several labels": three_labels,
-    "a ClassifierReward has several": lambda: Weighted([shared(1), three_labels()], [1.0, 1.0]),
+    "adds a LanguageReward and a ClassifierReward": lambda: Weighted(
+        [shared(1), three_labels()], [1.0, 1.0]
+    ),
 }
 
 

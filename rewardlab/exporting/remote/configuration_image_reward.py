@@ -8,25 +8,27 @@ from transformers import PretrainedConfig
 
 
 class ImageRewardConfig(PretrainedConfig):
-    """A vision tower, and heads on its embedding.
+    """Vision towers, and heads on their embeddings.
 
     Args:
-        tower: "library", one of "open_clip", "timm" and "transformers", and "config", from which
-            that builds the tower.
-        embedding_width: D, length of the tower's embedding.
-        hidden_width: H, hidden units of all heads together; 0 for a linear head.
+        towers: of each "library", one of "open_clip", "timm" and "transformers"; "config", from
+            which that builds it; "conditional", whether prompts are seen; and "normalize", whether
+            embeddings are brought to length 1.
+        heads: of each "tower", the number of the one that it stands on; "features", the length of
+            what it sees; and "hidden", its hidden units, 0 for a linear one.
+        outputs: 1, the score; or 1 + M, the score and M members.
     """
 
     model_type = "rewardlab_image_reward"
 
     def __init__(
         self,
-        tower: dict[str, Any] | None = None,
-        embedding_width: int = 1,
-        hidden_width: int = 0,
+        towers: list[dict[str, Any]] | None = None,
+        heads: list[dict[str, Any]] | None = None,
+        outputs: int = 1,
         **options: Any,
     ) -> None:
-        self.tower = tower or {}
-        self.embedding_width = embedding_width
-        self.hidden_width = hidden_width
+        self.towers = towers or []
+        self.heads = heads or []
+        self.outputs = outputs
         super().__init__(**{"num_labels": 1, **options})

@@ -1,23 +1,37 @@
-"""A reward of images: a frozen vision tower and heads on its embedding. The logit is the score."""
+"""A reward of images: frozen vision towers and heads on their embeddings. The logit is the score."""
 
 from __future__ import annotations
 
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils.generic import ModelOutput
 
 from .configuration_image_reward import ImageRewardConfig
 
 
+@dataclass
+class ImageRewardOutput(ModelOutput):  # type: ignore[no-untyped-call]
+    """Scores of B pictures.
+
+    Attributes:
+        logits: [B, 1], the scores.
+        members: [B, M], those of M members; None of a reward with one.
+    """
+
+    logits: Tensor | None = None
+    members: Tensor | None = None
+
+
 class ImageRewardModel(PreTrainedModel):
-    """A tower, and heads that give one number, the score, as the only logit.
+    """Towers, and heads whose sum is the score, the only logit.
 
     Args:
-        config: of the tower and the heads.
+        config: of the towers and the heads.
     """
 
     config_class = ImageRewardConfig
@@ -25,64 +39,77 @@ class ImageRewardModel(PreTrainedModel):
 
     def __init__(self, config: ImageRewardConfig) -> None:
         super().__init__(config)
-        self.tower = Tower(config.tower)
-        self.head = Head(config.embedding_width, config.hidden_width)
+        self.towers = nn.ModuleList()
+        self.heads = nn.ModuleList()
+        for tower in config.towers:
+            self.towers.append(Tower(tower))
+        for head in config.heads:
+            self.heads.append(Head(head["features"], head["hidden"], config.outputs))
         self.post_init()  # type: ignore[no-untyped-call]
 
     def forward(
-        self, pixel_values: Tensor, return_dict: bool | None = None, **options: Any
-    ) -> ImageClassifierOutput | tuple[Tensor]:
-        """Return the scores as logits [B, 1].
+        self,
+        pixel_values: Tensor,
+        input_ids: Tensor | None = None,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> ImageRewardOutput | tuple[Any, ...]:
+        """Return the scores as logits [B, 1], and the members' [B, M].
 
         Args:
             pixel_values: [B, 3, H, W] from the image processor, or [B, F, 3, H, W] of videos, of
                 which the mean embedding counts.
+            input_ids: [B, T] of prompts, where the reward sees them.
             return_dict: if false, a tuple is returned.
             options: ignored.
+
+        Raises:
+            ValueError: if the reward sees prompts, and there are none.
         """
-        if pixel_values.dim() == 5:
-            frames = self.tower(pixel_values.flatten(0, 1))
-            embeddings = frames.unflatten(0, pixel_values.shape[:2]).mean(1)
-        else:
-            embeddings = self.tower(pixel_values)
-        logits = self.head(embeddings.to(self.head.mean.dtype))[:, None]
-        if return_dict is False:
-            return (logits,)
-        return ImageClassifierOutput(logits=logits)
+        embeddings = [tower(pixel_values, input_ids) for tower in self.towers]
+        columns: list[Tensor] = []
+        for head, part in zip(self.heads, self.config.heads, strict=True):
+            columns.append(head(embeddings[part["tower"]].to(head.mean.dtype)))
+        outputs = torch.stack(columns).sum(0)
+        scores = ImageRewardOutput(logits=outputs[:, :1])
+        if self.config.outputs > 1:
+            scores.members = outputs[:, 1:]
+        return scores.to_tuple() if return_dict is False else scores
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave weights as they are: all of them are loaded."""
 
 
 class Head(nn.Module):
-    """All heads as one: standardised features, hidden units, one number.
+    """Heads on one tower as one: standardised features, hidden units, a number an output.
 
     Args:
         features: D.
         hidden: H; 0 for a linear head.
+        outputs: O.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, features: int, hidden: int) -> None:
+    def __init__(self, features: int, hidden: int, outputs: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("std", torch.ones(features))
         self.hidden = nn.Linear(features, hidden) if hidden else None
-        self.score = nn.Linear(hidden or features, 1)
+        self.score = nn.Linear(hidden or features, outputs)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return a score a row [B] of features [B, D]."""
+        """Return the outputs [B, O] of features [B, D]."""
         rows = (features - self.mean) / self.std
         if self.hidden is not None:
             rows = nn.functional.gelu(self.hidden(rows))
-        scores: Tensor = self.score(rows)
-        return scores[:, 0]
+        outputs: Tensor = self.score(rows)
+        return outputs
 
 
 class Tower(nn.Module):
-    """The image half of a model of open_clip, timm or transformers.
+    """The image half of a model of open_clip, timm or transformers; with prompts, both halves.
 
     Args:
         description: what it is built from.
@@ -91,28 +118,71 @@ class Tower(nn.Module):
     def __init__(self, description: dict[str, Any]) -> None:
         super().__init__()
         self.library = description.get("library")
+        self.conditional = description["conditional"]
+        self.normalize = description["normalize"]
+        config = description["config"]
         self.network: Any
-        if self.library == "open_clip":
-            self.network = open_clip_tower(description["config"])
+        if self.library == "open_clip" and self.conditional:
+            self.network = open_clip_model(config)
+        elif self.library == "open_clip":
+            self.network = open_clip_tower(config)
         elif self.library == "timm":
-            self.network = timm_tower(description["config"])
+            self.network = timm_tower(config)
         elif self.library == "transformers":
-            self.network = transformers_tower(description["config"])
+            self.network = transformers_tower(config, self.conditional)
         else:
             raise ValueError(f"The config names no library that is known: {self.library!r}.")
         keep_buffers(self.network)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """Return the embeddings [B, D] of preprocessed images [B, 3, H, W]."""
+    def forward(self, pixel_values: Tensor, input_ids: Tensor | None = None) -> Tensor:
+        """Return what heads see of preprocessed pictures, or videos, and prompts: [B, D]."""
+        if pixel_values.dim() == 5:
+            frames = self.images(pixel_values.flatten(0, 1))
+            embeddings = frames.unflatten(0, pixel_values.shape[:2]).mean(1)
+        else:
+            embeddings = self.images(pixel_values)
+        if not self.conditional:
+            return embeddings
+        texts = self.texts(input_ids)
+        return torch.cat([embeddings, texts, embeddings * texts], 1)
+
+    def images(self, pixel_values: Tensor) -> Tensor:
+        """Return the embeddings [B, D] of preprocessed pictures [B, 3, H, W]."""
+        embeddings: Tensor
         if self.library == "timm":
             hidden = self.network.forward_features(pixel_values)
             embeddings = self.network.forward_head(hidden, pre_logits=True)
         elif self.library == "transformers":
             output = self.network.get_image_features(pixel_values=pixel_values)
             embeddings = getattr(output, "pooler_output", output)
+        elif self.conditional:
+            embeddings = self.network.encode_image(pixel_values, normalize=False)
         else:
             embeddings = self.network(pixel_values)
+        if self.normalize:
+            embeddings = nn.functional.normalize(embeddings.float(), dim=-1)
+        return embeddings
+
+    def texts(self, input_ids: Tensor | None) -> Tensor:
+        """Return the embeddings [B, D] of prompts' tokens [B, T]."""
+        if input_ids is None:
+            raise ValueError("This reward scores a picture beside its prompt: give input_ids too.")
+        if self.library == "transformers":
+            output = self.network.get_text_features(input_ids=input_ids)
+            embeddings = getattr(output, "pooler_output", output)
+        else:
+            embeddings = self.network.encode_text(input_ids, normalize=False)
         return embeddings  # type: ignore[no-any-return]
+
+
+def open_clip_model(config: dict[str, Any]) -> Any:
+    """Build both halves of an open_clip model from its config."""
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    settings = deepcopy(config)
+    settings["vision_cfg"].pop("timm_model_pretrained", None)
+    kind = CustomTextCLIP if settings.pop("custom_text", False) else CLIP
+    return kind(**settings)
 
 
 def open_clip_tower(config: dict[str, Any]) -> Any:
@@ -134,12 +204,13 @@ def timm_tower(config: dict[str, Any]) -> Any:
     return timm.create_model(architecture, pretrained=False, pretrained_cfg=own, **args)
 
 
-def transformers_tower(config: dict[str, Any]) -> Any:
-    """Build a CLIP-like model of transformers, and take its text half out."""
+def transformers_tower(config: dict[str, Any], conditional: bool) -> Any:
+    """Build a CLIP-like model of transformers; unless prompts are seen, without its text half."""
     settings = dict(config)
     kind = settings.pop("model_type")
     network = AutoModel.from_config(AutoConfig.for_model(kind, **settings))
-    without_text(network)
+    if not conditional:
+        without_text(network)
     return network
 
 
