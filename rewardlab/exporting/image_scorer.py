@@ -232,9 +232,10 @@ def _chain_head(term: Term) -> JoinedHead:
     reward: Any = term.reward
     width = reward.tower.width
     chain = deepcopy(reward.predictor).double().cpu()
-    constant = chain(torch.zeros(1, width, dtype=torch.float64))
+    mean = torch.zeros(width, dtype=torch.float64)
+    constant = chain(mean[None])
     rows = (chain(torch.eye(width, dtype=torch.float64)) - constant).T
-    head = _linear_head(torch.zeros(width), torch.ones(width), term, rows)
+    head = _linear_head(mean, torch.ones_like(mean), term, rows)
     return head._replace(bias=term.weights @ constant[0])
 
 

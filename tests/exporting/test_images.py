@@ -1,23 +1,40 @@
 """Rewards of images as models of transformers: towers of three libraries, heads, refusals."""
 
+import runpy
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import timm
 import torch
 from PIL import Image
-from transformers import CLIPConfig, CLIPModel
+from safetensors.torch import save_file
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from rewardlab import VisionReward
 from rewardlab.errors import InputError
 from rewardlab.exporting import Origin, export_transformers
 from rewardlab.exporting.remote.image_processing_image_reward import ImageRewardProcessor
 from rewardlab.exporting.remote.modeling_image_reward import ImageRewardModel
-from rewardlab.rewards import Bottleneck, Ensemble, Standardized, Weighted
-from rewardlab.rewards.scoring import scores_of
+from rewardlab.rewards import (
+    AestheticReward,
+    Bottleneck,
+    Ensemble,
+    ImageReward,
+    LanguageReward,
+    Standardized,
+    Tolerant,
+    Weighted,
+)
+from rewardlab.rewards.scoring import member_scores, scores_of
 from rewardlab.rewards.towers import Tower
-from rewardlab.rewards.transformers_towers import TransformersTower
+from rewardlab.rewards.transformers_towers import PaddedTexts, TransformersTower
 from rewardlab.testing import tiny_tower
 from rewardlab.types import Samples
 
+REWARDS_TESTS = Path(__file__).parents[1] / "rewards"
+TINY = SimpleNamespace(**runpy.run_path(str(REWARDS_TESTS / "tiny_models.py")))
+PUBLISHED = SimpleNamespace(**runpy.run_path(str(REWARDS_TESTS / "test_published.py")))
 TOWER = tiny_tower()
 NUMBERS = {
     "size": (32, 32),
@@ -47,9 +64,9 @@ def heads(seed, **options):
 def clip():
     vision = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "intermediate_size": 64}
     layers = {"num_hidden_layers": 1, "num_attention_heads": 2}
-    text = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 99, "eos_token_id": 98}
+    text = {"hidden_size": 32, "intermediate_size": 64, "vocab_size": 260, "eos_token_id": 257}
     config = CLIPConfig(
-        text_config={**text, **layers, "bos_token_id": 97}, vision_config={**vision, **layers}
+        text_config={**text, **layers, "bos_token_id": 258}, vision_config={**vision, **layers}
     )
     torch.manual_seed(0)
     return TransformersTower(CLIPModel(config).eval(), NUMBERS)
@@ -160,15 +177,125 @@ def test_pictures_tensors_and_arrays_of_one_picture_are_one(tmp_path):
     assert gray.shape == (2, 3, 8, 8)
 
 
+def seeing_prompts(seed, **options):
+    """A reward of a picture beside its prompt, whose features are standardised."""
+    reward = VisionReward(TOWER, width=6, seed=seed, conditional=True, **options)
+    features = reward.features(Samples([f"a cat and {number}" for number in range(8)], BATCH))
+    reward.fit_feature_scale(features)
+    return reward.eval()
+
+
+def aesthetic(folder):
+    """A chain of linear layers on normalised embeddings."""
+    generator = torch.Generator().manual_seed(3)
+    weights = {}
+    for number, (columns, rows) in enumerate(((32, 16), (16, 4), (4, 1))):
+        weights[f"layers.{2 * number}.weight"] = torch.randn(rows, columns, generator=generator)
+        weights[f"layers.{2 * number}.bias"] = torch.randn(rows, generator=generator)
+    save_file(weights, folder / "predictor.safetensors")
+    return AestheticReward(TOWER, folder / "predictor.safetensors").eval()
+
+
+def with_prompts(tokenizer):
+    tower = clip()
+    tower.tokenizer = PaddedTexts(tokenizer, tower.network.config.text_config)
+    return VisionReward(tower, width=6, conditional=True, heads=2).eval()
+
+
+BATCH = pictures(16, 16, 8)
+PROMPTS = ["a cat", "", "two dogs on a wet street at night, one red and one blue"]
+FURTHER = {
+    "a picture beside its prompt": lambda folder: seeing_prompts(1, heads=2),
+    "prompts and unlocked groups": lambda folder: seeing_prompts(1, unlocked_groups=2),
+    "a picture beside its prompt, by transformers": lambda folder: with_prompts(TINY.tokenizer()),
+    "an ensemble of which one sees prompts": lambda folder: Ensemble([heads(1), seeing_prompts(2)]),
+    "two towers": lambda folder: Ensemble(
+        [heads(1), VisionReward(tiny_tower(1), width=6, heads=2)]
+    ),
+    "a bottleneck beside heads": lambda folder: Weighted(
+        [heads(1), fitted(Bottleneck(heads(2), width=4), 2)], [1.0, 1.0]
+    ),
+    "an aesthetic predictor": aesthetic,
+    "an aesthetic predictor beside heads": lambda folder: Weighted(
+        [Standardized(aesthetic(folder), 5.0, 2.0), heads(1)], [1.0, 0.5]
+    ),
+    "a tolerant": lambda folder: Tolerant(heads(1)),
+}
+
+
+def prompt_ids(reward, prompts):
+    """Return the tokens of prompts, as the card says to make them; None if they are not seen."""
+    for part in reward.modules():
+        if getattr(part, "conditional", False) and isinstance(part, VisionReward):
+            return part.tower.tokenizer(prompts)
+    return None
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_prompts_several_towers_and_predictors_score_as_the_reward_does(name, tmp_path):
+    reward = FURTHER[name](tmp_path).eval()
+    samples = Samples(PROMPTS, pictures(24, 24))
+    expected = scores_of(reward, samples)
+    export_transformers(reward, tmp_path / "out", Origin(__file__))
+    model = ImageRewardModel.from_pretrained(tmp_path / "out").eval()
+    processor = ImageRewardProcessor.from_pretrained(tmp_path / "out")
+    tables = dict(processor(samples.outputs))
+    ids = prompt_ids(reward, PROMPTS)
+    if ids is not None:
+        tables["input_ids"] = ids
+    with torch.no_grad():
+        output = model(**tables)
+    assert expected.std() > 1e-4
+    torch.testing.assert_close(output.logits[:, 0], expected, atol=1e-5, rtol=0)
+    members = member_scores(reward, samples)
+    if members.shape[1] > 1:
+        torch.testing.assert_close(output.members, members, atol=1e-5, rtol=0)
+
+
+def test_an_aesthetic_predictor_normalizes_each_frame(tmp_path):
+    reward = aesthetic(tmp_path)
+    export_transformers(reward, tmp_path / "out", Origin(__file__))
+    model = ImageRewardModel.from_pretrained(tmp_path / "out").eval()
+    processor = ImageRewardProcessor.from_pretrained(tmp_path / "out")
+    video = pictures(24, 24, count=4)
+    expected = scores_of(reward, Samples([""], video[None]))
+    with torch.no_grad():
+        logits = model(processor(video)["pixel_values"][None]).logits[:, 0]
+    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
+
+
+def test_the_folder_of_a_reward_that_sees_prompts_says_so(tmp_path):
+    export_transformers(with_prompts(TINY.tokenizer()), tmp_path / "out", Origin(str(tmp_path)))
+    model = ImageRewardModel.from_pretrained(tmp_path / "out").eval()
+    processor = ImageRewardProcessor.from_pretrained(tmp_path / "out")
+    with pytest.raises(ValueError, match="give input_ids"):
+        model(**processor(pictures(24, 24)))
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "It sees 77 tokens of a prompt" in card
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    assert loaded("a cat")["input_ids"] == TINY.tokenizer()("a cat")["input_ids"]
+
+
+def image_reward(folder):
+    weights = PUBLISHED.blip_layout()
+    save_file(weights, folder / "weights.safetensors")
+    return ImageReward(folder / "weights.safetensors", PUBLISHED.bert_tokenizer())
+
+
 REFUSED = {
-    "conditional=True": lambda: VisionReward(TOWER, width=6, conditional=True),
-    "made of 2 vision towers": lambda: Ensemble([heads(1), VisionReward(tiny_tower(1), width=6)]),
-    "heads of one kind": lambda: Weighted([heads(1), Bottleneck(heads(2), width=4)], [1.0, 1.0]),
+    "prepare pictures in 2 ways": lambda folder: Ensemble(
+        [heads(1), VisionReward(tiny_tower(1, image_size=32), width=6)]
+    ),
+    "one of images and a LanguageReward": lambda folder: Weighted(
+        [heads(1), LanguageReward(TINY.backbone(), TINY.tokenizer())], [1.0, 1.0]
+    ),
+    "An ImageReward is one published checkpoint": image_reward,
 }
 
 
 @pytest.mark.parametrize("words", REFUSED)
 def test_what_no_model_of_pixels_scores_is_refused(words, tmp_path):
+    reward = REFUSED[words](tmp_path)
     with pytest.raises(InputError, match=words):
-        export_transformers(REFUSED[words](), tmp_path / "out", Origin(str(tmp_path)))
-    assert list(tmp_path.iterdir()) == []
+        export_transformers(reward, tmp_path / "out", Origin(str(tmp_path)))
+    assert not (tmp_path / "out").exists()

@@ -119,6 +119,26 @@ def test_the_cards_code_scores_a_picture_in_onnxruntime(tmp_path):
     torch.testing.assert_close(torch.tensor(json.loads(printed)), expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.nightly
+def test_a_graph_of_pictures_takes_prompts_beside_pixels(tmp_path):
+    tower = tiny_tower()
+    seeing = VisionReward(tower, heads=2, width=8, conditional=True)
+    reward = Ensemble([seeing, VisionReward(tower, width=8)]).eval()
+    export_onnx(reward, tmp_path / "out", Origin(str(tmp_path)))
+    processor = ImageRewardProcessor.from_pretrained(tmp_path / "out")
+    samples = Samples(["a cat", "", "two dogs"], torch.rand(3, 3, 40, 24))
+    tables = dict(processor(samples.outputs))
+    tables["input_ids"] = seeing.tower.tokenizer(samples.prompts)
+    scores = graph_scores(tmp_path / "out", tables)
+    torch.testing.assert_close(scores, scores_of(reward, samples), atol=1e-4, rtol=0)
+    columns = graph_scores(tmp_path / "out", tables, "members")
+    torch.testing.assert_close(columns, member_scores(reward, samples), atol=1e-4, rtol=0)
+    printed = run_alone(card_code(tmp_path / "out"), tmp_path / "out", tmp_path / "cache")
+    gray = torch.full((1, 3, 48, 64), 128 / 255)
+    expected = scores_of(reward, Samples(["a cat"], gray))
+    torch.testing.assert_close(torch.tensor(json.loads(printed)), expected, atol=1e-4, rtol=0)
+
+
 class Branching(nn.Module):
     """A model whose logits depend on its numbers in a way that no graph holds."""
 
@@ -131,6 +151,6 @@ class Branching(nn.Module):
 
 
 def test_what_torch_cannot_express_is_refused(tmp_path):
+    graph = ScoreGraph(Branching(), ["pixel_values"])
     with pytest.raises(InputError, match="torch cannot write this Branching as ONNX"):
-        graph = ScoreGraph(Branching(), ["pixel_values"])
         write_graph(tmp_path, graph, {"pixel_values": torch.ones(2, 3)}, ("batch",))
