@@ -23,7 +23,7 @@ from rewardlab.evaluation.monitors import (
     reference_for_norms,
 )
 from rewardlab.evaluation.outlier_monitor import OutlierMonitor
-from rewardlab.networks.sharding import refuse_sharded
+from rewardlab.networks.shards import spread_as, whole
 from rewardlab.policies import Policy
 
 log = logging.getLogger("rewardlab")
@@ -132,7 +132,6 @@ class Guard(Callback):
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Keep what velocities are compared with, before a checkpoint changes the policy."""
-        refuse_sharded(trainer, "Guard")
         loop = cast(TrainedLoop, module)
         if "norm_ratio" in self.watch or loop.reference is not None:
             self._reference = reference_for_norms(loop)
@@ -163,7 +162,7 @@ class Guard(Callback):
         """
         if self.stopped_at is not None:
             for parameter, good in zip(_trained_parameters(module), self._good, strict=True):
-                parameter.data.copy_(good)
+                parameter.data.copy_(spread_as(good, parameter))
 
     def _read(self, trainer: Trainer, module: LightningModule) -> None:
         """Take a reading, log it, and stop training after too many alarms in a row."""
@@ -228,7 +227,7 @@ class Guard(Callback):
             "last": self._last,
             "stopped_at": self.stopped_at,
             "best": best,
-            "good": self._good,
+            "good": [whole(weight) for weight in self._good],
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

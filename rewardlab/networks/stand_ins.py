@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 from torch import Tensor, nn
 
+from rewardlab.networks.shards import is_spread, spread_as
+
 
 @contextmanager
 def standing_in(weights: Sequence[nn.Parameter], values: Sequence[Tensor]) -> Iterator[None]:
@@ -25,11 +27,20 @@ def standing_in(weights: Sequence[nn.Parameter], values: Sequence[Tensor]) -> It
         ...     layer(torch.ones(1)).item()
         5.0
     """
-    originals = [weight.data for weight in weights]
-    for weight, value in zip(weights, values, strict=True):
-        weight.data = value.to(weight.device)
+    originals = [_put(weight, value) for weight, value in zip(weights, values, strict=True)]
     try:
         yield
     finally:
         for weight, original in zip(weights, originals, strict=True):
-            weight.data = original
+            _put(weight, original)
+
+
+def _put(weight: nn.Parameter, value: Tensor) -> Tensor:
+    """Give a weight another value, and return the one that it had."""
+    original = weight.data
+    if not is_spread(weight):
+        weight.data = value.to(weight.device)
+        return original
+    original = original.clone()
+    weight.data.copy_(spread_as(value, weight))  # FSDP2 gathers from this memory alone
+    return original

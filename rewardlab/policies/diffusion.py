@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from copy import copy, deepcopy
+from copy import deepcopy
 from dataclasses import replace
 from math import prod
 from pathlib import Path
@@ -23,6 +23,7 @@ from rewardlab.conversations import Prompt, text_prompts
 from rewardlab.networks import lora
 from rewardlab.networks.float8 import store_in_float8
 from rewardlab.networks.precision import arithmetic
+from rewardlab.networks.shards import shallow_copy
 from rewardlab.policies import (
     denoising,
     diffusion_folder,
@@ -161,7 +162,7 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, KeepsNoise, Adapted, HasAuto
         Raises:
             InputError: if the networks make no pictures of that size.
         """
-        other = copy(self)
+        other = shallow_copy(self)
         other._modules = dict(self._modules)
         other._set_size(size, frames)
         other.noising.to(self.device)

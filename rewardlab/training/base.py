@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from rewardlab.data.splits import SplitData
 from rewardlab.errors import InputError
-from rewardlab.networks.sharding import is_sharded
+from rewardlab.networks.sharding import Spread, is_sharded
 from rewardlab.policies.base import Policy
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards.abilities import frozen_features
@@ -85,6 +85,7 @@ class Trained(LightningModule):
         self.reference = None
         self.generations = 0
         self._mark: str | None = None
+        self._spread: dict[str, Spread] = {}
         self._window = AccumulationWindow()
         self._has_stepped = False
 
@@ -107,7 +108,19 @@ class Trained(LightningModule):
         strategy = self.trainer.strategy
         if isinstance(strategy, ModelParallelStrategy):
             self._mark = frozen_mark(self)  # later no process has all weights
-            shard_trained(self, strategy)
+            self._spread = shard_trained(self, strategy)
+
+    def gather_trained(self, keep: bool) -> None:
+        """Bring weights that FSDP2 spread back together on the CPU, after the last step.
+
+        All processes take part. The loop cannot be trained further.
+
+        Args:
+            keep: whether this process gets the weights.
+        """
+        for spread in self._spread.values():
+            spread.undo(keep)
+        self._spread = {}
 
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from rewardlab.networks.sharding import refuse_sharded
+from rewardlab.networks.shards import spread_as, whole
 
 
 class EMA(Callback):
@@ -28,10 +28,11 @@ class EMA(Callback):
         self._steps = 0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        refuse_sharded(trainer, "EMA")
+        weights = _trained(module)
         if not self._average:
-            self._average = [parameter.detach().clone() for parameter in _trained(module)]
-        self._average = [average.to(module.device) for average in self._average]
+            self._average = [weight.detach().clone() for weight in weights]
+        pairs = zip(self._average, weights, strict=True)
+        self._average = [spread_as(average, weight) for average, weight in pairs]
         self._steps = trainer.global_step
 
     @torch.no_grad()
@@ -61,7 +62,7 @@ class EMA(Callback):
         self.on_train_end(trainer, module)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"average": self._average}
+        return {"average": [whole(average) for average in self._average]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._average = state_dict["average"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
+from rewardlab.networks.shards import whole
 from rewardlab.networks.stand_ins import standing_in
 from rewardlab.policies import Policy
 
@@ -88,7 +89,7 @@ class GradientRegularization:
             weight.grad = first[weight]
         for weight in moved:
             weight.grad = first[weight] + changes[weight] * (self.weight / self.epsilon)
-        norms = [torch.linalg.vector_norm(changes[weight]) for weight in moved]
+        norms = [whole(torch.linalg.vector_norm(changes[weight])) for weight in moved]
         length: Tensor = torch.linalg.vector_norm(torch.stack(norms))
         return length / self.epsilon
 

@@ -20,7 +20,6 @@ from rewardlab.data.samples import open_samples
 from rewardlab.data.targets import gather
 from rewardlab.errors import InputError
 from rewardlab.losses.importance import ImportanceWeights
-from rewardlab.networks.sharding import refuse_sharded
 from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import Calibrated, StartsAtZero, frozen_features
 from rewardlab.rewards.corrected import CONSTANTS, Corrected
@@ -147,7 +146,6 @@ class Online(Callback, HearsRollouts):
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Look at the loop before anything is trained or loaded."""
-        refuse_sharded(trainer, "Online")
         check_good(self.good)
         self._reward = corrected_reward(module)
         importance = self.buffer.replay.importance

@@ -18,7 +18,6 @@ from rewardlab.conversations import Prompt
 from rewardlab.data.prompt_data import NumberedPrompts
 from rewardlab.losses.kl import adapted_weight, k2, k3
 from rewardlab.losses.policy_gradient import Normalization, log_ratio, surrogate, value_error
-from rewardlab.networks.sharding import refuse_sharded
 from rewardlab.networks.unregistered import hold
 from rewardlab.policies import Policy
 from rewardlab.policies.base import At, Steps
@@ -349,7 +348,6 @@ class PPO(Trained):
 
     def on_train_start(self) -> None:
         if self.gradient_regularization is not None:
-            refuse_sharded(self.trainer, "GradientRegularization")
             precision = self.trainer.precision
             self.gradient_regularization.check_precision(self.policy, precision)
         self.reward.to(self.device)

@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from rewardlab.errors import InputError
-from rewardlab.networks.sharding import refuse_sharded
+from rewardlab.networks.shards import whole
 from rewardlab.policies import Policy
 from rewardlab.policies.reference import AdapterOff, Snapshot, snapshot_of
 
@@ -72,7 +72,6 @@ class ReferenceReset(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Put the reference of a checkpoint in its place, if one is resumed from."""
-        refuse_sharded(trainer, "ReferenceReset")
         if trainer.global_step == 0:  # another fit than the last
             self.step = 0
             self._values = None
@@ -94,7 +93,8 @@ class ReferenceReset(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the step of the last reset, and the weights that the reference has since."""
-        return {"step": self.step, "values": self._values}
+        values = None if self._values is None else [whole(value) for value in self._values]
+        return {"step": self.step, "values": values}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take what `state_dict` returned."""

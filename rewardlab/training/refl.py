@@ -67,6 +67,7 @@ class ReFL(Trained):
         1
     """
 
+    shards = True
     policy: Policy
     reward: Reward
 

@@ -17,8 +17,11 @@ from pytorch_lightning.strategies import (
 from torch import nn
 
 from rewardlab.errors import InputError
-from rewardlab.networks.sharding import shard
+from rewardlab.networks.sharding import RUN, Spread, shard
+from rewardlab.policies.abilities import LengthLimited
 
+DRAWS = ("sample", "generate", "extend")
+OF_TOKENS = {"encode", "decode"}  # which a language model does without its network
 UNKNOWN = {FSDPStrategy: "fsdp (FSDP1)", DeepSpeedStrategy: "deepspeed"}
 
 
@@ -51,8 +54,14 @@ def check_strategy(loop: str, strategy: Any, shards: bool = False) -> None:
             )
 
 
-def shard_trained(module: LightningModule, strategy: ModelParallelStrategy) -> None:
+def shard_trained(module: LightningModule, strategy: ModelParallelStrategy) -> dict[str, Spread]:
     """Spread the weights of a loop's trained parts over all processes.
+
+    Texts that are drawn end at different tokens, so a language model's weights are whole while it
+    draws. Everything else passes through the network equally often in all processes.
+
+    Returns:
+        The spread parts by their names.
 
     Raises:
         InputError: if the strategy would not give every process data of its own.
@@ -65,9 +74,13 @@ def shard_trained(module: LightningModule, strategy: ModelParallelStrategy) -> N
             f"and tensor_parallel_size=1; got {mesh.size()} and {processes // mesh.size()}. "
             "configs/trainer/fsdp2.yaml has them."
         )
-    for part in module.children():
+    spread = {}
+    for name, part in module.named_children():
         if _is_trained(part):
-            shard(part, mesh)
+            draws_texts = isinstance(part, LengthLimited)
+            run = [name for name in RUN if not (draws_texts and name in OF_TOKENS)]
+            spread[name] = shard(part, mesh, run, DRAWS if draws_texts else ())
+    return spread
 
 
 def number_among_all(state: dict[str, Any], module: LightningModule) -> None:

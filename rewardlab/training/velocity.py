@@ -101,6 +101,7 @@ class VelocityMatching(Trained):
         1
     """
 
+    shards = True
     policy: Any
     reward: Reward
 
@@ -185,7 +186,7 @@ class VelocityMatching(Trained):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         if self.average is not None:
-            checkpoint[_AVERAGE] = self.average.tensors
+            checkpoint[_AVERAGE] = self.average.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from rewardlab.networks.shards import spread_as, whole
 from rewardlab.networks.stand_ins import standing_in
 
 
@@ -30,15 +31,20 @@ class WeightAverage:
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self.parameters = [one for one in module.parameters() if one.requires_grad]
+        self._module = module
         self.decay = decay
         self.tensors = [parameter.detach().clone() for parameter in self.parameters]
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The module's trained weights, which are other objects once they are spread."""
+        return [one for one in self._module.parameters() if one.requires_grad]
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the weights by the share 1 - decay."""
         for index, parameter in enumerate(self.parameters):
-            average = self.tensors[index].to(parameter.device)
+            average = spread_as(self.tensors[index], parameter)
             self.tensors[index] = average.lerp(parameter.detach(), 1 - self.decay)
 
     @contextmanager
@@ -47,6 +53,10 @@ class WeightAverage:
         with standing_in(self.parameters, self.tensors):
             yield
 
+    def state(self) -> list[Tensor]:
+        """Return the whole average, for a checkpoint; all processes take part."""
+        return [whole(tensor) for tensor in self.tensors]
+
     def load(self, tensors: list[Tensor]) -> None:
-        """Take up an average that `tensors` of another run held."""
+        """Take up an average that `state` of another run returned."""
         self.tensors = [tensor.clone() for tensor in tensors]

@@ -20,7 +20,7 @@ from torch.optim import SGD
 from rewardlab.data import PairsData, Preferences, SamplesData
 from rewardlab.data.prompt_data import Prompts
 from rewardlab.data.targets import TargetSamples
-from rewardlab.networks.sharding import whole
+from rewardlab.networks.shards import whole
 from rewardlab.policies import CausalLMPolicy, DiffusionPolicy, Sampler
 from rewardlab.rewards import (
     Brightness,
@@ -235,7 +235,7 @@ LOOPS = {
 }
 
 
-REFUSED = {"nft", "ram", "refl", "online", "regularized", "averaged", "reset", "unscored_images"}
+REFUSED = set()
 SHARDED = [name for name in LOOPS if name not in REFUSED]
 
 
