@@ -32,6 +32,7 @@ from rewardlab.commands.parsing import (
 from rewardlab.commands.rehearsal import table
 from rewardlab.commands.unsaved import announce_unsaved
 from rewardlab.errors import InputError
+from rewardlab.networks.shards import is_spread
 from rewardlab.rounds.rehearsal import Line, size_of
 from rewardlab.runs.exporting import export
 from rewardlab.runs.folder import RunFolder
@@ -133,6 +134,8 @@ def _train(cli: TrainingCLI, folder: RunFolder | None, options: dict[str, Any]) 
         if folder is not None:
             folder.abandon()
         raise
+    if cli.out and cli.verb == "fit" and isinstance(cli.model, Trained):
+        cli.model.gather_trained(keep=first_process())
     if cli.out and first_process():
         print(cli.out)
         if cli.verb == "fit":
@@ -148,7 +151,7 @@ def _open_folder(cli: TrainingCLI) -> RunFolder:
 
 
 def _export_and_print(cli: TrainingCLI, out: Path) -> None:
-    for folder in export_trained(cli.trainer, cli.model, out):
+    for folder in export_trained(cli.model, out):
         print(f"The trained {folder.name}, as the other commands take it: {folder}")
         if folder.name == REWARD_FOLDER:
             keep_extremes(cli.model.reward, cli.datamodule, out)
@@ -216,14 +219,14 @@ def _check_no_code(path: Path) -> None:
         ) from None
 
 
-def export_trained(trainer: Trainer, module: LightningModule, out: Path) -> list[Path]:
+def export_trained(module: LightningModule, out: Path) -> list[Path]:
     """Write a module's trained policy and reward where other commands take them.
 
     Returns:
         The folders, `out`/policy and `out`/reward, of the parts that were trained and can be saved.
     """
     trained = {out / name: part for name, part in trained_parts(module).items()}
-    if trained and trainer.strategy.restore_checkpoint_after_setup:
+    if any(_is_spread(part) for part in trained.values()):
         log.warning(
             "Its weights are spread over processes, so nothing is exported; the checkpoints hold "
             "them."
@@ -245,6 +248,10 @@ def trained_parts(module: LightningModule) -> dict[str, Any]:
 
 def _is_trained(part: Any) -> bool:
     return any(parameter.requires_grad for parameter in part.parameters())
+
+
+def _is_spread(part: Any) -> bool:
+    return any(is_spread(weight) for weight in part.parameters())
 
 
 def first_process() -> bool:

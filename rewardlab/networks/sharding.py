@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -12,7 +11,6 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 
-from rewardlab.errors import InputError
 from rewardlab.networks.shards import whole
 
 # Methods of policies and rewards that run a network, whose weights have to be whole then.
@@ -39,30 +37,51 @@ RUN = (
 )
 
 
-class PlainModule(NamedTuple):
-    """A module as it was before its weights were spread."""
+class ModuleForm(NamedTuple):
+    """The class of a module, and those of its attributes that FSDP2 changes or adds."""
 
-    module: nn.Module
     kind: type[nn.Module]
-    attributes: set[str]
-    hooks: dict[str, Any]
+    attributes: dict[str, Any]
 
 
-@dataclass(frozen=True)
 class Spread:
-    """A part whose weights are spread, and what it takes to bring them back.
+    """A policy or a reward whose weights are spread, and what it takes to bring them back.
 
     Attributes:
         part: the policy or the reward.
-        blocks: number of blocks that are gathered one by one.
-        plain: its modules as they were.
-        added: names of the attributes that each of them got.
+        blocks: the modules that are gathered one by one.
+        plain: the form that each module had before.
+        added: names of the attributes that each got.
     """
 
-    part: nn.Module
-    blocks: int
-    plain: list[PlainModule]
-    added: list[set[str]]
+    def __init__(self, part: nn.Module, blocks: list[Any]) -> None:
+        self.part = part
+        self.blocks = blocks
+        self.modules = list(part.modules())
+        self.plain = [_plain_form(module) for module in self.modules]
+        self.added = [set(module.__dict__) for module in self.modules]
+
+    def note_added(self) -> None:
+        """Note which attributes the modules have got since."""
+        for number, module in enumerate(self.modules):
+            self.added[number] = module.__dict__.keys() - self.added[number]
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Let the part be what it was before, in the `with` block of one of its methods.
+
+        Its own weights are whole there already; those of the blocks are brought together too.
+        """
+        for block in self.blocks:
+            block.unshard()
+        forms = self._take_off()
+        try:
+            yield
+        finally:
+            for module, form in zip(self.modules, forms, strict=True):
+                _give(module, form)
+            for block in self.blocks:
+                block.reshard()
 
     def undo(self, keep: bool) -> None:
         """Make the part what it was, with whole weights on the CPU; all processes take part.
@@ -70,10 +89,9 @@ class Spread:
         Args:
             keep: whether this process gets the weights. Elsewhere the part can be used no more.
         """
-        for module, added in zip(self.plain, self.added, strict=True):
-            _restore(module, added)
+        self._take_off()
         gathered: dict[int, nn.Parameter] = {}  # a tied weight stays one
-        for module in self.part.modules():
+        for module in self.modules:
             for name, weight in module._parameters.items():
                 if weight is None:
                     continue
@@ -82,6 +100,18 @@ class Spread:
                 module._parameters[name] = gathered[id(weight)]
         if keep:
             self.part.cpu()
+
+    def _take_off(self) -> list[ModuleForm]:
+        """Give each module its plain form, and return those that they had."""
+        forms = []
+        for module, plain, added in zip(self.modules, self.plain, self.added, strict=True):
+            names = plain.attributes.keys() | added
+            present = {name: module.__dict__[name] for name in names if name in module.__dict__}
+            forms.append(ModuleForm(type(module), present))
+            for name in added:
+                module.__dict__.pop(name, None)
+            _give(module, plain)
+        return forms
 
 
 def shard(
@@ -103,18 +133,17 @@ def shard(
     """
     from torch.distributed.fsdp import fully_shard
 
-    plain = [_plain(module) for module in part.modules()]
+    spread = Spread(part, blocks_of(part))
     scalars = {parameter for parameter in part.parameters() if parameter.dim() == 0}
-    blocks = blocks_of(part)
-    for block in blocks:
+    for block in spread.blocks:
         fully_shard(block, mesh=mesh, ignored_params=scalars)
     fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=scalars)
     is_running: list[str] = []
     for name in run:
         if hasattr(part, name):
-            _make_whole_in(part, name, is_running, blocks if name in gathered else [])
-    added = [set(module.module.__dict__) - module.attributes for module in plain]
-    return Spread(part, len(blocks), plain, added)
+            _make_whole_in(spread, name, is_running, name in gathered)
+    spread.note_added()
+    return spread
 
 
 def blocks_of(part: nn.Module) -> list[nn.Module]:
@@ -153,36 +182,18 @@ def is_sharded(trainer: Trainer) -> bool:
     return isinstance(trainer.strategy, ModelParallelStrategy)
 
 
-def refuse_sharded(trainer: Trainer, name: str) -> None:
-    """Refuse a trainer whose strategy spreads weights, for what reads and writes whole ones.
-
-    Args:
-        trainer: the trainer.
-        name: what cannot follow, for the message.
-
-    Raises:
-        InputError: naming the strategy to take instead.
-    """
-    if is_sharded(trainer):
-        raise InputError(
-            f"{name} does not run under ModelParallelStrategy (FSDP2): it reads and writes whole "
-            f"weights, which are spread over processes there. Use ddp, or leave {name} out."
-        )
-
-
 def _is_trained(part: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in part.parameters())
 
 
-def _make_whole_in(
-    part: nn.Module, name: str, is_running: list[str], gathered: list[nn.Module]
-) -> None:
+def _make_whole_in(spread: Spread, name: str, is_running: list[str], gathered: bool) -> None:
     """Let a method have whole weights, unless another one that has them has called it."""
     from torch.distributed.fsdp import register_fsdp_forward_method
 
+    part = spread.part
     method = getattr(part, name)
     if gathered:
-        setattr(part, name, _gathering(method, gathered))
+        setattr(part, name, _gathering(method, spread))
     register_fsdp_forward_method(part, name)
     outermost = getattr(part, name)
 
@@ -200,45 +211,28 @@ def _make_whole_in(
     setattr(part, name, run)
 
 
-def _gathering(method: Callable[..., Any], blocks: list[nn.Module]) -> Callable[..., Any]:
-    """Return a method that runs while all blocks are whole."""
+def _gathering(method: Callable[..., Any], spread: Spread) -> Callable[..., Any]:
+    """Return a method that runs while all of a part's weights are whole."""
 
     def gathering(*args: Any, **kwargs: Any) -> Any:
-        with _whole_blocks(blocks):
+        with spread.gathered():
             return method(*args, **kwargs)
 
     return gathering
 
 
-@contextmanager
-def _whole_blocks(blocks: list[Any]) -> Iterator[None]:
-    """Keep all blocks whole inside the `with` block, however often they run."""
-    for block in blocks:
-        block.set_reshard_after_forward(False, recurse=False)
-        block.unshard()
-    try:
-        yield
-    finally:
-        for block in blocks:
-            block.set_reshard_after_forward(True, recurse=False)
-            block.reshard()
-
-
-def _plain(module: nn.Module) -> PlainModule:
+def _plain_form(module: nn.Module) -> ModuleForm:
+    """Return the class of a module, with copies of its hooks."""
     hooks = {}
     for name, value in module.__dict__.items():
         if "hooks" in name and isinstance(value, dict):
             hooks[name] = value.copy()
-    return PlainModule(module, type(module), set(module.__dict__), hooks)
+    return ModuleForm(type(module), hooks)
 
 
-def _restore(plain: PlainModule, added: set[str]) -> None:
-    """Give a module its class and its hooks back, and take what it got."""
-    module = plain.module
-    for name in added:
-        module.__dict__.pop(name, None)
-    module.__dict__.update(plain.hooks)
-    module.__class__ = plain.kind
+def _give(module: nn.Module, form: ModuleForm) -> None:
+    module.__dict__.update(form.attributes)
+    module.__class__ = form.kind
 
 
 def _plain_weight(weight: nn.Parameter, keep: bool) -> nn.Parameter:

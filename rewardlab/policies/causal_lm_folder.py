@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,11 +50,24 @@ def save(policy: CausalLMPolicy, folder: Path) -> None:
 
 
 def write_model(policy: CausalLMPolicy, folder: Path) -> None:
-    """Write the model and its tokenizer as transformers loads them, with a merged adapter."""
+    """Write the model and its tokenizer as transformers loads them, with a merged adapter.
+
+    Every process that calls this writes.
+    """
     network = lora.merged(policy.network)
-    with silent():
+    with silent(), _written_by_all(network):
         network.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _written_by_all(network: Any) -> Iterator[None]:
+    """Let processes other than the first write too, where transformers 5 writes nothing."""
+    network.should_save_on_this_rank = bool
+    try:
+        yield
+    finally:
+        del network.should_save_on_this_rank
 
 
 def load_settings(folder: Path) -> dict[str, Any]:

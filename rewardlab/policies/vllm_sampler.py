@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from rewardlab.errors import InputError
 from rewardlab.policies import causal_lm_folder
@@ -41,7 +41,7 @@ class VLLMSampler(TextGenerator):
 
     Args:
         folder: where the weights go over; a temporary folder by default. It has to hold the model,
-            and memory (/dev/shm) is the fastest place.
+            and memory (/dev/shm) is the fastest place. Several processes have folders in it.
         dtype: the engine's precision.
         gpu_memory: share of the GPU's memory that the engine takes beside the training.
         tensor_parallel: number of GPUs that the engine is spread over.
@@ -122,6 +122,8 @@ class VLLMSampler(TextGenerator):
     def _place(self) -> Path:
         if self.folder is not None:
             folder = Path(self.folder)
+            if distributed.is_initialized():  # each process has an engine
+                folder = folder / str(distributed.get_rank())
             folder.mkdir(parents=True, exist_ok=True)
             return folder
         if self._temporary is None:

@@ -106,7 +106,7 @@ class Trained(LightningModule):
         if self._trainer is None:  # a checkpoint is loaded by hand
             return
         strategy = self.trainer.strategy
-        if isinstance(strategy, ModelParallelStrategy):
+        if isinstance(strategy, ModelParallelStrategy) and not self._spread:
             self._mark = frozen_mark(self)  # later no process has all weights
             self._spread = shard_trained(self, strategy)
 

@@ -7,7 +7,6 @@ from typing import Any, cast
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from rewardlab.errors import InputError
-from rewardlab.networks.sharding import refuse_sharded
 from rewardlab.policies.abilities import DrawsElsewhere, TextGenerator
 
 
@@ -46,7 +45,6 @@ class DrawBy(Callback):
 
     def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         """Hand the drawing over, before anything is trained."""
-        refuse_sharded(trainer, "DrawBy")
         policy = cast(Any, module).policy
         if not isinstance(policy, DrawsElsewhere):
             raise InputError(

@@ -18,7 +18,7 @@ from torch import nn
 
 from rewardlab.errors import InputError
 from rewardlab.networks.sharding import RUN, Spread, shard
-from rewardlab.policies.abilities import LengthLimited
+from rewardlab.policies.abilities import Denoises, LengthLimited
 
 DRAWS = ("sample", "generate", "extend")
 OF_TOKENS = {"encode", "decode"}  # which a language model does without its network
@@ -57,8 +57,9 @@ def check_strategy(loop: str, strategy: Any, shards: bool = False) -> None:
 def shard_trained(module: LightningModule, strategy: ModelParallelStrategy) -> dict[str, Spread]:
     """Spread the weights of a loop's trained parts over all processes.
 
-    Texts that are drawn end at different tokens, so a language model's weights are whole while it
-    draws. Everything else passes through the network equally often in all processes.
+    Texts that are drawn end at different tokens, so the weights of a policy that is no denoiser
+    are whole while it draws. Everything else passes through the network equally often in all
+    processes, which have equally many rows.
 
     Returns:
         The spread parts by their names.
@@ -77,9 +78,11 @@ def shard_trained(module: LightningModule, strategy: ModelParallelStrategy) -> d
     spread = {}
     for name, part in module.named_children():
         if _is_trained(part):
-            draws_texts = isinstance(part, LengthLimited)
-            run = [name for name in RUN if not (draws_texts and name in OF_TOKENS)]
-            spread[name] = shard(part, mesh, run, DRAWS if draws_texts else ())
+            run = set(RUN)
+            if isinstance(part, LengthLimited):
+                run -= OF_TOKENS
+            gathered = () if isinstance(part, Denoises) else DRAWS
+            spread[name] = shard(part, mesh, sorted(run), gathered)
     return spread
 
 

@@ -1,16 +1,18 @@
 """Fits of every loop, run by one process or by two that share each batch; no test by itself.
 
 `python joint_runs.py FOLDER [FROM]` trains each loop for two passes over the data and writes what
-came out to FOLDER/NAME.pt, and the checkpoint after the first batch of the second pass to
-FOLDER/NAME.ckpt. With FROM, another run's folder, it goes on from the checkpoints there. Started
-by torchrun, each process takes its share of every batch. With LOOPS=sharded in the environment
-only those are trained that FSDP2 takes, whose weights several processes then spread over them.
+came out to FOLDER/NAME.pt, the checkpoint after the first batch of the second pass to
+FOLDER/NAME.ckpt, and what some loops trained as a folder to FOLDER/NAME. With FROM, another run's
+folder, it goes on from the checkpoints there. Started by torchrun, each process takes its share of
+every batch. With STRATEGY=sharded in the environment several processes spread the weights over
+them (FSDP2). LOOPS names the loops; all by default.
 """
 
 import os
 import sys
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytorch_lightning as pl
 import torch
@@ -20,8 +22,12 @@ from torch.optim import SGD
 from rewardlab.data import PairsData, Preferences, SamplesData
 from rewardlab.data.prompt_data import Prompts
 from rewardlab.data.targets import TargetSamples
+from rewardlab.evaluation import Guard
+from rewardlab.evaluation.monitors import MonitoredPolicy
 from rewardlab.networks.shards import whole
 from rewardlab.policies import CausalLMPolicy, DiffusionPolicy, Sampler
+from rewardlab.policies.abilities import TextGenerator
+from rewardlab.policies.causal_lm_folder import write_model
 from rewardlab.rewards import (
     Brightness,
     Corrected,
@@ -38,6 +44,7 @@ from rewardlab.training import (
     PPO,
     SFT,
     AdvRM,
+    DrawBy,
     GradientRegularization,
     Online,
     ReferenceReset,
@@ -171,6 +178,51 @@ def bright_ones(samples):
     return brightness.masked_fill(brightness < 0.45, torch.nan)
 
 
+def unscored_prompts(size):
+    """Nothing of two prompts is scored, so that a process may have nothing to learn from."""
+    return ppo(size, Tolerant(Function(count_letters_of_some), most_unscored=1.0))
+
+
+def count_letters_of_some(samples):
+    missing = torch.tensor([prompt in ("a", "b") for prompt in samples.prompts])
+    return count_letters(samples).masked_fill(missing, torch.nan)
+
+
+def drawn_elsewhere(size):
+    loop, data = ppo(size)
+    loop.policy = language_policy(lora_rank=2)
+    loop.reference = loop.policy.reference()
+    return loop, data
+
+
+class OfTheWeights(TextGenerator):
+    """Draws what the policy's weights say, after they went over as a model in a folder."""
+
+    def draw(self, policy, prompts, seeds, limits, terms):
+        with TemporaryDirectory() as folder:
+            write_model(policy, Path(folder))
+            copy = CausalLMPolicy(folder, policy.tokenizer, max_new_tokens=max(limits))
+        tokens = copy._sampler(0, 1.0).draw(prompts, seeds, limits)
+        return [response.tokens for response in tokens]
+
+
+def guarded(size):
+    """Its guard stops it after the fourth step, and brings the weights after the first back."""
+    settings = {"samples_per_prompt": 3, "optimizer": sgd(0.1)}
+    return VelocityMatching(image_policy(), Brightness(), "ram", **settings), Prompts(
+        [""] * 8, size
+    )
+
+
+def darkness(samples):
+    return -samples.outputs.flatten(1).mean(1)
+
+
+def checkpointed(size):
+    policy = language_policy(gradient_checkpointing=True)
+    return SFT(policy, optimizer=sgd(0.1)), SamplesData(texts(), batch_size=size)
+
+
 def own_advantage(size):
     return ppo(size, advantage=whole_batch, entropy_weight=0.05)
 
@@ -224,6 +276,10 @@ LOOPS = {
     "own_advantage": own_advantage,
     "unscored": unscored,
     "unscored_images": unscored_images,
+    "unscored_prompts": unscored_prompts,
+    "checkpointed": checkpointed,
+    "drawn_elsewhere": drawn_elsewhere,
+    "guarded": guarded,
     "regularized": regularized,
     "averaged": grpo,
     "reset": grpo,
@@ -234,9 +290,7 @@ LOOPS = {
     "online": online,
 }
 
-
-REFUSED = set()
-SHARDED = [name for name in LOOPS if name not in REFUSED]
+EXPORTED = {"sft", "dpo_lora", "gan_rm", "adv_rm", "nft", "averaged"}
 
 
 class SaveOnce(pl.Callback):
@@ -259,6 +313,12 @@ def callbacks_of(name, folder):
         callbacks.append(EMA(0.5))
     if name == "reset":
         callbacks.append(ReferenceReset(every_n_steps=2))
+    if name == "drawn_elsewhere":
+        callbacks.append(DrawBy(OfTheWeights()))
+    if name == "guarded":
+        guard = Guard(1, samples=8, tolerance=0.5, patience=3, watch=["classifier"])
+        guard.observe(MonitoredPolicy(Brightness(), [""] * 8, classifier=Function(darkness)))
+        callbacks.append(guard)
     return callbacks
 
 
@@ -275,7 +335,7 @@ def trained_weights(module):
 
 
 def strategy_for(count):
-    if count > 1 and os.environ.get("LOOPS") == "sharded":
+    if count > 1 and os.environ.get("STRATEGY") == "sharded":
         return ModelParallelStrategy(count, 1, save_distributed_checkpoint=False)
     return "ddp" if count > 1 else "auto"
 
@@ -291,14 +351,26 @@ def run(name, folder, checkpoint, count):
     )
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     after = trained_weights(module)  # which all processes gather
+    result = {"before": before, "after": after, "steps": trainer.global_step}
+    result["figures"] = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    result["blocks"] = {part: len(spread.blocks) for part, spread in module._spread.items()}
     if trainer.global_rank == count - 1:  # what the last process has
-        figures = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        result = {"before": before, "after": after, "figures": figures}
-        torch.save(result | {"steps": trainer.global_step}, folder / f"{name}.pt")
+        torch.save(result, folder / f"{name}.pt")
+    module.gather_trained(keep=trainer.is_global_zero)
+    if trainer.is_global_zero:
+        assert trained_weights(module).equal(after), name
+        if name in EXPORTED:
+            export(module, folder / name)
+
+
+def export(module, folder):
+    part = module.policy if module.policy is not None else module.reward
+    part.eval().save_pretrained(folder)
 
 
 def main(folder, source=None):
-    for name in SHARDED if os.environ.get("LOOPS") == "sharded" else LOOPS:
+    names = os.environ["LOOPS"].split() if "LOOPS" in os.environ else LOOPS
+    for name in names:
         checkpoint = None if source is None else Path(source) / f"{name}.ckpt"
         run(name, Path(folder), checkpoint, int(os.environ.get("WORLD_SIZE", "1")))
 
