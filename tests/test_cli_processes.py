@@ -18,6 +18,7 @@ from rewardlab.training.strategies import check_processes
 from rewardlab.training.trainers import SILENT
 
 ROOT = Path(__file__).parents[1]
+UNDER_TORCHRUN = ROOT / "configs" / "trainer" / "torchrun.yaml"
 TORCHRUN = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m"]
 TORCH_VARIABLES = {
     "TORCHELASTIC_RUN_ID": "here",
@@ -87,6 +88,19 @@ def test_a_fit_under_torchrun_writes_what_one_process_writes_and_one_goes_on(pla
 
 
 @pytest.mark.nightly
+@pytest.mark.timeout(1800)
+def test_a_fit_under_fsdp2_writes_the_reward_and_the_page_that_one_process_writes(place):
+    spread = ROOT / "configs" / "trainer" / "fsdp2.yaml"
+    flags = ["--trainer.strategy.init_args.data_parallel_size=2", "--trainer.precision=32-true"]
+    _fit(place, "one", rows=8)
+    _fit(place, "two", *flags, rows=4, launcher=TORCHRUN, config=spread)
+    assert _files(place / "two") == _files(place / "one")
+    assert _figures(place / "two") == pytest.approx(_figures(place / "one"), abs=1e-5)
+    torch.testing.assert_close(_weights(place / "two"), _weights(place / "one"))
+    assert sorted((place / "two" / "held-out").iterdir())
+
+
+@pytest.mark.nightly
 def test_torchrun_with_a_trainer_for_one_leaves_nothing(place):
     done = _fit(place, "run", "--trainer.devices=1", rows=4, launcher=TORCHRUN, check=False)
     assert done.returncode != 0
@@ -94,8 +108,7 @@ def test_torchrun_with_a_trainer_for_one_leaves_nothing(place):
     assert not (place / "run").exists()
 
 
-def _fit(place, out, *flags, rows, launcher=(), check=True):
-    config = ROOT / "configs" / "trainer" / "torchrun.yaml"
+def _fit(place, out, *flags, rows, launcher=(), check=True, config=UNDER_TORCHRUN):
     options = ["--config", str(config), "--trainer.accelerator=cpu"] if launcher else []
     if launcher:
         options.append("--trainer.devices=2")

@@ -96,9 +96,7 @@ def of_two_processes(form: str, arguments: argparse.Namespace) -> Held:
 def work(arguments: argparse.Namespace) -> None:
     """Train and draw in one of the two processes, and write what it held."""
     form, rank, folder = arguments.worker
-    distributed.init_process_group(
-        "gloo", f"file://{folder}/meeting", rank=int(rank), world_size=2
-    )
+    distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=int(rank), world_size=2)
     samples = Samples(["a"] * ROWS, ["some words " * (LENGTH // 11)] * ROWS)
     before = resident("VmRSS")
     policy = language_policy(arguments.layers, arguments.width)

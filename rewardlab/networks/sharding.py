@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -35,6 +36,10 @@ RUN = (
     "features",
     "score_features",
 )
+
+# FSDP2 warns of outputs that are views, which would lose their hook if they were changed in place;
+# no loop changes what a policy or a reward returns.
+OF_VIEWS = "FSDP2-wrapped module .* returned a view tensor"
 
 
 class ModuleForm(NamedTuple):
@@ -203,7 +208,9 @@ def _make_whole_in(spread: Spread, name: str, is_running: list[str], gathered: b
             return method(*args, **kwargs)
         is_running.append(name)
         try:
-            return outermost(*args, **kwargs)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=OF_VIEWS)
+                return outermost(*args, **kwargs)
         finally:
             is_running.pop()
 

@@ -242,8 +242,9 @@ def nft(size):
 
 
 def ram(size):
+    policy = DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=3, size=8))
     loop = VelocityMatching(
-        image_policy(), Brightness(), form="ram", samples_per_prompt=3, optimizer=sgd(0.1)
+        policy, Brightness(), form="ram", samples_per_prompt=3, optimizer=sgd(0.1)
     )
     return loop, Prompts([""] * 8, size)
 
