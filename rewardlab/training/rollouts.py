@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ class Experience:
         return len(self.rollout)
 
     def __getitem__(self, index: Index) -> Experience:
-        columns = {}
+        columns: dict[str, Any] = {}
         for name, column in vars(self).items():
             columns[name] = None if column is None else take(column, index)
         return Experience(**columns)
