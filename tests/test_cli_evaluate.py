@@ -129,6 +129,7 @@ def test_rows_that_do_not_fit_are_named_and_left_out(place, capsys):
         (["nowhere", "pairs.jsonl"], "nowhere"),
         (["length", "half.jsonl"], 'half.jsonl, line 1 has no "label"'),
         (["length", "pairs.jsonl", "pairs.jsonl"], "given twice"),
+        (["length", "pairs.jsonl", "./pairs.jsonl"], "given twice"),
         (["length", "pairs.jsonl", "--audit", "1"], "--audit is 0 or at least 2"),
         (["length", "pairs.jsonl", "--audits", "3"], "--audit"),
         (["length"], "FILE"),

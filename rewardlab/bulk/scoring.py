@@ -225,7 +225,11 @@ def _score_chunks(
             if take is not None:
                 take(chunk)
     if reward.conditional and not has_prompts:
-        log.warning("The reward reads prompts, and no sample has one: --prompts FILE gives them.")
+        log.warning(
+            "The reward reads prompts, and no sample has one: --prompts FILE gives them, or "
+            "--prompt-column NAME of the columns %s.",
+            ", ".join(map(str, columns)) or "(there are none)",
+        )
     return list(columns)
 
 

@@ -57,8 +57,8 @@ def kept_columns(entry: Entry, keep: Keep, taken: Sequence[str]) -> Row:
         return {}
     if keep == "scored":
         kept: Row = {"prompt": to_json(entry.prompt)}
-        if isinstance(entry.output, str):
-            kept["output"] = entry.output
+        if isinstance(entry.output, str) and not entry.problem:
+            kept["output"] = entry.output  # what cannot be read may have been a picture
         return kept
     columns = {}
     for name, value in entry.columns.items():
@@ -87,6 +87,8 @@ def columns_of(source: Source, results: Results, keep: Keep, own: Sequence[str])
         own: the samples' columns.
     """
     first = next(iter(source))
+    if keep == "scored":  # the first that can be read says whether outputs are texts
+        first = next((entry for entry in source if not entry.problem), first)
     blank = Entry(first.place, first.prompt, first.output, first.origin, dict.fromkeys(own))
     return list(table_row(0, blank, results, keep))
 

@@ -269,10 +269,11 @@ def _one_kind(arrow: Any) -> Iterator[None]:
     """Say what to do where a column mixes kinds."""
     try:
         yield
-    except (arrow.ArrowException, ValueError, TypeError) as error:
+    except (arrow.ArrowException, ValueError, TypeError, OverflowError) as error:
         reason = str(error).splitlines() or [type(error).__name__]
         raise InputError(
-            f"The rows make no parquet table, since a column mixes kinds ({reason[0][:150]}). Give "
+            "The rows make no parquet table, since a column mixes kinds, or holds what parquet has "
+            f"no kind for ({reason[0][:150]}). Give "
             "--out FILE.jsonl, or leave the input's columns out: --keep scored."
         ) from None
 

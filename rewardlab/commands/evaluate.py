@@ -138,7 +138,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     _check_inputs(flags)
     if flags.audit == 1:
         raise InputError(f"--audit is 0 or at least {FEWEST}, for an interval; got 1.")
-    if len(set(flags.files)) < len(flags.files):
+    if len({Path(file).resolve() for file in flags.files}) < len(flags.files):
         raise InputError("A FILE is given twice. Give each once.")
     if flags.resume and flags.out is None:
         raise InputError("--resume goes on with a folder, so it needs --out. Name it.")

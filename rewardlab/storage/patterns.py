@@ -38,9 +38,10 @@ def matching_files(patterns: Sequence[str | Path]) -> list[Path]:
         paths += _expanded(str(pattern))
     seen = set()
     for path in paths:
-        if path in seen:
+        file = path.resolve()
+        if file in seen:
             raise InputError(f"{path} is given twice, so its rows would be, too. Name it once.")
-        seen.add(path)
+        seen.add(file)
     return paths
 
 

@@ -103,7 +103,7 @@ def _report_blank(path: Path, blank: list[str], total: int, strict: bool) -> Non
     if strict:
         raise InputError(
             f"{path}, {blank[0]} is blank, and {count} lines in all. "
-            "Remove them, or leave `strict` off."
+            'Remove them; an empty prompt is written as {"prompt": ""} in a .jsonl file.'
         )
     _log.warning("Skipped %d blank lines of %d in %s (the first: %s)", count, total, path, blank[0])
 

@@ -140,6 +140,9 @@ def number_of(text: str) -> float | None:
 def text_of(value: Any) -> str:
     """Return a value of a YAML file as the text of a flag.
 
+    Raises:
+        InputError: for what no flag takes, such as a date.
+
     Example:
         >>> text_of(0.5), text_of(True), text_of(None), text_of([1, 2]), text_of(1e-05)
         ('0.5', 'true', 'null', '[1, 2]', '1.0e-05')
@@ -151,7 +154,13 @@ def text_of(value: Any) -> str:
         if exponent and "." not in mantissa:  # YAML reads 1e-05 as a word
             mantissa += ".0"
         return f"{mantissa}{exponent}{power}"
-    return json.dumps(value)
+    try:
+        return json.dumps(value)
+    except TypeError:
+        raise InputError(
+            f"A point of the sweep has the value {value!s:.60}, which is a {type(value).__name__} "
+            "to YAML. Write it in quotes, as a text."
+        ) from None
 
 
 def multiplied(factors: Sequence[Sequence[Settings]], seeds: Sequence[int]) -> list[Point]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import os
 from decimal import Decimal
@@ -440,3 +441,45 @@ def test_halves_of_letters_are_written_as_json_writes_them(folder, suffix):
     (folder / "a.jsonl").write_text('{"response": "1", "id": "\\ud800"}\n')
     score_files(Number(), "a.jsonl", f"scores.{suffix}")
     assert "\\ud800" in (folder / f"scores.{suffix}").read_text()
+
+
+@pytest.mark.parametrize("readable", [0, 1])
+@pytest.mark.parametrize("keep", ["scored", "none"])
+@pytest.mark.parametrize("out", ["csv", "jsonl", "parquet"])
+def test_a_table_of_pictures_may_have_a_row_that_cannot_be_read(folder, out, keep, readable):
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, "PNG")
+    rows = [{"image": b"junk" if place else file.getvalue()} for place in range(2)]
+    rows.append({"image": None, "prompt": "no picture at all"})
+    order = [0, 1, 2] if readable == 0 else [2, 0, 1]
+    table = arrow.Table.from_pylist([{"prompt": "p", **rows[place]} for place in order])
+    parquet.write_table(table, folder / "pictures.parquet")
+    reading = Reading(skip_unreadable=True)
+    reward = Function(brightness)
+    scored = score_files(reward, "pictures.parquet", f"scores.{out}", reading, keep=keep)
+    assert (scored.rows, scored.unscored) == (3, 2)
+    if out == "csv":
+        with open("scores.csv", encoding="utf-8", newline="") as written:
+            head, *lines = csv.reader(written)
+        assert head == ["row", "score", "reason"] + (["prompt"] if keep == "scored" else [])
+        assert [bool(line[1]) for line in lines] == [place == 0 for place in order]
+
+
+def test_a_number_that_parquet_has_no_kind_for_is_a_sentence(folder):
+    (folder / "big.jsonl").write_text('{"response": "1", "id": 123456789012345678901234567890}')
+    with pytest.raises(InputError, match="holds what parquet has no kind for"):
+        score_files(Number(), "big.jsonl", "scores.parquet")
+
+
+def test_a_file_that_is_given_by_two_names_is_refused(folder):
+    (folder / "same.jsonl").symlink_to("rows.jsonl")
+    for other in ("same.jsonl", folder / "rows.jsonl"):
+        with pytest.raises(InputError, match="is given twice"):
+            score_files(Number(), ["rows.jsonl", other], "scores.csv")
+
+
+def test_the_columns_that_may_be_prompts_are_named(folder, caplog):
+    reward = Number()
+    reward.conditional = True
+    score_files(reward, "rows.jsonl", "scores.csv")
+    assert "or --prompt-column NAME of the columns response, id." in caplog.text

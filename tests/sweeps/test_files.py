@@ -90,6 +90,7 @@ def test_more_draws_keep_those_that_were_there():
         ("grid: {--a.x: [1]}", "without dashes"),
         ("grid: {a.x: 1}", "a.x takes a list of values"),
         ("grid: {a.x: []}", "a.x takes a list of values"),
+        ("grid: {a.x: [2020-01-01]}", "has the value 2020-01-01, which is a date to YAML"),
         ("seeds: [1, 2, 1]", "has 1 twice"),
         ("seeds: 3", "a list of whole numbers"),
         ("better: more", "takes higher or lower"),
