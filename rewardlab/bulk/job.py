@@ -90,7 +90,12 @@ def record_of(out: Path, job: Mapping[str, Any]) -> dict[str, Any] | None:
     if not out.exists():
         return None
     path = record_path(out)
-    record = parsed(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        raise InputError(
+            f"{out} stands without its record {path.name}, so nothing says what it was made of. "
+            "Give another --out, or remove it and begin anew."
+        )
+    record = parsed(path.read_text(encoding="utf-8"))
     if not isinstance(record, dict):
         raise InputError(f"{path} is no record of a table of scores. Give another --out.")
     check_job(path, record.get("job"), job)

@@ -68,7 +68,7 @@ class Selected:
         without: how many prompts have no candidate that is scored, and no row.
         n: what the best were chosen from at most; None for all.
         pairs: how many pairs were written.
-        level: how many prompts make no pair, since all their candidates score alike.
+        level: how many prompts make no pair: they have one candidate, or all score alike.
         seconds: of this run alone.
         fewest: from how many candidates, that are scored, the best of some prompt was chosen.
         most: the same of the prompt that had the most.

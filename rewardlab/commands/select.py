@@ -92,7 +92,7 @@ def sentences(selected: Selected, pairs: str | None) -> list[str]:
     if pairs is not None:
         line = f"{pairs}: {selected.pairs} pairs of the best and the worst"
         if selected.level:
-            line += f"; {selected.level} prompts have none, since their candidates score alike"
+            line += f"; {selected.level} prompts have none: one candidate, or all score alike"
         lines.append(line)
     return lines
 

@@ -124,6 +124,7 @@ def test_pairs_are_read_by_a_fit(write):
     selection = Selection(pairs="pairs.jsonl")
     selected = select_files(Function(number), "drawn.jsonl", "best.jsonl", selection)
     assert (selected.pairs, selected.level) == (1, 2)
+    assert sentences(selected, "pairs.jsonl")[1].endswith("none: one candidate, or all score alike")
     pairs = read_preferences("pairs.jsonl", strict=True)
     assert (pairs.chosen.prompts, pairs.chosen.outputs) == (["a"], ["3"])
     assert pairs.rejected.outputs == ["1"]
