@@ -51,8 +51,8 @@ def outlier_figures(
 ) -> dict[str, Any]:
     """Return MOP of each side's outputs, by `rewards.Outliers` on the references.
 
-    arXiv 2510.13694. No judge is asked. Of outputs that are drawn as the references were, a share of
-    at most `level` is expected.
+    arXiv 2510.13694. No judge is asked. Of outputs that are drawn as the references were, a share
+    of at most `level` is expected.
 
     Args:
         features: a reward with frozen features.

@@ -96,7 +96,8 @@ def outlier_sentence(figures: Mapping[str, Any]) -> str:
 
     Example:
         >>> share = {"value": 0.5, "low": 0.25, "high": 0.75}
-        >>> outlier_sentence({"level": 0.01, "references": 200, "attack": share, "fresh": share})[:75]
+        >>> figures = {"level": 0.01, "references": 200, "attack": share, "fresh": share}
+        >>> outlier_sentence(figures)[:75]
         "MOP: 50.0 % [25.0, 75.0] of the attack's outputs and 50.0 % [25.0, 75.0] of"
     """
     attack = _share(figures["attack"]).replace("\n", " % ")

@@ -257,8 +257,8 @@ SYMPTOMS = (
         threshold=0.2,
         outputs="texts",
         meaning=(
-            "Members score so many outputs unlike those they were fitted on by what a head with few "
-            "nats would not let through (InfoRM)."
+            "Members score so many outputs unlike those they were fitted on by what a head with "
+            "few nats would not let through (InfoRM)."
         ),
         basis=(
             "a rule of thumb, twice the tether's, since it helped less: in docs/studies/menu.md, "

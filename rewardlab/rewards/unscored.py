@@ -276,7 +276,7 @@ def tallies_of(reward: Reward) -> dict[str, list[int]]:
 
 
 def restore_tallies(reward: Reward, tallies: Mapping[str, Sequence[int]]) -> None:
-    """Let parts of a reward count on from what `tallies_of` returned; others' names are passed over.
+    """Let parts of a reward count on from what `tallies_of` returned; other names are passed over.
 
     Args:
         reward: a reward of the same parts.

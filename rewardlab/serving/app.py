@@ -147,9 +147,9 @@ class RewardApp:
         """Count rows that are read otherwise than their sender may think, and log the first."""
         if notes and self.metrics.count_unparted(scorer.name, len(notes)) == len(notes):
             _log.warning(
-                "%s: %s, so it is scored whole, as its sender formatted it; rewardlab_unparted_total "
-                "of /metrics counts further ones. Does the trainer send prompts and queries in one "
-                "form, special tokens included?",
+                "%s: %s, so it is scored whole, as its sender formatted it; "
+                "rewardlab_unparted_total of /metrics counts further ones. Does the trainer send "
+                "prompts and queries in one form, special tokens included?",
                 scorer.name,
                 notes[0],
             )

@@ -268,8 +268,8 @@ def _check_shapes(folder: Path, names: list[str], outputs: list[Tensor]) -> None
         if other != first:
             raise InputError(
                 f"{folder} holds outputs of several shapes: {names[0]} {first}, {name} {other}. "
-                "Read it as an ImageFolder with a `size` (--size N of a command), or as a VideoFolder "
-                "with a `clip` too (--frames N)."
+                "Read it as an ImageFolder with a `size` (--size N of a command), or as a "
+                "VideoFolder with a `clip` too (--frames N)."
             )
 
 
