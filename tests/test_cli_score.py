@@ -50,6 +50,18 @@ def rows_of(file):
         return list(csv.DictReader(lines))
 
 
+@pytest.mark.parametrize("tokens", ["1", "30"])
+def test_a_budget_of_tokens_scores_the_same_rows_in_the_same_order(place, tokens):
+    for out, flags in (("plain.csv", []), ("budget.csv", ["--tokens-per-batch", tokens])):
+        assert cli.main(["score", "rm", "all.jsonl", "--out", out, *flags]) == 0
+    plain, budgeted = rows_of("plain.csv"), rows_of("budget.csv")
+    for one, other in zip(plain, budgeted, strict=True):
+        assert one["response"] == other["response"]
+        assert float(one["score"]) == pytest.approx(float(other["score"]), abs=1e-6)
+    flags = ["--tokens-per-batch", tokens, "--n", "2"]
+    assert cli.main(["select", "rm", "all.jsonl", "--out", "best.csv", *flags]) == 0
+
+
 @pytest.mark.parametrize("chat", ["true", "false", None])
 def test_chat_says_whether_a_template_formats(place, chat):
     """Against the scores of token rows that are written down here."""
@@ -191,6 +203,8 @@ def test_conversations_are_drawn_from(chat, capsys):
         (["rm", "outputs.txt", "--prompts", "all.jsonl"], "3 prompts and outputs.txt 2 samples"),
         (["eye", "all.jsonl"], "got a list of 3 strings"),
         (["eye", "pictures", "--sorted", "best"], "There is no flag --sorted"),
+        (["eye", "pictures", "--tokens-per-batch", "99"], "these samples are pictures"),
+        (["rm", "all.jsonl", "--tokens-per-batch", "0"], "--tokens-per-batch is at least 1"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_no_file(place, capsys, words, sentence):

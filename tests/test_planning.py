@@ -20,6 +20,7 @@ from rewardlab.errors import InputError
 from rewardlab.losses import bradley_terry_loss
 from rewardlab.planning import Work, measured_peak, plans_of
 from rewardlab.planning.architecture import Architecture, known_names
+from rewardlab.planning.configs import Batch
 from rewardlab.planning.diffusion import diffusion_plan
 from rewardlab.planning.language import policy_plan, reward_plan
 from rewardlab.planning.memory_plan import MemoryPlan, Part, Stage
@@ -333,6 +334,14 @@ def test_a_config_that_names_no_batch_is_planned_with_the_datas_default(model, k
     (plan,) = plans_of(tree, tokens=8)
     pairs = signature(kind).parameters["batch_size"].default
     assert plan.stages[-1].detail == f"{2 * pairs} x 8 tokens at once"
+
+
+def test_a_token_budget_is_planned_as_whole_pairs_of_the_longest_rows(model):
+    DPO["init_args"]["policy"]["init_args"].update(model=str(model), lora_rank=4)
+    settings = {"batch_size": 64, "tokens_per_batch": 175}
+    (plan,) = plans_of({"model": DPO, "data": {"init_args": settings}}, tokens=16)
+    assert plan.stages[-1].detail == "10 x 16 tokens at once"
+    assert (Batch(64, 31).of_length(32), Batch(64).of_length(32)) == (1, 64)
 
 
 PPO_SAMPLES = signature(PPO).parameters["samples_per_prompt"].default

@@ -19,7 +19,7 @@ from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.rewards import Ensemble, Length
 from rewardlab.rounds import PostTrain
 from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
-from rewardlab.training import DPO, SFT, AdvRM
+from rewardlab.training import DPO, PPO, SFT, AdvRM
 from rewardlab.training.trainers import SILENT
 
 TAIL = torch.empty(300).log_normal_(4, 0.8, generator=torch.Generator().manual_seed(0)).long() + 1
@@ -296,3 +296,11 @@ def test_post_training_takes_texts_of_a_budget(tmp_path):
     folder.mkdir()
     post_train(module, PAIRS, None, folder, tmp_path / "scratch")
     assert module.trainer.global_step > 4
+
+
+def test_post_training_by_prompts_has_no_budget(tmp_path):
+    trainer = partial(pl.Trainer, max_epochs=1, accelerator="cpu")
+    post_train = PostTrain(PPO, trainer, tokens_per_batch=120)
+    module = post_train.build(policy(), Length(), policy())
+    with pytest.raises(InputError, match="these examples are prompts without responses"):
+        post_train(module, numbered(["a"]), None, tmp_path, tmp_path / "scratch")
