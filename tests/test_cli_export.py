@@ -13,7 +13,7 @@ from rewardlab import VisionReward, cli
 from rewardlab.commands import export
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.provenance import fingerprint
-from rewardlab.rewards import LanguageReward, load_reward
+from rewardlab.rewards import LanguageReward, Length, load_reward
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.testing import tiny_causal_lm, tiny_tokenizer, tiny_tower
 from rewardlab.types import Samples
@@ -46,7 +46,7 @@ def place(tmp_path_factory):
     policy = CausalLMPolicy(tiny_causal_lm(2, context=512), tokenizer, max_new_tokens=6)
     policy.save_pretrained(folder / "policy")
     VisionReward(tiny_tower(), width=8).save_pretrained(folder / "eye")
-    VisionReward(tiny_tower(), width=8, conditional=True).save_pretrained(folder / "reads")
+    Length().save_pretrained(folder / "words")
     rows = []
     for number in range(12):
         row = {"prompt": f"q{number}", "chosen": "It is so. It is cold.", "rejected": "no " * 3}
@@ -131,7 +131,7 @@ REFUSED = {
     "nowhere is not a folder": ["nowhere", "--to", "onnx"],
     "exists and is never overwritten": ["eye", "--to", "onnx", "--out", "bench"],
     "lies inside of the reward": ["eye", "--to", "onnx", "--out", "eye/onnx"],
-    "conditional=True": ["reads", "--to", "transformers"],
+    "Length is neither": ["words", "--to", "transformers"],
     "figures of another reward": ["witness", "--to", "onnx", "--results", "bench"],
     "has another fingerprint": ["witness", "--to", "onnx", "--run", "run"],
     "run/results.json does not exist": ["run/reward", "--to", "onnx", "--results", "run"],

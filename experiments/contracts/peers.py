@@ -15,6 +15,7 @@ import asyncio
 import importlib.metadata
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -114,9 +115,47 @@ def openrlhf_rows(folder: Path, work: Path) -> list[Row]:
     (work / "broken.py").write_text(
         "def reward_func(queries, prompts, labels):\n    raise ValueError\n"
     )
+    rows.append(Row(peer("openrlhf"), "64 responses at once", joined(folder, work)))
     failed = {str(output["reward"]) for output in rolled_out(work / "broken.py")}
     rows.append(Row(peer("openrlhf"), "a function that raises", f"reward {', '.join(failed)}"))
     return rows
+
+
+def joined(folder: Path, work: Path) -> str:
+    """Return in how many batches OpenRLHF's executor gets 64 scores, and what that saves."""
+    from openrlhf.utils.agent import SingleTurnAgentExecutor
+
+    file = openrlhf.write_function(folder, work / "joined_reward.py")
+    executor = SingleTurnAgentExecutor(str(file))
+    function: Any = executor.reward_func
+    reward = function.__globals__["folder"].reward()
+    members = reward.members
+    sizes: list[int] = []
+
+    def counted(samples: Samples) -> Tensor:
+        sizes.append(len(samples))
+        return members(samples)
+
+    reward.members = counted
+    prompt = reward.texts.row_text("Count.")
+    queries = [prompt + f"{number} " + "and on" * (number % 8) for number in range(64)]
+
+    async def together() -> None:
+        calls = []
+        for query in queries:
+            calls.append(asyncio.to_thread(function, [query], [prompt], [""]))
+        await asyncio.gather(*calls)
+
+    function(queries[:1], [prompt], [""])
+    start = time.process_time()
+    for query in queries:
+        function([query], [prompt], [""])
+    alone = time.process_time() - start
+    sizes.clear()
+    start = time.process_time()
+    asyncio.run(together())
+    seconds = time.process_time() - start
+    return f"{len(sizes)} batches, in 1/{alone / seconds:.1f} of the CPU seconds of one by one"
 
 
 def verl_rows(folder: Path, work: Path) -> list[Row]:

@@ -235,9 +235,10 @@ rewardlab export: a reward in the form of another library, with its model card.
                    [--run RUN] [--results FILE ...]
 
   REWARD            a folder of a reward
-  --to transformers texts: a sequence classifier with one label and its tokenizer; pictures: a model
-                    and an image processor, whose code stands in the folder
-  --to onnx         model.onnx from token tables, or from pixels, to scores
+  --to transformers texts: a sequence classifier with one label and its tokenizer, with code in the
+                    folder where the mean over the response or several networks count; pictures: a
+                    model and an image processor, whose code stands in the folder
+  --to onnx         model.onnx from token tables, or from pixels, to scores and members
   --to openrlhf     (verl, flow-factory) reward.py, which loads the reward by rewardlab; no card
   --out FOLDER      a new folder; README.md in it is the card
   --run RUN         the run folder that trained the reward: data hashes, held-out accuracy, command

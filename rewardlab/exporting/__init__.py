@@ -1,7 +1,7 @@
 """Exports: a reward in the forms of other libraries, with a model card.
 
-What can be one network of transformers or one ONNX graph is written as such, loaded again and
-compared with the reward before it stands.
+What can be a network of transformers, a folder of networks with code of its own, or one ONNX graph
+is written as such, loaded again and compared with the reward before it stands.
 """
 
 from __future__ import annotations

@@ -138,8 +138,9 @@ def _equality(subject: Subject) -> str:
     return (
         "## Equal to the reward\n\n"
         f"On {comparison.samples} probes the largest absolute difference from the reward's own "
-        f"scores is {comparison.difference:.2g} ({subject.dtype}; the largest score is "
-        f"{comparison.largest:.3g}). More than {comparison.tolerance:.2g} would have been refused."
+        f"scores, and its members' where they are given, is {comparison.difference:.2g} "
+        f"({subject.dtype}; the largest score is {comparison.largest:.3g}). More than "
+        f"{comparison.tolerance:.2g} would have been refused."
     )
 
 

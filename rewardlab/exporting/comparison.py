@@ -87,10 +87,11 @@ def compared(scores: Tensor, expected: Tensor, dtype: str, what: str) -> Compari
     tolerance = TOLERANCES[dtype] * max(1.0, largest)
     if not difference <= tolerance:
         worst = int(torch.nan_to_num(differences, nan=torch.inf).argmax())
+        score = scores.flatten()[worst].item()
+        wanted = expected.flatten()[worst].item()
         raise InputError(
-            f"{what} gives {scores.flatten()[worst].item():.6g} to a probe where the reward gives "
-            f"{expected.flatten()[worst].item():.6g}, which is more apart than {tolerance:.2g}; nothing was "
-            "written. Is the model changed in memory in a way that its config does not tell, or is "
-            f"{dtype} too coarse (--dtype float32)?"
+            f"{what} gives {score:.6g} to a probe where the reward gives {wanted:.6g}, which is "
+            f"more apart than {tolerance:.2g}; nothing was written. Is the model changed in memory "
+            f"in a way that its config does not tell, or is {dtype} too coarse (--dtype float32)?"
         )
     return Comparison(len(expected), difference, largest, tolerance)

@@ -109,7 +109,9 @@ def write_image_graph(folder: Path, scorer: ImageScorer, reward: Reward) -> Comp
     expected = []
     for probe in probes:
         expected.append(expected_outputs(reward, probe.samples, scorer.outputs))
-    together = {name: torch.cat([batch[name] for batch in batches]) for name in names}
+    together = {}
+    for name in names:
+        together[name] = torch.cat([batch[name] for batch in batches])
     twice = torch.cat(expected).repeat(2, 1)
     return _compared(folder, [together, *batches], twice, reward)
 

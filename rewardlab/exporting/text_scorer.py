@@ -15,7 +15,6 @@ from rewardlab.networks import lora
 from rewardlab.rewards import Bottleneck, ClassifierReward, LanguageReward, Reward
 from rewardlab.rewards.backbones import as_classifier
 
-
 Reading = tuple[str, int | None]  # fingerprint and padding token
 
 

@@ -1,4 +1,4 @@
-"""A reward of images: frozen vision towers and heads on their embeddings. The logit is the score."""
+"""A reward of images: vision towers and heads on their embeddings. The only logit is the score."""
 
 from __future__ import annotations
 
@@ -136,6 +136,7 @@ class Tower(nn.Module):
 
     def forward(self, pixel_values: Tensor, input_ids: Tensor | None = None) -> Tensor:
         """Return what heads see of preprocessed pictures, or videos, and prompts: [B, D]."""
+        embeddings: Tensor
         if pixel_values.dim() == 5:
             frames = self.images(pixel_values.flatten(0, 1))
             embeddings = frames.unflatten(0, pixel_values.shape[:2]).mean(1)
@@ -160,7 +161,7 @@ class Tower(nn.Module):
         else:
             embeddings = self.network(pixel_values)
         if self.normalize:
-            embeddings = nn.functional.normalize(embeddings.float(), dim=-1)
+            return nn.functional.normalize(embeddings.float(), dim=-1)
         return embeddings
 
     def texts(self, input_ids: Tensor | None) -> Tensor:
