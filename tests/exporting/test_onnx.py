@@ -14,7 +14,10 @@ from transformers import AutoTokenizer
 from rewardlab import VisionReward
 from rewardlab.errors import InputError
 from rewardlab.exporting import Origin, export_onnx
+from rewardlab.exporting.combination import outputs_of
 from rewardlab.exporting.onnx_graph import ScoreGraph, write_graph
+from rewardlab.exporting.pooled_folder import pooled_model
+from rewardlab.exporting.pooled_scorer import pooled_form
 from rewardlab.exporting.remote.image_processing_image_reward import ImageRewardProcessor
 from rewardlab.exporting.remote.tables_text_reward import tables as tables_of
 from rewardlab.rewards import ClassifierReward, Ensemble, LanguageReward, Standardized
@@ -62,12 +65,30 @@ def test_a_graph_of_texts_holds_the_constant_too(tmp_path):
     assert {"model.onnx", "tokenizer.json", "README.md"} <= names
 
 
-def test_one_graph_holds_members_on_two_networks_that_average(tmp_path):
+def averaging_members():
+    """Return an ensemble on two networks that score the mean over a response."""
     members = []
     for seed in (1, 2):
         backbone = TINY.backbone(seed=seed)
         members.append(LanguageReward(backbone, TINY.tokenizer(), pooling="mean", seed=seed))
-    reward = Ensemble([members[0], Standardized(members[1], mean=0.5, std=0.25)]).eval()
+    return Ensemble([members[0], Standardized(members[1], mean=0.5, std=0.25)]).eval()
+
+
+@torch.no_grad()
+def test_what_becomes_a_graph_gives_score_and_members_of_two_networks():
+    reward = averaging_members()
+    form = pooled_form(outputs_of(reward))
+    tables = tables_of(form.recipe.tokenizer, conversations(LONG))
+    graph = ScoreGraph(pooled_model(form), list(tables))
+    assert graph.outputs == ["score", "members"]
+    scores, members = graph(*tables.values())
+    torch.testing.assert_close(scores, scores_of(reward, LONG), atol=1e-5, rtol=0)
+    torch.testing.assert_close(members, member_scores(reward, LONG), atol=1e-5, rtol=0)
+
+
+@pytest.mark.nightly
+def test_one_graph_holds_members_on_two_networks_that_average(tmp_path):
+    reward = averaging_members()
     export_onnx(reward, tmp_path / "out", Origin(str(tmp_path)))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     tables = tables_of(tokenizer, conversations(LONG))
