@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -44,6 +45,8 @@ from rewardlab.exporting.usage import (
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards import ClassifierReward, Reward, Tolerant
 from rewardlab.storage.atomic import atomic_folder
+
+_log = logging.getLogger("rewardlab")
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 CARD = "README.md"
@@ -238,6 +241,7 @@ def _write_card(
     limits = list(written.limits)
     if any(isinstance(part, Tolerant) for part in reward.modules()):
         limits.append(TOLERANT_LIMIT)
+        _log.warning("%s", TOLERANT_LIMIT)
     subject = Subject(
         name=type(reward).__name__,
         meaning=reward.meaning,

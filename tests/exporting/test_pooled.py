@@ -145,7 +145,7 @@ def test_half_precision_stays_near(tmp_path):
     assert 0 < error.max() < 0.1
 
 
-def test_the_card_says_what_runs_and_what_a_tolerant_left_out(tmp_path):
+def test_the_card_says_what_runs_and_what_a_tolerant_left_out(tmp_path, caplog):
     reward = Tolerant(mean())
     model, tokenizer = exported(reward, tmp_path)
     torch.testing.assert_close(
@@ -154,6 +154,7 @@ def test_the_card_says_what_runs_and_what_a_tolerant_left_out(tmp_path):
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     for words in ("runs the Python files in this folder", "sees 128 tokens", "in a Tolerant"):
         assert words in card
+    assert "The export is what that wraps" in caplog.text
 
 
 REFUSED = {

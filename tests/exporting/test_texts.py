@@ -149,6 +149,8 @@ def test_heads_on_one_backbone_become_one_head_and_a_constant(name, tmp_path):
     torch.testing.assert_close(chat_scores(network, loaded), expected, atol=1e-5, rtol=0)
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert f"score = logit + {network.config.reward_offset!r}" in card
+    assert "It sees 128 tokens" in card
+    assert "The network checks nothing" in card
 
 
 def gpt2():
@@ -206,6 +208,8 @@ def test_an_encoders_log_odds_become_one_label_without_a_constant_beside_it(name
     assert loaded_network.config.num_labels == 1
     assert not hasattr(loaded_network.config, "reward_offset")
     assert network.config.num_labels == labels
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "rewardlab cuts the end of a prompt that is too long" in card
     tables = loaded(SAMPLES.prompts, list(SAMPLES.outputs), padding=True, return_tensors="pt")
     expected = scores_of(reward, SAMPLES)
     torch.testing.assert_close(scores(loaded_network, tables), expected, atol=1e-5, rtol=0)
