@@ -163,23 +163,30 @@ def blocks_of(part: nn.Module) -> list[nn.Module]:
         >>> [type(block).__name__ for block in blocks_of(tiny_causal_lm())]
         ['LlamaDecoderLayer', 'LlamaDecoderLayer']
     """
-    names: set[str] = set()
-    is_declared = False
-    for module in part.modules():
-        is_declared = is_declared or hasattr(module, "_no_split_modules")
-        names.update(getattr(module, "_no_split_modules", None) or ())
-    listed = set()
-    if is_declared and not names:
-        lists = [module for module in part.modules() if isinstance(module, nn.ModuleList)]
-        listed = {id(layer) for layers in lists for layer in layers}
     blocks: list[nn.Module] = []
     inner: set[int] = set()
-    for module in part.modules():
-        is_block = type(module).__name__ in names or id(module) in listed
-        if is_block and id(module) not in inner and _is_trained(module):
+    for module in _candidates(part):
+        if id(module) not in inner and _is_trained(module):
             blocks.append(module)
             inner.update(id(one) for one in module.modules())
     return blocks
+
+
+def _candidates(part: nn.Module) -> list[nn.Module]:
+    """Return what may be a block, an outer module before those in it."""
+    modules = list(part.modules())
+    models = [module for module in modules if hasattr(module, "_no_split_modules")]
+    names: set[str] = set()
+    for model in models:
+        declared: Any = model._no_split_modules
+        names.update(declared or ())
+    if names:
+        return [module for module in modules if type(module).__name__ in names]
+    layers: list[nn.Module] = []
+    for module in modules:
+        if models and isinstance(module, nn.ModuleList):
+            layers.extend(module)
+    return layers
 
 
 def is_sharded(trainer: Trainer) -> bool:

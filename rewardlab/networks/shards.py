@@ -1,4 +1,4 @@
-"""Tensors that are spread over processes (FSDP2's DTensor), and copies of modules that have them."""
+"""Tensors that are spread over processes (FSDP2), and copies of modules that have them."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def spread_as(value: Tensor, weight: Tensor) -> Tensor:
 
 
 def shallow_copy(module: Module) -> Module:
-    """Return a copy that shares all parts, also of a module whose weights are spread.
+    """Return a copy that has the same parts, also of a module whose weights are spread.
 
     Such a copy is used where the module's own weights are whole, inside one of its methods.
 
@@ -64,4 +64,5 @@ def shallow_copy(module: Module) -> Module:
     for name, value in module.__dict__.items():
         if not getattr(value, "gathers_for", False):  # a method that is bound to the module
             copied.__dict__[name] = value
+    copied._modules = dict(module._modules)
     return copied

@@ -163,7 +163,6 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, KeepsNoise, Adapted, HasAuto
             InputError: if the networks make no pictures of that size.
         """
         other = shallow_copy(self)
-        other._modules = dict(self._modules)
         other._set_size(size, frames)
         other.noising.to(self.device)
         return other

@@ -83,7 +83,7 @@ class Own(SFT):
 
 def test_a_loop_that_does_not_say_so_refuses_fsdp2_before_processes_meet():
     data = SamplesData(Samples(["a", "b"], ["yes", "no"]))
-    with pytest.raises(InputError, match="Own does not run under Model.*Use ddp"):
+    with pytest.raises(InputError, match=r"Own does not run under Model.*Use ddp"):
         fit(Own(policy()), data, devices=2, strategy=Elsewhere(2, 1))
 
 
