@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, NamedTuple
 
+import torch
 from pytorch_lightning import Trainer
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
@@ -26,6 +27,7 @@ RUN = (
     "apply_row_loss",
     "entropy",
     "value",
+    "prepared",
     "denoisings",
     "predict_x0",
     "members",
@@ -37,6 +39,8 @@ RUN = (
     "score_features",
 )
 
+# Methods whose outputs have a gradient wherever they are called, so that FSDP2 has to expect it.
+WITH_GRADIENT = {"prepared"}
 # FSDP2 warns of outputs that are views, which would lose their hook if they were changed in place;
 # no loop changes what a policy or a reward returns.
 OF_VIEWS = "FSDP2-wrapped module .* returned a view tensor"
@@ -215,7 +219,8 @@ def _make_whole_in(spread: Spread, name: str, is_running: list[str], gathered: b
             return method(*args, **kwargs)
         is_running.append(name)
         try:
-            with warnings.catch_warnings():
+            has_gradient = torch.is_grad_enabled() or name in WITH_GRADIENT
+            with warnings.catch_warnings(), torch.set_grad_enabled(has_gradient):
                 warnings.filterwarnings("ignore", message=OF_VIEWS)
                 return outermost(*args, **kwargs)
         finally:

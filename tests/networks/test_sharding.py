@@ -91,6 +91,20 @@ def test_a_spread_language_model_draws_and_learns_to_the_bit_as_a_whole_one(mesh
     assert_close(gradients, expected, rtol=0, atol=0)
 
 
+def test_one_pass_serves_a_rollout_and_its_step(mesh):
+    """The pass has a gradient though the rollout has none, and its weights are gathered again."""
+    plain = language_policy()
+    policy = language_policy()
+    shard(policy, mesh, gathered=DRAWS)
+    trajectory = plain.sample(PROMPTS, seeds=SEEDS)
+    expected = gradients_of(plain, nll(plain, trajectory))
+    with torch.no_grad():
+        prepared = policy.prepared(trajectory)
+        policy.log_prob(prepared)
+    assert all_spread(policy)
+    assert_close(gradients_of(policy, nll(policy, prepared)), expected)
+
+
 class Looking(TextGenerator):
     """Writes the policy that it draws for, as an engine beside the training does."""
 
