@@ -200,8 +200,8 @@ def _padding(counts: Sequence[int], batch_size: int) -> float:
 
 def _padding_of_ours(texts: Sequence[str], counts: Sequence[int], batch_size: int) -> float:
     """Return the same where batches are those of `rewardlab.bulk`."""
-    from rewardlab.bulk.entries import Entry
-    from rewardlab.bulk.judging import Numbered, batches
+    from rewardlab.bulk.entries import Entry, Numbered
+    from rewardlab.bulk.judging import batches
 
     chunk = [Numbered(row, Entry("", output=text)) for row, text in enumerate(texts)]
     run = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -75,6 +75,13 @@ class Entry:
         return len(self.output) + len(
             self.prompt if isinstance(self.prompt, str) else repr(self.prompt)
         )
+
+
+class Numbered(NamedTuple):
+    """A row with its number in the source, from 0."""
+
+    row: int
+    entry: Entry
 
 
 def samples_of(entries: Sequence[Entry], rows: Sequence[int]) -> Samples:

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rewardlab.bulk.entries import Entry
+from rewardlab.bulk.entries import Entry, Numbered
 from rewardlab.bulk.journal import Results
-from rewardlab.bulk.judging import Numbered
 from rewardlab.errors import InputError
 from rewardlab.evaluation.choosing_n import choose_n, familiar_n
 

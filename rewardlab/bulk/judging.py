@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rewardlab.bulk.entries import Entry, samples_of
+from rewardlab.bulk.ahead import Ready
+from rewardlab.bulk.entries import Entry, Numbered, samples_of
 from rewardlab.data.token_budget import (
     PICTURES,
     counters_of,
@@ -31,13 +32,6 @@ CHUNK_LETTERS = 2**26
 CHUNK_BATCHES = 4  # of pictures, which are not sorted
 OVERHEAD = 2048  # letters whose padding costs as much as one more batch
 WORTH_GROUPING = 0.2  # share of letters in prompts that stand beside themselves when grouped
-
-
-class Numbered(NamedTuple):
-    """A row with its number in the source, from 0."""
-
-    row: int
-    entry: Entry
 
 
 class Verdict(NamedTuple):
@@ -63,12 +57,14 @@ class How:
         members: whether each member's score is asked for.
         skip_unreadable: whether a row that cannot be read goes unscored instead of ending the run.
         tokens_per_batch: tokens scored at once, with padding, in place of `batch_size`.
+        threads: that decode pictures ahead; None for as many as there are free cores, 0 for none.
     """
 
     batch_size: int = 64
     members: bool = False
     skip_unreadable: bool = False
     tokens_per_batch: int | None = None
+    threads: int | None = None
 
 
 def chunks(entries: Iterable[Entry], batch_size: int) -> Iterator[list[Numbered]]:
@@ -227,25 +223,23 @@ def _repeats_prompts(chunk: Sequence[Numbered]) -> bool:
     return spared > 0 and spared >= WORTH_GROUPING * whole
 
 
-def judge(reward: Reward, batch: Sequence[Numbered], how: How) -> Verdict:
+def judge(reward: Reward, ready: Ready, how: How) -> Verdict:
     """Return what a reward says of a batch; a row that cannot be read is not scored.
 
     Raises:
-        InputError: if a row cannot be read and is not skipped, or as `rewards.scoring.judged`.
+        InputError: as `rewards.scoring.judged`.
     """
-    readable = [_decoded(numbered, how) for numbered in batch]
-    reasons = [entry.problem for _, entry in readable]
+    reasons = list(ready.reasons)
     places = [place for place, reason in enumerate(reasons) if not reason]
-    scores = torch.full((len(batch),), torch.nan)
-    if not places:
+    scores = torch.full((len(reasons),), torch.nan)
+    samples = ready.samples
+    if samples is None:
         return Verdict(scores, reasons)
-    entries = [readable[place].entry for place in places]
-    samples = samples_of(entries, [readable[place].row for place in places])
     members = None
     most = how.batch_size if how.tokens_per_batch is None else len(samples)
     if how.members and reward.mean_of_members and not is_partial(reward):
         scores[places], of_members = scores_and_members(reward, samples, most)
-        members = torch.full((len(batch), of_members.shape[1]), torch.nan)
+        members = torch.full((len(reasons), of_members.shape[1]), torch.nan)
         members[places] = of_members
         return Verdict(scores, reasons, members)
     judgment = judged(reward, samples, most)
@@ -254,20 +248,6 @@ def judge(reward: Reward, batch: Sequence[Numbered], how: How) -> Verdict:
         reasons[place] = reason
     if how.members and judgment.scored.any():
         of_members = member_scores(reward, samples[judgment.scored], most)
-        members = torch.full((len(batch), of_members.shape[1]), torch.nan)
+        members = torch.full((len(reasons), of_members.shape[1]), torch.nan)
         members[~scores.isnan()] = of_members
     return Verdict(scores, reasons, members)
-
-
-def _decoded(numbered: Numbered, how: How) -> Numbered:
-    """Return a row with its pixels, or with why they cannot be read."""
-    row, entry = numbered
-    if isinstance(entry.output, str) or entry.problem:
-        return numbered
-    try:
-        pixels = entry.output()
-    except InputError as error:
-        if not how.skip_unreadable:
-            raise InputError(f"{error} Or leave such rows unscored: --skip-unreadable.") from None
-        return Numbered(row, Entry(entry.place, problem=str(error)))
-    return Numbered(row, Entry(entry.place, entry.prompt, lambda: pixels, facts=entry.facts))

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tqdm import tqdm
 
-from rewardlab.bulk.entries import Reading
+from rewardlab.bulk.ahead import made_ready
+from rewardlab.bulk.entries import Numbered, Reading
 from rewardlab.bulk.job import figures_of, job_of, record_of, write_record
 from rewardlab.bulk.journal import Journal, Results, part_of
-from rewardlab.bulk.judging import How, Numbered, batches_for, chunks, judge
+from rewardlab.bulk.judging import How, batches_for, chunks, judge
 from rewardlab.bulk.sources import Source, open_source
 from rewardlab.bulk.table_rows import Keep, columns_of, schema_of, table_row
 from rewardlab.bulk.tables import GrowingTable, Row, check_out, check_row, write_table
+from rewardlab.bulk.watch import Watch
 from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
 from rewardlab.types import Samples
@@ -40,6 +43,8 @@ class Scored:
         mean: of the scores; None if there is none.
         deviation: of the scores, over all of them.
         seconds: of this run alone.
+        outside: share of the seconds of scoring in which the reward's network did not compute, but
+            pictures were awaited, resized, or scores kept; None without pictures.
     """
 
     out: Path
@@ -48,6 +53,19 @@ class Scored:
     mean: float | None
     deviation: float | None
     seconds: float
+    outside: float | None = None
+
+
+class Pass(NamedTuple):
+    """What one pass over a source gave beside the scores.
+
+    Attributes:
+        columns: names of the rows' own columns.
+        outside: see `Scored`.
+    """
+
+    columns: list[str]
+    outside: float | None
 
 
 def score_files(
@@ -63,6 +81,7 @@ def score_files(
     resume: bool = False,
     origin: Mapping[str, Any] | None = None,
     tokens_per_batch: int | None = None,
+    threads: int | None = None,
 ) -> Scored:
     """Score everything in files or folders, and write one row a sample, in the samples' order.
 
@@ -87,6 +106,7 @@ def score_files(
         resume: go on where `OUT.part` ends.
         origin: what names the reward and how it was opened; by default its class and weights.
         tokens_per_batch: tokens of texts scored at once, with padding, in place of `batch_size`.
+        threads: that decode pictures ahead of the reward; see `How`.
 
     Raises:
         InputError: if the samples cannot be read or scored, `out` exists, or what `resume` would go
@@ -115,14 +135,14 @@ def score_files(
     if stands is not None:
         return Scored(out, **figures_of(Scored, stands))
     check_row(out, table_row(0, next(iter(source)), Results(1), keep))
-    how = How(batch_size, members, reading.skip_unreadable, tokens_per_batch)
+    how = How(batch_size, members, reading.skip_unreadable, tokens_per_batch, threads)
     journal = Journal(part_of(out), job, Results(len(source)))
     results = journal.results
     table = None if sort != "none" or members else _growing(out, source, keep)
     with table or nullcontext():
         take = None if table is None else partial(_add_rows, table, results, keep)
-        own = scored_rows(reward, source, journal, how, resume, take)
-        scored = _summary(out, results, time.monotonic() - start)
+        own, outside = scored_rows(reward, source, journal, how, resume, take)
+        scored = _summary(out, results, time.monotonic() - start, outside)
         write_record(out, whole_job, _plain(scored), results)
         if table is not None:
             table.put_in_place()
@@ -168,8 +188,8 @@ def scored_rows(
     how: How,
     resume: bool = False,
     take: Take | None = None,
-) -> list[str]:
-    """Score the rows of a source that the journal does not hold, and return their own columns.
+) -> Pass:
+    """Score the rows of a source that the journal does not hold.
 
     A bar shows rate and time left if stderr is a terminal.
 
@@ -191,46 +211,104 @@ def scored_rows(
     try:
         if resume:
             journal.resume()
-        columns = _score_chunks(reward, source, journal, how, take)
+        done = _score_chunks(reward, source, journal, how, take)
     finally:
         journal.close()
         reward.train(was_training)
     if not journal.results.scored.any():
         first_reason = next(iter(journal.results.reasons.values()))
         raise InputError(f"None of {len(source)} rows is scored. The first: {first_reason}")
-    return columns
+    return done
+
+
+class _Chunks:
+    """Chunks of rows whose batches are being scored, handed on in their order when all are.
+
+    Args:
+        take: gets each chunk; None for nobody.
+    """
+
+    def __init__(self, take: Take | None) -> None:
+        self._take = take
+        self._open: deque[list[Numbered]] = deque()
+        self._left: deque[int] = deque()
+
+    def begin(self, chunk: list[Numbered], batches: int) -> None:
+        """Note a chunk, of which so many batches are to be scored."""
+        self._open.append(chunk)
+        self._left.append(batches)
+        self._hand_on()
+
+    def scored(self) -> None:
+        """Note that the next batch is scored."""
+        self._left[0] -= 1
+        self._hand_on()
+
+    def _hand_on(self) -> None:
+        while self._left and not self._left[0]:
+            self._left.popleft()
+            chunk = self._open.popleft()
+            if self._take is not None:
+                self._take(chunk)
 
 
 def _score_chunks(
     reward: Reward, source: Source, journal: Journal, how: How, take: Take | None
-) -> list[str]:
-    """Score what is not yet done, chunk by chunk, and return the rows' own columns."""
-    done = journal.results.done
+) -> Pass:
+    """Score what is not yet done, batch by batch."""
+    open_chunks = _Chunks(take)
     columns: dict[str, None] = {}
+    first = int(journal.results.done.sum())
+    batches_to_do = _to_do(reward, source, journal.results, how, columns, open_chunks)
+    watch = Watch(reward)
+    has_pictures = False
+    ahead = made_ready(
+        batches_to_do, reward, skip_unreadable=how.skip_unreadable, threads=how.threads
+    )
+    with (
+        closing(ahead) as ready_batches,
+        tqdm(
+            total=len(source), initial=first, desc="scoring", unit=" samples", disable=None
+        ) as bar,
+    ):
+        for ready in ready_batches:
+            has_pictures = has_pictures or ready.has_pictures
+            with watch:
+                verdict = judge(reward, ready, how)
+            journal.add(ready.rows, verdict)
+            open_chunks.scored()
+            bar.update(len(ready.rows))
+    return Pass(list(columns), watch.outside if has_pictures else None)
+
+
+def _to_do(
+    reward: Reward,
+    source: Source,
+    results: Results,
+    how: How,
+    columns: dict[str, None],
+    open_chunks: _Chunks,
+) -> Iterator[list[Numbered]]:
+    """Give the batches of rows that are not yet scored, and note the columns of all rows."""
     has_prompts = False
-    first = int(done.sum())
-    with tqdm(
-        total=len(source), initial=first, desc="scoring", unit=" samples", disable=None
-    ) as bar:
-        for chunk in chunks(source, how.batch_size):
-            for _, entry in chunk:
-                columns.update(dict.fromkeys(entry.columns))
-                has_prompts = has_prompts or bool(entry.prompt)
-            for batch in batches_for(reward, chunk, how):
-                to_do = [numbered for numbered in batch if not done[numbered.row]]
-                if not to_do:
-                    continue
-                journal.add([row for row, _ in to_do], judge(reward, to_do, how))
-                bar.update(len(to_do))
-            if take is not None:
-                take(chunk)
+    done = results.done.clone()
+    for chunk in chunks(source, how.batch_size):
+        for _, entry in chunk:
+            columns.update(dict.fromkeys(entry.columns))
+            has_prompts = has_prompts or bool(entry.prompt)
+        to_do = []
+        for batch in batches_for(reward, chunk, how):
+            rows = [numbered for numbered in batch if not done[numbered.row]]
+            if rows:
+                to_do.append(rows)
+        open_chunks.begin(chunk, len(to_do))
+        yield from to_do
     if reward.conditional and not has_prompts:
         log.warning(
             "The reward reads prompts, and no sample has one: --prompts FILE gives them, or "
             "--prompt-column NAME of the columns %s.",
             ", ".join(map(str, columns)) or "(there are none)",
         )
-    return list(columns)
 
 
 class TableRows:
@@ -267,7 +345,7 @@ class TableRows:
         return False, -score if self.sort == "best" else score
 
 
-def _summary(out: Path, results: Results, seconds: float) -> Scored:
+def _summary(out: Path, results: Results, seconds: float, outside: float | None) -> Scored:
     """Return what came of scoring."""
     scores = results.scores[results.scored].double()
     return Scored(
@@ -277,6 +355,7 @@ def _summary(out: Path, results: Results, seconds: float) -> Scored:
         mean=scores.mean().item() if len(scores) else None,
         deviation=scores.std(correction=0).item() if len(scores) else None,
         seconds=round(seconds, 3),
+        outside=None if outside is None else round(outside, 4),
     )
 
 

@@ -151,6 +151,8 @@ def sentence(scored: Scored) -> str:
         scores = scored.rows - scored.unscored
         text = f"{scored.out}: {scored.rows} rows, {scores} scores, mean {scored.mean:.4g}; "
         text += f"{scored.unscored} not scored, see the column reason"
+    if scored.outside is not None:
+        text += f"; {scored.outside:.1%} of the time was outside the reward's network"
     return text
 
 
@@ -160,7 +162,7 @@ def _print(flags: argparse.Namespace, reading: Reading) -> int:
     reward = open_scorer(flags)
     journal = Journal(None, {}, Results(len(samples)))
     how = How(flags.batch_size, flags.members, flags.skip_unreadable, flags.tokens_per_batch)
-    own = scored_rows(reward, samples, journal, how)
+    own = scored_rows(reward, samples, journal, how).columns
     rows = TableRows(samples, journal.results, flags.keep, flags.sort)
     columns = columns_of(samples, journal.results, flags.keep, own)
     write_csv(sys.stdout, rows(), columns)

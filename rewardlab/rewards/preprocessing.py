@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Hashable, Mapping, Sequence
 from numbers import Real
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,14 @@ DEFAULTS = {"interpolation": "bicubic", "resize_mode": "shortest", "fill_color":
 INTERPOLATIONS = ("bicubic", "bilinear")
 RESIZE_MODES = ("shortest", "longest", "squash")
 MOST_PIXELS = 16384  # of a side: more is a damaged config
+MOST_AHEAD = 4  # results that are kept until they are asked for
+
+
+class Kept(NamedTuple):
+    """A result that was computed ahead, with the images that it is of."""
+
+    images: Tensor
+    prepared: Tensor
 
 
 class Preprocessing(nn.Module):
@@ -33,6 +42,9 @@ class Preprocessing(nn.Module):
             bilinear), `resize_mode` (shortest, longest or squash) and `fill_color`; what
             `open_clip.PreprocessCfg` holds. With a `crop_pct` it is what timm computes: images are
             resized to `size`/crop_pct, and `size` of them is cropped.
+
+    Attributes:
+        seconds: that `forward` took so far; on another device than the CPU, those of starting it.
 
     Raises:
         InputError: if a number is missing or none that preprocesses.
@@ -54,6 +66,30 @@ class Preprocessing(nn.Module):
         std = torch.as_tensor(numbers["std"], dtype=torch.float32).view(-1, 1, 1)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
+        self.seconds = 0.0
+        self._kept: dict[Hashable, Kept] = {}
+
+    def ahead(self, images: Tensor) -> None:
+        """Compute what `forward` will be asked for, in another thread, and keep it until then.
+
+        It is given to the first that asks for the very same tensor, or a view of all of it. Where
+        nobody asks, at most `MOST_AHEAD` results are computed. Images that do not fit are left to
+        `forward`, which says why.
+
+        Args:
+            images: [B, C, H, W] in [0, 1], on the device of the numbers.
+        """
+        if len(self._kept) >= MOST_AHEAD:
+            return
+        try:
+            with torch.no_grad():
+                self._kept[_identity(images)] = Kept(images, self._prepared(images, resize=True))
+        except InputError:
+            return
+
+    def forget(self) -> None:
+        """Drop what was computed ahead and not asked for."""
+        self._kept.clear()
 
     def forward(self, images: Tensor, resize: bool = True) -> Tensor:
         """Return normalised images [B, 3, size] from [B, C, H, W] in [0, 1], where C is 1 or 3.
@@ -65,6 +101,15 @@ class Preprocessing(nn.Module):
         Raises:
             InputError: if channels or, without resize, sizes do not fit the tower.
         """
+        kept = self._kept.pop(_identity(images), None) if resize and self._kept else None
+        if kept is not None and not images.requires_grad:
+            return kept.prepared
+        start = time.perf_counter()
+        prepared = self._prepared(images, resize)
+        self.seconds += time.perf_counter() - start
+        return prepared
+
+    def _prepared(self, images: Tensor, resize: bool) -> Tensor:
         channels, height, width = images.shape[1:]
         if channels not in (1, 3):
             raise InputError(
@@ -115,6 +160,12 @@ class Preprocessing(nn.Module):
             std=self.std,
             mode=mode,
         )
+
+
+def _identity(images: Tensor) -> Hashable:
+    """Return what only the same numbers in the same memory have."""
+    version = None if images.is_inference() else images._version
+    return images.data_ptr(), tuple(images.shape), images.stride(), version
 
 
 def checked_numbers(numbers: Mapping[str, Any]) -> dict[str, Any]:

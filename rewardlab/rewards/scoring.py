@@ -217,7 +217,8 @@ def in_batches(
     quiet = None if len(starts) > 4 else True
     parts = []
     for start in counted(starts, len(samples), "scoring", hidden=quiet):
-        batch = samples[start : start + batch_size].to(device)
+        rows = samples[start : start + batch_size]
+        batch = rows.to(device, non_blocking=device.type == "cuda")
         parts.append(method(batch).cpu())
     reward.train(was_training)
     return torch.cat(_as_wide(parts))

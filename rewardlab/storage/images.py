@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +15,12 @@ from torch import Tensor
 
 from rewardlab.errors import InputError
 from rewardlab.storage.picture_files import PictureFiles, formats, picture_files
+from rewardlab.storage.pillow_silence import PillowSilence
 
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA")
 _MOST_SIDE = 20_000
 _MOST_PIXELS = 178_000_000
+_SILENCE = PillowSilence()
 
 
 def find_images(folder: str | Path) -> list[Path]:
@@ -176,15 +177,13 @@ def _resized(image: Image.Image, size: int) -> Image.Image:
 def _opened(file: Path | io.BytesIO, name: str) -> Iterator[Image.Image]:
     """Open and decode a file; whatever is wrong with it becomes an InputError."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of odd EXIF data, and of sizes that `_unusable` judges.
-            warnings.simplefilter("ignore")
-            with Image.open(file, formats=formats()) as image:
-                reason = _unusable(image)
-                if reason is None:
-                    image.load()
-                    yield image
-                    return
+        # Pillow warns of odd EXIF data, and of sizes that `_unusable` judges.
+        with _SILENCE, Image.open(file, formats=formats()) as image:
+            reason = _unusable(image)
+            if reason is None:
+                image.load()
+                yield image
+                return
     except InputError:
         raise
     except Exception as error:  # a broken file makes Pillow's decoders raise nearly anything

@@ -7,17 +7,9 @@ import random
 import pytest
 import torch
 
-from rewardlab.bulk.entries import Entry
-from rewardlab.bulk.judging import (
-    OVERHEAD,
-    How,
-    Numbered,
-    batches,
-    batches_for,
-    chunks,
-    cuts,
-    judge,
-)
+from rewardlab.bulk.ahead import ready
+from rewardlab.bulk.entries import Entry, Numbered
+from rewardlab.bulk.judging import OVERHEAD, How, batches, batches_for, chunks, cuts, judge
 from rewardlab.errors import InputError
 from rewardlab.networks.text_format import TextFormat
 from rewardlab.rewards import Function, LanguageReward
@@ -111,8 +103,8 @@ def test_a_picture_is_read_when_it_is_scored_and_may_fail():
     reward = Function(lambda samples: samples.outputs.flatten(1).mean(1))
     batch = [Numbered(7, Entry("a.png", output=broken)), Numbered(8, Entry("b.png", output=pixels))]
     with pytest.raises(InputError, match=r"a\.png cannot be used\. Or leave"):
-        judge(reward, batch, How())
-    verdict = judge(reward, batch, How(skip_unreadable=True))
+        ready(batch)
+    verdict = judge(reward, ready(batch, skip_unreadable=True), How())
     assert verdict.reasons == ["a.png cannot be used.", ""]
     assert verdict.scores[1] == 0.5
     assert verdict.scores[0].isnan()
@@ -121,7 +113,7 @@ def test_a_picture_is_read_when_it_is_scored_and_may_fail():
 def test_texts_and_pictures_in_one_batch_are_a_sentence():
     batch = [Numbered(0, Entry("a", output="text")), Numbered(1, Entry("b", output=lambda: None))]
     with pytest.raises(InputError, match="are texts and pictures"):
-        judge(Function(len), batch, How())
+        ready(batch)
 
 
 def language(**options):
@@ -139,8 +131,10 @@ def test_batches_of_a_token_budget_hold_every_row_once_and_score_as_alone():
     assert all(len(batch) == 1 or len(batch) * batch[0] <= 40 for batch in lengths)
     assert max(map(len, found)) > 2
     assert sorted(row for batch in found for row, _ in batch) == list(range(10))
-    scores = torch.cat([judge(reward, batch, how).scores for batch in found])
-    alone = [judge(reward, [numbered], How()).scores for batch in found for numbered in batch]
+    scores = torch.cat([judge(reward, ready(batch), how).scores for batch in found])
+    alone = [
+        judge(reward, ready([numbered]), How()).scores for batch in found for numbered in batch
+    ]
     torch.testing.assert_close(scores, torch.cat(alone))
 
 
