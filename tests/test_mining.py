@@ -8,6 +8,7 @@ import torch
 from rewardlab import DiffusionPolicy
 from rewardlab.errors import InputError
 from rewardlab.mining import BestOf, RankBootstrap, best_and_worst, candidates, extremes
+from rewardlab.mining.running_best import Candidates
 from rewardlab.policies import CausalLMPolicy, Policy, load_policy
 from rewardlab.policies.samplers import Sampler
 from rewardlab.rewards import Brightness, Ensemble, Function
@@ -269,3 +270,58 @@ class TestBestOf:
     def test_the_best_of_none_is_refused(self, policy):
         with pytest.raises(InputError, match="n >= 1 outputs; got n=0"):
             BestOf(policy, BRIGHTNESS, 0)
+
+
+class Counted(Function):
+    """Brightness that counts how many pictures it saw at once."""
+
+    def __init__(self):
+        super().__init__(lambda samples: samples.outputs.flatten(1).mean(1))
+        self.seen = []
+
+    def forward(self, samples):
+        self.seen.append(len(samples))
+        return super().forward(samples)
+
+
+@pytest.mark.parametrize("draws", ["fixed", "poisson"])
+def test_the_best_of_blocks_is_the_best_of_all(monkeypatch, draws):
+    """Of many pictures a block is in memory; what is drawn is the same to the bit."""
+    prompts = ["one", "zero", "one", "zero", "one"]
+    seeds = row_seeds(3, 5)
+    outputs = []
+    pairs = []
+    for block in (10_000, 4):
+        monkeypatch.setattr("rewardlab.mining.running_best.BATCH", block)
+        policy = DiffusionPolicy(
+            tiny_diffusion(), labels=["zero", "one"], sampler=Sampler(steps=2), micro_batch=2
+        ).eval()
+        reward = Counted()
+        best = BestOf(policy, reward, 3, draws).generate(prompts, seeds=seeds)
+        assert best.prompts == prompts
+        outputs.append(best)
+        assert max(reward.seen) <= block
+        pairs.append(best_and_worst(policy, reward, prompts, k=5, seed=1))
+    assert torch.equal(outputs[0].outputs, outputs[1].outputs)
+    assert torch.equal(outputs[0].facts["inner_seed"], outputs[1].facts["inner_seed"])
+    for half in ("chosen", "rejected"):
+        whole, blocks = (getattr(pair, half) for pair in pairs)
+        assert torch.equal(whole.outputs, blocks.outputs)
+        assert torch.equal(whole.facts["score"], blocks.facts["score"])
+        assert whole.facts["group"].tolist() == blocks.facts["group"].tolist() == [0, 1, 2, 3, 4]
+
+
+def test_best_and_worst_are_those_of_the_whole_pool(policy):
+    pairs = best_and_worst(policy, BRIGHTNESS, ["one", "zero"], k=6, seed=4)
+    pool = candidates(policy, ["one", "zero"], 6, seed=4)
+    whole = extremes(pool, BRIGHTNESS(pool), 6)
+    for half in ("chosen", "rejected"):
+        assert torch.equal(getattr(pairs, half).outputs, getattr(whole, half).outputs)
+        assert torch.equal(getattr(pairs, half).facts["seed"], getattr(whole, half).facts["seed"])
+
+
+def test_a_group_of_which_none_is_scored_keeps_its_first():
+    scores = torch.tensor([torch.nan, torch.nan, 1.0, torch.nan, 3.0])
+    rows = Candidates(numbered(5), scores, torch.tensor([0, 0, 1, 1, 1]))
+    assert rows.ends(worst=False).samples.facts["row"].tolist() == [0, 4]
+    assert rows.ends(worst=True).samples.facts["row"].tolist() == [0, 0, 4, 2]

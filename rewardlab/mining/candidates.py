@@ -12,12 +12,11 @@ from torch import Tensor
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.metrics.best_of_n import Draws, poisson_counts
+from rewardlab.mining.running_best import best_while_drawn
 from rewardlab.policies import Generator, Policy, load_policy
 from rewardlab.policies.base import outer_seeds
 from rewardlab.rewards import Reward, load_reward
 from rewardlab.rewards.abilities import Saved
-from rewardlab.rewards.scoring import judged
-from rewardlab.rewards.unscored import say_left_out
 from rewardlab.seeds import derive, generators, row_seeds, uniform
 from rewardlab.storage.atomic import write_json
 from rewardlab.storage.class_files import POLICY_FILE, read_class_file
@@ -56,10 +55,11 @@ def best_and_worst(
         True
     """
     check_candidates(k)
-    samples = candidates(policy, prompts, k, seed)
-    result = judged(reward, samples)
-    say_left_out(result, "candidates")
-    return extremes(samples, result.scores, k)
+    rows = repeated(prompts, k)
+    groups = torch.arange(len(prompts)).repeat_interleave(k)
+    seeds = row_seeds(derive(seed, "candidates"), len(rows))
+    kept = best_while_drawn(policy, reward, rows, seeds=seeds, groups=groups, worst=True)
+    return extremes(kept.samples.with_facts(group=kept.groups), kept.scores, 2)
 
 
 def extremes(samples: Samples, scores: Tensor, k: int) -> PreferencePairs:
@@ -144,18 +144,12 @@ class BestOf(Generator):
         columns = [row_seeds(derive(0, "best of", i), seeds) for i in range(largest)]
         is_drawn = torch.arange(largest) < counts[:, None]
         candidate_seeds = torch.stack(columns, 1)[is_drawn]
-        rows = [prompts[row] for row in is_drawn.nonzero()[:, 0].tolist()]
-        samples = self.policy.generate(rows, seeds=candidate_seeds)
-        scores = torch.full(is_drawn.shape, -torch.inf)
-        scores[is_drawn] = self._ranking(samples)
-        first = counts.cumsum(0) - counts
-        return outer_seeds(samples[first + scores.argmax(1)], seeds)
-
-    def _ranking(self, samples: Samples) -> Tensor:
-        """Return the scores [B] of candidates, -∞ for those that are not scored."""
-        result = judged(self.reward, samples)
-        say_left_out(result, "candidates")
-        return result.scores.nan_to_num(-torch.inf)
+        groups = is_drawn.nonzero()[:, 0]
+        rows = [prompts[row] for row in groups.tolist()]
+        kept = best_while_drawn(
+            self.policy, self.reward, rows, seeds=candidate_seeds, groups=groups
+        )
+        return outer_seeds(kept.samples, seeds)
 
     def _counts(self, seeds: Tensor) -> Tensor:
         """Return the number of candidates [B] of each row, by the row's seed."""

@@ -18,9 +18,10 @@ from rewardlab.policies.resources import Resources
 class FrugalAutoencoder:
     """An autoencoder of diffusers that works in small batches and keeps what it encoded.
 
-    It keeps the mean and the deviation of a picture's latents, so each use draws anew. Pictures are
-    known by their content. What is kept is encoded one picture at a time, so that it does not
-    depend on the pictures beside it.
+    It keeps the mean and the deviation of a picture's latents, so each use draws anew, by its own
+    seed. Pictures are known by their content, and what is kept holds until a weight is changed.
+    While anything may be kept, pictures are encoded one at a time, so that latents do not depend on
+    the pictures beside them, nor on what is kept: to the bit they are those of one at a time.
 
     Args:
         vae: the autoencoder.
@@ -30,7 +31,7 @@ class FrugalAutoencoder:
     def __init__(self, vae: Any, resources: Resources) -> None:
         self.vae = vae
         self.rows = resources.autoencoder_rows
-        self.table = BoundedTable(resources.latents * GIB)
+        self.table = BoundedTable(resources.latents * GIB, "latents")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.vae, name)
@@ -65,12 +66,16 @@ class FrugalAutoencoder:
         """Return latents, or mean and deviation, of a few pictures."""
         if not self.table.limit:
             return self._run(pixels)
-        key = _content(pixels)
+        key = self._version(), _content(pixels)
         kept = self.table.get(key)
         if kept is None:
             kept = self._run(pixels)
             self.table.put(key, kept)
         return {name: column.to(pixels.device) for name, column in kept.items()}
+
+    def _version(self) -> int:
+        """Return a number that rises when a weight is changed in place."""
+        return sum(weight._version for weight in self.vae.parameters())
 
     def _run(self, pixels: Tensor) -> dict[str, Tensor]:
         encoding = self.vae.encode(pixels)

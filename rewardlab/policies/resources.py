@@ -22,10 +22,11 @@ class Resources:
             "offload": in the host's memory, and on the device while they read. "host": in the
             host's memory, where they read too. "free": nowhere; they are loaded from the folder
             when a new prompt comes, read it on the host, and are dropped again.
-        prompts: GiB of encoded prompts that are kept in the host's memory. The prompts that were
-            used longest ago are dropped first.
-        latents: GiB of means and deviations of encoded pictures that are kept in the host's memory,
-            by the pictures' content. Each use draws anew from them. 0 keeps none.
+        prompts: GiB of encoded prompts that are kept in the host's memory. When they are full, the
+            first stay, and the log says so once.
+        latents: the same of means and deviations of encoded pictures, by the pictures' content.
+            Each use draws anew from them. The pictures are then encoded one at a time. 0 keeps
+            none.
         autoencoder_rows: largest number of pictures that pass the autoencoder at once; all of a
             batch by default.
         storage: "float8" keeps the frozen linear layers of a denoiser with an adapter in eight
@@ -39,7 +40,7 @@ class Resources:
 
     encoders: EncoderPlace = "keep"
     prompts: float = 0.25
-    latents: float = 0.0
+    latents: float = 0.5
     autoencoder_rows: int | None = None
     storage: Literal["dtype", "float8"] = "dtype"
     compile: bool | str = False

@@ -53,7 +53,7 @@ class TextEncoders:
         self.place: EncoderPlace = resources.encoders
         self.source = source
         self.dtype = dtype
-        self.prompts = BoundedTable(resources.prompts * GIB)
+        self.prompts = BoundedTable(resources.prompts * GIB, "prompts")
 
     @property
     def networks(self) -> list[nn.Module]:

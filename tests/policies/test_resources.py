@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import nn
 from torch.testing import assert_close
 
+from rewardlab.data import PairsData, SamplesData
 from rewardlab.errors import InputError
 from rewardlab.networks.float8 import Float8Linear
 from rewardlab.planning.live import LiveBytes, bytes_of
 from rewardlab.policies import DiffusionPolicy, load_policy
+from rewardlab.policies.bounded import BoundedTable
 from rewardlab.policies.resources import Resources
 from rewardlab.policies.samplers import Sampler
 from rewardlab.seeds import row_seeds
 from rewardlab.testing import tiny_diffusion, tiny_stable_diffusion, tiny_stable_diffusion_xl
 from rewardlab.testing.tiny_pipelines import tiny_flux, tiny_qwen_image, tiny_stable_diffusion_3
 from rewardlab.testing.tiny_videos import tiny_wan
-from rewardlab.types import Samples
+from rewardlab.training import DPO, SFT
+from rewardlab.training.trainers import SILENT
+from rewardlab.types import PreferencePairs, Samples
 
 PROMPTS = ["a cat", "a dog", "a cat"]
 SEEDS = row_seeds(1, 3)
@@ -97,16 +102,83 @@ def test_a_prompt_is_read_once_and_alone(folders, monkeypatch):
     assert torch.equal(alone[0], first.cond["encoder_hidden_states"][1])
 
 
-def test_the_table_of_prompts_is_bounded(folders, monkeypatch):
+def test_the_table_of_prompts_is_bounded(folders, monkeypatch, caplog):
     one = 77 * 32 * 4 / 2**30  # a prompt of the tiny text encoder, in GiB
     policy = made(folders, "sd", resources=Resources(prompts=2.5 * one))
     calls = calls_of(policy.pipeline.text_encoder, monkeypatch)
     policy.conditions(["a", "b", "c"], guided=False)
     assert len(policy.text_encoders.prompts) == 2
-    policy.conditions(["b", "c"], guided=False)
+    policy.conditions(["b", "a"], guided=False)  # the first stay
     assert len(calls) == 3
-    policy.conditions(["a"], guided=False)  # the oldest, which was dropped
-    assert len(calls) == 4
+    assert not caplog.records
+    for _ in range(2):
+        policy.conditions(["c"], guided=False)
+    assert len(calls) == 5
+    [said] = [record.getMessage() for record in caplog.records]
+    assert "hold 2 of the encoded prompts; more came again" in said
+    assert "Raise resources.prompts" in said
+
+
+def test_an_epoch_over_twice_as_much_finds_half_and_what_is_stale_gives_way():
+    table = BoundedTable(limit=10 * 4)
+
+    def epoch(rows):
+        hits = 0
+        for row in rows:
+            entry = table.get(row)
+            hits += entry is not None
+            if entry is None:
+                table.put(row, {"x": torch.zeros(1)})
+        return hits
+
+    epoch(range(20))
+    shuffled = torch.randperm(20, generator=torch.Generator().manual_seed(0)).tolist()
+    assert [epoch(range(20)), epoch(shuffled)] == [10, 10]
+    for _ in range(5):  # other rows, as of a new round
+        epoch(range(100, 110))
+    assert epoch(range(100, 110)) == 10
+    assert len(table) == 10
+    assert table.size == 40
+
+
+@pytest.mark.parametrize("name", ["sd", "wan"])
+def test_what_is_kept_is_to_the_bit_what_one_at_a_time_gives(folders, name):
+    policy = made(folders, name)
+    plain = made(folders, name, resources=Resources(prompts=0.0, latents=0.0, autoencoder_rows=1))
+    shape = (3, 5, 3, 16, 16) if name == "wan" else (3, 3, 16, 16)
+    pictures = Samples(PROMPTS, torch.rand(shape))
+    for epoch, rows in enumerate(([0, 1, 2], [2, 0], [1, 2, 0])):
+        seeds = row_seeds(epoch, 3)[rows]
+        kept = policy.encode(pictures[rows], seeds=seeds).tensors
+        anew = plain.encode(pictures[rows], seeds=seeds).tensors
+        assert all(torch.equal(kept[key], anew[key]) for key in anew)
+
+
+def test_a_changed_weight_of_the_autoencoder_makes_what_is_kept_stale(folders):
+    policy = made(folders, "sd")
+    picture = Samples([""], torch.rand(1, 3, 16, 16))
+    before = policy.encode(picture, seeds=SEEDS[:1]).tensors["final"]
+    with torch.no_grad():
+        policy.pipeline.vae.quant_conv.weight.mul_(2)
+    assert not torch.equal(policy.encode(picture, seeds=SEEDS[:1]).tensors["final"], before)
+
+
+@pytest.mark.parametrize("kind", ["SFT", "DPO"])
+def test_a_run_is_to_the_bit_that_of_pictures_encoded_in_every_epoch(folders, kind, monkeypatch):
+    halves = [Samples(PROMPTS, torch.rand(3, 3, 16, 16)).numbered() for _ in range(2)]
+    ends = []
+    calls = []
+    for resources in (Resources(), Resources(prompts=0.0, latents=0.0, autoencoder_rows=1)):
+        policy = made(folders, "sd", resources=resources, lora_rank=2)
+        calls.append(calls_of(policy.pipeline.vae, monkeypatch, "encode"))
+        loop = SFT(policy) if kind == "SFT" else DPO(policy, beta=100.0)
+        data = SamplesData(halves[0], batch_size=2)
+        if kind == "DPO":
+            data = PairsData(PreferencePairs(*halves), batch_size=2)
+        pl.Trainer(max_epochs=3, **SILENT).fit(loop, data)
+        ends.append([weight for weight in policy.parameters() if weight.requires_grad])
+    assert all(torch.equal(*weights) for weights in zip(*ends, strict=True))
+    assert len(calls[1]) == 3 * len(calls[0])
 
 
 def test_free_encoders_are_in_memory_only_while_they_read(folders, monkeypatch, tmp_path):
