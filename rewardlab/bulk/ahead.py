@@ -1,7 +1,7 @@
 """Batches that are made ready by threads while the reward scores the ones before.
 
 Decoding, resizing and stacking let go of Python's lock, so threads suffice. They start at once,
-need no shared memory, and raise what they raise (docs/decisions/0033).
+need no shared memory, and raise what they raise (docs/decisions, "decoded ahead").
 """
 
 from __future__ import annotations

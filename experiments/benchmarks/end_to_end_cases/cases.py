@@ -30,6 +30,7 @@ from end_to_end_cases.parts import (
     imported,
     sharing,
 )
+from end_to_end_cases.pictures import best_of_pictures, diffusion_epoch
 
 
 class Aim(NamedTuple):
@@ -73,6 +74,20 @@ CASES: dict[str, dict[str, Callable[[], Figures]]] = {
         "re-encoding": partial(gan_rm_epoch, False),
     },
     "8 samples a prompt": {"ours": partial(sharing, True), "unshared": partial(sharing, False)},
+    "SFT epoch, small SD": {
+        "ours": partial(diffusion_epoch, "SFT", "all"),
+        "nothing kept": partial(diffusion_epoch, "SFT", "none"),
+        "prompts kept": partial(diffusion_epoch, "SFT", "prompts"),
+    },
+    "DPO epoch, small SD": {
+        "ours": partial(diffusion_epoch, "DPO", "all"),
+        "nothing kept": partial(diffusion_epoch, "DPO", "none"),
+        "prompts kept": partial(diffusion_epoch, "DPO", "prompts"),
+    },
+    "best of 8 pictures": {
+        "ours": partial(best_of_pictures, True),
+        "all in memory": partial(best_of_pictures, False),
+    },
     "import": {"ours": partial(imported, "rewardlab"), "torch alone": partial(imported, "torch")},
     "rewardlab --help": {
         "ours": partial(command, "rewardlab", "--help"),
@@ -86,6 +101,8 @@ AIMS = {
     "DPO step, long-tailed": Aim(4.5, 1 / 0.7),
     "RLOO step": Aim(4.0, 1 / 0.7),
     "8 samples a prompt": Aim(3.0),
+    "SFT epoch, small SD": Aim(1.5),
+    "DPO epoch, small SD": Aim(1.5),
     "policy loss, 40 % live": Aim(2.0, 4.0),
     "log-prob forward": Aim(1.0, 5.0),
     "GAE, 64 x 1024": Aim(10.0),
