@@ -33,14 +33,6 @@ class Candidates:
     def __getitem__(self, rows: Tensor) -> Candidates:
         return Candidates(self.samples[rows], self.scores[rows], self.groups[rows])
 
-    def with_more(self, others: Candidates) -> Candidates:
-        """Return these candidates and others behind them."""
-        return Candidates(
-            concatenate([self.samples, others.samples]),
-            torch.cat([self.scores, others.scores]),
-            torch.cat([self.groups, others.groups]),
-        )
-
     def ends(self, worst: bool) -> Candidates:
         """Return the best of each group, and behind it the worst if asked for.
 
@@ -76,7 +68,7 @@ def best_while_drawn(
         reward: ranks them; those that it does not score are left out, and the log says how many.
         prompts: N prompts, one a candidate.
         seeds: int64 [N].
-        groups: int64 [N]; the best of each is kept.
+        groups: int64 [N], never falling; the best of each is kept.
         worst: keep the worst of each group too, behind its best.
 
     Returns:
@@ -85,16 +77,29 @@ def best_while_drawn(
     Raises:
         InputError: if no candidate is scored.
     """
-    kept: Candidates | None = None
+    ended: list[Candidates] = []
+    begun: list[Candidates] = []  # of the group that may go on in the next block
     results: list[Judged] = []
     for block in _blocks(len(prompts), policy.micro_batch):
         samples = policy.generate(prompts[block], seeds=seeds[block])
         results.append(judged(reward, samples))
-        drawn = Candidates(samples, results[-1].scores, groups[block])
-        kept = (drawn if kept is None else kept.with_more(drawn)).ends(worst)
-    assert kept is not None  # there is a block, if an empty one
+        begun.append(Candidates(samples, results[-1].scores, groups[block]))
+        kept = _together(begun).ends(worst)
+        goes_on = kept.groups == kept.groups[-1]
+        if not goes_on.all():
+            ended.append(kept[~goes_on])
+        begun = [kept[goes_on]]
     say_left_out(_joined(results), "candidates")
-    return kept
+    return _together([*ended, *begun])
+
+
+def _together(parts: Sequence[Candidates]) -> Candidates:
+    """Return candidates, one part's behind the other's."""
+    return Candidates(
+        concatenate([part.samples for part in parts]),
+        torch.cat([part.scores for part in parts]),
+        torch.cat([part.groups for part in parts]),
+    )
 
 
 def _blocks(count: int, micro_batch: int | None) -> Iterator[slice]:
