@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +17,7 @@ from rewardlab.bulk import score_files
 from rewardlab.bulk.ahead import BATCHES, made_ready
 from rewardlab.bulk.entries import Entry, Numbered
 from rewardlab.bulk.journal import part_of
+from rewardlab.commands.score import run
 from rewardlab.errors import InputError
 from rewardlab.rewards import Brightness, Length
 from rewardlab.rewards.preprocessing import MOST_AHEAD, Preprocessing
@@ -155,3 +158,13 @@ def test_threads_that_read_leave_the_filters_of_warnings_as_they_were(pictures):
         shapes = list(pool.map(lambda path: read_image(path).shape, paths))
     assert set(shapes) == {(3, 40, 48)}
     assert list(warnings.filters) == before
+
+
+def test_the_command_says_what_was_outside(pictures, tmp_path, capsys):
+    VisionReward(tiny_tower()).eval().save_pretrained(tmp_path / "reward")
+    out = tmp_path / "scores.csv"
+    run("score", [str(tmp_path / "reward"), str(pictures), "--out", str(out)])
+    said = capsys.readouterr().out
+    assert re.search(r"20 scores, mean .*; [\d.]+% of the time was outside the reward's ", said)
+    record = json.loads(out.with_name("scores.csv.json").read_text())
+    assert 0 < record["outside"] < 1
