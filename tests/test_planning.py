@@ -32,7 +32,7 @@ from rewardlab.rewards import Framewise, LanguageReward, VisionReward
 from rewardlab.seeds import row_seeds
 from rewardlab.testing import tiny_images, tiny_pipelines, tiny_tower, tiny_videos
 from rewardlab.testing.tiny_text import tiny_tokenizer
-from rewardlab.training import PPO, ReFL
+from rewardlab.training import PPO, BFloat16AdamW, ReFL
 from rewardlab.types import Samples
 
 GIB = 2**30
@@ -274,6 +274,7 @@ def test_an_optimizers_state_is_counted():
         (torch.optim.SGD, {}),
         (torch.optim.RMSprop, {}),
         (torch.optim.Adagrad, {}),
+        (BFloat16AdamW, {}),
     ):
         optimizer = kind([layer.weight], lr=0.1, **options)
         layer.weight.grad = torch.ones_like(layer.weight)

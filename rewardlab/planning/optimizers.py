@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
-# numbers kept for each trained weight, in the weight's precision
+# numbers kept for each trained weight, in units of the weight's precision
 STATES = {
     "AdamW": 2,
+    "BFloat16AdamW": 1,  # two of half the bytes
     "Adam": 2,
     "NAdam": 2,
     "RAdam": 2,

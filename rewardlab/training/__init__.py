@@ -8,6 +8,7 @@ from rewardlab.lazy import lazy_names
 
 if TYPE_CHECKING:
     from rewardlab.training.adv_rm import AdvRM
+    from rewardlab.training.bfloat16_adamw import BFloat16AdamW
     from rewardlab.training.diversity import Diversity
     from rewardlab.training.dpo import DPO
     from rewardlab.training.draw_by import DrawBy
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AdvRM": "rewardlab.training.adv_rm",
+    "BFloat16AdamW": "rewardlab.training.bfloat16_adamw",
     "DPO": "rewardlab.training.dpo",
     "Diversity": "rewardlab.training.diversity",
     "DrawBy": "rewardlab.training.draw_by",
@@ -48,6 +50,7 @@ _HOMES = {
 }
 __all__ = [
     "AdvRM",
+    "BFloat16AdamW",
     "DPO",
     "EMA",
     "GANRM",
