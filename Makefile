@@ -11,7 +11,7 @@ OPENBLAS_NUM_THREADS ?= $(OMP_NUM_THREADS)
 SUBMAKE := $(MAKE) --no-print-directory
 export OMP_NUM_THREADS MKL_NUM_THREADS OPENBLAS_NUM_THREADS
 
-.PHONY: install demo studies study test check lint site nightly lock docs clean threads models demo-real test-real
+.PHONY: install demo bench studies study test check lint site nightly lock docs clean threads models demo-real test-real
 
 install: .venv/.installed
 
@@ -23,6 +23,12 @@ install: .venv/.installed
 
 demo: install threads
 	.venv/bin/python experiments/demo.py
+
+# A few benchmarks, and how their ratios stand to the last committed ones of such a device; it fails
+# if one fell by more than the spread. Ratios are of processor seconds, ours and the other in turns.
+#   make bench ARGS="--rounds 5"
+bench: install threads
+	.venv/bin/python -W ignore experiments/benchmarks/end_to_end.py --quick --compare --out runs/bench $(ARGS)
 
 # The papers' claims on small worlds, one or all; resumable, a few hours on two cores.
 #   make study NAME=G6

@@ -24,6 +24,7 @@ from importlib.metadata import version as _version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from end_to_end_cases.history import stamp
 from end_to_end_cases.material import VOCABULARY, tokenizer
 
 LONGEST = 2048
@@ -61,7 +62,7 @@ def main(argv: Sequence[str]) -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for lengths in options.lengths:
-            rows.append(_measured(Path(folder), options, lengths))
+            rows.append(stamp() | _measured(Path(folder), options, lengths))
             print(_line(rows[-1]), flush=True)
             _write(options.out, rows)
 
@@ -113,7 +114,7 @@ def _measured(folder: Path, options: argparse.Namespace, lengths: Lengths | None
     _save_model(model, words, options)
     repeats = _repeats(model, texts, options)
     tokens = sorted(counts)
-    row: dict[str, Any] = {"torch": _version("torch"), "transformers": _version("transformers")}
+    row: dict[str, Any] = {"transformers": _version("transformers")}
     row["parameters"] = _parameters(model)
     row["texts"] = len(texts)
     row["batch_size"] = options.batch_size

@@ -30,6 +30,7 @@ from threading import local
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from end_to_end_cases.history import stamp
 from end_to_end_cases.material import VOCABULARY, tokenizer
 
 STARTS = 120  # seconds in which a server has to be there
@@ -58,7 +59,7 @@ def main(argv: Sequence[str]) -> None:
     torch.set_num_threads(1)
     rows = []
     for width in options.widths:
-        rows.append(_measured(options, width))
+        rows.append(stamp() | _measured(options, width))
         print(_line(rows[-1]), flush=True)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     with options.out.open("w", encoding="utf-8", newline="") as file:

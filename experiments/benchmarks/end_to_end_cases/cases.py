@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+from end_to_end_cases.adapters import lora_dpo_ours, lora_dpo_trl
 from end_to_end_cases.head import (
     forward_naive,
     forward_ours,
@@ -53,6 +54,12 @@ CASES: dict[str, dict[str, Callable[[], Figures]]] = {
         "TRL": partial(dpo_trl, is_tailed=True),
     },
     "RLOO step": {"ours": rloo_ours, "TRL": rloo_trl},
+    "DPO step, LoRA, 135M": {
+        "ours": lora_dpo_ours,
+        "TRL": lora_dpo_trl,
+        "ours, checkpointed": partial(lora_dpo_ours, checkpointed=True),
+        "TRL, checkpointed": partial(lora_dpo_trl, checkpointed=True),
+    },
     "policy loss, 40 % live": {
         "ours": partial(policy_loss_ours, 0.4),
         "naive": partial(policy_loss_naive, 0.4),
@@ -109,5 +116,20 @@ AIMS = {
     "reward with 16 heads": Aim(1 / 1.1),
     "GAN-RM epoch": Aim(20.0),
 }
+# what `make bench` measures
+QUICK = (
+    "reward-model step",
+    "reward-model step, long-tailed",
+    "DPO step",
+    "RLOO step",
+    "policy loss, 40 % live",
+    "8 samples a prompt",
+    "GAN-RM epoch",
+    "rewardlab --help",
+)
+MOST_ROUNDS = {"DPO step, LoRA, 135M": 1}  # minutes each, and their memory hardly varies
+# By default glibc keeps what is freed in pieces below 32 MiB, and the resident size is twice that
+# of the tensors and more. Where memory is the question, pieces of 1 MiB are given back at once.
+ENVIRONMENTS = {"DPO step, LoRA, 135M": {"MALLOC_MMAP_THRESHOLD_": "1048576"}}
 # the providers that an aim is about
 AIMED_AT = {"TRL"} | {list(providers)[1] for providers in CASES.values()}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from end_to_end_cases import history
 from end_to_end_cases.head import head
 from end_to_end_cases.measuring import measured
 
+PICTURE = history.ROOT / "docs" / "assets" / "growth.png"
+
 
 class Point(NamedTuple):
-    """A size of the work, and the seconds that it takes."""
+    """A size of the work, and the processor seconds that it takes."""
 
     size: float
     seconds: float
@@ -22,8 +26,30 @@ Growth = dict[str, list[Point]]  # by the name of what grows
 Job = Callable[[], object]
 
 
+def write_growth(out: Path, records: bool) -> None:
+    """Measure growth and write growth.csv and growth.png, also into the checkout if `records`."""
+    growths = growth()
+    exponents = [f"{name} {exponent:.2f}" for name, exponent in slopes(growths).items()]
+    print(f"Exponents of processor seconds in the size (1 is linear): {', '.join(exponents)}.")
+    _write_points(growths, out / "growth.csv")
+    picture(growths, out / "growth.png")
+    if records:
+        _write_points(growths, history.DATA / "growth.csv")
+        picture(growths, PICTURE)
+
+
+def _write_points(growths: Growth, file: Path) -> None:
+    stamp = history.stamp()
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow([*stamp, "what", "size", "seconds"])
+        for name, points in growths.items():
+            for point in points:
+                writer.writerow([*stamp.values(), name, point.size, f"{point.seconds:.5g}"])
+
+
 def growth() -> Growth:
-    """Measure seconds as the work grows."""
+    """Measure processor seconds as the work grows."""
     import torch
 
     from rewardlab.rewards.projection import RewardProjection
@@ -42,7 +68,7 @@ def _points(make: Callable[[int], Job], sizes: Sequence[int]) -> list[Point]:
     points = []
     for size in sizes:
         job = make(size)
-        points.append(Point(size, measured(job).seconds))
+        points.append(Point(size, measured(job).cpu))
     return points
 
 
@@ -112,6 +138,6 @@ def picture(growths: Growth, file: Path) -> None:
         panel.minorticks_off()
         panel.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=7)
         panel.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
-    axes[0].set_ylabel("seconds over the first")
+    axes[0].set_ylabel("processor seconds over the first")
     figure.tight_layout()
     figure.savefig(file, dpi=110)

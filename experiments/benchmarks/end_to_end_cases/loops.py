@@ -19,20 +19,22 @@ from end_to_end_cases.material import (
 )
 from end_to_end_cases.measuring import Figures, Steps
 
+STEPS = 13  # of which the first three are not timed
 
-def reward_trl(steps: int = 20, is_tailed: bool = False) -> Figures:
+
+def reward_trl(steps: int = STEPS, is_tailed: bool = False) -> Figures:
     """Measure a step of TRL's reward model."""
     from trl import RewardConfig, RewardTrainer
 
-    rows = _pair_rows(ROWS * steps, is_tailed)
+    rows = pair_rows(pairs(ROWS * steps, is_tailed))
     with tempfile.TemporaryDirectory() as folder:
-        args = RewardConfig(**_trl_options(folder, steps), max_length=256)
+        args = RewardConfig(**trl_options(folder, steps), max_length=256)
         model = network("LlamaForSequenceClassification", num_labels=1)
         trainer = RewardTrainer(model, args, train_dataset=rows, processing_class=tokenizer())
-        return _trl_run(trainer)
+        return trl_run(trainer)
 
 
-def reward_ours(steps: int = 20, is_tailed: bool = False) -> Figures:
+def reward_ours(steps: int = STEPS, is_tailed: bool = False) -> Figures:
     """Measure a step of our reward model."""
     from rewardlab.data.preferences import Preferences
     from rewardlab.rewards.language import LanguageReward
@@ -41,23 +43,23 @@ def reward_ours(steps: int = 20, is_tailed: bool = False) -> Figures:
     reward = LanguageReward(network(), tokenizer())
     module = AdvRM(reward, bootstrap=False, optimizer=adamw())
     data = Preferences(pairs(ROWS * steps, is_tailed), held_out=0, batch_size=ROWS)
-    return _our_run(module, data, steps)
+    return our_run(module, data, steps)
 
 
-def dpo_trl(steps: int = 20, is_tailed: bool = False) -> Figures:
+def dpo_trl(steps: int = STEPS, is_tailed: bool = False) -> Figures:
     """Measure a step of TRL's DPO."""
     from trl import DPOConfig, DPOTrainer
 
-    rows = _pair_rows(ROWS * steps, is_tailed)
+    rows = pair_rows(pairs(ROWS * steps, is_tailed))
     with tempfile.TemporaryDirectory() as folder:
-        args = DPOConfig(**_trl_options(folder, steps), max_length=256, beta=0.1)
+        args = DPOConfig(**trl_options(folder, steps), max_length=256, beta=0.1)
         trainer = DPOTrainer(
             network(), network(), args, train_dataset=rows, processing_class=tokenizer()
         )
-        return _trl_run(trainer)
+        return trl_run(trainer)
 
 
-def dpo_ours(steps: int = 20, is_tailed: bool = False) -> Figures:
+def dpo_ours(steps: int = STEPS, is_tailed: bool = False) -> Figures:
     """Measure a step of our DPO."""
     from rewardlab import CausalLMPolicy
     from rewardlab.data import PairsData
@@ -66,16 +68,16 @@ def dpo_ours(steps: int = 20, is_tailed: bool = False) -> Figures:
     policy = CausalLMPolicy(network(), tokenizer())
     module = DPO(policy, beta=0.1, optimizer=adamw())
     data = PairsData(pairs(ROWS * steps, is_tailed), batch_size=ROWS)
-    return _our_run(module, data, steps)
+    return our_run(module, data, steps)
 
 
-def rloo_trl(steps: int = 10) -> Figures:
+def rloo_trl(steps: int = 8) -> Figures:
     """Measure a step of TRL's RLOO."""
     from trl import RLOOConfig, RLOOTrainer
 
     rows = _dataset(prompt=texts(ROWS * steps, PROMPT, 0))
     with tempfile.TemporaryDirectory() as folder:
-        options = _trl_options(folder, steps)
+        options = trl_options(folder, steps)
         options["per_device_train_batch_size"] = ROWS * SAMPLES
         args = RLOOConfig(
             **options,
@@ -94,10 +96,10 @@ def rloo_trl(steps: int = 10) -> Figures:
             train_dataset=rows,
             processing_class=tokenizer(),
         )
-        return _trl_run(trainer)
+        return trl_run(trainer)
 
 
-def rloo_ours(steps: int = 10) -> Figures:
+def rloo_ours(steps: int = 8) -> Figures:
     """Measure a step of our RLOO."""
     import torch
 
@@ -118,7 +120,7 @@ def rloo_ours(steps: int = 10) -> Figures:
         optimizer=adamw(),
     )
     data = Prompts(texts(ROWS * steps, PROMPT, 0), ROWS)
-    return _our_run(module, data, steps)
+    return our_run(module, data, steps)
 
 
 def _trl_reward(completions: Sequence[str], **_: Any) -> list[float]:
@@ -135,8 +137,8 @@ def _even_shares(outputs: Sequence[str]) -> list[float]:
     return shares
 
 
-def _pair_rows(count: int, is_tailed: bool) -> Any:
-    both = pairs(count, is_tailed)
+def pair_rows(both: Any) -> Any:
+    """Return preference pairs as a dataset of TRL's columns."""
     return _dataset(
         prompt=[f"{prompt} " for prompt in both.chosen.prompts],
         chosen=both.chosen.outputs,
@@ -150,7 +152,7 @@ def _dataset(**columns: Sequence[str]) -> Any:
     return Dataset.from_dict({name: list(column) for name, column in columns.items()})
 
 
-def _trl_options(folder: str, steps: int) -> dict[str, Any]:
+def trl_options(folder: str, steps: int) -> dict[str, Any]:
     """Return options of TRL's trainers: nothing is logged, saved or clipped."""
     return {
         "output_dir": folder,
@@ -170,10 +172,11 @@ def _trl_options(folder: str, steps: int) -> dict[str, Any]:
     }
 
 
-def _trl_run(trainer: Any) -> Figures:
+def trl_run(trainer: Any, warmup: int = 3) -> Figures:
+    """Train by a trainer of TRL, and return the figures of a step."""
     from transformers import TrainerCallback
 
-    steps = Steps()
+    steps = Steps(warmup)
 
     class Tick(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -184,10 +187,11 @@ def _trl_run(trainer: Any) -> Figures:
     return steps.figures()
 
 
-def _our_run(module: Any, data: Any, count: int) -> Figures:
+def our_run(module: Any, data: Any, count: int, warmup: int = 3) -> Figures:
+    """Train a loop of ours for `count` steps, and return the figures of a step."""
     import pytorch_lightning as pl
 
-    steps = Steps()
+    steps = Steps(warmup)
 
     class Tick(pl.Callback):
         def on_train_batch_end(self, *_: Any) -> None:

@@ -54,6 +54,30 @@ def network(kind: str = "LlamaForCausalLM", context: int = 256, **options: Any) 
     return getattr(transformers, kind)(config)
 
 
+def smollm2_135m() -> Any:
+    """Return a network of SmolLM2-135M's shape with random weights, the same every time."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=49152,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        max_position_embeddings=8192,
+        rope_parameters={"rope_type": "default", "rope_theta": 100000.0},
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=True,
+        eos_token_id=0,
+        pad_token_id=1,
+        bos_token_id=None,
+    )
+    return transformers.LlamaForCausalLM(config)
+
+
 def texts(count: int, length: int, seed: int) -> list[str]:
     """Return texts of `length` random words."""
     return texts_of([length] * count, seed)
@@ -79,13 +103,13 @@ def tailed(count: int, seed: int) -> list[int]:
     return lengths
 
 
-def pairs(count: int, is_tailed: bool = False) -> Any:
+def pairs(count: int, is_tailed: bool = False, tokens: int = RESPONSE) -> Any:
     """Return preference pairs of random texts, of one length or of lengths with a long tail."""
     from rewardlab import PreferencePairs, Samples
 
-    prompt_lengths = tailed(count, 3) if is_tailed else [PROMPT] * count
-    chosen_lengths = tailed(count, 4) if is_tailed else [RESPONSE] * count
-    rejected_lengths = tailed(count, 5) if is_tailed else [RESPONSE] * count
+    prompt_lengths = tailed(count, 3) if is_tailed else [tokens] * count
+    chosen_lengths = tailed(count, 4) if is_tailed else [tokens] * count
+    rejected_lengths = tailed(count, 5) if is_tailed else [tokens] * count
     prompts = texts_of(prompt_lengths, 0)
     chosen = Samples(prompts, texts_of(chosen_lengths, 1))
     rejected = Samples(prompts, texts_of(rejected_lengths, 2))

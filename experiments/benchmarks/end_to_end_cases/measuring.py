@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 
 class Figures(NamedTuple):
-    """The median seconds of a job or a step, and its peak memory in MiB."""
+    """Medians of a job or a step: seconds, processor seconds; and its peak memory in MiB."""
 
     seconds: float
+    cpu: float
     mib: float
+
+
+class Moment(NamedTuple):
+    """A reading of the clock, and of the processor's, with that of processes that ended."""
+
+    seconds: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> Moment:
+        """Read both clocks."""
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        spent = time.process_time() + children.ru_utime + children.ru_stime
+        return cls(time.perf_counter(), spent)
+
+
+def figures_between(moments: Sequence[tuple[Moment, Moment]], mib: float) -> Figures:
+    """Return the medians of what passed between pairs of moments."""
+    seconds = statistics.median(after.seconds - before.seconds for before, after in moments)
+    cpu = statistics.median(after.cpu - before.cpu for before, after in moments)
+    return Figures(seconds, cpu, mib)
 
 
 def reset() -> float:
@@ -40,17 +63,17 @@ def measured(job: Callable[[], object], repeats: int = 7) -> Figures:
     """Return the figures of a job.
 
     Peak memory is that of its first run above what stood before it; seconds are the median of the
-    runs after.
+    runs after, and so are processor seconds.
     """
     before = reset()
     job()
     peak = resident("VmHWM") - before
-    times = []
+    moments = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = Moment.now()
         job()
-        times.append(time.perf_counter() - start)
-    return Figures(statistics.median(times), peak)
+        moments.append((start, Moment.now()))
+    return figures_between(moments, peak)
 
 
 class Steps:
@@ -60,16 +83,15 @@ class Steps:
     """
 
     def __init__(self, warmup: int = 3) -> None:
-        self.times: list[float] = []
+        self.ends: list[Moment] = []
         self.warmup = warmup
         self.before = reset()
 
     def tick(self) -> None:
         """Note the end of a step."""
-        self.times.append(time.perf_counter())
+        self.ends.append(Moment.now())
 
     def figures(self) -> Figures:
-        """Return the median seconds of a step, and the peak memory."""
-        gaps = [after - before for before, after in pairwise(self.times)]
-        seconds = statistics.median(gaps[self.warmup :])
-        return Figures(seconds, resident("VmHWM") - self.before)
+        """Return the medians of a step, and the peak memory."""
+        moments = list(pairwise(self.ends))[self.warmup :]
+        return figures_between(moments, resident("VmHWM") - self.before)

@@ -5,14 +5,21 @@ from __future__ import annotations
 import csv
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from end_to_end_cases import history
 from end_to_end_cases.cases import AIMED_AT, AIMS, Aim
 from end_to_end_cases.measuring import Figures
 
-HEADING = "| job | beside | its seconds over ours | its peak memory over ours |"
+HEADING = (
+    "| job | beside | its seconds over ours | its processor seconds over ours "
+    "| its peak memory over ours |\n|---|---|---|---|---|"
+)
+
+PAGE = history.ROOT / "docs" / "performance.md"
+MARKS = ("<!-- end_to_end: begin -->", "<!-- end_to_end: end -->")
 
 
 class Comparison(NamedTuple):
@@ -25,11 +32,13 @@ class Comparison(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What was measured of a provider of a case."""
+    """What was measured of a provider of a case, in so many rounds."""
 
     case: str
     provider: str
+    rounds: int
     seconds: Comparison
+    cpu: Comparison
     mib: Comparison
 
 
@@ -40,7 +49,9 @@ def row(case: str, provider: str, figures: dict[str, list[Figures]]) -> Row:
     return Row(
         case,
         provider,
+        len(ours),
         seconds=_compared([one.seconds for one in ours], [one.seconds for one in other]),
+        cpu=_compared([one.cpu for one in ours], [one.cpu for one in other]),
         mib=_compared([one.mib for one in ours], [one.mib for one in other]),
     )
 
@@ -64,42 +75,64 @@ def line(row: Row) -> str:
     if row.provider in AIMED_AT:
         aim = AIMS.get(row.case, aim)
     seconds = _ratio_cell(row.seconds, aim.seconds)
+    cpu = _ratio_cell(row.cpu, None)
     memory = _ratio_cell(row.mib, aim.mib)
-    return f"| {row.case} | {row.provider} | {seconds} | {memory} |"
+    return f"| {row.case} | {row.provider} | {seconds} | {cpu} | {memory} |"
 
 
 def _ratio_cell(comparison: Comparison, aim: float | None) -> str:
-    ends = f"{comparison.lowest:.2f} to {comparison.highest:.2f}"
+    if math.isnan(comparison.ratio):
+        return "–"
+    notes = []
+    if comparison.lowest != comparison.highest:
+        notes.append(f"{comparison.lowest:.2f} to {comparison.highest:.2f}")
     if aim is not None:
-        ends += f", aim {aim:.2g}"
-    return f"{comparison.ratio:.2f} ({ends})"
+        notes.append(f"aim {aim:.2g}")
+    cell = f"{comparison.ratio:.2f}"
+    if not notes:
+        return cell
+    return f"{cell} ({', '.join(notes)})"
 
 
-def write(out: Path, rows: Sequence[Row]) -> None:
-    """Write what was measured so far."""
-    table = [_columns(row) for row in rows]
-    with (out / "figures.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
-    lines = [HEADING, "|---|---|---|---|"]
+def table(rows: Sequence[Row]) -> str:
+    """Return the table of what is compared with ours."""
+    lines = [HEADING]
     for row in rows:
         if row.provider != "ours":
             lines.append(line(row))
-    text = "\n".join(lines)
-    (out / "table.md").write_text(f"{text}\n", encoding="utf-8")
+    return "\n".join(lines)
 
 
-def _columns(row: Row) -> dict[str, Any]:
-    return {
+def insert_table(rows: Sequence[Row], page: Path = PAGE) -> None:
+    """Put the table in the place of the one that stands between two marks of a page."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not (begin and end):
+        raise SystemExit(f"{page} has no place for the table between {' and '.join(MARKS)}.")
+    page.write_text(f"{before}{begin}\n{table(rows)}\n{end}{after}", encoding="utf-8")
+
+
+def write(out: Path, rows: Sequence[Row], stamp: Mapping[str, str]) -> None:
+    """Write what was measured so far: figures.csv and table.md."""
+    records = [record(row, stamp) for row in rows]
+    with (out / "figures.csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(records[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+    (out / "table.md").write_text(f"{table(rows)}\n", encoding="utf-8")
+
+
+def record(row: Row, stamp: Mapping[str, str]) -> dict[str, Any]:
+    """Return a row's columns, behind those of the stamp."""
+    columns: dict[str, Any] = {
+        **stamp,
+        "rounds": row.rounds,
         "case": row.case,
         "provider": row.provider,
-        "seconds": row.seconds.median,
-        "seconds_ratio": row.seconds.ratio,
-        "seconds_lowest": row.seconds.lowest,
-        "seconds_highest": row.seconds.highest,
-        "mib": row.mib.median,
-        "mib_ratio": row.mib.ratio,
-        "mib_lowest": row.mib.lowest,
-        "mib_highest": row.mib.highest,
     }
+    for name in ("seconds", "cpu", "mib"):
+        comparison: Comparison = getattr(row, name)
+        for part, value in comparison._asdict().items():
+            column = name if part == "median" else f"{name}_{part}"
+            columns[column] = f"{value:.5g}"
+    return columns
