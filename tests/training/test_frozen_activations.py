@@ -26,6 +26,7 @@ class Watch:
 
     def __init__(self):
         self.running = []
+        self.seen = set()
         self.kept = {}
 
     def __enter__(self):
@@ -46,6 +47,7 @@ class Watch:
         weights = list(module.parameters())
         if weights and not any(weight.requires_grad for weight in weights):
             self.running.append(module)
+            self.seen.add(type(module).__name__)
 
     def end(self, module, *_):
         if self.running and self.running[-1] is module:
@@ -135,6 +137,7 @@ RUNS = {
 def kept_by(loop, data, *callbacks):
     with Watch() as watch:
         pl.Trainer(max_steps=1, max_epochs=-1, callbacks=[*callbacks], **OPTIONS).fit(loop, data)
+    assert watch.seen, "nothing frozen ran: is the tower trained?"
     return watch.kept
 
 
