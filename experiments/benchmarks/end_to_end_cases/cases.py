@@ -7,6 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 from end_to_end_cases.adapters import lora_dpo_ours, lora_dpo_trl
+from end_to_end_cases.drawing import drawing_ours, drawing_transformers
 from end_to_end_cases.head import (
     forward_naive,
     forward_ours,
@@ -54,6 +55,7 @@ CASES: dict[str, dict[str, Callable[[], Figures]]] = {
         "TRL": partial(dpo_trl, is_tailed=True),
     },
     "RLOO step": {"ours": rloo_ours, "TRL": rloo_trl},
+    "drawing, long-tailed": {"ours": drawing_ours, "transformers": drawing_transformers},
     "DPO step, LoRA, 135M": {
         "ours": lora_dpo_ours,
         "TRL": lora_dpo_trl,
