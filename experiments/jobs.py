@@ -96,6 +96,8 @@ class _Running(NamedTuple):
 def _started(job: Job) -> _Running:
     """Start a job's process; classes of `experiments` can be named in its config."""
     job.log.unlink(missing_ok=True)
+    if str(HERE) not in sys.path:  # the process looks for this module where we do
+        sys.path.append(str(HERE))
     context = get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     process = context.Process(target=_run, args=(job,))
@@ -111,5 +113,4 @@ def _run(job: Job) -> None:
         os.dup2(nothing.fileno(), 0)
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
-    sys.path.insert(0, str(HERE))
     sys.exit(rewardlab(job.arguments))
