@@ -20,7 +20,7 @@ import menu
 SINGLE = "single"
 ADVERSARIAL = "paper"
 SMALL = Path(__file__).parent / "small.yaml"
-SEEDS = (2, 3, 4, 5, 6)
+SEEDS = tuple(range(2, 12))
 HOW = (
     "Each run is RLOO for 520 steps without a KL term on the help topics, by "
     "`experiments/studies/menu.py`: a Llama of 0.2 million parameters, members fitted to 1,000 "
