@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from rewardlab.commands import PAGES as HELP
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 DECISIONS = sorted((DOCS / "decisions").glob("[0-9]*.md"))
@@ -46,6 +48,35 @@ def test_links_lead_somewhere(page):
     files = [link for link in links if "://" not in link]
     missing = [link for link in files if not (page.parent / link).exists()]
     assert not missing
+
+
+def headings(page):
+    """Return the anchors of a page's headings, as GitHub and mkdocs make them."""
+    outside = re.sub(r"^```.*?^```", "", read(page), flags=re.MULTILINE | re.DOTALL)
+    titles = re.findall(r"^#+ (.+)$", outside, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", LINKED, ids=title)
+def test_links_into_pages_name_their_headings(page):
+    links = re.findall(r"\]\(([^):]*)#([^)]+)\)", read(page))
+    missing = []
+    for file, anchor in links:
+        target = page.parent / file if file else page
+        if target.suffix == ".md" and anchor not in headings(target):
+            missing.append(f"{file}#{anchor}")
+    assert not missing
+
+
+def test_the_readme_has_a_line_for_every_command():
+    elsewhere = {"rewardlab", "validate", "test", "predict"}  # the whole, and what `fit` stands for
+    shown = set(re.findall(r"rewardlab ([a-z]+)", read(ROOT / "README.md")))
+    assert set(HELP) - elsewhere - shown == set()
+
+
+def test_the_index_lists_every_guide():
+    listed = set(re.findall(r"\(guide/([a-z_]+)\.md", read(DOCS / "index.md")))
+    assert listed == {page.stem for page in (DOCS / "guide").glob("*.md")}
 
 
 def test_every_decision_is_in_the_table_and_numbered_in_turn():
