@@ -57,7 +57,7 @@ def fingerprint(obj: Any) -> str:
 
 
 def fingerprint_of_files(digests: Sequence[bytes]) -> str:
-    """Return what `fingerprint` returns of a list of paths of files, from their SHA-256 digests.
+    """Return the `fingerprint` of a list of files, from their SHA-256 digests.
 
     Example:
         >>> path = getfixture("tmp_path") / "a.txt"

@@ -61,11 +61,11 @@ def made_ready(
 
     Args:
         batches: rows that are not yet decoded.
-        reward: whose pictures are resized and normalized in the threads too, if it is on the CPU;
-            for another device they are put into pinned memory.
+        reward: the one that scores. For one on the CPU the threads resize and normalize pictures,
+            too; for one on a GPU they put them into pinned memory.
         skip_unreadable: leave a row that cannot be read unscored, with the reason.
-        threads: that decode; by default the cores but one, `MOST_THREADS` at most. 0 makes a batch
-            ready when its turn comes.
+        threads: how many decode; by default one less than there are cores, at most `MOST_THREADS`.
+            With 0 a batch is made ready when its turn comes.
 
     Raises:
         InputError: when the turn of a batch comes in which a row cannot be read.
@@ -91,7 +91,7 @@ def made_ready(
 
 
 def ready(batch: Sequence[Numbered], skip_unreadable: bool = False) -> Ready:
-    """Return a batch made ready here and now.
+    """Return a batch that is made ready in this thread.
 
     Raises:
         InputError: if a row cannot be read and is not skipped.

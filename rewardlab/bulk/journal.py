@@ -59,7 +59,7 @@ class Results:
 
 
 class JournalFile:
-    """Lines of JSON: first what is made with what, then what is made, a part each.
+    """A file of JSON lines: the first says what the parts depend on, each other line is a part.
 
     The file is made when the first part is done. A last line that a kill cut off is dropped.
 
@@ -74,7 +74,7 @@ class JournalFile:
         self._file: BinaryIO | None = None
 
     def check_new(self) -> None:
-        """Refuse to begin anew beside what a run left that did not end.
+        """Refuse to begin anew where a run that did not end has left the file.
 
         Raises:
             InputError: if the file is there.
@@ -86,7 +86,7 @@ class JournalFile:
             )
 
     def lines(self) -> list[dict[str, Any]]:
-        """Return the parts that stand in the file, none if there is none, and keep others out.
+        """Return the parts that the file holds, none without a file, and lock it for this run.
 
         Raises:
             InputError: if it is of another job, or no journal.
@@ -147,7 +147,7 @@ class JournalFile:
 
 
 class Journal(JournalFile):
-    """The scores of a batch a line.
+    """A journal of scores, with a line for each batch.
 
     Args:
         path: of the file; None keeps nothing.
@@ -160,7 +160,7 @@ class Journal(JournalFile):
         self.results = results
 
     def resume(self) -> None:
-        """Take in what stands in the file, if there is one.
+        """Add to the results what the file holds, if there is one.
 
         Raises:
             InputError: if it is of another job, or no journal.
@@ -174,7 +174,7 @@ class Journal(JournalFile):
             self.results.add(line["rows"], verdict)
 
     def add(self, rows: Sequence[int], verdict: Verdict) -> None:
-        """Write what was said of some rows, and take it in."""
+        """Write the verdict on some rows, and add it to the results."""
         self.results.add(rows, verdict)
         if self.path is None:
             return

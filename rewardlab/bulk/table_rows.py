@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Literal
@@ -36,7 +37,7 @@ def verdict_columns(number: int, results: Results) -> Row:
     is_scored = number not in results.reasons
     row: Row = {"score": None, "reason": results.reasons.get(number)}
     score = results.scores[number].item()
-    if is_scored and score == score:
+    if is_scored and not math.isnan(score):
         row["score"] = score
     if results.members is None:
         return row

@@ -10,13 +10,13 @@ from rewardlab.rewards.preprocessing import Preprocessing
 
 
 class Watch:
-    """A clock that runs from its making, and says how much of it was spent in the `with` blocks.
+    """A clock that tells which share of the time since it was made passed outside of `with` blocks.
 
     What a tower's preprocessing takes inside of them counts as outside; on a GPU it is part of the
     network's time.
 
     Args:
-        reward: scores in the blocks.
+        reward: the one that scores in the blocks.
 
     Example:
         >>> from rewardlab.rewards import Length
@@ -49,4 +49,5 @@ class Watch:
         self._inside += time.perf_counter() - self._prepared()
 
     def _prepared(self) -> float:
+        """Return the seconds that the tower's preprocessing has taken so far."""
         return sum(part.seconds for part in self._preparing)

@@ -43,7 +43,7 @@ Part = Callable[[str, Callable[[], Any]], Any]  # gives plain data by its name, 
 
 
 def made_now(name: str, make: Callable[[], Any]) -> Any:
-    """Return a part of an evaluation, made anew."""
+    """Return a part of an evaluation that is made now, whatever an earlier run left."""
     return make()
 
 

@@ -58,9 +58,9 @@ class Combination(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """O numbers of a sample as sums over networks' members, and a constant each.
+    """O outputs of a reward, each a weighted sum over its networks' members and a constant.
 
-    The first is the score. Of a reward with several members, theirs follow.
+    The first is the score. Where a reward has several members, their scores follow.
 
     Attributes:
         terms: one or more, with weights [O, K].
@@ -96,7 +96,7 @@ def outputs_of(reward: Reward) -> Outputs:
 
 
 def _weights_on(reward: Reward, column: Combination) -> Tensor:
-    """Return what the members of one network count for in a column, [K]."""
+    """Return the weight of each member of one network in a column, [K]; zeros where it has none."""
     for term in column.terms:
         if term.reward is reward:
             return term.weights

@@ -23,7 +23,7 @@ class Look(NamedTuple):
     """How a reward looks at pictures.
 
     Attributes:
-        tower: of it.
+        tower: the reward's.
         key: equal for rewards whose heads see the same numbers of a picture.
         resizes: whether pictures of other sizes than the tower's are taken.
         conditional: whether prompts are seen.

@@ -1,6 +1,6 @@
-"""The scorer of a reward of texts where no class of transformers' own is one.
+"""The scorer of a reward of texts for which transformers has no class of its own.
 
-Several language models may add up, and a state may be the mean over the response's tokens.
+It adds up several language models, or scores the mean state over the response's tokens.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class NetworkPart(NamedTuple):
     """A language model's part in the outputs.
 
     Attributes:
-        reader: the reward that it stands in.
-        network: it, without a head, its adapter merged.
-        weight: float64 [O, D], of the head for each output.
+        reader: the reward whose language model it is.
+        network: the language model without a head, with its adapter merged.
+        weight: float64 [O, D], the head of each output.
     """
 
     reader: LanguageReward
@@ -38,8 +38,8 @@ class PooledForm(NamedTuple):
     """A reward of texts, ready to be written.
 
     Attributes:
-        parts: one a language model.
-        constants: float64 [O], of each output.
+        parts: one for each language model.
+        constants: float64 [O], added to the outputs.
         recipe: the tokenizer, and how it is called.
         samples: on which what is written is compared.
     """

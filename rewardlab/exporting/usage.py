@@ -1,4 +1,4 @@
-"""Python that scores with an exported folder, for its card, and what the export does otherwise."""
+"""What a card says of use: code that scores with the folder, and what differs from the reward."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def best_while_drawn(
 
 
 def _together(parts: Sequence[Candidates]) -> Candidates:
-    """Return candidates, one part's behind the other's."""
+    """Return the candidates of all parts, in the order of the parts."""
     return Candidates(
         concatenate([part.samples for part in parts]),
         torch.cat([part.scores for part in parts]),

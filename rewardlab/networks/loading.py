@@ -325,5 +325,5 @@ def takes_positions(network: Any) -> bool:
 
 @lru_cache(maxsize=64)
 def _takes_positions(forward: Callable[..., Any]) -> bool:
-    """Tell it of a function, which is looked at once: a policy asks for every token."""
+    """Tell whether a function takes it; the answer is kept, since a policy asks for every token."""
     return "position_ids" in signature(forward).parameters

@@ -60,7 +60,7 @@ class Spread:
         part: the policy or the reward.
         blocks: the modules that are gathered one by one.
         plain: the form that each module had before.
-        added: names of the attributes that each got.
+        added: names of the attributes that each module got.
     """
 
     def __init__(self, part: nn.Module, blocks: list[Any]) -> None:
@@ -71,7 +71,7 @@ class Spread:
         self.added = [set(module.__dict__) for module in self.modules]
 
     def note_added(self) -> None:
-        """Note which attributes the modules have got since."""
+        """Note which attributes the modules have got since this object was made."""
         for number, module in enumerate(self.modules):
             self.added[number] = module.__dict__.keys() - self.added[number]
 

@@ -155,8 +155,8 @@ class Policy(Generator):
         """Return the trajectory with what scoring it computes first, with its gradient.
 
         `log_prob` and `apply_loss` of what is returned then share one pass through the network. It
-        holds until a weight changes, for this policy alone, and for one backward pass. A leaf may
-        have nothing to prepare: by default the trajectory comes back as it is.
+        holds until a weight changes, for this policy alone, and for one backward pass. A
+        subclass that has nothing to prepare returns the trajectory as it is, which is the default.
         """
         return trajectory
 

@@ -1,4 +1,4 @@
-"""A table of tensors within a number of bytes, which an epoch over more rows does not wash out."""
+"""A table of tensors up to a number of bytes, of use also where an epoch has more rows than fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_NOTED = 2**16  # keys of entries that found no room
 
 @dataclass
 class _Entry:
-    """What is kept of a key, and the number of the last use."""
+    """What is kept of a key, and the number of its last use."""
 
     tensors: dict[str, Tensor]
     used: int
@@ -26,9 +26,9 @@ class BoundedTable:
     """Tensors by key, in the host's memory, up to a number of bytes.
 
     A full table keeps what it has, so an epoch over twice as many rows finds half of them. A table
-    that drops what was used longest ago would find none. An entry gives way when it was not used
-    for so long that no epoch can have come to it. When something comes again that found no room,
-    the log says so once.
+    that drops what was used longest ago would find none. An entry gives way when
+    it was not in use during the last `STALE` times as many uses as there are entries. When
+    something comes again that found no room, the log says so once.
 
     Args:
         limit: largest number of bytes; one entry that is larger is not kept.

@@ -44,7 +44,7 @@ class Preprocessing(nn.Module):
             resized to `size`/crop_pct, and `size` of them is cropped.
 
     Attributes:
-        seconds: that `forward` took so far; on another device than the CPU, those of starting it.
+        seconds: how long `forward` took so far; on a GPU, how long it took to start its work.
 
     Raises:
         InputError: if a number is missing or none that preprocesses.
