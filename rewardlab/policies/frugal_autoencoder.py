@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Hashable
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,7 +20,8 @@ class FrugalAutoencoder:
     """An autoencoder of diffusers that works in small batches and keeps what it encoded.
 
     It keeps the mean and the deviation of a picture's latents, so each use draws anew, by its own
-    seed. Pictures are known by their content, and what is kept holds until a weight is changed.
+    seed. Pictures are known by their content. What is kept holds until a weight or a buffer is
+    changed, replaced or moved, and for the precision in which it was computed.
     While anything may be kept, pictures are encoded one at a time, so that latents do not depend on
     the pictures beside them, nor on what is kept: to the bit they are those of one at a time.
 
@@ -39,8 +41,9 @@ class FrugalAutoencoder:
     def encode(self, pixels: Tensor) -> Any:
         """Return what the autoencoder's `encode` returns: latents, or mean and deviation."""
         parts = []
+        state = _state(self.vae, pixels.device) if self.table.limit else None
         for part in torch.split(pixels, self._encoded_rows or max(len(pixels), 1)):
-            parts.append(self._encoded(part))
+            parts.append(self._encoded(part, state))
         columns = {}
         for name in parts[0]:
             columns[name] = torch.cat([part[name] for part in parts])
@@ -62,20 +65,21 @@ class FrugalAutoencoder:
     def _encoded_rows(self) -> int | None:
         return 1 if self.table.limit else self.rows
 
-    def _encoded(self, pixels: Tensor) -> dict[str, Tensor]:
-        """Return latents, or mean and deviation, of a few pictures."""
-        if not self.table.limit:
+    def _encoded(self, pixels: Tensor, state: Hashable) -> dict[str, Tensor]:
+        """Return latents, or mean and deviation, of a few pictures.
+
+        Args:
+            pixels: [B, C, …].
+            state: what the autoencoder is and computes in; None where nothing is kept.
+        """
+        if state is None:
             return self._run(pixels)
-        key = self._version(), _content(pixels)
+        key = state, _content(pixels)
         kept = self.table.get(key)
         if kept is None:
             kept = self._run(pixels)
             self.table.put(key, kept)
         return {name: column.to(pixels.device) for name, column in kept.items()}
-
-    def _version(self) -> int:
-        """Return a number that rises when a weight is changed in place."""
-        return sum(weight._version for weight in self.vae.parameters())
 
     def _run(self, pixels: Tensor) -> dict[str, Tensor]:
         encoding = self.vae.encode(pixels)
@@ -92,6 +96,26 @@ def _rows_of(options: dict[str, Any], rows: slice, count: int) -> dict[str, Any]
         has_rows = isinstance(value, Tensor) and value.dim() > 0 and len(value) == count
         cut[name] = value[rows] if has_rows else value
     return cut
+
+
+def _state(vae: Any, device: torch.device) -> Hashable:
+    """Return what changes when an autoencoder's weights, buffers or precision do.
+
+    Of each tensor it has place, version and the sum of the first row: a change through `.data`
+    moves neither of the former, and new weights may be as old as those before.
+    """
+    places = []
+    sums = []
+    for tensor in [*vae.parameters(), *vae.buffers()]:
+        values = tensor.detach()
+        places.append((values.data_ptr(), tensor._version, values.dtype))
+        row = values[:1] if values.dim() else values
+        sums.append(row.float().sum().to(device))
+    numbers = torch.stack(sums).tolist() if sums else []
+    kind = device.type
+    is_rounded = torch.is_autocast_enabled(kind)
+    precision = torch.get_autocast_dtype(kind) if is_rounded else None
+    return hash((tuple(places), tuple(numbers), precision))
 
 
 def _content(pixels: Tensor) -> bytes:

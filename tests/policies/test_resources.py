@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -14,6 +16,7 @@ from rewardlab.networks.float8 import Float8Linear
 from rewardlab.planning.live import LiveBytes, bytes_of
 from rewardlab.policies import DiffusionPolicy, load_policy
 from rewardlab.policies.bounded import BoundedTable
+from rewardlab.policies.frugal_autoencoder import FrugalAutoencoder
 from rewardlab.policies.resources import Resources
 from rewardlab.policies.samplers import Sampler
 from rewardlab.seeds import row_seeds
@@ -161,6 +164,58 @@ def test_a_changed_weight_of_the_autoencoder_makes_what_is_kept_stale(folders):
     with torch.no_grad():
         policy.pipeline.vae.quant_conv.weight.mul_(2)
     assert not torch.equal(policy.encode(picture, seeds=SEEDS[:1]).tensors["final"], before)
+
+
+def _of_data(layer):
+    layer.weight.data.mul_(2)
+
+
+def _with_new_data(layer):
+    layer.weight.data = layer.weight.data * 2
+
+
+def _with_new_weight(layer):
+    layer.weight = torch.nn.Parameter(layer.weight.detach() * 2, requires_grad=False)
+
+
+def _rounded(layer):
+    layer.bfloat16().float()
+
+
+@pytest.mark.parametrize("change", [_of_data, _with_new_data, _with_new_weight, _rounded])
+def test_no_change_of_the_autoencoder_leaves_what_was_kept_before(change):
+    vae = Pointwise()
+    frugal = FrugalAutoencoder(vae, Resources())
+    pixels = torch.rand(2, 3, 2, 2)
+    with torch.no_grad():
+        frugal.encode(pixels)
+        change(vae.layer)
+        assert torch.equal(frugal.encode(pixels).latents, vae.encode(pixels).latents)
+
+
+def test_latents_are_kept_for_the_precision_and_the_buffers_that_they_are_of():
+    vae = Pointwise()
+    frugal = FrugalAutoencoder(vae, Resources())
+    pixels = torch.rand(2, 3, 2, 2)
+    with torch.no_grad():
+        whole = frugal.encode(pixels).latents
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = frugal.encode(pixels).latents
+        vae.shift.add_(1)
+        assert torch.equal(frugal.encode(pixels).latents, whole + 1)
+    assert not torch.equal(rounded, whole)
+
+
+class Pointwise(torch.nn.Module):
+    """An autoencoder whose latents are a channel of mixed colors."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(3, 1, 1, bias=False)
+        self.register_buffer("shift", torch.zeros(1))
+
+    def encode(self, pixels):
+        return SimpleNamespace(latents=self.layer(pixels) + self.shift.to(pixels))
 
 
 @pytest.mark.parametrize("kind", ["SFT", "DPO"])
