@@ -276,12 +276,26 @@ def _write_pairs(path: Path, pairs: Sequence[Row]) -> None:
 def _pairs(entries: Mapping[int, Entry], choice: Choice) -> list[Row]:
     """Return the best and the worst of each prompt.
 
+    Groups of a column may hold several prompts. An answer to one is no worse answer to another, so
+    ends of different prompts make no pair, and a warning counts them.
+
     Raises:
         InputError: if there is no pair.
     """
     pairs = []
+    mixed = []
     for chosen, rejected in _ends(choice):
-        pairs.append(_pair(entries, chosen, rejected, choice.results))
+        if entries[chosen].prompt == entries[rejected].prompt:
+            pairs.append(_pair(entries, chosen, rejected, choice.results))
+        else:
+            mixed.append(f"{entries[chosen].place} and {entries[rejected].place}")
+    if mixed:
+        log.warning(
+            "The best and the worst of %d groups answer different prompts (the first: %s) and make "
+            "no pair. Leave --group out, so that a prompt's candidates are a group.",
+            len(mixed),
+            mixed[0],
+        )
     if not pairs:
         raise InputError(
             "No prompt makes a pair: each needs 2 candidates or more with different scores. Leave "
@@ -327,7 +341,7 @@ def _summary(out: Path, choice: Choice, rows: int, pairs: int, seconds: float) -
         without=len(choice.groups) - with_scores,
         n=None if choice.rule["n"] == "all" else choice.rule["n"],
         pairs=pairs,
-        level=with_scores - pairs if pairs else 0,
+        level=with_scores - len(_ends(choice)) if pairs else 0,
         seconds=round(seconds, 3),
         fewest=min(sizes),
         most=max(sizes),

@@ -131,6 +131,21 @@ def test_pairs_are_read_by_a_fit(write):
     assert "margin" not in pairs.chosen.facts, "scores are no margins that a fit would follow"
 
 
+def test_answers_to_different_prompts_are_no_pair_of_a_group(write, caplog):
+    rows = candidates(("a", "1"), ("b", "3"), ("a", "2"), ("a", "4"), ("b", "5"))
+    for row, topic in zip(rows, ("x", "x", "y", "y", "z"), strict=True):
+        row["topic"] = topic
+    write(rows)
+    selection = Selection(pairs="pairs.jsonl", group="topic")
+    selected = select_files(Function(number), "drawn.jsonl", "best.jsonl", selection)
+    assert (selected.prompts, selected.pairs, selected.level) == (3, 1, 1)
+    assert [row["response"] for row in lines_of("best.jsonl")] == ["3", "4", "5"]
+    [pair] = lines_of("pairs.jsonl")
+    assert (pair["prompt"], pair["chosen"], pair["rejected"]) == ("a", "4", "2")
+    [warning] = [line for line in caplog.messages if "different prompts" in line]
+    assert "the first: drawn.jsonl, line 2 and drawn.jsonl, line 1" in warning
+
+
 def test_n_is_chosen_by_gold_as_choosing_n_does(write):
     generator = torch.Generator().manual_seed(0)
     proxy = torch.rand(6, 8, generator=generator)
