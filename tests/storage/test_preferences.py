@@ -1,6 +1,8 @@
 """Preference pairs are read from files; what is no pair is skipped, counted and named."""
 
 import json
+from datetime import datetime
+from importlib import import_module
 
 import pytest
 import torch
@@ -403,3 +405,16 @@ def test_the_mark_that_ends_a_formatted_answer_is_the_models_to_write(
     pairs = read_preferences(path)
     assert pairs.chosen.prompts == [prompt]
     assert [pairs.chosen.outputs[0].strip(), pairs.rejected.outputs[0].strip()] == ["yes", "no"]
+
+
+def test_answers_that_are_dates_stay_the_texts_of_their_file(tmp_path):
+    """`datasets` makes points in time of such a column; a table of those is refused."""
+    arrow = pytest.importorskip("pyarrow")
+    texts = {"prompt": "When?", "chosen": "2024-05-01", "rejected": "next year"}
+    pairs = read_preferences(write(tmp_path / "dates.jsonl", texts), strict=True)
+    assert pairs.chosen.outputs == ["2024-05-01"]
+    moments = arrow.array([datetime(2024, 5, 1)], arrow.timestamp("s"))
+    table = arrow.table({"prompt": ["When?"], "chosen": moments, "rejected": ["next year"]})
+    import_module("pyarrow.parquet").write_table(table, tmp_path / "dates.parquet")
+    with pytest.raises(InputError, match="neither a string nor a list of messages"):
+        read_preferences(tmp_path / "dates.parquet")
