@@ -3,7 +3,7 @@
 A reward from 300 bold digits is used in five ways; a text reward is hacked, or not, over three
 seeds: plain RLHF, after attacks, with a correction that learns in the loop, and with two tethers.
 
-Run by `make demo`. Nothing is downloaded. It takes about nine minutes on two cores, of which one or
+Run by `make demo`. Nothing is downloaded. It takes about six minutes on two cores, of which one or
 two train the base generators, which are kept for the next time. The reports are
 runs/demo/report.html and, over the seeds, runs/demo/seeds.html.
 """
