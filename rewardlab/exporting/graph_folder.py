@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rewardlab.exporting.code_folder import copy_code
 from rewardlab.exporting.comparison import (
     Comparison,
     coarsest,
@@ -17,7 +18,6 @@ from rewardlab.exporting.comparison import (
     expected_outputs,
 )
 from rewardlab.exporting.image_folder import (
-    CODE,
     image_model,
     image_probes,
     write_processor,
@@ -54,16 +54,14 @@ def write_pooled_graph(folder: Path, form: PooledForm, reward: Reward) -> Compar
     names = ["input_ids", "attention_mask"]
     if form.averages:
         names.append("response_mask")
-        shutil.copy(CODE / f"{TABLES}.py", folder)
+        copy_code(folder, TABLES)
     batches = []
     for samples in _all_and_each(form.samples):
         made = tables(form.recipe.tokenizer, as_conversations(samples))
         batches.append({name: made[name] for name in names})
-    write_graph(folder, ScoreGraph(pooled_model(form), names), batches[0], TEXT)
-    with silent():
-        form.recipe.tokenizer.save_pretrained(folder)
+    graph = ScoreGraph(pooled_model(form), names)
     expected = expected_outputs(reward, form.samples, len(form.constants))
-    return _compared(folder, batches, expected.repeat(2, 1), reward)
+    return _write_text_graph(folder, graph, batches, form.recipe.tokenizer, expected, reward)
 
 
 def write_pair_graph(folder: Path, form: TextForm, reward: Reward) -> Comparison:
@@ -83,11 +81,9 @@ def write_pair_graph(folder: Path, form: TextForm, reward: Reward) -> Comparison
         made = form.recipe.tables(samples)
         batches.append({name: made[name] for name in names})
     network = in_dtype(form.scorer.network, torch.float32)
-    write_graph(folder, ScoreGraph(network, names, form.scorer.offset), batches[0], TEXT)
-    with silent():
-        form.recipe.tokenizer.save_pretrained(folder)
+    graph = ScoreGraph(network, names, form.scorer.offset)
     expected = expected_outputs(reward, form.samples, 1)
-    return _compared(folder, batches, expected.repeat(2, 1), reward)
+    return _write_text_graph(folder, graph, batches, form.recipe.tokenizer, expected, reward)
 
 
 def write_image_graph(folder: Path, scorer: ImageScorer, reward: Reward) -> Comparison:
@@ -120,6 +116,30 @@ def table_names(form: TextForm) -> list[str]:
     """Return the names of the token tables that a published classifier takes, in order."""
     takes = signature(form.scorer.network.forward).parameters
     return [name for name in form.recipe.tables(form.samples) if name in takes]
+
+
+def _write_text_graph(
+    folder: Path,
+    graph: ScoreGraph,
+    batches: Sequence[Tables],
+    tokenizer: Any,
+    expected: Tensor,
+    reward: Reward,
+) -> Comparison:
+    """Write a graph of texts with its tokenizer, and compare.
+
+    Args:
+        folder: empty.
+        graph: from token tables to scores.
+        batches: the tables of all probes together, then of each alone.
+        tokenizer: of transformers.
+        expected: [B, O], what the reward gives for the probes.
+        reward: the original.
+    """
+    write_graph(folder, graph, batches[0], TEXT)
+    with silent():
+        tokenizer.save_pretrained(folder)
+    return _compared(folder, batches, expected.repeat(2, 1), reward)
 
 
 def _all_and_each(samples: Samples) -> list[Samples]:

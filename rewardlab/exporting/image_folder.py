@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rewardlab.exporting.code_folder import OUTPUT, columns_of, copy_code, name_classes
 from rewardlab.exporting.comparison import (
     Comparison,
     coarsest,
@@ -27,7 +26,6 @@ from rewardlab.rewards import Reward
 from rewardlab.storage.atomic import write_json
 from rewardlab.types import Samples
 
-CODE = Path(__file__).parent / "remote"
 CONFIGURATION = "configuration_image_reward"
 MODELING = "modeling_image_reward"
 PROCESSING = "image_processing_image_reward"
@@ -60,8 +58,7 @@ def write_images(
         model.save_pretrained(folder)
     name_classes(folder, CLASSES)
     write_processor(folder, scorer)
-    for name in (CONFIGURATION, MODELING):
-        shutil.copy(CODE / f"{name}.py", folder)
+    copy_code(folder, CONFIGURATION, MODELING, OUTPUT)
     with silent():
         loaded: Any = ImageRewardModel.from_pretrained(folder)
     outputs = []
@@ -112,11 +109,7 @@ def image_probes(folder: Path, scorer: ImageScorer) -> list[ImageProbe]:
 @torch.no_grad()
 def _outputs(model: Any, tables: Mapping[str, Tensor]) -> Tensor:
     """Return all that a model gives, float32 [B, O]."""
-    output = model(**tables)
-    columns = [output.logits]
-    if output.members is not None:
-        columns.append(output.members)
-    return torch.cat(columns, 1).float()
+    return columns_of(model(**tables))
 
 
 def image_model(scorer: ImageScorer) -> Any:
@@ -166,19 +159,6 @@ def write_processor(folder: Path, scorer: ImageScorer) -> None:
         "do_resize": scorer.look.resizes,
     }
     write_json(folder / "preprocessor_config.json", content)
-    shutil.copy(CODE / f"{PROCESSING}.py", folder)
+    copy_code(folder, PROCESSING)
     if scorer.prompts is not None:
         scorer.prompts.write(folder)
-
-
-def name_classes(folder: Path, classes: dict[str, str]) -> None:
-    """Say in a folder's config.json which classes of its code load it.
-
-    Args:
-        folder: that `save_pretrained` wrote.
-        classes: "MODULE.CLASS" by the name of transformers' class that finds it.
-    """
-    file = folder / "config.json"
-    config = json.loads(file.read_text(encoding="utf-8"))
-    config["auto_map"] = classes
-    write_json(file, config)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError, reason_of
+from rewardlab.exporting.code_folder import OUTPUT, columns_of, copy_code, name_classes
 from rewardlab.exporting.combination import Outputs
 from rewardlab.exporting.comparison import (
     Comparison,
@@ -17,7 +17,6 @@ from rewardlab.exporting.comparison import (
     compared,
     expected_outputs,
 )
-from rewardlab.exporting.image_folder import CODE, name_classes
 from rewardlab.exporting.pooled_scorer import NetworkPart, PooledForm, pooled_form
 from rewardlab.exporting.recipes import as_conversations
 from rewardlab.exporting.remote.configuration_text_reward import TextRewardConfig
@@ -58,8 +57,7 @@ def write_pooled(
             "AutoModelForSequenceClassification": f"{MODELING}.TextRewardModel",
         },
     )
-    for name in (CONFIGURATION, MODELING, TABLES):
-        shutil.copy(CODE / f"{name}.py", folder)
+    copy_code(folder, CONFIGURATION, MODELING, OUTPUT, TABLES)
     expected = expected_outputs(reward, form.samples, len(form.constants))
     name = coarsest(str(dtype).removeprefix("torch."), reward)
     written = compared(_outputs_of_folder(folder, form), expected, name, "The exported model")
@@ -115,7 +113,4 @@ def _outputs_of_folder(folder: Path, form: PooledForm) -> Tensor:
         model: Any = TextRewardModel.from_pretrained(folder)
         tokenizer = type(form.recipe.tokenizer).from_pretrained(folder)
     output = model.eval()(**model.tables(tokenizer, as_conversations(form.samples)))
-    columns = [output.logits]
-    if output.members is not None:
-        columns.append(output.members)
-    return torch.cat(columns, 1).float()
+    return columns_of(output)

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.utils.generic import ModelOutput
 
 from .configuration_image_reward import ImageRewardConfig
-
-
-@dataclass
-class ImageRewardOutput(ModelOutput):  # type: ignore[no-untyped-call]
-    """Scores of B pictures.
-
-    Attributes:
-        logits: [B, 1], the scores.
-        members: [B, M], those of M members; None of a reward with one.
-    """
-
-    logits: Tensor | None = None
-    members: Tensor | None = None
+from .output_reward import RewardOutput, reward_output
 
 
 class ImageRewardModel(PreTrainedModel):
@@ -53,7 +39,7 @@ class ImageRewardModel(PreTrainedModel):
         input_ids: Tensor | None = None,
         return_dict: bool | None = None,
         **options: Any,
-    ) -> ImageRewardOutput | tuple[Any, ...]:
+    ) -> RewardOutput | tuple[Any, ...]:
         """Return the scores as logits [B, 1], and the members' [B, M].
 
         Args:
@@ -71,10 +57,7 @@ class ImageRewardModel(PreTrainedModel):
         for head, part in zip(self.heads, self.config.heads, strict=True):
             columns.append(head(embeddings[part["tower"]].to(head.mean.dtype)))
         outputs = torch.stack(columns).sum(0)
-        scores = ImageRewardOutput(logits=outputs[:, :1])
-        if self.config.outputs > 1:
-            scores.members = outputs[:, 1:]
-        return scores.to_tuple() if return_dict is False else scores
+        return reward_output(outputs, return_dict)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave weights as they are: all of them are loaded."""

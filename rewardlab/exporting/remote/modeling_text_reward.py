@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PreTrainedModel
-from transformers.utils.generic import ModelOutput
 
 from .configuration_text_reward import TextRewardConfig
+from .output_reward import RewardOutput, reward_output
 from .tables_text_reward import Messages, tables
-
-
-@dataclass
-class TextRewardOutput(ModelOutput):  # type: ignore[no-untyped-call]
-    """Scores of B conversations.
-
-    Attributes:
-        logits: [B, 1], the scores.
-        members: [B, M], those of M members; None of a reward with one.
-    """
-
-    logits: Tensor | None = None
-    members: Tensor | None = None
 
 
 class TextRewardModel(PreTrainedModel):
@@ -60,7 +46,7 @@ class TextRewardModel(PreTrainedModel):
         response_mask: Tensor | None = None,
         return_dict: bool | None = None,
         **options: Any,
-    ) -> TextRewardOutput | tuple[Any, ...]:
+    ) -> RewardOutput | tuple[Any, ...]:
         """Return the scores as logits [B, 1], and the members' [B, M].
 
         Args:
@@ -83,10 +69,7 @@ class TextRewardModel(PreTrainedModel):
             else:
                 pooled = last_state(states, input_ids, attention_mask, part["pad"])
             outputs = outputs + head(pooled.to(self.constants.dtype))
-        scores = TextRewardOutput(logits=outputs[:, :1])
-        if self.config.outputs > 1:
-            scores.members = outputs[:, 1:]
-        return scores.to_tuple() if return_dict is False else scores
+        return reward_output(outputs, return_dict)
 
     def _init_weights(self, module: nn.Module) -> None:
         """Leave weights as they are: all of them are loaded."""
