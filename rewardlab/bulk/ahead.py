@@ -19,7 +19,7 @@ from torch import Tensor
 from rewardlab.bulk.entries import Entry, Numbered, samples_of
 from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
-from rewardlab.rewards.preprocessing import Preprocessing
+from rewardlab.rewards.preprocessing import preprocessing_of
 from rewardlab.types import Samples
 
 BATCHES = 2  # made ready beside the one that is scored
@@ -86,7 +86,7 @@ def made_ready(
             yield waiting.popleft().result()
     finally:
         pool.shutdown(cancel_futures=True)
-        for part in _preparing(reward):
+        for part in preprocessing_of(reward):
             part.forget()
 
 
@@ -155,16 +155,12 @@ def _assembled(batch: Sequence[Numbered], entries: Sequence[Entry]) -> Ready:
     return Ready(rows, reasons, samples_of(readable, [rows[place] for place in places]))
 
 
-def _preparing(reward: Reward) -> list[Preprocessing]:
-    return [part for part in reward.modules() if isinstance(part, Preprocessing)]
-
-
 def _preparation(reward: Reward) -> Prepare:
     """Return what threads do with pictures for the device on which the reward is."""
     weight = next(iter(reward.parameters()), None)
     if weight is not None and weight.device.type == "cuda":
         return _pinned
-    parts = _preparing(reward)
+    parts = preprocessing_of(reward)
 
     def prepare(samples: Samples) -> Samples:
         pixels = samples.outputs

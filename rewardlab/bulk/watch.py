@@ -6,7 +6,7 @@ import time
 from types import TracebackType
 
 from rewardlab.rewards import Reward
-from rewardlab.rewards.preprocessing import Preprocessing
+from rewardlab.rewards.preprocessing import preprocessing_of
 
 
 class Watch:
@@ -28,7 +28,7 @@ class Watch:
     """
 
     def __init__(self, reward: Reward) -> None:
-        self._preparing = [part for part in reward.modules() if isinstance(part, Preprocessing)]
+        self._preparing = preprocessing_of(reward)
         self._inside = 0.0
         self._start = time.perf_counter()
 

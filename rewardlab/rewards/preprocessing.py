@@ -162,6 +162,17 @@ class Preprocessing(nn.Module):
         )
 
 
+def preprocessing_of(reward: nn.Module) -> list[Preprocessing]:
+    """Return the parts of a reward that preprocess images.
+
+    Example:
+        >>> numbers = {"size": (4, 4), "mean": [0.5] * 3, "std": [0.5] * 3}
+        >>> len(preprocessing_of(nn.Sequential(Preprocessing(numbers), nn.Linear(4, 1))))
+        1
+    """
+    return [part for part in reward.modules() if isinstance(part, Preprocessing)]
+
+
 def _identity(images: Tensor) -> Hashable:
     """Return what only the same numbers in the same memory have."""
     version = None if images.is_inference() else images._version
