@@ -13,7 +13,6 @@ preference pairs instead. Time is processor seconds.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import os
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from zlib import crc32
 
+from end_to_end_cases import history
 from end_to_end_cases.material import VOCABULARY, adamw, network, pairs, tokenizer
 from end_to_end_cases.measuring import reset, resident
 
@@ -61,12 +61,11 @@ def main(argv: Sequence[str]) -> None:
     if options.one:
         _measure_here(options)
         return
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     rows = []
     for loop in options.loops:
         rows.append(_compared(loop, options, argv))
         print(_line(rows[-1]), flush=True)
-        _write(options.out, rows)
+        history.write(rows, options.out)
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:
@@ -130,13 +129,6 @@ def _line(row: dict[str, Any]) -> str:
 def _ratio(row: dict[str, Any], name: str) -> str:
     lowest, highest = row[f"{name}_lowest"], row[f"{name}_highest"]
     return f"**{row[f'{name}_median']:.2f}** ({lowest:.2f} to {highest:.2f})"
-
-
-def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _measure_here(options: argparse.Namespace) -> None:

@@ -12,7 +12,6 @@ instead, under a tokenizer of bytes.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import random
@@ -24,7 +23,7 @@ from importlib.metadata import version as _version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from end_to_end_cases.history import stamp
+from end_to_end_cases import history
 from end_to_end_cases.material import VOCABULARY, tokenizer
 
 LONGEST = 2048
@@ -58,20 +57,12 @@ def main(argv: Sequence[str]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         for lengths in options.lengths:
-            rows.append(stamp() | _measured(Path(folder), options, lengths))
+            rows.append(history.stamp() | _measured(Path(folder), options, lengths))
             print(_line(rows[-1]), flush=True)
-            _write(options.out, rows)
-
-
-def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+            history.write(rows, options.out)
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:

@@ -12,7 +12,6 @@ which other jobs on the machine disturb less. The scores are compared, too.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import random
@@ -30,7 +29,7 @@ from threading import local
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from end_to_end_cases.history import stamp
+from end_to_end_cases import history
 from end_to_end_cases.material import VOCABULARY, tokenizer
 
 STARTS = 120  # seconds in which a server has to be there
@@ -59,13 +58,9 @@ def main(argv: Sequence[str]) -> None:
     torch.set_num_threads(1)
     rows = []
     for width in options.widths:
-        rows.append(stamp() | _measured(options, width))
+        rows.append(history.stamp() | _measured(options, width))
         print(_line(rows[-1]), flush=True)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    with options.out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    history.write(rows, options.out)
 
 
 def _options(argv: Sequence[str]) -> argparse.Namespace:

@@ -10,15 +10,16 @@ so it tells something only where a core is free; a picture's seconds of the proc
 from __future__ import annotations
 
 import argparse
-import csv
 import statistics
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from end_to_end_cases import history
 
 
 class Turn(NamedTuple):
@@ -34,7 +35,6 @@ def main() -> None:
 
     torch.set_num_threads(1)
     reward = _reward(options.tower)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = []
     for width, height in options.sizes:
         with tempfile.TemporaryDirectory() as folder:
@@ -43,7 +43,7 @@ def main() -> None:
                 source = pictures if kind == "folder" else _shard(pictures)
                 rows.append(_row(reward, source, options, f"{kind}, {width}x{height}"))
                 print(_line(rows[-1]), flush=True)
-                _write(options.out, rows)
+                history.write(rows, options.out)
             print(_parts(reward, pictures), flush=True)
 
 
@@ -180,13 +180,6 @@ def _line(row: dict[str, Any]) -> str:
         f"{row['outside_ahead']:.1%} ahead ({row['outside_ahead_lowest']:.1%} to "
         f"{row['outside_ahead_highest']:.1%}); {row['ratio_median']:.2f} times as fast"
     )
-
-
-def _write(out: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with out.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

@@ -99,9 +99,16 @@ def read(file: Path = HISTORY) -> list[dict[str, str]]:
 
 def append(records: Sequence[Record], file: Path = HISTORY) -> None:
     """Write rows behind those of a file."""
-    rows = [*read(file), *records]
+    write([*read(file), *records], file, list(records[0]))
+
+
+def write(
+    rows: Sequence[Mapping[str, Any]], file: Path, columns: Sequence[str] | None = None
+) -> None:
+    """Write rows as CSV, with the first row's columns or those named; the folder is made."""
+    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(records[0]), lineterminator="\n")
+        writer = csv.DictWriter(stream, columns or list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

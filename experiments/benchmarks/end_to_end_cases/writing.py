@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -115,10 +114,7 @@ def insert_table(rows: Sequence[Row], page: Path = PAGE) -> None:
 def write(out: Path, rows: Sequence[Row], stamp: Mapping[str, str]) -> None:
     """Write what was measured so far: figures.csv and table.md."""
     records = [record(row, stamp) for row in rows]
-    with (out / "figures.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, list(records[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
+    history.write(records, out / "figures.csv")
     (out / "table.md").write_text(f"{table(rows)}\n", encoding="utf-8")
 
 
