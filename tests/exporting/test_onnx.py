@@ -38,14 +38,6 @@ def graph_scores(folder, tables, name="score"):
     return torch.from_numpy(session.run([name], feeds)[0])
 
 
-def conversations(samples):
-    made = []
-    for prompt, response in zip(samples.prompts, samples.outputs, strict=True):
-        user = {"role": "user", "content": prompt}
-        made.append([user, {"role": "assistant", "content": response}])
-    return made
-
-
 @pytest.mark.nightly
 def test_a_graph_of_texts_holds_the_constant_too(tmp_path):
     reward = LanguageReward(TINY.backbone(), TINY.tokenizer(TINY.CHATML), heads=2)
@@ -54,7 +46,7 @@ def test_a_graph_of_texts_holds_the_constant_too(tmp_path):
     assert comparison.samples == 12
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     tables = tokenizer.apply_chat_template(
-        conversations(LONG), padding=True, return_tensors="pt", return_dict=True
+        TINY.conversations(LONG), padding=True, return_tensors="pt", return_dict=True
     )
     expected = scores_of(reward, LONG)
     torch.testing.assert_close(graph_scores(tmp_path / "out", tables), expected, atol=1e-4, rtol=0)
@@ -78,7 +70,7 @@ def averaging_members():
 def test_what_becomes_a_graph_gives_score_and_members_of_two_networks():
     reward = averaging_members()
     form = pooled_form(outputs_of(reward))
-    tables = tables_of(form.recipe.tokenizer, conversations(LONG))
+    tables = tables_of(form.recipe.tokenizer, TINY.conversations(LONG))
     graph = ScoreGraph(pooled_model(form), list(tables))
     assert graph.outputs == ["score", "members"]
     scores, members = graph(*tables.values())
@@ -91,7 +83,7 @@ def test_one_graph_holds_members_on_two_networks_that_average(tmp_path):
     reward = averaging_members()
     export_onnx(reward, tmp_path / "out", Origin(str(tmp_path)))
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    tables = tables_of(tokenizer, conversations(LONG))
+    tables = tables_of(tokenizer, TINY.conversations(LONG))
     scores = graph_scores(tmp_path / "out", tables)
     torch.testing.assert_close(scores, scores_of(reward, LONG), atol=1e-4, rtol=0)
     columns = graph_scores(tmp_path / "out", tables, "members")

@@ -40,17 +40,9 @@ def exported(reward, folder, **options):
     return model, PreTrainedTokenizerFast.from_pretrained(folder / "out")
 
 
-def conversations(samples):
-    made = []
-    for prompt, response in zip(samples.prompts, samples.outputs, strict=True):
-        user = {"role": "user", "content": prompt}
-        made.append([user, {"role": "assistant", "content": response}])
-    return made
-
-
 @torch.no_grad()
 def output_of(model, tokenizer, samples=SAMPLES):
-    return model(**model.tables(tokenizer, conversations(samples)))
+    return model(**model.tables(tokenizer, TINY.conversations(samples)))
 
 
 def mean(seed=0, template=None, **options):
@@ -130,8 +122,8 @@ def test_a_token_that_straddles_prompt_and_response_counts_as_here(tmp_path):
 def test_a_response_longer_than_the_context_and_a_missing_mask_are_refused(tmp_path):
     model, tokenizer = exported(mean(), tmp_path)
     with pytest.raises(ValueError, match="A response has 201 tokens, and this reward sees 128"):
-        model.tables(tokenizer, conversations(Samples(["a"], ["b" * 200])))
-    tables = model.tables(tokenizer, conversations(SAMPLES))
+        model.tables(tokenizer, TINY.conversations(Samples(["a"], ["b" * 200])))
+    tables = model.tables(tokenizer, TINY.conversations(SAMPLES))
     tables.pop("response_mask")
     with pytest.raises(ValueError, match="give response_mask"):
         model(**tables)

@@ -25,6 +25,15 @@ SAMPLES = Samples(
 )
 
 
+def conversations(samples):
+    """Return samples as the messages that transformers' templates take."""
+    made = []
+    for prompt, response in zip(samples.prompts, samples.outputs, strict=True):
+        user = {"role": "user", "content": prompt}
+        made.append([user, {"role": "assistant", "content": response}])
+    return made
+
+
 def tokenizer(template=None, **special):
     """A tokenizer of bytes and three marks; `special` names other special tokens."""
     symbols = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *MARKS]
