@@ -100,8 +100,8 @@ def outlier_sentence(figures: Mapping[str, Any]) -> str:
         >>> outlier_sentence(figures)[:75]
         "MOP: 50.0 % [25.0, 75.0] of the attack's outputs and 50.0 % [25.0, 75.0] of"
     """
-    attack = _share(figures["attack"]).replace("\n", " % ")
-    fresh = _share(figures["fresh"]).replace("\n", " % ")
+    attack = _share(figures["attack"], between=" % ")
+    fresh = _share(figures["fresh"], between=" % ")
     return (
         f"MOP: {attack} of the attack's outputs and {fresh} of fresh samples lie outside of what "
         f"the policy writes, in features, at level {figures['level']:.2g} by "
@@ -141,12 +141,12 @@ def _about(results: Mapping[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def _share(estimate: Mapping[str, float]) -> str:
-    """Return a share in per cent, its interval below it."""
+def _share(estimate: Mapping[str, float], between: str = "\n") -> str:
+    """Return a share in per cent with its interval, which stands below it by default."""
     value = f"{estimate['value'] * 100:.1f}"
     low = f"{estimate['low'] * 100:.1f}"
     high = f"{estimate['high'] * 100:.1f}"
-    return f"{value}\n[{low}, {high}]"
+    return f"{value}{between}[{low}, {high}]"
 
 
 def _funnel(funnel: Mapping[str, Any]) -> str:

@@ -58,7 +58,7 @@ class Experience:
         return Experience(**columns)
 
     def part(self, rows: Tensor) -> Experience:
-        """Return some rows, by rising numbers; all of them are not copied."""
+        """Return some rows; all of them, in their order, are not copied."""
         return self if len(rows) == len(self) else self[rows]
 
 
