@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
@@ -20,6 +21,8 @@ from rewardlab.policies.scoring import Head
 from rewardlab.policies.text import Tokens, completes
 from rewardlab.seeds import generators, uniform
 from rewardlab.types import Samples, Trajectory, take
+
+BLOCK = 64  # tokens whose probabilities are summed first
 
 
 @dataclass
@@ -260,18 +263,45 @@ def pick(logits: Tensor, numbers: Tensor) -> Tensor:
     """Return the token [B] at which the cumulative softmax of logits [B, V] passes each number.
 
     Numbers are in [0, 1). Probabilities are summed from the first token on, in float64: float32's
-    sums would lose the rarest of many tokens. A token of logit -inf is never picked.
+    sums would lose the rarest of many tokens. Blocks of 64 tokens are summed first, and of the
+    block that passes the number its tokens. A token of logit -inf is never picked. Where a logit is
+    not finite, the token is V or above.
 
     Example:
         >>> logits = torch.tensor([[0.5, 0.0, 0.3, 0.2]]).log()
         >>> pick(logits.expand(3, 4), torch.tensor([0.0, 0.5, 0.9])).tolist()
         [0, 2, 3]
     """
-    mass = (logits - logits.amax(1, keepdim=True)).exp_().cumsum(1, dtype=torch.float64)
-    total = mass[:, -1:]
-    below_total = torch.nextafter(total, torch.zeros_like(total))
-    thresholds = torch.minimum(numbers[:, None] * total, below_total)
-    return torch.searchsorted(mass, thresholds, right=True)[:, 0]
+    mass = _mass_of_blocks(logits)
+    sums = mass.sum(2, dtype=torch.float64).cumsum(1)
+    thresholds = numbers[:, None] * sums[:, -1:]
+    blocks = _first_above(sums, thresholds)
+    inside = blocks.clamp(max=mass.shape[1] - 1)
+    before = pad(sums, (1, 0)).gather(1, inside)
+    index = inside[:, :, None].expand(-1, -1, BLOCK)
+    token_sums = mass.gather(1, index)[:, 0].cumsum(1, dtype=torch.float64)
+    tokens = BLOCK * blocks + _first_above(token_sums, thresholds - before)
+    return tokens[:, 0]
+
+
+def _mass_of_blocks(logits: Tensor) -> Tensor:
+    """Return exp(logits - their largest) by blocks of tokens, [B, blocks, BLOCK], 0 beyond V."""
+    count, vocabulary = logits.shape
+    mass = logits.new_zeros(count, -(-vocabulary // BLOCK) * BLOCK)
+    of_tokens = mass[:, :vocabulary]
+    torch.sub(logits, logits.amax(1, keepdim=True), out=of_tokens)
+    of_tokens.exp_()
+    return mass.view(count, -1, BLOCK)
+
+
+def _first_above(sums: Tensor, thresholds: Tensor) -> Tensor:
+    """Return where growing sums [B, N] first pass thresholds [B, 1]: where they end, at the latest.
+
+    It is N if a sum is NaN.
+    """
+    last = sums[:, -1:]
+    below_last = torch.nextafter(last, torch.zeros_like(last))
+    return torch.searchsorted(sums, torch.minimum(thresholds, below_last), right=True)
 
 
 def truncated(logits: Tensor, top_k: int, top_p: float) -> Tensor:

@@ -126,6 +126,28 @@ def test_every_token_is_picked_as_often_as_the_softmax_says_and_a_forbidden_one_
     assert pick(logits.expand(2, -1), ends).tolist() == [1, 48]
 
 
+@pytest.mark.parametrize("vocabulary", [1, 50, 64, 65, 1000])
+def test_a_token_is_the_one_at_which_the_sum_over_all_tokens_passes_the_number(vocabulary):
+    """Blocks of tokens are a way to the same sum; whole blocks may be forbidden."""
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = 3 * torch.randn(2000, vocabulary, generator=generator)
+    logits[:, 70:200] = -torch.inf
+    numbers = torch.rand(2000, generator=generator, dtype=torch.float64)
+    sums = logits.double().softmax(1).cumsum(1)
+    tokens = pick(logits, numbers)
+    assert (sums.gather(1, tokens[:, None])[:, 0] > numbers - 1e-6).all()
+    before = sums.gather(1, (tokens - 1).clamp(min=0)[:, None])[:, 0].where(tokens > 0, 0)
+    assert (before < numbers + 1e-6).all()
+    assert logits.gather(1, tokens[:, None]).isfinite().all()
+
+
+@pytest.mark.parametrize("position", [0, 99])
+def test_a_number_that_is_no_number_picks_no_token(position):
+    logits = torch.zeros(2, 100)
+    logits[0, position] = torch.nan
+    assert pick(logits, torch.tensor([0.5, 0.5], dtype=torch.float64))[0] >= 100
+
+
 def test_logits_that_are_not_finite_are_refused_before_the_next_token_is_looked_up():
     policy = make()
     with torch.no_grad():
