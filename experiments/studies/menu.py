@@ -8,11 +8,13 @@ and `--hours` ends between two runs.
     python experiments/studies/menu.py --world digits --out runs/menu-digits
     python experiments/studies/menu.py --world stories --llama2c model.bin tokenizer.bin \\
         --models .cache/models --out runs/menu-stories
+    python experiments/studies/menu.py --world faces --out runs/menu-faces
 
 The worlds: "topics", the hardening study's base (`configs/adv_rm/topics.yaml`, `study.yaml`);
 "long", the same for three times as many steps; "digits", pictures (`configs/gan_rm/digits.yaml`)
-whose generator climbs GAN-RM's reward by ReFL, DPO or PPO; and "stories", a small language model of
-other people whose judge, SmolLM2, nobody here trained. Writes a run folder an arm and seed,
+whose generator climbs GAN-RM's reward by ReFL, DPO or PPO; "stories", a small language model of
+other people whose judge, SmolLM2, nobody here trained; and "faces", a pretrained generator whose
+judge is an expression net of other people. Writes a run folder an arm and seed,
 `runs.csv`, `curves.csv` (a row a reading), `table.md` and `menu.png` (gold against √KL, or against
 the steps). Runs that a `runs.csv` of an earlier sitting holds (`--known`) count and are not made
 again. Settings were chosen on seeds 0 and 1; report others.
@@ -44,6 +46,7 @@ from menu_worlds import (
     CONFIGS,
     ITEMS,
     PLAIN,
+    STORIES,
     TOPICS,
     WORLDS,
     World,
@@ -153,26 +156,40 @@ def judged(run: Run, number: int, world: World) -> Figures:
     return figures
 
 
-def story_flags(models: Path | None, files: Sequence[Path] | None) -> list[str] | None:
-    """Return the flags of all arms of the stories; None, having said why, without their models.
+def pretrained_flags(
+    world: World, models: Path | None, files: Sequence[Path] | None
+) -> list[str] | None:
+    """Return flags of all arms of a world on pretrained networks; None, having said why, if it lacks any.
 
     Args:
+        world: with the names of its weights, none for the worlds that need no pretrained network.
         models: folder of the pretrained weights; by default that of `make models`.
-        files: weights and tokenizer of a llama2.c model.
+        files: weights and tokenizer of a llama2.c model, for the stories.
     """
+    if not world.weights:
+        return []
     if models is not None:
         os.environ["REWARDLAB_MODELS"] = str(models)
     sys.path.append(str(Path(__file__).parents[1]))  # `real`, whose parts the configs name
-    from real.files import is_installed
-    from real.tellers import taught
+    from real.files import FILES, is_installed
 
-    if files is None or not is_installed("smollm2"):
+    missing = [FILES[name].package for name in world.weights if not is_installed(name)]
+    if missing:
+        print(f"Skipped: it needs {', '.join(missing)} (`make models`, or --models FOLDER).")
+        return None
+    return story_flags(files) if world is STORIES else []
+
+
+def story_flags(files: Sequence[Path] | None) -> list[str] | None:
+    """Return the flags of all arms of the stories; None, having said why, without a story teller."""
+    if files is None:
         print(
-            "The stories are skipped: they need a story teller (--llama2c WEIGHTS TOKENIZER, such "
-            "as stories260K.bin and tok512.bin) and SmolLM2 as the judge (`make models`, or "
-            "--models FOLDER)."
+            "The stories are skipped: they need a story teller, --llama2c WEIGHTS TOKENIZER, such "
+            "as stories260K.bin and tok512.bin."
         )
         return None
+    from real.tellers import taught
+
     return [f"--experiment.policy_path={taught(*files)}"]
 
 
@@ -187,7 +204,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="runs/menu, or runs/menu-WORLD")
     parser.add_argument("--hours", type=float, default=float("inf"), help="begin no run after")
     parser.add_argument("--known", type=Path, help="runs.csv of an earlier sitting")
-    parser.add_argument("--models", type=Path, help="folder of `make models`, for the stories")
+    parser.add_argument("--models", type=Path, help="folder of `make models`")
     parser.add_argument(
         "--llama2c",
         type=Path,
@@ -208,12 +225,10 @@ def main() -> int:
     """Run all arms and seeds, and write the tables after each."""
     options = parse()
     world = WORLDS[options.world]
-    more = options.flags
-    if options.world == "stories":
-        flags = story_flags(options.models, options.llama2c)
-        if flags is None:
-            return 0
-        more = [*flags, *more]
+    flags = pretrained_flags(world, options.models, options.llama2c)
+    if flags is None:
+        return 0
+    more = [*flags, *options.flags]
     out = options.out or Path("runs/menu" if world is TOPICS else f"runs/menu-{options.world}")
 
     def command_of(arm: str, seed: int) -> list[str]:

@@ -17,7 +17,16 @@ from torch import Tensor
 from rewardlab.evaluation.restricted import restricted_mean, restricted_ratio
 
 COLORS = plt.color_sequences["tab10"]  # then the same again, dashed
-FURTHER = ("accuracy", "distance", "ink", "words", "repetition")  # of some worlds alone
+FURTHER = (  # of some worlds alone
+    "accuracy",
+    "distance",
+    "ink",
+    "words",
+    "repetition",
+    "happy",
+    "witness",
+    "face",
+)
 
 
 class Row(NamedTuple):
@@ -37,6 +46,7 @@ class Row(NamedTuple):
         generations: of all stages but judging; None where rounds do not count them.
         accuracy, distance, ink: of pictures that are judged after training.
         words, repetition: of stories that are judged after training.
+        happy, witness, face: of faces that are judged after training.
     """
 
     arm: str
@@ -57,6 +67,9 @@ class Row(NamedTuple):
     ink: float | None = None
     words: float | None = None
     repetition: float | None = None
+    happy: float | None = None
+    witness: float | None = None
+    face: float | None = None
 
 
 class Curve(NamedTuple):
@@ -155,6 +168,9 @@ COLUMNS = {
     "ink": Column("ink", spread_of("ink")),
     "words": Column("words", spread_of("words")),
     "repetition": Column("repetition", spread_of("repetition")),
+    "happy": Column("happy, by the expression net", spread_of("happy")),
+    "witness": Column("witness", spread_of("witness")),
+    "face": Column("a face, by the detector", spread_of("face")),
     "generations": Column("generations", times_of("generations")),
     "seconds": Column("seconds", times_of("seconds")),
 }

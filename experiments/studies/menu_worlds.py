@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from hardening import INIT, KL
 
 CONFIGS = Path(__file__).parents[2] / "configs"
-STORY_CONFIGS = Path(__file__).parents[1] / "real" / "configs"
+REAL_CONFIGS = Path(__file__).parents[1] / "real" / "configs"
 PLAIN = "none"
 LOOP = f"{INIT}post_train.loop.init_args"
 STEPS = f"{INIT}post_train.trainer.init_args.max_steps"
@@ -54,6 +54,7 @@ class World(NamedTuple):
         flags: of every arm.
         judged: figures of the judges after training, by their names in a row.
         timed: beginning of the names of stages whose seconds count; without it, the rounds' cost.
+        weights: names of the pretrained files that it needs; see `real.files.FILES`.
     """
 
     arms: Mapping[str, Arm]
@@ -68,6 +69,7 @@ class World(NamedTuple):
     flags: tuple[str, ...] = ()
     judged: Mapping[str, str] = {}
     timed: str = ""
+    weights: tuple[str, ...] = ()
 
 
 NO_ROUNDS = (f"{INIT}rounds=0",)
@@ -156,9 +158,10 @@ SHORT = f"{STEPS}=60"
 FAST = (f"{LOOP}.optimizer.init_args.lr=0.00005", SHORT)  # over-optimizes
 FAST_PPO = (f"{LOOP}.optimizer.init_args.lr=0.0003", SHORT)
 WEAK = f"{LOOP}.beta=100"
+GUARD_STOP = "menu/guard_stop.yaml"
 DIGIT_ARMS = {
     PLAIN: Arm(REFL, FAST),
-    "stop": Arm((*REFL, "menu/guard_stop.yaml"), FAST),
+    "stop": Arm((*REFL, GUARD_STOP), FAST),
     "online": Arm(("gan_rm/digits.yaml", "menu/discriminator.yaml")),
     "restart": Arm(FINISHED, FAST, takes="reward", of="online"),
     "again": Arm(FINISHED, FAST, takes="reward", of=PLAIN),
@@ -196,8 +199,8 @@ HELD = f"{KL}=0.25"
 STORY_ARMS = {
     PLAIN: Arm(),
     "kl0.25": Arm((), (HELD,)),
-    "online": Arm((str(STORY_CONFIGS / "stories_online.yaml"),)),
-    "online-frozen": Arm((str(STORY_CONFIGS / "stories_online.yaml"),), FROZEN),
+    "online": Arm((str(REAL_CONFIGS / "stories_online.yaml"),)),
+    "online-frozen": Arm((str(REAL_CONFIGS / "stories_online.yaml"),), FROZEN),
     "par": Arm(("menu/par.yaml",)),
     "length_calibration": Arm(("menu/length_calibration.yaml",)),
 }
@@ -222,8 +225,56 @@ STORIES = World(
         "generations",
         "seconds",
     ),
-    files=(str(STORY_CONFIGS / "stories.yaml"),),
+    files=(str(REAL_CONFIGS / "stories.yaml"),),
     flags=("--report=false",),
     judged={"words": "words", "repetition": "repetition"},
+    weights=("smollm2",),
 )
-WORLDS = {"topics": TOPICS, "long": LONG, "digits": DIGITS, "stories": STORIES}
+
+
+def face_files(*names: str) -> tuple[str, ...]:
+    """Return config files of the pretrained faces."""
+    return tuple(str(REAL_CONFIGS / f"{name}.yaml") for name in names)
+
+
+FACE_ARMS = {
+    PLAIN: Arm(face_files("way_refl")),
+    "stop": Arm((*face_files("way_refl"), GUARD_STOP)),
+    "online": Arm(face_files("way_refl", "faces_online")),
+    "ppo": Arm(face_files("way_ppo"), beside="ppo"),
+    "ppo-stop": Arm((*face_files("way_ppo"), GUARD_STOP), beside="ppo"),
+    "ppo-kl": Arm(face_files("way_ppo"), (f"{KL}=0.1",), beside="ppo"),
+}
+FACES = World(
+    arms=FACE_ARMS,
+    main=tuple(FACE_ARMS),
+    gold="happy",
+    horizon=40,
+    margin=0.03,
+    unit="probability",
+    columns=(
+        "falls",
+        "mean",
+        "peak",
+        "below",
+        "happy",
+        "witness",
+        "face",
+        "distance",
+        "variety",
+        "seconds",
+    ),
+    files=face_files("smiles"),
+    last=face_files("faces_menu"),
+    flags=("--report=false", f"{STEPS}=40"),
+    judged={
+        "happy": "happy",
+        "witness": "witness",
+        "face": "face",
+        "distance": "distance",
+        "variety": "diversity",
+    },
+    timed="post-train",
+    weights=("faces", "expression", "efficientnet", "mobilenet", "detector"),
+)
+WORLDS = {"topics": TOPICS, "long": LONG, "digits": DIGITS, "stories": STORIES, "faces": FACES}

