@@ -165,13 +165,15 @@ def test_the_peak_of_fitting_a_reward_of_pictures(tower):
     assert plan.gradients == 4 * sum(w.numel() for w in reward.projection.parameters())
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", ["sd", "animatediff"])
-def test_the_peak_of_climbing_a_rewards_gradient(larger, tower, name, tmp_path):
+def test_the_peak_of_climbing_a_rewards_gradient(larger, tower, name, checkpointing, tmp_path):
     side, frames = VIDEOS.get(name, (32, None))
-    options = {"lora_rank": 4, "size": side, "frames": frames}
+    recomputed = {"gradient_checkpointing": checkpointing}
+    options = {"lora_rank": 4, "size": side, "frames": frames, **recomputed}
     sampler = Sampler(steps=2)
     policy = DiffusionPolicy(larger[name], sampler=sampler, **options)
-    reward = VisionReward(tower[0], heads=2, width=16)
+    reward = VisionReward(tower[0], heads=2, width=16, **recomputed)
     module = ReFL(policy, reward if frames is None else Framewise(reward, micro_batch=99))
     policy.conditions(["a" * 600], guided=False)
     batch = NumberedPrompts(["a" * 600] * ROWS, torch.arange(ROWS))
@@ -183,7 +185,7 @@ def test_the_peak_of_climbing_a_rewards_gradient(larger, tower, name, tmp_path):
     measured = measured_peak(step)
     configs = without_weights(larger[name], tmp_path / "configs")
     part = {"class_path": "rewardlab.rewards.VisionReward"}
-    part["init_args"] = {"tower": tower[1], "heads": 2, "width": 16}
+    part["init_args"] = {"tower": tower[1], "heads": 2, "width": 16, **recomputed}
     if frames is not None:
         part = {"class_path": "rewardlab.rewards.Framewise", "init_args": {"reward": part}}
     policy_part = {"init_args": {"pipeline": str(configs), **options}}
@@ -192,6 +194,8 @@ def test_the_peak_of_climbing_a_rewards_gradient(larger, tower, name, tmp_path):
     loop = {"class_path": "rewardlab.training.ReFL", "init_args": arguments}
     (plan,) = plans_of({"model": loop, "data": {"init_args": {"batch_size": ROWS}}})
     assert plan.peak == pytest.approx(plan.resident + measured, rel=0.15)
+    proposed = ["gradient_checkpointing: true", "gradient_checkpointing: true, of the reward"]
+    assert [change in plan.changes for change in proposed] == [not checkpointing] * 2
     loop["class_path"] = "rewardlab.training.PPO"
     (plan,) = plans_of({"model": loop, "data": {"init_args": {"batch_size": ROWS}}})
     assert [stage.name for stage in plan.stages] == ["drawing", "scoring", "training step"]

@@ -18,7 +18,14 @@ ARGUMENTS = 12
 # Constructors with more arguments, which YAML names. The list shrinks.
 # DiffusionPolicy: `resources` holds six that lower its memory, beside 12 that were there.
 # CausalLMPolicy: 12 were there, and `chat` and `max_length` are what every language model is asked.
-MANY_ARGUMENTS = {"PPO": 24, "AdvRMRounds": 15, "CausalLMPolicy": 14, "DiffusionPolicy": 13}
+# VisionReward: 12 were there, and `gradient_checkpointing` is what every trained network is asked.
+MANY_ARGUMENTS = {
+    "PPO": 24,
+    "AdvRMRounds": 15,
+    "CausalLMPolicy": 14,
+    "DiffusionPolicy": 13,
+    "VisionReward": 13,
+}
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,7 @@ def diffusion_plan(
         gradients=gradient_size(weights) if trains else 0,
         optimizer=state_size(weights, work.optimizer, work.options) if trains else 0,
         stages=stages,
-        changes=_changes(policy, settings, work, encoders),
+        changes=_changes(policy, settings, work, encoders, reward),
         notes=[
             f"Numbers of the networks: {architecture.source}.",
             "Prompts are taken at their largest length. Kernels' own workspaces are left out.",
@@ -233,7 +233,11 @@ def _size(policy: DiffusionPolicy) -> str:
 
 
 def _changes(
-    policy: DiffusionPolicy, settings: Mapping[str, Any], work: Work, encoders: list[nn.Module]
+    policy: DiffusionPolicy,
+    settings: Mapping[str, Any],
+    work: Work,
+    encoders: list[nn.Module],
+    reward: VisionReward | None,
 ) -> list[str]:
     """Return what would lower the peak, as a config says it."""
     gib = shells.GIB
@@ -244,6 +248,8 @@ def _changes(
         changes.append("dtype: bfloat16, which halves the frozen weights")
     if not settings.get("gradient_checkpointing"):
         changes.append("gradient_checkpointing: true")
+    if work.loop == "ReFL" and reward is not None and not reward.options["gradient_checkpointing"]:
+        changes.append("gradient_checkpointing: true, of the reward")
     size = sum(bytes_of(encoder) for encoder in encoders) / gib
     if policy.resources.encoders in ("keep", "offload") and size > 0.1:
         changes.append(f"resources: {{encoders: host}}, {size:.1f} GiB less")

@@ -90,6 +90,15 @@ def decoded(vae: Any, latents: Tensor, dtype: torch.dtype, **options: Any) -> Te
     return pixels.float()
 
 
+def checkpoint_activations(vae: Any) -> bool:
+    """Let the backward pass compute an autoencoder's activations anew; tell whether it can."""
+    try:
+        vae.enable_gradient_checkpointing()
+    except (AttributeError, ValueError):  # how diffusers' say that they cannot
+        return False
+    return True
+
+
 def overflows(vae: Any, dtype: torch.dtype) -> bool:
     """Tell whether an autoencoder asks for float32 in place of float16 (`force_upcast`)."""
     config: Any = getattr(vae, "config", None)

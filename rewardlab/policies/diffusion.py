@@ -78,11 +78,10 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, KeepsNoise, Adapted, HasAuto
         dtype: precision of the networks' arithmetic, and of the frozen weights that are loaded from
             a folder. Trained weights, targets and log-probabilities stay float32; so does an
             autoencoder that asks for it where float16 would overflow (`force_upcast`).
-        gradient_checkpointing: trade time for memory in the denoiser's backward pass.
+        gradient_checkpointing: trade time for memory in the backward pass, the decoder's (ReFL) too.
         size: height and width of the pictures in pixels; the pipeline's own by default.
         frames: number of frames of the videos; the pipeline's own by default.
-        resources: where the text encoders are, what is kept of prompts and pictures, and more of
-            what the policy costs.
+        resources: where text encoders are, what is kept of prompts and pictures, and other costs.
 
     Raises:
         InputError: if the pipeline cannot be loaded, or (on use) a prompt, an image or the sampler
@@ -178,6 +177,7 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, KeepsNoise, Adapted, HasAuto
             store_in_float8(denoiser)
         if gradient_checkpointing:
             denoiser.enable_gradient_checkpointing()
+            self.family.checkpoint_decoding()
         if self.resources.backend is not None:
             denoiser.compile(backend=self.resources.backend)
         return denoiser

@@ -39,6 +39,7 @@ class AestheticReward(Reward, Saved):
         predictor: the predictor's weights file.
         pretrained: for an architecture of open_clip: a tag (downloads), a file, or "random".
         gelu, preprocessing: see `rewardlab.rewards.towers.load_tower`.
+        gradient_checkpointing: trade time for memory where a gradient passes to the images.
 
     Raises:
         InputError: if the predictor is no chain of linear layers on the tower's embedding.
@@ -53,9 +54,12 @@ class AestheticReward(Reward, Saved):
         pretrained: str | None = None,
         gelu: Gelu | None = None,
         preprocessing: str | dict[str, Any] | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         self.tower = load_tower(tower, pretrained, gelu=gelu, preprocessing=preprocessing)
+        if gradient_checkpointing:
+            self.tower.checkpoint_activations()
         weights = _layer_weights(read_weights(predictor), predictor)
         self.predictor = linear_chain(weights)
         load_weights(self.predictor, weights, predictor)

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
+from rewardlab.networks.recomputing import checkpoint_blocks
 
 NUMBERS = ("size", "mean", "std", "interpolation", "resize_mode", "fill_color", "crop_pct")
 
@@ -50,6 +51,14 @@ class ForeignTower(nn.Module, ABC):
             f"A tower of {type(self.visual).__name__} has no text half. Set conditional=False, or "
             "take a CLIP-like tower."
         )
+
+    def checkpoint_activations(self) -> None:
+        """Let the backward pass compute anew what each block of the image half made.
+
+        Raises:
+            InputError: if its blocks cannot.
+        """
+        checkpoint_blocks(self.visual)
 
     @abstractmethod
     def save(self, folder: Path, numbers: Mapping[str, Any]) -> None:

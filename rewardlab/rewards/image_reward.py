@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rewardlab.conversations import text_prompts
 from rewardlab.errors import InputError
-from rewardlab.networks.loading import load_tokenizer
+from rewardlab.networks.loading import checkpoint_activations, load_tokenizer
+from rewardlab.networks.stillness import still
 from rewardlab.rewards.abilities import Saved
 from rewardlab.rewards.aesthetic import linear_chain
 from rewardlab.rewards.base import Reward, checked_scores
@@ -54,6 +55,7 @@ class ImageReward(Reward, Saved):
     Args:
         weights: the published checkpoint, `ImageReward.pt`, or one of the same layout.
         tokenizer: of transformers, or its folder: that of bert-base-uncased.
+        gradient_checkpointing: trade time for memory where a gradient passes the image half.
 
     Raises:
         InputError: if the checkpoint is of another layout, or a weight is missing.
@@ -62,7 +64,9 @@ class ImageReward(Reward, Saved):
     conditional = True
     meaning = "ImageReward"
 
-    def __init__(self, weights: str | Path, tokenizer: Any) -> None:
+    def __init__(
+        self, weights: str | Path, tokenizer: Any, gradient_checkpointing: bool = False
+    ) -> None:
         super().__init__()
         tensors = read_weights(weights)
         vision = _renamed_vision(_part(tensors, "blip.visual_encoder."))
@@ -84,11 +88,19 @@ class ImageReward(Reward, Saved):
         self.tokenizer = load_tokenizer(tokenizer, None, "ImageReward")
         size = self.vision.config.image_size
         self.prepare = Preprocessing({"size": size, "mean": _CLIP_MEAN, "std": _CLIP_STD})
+        if gradient_checkpointing:
+            checkpoint_activations(self.vision)
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> ImageReward:
-        """Stay in eval mode, whatever the module around it does."""
-        return super().train(False)
+        """Stay in eval mode, whatever the module around it does.
+
+        Layers that compute their activations anew do so in training mode alone; they have it, and
+        draw nothing.
+        """
+        super().train(False)
+        still(self.vision, training=True)
+        return self
 
     def forward(self, samples: Samples) -> Tensor:
         """Return the scores, float32 [B].

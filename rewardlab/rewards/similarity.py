@@ -65,6 +65,7 @@ class SimilarityReward(Reward, Saved):
         prefix: what is put before each prompt.
         gelu, preprocessing: see `rewardlab.rewards.towers.load_tower`. Those of "hps" are known.
         long_prompts: "cut", which is said once, or "refuse".
+        gradient_checkpointing: trade time for memory where a gradient passes to the images.
 
     Example:
         >>> from rewardlab.testing import tiny_tower
@@ -84,6 +85,7 @@ class SimilarityReward(Reward, Saved):
         gelu: Gelu | None = None,
         preprocessing: str | dict[str, Any] | None = None,
         long_prompts: Literal["cut", "refuse"] = "cut",
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if kind not in _FORMS:
@@ -110,6 +112,8 @@ class SimilarityReward(Reward, Saved):
         )
         if preprocessing is None and form.numbers and _is_architecture(tower):
             self.tower = _renumbered(self.tower, form.numbers)
+        if gradient_checkpointing:
+            self.tower.checkpoint_activations()
         if kind == "pick_score" and not hasattr(self.tower.model, "logit_scale"):
             raise InputError("PickScore needs a tower with a logit scale; this one has none.")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from rewardlab.conversations import Prompt, text_prompts
 from rewardlab.errors import InputError
+from rewardlab.networks.recomputing import checkpoint_blocks, recomputed
+from rewardlab.networks.stillness import still
 from rewardlab.provenance import fingerprint
 from rewardlab.rewards.foreign_towers import ForeignTower
 from rewardlab.rewards.preprocessing import Preprocessing
@@ -83,6 +85,7 @@ class Tower(nn.Module):
         self._config = config
         self.long_prompts = long_prompts
         self.cut_prompts = 0
+        self._recomputes = False
         device = next(model.parameters()).device
         own_numbers = preprocessing_numbers(model)
         self.prepare = Preprocessing(own_numbers | dict(numbers or {})).to(device)
@@ -92,8 +95,29 @@ class Tower(nn.Module):
         self.width = self._embedding_width()
 
     def train(self, mode: bool = True) -> Tower:
-        """Stay in eval mode, whatever the module around it does."""
-        return super().train(False)
+        """Stay in eval mode, whatever the module around it does.
+
+        Layers of transformers that compute their activations anew do so in training mode alone;
+        they have it, and draw nothing.
+        """
+        super().train(False)
+        still(self.model, training=True)
+        return self
+
+    def checkpoint_activations(self) -> None:
+        """Let the backward pass compute each block's activations anew: time for memory.
+
+        It is set on the model, so rewards that share it share this too.
+
+        Raises:
+            InputError: if the image half has no blocks that can, such as a ResNet of open_clip.
+        """
+        if isinstance(self.model, ForeignTower):
+            self.model.checkpoint_activations()
+        else:
+            checkpoint_blocks(self.model.visual)
+        self._recomputes = True
+        self.train()
 
     @property
     def tokenizer(self) -> Any:
@@ -122,8 +146,7 @@ class Tower(nn.Module):
             return self.model.encode_image(pixels, normalize=False)
         visual = self.model.visual
         tokens = visual._embeds(pixels)
-        for block in visual.transformer.resblocks[: self.cut]:
-            tokens = block(tokens)
+        tokens = self._through(visual.transformer.resblocks[: self.cut], tokens)
         return tokens if self.unlocked_groups > 1 else visual._pool(tokens)[0]
 
     def rest(self, features: Tensor) -> Tensor:
@@ -136,8 +159,7 @@ class Tower(nn.Module):
         tokens = features.to(self._dtype).unflatten(1, (-1, len(visual.positional_embedding)))
         rows, frames = tokens.shape[:2]
         tokens = tokens.flatten(0, 1)
-        for block in visual.transformer.resblocks[self.cut :]:
-            tokens = block(tokens)
+        tokens = self._through(visual.transformer.resblocks[self.cut :], tokens)
         embeddings = visual._pool(tokens)[0] @ visual.proj
         return embeddings.unflatten(0, (rows, frames)).mean(1)
 
@@ -200,6 +222,12 @@ class Tower(nn.Module):
         save_tower(self.model, folder, self.config(), self.prepare.numbers)
         if hasattr(self._tokenizer, "save_pretrained"):
             self._tokenizer.save_pretrained(Path(folder))
+
+    def _through(self, blocks: Iterable[nn.Module], tokens: Tensor) -> Tensor:
+        """Return the tokens [B, N, W] behind blocks."""
+        for block in blocks:
+            tokens = recomputed(block, tokens) if self._recomputes else block(tokens)
+        return tokens
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from rewardlab.errors import InputError
-from rewardlab.networks.loading import from_pretrained, load_network
+from rewardlab.networks.loading import checkpoint_activations, from_pretrained, load_network
+from rewardlab.networks.recomputing import no_such_blocks
 from rewardlab.rewards.foreign_towers import ForeignTower, with_numbers
 from rewardlab.storage.atomic import write_json
 from rewardlab.storage.class_files import read_json
@@ -58,6 +59,17 @@ class TransformersTower(ForeignTower):
         """Return the embeddings [B, D] of texts' token ids [B, T], padded behind their end."""
         features = _pooled(self.network.get_text_features(input_ids=ids))
         return nn.functional.normalize(features, dim=-1) if normalize else features
+
+    def checkpoint_activations(self) -> None:
+        """Let the backward pass compute anew what each layer made.
+
+        Raises:
+            InputError: if the model cannot.
+        """
+        try:
+            checkpoint_activations(self.network)
+        except ValueError:
+            raise no_such_blocks(self.network) from None
 
     def save(self, folder: Path, numbers: Mapping[str, Any]) -> None:
         """Write model, tokenizer and preprocessing as transformers does."""

@@ -65,6 +65,8 @@ class VisionReward(
         gelu: the activation of a weights file, "quick" or "exact", where nothing else decides it.
         preprocessing: of a weights file, where nothing else decides it: a tag that has the same, or
             a mapping of numbers. See `rewardlab.rewards.towers.load_tower` for both.
+        gradient_checkpointing: trade time for memory where a gradient passes the tower's blocks: in
+            training, if groups are unlocked, and to the images (ReFL, PGDAttacker).
 
     Attributes:
         meaning: what the scores are; "untrained" until a training loop says better.
@@ -95,6 +97,7 @@ class VisionReward(
         seed: int = 0,
         gelu: Gelu | None = None,
         preprocessing: str | dict[str, Any] | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         heads_options = {
@@ -108,6 +111,7 @@ class VisionReward(
             "unlocked_groups": unlocked_groups,
             "conditional": conditional,
             "resize": resize,
+            "gradient_checkpointing": gradient_checkpointing,
         }
         self.options = heads_options | tower_options
         self.conditional = bool(conditional)
@@ -120,6 +124,8 @@ class VisionReward(
             long_prompts="refuse" if conditional == "refuse" else "cut",
             **self.source,
         )
+        if gradient_checkpointing:
+            self.tower.checkpoint_activations()
         embeddings = 3 if conditional else 1
         self.projection = RewardProjection(self.tower.width * embeddings, **heads_options)
         self.register_buffer("score_mean", torch.zeros(()))

@@ -54,14 +54,15 @@ def random_parts(policy: nn.Module) -> list[nn.Module]:
     return parts
 
 
-@contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """Switch off the gradients of a module's parameters for a while."""
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    for parameter in trained:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+def steady_parts(module: nn.Module) -> list[nn.Module]:
+    """Return the parts that may go into evaluation mode for a forward pass alone.
+
+    They are all but those that recompute their activations and draw nothing: transformers' layers
+    recompute in training mode only, and whatever is inside of them is in evaluation mode already.
+    """
+    kept = set()
+    for part in recomputing_parts(module):
+        inner = list(part.modules())[1:]
+        if not random_rates(part) and not any(child.training for child in inner):
+            kept.add(part)
+    return [part for part in module.modules() if part not in kept]

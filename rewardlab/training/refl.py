@@ -10,6 +10,7 @@ from torch.optim import AdamW
 from rewardlab.data.prompt_data import NumberedPrompts
 from rewardlab.errors import InputError
 from rewardlab.losses import nll_loss
+from rewardlab.networks.recomputing import frozen
 from rewardlab.networks.unregistered import hold
 from rewardlab.policies import Policy
 from rewardlab.policies.abilities import PredictsX0
@@ -19,7 +20,7 @@ from rewardlab.rewards.unscored import is_partial, judged_batch
 from rewardlab.seeds import derive, generators, row_seeds, uniform
 from rewardlab.training.base import Trained, trainable
 from rewardlab.training.collecting import score_rollout
-from rewardlab.training.modes import evaluating, frozen, random_parts
+from rewardlab.training.modes import evaluating, random_parts, steady_parts
 from rewardlab.training.processes import relative_share
 from rewardlab.types import Samples
 
@@ -133,7 +134,7 @@ class ReFL(Trained):
         name = type(self.reward).__name__
         with (
             torch.autocast(self.device.type, enabled=False),
-            evaluating(self.reward.modules()),
+            evaluating(steady_parts(self.reward)),
             frozen(self.reward),
         ):
             judged = judged_batch(self.reward, samples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from inspect import signature
@@ -13,7 +14,13 @@ from torch import Tensor, nn
 from rewardlab.errors import InputError
 from rewardlab.networks import shells
 from rewardlab.networks.tokens import check_words
-from rewardlab.policies.autoencoder import LatentScale, decoded, encoded, latent_scale
+from rewardlab.policies.autoencoder import (
+    LatentScale,
+    checkpoint_activations,
+    decoded,
+    encoded,
+    latent_scale,
+)
 from rewardlab.policies.components import denoiser_of
 from rewardlab.policies.frugal_autoencoder import FrugalAutoencoder
 from rewardlab.policies.resources import Resources
@@ -23,6 +30,7 @@ from rewardlab.types import distinct
 Inputs = Mapping[str, Tensor]
 # options of `encode_prompt`: one row per prompt, and no negative prompt
 PLAIN = {"num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+log = logging.getLogger("rewardlab")
 
 
 class Family(ABC):
@@ -48,6 +56,7 @@ class Family(ABC):
     reads: ClassVar[list[str]] = ["scaling_factor"]
     needs: ClassVar[list[str]] = ["scheduler", "vae", "text_encoder", "tokenizer"]
     planned_tokens: int | None = None
+    _keeps_activations = False  # of the autoencoder, against what was asked
 
     def __init__(self, pipeline: Any, size: Any = None, frames: int | None = None) -> None:
         self.pipeline = pipeline
@@ -111,6 +120,11 @@ class Family(ABC):
         """Let the autoencoder see few pictures at once, or keep what it encoded, if asked for."""
         if self.vae is not None and (resources.autoencoder_rows or resources.latents):
             self.vae = FrugalAutoencoder(self.vae, resources)
+
+    def checkpoint_decoding(self) -> None:
+        """Let a gradient that passes the autoencoder compute its activations anew, if it can."""
+        if self.vae is not None:
+            self._keeps_activations = not checkpoint_activations(self.vae)
 
     def call_default(self, name: str) -> Any:
         """Return the default of an argument of the pipeline's call."""
@@ -213,6 +227,13 @@ class Family(ABC):
 
     def to_images(self, latents: Tensor, dtype: torch.dtype) -> Tensor:
         """Return images [B, C, H, W] or videos [B, F, C, H, W] in [0, 1], float32."""
+        if self._keeps_activations and latents.requires_grad and torch.is_grad_enabled():
+            self._keeps_activations = False  # said once
+            log.warning(
+                "gradient_checkpointing is of the denoiser alone: diffusers' %s keeps all "
+                "activations of a decoding that a gradient passes; told once",
+                type(self.pipeline.vae).__name__,
+            )
         pixels = self.decode(latents, dtype) if self.vae is not None else latents.float()
         if self.is_video:
             pixels = pixels.transpose(1, 2)
