@@ -19,11 +19,13 @@ ARGUMENTS = 12
 # DiffusionPolicy: `resources` holds six that lower its memory, beside 12 that were there.
 # CausalLMPolicy: 12 were there, and `chat` and `max_length` are what every language model is asked.
 # VisionReward: 12 were there, and `gradient_checkpointing` is what every trained network is asked.
+# TargetSamples: 12 were there, and `tokens_per_batch` is what every data module of texts has.
 MANY_ARGUMENTS = {
     "PPO": 24,
     "AdvRMRounds": 15,
     "CausalLMPolicy": 14,
     "DiffusionPolicy": 13,
+    "TargetSamples": 13,
     "VisionReward": 13,
 }
 

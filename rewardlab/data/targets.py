@@ -20,6 +20,7 @@ from rewardlab.data.loader import ResumableLoader, Rows
 from rewardlab.data.long_rows import fitting, models_of
 from rewardlab.data.samples import open_samples
 from rewardlab.data.splits import Part, Split, SplitData, held_out_count, split_groups
+from rewardlab.data.token_budget import FEATURES, budget_of, not_texts
 from rewardlab.errors import InputError
 from rewardlab.policies import Policy
 from rewardlab.policies.abilities import HasAutoencoder
@@ -70,8 +71,9 @@ class TargetSamples(SplitData):
         cache: folder in which features are kept between runs.
         strict: refuse a file that cannot be read, instead of skipping and counting it.
         seed: names the split, the order and the policy's draws.
-        clip: which frames are taken of a folder's videos, such as {frames: 16, stride: 2}; see
-            `open_samples`.
+        clip: frames that are taken of a folder's videos, as {frames: 16}; see `open_samples`.
+        tokens_per_batch: tokens a step, on each device, in place of `batch_size`. For texts and a
+            reward whose backbone is trained (see `rewardlab.data.token_budget.budget_of`).
 
     Raises:
         InputError: if a source is missing or empty, the classes' shapes differ, or there are too
@@ -101,6 +103,7 @@ class TargetSamples(SplitData):
         strict: bool = False,
         seed: int = 0,
         clip: Clip | None = None,
+        tokens_per_batch: int | None = None,
     ) -> None:
         super().__init__()
         self.targets = targets
@@ -112,6 +115,7 @@ class TargetSamples(SplitData):
         self.channels = channels
         self.reconstruct = reconstruct
         self.batch_size = batch_size
+        self.tokens_per_batch = tokens_per_batch
         self.cache = cache
         self.strict = strict
         self.seed = seed
@@ -165,6 +169,7 @@ class TargetSamples(SplitData):
             self.strict,
             self.seed,
             self.clip,
+            self.tokens_per_batch,
         )
         other._generator = self._generator
         other._target_data = self._open_targets()
@@ -177,6 +182,8 @@ class TargetSamples(SplitData):
         reward = _reward_of(self.trainer)
         if self._splits is not None and reward in (None, self._reward):
             return
+        if self.tokens_per_batch is not None and frozen_features(reward) is not None:
+            raise not_texts("samples", FEATURES)  # before they are computed
         negatives = self._open_negatives()
         targets = self._open_targets()
         self._check_classes(targets, negatives)
@@ -192,10 +199,15 @@ class TargetSamples(SplitData):
         self._reward = reward
 
     def train_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(Rows(self.split("train")), self.batch_size, seed=self.seed)
+        return self._loader("train", seed=self.seed)
 
     def val_dataloader(self) -> ResumableLoader:
-        return ResumableLoader(Rows(self.split("held_out")), self.batch_size, shuffle=False)
+        return self._loader("held_out", shuffle=False)
+
+    def _loader(self, part: Part, **order: Any) -> ResumableLoader:
+        rows = self.split(part)
+        budget = budget_of(rows.inputs, self.tokens_per_batch, models_of(self.trainer), "samples")
+        return ResumableLoader(Rows(rows), self.batch_size, budget=budget, **order)
 
     @property
     def target_count(self) -> int:

@@ -19,6 +19,8 @@ from rewardlab.types import PreferencePairs, Samples
 STEPS = 8  # pools in which a length doubles: lengths of one pool differ by less than a tenth
 AT_ONCE = 1024  # rows that are tokenized together
 PICTURES = "pictures, which are equally large"
+FEATURES = "features that a frozen reward computes once, which are equally large"
+PROMPTS = "prompts without responses, and how many a step takes is a part of its algorithm"
 log = logging.getLogger("rewardlab")
 
 
@@ -50,7 +52,8 @@ def budget_of(
         what: name of an item in messages, in the plural.
 
     Raises:
-        InputError: for pictures, without a model that counts tokens, or for no budget at all.
+        InputError: for pictures and features, without a model that counts tokens, or for no
+            budget at all.
 
     Example:
         >>> from rewardlab import LanguageReward
@@ -103,12 +106,11 @@ def counters_of(noun: Any, models: Sequence[Any], what: str) -> list[FormatsText
         what: name of an item in messages, in the plural.
 
     Raises:
-        InputError: for pictures and for prompts alone, or if there is no such model.
+        InputError: for pictures, features and prompts alone, or if there is no such model.
     """
     half = noun.chosen if isinstance(noun, PreferencePairs) else noun
     if not isinstance(half, Samples) or isinstance(half.outputs, Tensor):
-        is_picture = isinstance(half, Samples | Dataset)
-        raise not_texts(what, PICTURES if is_picture else "prompts without responses")
+        raise not_texts(what, _kind_of(half))
     counters = []
     for model in models:
         parts = model.modules() if isinstance(model, nn.Module) else [model]
@@ -124,10 +126,20 @@ def counters_of(noun: Any, models: Sequence[Any], what: str) -> list[FormatsText
 
 def not_texts(what: str, kind: str) -> InputError:
     """Return the error of a budget for what has no tokens."""
+    mend = "Leave it out, and set batch_size."
+    if kind == PROMPTS:
+        mend = "Leave it out, and set batch_size, and PPO's micro_batch where memory is short."
     return InputError(
         f"tokens_per_batch counts the tokens of texts with their prompts; these {what} are {kind}. "
-        "Leave it out, and set batch_size."
+        f"{mend}"
     )
+
+
+def _kind_of(rows: Any) -> str:
+    """Return what rows without tokens are, in words."""
+    if isinstance(rows, Tensor):
+        return FEATURES
+    return PICTURES if isinstance(rows, Samples | Dataset) else PROMPTS
 
 
 def filled(lengths: Sequence[int], tokens: int, ranks: int = 1) -> list[int]:

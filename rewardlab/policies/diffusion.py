@@ -78,7 +78,7 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, KeepsNoise, Adapted, HasAuto
         dtype: precision of the networks' arithmetic, and of the frozen weights that are loaded from
             a folder. Trained weights, targets and log-probabilities stay float32; so does an
             autoencoder that asks for it where float16 would overflow (`force_upcast`).
-        gradient_checkpointing: trade time for memory in the backward pass, the decoder's (ReFL) too.
+        gradient_checkpointing: trade time for memory in the backward pass of denoiser and decoder.
         size: height and width of the pictures in pixels; the pipeline's own by default.
         frames: number of frames of the videos; the pipeline's own by default.
         resources: where text encoders are, what is kept of prompts and pictures, and other costs.

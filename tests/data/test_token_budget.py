@@ -11,16 +11,25 @@ from PIL import Image
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 from rewardlab import LanguageReward, PreferencePairs, Samples
-from rewardlab.data import PairsData, Preferences, ResumableLoader, Rows, SamplesData, loader
-from rewardlab.data.prompt_data import numbered
+from rewardlab.data import (
+    PairsData,
+    Preferences,
+    ResumableLoader,
+    Rows,
+    SamplesData,
+    TargetSamples,
+    loader,
+)
+from rewardlab.data.prompt_data import Prompts, numbered
 from rewardlab.data.token_budget import TokenBudget, budget_of, filled, token_batches
 from rewardlab.errors import InputError
 from rewardlab.policies.causal_lm import CausalLMPolicy
 from rewardlab.rewards import Ensemble, Length
 from rewardlab.rounds import PostTrain
 from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
-from rewardlab.training import DPO, PPO, SFT, AdvRM
+from rewardlab.training import DPO, GANRM, PPO, SFT, AdvRM
 from rewardlab.training.trainers import SILENT
+from rewardlab.types import LabeledSamples
 
 TAIL = torch.empty(300).log_normal_(4, 0.8, generator=torch.Generator().manual_seed(0)).long() + 1
 BUDGET = TokenBudget(600, TAIL)
@@ -182,6 +191,9 @@ class Seen(pl.Callback):
         self.rows = []
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if isinstance(batch, LabeledSamples):
+            self.rows.append(batch.rows.tolist())
+            return
         half = batch.chosen if isinstance(batch, PreferencePairs) else batch
         self.rows.append(half.facts["row"].tolist())
 
@@ -225,6 +237,56 @@ def test_loops_take_batches_of_the_budget(name):
         assert len(rows) * max(sizes) <= 120 or len(rows) == 1
 
 
+def targets(**options):
+    return TargetSamples(PAIRS.chosen, PAIRS.rejected, held_out=4, **options)
+
+
+@pytest.mark.filterwarnings("ignore:Total length", "ignore:Be aware that when using")
+def test_gan_rm_takes_targets_that_are_texts_by_the_budget(tmp_path):
+    module = GANRM(reward())
+    data = targets(tokens_per_batch=120)
+    checkpoints = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    batches = fit(module, data, checkpoints)
+    samples = data.split("train").inputs
+    lengths = [len(p) + len(o) + 1 for p, o in zip(samples.prompts, samples.outputs, strict=True)]
+    steps = len(batches) // 2
+    assert sorted(chain(*batches[:steps])) == sorted(chain(*batches[steps:])) == list(range(40))
+    assert len({len(rows) for rows in batches}) > 3
+    for rows in batches:
+        assert len(rows) * max(lengths[row] for row in rows) <= 120 or len(rows) == 1
+    resumed = GANRM(reward())
+    path = tmp_path / f"step={steps + 3}.ckpt"
+    remaining = fit(resumed, targets(tokens_per_batch=120), ckpt_path=path, weights_only=True)
+    assert remaining == batches[steps + 3 :]
+    for name, weight in resumed.state_dict().items():
+        assert torch.equal(weight, module.state_dict()[name])
+
+
+def test_targets_without_a_budget_come_in_the_old_order():
+    data = targets(batch_size=16)
+    data.setup("fit")
+    old = ResumableLoader(Rows(data.split("train")), 16, seed=0)
+    rows = [batch.rows.tolist() for batch in data.train_dataloader()]
+    assert rows == [batch.rows.tolist() for batch in old]
+
+
+def test_other_negatives_keep_the_budget():
+    data = targets(tokens_per_batch=99).against(PAIRS.rejected[:8])
+    assert (data.tokens_per_batch, data.few(8).tokens_per_batch) == (99, 99)
+
+
+def test_features_of_a_frozen_reward_are_refused_before_they_are_computed(monkeypatch):
+    frozen = LanguageReward(tiny_causal_lm(), tiny_tokenizer(), frozen=True)
+    monkeypatch.setattr(frozen, "features", None)
+    with pytest.raises(InputError, match="these samples are features that a frozen reward"):
+        fit(GANRM(frozen), targets(tokens_per_batch=120))
+
+
+def test_prompts_have_no_budget():
+    with pytest.raises(InputError, match=r"a step takes is a part of .*PPO's micro_batch"):
+        Prompts(["a"], tokens_per_batch=64)
+
+
 @pytest.mark.filterwarnings("ignore:Total length", "ignore:Be aware that when using")
 def test_a_fit_that_goes_on_inside_an_epoch_ends_as_one_that_was_not_stopped(tmp_path):
     loop, data = LOOPS["AdvRM"]
@@ -261,6 +323,7 @@ PICTURES = Samples([""] * 2, torch.rand(2, 1, 8, 8))
 REFUSED = {
     "pictures": (PICTURES, 64, [], "are pictures, which are equally large. Leave it out"),
     "pairs of pictures": (PreferencePairs(PICTURES, PICTURES), 64, [], "are pictures"),
+    "features": (torch.ones(2, 3), 64, [], "are features that a frozen reward computes once"),
     "prompts": (numbered(["a"]), 64, [], "are prompts without responses"),
     "no tokenizer": (PAIRS, 64, [Length()], "needs a model whose tokenizer .*; got Length"),
     "no model": (PAIRS, 64, [], "got no model"),

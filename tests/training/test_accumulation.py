@@ -6,11 +6,18 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from rewardlab import DiffusionPolicy, LanguageReward, PreferencePairs, Sampler, Samples
-from rewardlab.data import PairsData, SamplesData
+from rewardlab import (
+    DiffusionPolicy,
+    LanguageReward,
+    PreferencePairs,
+    Sampler,
+    Samples,
+    VisionReward,
+)
+from rewardlab.data import PairsData, SamplesData, TargetSamples
 from rewardlab.policies.causal_lm import CausalLMPolicy
-from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer
-from rewardlab.training import DPO, SFT, AdvRM
+from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower
+from rewardlab.training import DPO, GANRM, SFT, AdvRM
 from rewardlab.training.trainers import SILENT
 
 SGD = partial(torch.optim.SGD, lr=1.0)
@@ -94,6 +101,44 @@ def test_the_gradient_of_a_reward_is_the_batchs_whatever_batches_hold(pairs, bat
     whole = gradient(reward_loop(), data, 6, 1)
     accumulated = gradient(reward_loop(), partial(with_batches, data, batch), 6, 99)
     torch.testing.assert_close(accumulated, whole, rtol=1e-3, atol=1e-6)
+
+
+def texts_and_loop():
+    """Six targets against ten generated texts, whose classes have unequal weights a row."""
+    negatives = Samples(["q"] * 10, ["z" * (1 + 3 * row) for row in range(10)])
+    reward = LanguageReward(tiny_causal_lm(), tiny_tokenizer(), heads=3, seed=1)
+    data = partial(TargetSamples, TEXTS, negatives, held_out=2)
+    return data, GANRM(reward, folds=2, optimizer=SGD)
+
+
+def pictures_and_loop():
+    """The same of pictures on a frozen tower, whose features are computed once."""
+    pixels = torch.rand(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    targets = Samples([""] * 6, pixels[:6])
+    negatives = Samples([""] * 10, pixels[6:])
+    reward = VisionReward(tiny_tower(), heads=3, width=8)
+    data = partial(TargetSamples, targets, negatives, held_out=2)
+    return data, GANRM(reward, folds=2, optimizer=SGD)
+
+
+@pytest.mark.parametrize(
+    ("make", "batch"),
+    [
+        (texts_and_loop, {"batch_size": 1}),
+        (texts_and_loop, {"batch_size": 5}),
+        (texts_and_loop, BUDGET),
+        (pictures_and_loop, {"batch_size": 5}),
+    ],
+)
+def test_the_gradient_of_gan_rm_is_the_batchs_whatever_batches_hold(make, batch):
+    """Rows weigh unequally: by class, by each head's bootstrap, and by its fold."""
+    gradients = []
+    for data_options, parts in (({"batch_size": 99}, 1), (batch, 99)):
+        data, loop = make()
+        budgeted = partial(with_batches, data, data_options)
+        options = {"limit_val_batches": 0, "num_sanity_val_steps": 0}
+        gradients.append(gradient(loop, budgeted, 99, parts, **options))
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)
 
 
 def with_batches(data, batch, batch_size):

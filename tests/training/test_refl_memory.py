@@ -11,7 +11,7 @@ from rewardlab.planning import measured_peak
 from rewardlab.policies.resources import Resources
 from rewardlab.policies.samplers import Sampler
 from rewardlab.seeds import row_seeds
-from rewardlab.testing import tiny_images, tiny_stable_diffusion, tiny_tower, tiny_videos
+from rewardlab.testing import tiny_stable_diffusion, tiny_tower, tiny_videos
 from rewardlab.training import ReFL
 from rewardlab.training.trainers import SILENT
 
