@@ -37,6 +37,7 @@ RUN = (
     "members_and_likelihoods",
     "features",
     "score_features",
+    "fit_feature_scale",
 )
 
 # Methods whose outputs have a gradient wherever they are called, so that FSDP2 has to expect it.

@@ -130,6 +130,13 @@ def gan_rm(size):
     return GANRM(reward, folds=2, optimizer=sgd(0.5)), towers_data(size)
 
 
+def tuned_tower(size):
+    """The blocks of a tower train too, and the backward pass computes their activations anew."""
+    options = {"unlocked_groups": 3, "gradient_checkpointing": True}
+    reward = VisionReward(tiny_tower(), width=16, heads=3, **options)
+    return GANRM(reward, optimizer=sgd(0.05)), towers_data(size)
+
+
 def adv_rm(size):
     reward = LanguageReward(tiny_causal_lm(), tiny_tokenizer(), heads=3)
     weights = {"centering": 0.1, "batch_sum_weight": 0.05}
@@ -271,6 +278,7 @@ LOOPS = {
     "dpo_images": dpo_images,
     "dpo_lora": dpo_lora,
     "gan_rm": gan_rm,
+    "tuned_tower": tuned_tower,
     "adv_rm": adv_rm,
     "rloo": rloo,
     "grpo": grpo,

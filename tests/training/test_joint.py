@@ -27,6 +27,7 @@ LOOPS = {
     "dpo_images",
     "dpo_lora",
     "gan_rm",
+    "tuned_tower",
     "adv_rm",
     "rloo",
     "grpo",
@@ -47,7 +48,7 @@ LOOPS = {
     "online",
 }
 # Parts whose network has blocks, which FSDP2 gathers one by one.
-IN_BLOCKS = LOOPS - {"gan_rm"}
+IN_BLOCKS = LOOPS - {"gan_rm", "tuned_tower"}
 EXPORTED = {"sft", "dpo_lora", "gan_rm", "adv_rm", "nft", "averaged"}
 
 
