@@ -14,7 +14,6 @@ from torch import Tensor
 from rewardlab.conversations import Prompt
 from rewardlab.data.loader import ResumableLoader, Rows
 from rewardlab.data.long_rows import fitting, models_of
-from rewardlab.data.token_budget import PROMPTS, not_texts
 from rewardlab.errors import InputError
 from rewardlab.storage.prompts import read_prompts
 from rewardlab.types import Index, take
@@ -70,11 +69,9 @@ class Prompts(pl.LightningDataModule):
         seed: names the order.
         strict: refuse blank lines in the file, instead of skipping them.
         long_rows: what becomes of prompts that do not fit the policy's context: "refuse" or "drop".
-        tokens_per_batch: refused, since how many prompts a step takes is a part of its algorithm.
-            It stands here for configs that are laid over any data.
 
     Raises:
-        InputError: if the file is missing or broken, or there are no prompts, or for a budget.
+        InputError: if the file is missing or broken, or there are no prompts.
 
     Example:
         >>> data = Prompts(["a cat", "a dog", "a bird"], batch_size=2)
@@ -90,11 +87,8 @@ class Prompts(pl.LightningDataModule):
         seed: int = 0,
         strict: bool = False,
         long_rows: Literal["refuse", "drop"] = "refuse",
-        tokens_per_batch: int | None = None,
     ) -> None:
         super().__init__()
-        if tokens_per_batch is not None:
-            raise not_texts("rows", PROMPTS)
         self.prompts = prompts
         self.batch_size = batch_size
         self.seed = seed

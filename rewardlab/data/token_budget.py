@@ -20,7 +20,7 @@ STEPS = 8  # pools in which a length doubles: lengths of one pool differ by less
 AT_ONCE = 1024  # rows that are tokenized together
 PICTURES = "pictures, which are equally large"
 FEATURES = "features that a frozen reward computes once, which are equally large"
-PROMPTS = "prompts without responses, and how many a step takes is a part of its algorithm"
+PROMPTS = "prompts without responses"
 log = logging.getLogger("rewardlab")
 
 
@@ -126,12 +126,9 @@ def counters_of(noun: Any, models: Sequence[Any], what: str) -> list[FormatsText
 
 def not_texts(what: str, kind: str) -> InputError:
     """Return the error of a budget for what has no tokens."""
-    mend = "Leave it out, and set batch_size."
-    if kind == PROMPTS:
-        mend = "Leave it out, and set batch_size, and PPO's micro_batch where memory is short."
     return InputError(
         f"tokens_per_batch counts the tokens of texts with their prompts; these {what} are {kind}. "
-        f"{mend}"
+        "Leave it out, and set batch_size."
     )
 
 

@@ -18,10 +18,9 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import Calibrated, TextLikelihood, frozen_features
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.seeds import derive, row_seeds
-from rewardlab.training.accumulation import parts_of
 from rewardlab.training.base import Trained, split_data
 from rewardlab.training.bootstrap import bootstrap_weights
-from rewardlab.training.processes import gathered, joint_batch, joint_rows, mean, relative_share
+from rewardlab.training.processes import gathered, joint_batch, joint_rows, relative_share
 from rewardlab.training.renamed import accept_earlier_names
 from rewardlab.training.training_scores import check_drawn, members, training_scores
 from rewardlab.types import PreferencePairs, Samples, concatenate
@@ -214,10 +213,8 @@ class AdvRM(Trained):
         all_labels = None if labels is None else gathered(labels)
         figures |= _accuracy(gathered(margin), all_labels)
         self.log_dict(figures, prog_bar=True, batch_size=len(pairs), sync_dist=True)
-        if parts_of(self) == 1:
-            return loss
         counts = torch.ones_like(scores.chosen) if weights is None else weights
-        return self.share_of_step(loss, mean(counts.sum()[None]))
+        return self.share_of_step(loss, counts.sum())
 
     def _loss(self, pairs: PreferencePairs, parts: TrainingParts, weights: Tensor | None) -> Tensor:
         """Return the loss, whose mean over all processes is that of their joint batch."""

@@ -172,15 +172,16 @@ class Trained(LightningModule):
 
         Args:
             loss: the mean over what the batch counts.
-            count: of what it is the mean; the mean count of all processes.
+            count: of what it is the mean, in this process.
         """
-        return self._window.shared(loss, count, parts_of(self))
+        parts = parts_of(self)
+        if parts == 1:
+            return loss
+        counts = torch.as_tensor(count, device=loss.device)[None]
+        return self._window.shared(loss, mean(counts), parts)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Bring accumulated gradients to the mean over all batches, before they are clipped.
-
-        Those of a loop whose batches are no `share_of_step` stay as Lightning makes them.
-        """
+        """Bring accumulated gradients to the mean over all batches, before they are clipped."""
         self.check_gradients()
         self._window.close(self.parameters())
 

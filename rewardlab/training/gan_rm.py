@@ -15,10 +15,9 @@ from rewardlab.metrics import auc, calibration_error, rank_correlation
 from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import Calibrated
 from rewardlab.seeds import derive, row_seeds
-from rewardlab.training.accumulation import parts_of
 from rewardlab.training.base import Trained, split_data
 from rewardlab.training.bootstrap import bootstrap_weights
-from rewardlab.training.processes import joint_rows, mean, relative_share
+from rewardlab.training.processes import joint_rows, relative_share
 from rewardlab.training.training_scores import check_drawn, members, training_scores, with_features
 from rewardlab.types import SOURCES, LabeledSamples
 
@@ -150,9 +149,7 @@ class GANRM(Trained):
             loss = loss + penalty
         check_finite(loss, logits, batch)
         self.log("loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
-        if parts_of(self) == 1:
-            return loss
-        return self.share_of_step(loss, mean(weights.sum()[None]))
+        return self.share_of_step(loss, weights.sum())
 
     def validation_step(self, batch: LabeledSamples, batch_idx: int) -> None:
         logits = members(self.reward, batch.inputs)

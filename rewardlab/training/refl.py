@@ -108,11 +108,12 @@ class ReFL(Trained):
         samples = self.predicted(batch, seeds)
         self.announce(samples, self._scores_before(samples))
         scores = self.scores(samples)
-        share = relative_share((~scores.isnan()).sum())
+        scored = (~scores.isnan()).sum()
+        share = relative_share(scored)
         loss = -share * mean_of_scored(scores) + self._anchor(batch, seeds)
         figures = {"loss": loss.detach(), **self.score_figures(scores.detach())}
         self.log_dict(figures, prog_bar=True, batch_size=len(batch), sync_dist=True)
-        return loss
+        return self.share_of_step(loss, scored)
 
     def predicted(self, batch: NumberedPrompts | Samples, seeds: Tensor) -> Samples:
         """Return the images predicted at a late step of each row's own, with a gradient."""

@@ -12,9 +12,8 @@ from rewardlab.policies import Policy
 from rewardlab.policies.base import At, Steps
 from rewardlab.policies.norm_ratios import NormRatios, check_norm_guard
 from rewardlab.rewards import Reward
-from rewardlab.training.accumulation import parts_of
 from rewardlab.training.base import Trained, frozen_reference, trainable
-from rewardlab.training.processes import joint_step_weights, mean
+from rewardlab.training.processes import joint_step_weights
 from rewardlab.types import Samples, Trajectory
 
 
@@ -81,9 +80,7 @@ class SFT(Trained):
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
         batch = self._counted_loss(samples)
         self.log("loss", batch.loss, prog_bar=True, batch_size=len(samples), sync_dist=True)
-        if parts_of(self) == 1:
-            return batch.loss
-        return self.share_of_step(batch.loss, mean(batch.steps[None]))
+        return self.share_of_step(batch.loss, batch.steps)
 
     def validation_step(self, samples: Samples, batch_idx: int) -> None:
         loss = self._loss(samples)

@@ -48,7 +48,11 @@ class ScoredDraws(NamedTuple):
 
     def share(self) -> Tensor:
         """Return the weight of the loss among all processes, a scalar."""
-        return relative_share((~self.scores.isnan()).sum())
+        return relative_share(self.scored_count())
+
+    def scored_count(self) -> Tensor:
+        """Return how many samples are scored here, a scalar."""
+        return (~self.scores.isnan()).sum()
 
 
 class VelocityMatching(Trained):
@@ -157,7 +161,7 @@ class VelocityMatching(Trained):
         figures = {"loss": total.detach(), **self.score_figures(drawn.scores)}
         figures["norm_ratio"] = gathered(ratios.detach()).mean()
         self.log_dict(figures, prog_bar=True, batch_size=len(batch), sync_dist=True)
-        return total
+        return self.share_of_step(total, drawn.scored_count())
 
     @torch.no_grad()
     def draw(self, batch: NumberedPrompts) -> ScoredDraws:

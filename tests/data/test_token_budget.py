@@ -20,7 +20,7 @@ from rewardlab.data import (
     TargetSamples,
     loader,
 )
-from rewardlab.data.prompt_data import Prompts, numbered
+from rewardlab.data.prompt_data import numbered
 from rewardlab.data.token_budget import TokenBudget, budget_of, filled, token_batches
 from rewardlab.errors import InputError
 from rewardlab.policies.causal_lm import CausalLMPolicy
@@ -280,11 +280,6 @@ def test_features_of_a_frozen_reward_are_refused_before_they_are_computed(monkey
     monkeypatch.setattr(frozen, "features", None)
     with pytest.raises(InputError, match="these samples are features that a frozen reward"):
         fit(GANRM(frozen), targets(tokens_per_batch=120))
-
-
-def test_prompts_have_no_budget():
-    with pytest.raises(InputError, match=r"a step takes is a part of .*PPO's micro_batch"):
-        Prompts(["a"], tokens_per_batch=64)
 
 
 @pytest.mark.filterwarnings("ignore:Total length", "ignore:Be aware that when using")

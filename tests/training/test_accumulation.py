@@ -14,10 +14,13 @@ from rewardlab import (
     Samples,
     VisionReward,
 )
-from rewardlab.data import PairsData, SamplesData, TargetSamples
+from rewardlab.data import PairsData, Prompts, SamplesData, TargetSamples
 from rewardlab.policies.causal_lm import CausalLMPolicy
+from rewardlab.rewards import Brightness, Judged, Reward
+from rewardlab.rewards.abilities import Partial
+from rewardlab.rewards.unscored import partial_scores
 from rewardlab.testing import tiny_causal_lm, tiny_diffusion, tiny_tokenizer, tiny_tower
-from rewardlab.training import DPO, GANRM, SFT, AdvRM
+from rewardlab.training import DPO, GANRM, SFT, AdvRM, ReFL, VelocityMatching
 from rewardlab.training.trainers import SILENT
 
 SGD = partial(torch.optim.SGD, lr=1.0)
@@ -54,6 +57,38 @@ def gradient(loop, make_data, batch, parts, **options):
 def flat(loop):
     trained = [p.detach().clone().flatten() for p in loop.parameters() if p.requires_grad]
     return torch.cat(trained)
+
+
+DARK = 0.55
+
+
+class Dark(Reward, Partial):
+    """The brightness of dark pictures; the others are not scored."""
+
+    most_unscored = 1.0
+
+    def judge(self, samples):
+        scores = Brightness()(samples)
+        bright = scores.detach() > DARK
+        return Judged(scores, ["too bright" if row else "" for row in bright.tolist()])
+
+    def forward(self, samples):
+        return partial_scores(self, samples)
+
+
+@pytest.mark.parametrize("reward", [Brightness, Dark])
+@pytest.mark.parametrize("kind", [ReFL, partial(VelocityMatching, samples_per_prompt=5)])
+@pytest.mark.parametrize(("batch", "parts"), [(2, 4), (5, 2)])
+def test_the_gradient_of_a_climb_is_the_batchs(reward, kind, batch, parts):
+    """Seven prompts, so the last batch is smaller; of each batch another share is scored."""
+    gradients = []
+    data = partial(Prompts, [""] * 7)
+    for size, count in ((7, 1), (batch, parts)):
+        policy = DiffusionPolicy(tiny_diffusion(classes=0), sampler=Sampler(steps=3))
+        loop = kind(policy, reward(), optimizer=SGD)
+        gradients.append(gradient(loop, data, size, count))
+    assert gradients[0].abs().max() > 1e-6
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("samples", [TEXTS, PICTURES], ids=["texts", "pictures"])
