@@ -21,6 +21,7 @@ from rewardlab.storage.exchange_rows import (
 from rewardlab.storage.exchanges import UnusableError, exchange
 from rewardlab.storage.images import read_picture
 from rewardlab.storage.metadata import prompt_of
+from rewardlab.storage.pair_columns import prompt_beside
 from rewardlab.storage.picture_files import is_picture_name
 from rewardlab.storage.records import Record
 from rewardlab.storage.shards import TEXTS, ShardSample
@@ -99,14 +100,16 @@ def unread(
     """
     if not reading.skip_unreadable:
         raise InputError(f"{error} Or leave such rows unscored: --skip-unreadable.") from None
-    prompt = _prompt_alone(columns.get(reading.prompt_column or "prompt"))
+    prompt = _prompt_alone(columns, reading)
     return Entry(place, prompt, origin=origin, columns=columns, problem=str(error))
 
 
-def _prompt_alone(prompt: Any) -> Prompt:
+def _prompt_alone(columns: Mapping[str, Any], reading: Reading) -> Prompt:
     """Return the prompt of a row without an output, "" where it has none that can be read."""
     try:
-        return exchange(prompt, "").prompt
+        if reading.prompt_column is not None:
+            return exchange(columns.get(reading.prompt_column), "").prompt
+        return exchange(prompt_beside(columns, ""), "").prompt
     except UnusableError:
         return ""
 
@@ -151,10 +154,10 @@ def _renamed(row: dict[str, Any], reading: Reading) -> dict[str, Any]:
     if reading.output_column is not None:
         for name in (*RESPONSE_KEYS, *CONVERSATION_KEYS):
             renamed.pop(name, None)
+        renamed.pop(reading.output_column, None)
+        renamed["response"] = row[reading.output_column]
     if reading.prompt_column is not None:
         renamed["prompt"] = row[reading.prompt_column]
-    if reading.output_column is not None:
-        renamed["response"] = row[reading.output_column]
     return renamed
 
 

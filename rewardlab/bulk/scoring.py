@@ -25,6 +25,7 @@ from rewardlab.bulk.tables import GrowingTable, Row, check_out, check_row, write
 from rewardlab.bulk.watch import Watch
 from rewardlab.errors import InputError
 from rewardlab.rewards import Reward
+from rewardlab.storage.exchange_rows import CONVERSATION_KEYS, RESPONSE_KEYS
 from rewardlab.types import Samples
 
 log = logging.getLogger("rewardlab")
@@ -291,11 +292,13 @@ def _to_do(
 ) -> Iterator[list[Numbered]]:
     """Give the batches of rows that are not yet scored, and note the columns of all rows."""
     has_prompts = False
+    has_texts = False
     done = results.done.clone()
     for chunk in chunks(source, how.batch_size):
         for _, entry in chunk:
             columns.update(dict.fromkeys(entry.columns))
             has_prompts = has_prompts or bool(entry.prompt)
+            has_texts = has_texts or bool(entry.output and isinstance(entry.output, str))
         to_do = []
         for batch in batches_for(reward, chunk, how):
             rows = [numbered for numbered in batch if not done[numbered.row]]
@@ -303,11 +306,24 @@ def _to_do(
                 to_do.append(rows)
         open_chunks.begin(chunk, len(to_do))
         yield from to_do
-    if reward.conditional and not has_prompts:
+    if not has_prompts:
+        _tell_of_no_prompts(reward, list(columns), has_texts)
+
+
+def _tell_of_no_prompts(reward: Reward, columns: Sequence[str], has_texts: bool) -> None:
+    """Warn of samples without prompts where the reward reads them, or a column may hold them."""
+    listed = ", ".join(map(str, columns))[:300]
+    if reward.conditional:
         log.warning(
             "The reward reads prompts, and no sample has one: --prompts FILE gives them, or "
             "--prompt-column NAME of the columns %s.",
-            ", ".join(map(str, columns)) or "(there are none)",
+            listed or "(there are none)",
+        )
+    elif has_texts and not set(columns) <= {"prompt", *RESPONSE_KEYS, *CONVERSATION_KEYS}:
+        log.warning(
+            "No sample has a prompt, and texts are scored without. If it is in one of the columns "
+            "%s, name that by --prompt-column.",
+            listed,
         )
 
 

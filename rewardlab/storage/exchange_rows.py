@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rewardlab.errors import InputError
-from rewardlab.storage.exchanges import Exchange, UnusableError, exchange, split_answer
+from rewardlab.storage.exchanges import Exchange, UnusableError, exchange
+from rewardlab.storage.pair_columns import SYSTEM_NAMES, prompt_beside
 from rewardlab.storage.records import Record, usable_rows
 from rewardlab.types import Samples
 
@@ -22,7 +23,8 @@ def read_exchanges(path: str | Path) -> Samples:
 
     The response is called "response", "output" or "completion". Both may be texts or lists of
     messages. Of "messages", or "conversations" in ShareGPT's form, the assistant's last one is the
-    response. The forms of files are those of `read_records`.
+    response. Where there is no "prompt", it may be called as in pairs; see `row_exchange`. The
+    forms of files are those of `read_records`.
 
     Raises:
         InputError: naming the row that has no response.
@@ -73,34 +75,41 @@ def row_exchange(row: dict[str, Any]) -> Exchange:
     """Return the prompt and the response of a row.
 
     Tables have every column in every row, so an empty text is the response only where no other
-    column holds one.
+    column holds one. A prompt is called as in rows of pairs: "prompt", else "question",
+    "instruction" (with "input"), "context", "query" or "input"; a text "system" or "system_prompt"
+    is the system's message before it. A row without any of these has the empty prompt.
 
     Raises:
-        UnusableError: if it has no response.
+        UnusableError: if it has no response, or two columns may be the prompt.
 
     Example:
         >>> row_exchange({"prompt": "2+2?", "completion": "4"})
         Exchange(prompt='2+2?', response='4')
-        >>> row_exchange({"prompt": "2+2?", "response": "", "completion": "4"}).response
-        '4'
+        >>> row_exchange({"question": "2+2?", "response": "", "completion": "4"})
+        Exchange(prompt='2+2?', response='4')
     """
-    prompt = row.get("prompt")
     filled = any(_is_filled(row.get(key)) for key in (*RESPONSE_KEYS, *CONVERSATION_KEYS))
     for key in RESPONSE_KEYS:
         response = row.get(key)
         if filled and response == "":
             continue
-        if isinstance(response, str) and prompt is None:
-            return Exchange("", response)
         if isinstance(response, str | list | dict):
-            return exchange(prompt, response)
+            return _answered(prompt_beside(row, response), response)
     for key in CONVERSATION_KEYS:
         if row.get(key) is not None and not (filled and row[key] == ""):
-            return split_answer(row[key])
+            systems = {name: row.get(name) for name in SYSTEM_NAMES}
+            return exchange(prompt_beside(systems, row[key]), row[key])
     raise UnusableError(
         'that has no text "response" (or "output", "completion", "messages"); it has '
         f"{str(sorted(map(str, row)))[:200]}"
     )
+
+
+def _answered(prompt: Any, response: Any) -> Exchange:
+    """Return a response to a prompt, to the empty one where a text has none."""
+    if isinstance(response, str) and prompt is None:
+        return Exchange("", response)
+    return exchange(prompt, response)
 
 
 def _is_filled(value: Any) -> bool:

@@ -71,6 +71,22 @@ def pair_columns(row: Row) -> PairColumns:
     return PairColumns(_prompt_names(row), names[0] if names else None)
 
 
+def prompt_beside(row: Row, response: Any) -> Any:
+    """Return the prompt of a row with one response, as a row of a pair has it.
+
+    None is returned where the response's messages hold it, or nothing does.
+
+    Raises:
+        UnusableError: as `pair_columns`.
+
+    Example:
+        >>> prompt_beside({"instruction": "Add.", "input": "2+2", "output": "4"}, "4")
+        'Add.\\n\\n2+2'
+    """
+    pair = {**with_answers(row), "chosen": response, "rejected": None}
+    return pair_columns(pair).renamed(pair).get("prompt")
+
+
 def with_answers(row: Row) -> dict[str, Any]:
     """Return a row with small names of columns, and its answers under chosen and rejected.
 

@@ -483,3 +483,12 @@ def test_the_columns_that_may_be_prompts_are_named(folder, caplog):
     reward.conditional = True
     score_files(reward, "rows.jsonl", "scores.csv")
     assert "or --prompt-column NAME of the columns response, id." in caplog.text
+
+
+def test_texts_without_a_prompt_beside_other_columns_warn(folder, caplog):
+    score_files(Number(), "rows.jsonl", "scores.csv")
+    assert "No sample has a prompt, and texts are scored without." in caplog.text
+    caplog.clear()
+    (folder / "texts.txt").write_text("1\n2\n")
+    score_files(Number(), "texts.txt", "texts.csv")
+    assert not caplog.text

@@ -345,3 +345,16 @@ def test_no_other_column_stands_in_for_one_that_was_named(tmp_path):
     path = lines_of(tmp_path / "rows.jsonl", [{"prompt": "q", "answer": None, "completion": "x"}])
     with pytest.raises(InputError, match="has no text"):
         texts_of(open_source(path, Reading(output_column="answer")))
+
+
+def test_a_named_output_is_no_prompt_beside(tmp_path):
+    path = lines_of(tmp_path / "rows.jsonl", [{"query": "4", "question": "2+2?"}])
+    source = open_source(path, Reading(output_column="query"))
+    assert texts_of(source) == [("2+2?", "4")]
+
+
+def test_an_unreadable_row_has_its_prompt_whatever_it_is_called(tmp_path):
+    path = lines_of(tmp_path / "rows.jsonl", [{"question": "2+2?", "response": 4}])
+    (entry,) = open_source(path, Reading(skip_unreadable=True))
+    assert entry.problem
+    assert entry.prompt == "2+2?"
