@@ -86,6 +86,11 @@ class TestExtremes:
         assert pairs.chosen.facts["row"].tolist() == [3]
         assert len(extremes(numbered(4), torch.ones(4), 2)) == 0
 
+    def test_one_text_is_no_pair_though_rounding_parts_its_scores(self):
+        samples = Samples(["a"] * 2 + ["b"] * 2, ["same", "same", "one", "two"])
+        pairs = extremes(samples, torch.tensor([1.0, 1.0000001, 1.0, 2.0]), 2)
+        assert (list(pairs.chosen.outputs), list(pairs.rejected.outputs)) == (["two"], ["one"])
+
     @pytest.mark.parametrize("k", [1, 0, -2])
     def test_fewer_than_two_candidates_are_refused(self, k):
         with pytest.raises(InputError, match=f"needs two candidates of a prompt; got k={k}"):

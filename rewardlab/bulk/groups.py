@@ -58,6 +58,16 @@ class Grouping:
         self._groups: dict[Any, Group] = {}
         self._alone: list[str] = []
 
+    def check(self, first: Entry) -> None:
+        """Refuse a misspelt column by the first row, before anything is scored.
+
+        Raises:
+            InputError: if the row lacks a column.
+        """
+        for column in (self.column, self.gold):
+            if column is not None and not first.problem:
+                _value(first, column)
+
     def add(self, chunk: Sequence[Numbered]) -> None:
         """Take in rows that are scored by now.
 

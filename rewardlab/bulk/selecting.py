@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from rewardlab.bulk.entries import Entry, Reading
 from rewardlab.bulk.groups import Group, Grouping, chosen_n
@@ -148,18 +148,20 @@ def select_files(
                 "both anew."
             )
         return Selected(out, **figures_of(Selected, stands))
-    check_row(out, kept_columns(next(iter(source)), columns, ()))
+    first = next(iter(source))
+    check_row(out, kept_columns(first, columns, ()))
     journal = Journal(part_of(out), job, Results(len(source)))
     how = How(batch_size, members, reading.skip_unreadable, tokens_per_batch)
     grouping = Grouping(journal.results, selection.group, selection.gold)
+    grouping.check(first)
     scored_rows(reward, source, journal, how, resume, grouping.add)
     choice = _choice(grouping.groups(), journal.results, selection)
     entries = _chosen_entries(source, choice, selection.pairs is not None)
-    pairs = [] if selection.pairs is None else _pairs(entries, choice)
+    pairs = None if selection.pairs is None else _pairs(entries, choice)
     rows = list(_rows(entries, choice, columns))
-    if selection.pairs is not None:
-        _write_pairs(Path(selection.pairs), pairs)
-    selected = _summary(out, choice, len(rows), len(pairs), time.monotonic() - start)
+    if selection.pairs is not None and pairs is not None:
+        _write_pairs(Path(selection.pairs), pairs.rows)
+    selected = _summary(out, choice, len(rows), pairs, time.monotonic() - start)
     figures = {name: value for name, value in vars(selected).items() if name != "out"}
     write_record(out, whole_job, figures, journal.results, choosing=choice.rule)
     names: dict[str, None] = {}
@@ -273,11 +275,24 @@ def _write_pairs(path: Path, pairs: Sequence[Row]) -> None:
         raise InputError(f"{path} holds other pairs and is never overwritten. Give other --pairs.")
 
 
-def _pairs(entries: Mapping[int, Entry], choice: Choice) -> list[Row]:
+class _Pairs(NamedTuple):
+    """Pairs of the best and the worst.
+
+    Attributes:
+        rows: of the file.
+        mixed: how many groups make none since their ends answer different prompts.
+    """
+
+    rows: list[Row]
+    mixed: int
+
+
+def _pairs(entries: Mapping[int, Entry], choice: Choice) -> _Pairs:
     """Return the best and the worst of each prompt.
 
     Groups of a column may hold several prompts. An answer to one is no worse answer to another, so
-    ends of different prompts make no pair, and a warning counts them.
+    ends of different prompts make no pair, and a warning counts them. Nor do ends of the same text,
+    whose scores differ by rounding.
 
     Raises:
         InputError: if there is no pair.
@@ -285,10 +300,10 @@ def _pairs(entries: Mapping[int, Entry], choice: Choice) -> list[Row]:
     pairs = []
     mixed = []
     for chosen, rejected in _ends(choice):
-        if entries[chosen].prompt == entries[rejected].prompt:
-            pairs.append(_pair(entries, chosen, rejected, choice.results))
-        else:
+        if entries[chosen].prompt != entries[rejected].prompt:
             mixed.append(f"{entries[chosen].place} and {entries[rejected].place}")
+        elif entries[chosen].output != entries[rejected].output:
+            pairs.append(_pair(entries, chosen, rejected, choice.results))
     if mixed:
         log.warning(
             "The best and the worst of %d groups answer different prompts (the first: %s) and make "
@@ -301,7 +316,7 @@ def _pairs(entries: Mapping[int, Entry], choice: Choice) -> list[Row]:
             "No prompt makes a pair: each needs 2 candidates or more with different scores. Leave "
             "--pairs out, or draw more candidates."
         )
-    return pairs
+    return _Pairs(pairs, len(mixed))
 
 
 def _ends(choice: Choice) -> list[tuple[int, int]]:
@@ -330,7 +345,9 @@ def _pair(entries: Mapping[int, Entry], chosen: int, rejected: int, results: Res
     }
 
 
-def _summary(out: Path, choice: Choice, rows: int, pairs: int, seconds: float) -> Selected:
+def _summary(
+    out: Path, choice: Choice, rows: int, pairs: _Pairs | None, seconds: float
+) -> Selected:
     sizes = [len(rows) for rows in choice.ranked if rows]
     with_scores = len(sizes)
     return Selected(
@@ -340,8 +357,8 @@ def _summary(out: Path, choice: Choice, rows: int, pairs: int, seconds: float) -
         unscored=sum(group.unscored for group in choice.groups),
         without=len(choice.groups) - with_scores,
         n=None if choice.rule["n"] == "all" else choice.rule["n"],
-        pairs=pairs,
-        level=with_scores - len(_ends(choice)) if pairs else 0,
+        pairs=0 if pairs is None else len(pairs.rows),
+        level=0 if pairs is None else with_scores - len(pairs.rows) - pairs.mixed,
         seconds=round(seconds, 3),
         fewest=min(sizes),
         most=max(sizes),

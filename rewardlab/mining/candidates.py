@@ -66,7 +66,7 @@ def extremes(samples: Samples, scores: Tensor, k: int) -> PreferencePairs:
     """Pair the highest- with the lowest-scored of each prompt's K candidates.
 
     Prompts whose candidates all tie are left out, and so are those with fewer than two that are
-    scored.
+    scored. Where best and worst are the same text, its scores differ by rounding, and all tie.
 
     Args:
         samples: [P·K], a prompt's candidates together.
@@ -83,6 +83,9 @@ def extremes(samples: Samples, scores: Tensor, k: int) -> PreferencePairs:
     best = first + groups.masked_fill(missing, -torch.inf).argmax(1)
     worst = first + groups.masked_fill(missing, torch.inf).argmin(1)
     differ = scores[best] > scores[worst]
+    if isinstance(samples.outputs, list):
+        texts = zip(samples[best].outputs, samples[worst].outputs, strict=True)
+        differ &= torch.tensor([first != second for first, second in texts], dtype=torch.bool)
     best = best[differ]
     worst = worst[differ]
     chosen = samples[best].with_facts(score=scores[best])

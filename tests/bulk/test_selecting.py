@@ -254,3 +254,23 @@ def test_a_candidate_that_cannot_be_read_counts_for_its_prompt(write):
     selected = select_files(Function(number), "drawn.jsonl", "best.jsonl", reading=reading)
     assert (selected.prompts, selected.without) == (2, 0)
     assert [row["unscored"] for row in lines_of("best.jsonl")] == [0, 1]
+
+
+def test_candidates_of_one_text_make_no_pair_though_rounding_parts_their_scores(write):
+    scores = iter([1.0, 1.0000001, 0.9999999, 2.0, 3.0])
+    reward = Function(lambda samples: torch.tensor([next(scores) for _ in samples.outputs]))
+    write(candidates(("a", "same"), ("a", "same"), ("a", "same"), ("b", "one"), ("b", "two")))
+    selection = Selection(pairs="pairs.jsonl")
+    selected = select_files(reward, "drawn.jsonl", "best.jsonl", selection)
+    assert [(row["chosen"], row["rejected"]) for row in lines_of("pairs.jsonl")] == [("two", "one")]
+    assert (selected.pairs, selected.level) == (1, 1)
+    assert "; 1 prompts have none" in sentences(selected, "pairs.jsonl")[-1]
+
+
+def test_a_misspelt_column_is_said_before_anything_is_scored(write, tmp_path):
+    reward = Function(lambda samples: pytest.fail("scored"))
+    write(candidates(("a", "1"), ("a", "2")))
+    for selection in (Selection(group="promt"), Selection(n="auto", gold="jugde")):
+        with pytest.raises(InputError, match="has no column"):
+            select_files(reward, "drawn.jsonl", "best.jsonl", selection)
+    assert not (tmp_path / "best.jsonl.part").exists()
