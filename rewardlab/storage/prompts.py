@@ -10,7 +10,9 @@ from rewardlab.conversations import Prompt, from_json, read_message
 from rewardlab.errors import InputError
 from rewardlab.storage.contents import decoded, is_arrow, is_parquet, plain_suffix, read_content
 from rewardlab.storage.exchange_rows import CONVERSATION_KEYS
+from rewardlab.storage.exchanges import UnusableError
 from rewardlab.storage.metadata import read_text
+from rewardlab.storage.pair_columns import SYSTEM_NAMES, prompt_beside
 from rewardlab.storage.records import Record, is_json, parsed, read_records
 
 _log = logging.getLogger("rewardlab")
@@ -32,7 +34,8 @@ class PlacedPrompt(NamedTuple):
 def read_prompts(path: str | Path, strict: bool = False) -> list[Prompt]:
     r"""Return the prompts of a file: one a line of text, or one a row of JSON, CSV or parquet.
 
-    A row has the key "prompt", with a text or a list of messages {"role", "content"}; or the key
+    A row has the key "prompt", with a text or a list of messages {"role", "content"}, which may be
+    called as in rows of pairs (`rewardlab.storage.exchange_rows.row_exchange`); or the key
     "messages", or "conversations" in ShareGPT's form, of which the assistant's last message is left
     out, if it is the end. A byte order mark and Windows' line ends are removed. A prompt that holds
     line breaks needs JSON or CSV. See `read_records` for the forms.
@@ -155,18 +158,33 @@ def _from_records(path: Path, records: list[Record]) -> list[PlacedPrompt]:
 
 
 def _prompt_in(row: dict[str, Any]) -> Prompt:
-    """Return the prompt of a row."""
+    """Return the prompt of a row, begun by its system's text if it has one."""
     value = row.get("prompt")
+    messages = _messages(row)
+    if messages and value in (None, []):
+        turns = messages[:-1] if _is_answered(row) else messages
+        systems = {name: row.get(name) for name in SYSTEM_NAMES}
+        return _checked([*(_called(systems, turns) or []), *turns])
+    value = _called({name: row[name] for name in row if name not in CONVERSATION_KEYS}, None)
     if isinstance(value, str | list) and value != []:
         return _checked(value)
-    messages = _messages(row)
-    if messages:
-        return _checked(messages[:-1] if _is_answered(row) else messages)
     keys = str(sorted(map(str, row)))[:200]
     raise InputError(
         f'has no string "prompt"; it has {keys}. Rename its key, or write a list of messages as '
         "the prompt."
     )
+
+
+def _called(row: dict[str, Any], turns: list[Any] | None) -> Any:
+    """Return the prompt of a row, whatever it is called; None where it has none, or turns do.
+
+    Raises:
+        InputError: if that cannot be told.
+    """
+    try:
+        return prompt_beside(row, turns)
+    except UnusableError as reason:
+        raise InputError(f"is a row {reason}.") from None
 
 
 def _checked(value: str | list[Any]) -> Prompt:

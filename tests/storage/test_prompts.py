@@ -105,3 +105,26 @@ def test_a_row_that_is_no_prompt_is_named(tmp_path, row, words):
     content = json.dumps({"prompt": "a"}) + "\n" + json.dumps(row)
     with pytest.raises(InputError, match=words):
         read_prompts(write(tmp_path, content.encode(), "prompts.jsonl"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "hi", "system": "Be brief."},
+        {"instruction": "hi", "system_prompt": "Be brief."},
+        {"messages": [{"role": "user", "content": "hi"}], "system": "Be brief."},
+    ],
+)
+def test_the_text_of_the_system_is_its_message(tmp_path, row):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps(row))
+    assert read_prompts(path) == [
+        Conversation([Message("system", "Be brief."), Message("user", "hi")])
+    ]
+
+
+def test_columns_that_may_both_be_the_prompt_are_refused(tmp_path):
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"question": "hi", "context": "a page"}))
+    with pytest.raises(InputError, match='line 1 is a row without "prompt", which "question" and'):
+        read_prompts(path)
