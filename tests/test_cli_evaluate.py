@@ -11,6 +11,7 @@ import torch
 from rewardlab import LanguageReward, VisionReward, cli
 from rewardlab.commands import evaluate
 from rewardlab.evaluation import benchmark_scores, named_biases, picture_biases
+from rewardlab.rewards import remote
 from rewardlab.rewards.rules import Length
 from rewardlab.storage import save_samples
 from rewardlab.testing import tiny_tower
@@ -255,3 +256,17 @@ def test_an_audit_of_pictures_goes_on_too(place, scored, monkeypatch):
     assert len(calls) == 1 + 1 + 7 - 1, "pictures, seven edits of which one has nothing to change"
     whole = (place / "whole" / "results.json").read_bytes()
     assert (place / "out" / "results.json").read_bytes() == whole
+
+
+def test_what_a_server_refuses_is_left_out_if_a_share_may_be(place, capsys, monkeypatch):
+    def answer(url, body, headers, **patience):
+        scores = [None if "no no no" in text else float(len(text)) for text in body["query"]]
+        return {"rewards": scores, "reasons": ["too long" if s is None else "" for s in scores]}
+
+    monkeypatch.setattr(remote, "post_json", answer)
+    words = ["evaluate", "http://127.0.0.1:9", "pairs.jsonl", "--audit", "0"]
+    assert cli.main(words) == 2
+    assert "--most-unscored of `rewardlab score`" in capsys.readouterr().err
+    assert cli.main([*words, "--most-unscored", "0.5", "--out", "out"]) == 0
+    assert "over 2 rows" in capsys.readouterr().out
+    assert len(results(place / "out")["files"][0]["unscored"]) == 10

@@ -199,7 +199,7 @@ which edits of pictures fool a reward of pictures.
   --seed 0      seed of the bootstraps, and of the audit's prompts
   --resume      go on from FOLDER.part, which a run leaves that was killed
   --batch-size 64    --device NAME    --trust    --chat false: plain text, no chat template
-  --query, --query-template, --key-variable: of a URL, see `score --help`
+  --query, --query-template, --key-variable: of a URL, --most-unscored: see `score --help`
 
 Examples:
   rewardlab evaluate runs/rm/reward reward-bench-2.parquet --out runs/bench

@@ -14,8 +14,7 @@ from torch.utils.data import Dataset
 from rewardlab.bulk.journal import JournalFile, Parts, check_job, part_of
 from rewardlab.commands.flags import FlagParser, add_device_flags, check_numbers
 from rewardlab.commands.logs import set_up_logs
-from rewardlab.commands.score import origin_of
-from rewardlab.commands.sources import open_reward
+from rewardlab.commands.score import open_scorer, origin_of
 from rewardlab.data.samples import open_samples, with_prompts
 from rewardlab.errors import InputError
 from rewardlab.evaluation.benchmark_files import read_benchmark
@@ -58,7 +57,7 @@ def run(command: str, argv: Sequence[str]) -> int:
     journal = JournalFile(None if flags.out is None else part_of(Path(flags.out)), job)
     with closing(journal):
         part = Parts(journal, flags.resume)
-        reward = open_reward(flags.reward, flags)
+        reward = open_scorer(flags)
         if files:
             check_reward(reward, flags.reward)
         scored = [score_file(reward, file, flags.batch_size, part) for file in files]
@@ -130,6 +129,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     add("--audit", type=int, default=200, metavar="N", help="prompts of the bias audit; 0 for none")
     add("--seed", type=int, default=0, help="seed of the bootstraps, and of the audit's prompts")
     add("--batch-size", type=int, default=64, help="answers scored at once")
+    add("--most-unscored", type=float, help="share of answers that may fail and be left out")
     add("--resume", action="store_true", help="go on from OUT.part")
     add_device_flags(parser)
     flags = parser.parse_args(argv)

@@ -10,7 +10,7 @@ import time
 from http.client import HTTPException, HTTPResponse, IncompleteRead
 from typing import Any, NamedTuple
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 from urllib.request import HTTPRedirectHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 from rewardlab.errors import InputError, reason_of
@@ -189,7 +189,7 @@ def is_header_text(text: str) -> bool:
 
 
 def checked_url(url: str, path: str) -> str:
-    """Return the URL, with `path` if it has none.
+    """Return the URL, with `path` if it has none; "/" before a query string is one.
 
     Raises:
         InputError: if it is no http or https URL with a host.
@@ -197,6 +197,8 @@ def checked_url(url: str, path: str) -> str:
     Example:
         >>> checked_url("http://127.0.0.1:5000/", "/get_reward")
         'http://127.0.0.1:5000/get_reward'
+        >>> checked_url("http://127.0.0.1:5000?reward=eye", "/get_reward")
+        'http://127.0.0.1:5000/get_reward?reward=eye'
     """
     try:
         parts = urlsplit(url)
@@ -209,8 +211,9 @@ def checked_url(url: str, path: str) -> str:
             "A server's URL begins with http:// or https:// and a host; a port is a number up to "
             f"65535, and other than ASCII is percent-encoded; got {url!r:.200}."
         )
-    has_path = parts.path not in ("", "/") or parts.query
-    return url if has_path else url.rstrip("/") + path
+    if parts.path == "" or (parts.path == "/" and not parts.query):
+        return urlunsplit(parts._replace(path=path))
+    return url
 
 
 class _NoRedirect(HTTPRedirectHandler):

@@ -342,7 +342,8 @@ def _check_share(reward: Reward, tally: Tally, reasons: Sequence[str], samples: 
         raise InputError(
             f"{name} did not score {where}: {_ended(reasons[first])} Each sample has to be "
             "scored, since its most_unscored is 0. Mend the cause; or allow a share to be left "
-            f"out, {name}(most_unscored=0.05) or Tolerant(reward)."
+            f"out, {name}(most_unscored=0.05) or Tolerant(reward); --most-unscored of `rewardlab "
+            "score`, `select` and `evaluate`."
         )
     raise InputError(
         f"{name} left {tally.unscored} of {tally.asked} samples unscored since the start, more "

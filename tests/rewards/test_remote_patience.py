@@ -258,3 +258,8 @@ def test_pixels_out_of_range_are_refused_and_not_clamped():
     reward = RemoteReward("http://127.0.0.1:9", dialect="flow-factory")
     with pytest.raises(InputError, match=r"RemoteReward scores images in \[0, 1\]"):
         reward(Samples(["a"], torch.full((1, 3, 2, 2), -1.0)))
+
+
+def test_a_url_that_names_a_reward_alone_gets_the_forms_path():
+    reward = RemoteReward("http://127.0.0.1:9?reward=eye", dialect="flow-factory")
+    assert reward.url == "http://127.0.0.1:9/compute?reward=eye"
