@@ -27,6 +27,10 @@ REWARD = "reward.json"  # takes the place of config.json in folders where that i
 CLASSIFIER = "rewardlab.rewards.ClassifierReward"
 LANGUAGE = "rewardlab.rewards.LanguageReward"
 HOME = "rewardlab.rewards"
+_EXPORTED = (
+    "It looks like an export for other libraries, which they load: give the reward that was "
+    "exported."
+)
 TO_TRUST = "call load_reward(path, trust=True), or give --trust"
 
 
@@ -95,19 +99,24 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         return _adapted_config(adapter)
     if not file.is_file():
         check_merged(folder)
-        raise InputError(
-            f"{folder} holds no {CONFIG}, so it is no reward's. "
-            "Give the folder that save_pretrained wrote."
-        )
+        raise InputError(f"{folder} holds no {CONFIG}, so it is no reward's. {_mend(folder)}")
     config = read_json(file)
+    brings_code = "auto_map" in config  # which names the classes of code that stands in the folder
     if "class_path" not in config:
         config = {"class_path": _foreign_class(folder, config)}
     if not isinstance(config["class_path"], str):
-        raise InputError(
-            f"{file} names no class_path, so it is no reward's. "
-            "Is it a transformers folder of another kind?"
-        )
+        mend = _EXPORTED if brings_code else "Is it a transformers folder of another kind?"
+        raise InputError(f"{file} names no class_path, so it is no reward's. {mend}")
     return config
+
+
+def _mend(folder: Path) -> str:
+    """Return what to give in place of a folder without a config."""
+    if _config_file(folder / "reward").is_file():
+        return f"It is a run's or a stage's folder: give {folder / 'reward'}."
+    if (folder / "model.onnx").is_file() or (folder / "reward.py").is_file():
+        return _EXPORTED
+    return "Give the folder that save_pretrained wrote."
 
 
 def read_settings(folder: str | Path, *names: str) -> dict[str, Any]:

@@ -90,3 +90,15 @@ def test_rewards_import_without_open_clip():
         [sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True
     )
     assert run.stdout.strip() == "[]"
+
+
+def test_a_runs_folder_and_an_export_say_what_to_give(tmp_path):
+    Length().save_pretrained(tmp_path / "run" / "reward")
+    with pytest.raises(InputError, match="a run's or a stage's folder: give .*run/reward"):
+        load_reward(tmp_path / "run")
+    files = {"model.onnx": "", "reward.py": "", "config.json": '{"auto_map": {}}'}
+    for name, content in files.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).write_text(content)
+        with pytest.raises(InputError, match="give the reward that was exported"):
+            load_reward(tmp_path / name)
