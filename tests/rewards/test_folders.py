@@ -94,7 +94,7 @@ def test_rewards_import_without_open_clip():
 
 def test_a_runs_folder_and_an_export_say_what_to_give(tmp_path):
     Length().save_pretrained(tmp_path / "run" / "reward")
-    with pytest.raises(InputError, match="a run's or a stage's folder: give .*run/reward"):
+    with pytest.raises(InputError, match=r"a run's or a stage's folder: give .*run/reward"):
         load_reward(tmp_path / "run")
     files = {"model.onnx": "", "reward.py": "", "config.json": '{"auto_map": {}}'}
     for name, content in files.items():
