@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import tarfile
 
 import pytest
 import torch
@@ -231,3 +232,25 @@ def test_a_file_of_good_and_bad_answers_says_that_it_is_no_pairs(place):
     write("kto.jsonl", [{"prompt": "a", "completion": "b", "label": False}])
     with pytest.raises(InputError, match="as for KTO"):
         command.run("data", ["check", "kto.jsonl"])
+
+
+@pytest.mark.parametrize(
+    ("row", "kind"),
+    [
+        ({"prompt": "q1", "response": "fine"}, "prompts with one response each"),
+        ({"prompt": "Q1"}, "prompts"),
+    ],
+)
+def test_rows_that_are_no_pairs_are_compared_with_another_file_too(place, capsys, row, kind):
+    write("rows.jsonl", [row, {**row, next(iter(row)): "q1000"}])
+    figures = check("rows.jsonl", "--against", "pairs.jsonl")
+    assert figures["kind"] == kind
+    assert figures["against"]["pairs"] == 1
+    assert "pairs.jsonl: 1 rows share a prompt with it (1 prompts)" in capsys.readouterr().out
+
+
+def test_a_tar_archive_is_called_so(place):
+    with tarfile.open("shard.tar", "w") as tar:
+        tar.add("pairs.jsonl")
+    with pytest.raises(InputError, match=r"shard\.tar is a tar archive"):
+        check("shard.tar")

@@ -65,9 +65,14 @@ def of_pairs(file: PairFile, flags: argparse.Namespace) -> Figures:
         },
         "split": _split(pairs, flags),
     }
-    if flags.against is not None:
-        figures["against"] = {"file": flags.against, **leak(pairs, others(flags.against))}
-    return figures
+    return {**figures, **_against(pairs, flags)}
+
+
+def _against(pairs: PreferencePairs, flags: argparse.Namespace) -> Figures:
+    """Return what pairs share with the file of --against, if one is given."""
+    if flags.against is None:
+        return {}
+    return {"against": {"file": flags.against, **leak(pairs, others(flags.against))}}
 
 
 def _how_read(file: PairFile) -> Figures:
@@ -181,7 +186,7 @@ def of_exchanges(samples: Samples, flags: argparse.Namespace) -> Figures:
     figures["empty_response"] = counts["empty_chosen"]
     figures["duplicated"] = counts["duplicated"]
     del figures["lengths"]["rejected"]
-    return figures
+    return {**figures, **_against(pairs, flags)}
 
 
 def of_prompts(samples: Samples, flags: argparse.Namespace) -> Figures:

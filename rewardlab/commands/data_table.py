@@ -179,7 +179,8 @@ def _against(figures: Figures) -> list[str]:
         return []
     if "report" in against:
         return [_line("against", against["file"]), str(against["report"])]
-    text = "{file}: {pairs:,} pairs share a prompt with it ({prompts:,} prompts), "
+    noun = "pairs" if "layouts" in figures else "rows"
+    text = f"{{file}}: {{pairs:,}} {noun} share a prompt with it ({{prompts:,}} prompts), "
     text += "{responses:,} a response"
     return [_line("against", text.format_map(against))]
 

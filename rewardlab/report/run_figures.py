@@ -141,7 +141,8 @@ def own_figures(run: Run, diagnostics: Sequence[Any] = ()) -> OwnFigures:
         raise InputError(
             f"{run.path} has no steps of a policy's training: no figure of it stands in a "
             f"{layout.METRICS_FILE}. Give a run of `rewardlab rounds` or `fit` that trained a "
-            "policy; a fit of a reward, or a run that was stopped before its first step, has none."
+            "policy. A fit of a reward has none, nor has a run that ended before its trainer first "
+            "logged (log_every_n_steps)."
         )
     told = {}
     for name, curve in curves.items():

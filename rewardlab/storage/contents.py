@@ -124,6 +124,10 @@ def decoded(path: Path, content: bytes) -> str:
     for beginning, name in _BINARY.items():
         if content.startswith(beginning):
             raise InputError(f"{path} is {name}.")
+    if content[257:262] == b"ustar":
+        raise InputError(
+            f"{path} is a tar archive, of which only scoring reads samples. Unpack it."
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
