@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+PROGRAMS = sorted((ROOT / "experiments" / "benchmarks").glob("*.py"))
 HERE = {"device": "EPYC, 1 thread", "case": "DPO step", "provider": "TRL"}
 
 
@@ -92,3 +93,11 @@ def test_the_page_has_a_place_for_the_table(benchmarks, tmp_path):
     page.write_text("no table", encoding="utf-8")
     with pytest.raises(SystemExit, match="no place for the table"):
         writing.insert_table([row], page)
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: path.name)
+def test_every_benchmark_answers_help_and_refuses_an_unknown_flag(path):
+    """Without a parser a misspelt flag would run for minutes."""
+    text = path.read_text(encoding="utf-8")
+    assert "ArgumentParser(" in text
+    assert ".parse_args(" in text

@@ -9,7 +9,7 @@ costs where latents are kept. Text encoders are left out: they are small in Stab
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,11 @@ TERA = 1e12
 
 
 def main() -> None:
-    for name in sys.argv[1:] or ["sd15"]:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", default=["sd15"], help="of configs/memory")
+    for name in parser.parse_args().names:
         print(_line(name), flush=True)
 
 

@@ -10,7 +10,7 @@ rest, which is Python, tokenizing, the loop, and what a job prepares before its 
 
 from __future__ import annotations
 
-import sys
+import argparse
 import time
 
 import torch
@@ -48,8 +48,15 @@ def shares(case: str) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    measured = [case for case in CASES if case not in LEFT_OUT]
+    parser.add_argument(
+        "cases", nargs="*", default=measured, help="of the table; all of one process"
+    )
+    cases = parser.parse_args().cases
     torch.set_num_threads(1)
-    cases = sys.argv[1:] or [case for case in CASES if case not in LEFT_OUT]
     print("| job | matrix products | attention | other operations | rest |\n|---|---|---|---|---|")
     for case in cases:
         print(shares(case), flush=True)

@@ -8,6 +8,7 @@ what its dense mask costs, on rows of one length that share nothing, which rewar
 
 from __future__ import annotations
 
+import argparse
 import random
 import statistics
 import time
@@ -90,6 +91,10 @@ def mask_costs() -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     torch.set_num_threads(1)
     print("| lengths | responses a prompt | seconds whole over packed |\n|---|---|---|")
     savings()

@@ -9,6 +9,7 @@ are never compared but where both took turns on an idle machine, several times.
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import tempfile
 import time
@@ -29,6 +30,10 @@ POST_TRAIN = "--rounds.init_args.post_train"
 
 def main() -> int:
     """Run the steps, and print the median of a step and where the library stands."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     torch.set_num_threads(1)
     root = Path(rewardlab.__file__).parents[1]
     ends: list[float] = []

@@ -9,6 +9,7 @@ there, its seconds, and the largest difference of the gradients, with and withou
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -35,24 +36,6 @@ class Measured(NamedTuple):
     peak: int
     seconds: float
     gradients: list[Tensor]
-
-
-def main() -> None:
-    torch.set_num_threads(1)
-    for name, make in (
-        ("a gradient to the pictures through a frozen tower", frozen_tower),
-        ("a step of a tower whose 12 blocks are trained", trained_tower),
-        ("a gradient to the latents through the decoder", decoder),
-    ):
-        kept, recomputed = [measured(*make(value)) for value in (False, True)]
-        pairs = zip(kept.gradients, recomputed.gradients, strict=True)
-        difference = max(float((one - other).abs().max()) for one, other in pairs)
-        print(
-            f"{name}: {kept.peak / GIB:.2f} GiB and {recomputed.peak / GIB:.2f}, "
-            f"{kept.peak / recomputed.peak:.1f} times less, in {kept.seconds:.1f} s and "
-            f"{recomputed.seconds:.1f}; gradients differ by {difference:.1g}",
-            flush=True,
-        )
 
 
 def frozen_tower(recomputes: bool) -> tuple[Callable[[], Any], list[Tensor]]:
@@ -108,6 +91,37 @@ def measured(step: Callable[[], Any], leaves: list[Tensor]) -> Measured:
     peak = measured_peak(step)
     seconds = time.perf_counter() - start
     return Measured(peak, seconds, [leaf.grad.clone() for leaf in leaves if leaf.grad is not None])
+
+
+def line(name: str) -> str:
+    """Return what a case costs without and with activations that are computed anew."""
+    kept = measured(*CASES[name](False))
+    recomputed = measured(*CASES[name](True))
+    pairs = zip(kept.gradients, recomputed.gradients, strict=True)
+    difference = max(float((one - other).abs().max()) for one, other in pairs)
+    return (
+        f"{name}: {kept.peak / GIB:.2f} GiB and {recomputed.peak / GIB:.2f}, "
+        f"{kept.peak / recomputed.peak:.1f} times less, in {kept.seconds:.1f} s and "
+        f"{recomputed.seconds:.1f}; gradients differ by {difference:.1g}"
+    )
+
+
+CASES = {
+    "a gradient to the pictures through a frozen tower": frozen_tower,
+    "a step of a tower whose 12 blocks are trained": trained_tower,
+    "a gradient to the latents through the decoder": decoder,
+}
+
+
+def main() -> None:
+    """Print each case."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
+    torch.set_num_threads(1)
+    for name in CASES:
+        print(line(name), flush=True)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ run with a correction that never learns.
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,10 @@ def share(runs: np.ndarray) -> float:
 
 def main() -> None:
     """Print the share, and its 95 % bootstrap interval over the seeds."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.parse_args()
     runs = lasting()
     generator = np.random.default_rng(0)
     draws = generator.integers(0, len(runs), (DRAWS, len(runs)))

@@ -183,11 +183,12 @@ def test_runs_of_an_earlier_sitting_count_and_are_not_made_again(study, tmp_path
     assert study.known_runs(None) == []
 
 
-def test_the_share_beyond_a_tether_is_that_of_the_published_rows(study, capsys):
+def test_the_share_beyond_a_tether_is_that_of_the_published_rows(study, capsys, monkeypatch):
     spec = importlib.util.spec_from_file_location("menu_share", STUDIES / "menu_share.py")
     shares = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(shares)
     assert shares.share(shares.np.array([[300.0, 200.0, 100.0], [500.0, 400.0, 100.0]])) == 1 / 3
+    monkeypatch.setattr(sys, "argv", ["menu_share.py"])
     shares.main()
     printed = capsys.readouterr().out.partition(" over")[0]
     assert printed in (STUDIES.parents[1] / "docs" / "studies" / "menu.md").read_text()
