@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from rewardlab.errors import InputError
+from rewardlab.networks.lora import adapted_layers
 from rewardlab.rewards import Brightness, VisionReward
 from rewardlab.rewards.averaging import averaged, fork
 from rewardlab.rewards.language import LanguageReward
@@ -69,6 +70,26 @@ def test_a_linear_head_averages_to_the_mean_of_its_scores():
     expected = torch.stack([copy(texts) for copy in forks]).mean(0)
     assert not torch.allclose(expected, forks[0](texts))
     assert_close(averaged(forks)(texts), expected)
+
+
+def test_adapters_average_to_the_mean_of_their_changes():
+    """Both factors of an adapter are averaged, and the product must not count the members twice."""
+    start = LanguageReward(tiny_causal_lm(), tiny_tokenizer(), lora_rank=2).eval()
+    forks = fork(start, 3)
+    for seed, copy in enumerate(forks):
+        for name, weight in copy.named_parameters():
+            if "lora_A" in name:  # it hardly moves in training, and here not at all
+                weight.requires_grad_(False)
+        trained(copy, seed)
+    expected = torch.stack([change(copy) for copy in forks]).mean(0)
+    assert expected.abs().max() > 0
+    assert_close(change(averaged(forks)), expected)
+
+
+def change(reward):
+    """Return what the adapter adds to the first layer that has one."""
+    layer = next(iter(adapted_layers(reward).values()))
+    return layer.get_delta_weight("default").detach()
 
 
 class TestWhatIsRefused:
