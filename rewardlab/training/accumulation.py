@@ -15,7 +15,6 @@ class AccumulationWindow:
     Lightning divides the loss of each of N batches by N, so a batch of few steps would weigh as
     much as one of many. Here a batch's loss is multiplied by its share: its count over that of the
     first batch. Before the optimizer step the gradients are brought to the mean over all counts.
-    With N = 1 nothing is changed, to the last bit.
 
     Example:
         >>> window = AccumulationWindow()
@@ -39,11 +38,9 @@ class AccumulationWindow:
         Args:
             loss: the mean over what the batch counts.
             count: of what its loss is the mean; the mean count of all processes.
-            parts: N, by which Lightning divides.
+            parts: N, by which Lightning divides, above 1.
         """
         self._parts = parts
-        if parts == 1:
-            return loss
         count = float(count)
         if not self._total:
             self._first = max(count, 1e-8)
@@ -53,7 +50,7 @@ class AccumulationWindow:
     @torch.no_grad()
     def close(self, parameters: Iterable[nn.Parameter]) -> None:
         """Bring the gradients to the mean over all batches since the last step, in place."""
-        if self._parts > 1 and self._total:
+        if self._total:
             factor = self._parts * self._first / self._total
             for parameter in parameters:
                 if parameter.grad is not None:

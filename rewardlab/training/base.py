@@ -170,6 +170,8 @@ class Trained(LightningModule):
     def share_of_step(self, loss: Tensor, count: float | Tensor) -> Tensor:
         """Return a batch's mean loss as its share of an optimizer step of several batches.
 
+        The loss is returned as it is, to the last bit, where one batch makes a step.
+
         Args:
             loss: the mean over what the batch counts.
             count: of what it is the mean, in this process.
