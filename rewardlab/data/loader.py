@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from rewardlab.data.token_budget import TokenBudget, rank_rows, token_batches
+from rewardlab.data.token_budget import TokenBudget, check_batch, rank_rows, token_batches
 from rewardlab.errors import InputError
 from rewardlab.seeds import derive
 from rewardlab.types import concatenate
@@ -108,8 +108,7 @@ class ResumableLoader:
         self.epoch = 0
         self.batches = 0
         self._loaded = False
-        if batch_size < 1:
-            raise InputError(f"batch_size should be at least 1; got {batch_size}.")
+        check_batch(batch_size)
         if budget is not None and drop_last:
             raise InputError(
                 "drop_last leaves out a batch of fewer items, and batches of a token budget are of "

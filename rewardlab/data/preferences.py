@@ -23,7 +23,7 @@ from rewardlab.data.splits import (
     prompt_key,
     split_groups,
 )
-from rewardlab.data.token_budget import budget_of
+from rewardlab.data.token_budget import budget_of, check_batch
 from rewardlab.errors import InputError
 from rewardlab.networks.chat import finished_of
 from rewardlab.storage.pair_rows import PAIR_FACTS, Dialogues
@@ -94,6 +94,7 @@ class Preferences(SplitData):
         tokens_per_batch: int | None = None,
     ) -> None:
         super().__init__()
+        check_batch(batch_size, tokens_per_batch)
         self.pairs = pairs
         self.extra = extra
         self.held_out = held_out

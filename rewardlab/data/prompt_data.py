@@ -14,6 +14,7 @@ from torch import Tensor
 from rewardlab.conversations import Prompt
 from rewardlab.data.loader import ResumableLoader, Rows
 from rewardlab.data.long_rows import fitting, models_of
+from rewardlab.data.token_budget import check_batch
 from rewardlab.errors import InputError
 from rewardlab.storage.prompts import read_prompts
 from rewardlab.types import Index, take
@@ -71,7 +72,7 @@ class Prompts(pl.LightningDataModule):
         long_rows: what becomes of prompts that do not fit the policy's context: "refuse" or "drop".
 
     Raises:
-        InputError: if the file is missing or broken, or there are no prompts.
+        InputError: if the file is missing or broken, there are no prompts, or a batch has none.
 
     Example:
         >>> data = Prompts(["a cat", "a dog", "a bird"], batch_size=2)
@@ -89,6 +90,7 @@ class Prompts(pl.LightningDataModule):
         long_rows: Literal["refuse", "drop"] = "refuse",
     ) -> None:
         super().__init__()
+        check_batch(batch_size)
         self.prompts = prompts
         self.batch_size = batch_size
         self.seed = seed

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from rewardlab.conversations import Prompt
 from rewardlab.data.loader import ResumableLoader, Rows
 from rewardlab.data.long_rows import LongRows, fitting, models_of
-from rewardlab.data.token_budget import budget_of
+from rewardlab.data.token_budget import budget_of, check_batch
 from rewardlab.errors import InputError
 from rewardlab.storage.exchange_rows import read_good_exchanges
 from rewardlab.storage.image_folder import ImageFolder
@@ -66,6 +66,7 @@ class SamplesData(pl.LightningDataModule):
         tokens_per_batch: int | None = None,
     ) -> None:
         super().__init__()
+        check_batch(batch_size, tokens_per_batch)
         self.long_rows = long_rows
         self.tokens_per_batch = tokens_per_batch
         self.samples = samples
@@ -124,6 +125,7 @@ class PairsData(pl.LightningDataModule):
         tokens_per_batch: int | None = None,
     ) -> None:
         super().__init__()
+        check_batch(batch_size, tokens_per_batch)
         self.long_rows = long_rows
         self.tokens_per_batch = tokens_per_batch
         self.pairs = pairs

@@ -36,6 +36,24 @@ class TokenBudget(NamedTuple):
     lengths: Tensor
 
 
+def check_batch(batch_size: int = 1, tokens_per_batch: int | None = None) -> None:
+    """Refuse a batch that would hold nothing, before anything is read or written.
+
+    Raises:
+        InputError: if either number is below 1.
+
+    Example:
+        >>> check_batch(16, tokens_per_batch=2048)
+    """
+    if batch_size < 1:
+        raise InputError(f"batch_size should be at least 1; got {batch_size}.")
+    if tokens_per_batch is not None and tokens_per_batch < 1:
+        raise InputError(
+            f"tokens_per_batch should be at least 1; got {tokens_per_batch}. Leave it out for "
+            "batches of batch_size."
+        )
+
+
 def budget_of(
     noun: Any, tokens_per_batch: int | None, models: Sequence[Any], what: str
 ) -> TokenBudget | None:
@@ -64,8 +82,7 @@ def budget_of(
     """
     if tokens_per_batch is None:
         return None
-    if tokens_per_batch < 1:
-        raise InputError(f"tokens_per_batch should be at least 1; got {tokens_per_batch}.")
+    check_batch(tokens_per_batch=tokens_per_batch)
     counters = counters_of(noun, models, what)
     if isinstance(noun, PreferencePairs):
         chosen = token_counts(noun.chosen, counters)

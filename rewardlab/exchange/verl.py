@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from rewardlab.conversations import Prompt, from_json
 from rewardlab.errors import InputError
 from rewardlab.exchange.function_files import (
@@ -125,4 +127,6 @@ def _prompt_of(extra_info: Mapping[str, Any] | None, key: str | None) -> Prompt:
             'the data\'s column extra_info: {"prompt": …}; or set PROMPT_KEY to the key that '
             "holds it."
         )
-    return from_json(value if isinstance(value, str) else list(value))  # parquet gives an array
+    if isinstance(value, np.ndarray):
+        value = value.tolist()  # parquet gives an array
+    return from_json(value)

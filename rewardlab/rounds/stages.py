@@ -21,7 +21,7 @@ from torch import nn
 
 from rewardlab.data import ResumableLoader, Rows
 from rewardlab.data.long_rows import fitting
-from rewardlab.data.token_budget import budget_of
+from rewardlab.data.token_budget import budget_of, check_batch
 from rewardlab.errors import InputError
 from rewardlab.evaluation import Guard, MonitoredPolicy, Readings
 from rewardlab.mining import check_candidates
@@ -138,6 +138,7 @@ class PostTrain:
     tokens_per_batch: int | None = None
 
     def __post_init__(self) -> None:
+        check_batch(self.batch_size, self.tokens_per_batch)
         if self.loop is not None:
             check_candidates(self.candidates)
             check_reference(getattr(self.loop, "keywords", {}))

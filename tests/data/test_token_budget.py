@@ -14,6 +14,7 @@ from rewardlab import LanguageReward, PreferencePairs, Samples
 from rewardlab.data import (
     PairsData,
     Preferences,
+    Prompts,
     ResumableLoader,
     Rows,
     SamplesData,
@@ -362,3 +363,18 @@ def test_post_training_by_prompts_has_no_budget(tmp_path):
     module = post_train.build(policy(), Length(), policy())
     with pytest.raises(InputError, match="these examples are prompts without responses"):
         post_train(module, numbered(["a"]), None, tmp_path, tmp_path / "scratch")
+
+
+SOURCES = [partial(data, "nowhere.jsonl") for data in (Preferences, SamplesData, PairsData)]
+
+
+@pytest.mark.parametrize("name", ["batch_size", "tokens_per_batch"])
+@pytest.mark.parametrize("data", [*SOURCES, PostTrain])
+def test_a_batch_of_nothing_is_refused_before_a_file_is_read(data, name):
+    with pytest.raises(InputError, match=f"{name} should be at least 1; got 0"):
+        data(**{name: 0})
+
+
+def test_prompts_of_no_batch_are_refused_before_their_file_is_read():
+    with pytest.raises(InputError, match="batch_size should be at least 1; got 0"):
+        Prompts("nowhere.txt", batch_size=0)

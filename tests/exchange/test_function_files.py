@@ -135,6 +135,8 @@ def test_verl_without_a_prompt_is_told_where_to_put_it(tmp_path):
     module = loaded(verl.write_function(tmp_path / "words", tmp_path / "a.py"))
     with pytest.raises(InputError, match=r"passes no prompt.*no 'prompt'; it has \['index'\]"):
         module.compute_score("sums", "4", "4", {"index": 3})
+    with pytest.raises(InputError, match=r"should be a string or a list of messages .*; got '7'"):
+        module.compute_score("sums", "4", "4", {"prompt": 7})
     module = loaded(verl.write_function(tmp_path / "words", tmp_path / "b.py", prompt_key=None))
     assert module.compute_score("sums", "4 it is", "4") == {"score": 3.0}
 
