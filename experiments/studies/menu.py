@@ -17,7 +17,7 @@ other people whose judge, SmolLM2, nobody here trained; and "faces", a pretraine
 judge is an expression net of other people. Writes a run folder an arm and seed,
 `runs.csv`, `curves.csv` (a row a reading), `table.md` and `menu.png` (gold against √KL, or against
 the steps). Runs that a `runs.csv` of an earlier sitting holds (`--known`) count and are not made
-again. Settings were chosen on seeds 0 and 1; report others.
+again, but for one whose reward or policy another arm takes. Settings were chosen on seeds 0 and 1; report others.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,11 @@ __all__ = [
     "known_runs",
     "made",
     "measure",
+    "needed",
     "read_runs",
     "readings_of",
     "table",
+    "with_sources",
     "write",
 ]
 
@@ -221,6 +223,30 @@ def parse() -> argparse.Namespace:
     return options
 
 
+def with_sources(arms: Sequence[str], world: World) -> list[str]:
+    """Return the arms, each behind the one whose reward or policy it takes."""
+    ordered = []
+    for arm in arms:
+        if world.arms[arm].takes is not None:
+            ordered.append(world.arms[arm].of)
+        ordered.append(arm)
+    return list(dict.fromkeys(ordered))
+
+
+def needed(
+    arms: Sequence[str], seeds: Sequence[int], known: Collection[tuple[str, int]], world: World
+) -> set[tuple[str, int]]:
+    """Return the runs whose folder an arm takes that is still to be made, known or not."""
+    runs = set()
+    for arm in arms:
+        if world.arms[arm].takes is None:
+            continue
+        for seed in seeds:
+            if (arm, seed) not in known:
+                runs.add((world.arms[arm].of, seed))
+    return runs
+
+
 def main() -> int:
     """Run all arms and seeds, and write the tables after each."""
     options = parse()
@@ -235,14 +261,15 @@ def main() -> int:
         return command(arm, seed, out, more, world)
 
     measured = known_runs(options.known)
-    done = {(entry.row.arm, entry.row.seed) for entry in measured}
+    known = {(entry.row.arm, entry.row.seed) for entry in measured}
     if measured:
         out.mkdir(parents=True, exist_ok=True)
         write(out, measured, world)
-    arms = options.arms or world.main
+    arms = with_sources(options.arms or world.main, world)
+    done = known - needed(arms, options.seeds, known, world)
     for run in made(arms, options.seeds, out, command_of, options.hours, done):
-        if run.arm == ANCHOR:
-            continue  # no RLHF: nothing to compare
+        if run.arm == ANCHOR or (run.arm, run.seed) in known:
+            continue  # an anchor is no RLHF, so nothing is compared
         measured.append(measure(*run, world))
         write(out, measured, world)
     print(table([entry.row for entry in measured], world))

@@ -183,6 +183,15 @@ def test_runs_of_an_earlier_sitting_count_and_are_not_made_again(study, tmp_path
     assert study.known_runs(None) == []
 
 
+def test_an_arm_of_another_run_has_it_made_first_known_or_not(study):
+    arms = study.with_sources(["restart", "none", "kl-anchor"], study.WORLDS["topics"])
+    assert arms == ["online", "restart", "none", "anchor", "kl-anchor"]
+    known = {("online", 2), ("online", 3), ("restart", 3), ("none", 2)}
+    runs = study.needed(arms, [2, 3], known, study.WORLDS["topics"])
+    assert runs == {("online", 2), ("anchor", 2), ("anchor", 3)}
+    assert study.needed(["none", "online"], [2, 3], known, study.WORLDS["topics"]) == set()
+
+
 def test_the_share_beyond_a_tether_is_that_of_the_published_rows(study, capsys, monkeypatch):
     spec = importlib.util.spec_from_file_location("menu_share", STUDIES / "menu_share.py")
     shares = importlib.util.module_from_spec(spec)
