@@ -74,4 +74,6 @@ def _advice_lines(number: int, advice: Advice) -> Iterator[str]:
     if advice.lay_over:
         yield f"   Lay over the same command:  {' '.join(advice.lay_over)}"
     yield f"   Threshold: {advice.basis}."
+    if advice.measured is not None:
+        yield f"   Measured: {advice.measured.sentence()}."
     yield ""

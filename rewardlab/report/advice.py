@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rewardlab.report.figures import sig
+from rewardlab.report.menu_evidence import Evidence, evidence_of
 from rewardlab.report.run_figures import TOLERANCE, Change, OwnFigures
 from rewardlab.report.symptoms import SYMPTOMS, Symptom, concerns, score_rise, size_of
 
@@ -23,6 +24,7 @@ class Advice(NamedTuple):
         lay_over: flags for the same command.
         basis: where the threshold comes from.
         strength: the change in multiples of the threshold, as a mean over all runs.
+        measured: what the menu's study measured of it; None if nothing.
     """
 
     advice: str
@@ -31,13 +33,20 @@ class Advice(NamedTuple):
     lay_over: tuple[str, ...]
     basis: str
     strength: float
+    measured: Evidence | None = None
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """What is sorted by: what helped in the study first, what hurt last, then the strength."""
+        effect = 0 if self.measured is None else self.measured.effect
+        return -effect, -self.strength
 
 
 class Counsel(NamedTuple):
     """What a set of runs says.
 
     Attributes:
-        advices: strongest first.
+        advices: what to try first, first.
         unread: figures that no run has, and how to get them.
     """
 
@@ -46,7 +55,10 @@ class Counsel(NamedTuple):
 
 
 def advise(runs: Sequence[OwnFigures]) -> Counsel:
-    """Return what to try first, strongest first, and what was not read.
+    """Return what to try first, and what was not read.
+
+    What helped in the menu's study comes first and what hurt there last; among equals the strongest
+    comes first.
 
     Args:
         runs: what each run says of its own training (`own_figures`).
@@ -70,7 +82,7 @@ def advise(runs: Sequence[OwnFigures]) -> Counsel:
         if advice is not None:
             advices.append(advice)
     advices += _data_advices(runs)
-    advices.sort(key=lambda advice: -advice.strength)
+    advices.sort(key=lambda advice: advice.rank)
     return Counsel(tuple(advices), tuple(unread))
 
 
@@ -98,7 +110,13 @@ def _advice(symptom: Symptom, runs: Sequence[OwnFigures], count: int) -> Advice 
         return None
     strength = sum(sizes) / count
     return Advice(
-        symptom.advice, tuple(evidence), symptom.meaning, lay_over, symptom.basis, strength
+        symptom.advice,
+        tuple(evidence),
+        symptom.meaning,
+        lay_over,
+        symptom.basis,
+        strength,
+        evidence_of(lay_over),
     )
 
 

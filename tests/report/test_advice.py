@@ -172,6 +172,21 @@ def test_the_strongest_comes_first_and_seeds_are_taken_together(tmp_path):
     assert both[0].strength == pytest.approx(alone[0].strength / 2)
 
 
+def test_what_helped_in_the_study_comes_before_what_is_louder_and_what_hurt_last(tmp_path, capsys):
+    columns = {"reading/kl": line(0, 12), "score": line(0, 90), "score_std": line(1, 1)}
+    columns |= monitored(line(0.1, 0.9), 0.02) | {"length": exponential(9, 90)}
+    run = write_rounds(tmp_path / "a", columns)
+    advices = counsel(run).advices
+    effects = [0 if advice.measured is None else advice.measured.effect for advice in advices]
+    assert (effects[0], effects[-1]) == (1, -1)
+    assert effects == sorted(effects, reverse=True)
+    assert advices[0].strength < advices[1].strength
+    assert cli.main(["advise", str(run)]) == 0
+    heard = capsys.readouterr().out
+    assert "Measured: on the help topics (kl0.25, 10 seeds) gold fell in 0 runs and stood" in heard
+    assert heard.index("it helped") < heard.index("it hurt")
+
+
 def garble(columns, results):
     """Return a run with other judges' columns and figures."""
     changed = columns | {"reading/gold": ["garbage"] * COUNT, "reading/gold_std": line(9, -9)}
