@@ -6,9 +6,8 @@ import logging
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
@@ -16,8 +15,10 @@ from rewardlab.data.captions import check_prompts, mismatched
 from rewardlab.data.compared import evenly_spread, files_of
 from rewardlab.data.diagnostics import report, separators
 from rewardlab.data.features import features_of
+from rewardlab.data.labeling import Source, labeled
 from rewardlab.data.loader import ResumableLoader, Rows
 from rewardlab.data.long_rows import fitting, models_of
+from rewardlab.data.reconstruction import reconstructed
 from rewardlab.data.samples import open_samples
 from rewardlab.data.splits import Part, Split, SplitData, held_out_count, split_groups
 from rewardlab.data.token_budget import FEATURES, budget_of, not_texts
@@ -28,24 +29,9 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.abilities import frozen_features
 from rewardlab.seeds import derive, row_seeds
 from rewardlab.storage.videos import Clip
-from rewardlab.types import SOURCES, LabeledSamples, Samples, balanced, concatenate, kind_of
+from rewardlab.types import LabeledSamples, Samples, concatenate, kind_of
 
-AT_ONCE = 16  # images that pass an autoencoder together
 log = logging.getLogger("rewardlab")
-
-
-class Source(NamedTuple):
-    """Samples of one kind, with their label.
-
-    Attributes:
-        name: of `SOURCES`.
-        data: N items, Samples of one row each.
-        label: one number for all, or one for each [N].
-    """
-
-    name: str
-    data: Dataset[Samples]
-    label: float | Tensor
 
 
 class TargetSamples(SplitData):
@@ -80,6 +66,7 @@ class TargetSamples(SplitData):
             few samples to hold out.
 
     Example:
+        >>> import torch
         >>> targets = Samples([""] * 10, torch.rand(10, 3, 8, 8))
         >>> negatives = Samples([""] * 10, torch.rand(10, 3, 8, 8))
         >>> data = TargetSamples(targets, negatives)
@@ -137,12 +124,9 @@ class TargetSamples(SplitData):
     def few(self, count: int) -> TargetSamples:
         """Return the same data module of the first `count` targets, a quarter of them held out."""
         targets = self._open(self.targets)
-        some = gather(Subset(targets, range(min(count, len(targets)))))
-        other = copy(self)
-        other.targets = some
+        other = self._unopened()
+        other.targets = gather(Subset(targets, range(min(count, len(targets)))))
         other.held_out = 0.25
-        other._target_data = None
-        other._splits = None
         return other
 
     def against(
@@ -156,25 +140,20 @@ class TargetSamples(SplitData):
             swap: train on the held-out part and hold out the other, for a classifier that knows
                 nothing of what the reward saw.
         """
-        other = TargetSamples(
-            self.targets,
-            negatives,
-            self.policy,
-            self.held_out,
-            self.size,
-            self.channels,
-            self.reconstruct,
-            self.batch_size,
-            self.cache,
-            self.strict,
-            self.seed,
-            self.clip,
-            self.tokens_per_batch,
-        )
-        other._generator = self._generator
+        other = self._unopened()
+        other.negatives = negatives
         other._target_data = self._open_targets()
         other.pseudo = pseudo
         other._swap = swap
+        return other
+
+    def _unopened(self) -> TargetSamples:
+        """Return a data module of the same settings that has read nothing and has no trainer."""
+        other = copy(self)
+        other.trainer = None
+        other._target_data = None
+        other._splits = None
+        other._reward = None
         return other
 
     def setup(self, stage: str) -> None:
@@ -328,22 +307,8 @@ class TargetSamples(SplitData):
         self, part: Part, negatives: Dataset[Samples], reward: Reward | None
     ) -> LabeledSamples:
         """Return a part of all sources, labeled and joined."""
-        inputs = []
-        labels = []
-        numbers = []
-        for source in self._sources(part, negatives, reward):
-            count = len(source.data)
-            inputs.append(self._inputs(reward, source.data))
-            labels.append(torch.ones(count) * source.label)
-            numbers.append(torch.full((count,), SOURCES.index(source.name)))
-        label = torch.cat(labels)
-        return LabeledSamples(
-            inputs=concatenate(inputs),
-            labels=label,
-            rows=torch.arange(len(label)),
-            weights=balanced(label),
-            sources=torch.cat(numbers),
-        )
+        sources = self._sources(part, negatives, reward)
+        return labeled(sources, [self._inputs(reward, source.data) for source in sources])
 
     def _sources(
         self, part: Part, negatives: Dataset[Samples], reward: Reward | None
@@ -371,26 +336,6 @@ class TargetSamples(SplitData):
 def gather(dataset: Any) -> Samples:
     """Return all items of a dataset of one-row Samples as Samples."""
     return concatenate([dataset[i] for i in range(len(dataset))])
-
-
-def reconstructed(policy: Policy | None, samples: Samples, seed: int) -> Samples:
-    """Return the samples after the policy's encoder and decoder.
-
-    So both classes carry the autoencoder's signature.
-    """
-    if policy is None:
-        raise InputError(
-            "reconstruct=True passes targets through the generator's autoencoder; "
-            "give the `policy`."
-        )
-    seeds = row_seeds(derive(seed, "reconstruct"), len(samples))
-    parts = []
-    with torch.no_grad():
-        for start in range(0, len(samples), AT_ONCE):
-            part = samples[start : start + AT_ONCE]
-            trajectory = policy.encode(part, seeds=seeds[start : start + AT_ONCE])
-            parts.append(policy.decode(trajectory).to("cpu"))
-    return concatenate(parts)  # type: ignore[no-any-return]
 
 
 def _reward_of(trainer: Any) -> Reward | None:

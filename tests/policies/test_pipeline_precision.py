@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline
 from peft import LoraConfig
 from torch.testing import assert_close
 
-from rewardlab.data.targets import reconstructed
+from rewardlab.data.reconstruction import reconstructed
 from rewardlab.errors import InputError
 from rewardlab.policies import DiffusionPolicy, diffusion_folder, load_policy
 from rewardlab.policies.pipeline_files import absent_parts
