@@ -16,8 +16,8 @@ from rewardlab.rewards.folders import read_config
 from rewardlab.rewards.saved import tried_folder
 from rewardlab.rewards.tower_files import LOCAL
 from rewardlab.rewards.tower_forms import Gelu
+from rewardlab.rewards.tower_loading import load_tower
 from rewardlab.rewards.tower_weights import load_weights, read_weights
-from rewardlab.rewards.towers import load_tower
 from rewardlab.types import Samples, images_of
 
 TOWER = "tower"
@@ -38,7 +38,7 @@ class AestheticReward(Reward, Saved):
             ViT-L-14 with OpenAI's weights and gelu="quick".
         predictor: the predictor's weights file.
         pretrained: for an architecture of open_clip: a tag (downloads), a file, or "random".
-        gelu, preprocessing: see `rewardlab.rewards.towers.load_tower`.
+        gelu, preprocessing: see `rewardlab.rewards.tower_loading.load_tower`.
         gradient_checkpointing: trade time for memory where a gradient passes to the images.
 
     Raises:

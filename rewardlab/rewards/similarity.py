@@ -17,7 +17,8 @@ from rewardlab.rewards.folders import read_settings
 from rewardlab.rewards.saved import tried_folder
 from rewardlab.rewards.tower_files import HUB, LOCAL
 from rewardlab.rewards.tower_forms import Gelu
-from rewardlab.rewards.towers import Tower, load_tower
+from rewardlab.rewards.tower_loading import load_tower
+from rewardlab.rewards.towers import Tower
 from rewardlab.types import Samples, images_of
 
 TOWER = "tower"
@@ -63,7 +64,8 @@ class SimilarityReward(Reward, Saved):
         pretrained: for an architecture of open_clip: a tag (downloads), a file, or "random".
         kind: which reward's scale.
         prefix: what is put before each prompt.
-        gelu, preprocessing: see `rewardlab.rewards.towers.load_tower`. Those of "hps" are known.
+        gelu, preprocessing: see `rewardlab.rewards.tower_loading.load_tower`. Those of "hps" are
+            known.
         long_prompts: "cut", which is said once, or "refuse".
         gradient_checkpointing: trade time for memory where a gradient passes to the images.
 

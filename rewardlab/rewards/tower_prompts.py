@@ -2,13 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Any
+import logging
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rewardlab.errors import InputError
 from rewardlab.rewards.foreign_towers import ForeignTower
+
+LongPrompts = Literal["cut", "refuse"]
+
+_log = logging.getLogger("rewardlab")
+
+
+class PromptTokenizer:
+    """Prompts as the tokens of a tower's text half, whose context may not hold all of them.
+
+    Args:
+        tokenizer: called as open_clip's are; None takes open_clip's default when prompts come.
+        long_prompts: "cut" cuts the ends of prompts that are too long, counts them and says so
+            once; "refuse" refuses them.
+
+    Attributes:
+        cut: how many prompts were cut so far, counted anew in each call.
+    """
+
+    def __init__(self, tokenizer: Any, long_prompts: LongPrompts) -> None:
+        self.tokenizer = tokenizer
+        self.long_prompts = long_prompts
+        self.cut = 0
+
+    def __call__(self, prompts: list[str], model: nn.Module) -> Tensor:
+        """Return the tokens [B, T] of prompts for a model's text half.
+
+        Raises:
+            InputError: if the model has no tokenizer, or prompts are too long and are refused.
+        """
+        if self.tokenizer is None:
+            self.tokenizer = default_tokenizer(model)
+        ids: Tensor = self.tokenizer(prompts)
+        cut = cut_prompts(self.tokenizer, prompts, ids)
+        if cut and self.long_prompts == "refuse":
+            raise InputError(
+                f"{len(cut)} of {len(prompts)} prompts are longer than the {ids.shape[1]} tokens "
+                f"that the text tower sees, such as {cut[0][:80]!r}. Shorten them, or let their "
+                "ends be cut (conditional=True)."
+            )
+        if cut and not self.cut:
+            _log.warning(
+                "The text tower sees %d tokens: %d of %d prompts are longer and lose their ends, "
+                "such as %.80r; told once. conditional='refuse' refuses them",
+                ids.shape[1],
+                len(cut),
+                len(prompts),
+                cut[0],
+            )
+        self.cut += len(cut)
+        return ids
 
 
 def default_tokenizer(model: Any) -> Any:

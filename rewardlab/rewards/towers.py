@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,20 +18,9 @@ from rewardlab.provenance import fingerprint
 from rewardlab.rewards.foreign_towers import ForeignTower
 from rewardlab.rewards.preprocessing import Preprocessing
 from rewardlab.rewards.tower_description import described, heads_of
-from rewardlab.rewards.tower_files import (
-    TowerOptions,
-    open_model,
-    preprocessing_numbers,
-    save_tower,
-    wrapped,
-)
-from rewardlab.rewards.tower_forms import Gelu
-from rewardlab.rewards.tower_prompts import cut_prompts, default_tokenizer
+from rewardlab.rewards.tower_files import preprocessing_numbers, save_tower, wrapped
+from rewardlab.rewards.tower_prompts import LongPrompts, PromptTokenizer
 from rewardlab.types import distinct
-
-LongPrompts = Literal["cut", "refuse"]
-
-_log = logging.getLogger("rewardlab")
 
 
 class Tower(nn.Module):
@@ -81,10 +69,9 @@ class Tower(nn.Module):
         self.name = name
         if tokenizer is None and isinstance(model, ForeignTower):
             tokenizer = model.tokenizer
-        self._tokenizer = tokenizer
+        self._prompt_tokenizer = PromptTokenizer(tokenizer, long_prompts)
         self._config = config
         self.long_prompts = long_prompts
-        self.cut_prompts = 0
         self._recomputes = False
         device = next(model.parameters()).device
         own_numbers = preprocessing_numbers(model)
@@ -122,7 +109,11 @@ class Tower(nn.Module):
     @property
     def tokenizer(self) -> Any:
         """Return the text half's tokenizer, None if open_clip's default is taken when needed."""
-        return self._tokenizer
+        return self._prompt_tokenizer.tokenizer
+
+    @property
+    def cut_prompts(self) -> int:
+        return self._prompt_tokenizer.cut
 
     @property
     def cut(self) -> int:
@@ -178,7 +169,7 @@ class Tower(nn.Module):
                 `long_prompts` is "refuse".
         """
         unique = distinct(text_prompts(prompts, "A text tower"))
-        ids = self._tokens(unique.values).to(self.prepare.mean.device)
+        ids = self._prompt_tokenizer(unique.values, self.model).to(self.prepare.mean.device)
         embeddings = self.model.encode_text(ids, normalize=False)
         return embeddings[unique.places]
 
@@ -220,8 +211,8 @@ class Tower(nn.Module):
             self.model.save(Path(folder), self.prepare.numbers)
             return
         save_tower(self.model, folder, self.config(), self.prepare.numbers)
-        if hasattr(self._tokenizer, "save_pretrained"):
-            self._tokenizer.save_pretrained(Path(folder))
+        if hasattr(self.tokenizer, "save_pretrained"):
+            self.tokenizer.save_pretrained(Path(folder))
 
     def _through(self, blocks: Iterable[nn.Module], tokens: Tensor) -> Tensor:
         """Return the tokens [B, N, W] behind blocks."""
@@ -259,29 +250,6 @@ class Tower(nn.Module):
                 weights[name] = tensor
         return weights
 
-    def _tokens(self, prompts: list[str]) -> Tensor:
-        if self._tokenizer is None:
-            self._tokenizer = default_tokenizer(self.model)
-        ids: Tensor = self._tokenizer(prompts)
-        cut = cut_prompts(self._tokenizer, prompts, ids)
-        if cut and self.long_prompts == "refuse":
-            raise InputError(
-                f"{len(cut)} of {len(prompts)} prompts are longer than the {ids.shape[1]} tokens "
-                f"that the text tower sees, such as {cut[0][:80]!r}. Shorten them, or let their "
-                "ends be cut (conditional=True)."
-            )
-        if cut and not self.cut_prompts:
-            _log.warning(
-                "The text tower sees %d tokens: %d of %d prompts are longer and lose their ends, "
-                "such as %.80r; told once. conditional='refuse' refuses them",
-                ids.shape[1],
-                len(cut),
-                len(prompts),
-                cut[0],
-            )
-        self.cut_prompts += len(cut)
-        return ids
-
     @torch.no_grad()
     def _embedding_width(self) -> int:
         width = getattr(self.model.visual, "output_dim", None)
@@ -296,72 +264,6 @@ class Tower(nn.Module):
                 f"The image tower does not take the images of {height}x{width} that its config "
                 f"names: {str(error)[:200]}. Is image_size the one of its architecture?"
             ) from error
-
-
-def load_tower(
-    tower: str | nn.Module,
-    pretrained: str | None = None,
-    text: bool = False,
-    unlocked_groups: int = 0,
-    gelu: Gelu | None = None,
-    preprocessing: str | Mapping[str, Any] | None = None,
-    long_prompts: LongPrompts = "cut",
-) -> Tower:
-    """Load a model of open_clip, timm or transformers, and split its image tower.
-
-    Only a tag or an hf-hub: name reaches for the network.
-
-    Args:
-        tower: an architecture of open_clip ("ViT-L-14"), "local-dir:FOLDER" (of any of the three
-            libraries), "hf-hub:ORGANISATION/NAME", "timm:ARCHITECTURE.TAG", or a model.
-        pretrained: for an architecture: open_clip's tag, a local weights file, or "random" for a
-            control that knows nothing.
-        text: whether prompts will be embedded too, so that a named tower's own tokenizer is loaded.
-        unlocked_groups: see `Tower`.
-        gelu: the activation that a weights file was trained with, "quick" for OpenAI's and for
-            others whose tags say so. Needed where the architecture has weights of both kinds and no
-            open_clip_config.json stands beside the file.
-        preprocessing: what a weights file was trained with: one of open_clip's tags that has the
-            same, or a mapping of numbers (mean, std, interpolation, resize_mode). Needed where the
-            architecture's tags differ. Of folders, tags and models it replaces their own.
-        long_prompts: see `Tower`.
-
-    Raises:
-        InputError: if the name, the folder or the weights are not there or do not fit each other,
-            or nothing decides the form of the weights.
-
-    Example:
-        >>> load_tower("ViT-L-41", "random")
-        Traceback (most recent call last):
-        rewardlab.errors.InputError: open_clip has no tower named ViT-L-41; the nearest is ...
-    """
-    if isinstance(tower, nn.Module):
-        numbers = _numbers_of_instance(tower, pretrained, gelu, preprocessing)
-        return Tower(tower, unlocked_groups, numbers=numbers, long_prompts=long_prompts)
-    if not isinstance(tower, str):
-        raise InputError(
-            f"A tower is a name, a folder as local-dir:FOLDER, or a model; got {tower!r:.80}."
-        )
-    options = TowerOptions(pretrained, gelu, preprocessing)
-    model, tokenizer, config = open_model(tower, text, options)
-    return Tower(model, unlocked_groups, tower, tokenizer, config, long_prompts=long_prompts)
-
-
-def _numbers_of_instance(
-    tower: nn.Module, pretrained: str | None, gelu: Gelu | None, preprocessing: Any
-) -> Mapping[str, Any] | None:
-    """Return the preprocessing numbers for a model that is built already; refuse the rest."""
-    if pretrained is not None or gelu is not None:
-        raise InputError(
-            f"A {type(tower).__name__} that is given as a model has its weights and its "
-            f"activation; got pretrained={pretrained} and gelu={gelu} as well. Leave them out."
-        )
-    if preprocessing is None or isinstance(preprocessing, Mapping):
-        return preprocessing
-    raise InputError(
-        "Of a tower that is given as a model, preprocessing is a mapping of numbers; got "
-        f"{preprocessing!r}."
-    )
 
 
 def _check_cut(model: nn.Module, unlocked_groups: int) -> None:

@@ -24,8 +24,8 @@ from rewardlab.rewards.projection import RewardProjection
 from rewardlab.rewards.saved import check_saved_images
 from rewardlab.rewards.tower_files import LOCAL
 from rewardlab.rewards.tower_forms import Gelu
+from rewardlab.rewards.tower_loading import load_tower
 from rewardlab.rewards.tower_weights import read_safetensors
-from rewardlab.rewards.towers import load_tower
 from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples, images_of
 from rewardlab.version import __version__
@@ -64,7 +64,7 @@ class VisionReward(
         seed: of the heads' first weights and feature subsets.
         gelu: the activation of a weights file, "quick" or "exact", where nothing else decides it.
         preprocessing: of a weights file, where nothing else decides it: a tag that has the same, or
-            a mapping of numbers. See `rewardlab.rewards.towers.load_tower` for both.
+            a mapping of numbers. See `rewardlab.rewards.tower_loading.load_tower` for both.
         gradient_checkpointing: trade time for memory where a gradient passes the tower's blocks: in
             training, if groups are unlocked, and to the images (ReFL, PGDAttacker).
 

@@ -15,7 +15,8 @@ from rewardlab import Samples, VisionReward
 from rewardlab.errors import InputError
 from rewardlab.rewards import load_reward
 from rewardlab.rewards.timm_towers import numbers_of, open_timm
-from rewardlab.rewards.towers import Tower, load_tower
+from rewardlab.rewards.tower_loading import load_tower
+from rewardlab.rewards.towers import Tower
 from rewardlab.rewards.transformers_towers import TransformersTower
 from rewardlab.testing.tiny_images import byte_tokenizer
 

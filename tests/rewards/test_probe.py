@@ -3,7 +3,7 @@ import torch
 
 from rewardlab.errors import InputError
 from rewardlab.rewards import prompt_probe_auc
-from rewardlab.rewards.towers import load_tower
+from rewardlab.rewards.tower_loading import load_tower
 from rewardlab.testing import tiny_tower
 
 

@@ -12,7 +12,7 @@ from rewardlab import Samples, VisionReward
 from rewardlab.errors import InputError
 from rewardlab.rewards.tower_files import save_tower
 from rewardlab.rewards.tower_forms import form_of_file, form_of_random, form_of_tag
-from rewardlab.rewards.towers import load_tower
+from rewardlab.rewards.tower_loading import load_tower
 
 IMAGES = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(0))
 SIZE = {

@@ -7,8 +7,8 @@ from torch.testing import assert_close
 
 from rewardlab.errors import InputError
 from rewardlab.rewards.tower_files import save_tower
+from rewardlab.rewards.tower_loading import load_tower
 from rewardlab.rewards.tower_weights import read_weights, weights_file
-from rewardlab.rewards.towers import load_tower
 from rewardlab.testing import tiny_tower
 
 IMAGES = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,8 @@ from torch.testing import assert_close
 from rewardlab.errors import InputError
 from rewardlab.rewards.tower_description import described
 from rewardlab.rewards.tower_files import save_tower
-from rewardlab.rewards.towers import Tower, load_tower
+from rewardlab.rewards.tower_loading import load_tower
+from rewardlab.rewards.towers import Tower
 from rewardlab.testing import tiny_tower
 
 IMAGES = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from rewardlab.errors import InputError
 from rewardlab.rewards import VisionReward, load_reward
-from rewardlab.rewards.towers import load_tower
+from rewardlab.rewards.tower_loading import load_tower
 from rewardlab.testing import tiny_tower
 from rewardlab.types import Samples
 
