@@ -14,26 +14,22 @@ from urllib.parse import urlsplit
 import torch
 from torch import Tensor
 
-from rewardlab.conversations import Conversation, to_json
 from rewardlab.endpoints.client import ServerError, bearer, checked_url, post_json
 from rewardlab.endpoints.reward_answers import Answer, are_values, joined, read_answer
 from rewardlab.endpoints.reward_forms import FORMS, FormName
-from rewardlab.endpoints.wire import filled
 from rewardlab.errors import InputError, reason_of
-from rewardlab.networks.chat import TextTokens, finished_of
-from rewardlab.networks.loading import load_tokenizer
 from rewardlab.output_checks import check_range
 from rewardlab.rewards.abilities import Partial, Saved
 from rewardlab.rewards.base import Reward, checked_scores
 from rewardlab.rewards.folders import CONFIG, check_trusted, class_path_of, read_config
 from rewardlab.rewards.folders import read_settings as read_folder_settings
+from rewardlab.rewards.remote_queries import GLUED, Queries, check_query
 from rewardlab.rewards.unscored import Judged, partial_scores
 from rewardlab.storage.atomic import new_folder, write_json
 from rewardlab.types import Samples
 
 SETTINGS = ("url", "query", "batch_size", "timeout", "retries", "wait", "key_variable")
 LATER = {"dialect": "openrlhf", "total_timeout": None, "concurrency": 1, "most_unscored": 0.0}
-GLUED = "{prompt}{response}"  # the query where nothing is said
 TEMPLATE = "tokenizer"  # the folder inside a saved reward, if it has one
 FAILED = 500
 ITS_OWN = (400, 413, 422, 424, FAILED)  # statuses that one text of several may have brought about
@@ -100,13 +96,12 @@ class RemoteReward(Reward, Partial, Saved):
         most_unscored: float = 0.0,
     ) -> None:
         super().__init__()
-        if query is not None and "{response}" not in query:
-            raise InputError(f"RemoteReward needs a query with {{response}}; got {query!r:.200}.")
+        check_query(query)
         _check_counts(batch_size=batch_size, concurrency=concurrency, retries=retries)
         _check_seconds(timeout, wait)
         _check_later(dialect, total_timeout, most_unscored)
-        self.tokenizer = None if template is None else _with_template(template, query)
-        self.texts = None if template is None else TextTokens(self.tokenizer)
+        self.queries = Queries(query, template)
+        self.texts = self.queries.chat  # a server of this reward formats by it
         self.form = FORMS[dialect]
         self.url = checked_url(url, self.form.path)
         self.query = query
@@ -138,8 +133,7 @@ class RemoteReward(Reward, Partial, Saved):
                 about.
         """
         self._check_kind(samples)
-        is_glued = self.query is None and self.tokenizer is None and not self.form.pictures
-        if is_glued and any(samples.prompts):
+        if self.queries.are_glued and not self.form.pictures and any(samples.prompts):
             self._say_glued()
         starts = range(0, len(samples), self.batch_size)
         batches = [samples[start : start + self.batch_size] for start in starts]
@@ -182,8 +176,8 @@ class RemoteReward(Reward, Partial, Saved):
         self.check_savable()
         settings = {name: getattr(self, name) for name in (*SETTINGS, *LATER)}
         with new_folder(folder) as fresh:
-            if self.tokenizer is not None:
-                self.tokenizer.save_pretrained(fresh / TEMPLATE)
+            if self.queries.tokenizer is not None:
+                self.queries.tokenizer.save_pretrained(fresh / TEMPLATE)
             write_json(fresh / CONFIG, {"class_path": class_path_of(type(self)), **settings})
 
     @classmethod
@@ -244,7 +238,7 @@ class RemoteReward(Reward, Partial, Saved):
         Raises:
             InputError: if it fails, and no sample may go unscored or it is not a sample's fault.
         """
-        body = self.form.body(self._outputs(samples), self._prompts(samples))
+        body = self.form.body(self._outputs(samples), self.queries.prompts(samples))
         headers = bearer(self.key_variable)
         try:
             answer = self._post(body, headers, self.retries if retries is None else retries)
@@ -289,74 +283,7 @@ class RemoteReward(Reward, Partial, Saved):
         """Return what is sent of each sample: a text that holds its prompt, or its pixels."""
         if isinstance(samples.outputs, Tensor):
             return list(samples.outputs)
-        return self._queries(samples)
-
-    def _queries(self, samples: Samples) -> list[str]:
-        """Return what is sent for each response; a text that holds its prompt is sent as it is."""
-        queries = self._formatted(samples)
-        for row in _whole_rows(samples):
-            queries[row] = str(samples.outputs[row])
-        return queries
-
-    def _formatted(self, samples: Samples) -> list[str]:
-        """Return prompts with their responses, by the template or the query."""
-        if self.texts is not None:
-            return _rendered(self.texts, samples)
-        query = GLUED if self.query is None else self.query
-        queries = []
-        for prompt, response in zip(samples.prompts, samples.outputs, strict=True):
-            if isinstance(prompt, Conversation) and "{prompt}" in query:
-                raise InputError(
-                    "RemoteReward got a prompt of "
-                    f"{len(prompt.messages)} messages, and a query by text, {query!r}, has no form "
-                    "for turns. Give the tokenizer whose chat template has one: "
-                    "--query-template TOKENIZER (template=)."
-                )
-            pieces = filled(query, prompt=prompt, response=response)
-            queries.append("".join(pieces))
-        return queries
-
-    def _prompts(self, samples: Samples) -> list[Any]:
-        """Return the prompts beside the queries; servers may read them or not."""
-        if self.texts is None:
-            return [to_json(prompt) for prompt in samples.prompts]
-        prompts = [self.texts.row_text(prompt) for prompt in samples.prompts]
-        for row in _whole_rows(samples):
-            prompts[row] = ""
-        return prompts
-
-
-def _with_template(template: Any, query: str | None) -> Any:
-    """Return the tokenizer of a chat template, which is loaded if its folder is given."""
-    if query is not None:
-        raise InputError(
-            f"RemoteReward takes a query or a template, not both; got {query!r} and a template. "
-            "Leave one out."
-        )
-    tokenizer = load_tokenizer(template, template, "RemoteReward")
-    if not getattr(tokenizer, "chat_template", None):
-        raise InputError(
-            f"The tokenizer {str(template)[:100]} has no chat template, so it cannot make queries. "
-            "Give the reward model's own, or write the form as --query (query=)."
-        )
-    return tokenizer
-
-
-def _whole_rows(samples: Samples) -> list[int]:
-    """Return which outputs hold their prompts, by the fact "whole" that servers give."""
-    if "whole" not in samples.facts:
-        return []
-    rows: list[int] = samples.facts["whole"].nonzero().flatten().tolist()
-    return rows
-
-
-def _rendered(texts: TextTokens, samples: Samples) -> list[str]:
-    """Return prompts with their responses as the chat template writes them."""
-    rows = zip(samples.prompts, samples.outputs, finished_of(samples), strict=True)
-    queries = []
-    for prompt, response, finished in rows:
-        queries.append(texts.row_text(prompt, response, finished))
-    return queries
+        return self.queries.texts(samples)
 
 
 def _check_counts(**counts: int) -> None:
