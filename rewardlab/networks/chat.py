@@ -10,34 +10,14 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 from rewardlab.conversations import Conversation, Prompt, messages_of
-from rewardlab.errors import InputError, reason_of
+from rewardlab.errors import InputError
+from rewardlab.networks.chat_template import NO_TURNS, rendered, template_of, turns_of
 from rewardlab.networks.marks import Ids, Marks
-from rewardlab.networks.text_format import TextFormat, with_clock, with_spaced_end
+from rewardlab.networks.text_format import TextFormat, with_spaced_end
 from rewardlab.types import Samples, distinct
 
-USER = "rewardlab-user-words"
-ASSISTANT = "rewardlab-assistant-words"
 NEVER = "\0"  # what no template begins with
 CONTEXT = 16  # tokens before a response that tell whether its first space is its own
-
-
-class Turns(NamedTuple):
-    """What a chat template writes around the words of a user and of the assistant.
-
-    Attributes:
-        opening: before the user's words, if they are the first.
-        awaiting: after them, up to where the assistant begins.
-        closing: after the assistant's words.
-        written: all that the template writes in two rounds.
-    """
-
-    opening: str
-    awaiting: str
-    closing: str
-    written: str
-
-
-NO_TURNS = Turns("", "", "", "")
 
 
 class Form(NamedTuple):
@@ -92,11 +72,13 @@ class TextTokens:
     def __init__(self, tokenizer: Any, form: TextFormat | None = None) -> None:
         self.tokenizer = tokenizer
         self.form = form or TextFormat()
-        self.template = _template_of(tokenizer, self.form)
+        self.template = template_of(tokenizer, self.form)
         self.chats = self.template is not None
         if self.form.ending == "spaced":
             self.template = with_spaced_end(self.template)
-        self.turns = NO_TURNS if self.template is None else self._turns()
+        self.turns = NO_TURNS
+        if self.template is not None:
+            self.turns = turns_of(tokenizer, self.template, self.form.options)
         self.marks = Marks(tokenizer, self.turns.written)
         self.closes = bool(self.turns.closing.strip())
         self.end = self._end_of_turn()
@@ -229,40 +211,9 @@ class TextTokens:
         messages = messages_of(prompt, response)
         for message in messages:
             message["content"] = self._hidden(message["content"])
-        return self._render(messages, awaits=response is None)
-
-    def _render(self, messages: list[dict[str, str]], awaits: bool) -> str:
-        """Call the template.
-
-        Raises:
-            InputError: if it fails, as some do for a system's message.
-        """
-        try:
-            text: str = self.tokenizer.apply_chat_template(
-                messages,
-                chat_template=self.template,
-                tokenize=False,
-                add_generation_prompt=awaits,
-                **self.form.options,
-            )
-        except Exception as error:  # a foreign template can raise anything
-            roles = ", ".join(message["role"] for message in messages)
-            reason = reason_of(error)
-            raise InputError(
-                f"The chat template refuses a conversation of the roles {roles}: {reason}. "
-                "Drop or change those messages (some models take no system message), or give "
-                "another template: chat={template: FILE}."
-            ) from error
-        return text
-
-    def _turns(self) -> Turns:
-        """Return what the template writes around words."""
-        user = {"role": "user", "content": USER}
-        assistant = {"role": "assistant", "content": ASSISTANT}
-        opening, _, awaiting = self._render([user], awaits=True).partition(USER)
-        closing = self._render([user, assistant], awaits=False).rpartition(ASSISTANT)[2]
-        rounds = self._render([user, assistant, user], awaits=False)
-        return Turns(opening, awaiting, closing, rounds)
+        return rendered(
+            self.tokenizer, self.template, messages, self.form.options, awaits=response is None
+        )
 
     def is_formatted(self, prompt: str) -> bool:
         """Tell whether a text is what a template writes for a prompt.
@@ -367,27 +318,6 @@ def decoded(tokenizer: Any, tokens: Sequence[int]) -> str:
         list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
     return text
-
-
-def _template_of(tokenizer: Any, form: TextFormat) -> str | None:
-    """Return the template to format by, with its clock held; None for plain text.
-
-    Raises:
-        InputError: if one is asked for and there is none.
-    """
-    if form.chat is False:
-        return None
-    template = form.template
-    if template is None and getattr(tokenizer, "chat_template", None):
-        template = tokenizer.get_chat_template()
-    if template is not None:
-        return with_clock(template, form.date)
-    if form.chat or form.options:
-        raise InputError(
-            "The tokenizer has no chat template, and the format asks for one. Put "
-            "chat_template.jinja beside the tokenizer, or give chat={template: FILE}."
-        )
-    return None
 
 
 def _ended(ids: Sequence[int], end: int | None) -> Ids:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from rewardlab.conversations import Prompt
-from rewardlab.networks.chat import NO_TURNS, TextTokens
+from rewardlab.networks.chat import TextTokens
+from rewardlab.networks.chat_template import NO_TURNS
 from rewardlab.networks.marks import Ids
 
 WHOLE = 1  # the fact "whole" of a text that holds its prompt
