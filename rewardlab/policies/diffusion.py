@@ -31,7 +31,6 @@ from rewardlab.policies import (
     encoding,
     families,
     pipelines,
-    samplers,
 )
 from rewardlab.policies.abilities import (
     Adapted,
@@ -45,15 +44,13 @@ from rewardlab.policies.base import Policy, frozen_copy
 from rewardlab.policies.components import denoiser_of, encoders_of
 from rewardlab.policies.denoising import Conditions, guided_output
 from rewardlab.policies.denoisings import denoisings_of, log_probs_of, recorded
-from rewardlab.policies.micro_batches import micro_batches
 from rewardlab.policies.noising import noising, predicted_x0
 from rewardlab.policies.reference import DenoiserOff
 from rewardlab.policies.resources import Resources
 from rewardlab.policies.samplers import Sampler, Transitions
 from rewardlab.policies.schedulers import chosen_scheduler
 from rewardlab.policies.text_encoders import PromptInputs, TextEncoders
-from rewardlab.seeds import generators, normal
-from rewardlab.types import Samples, Trajectory, concatenate
+from rewardlab.types import Samples, Trajectory
 
 
 class DiffusionPolicy(Policy, PredictsX0, Denoises, KeepsNoise, Adapted, HasAutoencoder):
@@ -199,40 +196,11 @@ class DiffusionPolicy(Policy, PredictsX0, Denoises, KeepsNoise, Adapted, HasAuto
         Raises:
             InputError: if the sampler's steps have no density (see `samplers.transitions`).
         """
-        table = samplers.transitions(self.scheduler, self.sampler, self.step_options())
-        rollouts = []
-        for part in micro_batches(len(prompts), self.micro_batch):
-            rollout = self.rollout(prompts[part], seeds[part], table)
-            rollouts.append(rollout)
-        trajectory: Trajectory = concatenate(rollouts)
-        return trajectory
+        return drawing.sampled(self, prompts, seeds)
 
     def rollout(self, prompts: Sequence[Prompt], seeds: Tensor, table: Transitions) -> Trajectory:
         """Return the trajectory of a table's steps, and of those that are kept for training."""
-        rows = generators(seeds)
-        conditions = self.conditions(prompts, guided=self.is_guided)
-        x = normal(self.shape, rows, self.device)
-        states = []
-        targets = []
-        for step in table.steps():
-            time = x.new_full((len(x),), step.time)
-            output = self.predict(x, time, conditions)
-            z = normal(self.shape, rows, self.device)
-            states.append(x)
-            targets.append(output + (step.noise / step.output) * z)
-            x = step.state * x + step.output * output + step.noise * z
-        kept = samplers.kept_steps(table, self.sampler.kept_steps, seeds)
-        steps = kept.to(self.device)
-        tensors = {
-            "x": samplers.select_steps(torch.stack(states, 1), steps),
-            "target": samplers.select_steps(torch.stack(targets, 1), steps),
-            "time": table.time[kept].float().to(self.device),
-            "precision": table.precision[kept].to(self.device),
-            "final": x,
-            **conditions.tensors(),
-        }
-        mask = table.stochastic[kept].to(self.device)
-        return Trajectory(prompts, tensors, mask, {"seed": seeds})
+        return drawing.rollout(self, prompts, seeds, table)
 
     def encode(self, samples: Samples, *, seeds: Tensor) -> Trajectory:
         """Noise the images to random times; T is 1, the mean over `draws`.
