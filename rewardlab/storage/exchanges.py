@@ -55,20 +55,6 @@ def exchange(prompt: Any, response: Any) -> Exchange:
     return _from_turns(_joined(prompt, answer))
 
 
-def split_answer(messages: Any) -> Exchange:
-    """Return a list of messages as prompt and the assistant's last message.
-
-    Raises:
-        UnusableError: if it is no list of messages that ends with the assistant's.
-
-    Example:
-        >>> ask = {"role": "user", "content": "2+2?"}
-        >>> split_answer([ask, {"role": "assistant", "content": "4"}])
-        Exchange(prompt='2+2?', response='4')
-    """
-    return exchange(None, messages)
-
-
 def _from_turns(turns: Turns) -> Exchange:
     """Return turns, the last of which is the assistant's, as prompt and response."""
     before = turns[:-1]
