@@ -14,7 +14,6 @@ from rewardlab.metrics.bootstrap import percentiles, resampled_means
 from rewardlab.seeds import derive
 
 STYLES = ("concise", "detailed", "markdown")
-LEVELS = ("hard", "normal", "easy")
 
 
 def style_wins(scores: Sequence[RowScores]) -> Tensor:
