@@ -86,8 +86,8 @@ def is_shard(path: str | Path) -> bool:
     return str(path).lower().endswith(SHARD_SUFFIXES)
 
 
-def shard_keys(shard: Path, names: tuple[str, ...] = ()) -> list[str]:
-    """Return the keys of a shard's samples, in order, and read no member.
+def shard_members(shard: Path, names: tuple[str, ...] = ()) -> dict[str, set[str]]:
+    """Return the names of each sample's members by its key, and read none.
 
     Args:
         shard: the tar file.
@@ -99,23 +99,10 @@ def shard_keys(shard: Path, names: tuple[str, ...] = ()) -> list[str]:
     Example:
         >>> shard = getfixture("tmp_path") / "a.tar"
         >>> with tarfile.open(shard, "w") as tar:
-        ...     for name in ("x1.txt", "x1.png", "x2.txt"):
+        ...     for name in ("x1.txt", "x2.txt"):
         ...         tar.addfile(tarfile.TarInfo(name))
-        >>> shard_keys(shard)
-        ['x1', 'x2']
-    """
-    return list(shard_members(shard, names))
-
-
-def shard_members(shard: Path, names: tuple[str, ...] = ()) -> dict[str, set[str]]:
-    """Return the names of each sample's members by its key, and read none.
-
-    Args:
-        shard: the tar file.
-        names: see `shard_keys`.
-
-    Raises:
-        InputError: as `shard_keys`.
+        >>> shard_members(shard)
+        {'x1': {'txt'}, 'x2': {'txt'}}
     """
     keys: dict[str, set[str]] = {}
     last = None
@@ -149,7 +136,7 @@ def shard_samples(shard: Path, names: tuple[str, ...] = ()) -> Iterator[ShardSam
         names: members that are read beside those.
 
     Raises:
-        InputError: as `shard_keys`, or if a member is longer than 1 GiB.
+        InputError: as `shard_members`, or if a member is longer than 1 GiB.
     """
     sample = None
     for key, name, read in _members(shard, names):

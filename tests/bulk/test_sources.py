@@ -22,7 +22,7 @@ from rewardlab.errors import InputError
 from rewardlab.provenance import fingerprint
 from rewardlab.storage.records import read_records
 from rewardlab.storage.row_streams import RowStream
-from rewardlab.storage.shards import shard_keys
+from rewardlab.storage.shards import shard_members
 
 ROWS = [{"prompt": "2+2?", "response": word, "id": number} for number, word in enumerate("abc")]
 
@@ -289,7 +289,7 @@ def test_a_cut_off_shard_is_a_sentence(tmp_path):
     path = shard(tmp_path / "a.tar", [(f"{row}.txt", b"x" * 2000) for row in range(9)])
     path.write_bytes(path.read_bytes()[:9000])
     with pytest.raises(InputError, match="cannot be read as a tar file"):
-        shard_keys(path)
+        shard_members(path)
 
 
 @pytest.mark.parametrize(
