@@ -13,7 +13,7 @@ from rewardlab import LanguageReward, VisionReward, as_samples, cli, load_policy
 from rewardlab.conversations import Conversation, Message
 from rewardlab.mining import candidates
 from rewardlab.storage import load_samples
-from rewardlab.storage.exchange_rows import read_exchanges
+from rewardlab.storage.exchange_rows import read_good_exchanges
 from rewardlab.testing import tiny_diffusion, tiny_tower
 from rewardlab.testing.tiny_text import tiny_causal_lm, tiny_tokenizer
 
@@ -164,7 +164,7 @@ def chat(models, tmp_path, monkeypatch):
 )
 def test_conversations_are_scored_and_written_as_messages(chat, capsys, row):
     (chat / "all.jsonl").write_text(json.dumps(row))
-    samples = read_exchanges(chat / "all.jsonl")
+    samples = read_good_exchanges(chat / "all.jsonl")
     assert (samples.prompts, samples.outputs) == ([TALK], ["4"])
     words = ["score", "rm", "all.jsonl", "--keep", "scored", "--out"]
     assert cli.main([*words, "scores.jsonl"]) == 0
@@ -174,7 +174,7 @@ def test_conversations_are_scored_and_written_as_messages(chat, capsys, row):
     assert line["score"] == pytest.approx(wanted, abs=1e-5)
     assert cli.main([*words, "scores.csv"]) == 0
     assert json.loads(rows_of("scores.csv")[0]["prompt"]) == [SYSTEM, ASK]
-    again = read_exchanges(chat / "scores.csv")  # which has the column "output"
+    again = read_good_exchanges(chat / "scores.csv")  # which has the column "output"
     assert (again.prompts, again.outputs) == ([TALK], ["4"])
 
 

@@ -32,7 +32,7 @@ class SamplesData(pl.LightningDataModule):
     Args:
         samples: a folder of images or videos, with their prompts in `metadata.jsonl`; a folder that
             `save_samples` wrote; a file of rows with "prompt" and "completion" (or "response"), or
-            with "messages" (see `read_exchanges`); or Samples in memory.
+            with "messages" (see `read_good_exchanges`); or Samples in memory.
         batch_size: samples a step, on each device.
         size: resize and crop images of a folder to size × size; see `read_image`.
         channels: 3 for RGB, 1 for grey, for images of a folder.

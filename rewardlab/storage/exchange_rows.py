@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rewardlab.errors import InputError
 from rewardlab.storage.exchanges import Exchange, UnusableError, exchange
 from rewardlab.storage.pair_columns import SYSTEM_NAMES, prompt_beside
-from rewardlab.storage.records import Record, usable_rows
+from rewardlab.storage.records import usable_rows
 from rewardlab.types import Samples
 
 # Keys of a row that may hold its response, and those that may hold a whole conversation.
@@ -18,7 +17,7 @@ CONVERSATION_KEYS = ("messages", "conversations")
 SHAPE = '{"prompt": "…", "response": "…"}'
 
 
-def read_exchanges(path: str | Path) -> Samples:
+def read_good_exchanges(path: str | Path) -> Samples:
     """Return the samples of a file of rows with a prompt and a response, or with "messages".
 
     The response is called "response", "output" or "completion". Both may be texts or lists of
@@ -27,22 +26,14 @@ def read_exchanges(path: str | Path) -> Samples:
     forms of files are those of `read_records`.
 
     Raises:
-        InputError: naming the row that has no response.
+        InputError: naming the row that has no response, or if a row has a "label" that is false,
+            and so is a bad answer.
 
     Example:
         >>> path = getfixture("tmp_path") / "exchanges.jsonl"
         >>> _ = path.write_text('{"prompt": "2+2?", "response": "4"}')
-        >>> read_exchanges(path)
+        >>> read_good_exchanges(path)
         Samples(prompts=['2+2?'], outputs=['4'], facts={})
-    """
-    return _samples(Path(path), usable_rows(path, SHAPE))
-
-
-def read_good_exchanges(path: str | Path) -> Samples:
-    """Return the samples of a file to imitate, of which none is labelled as bad.
-
-    Raises:
-        InputError: as `read_exchanges`, or if a row has a "label" that is false.
     """
     path = Path(path)
     records = usable_rows(path, SHAPE)
@@ -52,11 +43,6 @@ def read_good_exchanges(path: str | Path) -> Samples:
             f"{len(bad)} rows of {path} have the label false (the first: {bad[0]}): they are bad "
             "answers, as KTO learns from, and SFT would imitate them. Leave out those rows."
         )
-    return _samples(path, records)
-
-
-def _samples(path: Path, records: Sequence[Record]) -> Samples:
-    """Return the samples of a file's rows."""
     prompts = []
     outputs = []
     for record in records:

@@ -180,7 +180,7 @@ def write_exchanges(folder: Path) -> None:
 
 
 def read_exchanges(folder: Path) -> Any:
-    from rewardlab.storage.exchange_rows import read_exchanges as read
+    from rewardlab.storage.exchange_rows import read_good_exchanges as read
 
     return plain(read(folder / "exchanges.jsonl"))
 
