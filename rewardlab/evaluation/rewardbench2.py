@@ -16,7 +16,7 @@ from rewardlab.evaluation.intervals import wilson
 from rewardlab.evaluation.rewardbench_rows import BenchRow
 from rewardlab.metrics.bootstrap import resampled_means
 from rewardlab.rewards import Reward
-from rewardlab.rewards.scoring import BATCH, scores_of
+from rewardlab.rewards.scoring import scores_of
 from rewardlab.types import Samples
 
 SUBSETS = ("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties")
@@ -73,7 +73,8 @@ def evaluate_rows(reward: Reward, rows: Sequence[BenchRow]) -> dict[str, Any]:
         over all rows but those of "Ties", None if there are no others. "rows": id, subset, scores
         (the right answers first), num_correct and results.
     """
-    return figures_of_rows(rows, scores_of_rows(reward, rows))
+    values = scores_of(reward, answers_of(rows)).double()
+    return figures_of_rows(rows, scores_by_row(rows, values))
 
 
 def figures_of_rows(rows: Sequence[BenchRow], scores: Sequence[RowScores]) -> dict[str, Any]:
@@ -221,14 +222,6 @@ def _ties_total(figures: dict[str, float | None]) -> float | None:
             return None
         total += weight * value
     return total
-
-
-def scores_of_rows(
-    reward: Reward, rows: Sequence[BenchRow], batch_size: int = BATCH
-) -> list[RowScores]:
-    """Return the scores of each row's answers, all scored in one go."""
-    values = scores_of(reward, answers_of(rows), batch_size).double()
-    return scores_by_row(rows, values)
 
 
 def answers_of(rows: Sequence[BenchRow]) -> Samples:
