@@ -15,7 +15,7 @@ from rewardlab.evaluation.rewardbench_rows import BenchRow, rows_of_records
 from rewardlab.evaluation.rm_bench import STYLES
 from rewardlab.storage.exchanges import UnusableError
 from rewardlab.storage.judgments import JudgedForm, judged_form
-from rewardlab.storage.pair_layouts import laid_out
+from rewardlab.storage.pair_layouts import is_listed, laid_out
 from rewardlab.storage.preferences import read_pair_file
 from rewardlab.storage.records import Record, read_records, usable_rows
 from rewardlab.storage.tables import is_dataset
@@ -111,7 +111,7 @@ def _read(path: Path) -> BenchmarkFile:
     columns = _columns(path, records)
     if not columns & {"chosen", "rejected"}:
         return _compared(path, columns, records)
-    if any(_is_listed(record.row) for record in records):
+    if any(_lists_answers(record.row) for record in records):
         return _listed(path, records)
     if "subset" in columns:
         return _with_subsets(path, records)
@@ -152,13 +152,9 @@ def _unknown(path: Path, columns: frozenset[str]) -> InputError:
     )
 
 
-def _is_listed(row: Mapping[str, Any]) -> bool:
+def _lists_answers(row: Mapping[str, Any]) -> bool:
     """Tell whether a row lists several answers, right or wrong, as texts or as messages."""
-    for name in ("chosen", "rejected"):
-        value = row.get(name)
-        if isinstance(value, list) and value and isinstance(value[0], str | list):
-            return True
-    return False
+    return is_listed(row.get("chosen")) or is_listed(row.get("rejected"))
 
 
 def _listed(path: Path, records: Sequence[Record]) -> BenchmarkFile:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from rewardlab.conversations import Prompt
 from rewardlab.errors import InputError
 from rewardlab.storage.exchanges import Exchange, UnusableError, exchange
+from rewardlab.storage.pair_layouts import is_listed
 from rewardlab.storage.records import Record, read_records
 
 SHAPE = '{"prompt": "…", "chosen": "…", "rejected": "…", "subset": "llmbar-natural", "id": 0}'
@@ -72,7 +73,7 @@ def rows_of_records(path: str | Path, records: Sequence[Record]) -> list[BenchRo
 
 def _bench_row(record: Record, number: int) -> BenchRow:
     row = record.row
-    listed = _is_listed(row.get("chosen")) and _is_listed(row.get("rejected"))
+    listed = is_listed(row.get("chosen")) and is_listed(row.get("rejected"))
     chosen: list[Any] = [row.get("chosen")]
     rejected: list[Any] = [row.get("rejected")]
     if listed:
@@ -89,11 +90,6 @@ def _bench_row(record: Record, number: int) -> BenchRow:
         subset=str(row.get("subset", "all")),
         row_id=row.get("id", number),
     )
-
-
-def _is_listed(value: Any) -> bool:
-    """Tell whether a value is a list of answers, instead of an answer or its messages."""
-    return isinstance(value, list) and bool(value) and isinstance(value[0], str | list)
 
 
 def _check_texts(row: dict[str, Any], chosen: list[Any], rejected: list[Any]) -> None:

@@ -142,7 +142,7 @@ def layout_of(row: Mapping[str, Any]) -> str:
 def _layout_of_pair(row: Mapping[str, Any]) -> str:
     """Return the layout of a row with chosen and rejected."""
     answers = [row.get("chosen"), row.get("rejected")]
-    if any(map(_is_listed, answers)):
+    if any(map(is_listed, answers)):
         return "listed answers"
     if any(isinstance(answer, list | Mapping) for answer in answers):
         return "messages"
@@ -165,7 +165,7 @@ def _small(row: Row) -> Row:
     return {name: messages_in(value) for name, value in with_answers(row).items()}
 
 
-def _is_listed(value: Any) -> bool:
+def is_listed(value: Any) -> bool:
     """Tell whether a value lists answers, texts or lists of messages, instead of being one."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], str | list)
 
@@ -197,7 +197,7 @@ def _of_listed(record: Record) -> Iterator[Record]:
     row = record.row
     right: Any = row.get("chosen")
     wrong: Any = row.get("rejected")
-    if not (_is_listed(right) and _is_listed(wrong)):
+    if not (is_listed(right) and is_listed(wrong)):
         raise UnusableError("with a list of answers beside a single one, or none")
     for chosen, rejected in product(right, wrong):
         pair = {**row, "chosen": messages_in(chosen), "rejected": messages_in(rejected)}
