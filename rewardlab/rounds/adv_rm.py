@@ -330,18 +330,20 @@ class AdvRMRounds(Rounds):
         """
         fits.fit(self._members_in_use())
         settings: dict[str, Any] = settings_of(fits.state.run, self, "use")
-        inputs = list(fits.stages)
-        if references is not None and self.reads_references:
-            inputs.append(references.stage)
-        samples = None if references is None else references.samples
+        inputs = tuple(fits.stages)
+        samples = None
+        if references is not None:
+            samples = references.samples
+            if self.reads_references:
+                inputs = (*inputs, references.stage)
         reward = reward_in_use(self.use, self.members, samples)
-        if self.tether is not None:
-            assert references is not None
-            tether = self.tether
-            prints = [fingerprint(tether.novelty), tether.weight, tether.reward_weight]
-            settings["tether"] = prints
-            reward = tethered(reward, tether, references.samples)
-        return reward, Stage("hardened", tuple(inputs), settings)
+        tether = self.tether
+        if tether is not None:
+            assert samples is not None  # a tether reads the references
+            novelty = fingerprint(tether.novelty)
+            settings["tether"] = [novelty, tether.weight, tether.reward_weight]
+            reward = tethered(reward, tether, samples)
+        return reward, Stage("hardened", inputs, settings)
 
     def _members_in_use(self) -> list[Reward]:
         """Return the members whose mean, or what is made of them, the policy climbs."""

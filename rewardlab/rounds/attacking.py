@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -173,27 +173,40 @@ def sides_of(
     if witness is None:
         others = [member for number, member in enumerate(members) if number != target_number]
         witness = Ensemble(others)
-    rewards = {"target": members[target_number], "witness": witness}
-    scales: dict[str, Scale] = {"target": "deviation", "witness": witness_scale}
+    target = members[target_number]
 
-    def score(folder: Path) -> None:
-        columns = {}
-        for name, reward in rewards.items():
-            side = Relative(reward, references, scale=scales[name])
-            columns[f"{name}_means"] = side.means
-            columns[f"{name}_deviations"] = side.deviations
-            if side.knots is not None:
-                columns[f"{name}_knots"] = side.knots
-            columns[name] = judged(side, references).scores
+    def measure(folder: Path) -> None:
+        columns = _measured("target", target, references, "deviation")
+        columns |= _measured("witness", witness, references, witness_scale)
         save_file(columns, folder / SCORES_FILE)
 
-    kept = load_file(state.run.make(stage, score) / SCORES_FILE)
+    columns = load_file(state.run.make(stage, measure) / SCORES_FILE)
+    return Sides(
+        _side("target", target, references, columns),
+        _side("witness", witness, references, columns),
+        references,
+        columns["target"],
+        columns["witness"],
+    )
+
+
+def _measured(name: str, reward: Reward, references: Samples, scale: Scale) -> dict[str, Tensor]:
+    """Return a side's scores of the references, and what brings its scores to them, by name."""
+    side = Relative(reward, references, scale=scale)
+    columns = {f"{name}_means": side.means, f"{name}_deviations": side.deviations}
+    if side.knots is not None:
+        columns[f"{name}_knots"] = side.knots
+    columns[name] = judged(side, references).scores
+    return columns
+
+
+def _side(
+    name: str, reward: Reward, references: Samples, columns: Mapping[str, Tensor]
+) -> Relative:
+    """Return a reward relative to the references, by what `_measured` returned."""
     prompts = distinct(references.prompts).values
-    sides = []
-    for name, reward in rewards.items():
-        spread = Spread(prompts, kept[f"{name}_means"], kept[f"{name}_deviations"])
-        sides.append(Relative(reward, QuantileSpread(spread, kept.get(f"{name}_knots"))))
-    return Sides(sides[0], sides[1], references, kept["target"], kept["witness"])
+    spread = Spread(prompts, columns[f"{name}_means"], columns[f"{name}_deviations"])
+    return Relative(reward, QuantileSpread(spread, columns.get(f"{name}_knots")))
 
 
 def attack(
@@ -228,16 +241,23 @@ def attack(
         return samples if knows_scores else scored_only(with_scores(reward, samples))
 
     samples = keep_samples(state, stage, make)
-    judged = None
+    scores = None
     if judge is not None:
-        judged = _judged(state, stage, judge, samples, sides.references)
-    pairs, funnel = mine(samples, sides, settings.mining, seed=state.seed, judged=judged)
+        scores = _judge_scores(state, stage, judge, samples, sides.references)
+    pairs, funnel = mine(samples, sides, settings.mining, seed=state.seed, judged=scores)
     return Attacked(samples, pairs, funnel)
 
 
-def _judged(
+class JudgeScores(NamedTuple):
+    """A judge's scores of an attack's outputs [B], and of the references [R]."""
+
+    samples: Tensor
+    references: Tensor
+
+
+def _judge_scores(
     state: State, stage: Stage, judge: Reward, samples: Samples, references: Samples
-) -> tuple[Tensor, Tensor]:
+) -> JudgeScores:
     """Return a judge's scores of an attack's outputs and of the references, kept as a stage."""
 
     def score(folder: Path) -> None:
@@ -248,12 +268,17 @@ def _judged(
         save_file(columns, folder / SCORES_FILE)
 
     record = Stage(f"{stage.name}-{JUDGED_ATTACK}", (stage,), {"judge": fingerprint(judge)})
-    kept = load_file(state.run.make(record, score) / SCORES_FILE)
-    return kept["samples"], kept["references"]
+    columns = load_file(state.run.make(record, score) / SCORES_FILE)
+    return JudgeScores(columns["samples"], columns["references"])
 
 
 def mine(
-    samples: Samples, sides: Sides, mining: Mining, *, seed: int = 0, judged: Any = None
+    samples: Samples,
+    sides: Sides,
+    mining: Mining,
+    *,
+    seed: int = 0,
+    judged: JudgeScores | None = None,
 ) -> tuple[PreferencePairs, Funnel]:
     """Return adversarial pairs of an attack's outputs, and how many are left at each step.
 
@@ -267,7 +292,8 @@ def mine(
     if mining.after:
         late = _late(samples, mining.after)
         samples = samples[late]
-        judged = judged and (judged[0][late], judged[1])
+        if judged is not None:
+            judged = JudgeScores(judged.samples[late], judged.references)
     at_random = mining.pick == "random"
     pairs, funnel = adversarial_pairs(
         samples,
@@ -285,9 +311,14 @@ def mine(
         judge_scores=judged,
     )
     if at_random and len(pairs) > mining.cap:
-        order = row_seeds(derive(seed, "spread"), len(pairs)).argsort()
-        pairs = pairs[order[: mining.cap].sort().values]
+        pairs = _at_random(pairs, mining.cap, seed)
     return pairs, funnel
+
+
+def _at_random(pairs: PreferencePairs, count: int, seed: int) -> PreferencePairs:
+    """Return `count` of the pairs, picked at random, in their order."""
+    order = row_seeds(derive(seed, "spread"), len(pairs)).argsort()
+    return pairs[order[:count].sort().values]
 
 
 def attack_figures(attacked: Attacked) -> dict[str, Any]:

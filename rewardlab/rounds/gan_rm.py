@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -52,6 +52,13 @@ from rewardlab.runs.stage import Stage
 from rewardlab.training.base import trained_state
 from rewardlab.training.trainers import device_of
 from rewardlab.types import Samples
+
+
+class Negatives(NamedTuple):
+    """Samples of the generator that the reward learns against, and the record of their stage."""
+
+    samples: Samples
+    stage: Stage
 
 
 class GANRMRounds(Rounds):
@@ -124,9 +131,9 @@ class GANRMRounds(Rounds):
         for part, samples in parts.items():
             fitting(samples, [self.reward], "refuse", f"{part} targets")
         state = begin(run, self, [self.reward], real, ["policy", "targets"])
-        post_training = settings_of(run, self, "post_train")
+        settings = settings_of(run, self, "post_train")
         reward_stage: Stage | None = None
-        negatives: tuple[Samples, Stage] | None = None
+        negatives: Negatives | None = None
         for number in range(1, self.rounds + 1):
             state.number = number
             if negatives is None or self.refresh_negatives:
@@ -134,12 +141,12 @@ class GANRMRounds(Rounds):
             if not self.fit.warm_start:
                 self.reward.load_state_dict(first_weights, strict=False)
                 reward_stage = None
-            reward_stage = self._fit_reward(state, *negatives, reward_stage)
-            watched = partial(self._monitored_policy, state, *negatives, first_weights)
+            reward_stage = self._fit_reward(state, negatives, reward_stage)
             reward, post_train = in_the_loop(
-                self.reward, self.post_train, parts["train"], negatives[0]
+                self.reward, self.post_train, parts["train"], negatives.samples
             )
-            train_policy(state, post_train, reward, reward_stage, watched, post_training)
+            watched = partial(self._monitored_policy, state, negatives, first_weights)
+            train_policy(state, post_train, reward, reward_stage, watched, settings)
             self._evaluate(state, reward_stage)
         export_both(state, self.reward)
 
@@ -177,37 +184,34 @@ class GANRMRounds(Rounds):
     def _negative_count(self) -> int:
         return self.negatives or self.targets.target_count
 
-    def _draw_negatives(self, state: State) -> tuple[Samples, Stage]:
+    def _draw_negatives(self, state: State) -> Negatives:
         count = self._negative_count()
         stage = draw_stage(state, NEGATIVES, count)
-        return draw_from(state, state.policy, stage, count), stage
+        return Negatives(draw_from(state, state.policy, stage, count), stage)
 
-    def _fit_reward(
-        self, state: State, negatives: Samples, negatives_stage: Stage, before: Stage | None
-    ) -> Stage:
+    def _fit_reward(self, state: State, negatives: Negatives, before: Stage | None) -> Stage:
         """Fit the reward; with a bootstrap, fit it again with pseudo-labels from its own ranking.
 
         Args:
             state: where the run stands.
             negatives: generated samples to learn against.
-            negatives_stage: the record of those.
             before: the record of the fit that this one goes on from; None for the first weights.
 
         Returns:
             The record of the last fit.
         """
-        inputs = (negatives_stage,) if before is None else (negatives_stage, before)
+        inputs = (negatives.stage,) if before is None else (negatives.stage, before)
         settings = settings_of(state.run, self, "reward", "fit")
         stage = state.stage(REWARD, *inputs, **settings)
-        data = self.targets.against(negatives)
+        data = self.targets.against(negatives.samples)
         figures = {"first": fit_reward(state, stage, self.fit, self.reward, data)}
         if self.bootstrap is not None:
             pool = draw_samples(state, POOL, self.bootstrap.pool)
             pool_stage = draw_stage(state, POOL, self.bootstrap.pool)
             scores_stage = state.stage(POOL_SCORES, stage, pool_stage)
             scores = kept_scores(state, scores_stage, self.reward, pool)
-            pseudo = self.bootstrap(pool, scores, negatives)
-            data = self.targets.against(negatives, pseudo)
+            pseudo = self.bootstrap(pool, scores, negatives.samples)
+            data = self.targets.against(negatives.samples, pseudo)
             bootstrap: Any = vars(self.bootstrap)
             stage = state.stage(BOOTSTRAPPED_REWARD, stage, pool_stage, bootstrap=bootstrap)
             figures["bootstrapped"] = fit_reward(state, stage, self.fit, self.reward, data)
@@ -215,11 +219,7 @@ class GANRMRounds(Rounds):
         return stage
 
     def _monitored_policy(
-        self,
-        state: State,
-        negatives: Samples,
-        negatives_stage: Stage,
-        first_weights: dict[str, Tensor],
+        self, state: State, negatives: Negatives, first_weights: dict[str, Tensor]
     ) -> MonitoredPolicy:
         """Return the reward, prompts and held-out targets for the guards.
 
@@ -232,8 +232,8 @@ class GANRMRounds(Rounds):
             classifier = fresh_copy(self.reward)
             classifier.load_state_dict(first_weights, strict=False)
             settings = settings_of(state.run, self, "reward", "fit")
-            stage = state.stage(MONITOR, negatives_stage, **settings)
-            data = self.targets.against(negatives, swap=True)
+            stage = state.stage(MONITOR, negatives.stage, **settings)
+            data = self.targets.against(negatives.samples, swap=True)
             fit_reward(state, stage, self.fit, classifier, data)
             watched.classifier = classifier
         return watched

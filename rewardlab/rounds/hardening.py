@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from rewardlab.conversations import Prompt
 from rewardlab.mining import candidates, check_candidates
 from rewardlab.rewards import Reward
 from rewardlab.rewards.combine import Ensemble
@@ -80,22 +81,15 @@ def hardened_online(
         post_train: the training without the correction.
         settings: what describes `hardening` for the stage's hash.
     """
-    count = hardening.best_of
-    seed = state.seed_of(ANCHORS)
-    prompts = list(state.prompts)
-    drawn = state.stage(ANCHORS, state.policy_stage, seed=seed, k=count, prompts=prompts)
-    pool = keep_samples(state, drawn, lambda: candidates(state.policy, prompts, count, seed))
+    pool, drawn = _draw_pool(state, hardening.best_of)
     columns = []
     for number, member in enumerate(members):
         kept = state.stage(f"{ANCHOR_SCORES}-{number}", drawn, stage)
         columns.append(kept_scores(state, kept, member, pool))
-    scaled: list[Reward] = []
-    for member, column in zip(members, columns, strict=True):
-        scaled.append(in_deviations(member, pool.prompts, column))
-    reward = scaled[0] if len(scaled) == 1 else Ensemble(scaled)
-    anchors = _best(pool, _mean_in_deviations(columns, count), count)
+    scores = _mean_in_deviations(columns, hardening.best_of)
     online = deepcopy(hardening.online)
-    online.begin(anchors, pool)
+    online.begin(_best(pool, scores, hardening.best_of), pool)
+    reward = _mean_reward(members, pool.prompts, columns)
     device = next(members[0].parameters()).device
     corrected = Corrected(reward.eval(), hardening.correction, hardening.weight).to(device)
     return Hardened(
@@ -103,6 +97,25 @@ def hardened_online(
         Stage("online", (stage, drawn), settings),
         replace(post_train, callbacks=[*post_train.callbacks, online]),
     )
+
+
+def _draw_pool(state: State, count: int) -> tuple[Samples, Stage]:
+    """Return `count` responses of the policy to each prompt, kept as a stage, with its record."""
+    seed = state.seed_of(ANCHORS)
+    prompts = list(state.prompts)
+    drawn = state.stage(ANCHORS, state.policy_stage, seed=seed, k=count, prompts=prompts)
+    pool = keep_samples(state, drawn, lambda: candidates(state.policy, prompts, count, seed))
+    return pool, drawn
+
+
+def _mean_reward(
+    members: Sequence[Reward], prompts: Sequence[Prompt], columns: Sequence[Tensor]
+) -> Reward:
+    """Return the mean of members, each of which counts in its deviations within a prompt."""
+    scaled: list[Reward] = []
+    for member, column in zip(members, columns, strict=True):
+        scaled.append(in_deviations(member, prompts, column))
+    return scaled[0] if len(scaled) == 1 else Ensemble(scaled)
 
 
 def in_the_loop(

@@ -47,32 +47,50 @@ def of_gan_rm(rounds: Any) -> list[str]:
 
 def of_adv_rm(rounds: Any) -> list[str]:
     """Return the names of the stages of Adv-RM's rounds, in order; they may end earlier."""
-    members = range(len(rounds.members))
-    attacked = members if rounds.attack.members == "each" else range(1)
     names = list(FIRST)
     if rounds.draws_references:
         names.append(stage_name(0, REFERENCES))
     for number in range(1, rounds.rounds + 1):
-        names += [stage_name(number, MEMBER, member) for member in members]
-        for target in attacked:
-            names.append(stage_name(number, f"{ATTACK}-{target}" if target else ATTACK))
-        names.append(stage_name(number, ADVERSARIAL))
+        names += _of_attacks(rounds, number)
     last = rounds.rounds + 1
-    used = range(1) if rounds.use == "target" else members
-    if rounds.fit.loop is not None:
-        names += [stage_name(last, MEMBER, member) for member in used]
-    if rounds.online is not None:
-        names.append(stage_name(last, ANCHORS))
-        scored = range(1) if rounds.reads_references else used  # what is made of members is one
-        names += [stage_name(last, f"{ANCHOR_SCORES}-{number}") for number in scored]
+    used = 1 if rounds.use == "target" else len(rounds.members)
     training = _of_post_training(rounds.post_train)
+    if rounds.fit.loop is not None:
+        names += _member_fits(last, used)
+    if rounds.online is not None:
+        # a reward that reads the references is one, whatever it is made of
+        names += _of_anchors(last, 1 if rounds.reads_references else used)
     names += [stage_name(last, stage) for stage in training]
-    for _ in range(0 if rounds.reweight is None else rounds.reweight.repeats):
+    repeats = 0 if rounds.reweight is None else rounds.reweight.repeats
+    for _ in range(repeats):
         last += 1
         names.append(stage_name(last, PAIR_WEIGHTS))
-        names += [stage_name(last, MEMBER, member) for member in used]
+        names += _member_fits(last, used)
         names += [stage_name(last, stage) for stage in training]
     return [*names, stage_name(last, SAMPLES), stage_name(last, SCORES)]
+
+
+def _of_attacks(rounds: Any, number: int) -> list[str]:
+    """Return the names of a round that fits all members and attacks one, or each of them."""
+    count = len(rounds.members)
+    attacks = [ATTACK]
+    if rounds.attack.members == "each":
+        attacks += [f"{ATTACK}-{target}" for target in range(1, count)]
+    names = _member_fits(number, count)
+    names += [stage_name(number, attack) for attack in attacks]
+    names.append(stage_name(number, ADVERSARIAL))
+    return names
+
+
+def _member_fits(number: int, count: int) -> list[str]:
+    """Return the names of a round's fits of the first `count` members."""
+    return [stage_name(number, MEMBER, member) for member in range(count)]
+
+
+def _of_anchors(number: int, rewards: int) -> list[str]:
+    """Return the names of a round's anchors, and of their scores by each reward."""
+    scores = [f"{ANCHOR_SCORES}-{reward}" for reward in range(rewards)]
+    return [stage_name(number, stage) for stage in (ANCHORS, *scores)]
 
 
 def _of_post_training(post_train: PostTrain) -> list[str]:

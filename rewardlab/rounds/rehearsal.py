@@ -211,23 +211,21 @@ def _stages(run: RunFolder) -> list[Line]:
 
 def _disk(run: RunFolder, planned: Planned) -> list[Line]:
     """Estimate the run's size on disk: rows as planned, weights of each round, and checkpoints."""
-    drawn = 0.0
-    drawn_once = 0.0
-    states = 0.0
+    of_each_round = 0.0
+    of_once = 0.0
+    of_weights = 0.0
     for stage in run.stages.glob("*-????????"):
         kind = parse_stage_name(name_of_title(stage.name)).stage
         size = _size_on_disk(stage)
-        has_weights = stage.joinpath(STATE_FILE).exists()
-        if has_weights:
-            states += size
-        elif kind in planned.rows:
-            share = planned.rows[kind] / ROWS_HERE.get(kind, few.PROMPTS)
-            if kind in DRAWN_ONCE:
-                drawn_once += size * share
-            else:
-                drawn += size * share
-    whole = drawn_once + planned.rounds * (drawn + states)
-    checkpoints = 2 * (1 + ADAM_COPIES) * states  # the last two, which go when their stage stands
+        if stage.joinpath(STATE_FILE).exists():
+            of_weights += size
+        elif kind in DRAWN_ONCE:
+            of_once += size * _growth(kind, planned)
+        else:
+            of_each_round += size * _growth(kind, planned)
+    whole = of_once + planned.rounds * (of_each_round + of_weights)
+    # the last two checkpoints, which go when their stage stands
+    checkpoints = 2 * (1 + ADAM_COPIES) * of_weights
     text = (
         f"about {whole / GIB:.2f} GiB of stages, and {checkpoints / GIB:.2f} GiB of checkpoints "
         "while it trains; the exported policy and reward come on top"
@@ -235,9 +233,12 @@ def _disk(run: RunFolder, planned: Planned) -> list[Line]:
     return [Line("disk", text)]
 
 
+def _growth(kind: str, planned: Planned) -> float:
+    """Return how many times as large a stage's rows are in the real run; 0 for other stages."""
+    if kind not in planned.rows:
+        return 0.0
+    return planned.rows[kind] / ROWS_HERE.get(kind, few.PROMPTS)
+
+
 def _size_on_disk(folder: Path) -> int:
-    size = 0
-    for path in folder.rglob("*"):
-        status = path.lstat()
-        size += status.st_size
-    return size
+    return sum(path.lstat().st_size for path in folder.rglob("*"))
