@@ -155,14 +155,18 @@ def checkpoint_to_resume(folder: Path, besides: str | None = None) -> Path | Non
         if step is None:
             damaged.append(path)
         else:
-            is_last = path.name == LAST_CHECKPOINT
-            is_ours = is_last or path.name == EARLIER_CHECKPOINT
-            written = path.stat().st_mtime_ns
-            checkpoints.append(Kept(is_ours, step, is_last, written, path))
-    furthest = max(checkpoints) if checkpoints else None
+            checkpoints.append(_kept(path, step))
+    furthest = max(checkpoints, default=None)
     for path in damaged:
         _warn(path, furthest)
     return None if furthest is None else furthest.path
+
+
+def _kept(path: Path, step: int) -> Kept:
+    """Return what a checkpoint that can be loaded is ordered by."""
+    is_last = path.name == LAST_CHECKPOINT
+    is_ours = is_last or path.name == EARLIER_CHECKPOINT
+    return Kept(is_ours, step, is_last, path.stat().st_mtime_ns, path)
 
 
 def _warn(path: Path, furthest: Kept | None) -> None:

@@ -50,11 +50,50 @@ def collect_experience(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Ex
     """
     samples, trajectory = draw(loop, loop.policy, prompts, rows, loop.current_epoch)
     scored = score_components(loop, samples)
-    norms = NormRatios()
+    networks = _ask_networks(loop, trajectory)
+    rewards = rewards_of(loop, samples, scored, prompts, rows)
+    scores = scored.scores.masked_fill(rewards.isnan(), torch.nan)
+    mask = trajectory.mask
+    log_ratios = networks.log_prob - networks.reference_log_prob
+    nats = penalties(loop.kl, log_ratios, mask, loop.policy.dimensions)
+    shares = kl_shares(loop, samples, scores)
+    penalty = loop.kl_weight * (nats if shares is None else nats * shares)
+    k = loop.samples_per_prompt
+    values = networks.values
+    advantages = advantages_of(loop.advantage, rewards, penalty, mask, k, values, loop.lam)
+    advantages = weighed(loop, samples, advantages)
+    rollout = Rollout(
+        trajectory, networks.log_prob, networks.reference_log_prob, scores, advantages
+    )
+    return Experience(rollout, samples, values, networks.norms.ratios, shares, networks.prepared)
+
+
+class _Networks(NamedTuple):
+    """What the networks say of a rollout's steps.
+
+    Attributes:
+        log_prob: float32 [B, T], of the policy.
+        reference_log_prob: float32 [B, T].
+        values: float32 [B, T], of the critic; None without one.
+        norms: the norms of a denoiser's velocities, beside the reference's.
+        prepared: the trajectory with the states that the one step is taken from; None where there
+            are several steps.
+    """
+
+    log_prob: Tensor
+    reference_log_prob: Tensor
+    values: Tensor | None
+    norms: NormRatios
+    prepared: Trajectory | None
+
+
+def _ask_networks(loop: PPO, trajectory: Trajectory) -> _Networks:
+    """Return what policy, reference and critic say of a rollout's steps."""
     prepared = None
-    steps = trajectory
     if loop.takes_one_step(len(trajectory)):
-        prepared = steps = loop.policy.prepared(trajectory)
+        prepared = loop.policy.prepared(trajectory)
+    steps = trajectory if prepared is None else prepared
+    norms = NormRatios()
     with norms.of_policy(loop.policy):
         log_prob = in_parts(loop.policy.log_prob, steps, loop.micro_batch)
     with norms.of_reference(loop.reference):
@@ -62,17 +101,7 @@ def collect_experience(loop: PPO, prompts: Sequence[Prompt], rows: Tensor) -> Ex
     values = None
     if loop.advantage == "generalized":
         values = in_parts(critic_of(loop.policy).value, steps, loop.micro_batch)
-    rewards = rewards_of(loop, samples, scored, prompts, rows)
-    scores = scored.scores.masked_fill(rewards.isnan(), torch.nan)
-    mask = trajectory.mask
-    nats = penalties(loop.kl, log_prob - reference_log_prob, mask, loop.policy.dimensions)
-    shares = kl_shares(loop, samples, scores)
-    penalty = loop.kl_weight * (nats if shares is None else nats * shares)
-    k = loop.samples_per_prompt
-    advantages = advantages_of(loop.advantage, rewards, penalty, mask, k, values, loop.lam)
-    advantages = weighed(loop, samples, advantages)
-    rollout = Rollout(trajectory, log_prob, reference_log_prob, scores, advantages)
-    return Experience(rollout, samples, values, norms.ratios, shares, prepared)
+    return _Networks(log_prob, reference_log_prob, values, norms, prepared)
 
 
 def draw(

@@ -36,34 +36,37 @@ def joint_scores(reward: Reward, groups: Sequence[Drawn], seed: int) -> JointSco
         seed: names the noise.
     """
     device = next(reward.parameters()).device
-    repeats = [_repeats(group, isinstance(reward, DrawsNoise)) for group in groups]
-    parts = [repeat.rows.inputs for repeat in repeats]
-    members: list[Tensor] = [torch.empty(0)] * len(groups)
+    runs = [_rows_to_run(group, isinstance(reward, DrawsNoise)) for group in groups]
+    parts = [run.rows.inputs for run in runs]
+    row_count = sum(map(len, parts))
+    members: dict[int, Tensor] = {}  # of each group, by its number
     penalties = []
-    for number, places in enumerate(_of_one_form(parts)):
-        inputs = _joined([parts[place] for place in places])
-        seeds = row_seeds(derive(seed, "noise", number), len(inputs))
+    for form, numbers in enumerate(_of_one_form(parts)):
+        inputs = _joined([parts[number] for number in numbers])
+        seeds = row_seeds(derive(seed, "noise", form), len(inputs))
         scores = training_scores(reward, inputs.to(device), seeds)
-        sizes = [len(parts[place]) for place in places]
-        for place, columns in zip(places, scores.members.split(sizes), strict=True):
-            members[place] = columns[repeats[place].places]
+        sizes = [len(parts[number]) for number in numbers]
+        for number, rows in zip(numbers, scores.members.split(sizes), strict=True):
+            members[number] = rows[runs[number].places]
         if scores.penalty is not None:
-            penalties.append(scores.penalty * (len(inputs) / sum(map(len, parts))))
-    return JointScores(members, sum(penalties[1:], penalties[0]) if penalties else None)
+            penalties.append(scores.penalty * (len(inputs) / row_count))
+    penalty = sum(penalties[1:], penalties[0]) if penalties else None
+    return JointScores([members[number] for number in range(len(groups))], penalty)
 
 
-class _Repeats(NamedTuple):
-    """Rows of which none comes twice, and where each row of the whole stands among them."""
+class _RowsToRun(NamedTuple):
+    """The rows of a group that are run, and where each row of the group stands among them."""
 
     rows: Drawn
     places: list[int]
 
 
-def _repeats(drawn: Drawn, keep_all: bool) -> _Repeats:
-    if keep_all:
-        return _Repeats(drawn, list(range(len(drawn.keys))))
-    unique = distinct(drawn.keys.tolist())
-    return _Repeats(drawn.rows(torch.tensor(unique.first_rows)), unique.places)
+def _rows_to_run(group: Drawn, keep_repeats: bool) -> _RowsToRun:
+    """Return a group's rows, of which none comes twice unless repeats are kept."""
+    if keep_repeats:
+        return _RowsToRun(group, list(range(len(group.keys))))
+    unique = distinct(group.keys.tolist())
+    return _RowsToRun(group.rows(torch.tensor(unique.first_rows)), unique.places)
 
 
 def _of_one_form(parts: Sequence[Inputs]) -> list[list[int]]:

@@ -186,25 +186,32 @@ class Online(Callback, HearsRollouts):
 
     def on_rollout(self, module: Trained, samples: Samples) -> None:
         """Keep what the policy drew, and update the correction when it is due."""
-        device = module.device.type
-        correction = self._corrected().correction
-        with torch.autocast(device, enabled=False):
-            places = own_places(len(samples), getattr(module, "samples_per_prompt", 1))
-            own = self._kept(module, samples, places)
-            joined = joined_rows(from_all_processes(own))
-            order = torch.cat(from_all_processes(places)).argsort()
-            self.buffer.add(joined.rows(order))
+        with torch.autocast(module.device.type, enabled=False):
+            self._remember(module, samples)
             if self.buffer.rollouts % self.every:
                 return
-            with torch.enable_grad(), evaluating(correction.modules()):
-                updates = [self._update(module, number) for number in range(self.updates)]
-                if any(update.stepped for update in updates):
-                    self._settle()
-        for name, value in updates[-1].figures.items():
+            figures = self._take_updates(module)
+        for name, value in figures.items():
             module.log(name, value, batch_size=len(samples))
         module.log("online_rows", float(len(self.buffer)), batch_size=len(samples))
 
-    def _kept(self, module: Trained, samples: Samples, places: Tensor) -> Drawn:
+    def _remember(self, module: Trained, samples: Samples) -> None:
+        """Put a rollout of all processes into the buffer, in the order of one process's rollout."""
+        places = own_places(len(samples), getattr(module, "samples_per_prompt", 1))
+        own = self._row_records(module, samples, places)
+        joined = joined_rows(from_all_processes(own))
+        order = torch.cat(from_all_processes(places)).argsort()
+        self.buffer.add(joined.rows(order))
+
+    def _take_updates(self, module: Trained) -> dict[str, float]:
+        """Take the updates that are due, and return the figures of the last."""
+        with torch.enable_grad(), evaluating(self._corrected().correction.modules()):
+            updates = [self._update(module, number) for number in range(self.updates)]
+            if any(update.stepped for update in updates):
+                self._settle()
+        return updates[-1].figures
+
+    def _row_records(self, module: Trained, samples: Samples, places: Tensor) -> Drawn:
         """Return what is kept of a rollout, with its log-probabilities where they are asked for.
 
         `places` [B] says where the samples stand among those of all processes.
@@ -260,8 +267,8 @@ class Online(Callback, HearsRollouts):
         picks = row_seeds(derive(seed, "clean"), self.clean_rows) % len(pairs)
         groups = []
         for half in (pairs.chosen, pairs.rejected):
-            some = half[picks]
-            groups.append(Drawn(list(some.prompts), some, picks))
+            rows = half[picks]
+            groups.append(Drawn(list(rows.prompts), rows, picks))
         return groups
 
     def _paired(self, own: Drawn, seed: int) -> tuple[Drawn, Drawn]:
@@ -270,14 +277,14 @@ class Online(Callback, HearsRollouts):
         numbers = row_seeds(seed, len(own.keys))
         if self.pairing == "any":
             return self._good.rows(numbers % len(self._good.keys)), own
-        places = _places_of(self._good.prompts)
+        rows_of_prompt = _places_of(self._good.prompts)
         own_rows = []
         good_rows = []
         for row, prompt in enumerate(own.prompts):
-            candidates = places.get(prompt)
-            if candidates:
+            if prompt in rows_of_prompt:
+                wanted = rows_of_prompt[prompt]
                 own_rows.append(row)
-                good_rows.append(candidates[int(numbers[row]) % len(candidates)])
+                good_rows.append(wanted[int(numbers[row]) % len(wanted)])
         if not own_rows:
             raise InputError(
                 f"None of the policy's {len(own.keys)} prompts, such as {own.prompts[0]!r}, is "

@@ -294,7 +294,7 @@ class PPO(Trained):
     def _step_loss(self, steps: Steps, at: At, batch: Experience) -> tuple[Tensor, Tensor]:
         """Return the loss of each step, and a mask of the steps whose ratio was clipped.
 
-        All that is differentiated is stated here.
+        All that is differentiated is stated here and in `_kl_losses`.
 
         Args:
             steps: what the policy says of some steps now.
@@ -307,12 +307,7 @@ class PPO(Trained):
         advantages = at(rollout.advantages)
         losses, clipped = surrogate(steps.log_prob, old_log_prob, advantages, mask, clip=self.clip)
         if self.kl in KL_LOSSES:
-            ratio = log_ratio(steps.log_prob, at(rollout.reference_log_prob), mask)
-            kl_weight = self.kl_weight * self.policy.dimensions
-            kl_losses = kl_weight * KL_LOSSES[self.kl](ratio)
-            if batch.kl_shares is not None:
-                kl_losses = kl_losses * at(batch.kl_shares)
-            losses = losses + kl_losses
+            losses = losses + self._kl_losses(steps, at, batch)
         if steps.entropy is not None:
             losses = losses - self.entropy_weight * steps.entropy.where(mask, 0)
         if steps.value is not None and batch.values is not None:
@@ -321,6 +316,17 @@ class PPO(Trained):
             errors = value_error(steps.value, old, returns, mask, clip=self.value_clip)
             losses = losses + self.value_weight * errors
         return losses, clipped
+
+    def _kl_losses(self, steps: Steps, at: At, batch: Experience) -> Tensor:
+        """Return each step's KL from the reference, as it counts in the loss."""
+        rollout = batch.rollout
+        mask = at(rollout.trajectory.mask)
+        ratio = log_ratio(steps.log_prob, at(rollout.reference_log_prob), mask)
+        weight = self.kl_weight * self.policy.dimensions
+        losses: Tensor = weight * KL_LOSSES[self.kl](ratio)
+        if batch.kl_shares is None:
+            return losses
+        return losses * at(batch.kl_shares)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Clip the gradient; here mixed precision has taken its scale out."""

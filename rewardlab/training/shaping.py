@@ -213,18 +213,7 @@ def reference_figures(
             of 0.
     """
     present = scores[~scores.isnan()]
-    center = mean(present)
-    groups = scores.view(-1, samples_per_prompt)
-    degrees = across_processes(torch.tensor(len(present), device=scores.device))
-    factor = 1.0
-    if samples_per_prompt > 1:
-        center = _group_means(groups)
-        of_groups = (~groups.isnan()).any(1).sum()
-        free = degrees - across_processes(of_groups)
-        factor = degrees.item() / max(free.item(), 1)
-    squares = (groups - center).square().flatten()
-    variance = mean(squares[~squares.isnan()])
-    deviation = variance.mul(factor).sqrt().item()
+    deviation = _deviation(scores.view(-1, samples_per_prompt))
     if not deviation > 0:
         raise AlikeError(
             f"Shaping is in units of the reference's standard deviation, but its {len(scores)} "
@@ -233,6 +222,25 @@ def reference_figures(
         )
     length = mean(lengths(samples)).item() if shaping.length_penalty else float("nan")
     return ReferenceFigures(mean(present).item(), deviation, length)
+
+
+def _deviation(groups: Tensor) -> float:
+    """Return the standard deviation of scores [P, K], within each prompt where K is above 1.
+
+    It is over all processes. Each prompt's mean takes a degree of freedom.
+    """
+    is_scored = ~groups.isnan()
+    count = across_processes(is_scored.sum())
+    factor = 1.0
+    if groups.shape[1] > 1:
+        center = _group_means(groups)
+        means = across_processes(is_scored.any(1).sum())
+        factor = count.item() / max((count - means).item(), 1)
+    else:
+        center = mean(groups[is_scored])
+    squares = (groups - center).square().flatten()
+    variance = mean(squares[~squares.isnan()])
+    return variance.mul(factor).sqrt().item()
 
 
 def _group_means(groups: Tensor) -> Tensor:

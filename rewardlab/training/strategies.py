@@ -78,12 +78,17 @@ def shard_trained(module: LightningModule, strategy: ModelParallelStrategy) -> d
     spread = {}
     for name, part in module.named_children():
         if _is_trained(part):
-            run = set(RUN)
-            if isinstance(part, LengthLimited):
-                run -= OF_TOKENS
-            gathered = () if isinstance(part, Denoises) else DRAWS
-            spread[name] = shard(part, mesh, sorted(run), gathered)
+            spread[name] = _spread(part, mesh)
     return spread
+
+
+def _spread(part: nn.Module, mesh: Any) -> Spread:
+    """Spread a part's weights; those of a policy that is no denoiser are whole while it draws."""
+    run = set(RUN)
+    if isinstance(part, LengthLimited):
+        run -= OF_TOKENS
+    gathered = () if isinstance(part, Denoises) else DRAWS
+    return shard(part, mesh, sorted(run), gathered)
 
 
 def number_among_all(state: dict[str, Any], module: LightningModule) -> None:
