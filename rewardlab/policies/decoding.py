@@ -153,13 +153,13 @@ class TokenSampler:
         if not any(response.is_open for response in responses):
             return responses
         if self.elsewhere is not None:
-            self._take(responses, prompts, seeds)
+            self._draw_elsewhere(responses, prompts, seeds)
         else:
             with self.backbone.evaluating():
-                self._fill(responses, prompts, seeds)
+                self._draw_here(responses, prompts, seeds)
         return responses
 
-    def _take(self, responses: list[Response], prompts: Tokens, seeds: Tensor) -> None:
+    def _draw_elsewhere(self, responses: list[Response], prompts: Tokens, seeds: Tensor) -> None:
         """Take responses that something else draws, each up to its end.
 
         Raises:
@@ -167,18 +167,18 @@ class TokenSampler:
         """
         assert self.elsewhere is not None
         temperature = self.head.temperature
-        ends = DrawingTerms(temperature, *self.truncation, self.codec.ends, self.codec.stop)
+        terms = DrawingTerms(temperature, *self.truncation, self.codec.ends, self.codec.stop)
         limits = [response.limit for response in responses]
-        rows = self.elsewhere(prompts, seeds, limits, ends)
+        rows = self.elsewhere(prompts, seeds, limits, terms)
+        vocabulary = len(self.head.weight)
         for response, row in zip(responses, rows, strict=True):
-            if not row or min(row) < 0 or max(row) >= len(self.head.weight):
+            if not row or min(row) < 0 or max(row) >= vocabulary:
                 raise InputError(
                     "What draws for the policy gave no token, or one outside of the vocabulary of "
-                    f"{len(self.head.weight)}: {row[:8]}. Does it serve another model?"
+                    f"{vocabulary}: {row[:8]}. Does it serve another model?"
                 )
-            while response.is_open and len(response.tokens) < len(row):
-                response.tokens.append(row[len(response.tokens)])
-                response.finished = self._ends(response.tokens)
+            for token in row:
+                self._append(response, token)
 
     def _limit(self, prompt: list[int], limit: int) -> int:
         """Return how many tokens the context leaves to a response, at most `limit`."""
@@ -186,27 +186,31 @@ class TokenSampler:
             return limit
         return min(limit, self.codec.limit - len(prompt))
 
-    def _fill(self, responses: list[Response], prompts: Tokens, seeds: Tensor) -> None:
+    def _draw_here(self, responses: list[Response], prompts: Tokens, seeds: Tensor) -> None:
         """Draw until no response is open; rows leave the batch when half of them have ended."""
         device = self.head.weight.device
         steps = max(response.limit for response in responses)
         numbers = uniform((steps,), generators(seeds), dtype=torch.float64)
         numbers = numbers.to(_summing_device(device))
         inputs = Inputs.of(padded(prompts, left=True, device=device))
-        texts = [tuple(prompt) for prompt in prompts]
-        states, cache = self.backbone.run_prompts(inputs, texts)
+        states, cache = self.backbone.run_prompts(inputs, [tuple(prompt) for prompt in prompts])
+        in_batch = responses
         for step in range(steps):
             tokens = self._pick(states[:, -1], numbers[:, step])
-            self._append(responses, tokens.tolist())
-            rows = [row for row, response in enumerate(responses) if response.is_open]
-            if not rows:
+            next_tokens = tokens.tolist()
+            self._check_tokens(next_tokens)
+            for response, token in zip(in_batch, next_tokens, strict=True):
+                self._append(response, token)
+            are_open = [response.is_open for response in in_batch]
+            if not any(are_open):
                 break
-            inputs = inputs.next(tokens, [response.is_open for response in responses])
-            if self.backbone.caches_tokens and 2 * len(rows) <= len(responses):
-                inputs = inputs.rows(rows)
-                cache.batch_select_indices(torch.tensor(rows, device=device))
-                numbers = numbers[rows]
-                responses = take(responses, rows)
+            inputs = inputs.next(tokens, are_open)
+            open_rows = [row for row, is_open in enumerate(are_open) if is_open]
+            if self.backbone.caches_tokens and 2 * len(open_rows) <= len(in_batch):
+                inputs = inputs.rows(open_rows)
+                cache.batch_select_indices(torch.tensor(open_rows, device=device))
+                numbers = numbers[open_rows]
+                in_batch = take(in_batch, open_rows)
             states, cache = self.backbone.run(inputs, cache, keep=True)
 
     def _pick(self, states: Tensor, numbers: Tensor) -> Tensor:
@@ -216,11 +220,11 @@ class TokenSampler:
         tokens = pick(logits.to(numbers.device), numbers)
         return tokens.to(states.device)
 
-    def _append(self, responses: list[Response], tokens: list[int]) -> None:
-        """Give each open response its next token.
+    def _check_tokens(self, tokens: list[int]) -> None:
+        """Refuse tokens of logits that are not finite: where a sum is NaN, no number is below it.
 
         Raises:
-            InputError: if the logits were not finite: where a sum is NaN, no number is below it.
+            InputError: if a token is beyond the vocabulary.
         """
         if max(tokens) >= len(self.head.weight):
             raise InputError(
@@ -228,10 +232,12 @@ class TokenSampler:
                 "diverge? Lower the learning rate, or go back to the last checkpoint; in float16 "
                 "take bfloat16."
             )
-        for response, token in zip(responses, tokens, strict=True):
-            if response.is_open:
-                response.tokens.append(token)
-                response.finished = self._ends(response.tokens)
+
+    def _append(self, response: Response, token: int) -> None:
+        """Give a response its next token, if it is open."""
+        if response.is_open:
+            response.tokens.append(token)
+            response.finished = self._ends(response.tokens)
 
     def _ends(self, tokens: list[int]) -> bool:
         codec = self.codec

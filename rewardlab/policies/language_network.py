@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -103,31 +103,51 @@ def check_rows(network: Any) -> None:
     Raises:
         InputError: if they differ.
     """
-    device = next(network.parameters()).device
-    padding = 3
-    length = max(min(12, (context_length(network) or 12) - padding), 1)
-    text = [1 + number % 5 for number in range(length + padding)]
-    rows = Inputs.of(padded([text[:length], text], left=True, device=device))
-    row = Inputs.of(padded([text[:length]], device=device))
-    width = length + padding - 1
-    backbone = Backbone(network, torch.float32, caches_tokens=False, packs=False)
-    with torch.no_grad(), backbone.evaluating():
-        alone = backbone.run(row).states[0, -1]
-        together = backbone.run(rows).states[0, -1]
-        cache = backbone.run(rows.first(width), keep=True).cache
-        if cache is None:
-            raise InputError(
-                f"CausalLMPolicy cannot draw from {type(network).__name__}: it keeps no cache of "
-                "keys and values, as recurrent models do not. Take a decoder with attention."
-            )
-        stepwise = backbone.run(rows.after(width), cache, keep=True).states[0, -1]
-    for other, case in ((together, "behind padding"), (stepwise, "token by token")):
-        if not _is_close(other, alone):
+    states = _last_states(network)
+    cases = {"behind padding": states.behind_padding, "token by token": states.token_by_token}
+    for case, state in cases.items():
+        if not _is_close(state, states.alone):
             raise InputError(
                 f"CausalLMPolicy cannot use {type(network).__name__}: it reads a text otherwise "
                 f"{case} than alone, so what is drawn in a batch would not be what is scored. "
                 "Is it the decoder of an encoder-decoder model, or recurrent?"
             )
+
+
+class _LastStates(NamedTuple):
+    """The state [D] behind the last token of one text, which a network reads in three ways."""
+
+    alone: Tensor
+    behind_padding: Tensor
+    token_by_token: Tensor
+
+
+def _last_states(network: Any) -> _LastStates:
+    """Return what a network makes of a short text alone, and in a batch with a longer one.
+
+    Raises:
+        InputError: if it keeps no cache.
+    """
+    device = next(network.parameters()).device
+    padding = 3
+    length = max(min(12, (context_length(network) or 12) - padding), 1)
+    longer = [1 + number % 5 for number in range(length + padding)]
+    text = longer[:length]
+    row = Inputs.of(padded([text], device=device))
+    batch = Inputs.of(padded([text, longer], left=True, device=device))
+    all_but_last = length + padding - 1
+    backbone = Backbone(network, torch.float32, caches_tokens=False, packs=False)
+    with torch.no_grad(), backbone.evaluating():
+        alone = backbone.run(row).states[0, -1]
+        behind_padding = backbone.run(batch).states[0, -1]
+        cache = backbone.run(batch.first(all_but_last), keep=True).cache
+        if cache is None:
+            raise InputError(
+                f"CausalLMPolicy cannot draw from {type(network).__name__}: it keeps no cache of "
+                "keys and values, as recurrent models do not. Take a decoder with attention."
+            )
+        last = backbone.run(batch.after(all_but_last), cache, keep=True)
+    return _LastStates(alone, behind_padding, last.states[0, -1])
 
 
 def _is_close(states: Tensor, expected: Tensor) -> bool:

@@ -130,21 +130,7 @@ def _sizes(raw: bytes, path: Path) -> _Sizes:
     Raises:
         InputError: if the file is no whole weights file of the first form.
     """
-    form = "llama2.c's weights (version 0: seven integers, then float32 numbers)"
-    if len(raw) >= 8 and struct.unpack("<i", raw[:4])[0] == _LATER_FORM:
-        version = struct.unpack("<i", raw[4:8])[0]
-        raise InputError(
-            f"{path} is of llama2.c's version {version}; from_llama2c reads version 0. Write it "
-            "with llama2.c's export.py and --version 0."
-        )
-    if len(raw) < _HEADER.size:
-        raise InputError(f"{path} has {len(raw)} bytes, fewer than the header of {form}.")
-    numbers = _HEADER.unpack_from(raw)
-    if not _is_plausible(*numbers):
-        raise InputError(
-            f"{path} is no file of {form}: its header reads {list(numbers)}. Is it the tokenizer, "
-            "or a checkpoint of another program?"
-        )
+    numbers = _header(raw, path)
     width, hidden, layers, heads, key_heads, vocabulary, context = numbers
     sizes = _Sizes(
         width,
@@ -162,6 +148,30 @@ def _sizes(raw: bytes, path: Path) -> _Sizes:
             "in part, or is it quantized?"
         )
     return sizes
+
+
+def _header(raw: bytes, path: Path) -> tuple[int, ...]:
+    """Return the seven integers that a weights file begins with.
+
+    Raises:
+        InputError: if the file is of a later form, or of another program.
+    """
+    form = "llama2.c's weights (version 0: seven integers, then float32 numbers)"
+    if len(raw) >= 8 and struct.unpack("<i", raw[:4])[0] == _LATER_FORM:
+        version = struct.unpack("<i", raw[4:8])[0]
+        raise InputError(
+            f"{path} is of llama2.c's version {version}; from_llama2c reads version 0. Write it "
+            "with llama2.c's export.py and --version 0."
+        )
+    if len(raw) < _HEADER.size:
+        raise InputError(f"{path} has {len(raw)} bytes, fewer than the header of {form}.")
+    numbers: tuple[int, ...] = _HEADER.unpack_from(raw)
+    if not _is_plausible(*numbers):
+        raise InputError(
+            f"{path} is no file of {form}: its header reads {list(numbers)}. Is it the tokenizer, "
+            "or a checkpoint of another program?"
+        )
+    return numbers
 
 
 def _is_plausible(
@@ -336,12 +346,14 @@ def _set_spaces(inner: Any) -> None:
 
 def _merges(pieces: list[str], scores: list[float]) -> list[tuple[str, str]]:
     """Return every way to make a piece from two others, those of the best score first."""
-    known = set(pieces)
-    merged = [number for number in range(_BYTES, len(pieces)) if len(pieces[number]) > 1]
+    vocabulary = set(pieces)
+    long_pieces = [number for number in range(_BYTES, len(pieces)) if len(pieces[number]) > 1]
     merges = []
-    for number in sorted(merged, key=lambda number: -scores[number]):
+    for number in sorted(long_pieces, key=lambda number: -scores[number]):
         piece = pieces[number]
         for middle in range(1, len(piece)):
-            if piece[:middle] in known and piece[middle:] in known:
-                merges.append((piece[:middle], piece[middle:]))
+            left = piece[:middle]
+            right = piece[middle:]
+            if left in vocabulary and right in vocabulary:
+                merges.append((left, right))
     return merges

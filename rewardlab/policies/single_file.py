@@ -150,25 +150,31 @@ def _names(file: Path) -> list[str]:
 
 def _unknown_layout(file: Path, names: list[str], config: Path) -> InputError:
     """Return the refusal of a file whose layout was not compared; it says how to convert it."""
-    title = f"weights with names such as {min(names, default='none')}"
-    kind = "DiffusionPipeline"
     if any("double_blocks." in name for name in names):
         title = "FLUX's own layout"
         conversion = _conversion_of_transformer(file, config)
+    elif any("joint_blocks." in name for name in names):
+        title = "Stable Diffusion 3's own layout"
+        conversion = _conversion_of_pipeline("StableDiffusion3Pipeline", file, config)
+    elif any(name.startswith("cond_stage_model.model.") for name in names):
+        title = "Stable Diffusion 2's own layout"
+        conversion = _conversion_of_pipeline("StableDiffusionPipeline", file, config)
     else:
-        if any("joint_blocks." in name for name in names):
-            title, kind = "Stable Diffusion 3's own layout", "StableDiffusion3Pipeline"
-        elif any(name.startswith("cond_stage_model.model.") for name in names):
-            title, kind = "Stable Diffusion 2's own layout", "StableDiffusionPipeline"
-        conversion = (
-            f"  pipeline = diffusers.{kind}.from_single_file({str(file)!r}, "
-            f"config={str(config)!r}, local_files_only=True)\n"
-            "  pipeline.save_pretrained('MODEL')\n"
-        )
+        title = f"weights with names such as {min(names, default='none')}"
+        conversion = _conversion_of_pipeline("DiffusionPipeline", file, config)
     return InputError(
         f"{file} has {title}; folder_from_single_file reads those of Stable Diffusion 1 and XL. "
         f"Convert it once, with a folder of its kind at hand:\n{conversion}"
         "and compare a picture with that of the program that the file is for."
+    )
+
+
+def _conversion_of_pipeline(kind: str, file: Path, config: Path) -> str:
+    """Return the lines for a file that holds a whole pipeline of a class."""
+    return (
+        f"  pipeline = diffusers.{kind}.from_single_file({str(file)!r}, "
+        f"config={str(config)!r}, local_files_only=True)\n"
+        "  pipeline.save_pretrained('MODEL')\n"
     )
 
 
@@ -206,10 +212,7 @@ class _Place:
 
 def _part(checkpoint: Mapping[str, Tensor], prefix: str | None, place: _Place) -> Any:
     """Return a network with the file's weights or, where it has none, with the folder's."""
-    weights = {}
-    for name, tensor in checkpoint.items():
-        if prefix is not None and name.startswith(prefix) and not name.endswith(UNUSED):
-            weights[name] = tensor
+    weights = {} if prefix is None else _weights_under(prefix, checkpoint)
     if weights:
         return _converted(weights, place)
     folder = place.config / place.name
@@ -219,6 +222,15 @@ def _part(checkpoint: Mapping[str, Tensor], prefix: str | None, place: _Place) -
             "has the weights of this part, or a file with it (an autoencoder is 'baked in')."
         )
     return load_part(folder, place.kind, torch.float32)
+
+
+def _weights_under(prefix: str, checkpoint: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of a part, by their names in the file."""
+    weights = {}
+    for name, tensor in checkpoint.items():
+        if name.startswith(prefix) and not name.endswith(UNUSED):
+            weights[name] = tensor
+    return weights
 
 
 def _converted(weights: dict[str, Tensor], place: _Place) -> Any:

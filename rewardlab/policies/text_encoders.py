@@ -118,20 +118,32 @@ class PromptInputs:
         self, prompts: Sequence[str], device: torch.device, *, negative: bool = False
     ) -> dict[str, Tensor]:
         """Return the denoiser's inputs for each prompt: named tensors with B rows on a device."""
+        if not prompts:
+            return {}
         unique = distinct(prompts)
-        table = self.encoders.prompts
-        rows = [table.get(self._key(prompt, negative)) for prompt in unique.values]
-        new = [prompt for prompt, row in zip(unique.values, rows, strict=True) if row is None]
-        read = self._read(new, device, negative) if new else {}
-        parts = []
-        for prompt, row in zip(unique.values, rows, strict=True):
-            parts.append(read[prompt] if row is None else row)
+        parts = self._of_each(unique.values, device, negative)
         places = torch.tensor(unique.places, device=device)
         inputs = {}
-        for name in parts[0] if parts else []:
+        for name in parts[0]:
             column = torch.cat([part[name].to(device) for part in parts])
             inputs[name] = column[places]
         return inputs
+
+    def _of_each(
+        self, prompts: Sequence[str], device: torch.device, negative: bool
+    ) -> list[dict[str, Tensor]]:
+        """Return the inputs of each prompt, one row each; only those not kept are read."""
+        inputs: dict[str, dict[str, Tensor]] = {}
+        new = []
+        for prompt in prompts:
+            kept = self.encoders.prompts.get(self._key(prompt, negative))
+            if kept is None:
+                new.append(prompt)
+            else:
+                inputs[prompt] = kept
+        if new:
+            inputs |= self._read(new, device, negative)
+        return [inputs[prompt] for prompt in prompts]
 
     def _read(
         self, prompts: Sequence[str], device: torch.device, negative: bool
