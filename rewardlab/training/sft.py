@@ -78,18 +78,15 @@ class SFT(Trained):
         self.norm_guard = norm_guard
 
     def training_step(self, samples: Samples, batch_idx: int) -> Tensor:
-        batch = self._counted_loss(samples)
+        batch = self._loss(samples)
         self.log("loss", batch.loss, prog_bar=True, batch_size=len(samples), sync_dist=True)
         return self.share_of_step(batch.loss, batch.steps)
 
     def validation_step(self, samples: Samples, batch_idx: int) -> None:
-        loss = self._loss(samples)
+        loss = self._loss(samples).loss
         self.log("val/loss", loss, prog_bar=True, batch_size=len(samples), sync_dist=True)
 
-    def _loss(self, samples: Samples) -> Tensor:
-        return self._counted_loss(samples).loss
-
-    def _counted_loss(self, samples: Samples) -> CountedLoss:
+    def _loss(self, samples: Samples) -> CountedLoss:
         trajectory = self.policy.encode(samples, seeds=self.seeds(samples))
         weights = joint_step_weights(trajectory.mask, "token")
 

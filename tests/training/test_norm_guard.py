@@ -120,11 +120,11 @@ def test_sft_has_ratio_hinge_and_reference_only_if_asked():
     guarded, figures = quiet(SFT(policy_of(), norm_guard=2.0))
     moved(guarded.policy)
     moved(module.policy)
-    loss = guarded._loss(samples)
+    loss = guarded._loss(samples).loss
     trajectory = guarded.policy.encode(samples, seeds=guarded.seeds(samples))
     ratios = expected_ratios(guarded, trajectory)
     assert_close(figures["norm_ratio"], ratios.mean().detach())
-    assert_close(loss - module._loss(samples), 2.0 * (ratios - 1).relu().square().mean())
+    assert_close(loss - module._loss(samples).loss, 2.0 * (ratios - 1).relu().square().mean())
     assert not any("reference" in name for name in guarded.state_dict())
 
 
@@ -140,7 +140,7 @@ def ratio_after(weight):
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
     for _ in range(12):
         optimizer.zero_grad()
-        module._loss(pairs().chosen).backward()
+        module._loss(pairs().chosen).loss.backward()
         optimizer.step()
     return figures["norm_ratio"].item()
 
