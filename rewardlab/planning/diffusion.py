@@ -45,7 +45,7 @@ def diffusion_plan(
     """
     architecture = Architecture.of(settings["pipeline"])
     policy = _shell_policy(architecture, settings)
-    encoders = _encoders(policy)
+    encoders = policy.text_encoders.networks
     parts = _parts(policy, encoders, work)
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     shells.as_fake(policy, fake_mode)
@@ -91,10 +91,6 @@ def _shell_policy(architecture: Architecture, settings: Mapping[str, Any]) -> Di
             resources=resources.planned(),
             **arguments,
         )
-
-
-def _encoders(policy: DiffusionPolicy) -> list[nn.Module]:
-    return policy.text_encoders.networks
 
 
 def _parts(policy: DiffusionPolicy, encoders: list[nn.Module], work: Work) -> list[Part]:
