@@ -21,7 +21,7 @@ from rewardlab.data.long_rows import fitting, models_of
 from rewardlab.data.reconstruction import reconstructed
 from rewardlab.data.samples import open_samples
 from rewardlab.data.splits import Part, Split, SplitData, held_out_count, split_groups
-from rewardlab.data.token_budget import FEATURES, budget_of, not_texts
+from rewardlab.data.token_budget import FEATURES, budget_of, check_batch, not_texts
 from rewardlab.errors import InputError
 from rewardlab.policies import Policy
 from rewardlab.policies.abilities import HasAutoencoder
@@ -93,6 +93,7 @@ class TargetSamples(SplitData):
         tokens_per_batch: int | None = None,
     ) -> None:
         super().__init__()
+        check_batch(batch_size, tokens_per_batch)
         self.targets = targets
         self.clip = clip
         self.negatives = negatives

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-__all__ = ["EVIDENCE", "Evidence", "evidence_of"]
-
 
 class Evidence(NamedTuple):
     """What an arm of the menu's study did, against plain training of the same seeds.

@@ -365,7 +365,9 @@ def test_post_training_by_prompts_has_no_budget(tmp_path):
         post_train(module, numbered(["a"]), None, tmp_path, tmp_path / "scratch")
 
 
-SOURCES = [partial(data, "nowhere.jsonl") for data in (Preferences, SamplesData, PairsData)]
+SOURCES = [
+    partial(data, "nowhere.jsonl") for data in (Preferences, SamplesData, PairsData, TargetSamples)
+]
 
 
 @pytest.mark.parametrize("name", ["batch_size", "tokens_per_batch"])
