@@ -148,9 +148,9 @@ class Guard(Callback):
             trainer.should_stop = True
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
-        """Take a reading every `every_n_steps` optimizer steps."""
+        """Take a reading if the last is `every_n_steps` ago; a rollout may be several steps."""
         step = trainer.global_step
-        if step % self.every_n_steps == 0 and step != self._last:
+        if step - self._last >= self.every_n_steps:
             self._last = step
             self._read(trainer, module)
 

@@ -386,3 +386,35 @@ def test_a_guard_stops_by_the_share_of_outliers():
     trainer.fit(module, ResumableLoader(Rows(torch.zeros(8)), 1))
     assert watcher.stopped_at is not None
     assert watcher.watched.outliers.share(policy.generate(["a"] * 32, seeds=row_seeds(3, 32))) < 1
+
+
+class Rollouts(Climb):
+    """Takes seven optimizer steps a batch, as a loop of several epochs does."""
+
+    def __init__(self, policy, speed):
+        super().__init__(policy, speed)
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        for _ in range(7):
+            self.optimizers().step()
+
+
+def test_rollouts_of_several_steps_are_read_at_the_first_that_is_due(tmp_path):
+    watcher = guard(stop=False, every_n_steps=10)
+    watcher.watched = MonitoredPolicy(Eyes(), [""], held_out())
+    logger = CSVLogger(tmp_path, name="", version="")
+    options = {"enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = pl.Trainer(
+        max_steps=42,
+        max_epochs=-1,
+        accelerator="cpu",
+        callbacks=[watcher],
+        logger=logger,
+        enable_model_summary=False,
+        **options,
+    )
+    trainer.fit(Rollouts(Grey(), 0.003), ResumableLoader(Rows(torch.zeros(8)), 1))
+    with (tmp_path / "metrics.csv").open() as file:
+        steps = [int(row["step"]) for row in csv.DictReader(file) if row["guard/score"]]
+    assert steps == [0, 14, 28, 42]
