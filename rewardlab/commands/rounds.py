@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from rewardlab.commands.built_in_worlds import check_worlds
 from rewardlab.commands.pages import write_page
 from rewardlab.commands.parsing import (
     instantiate,
@@ -77,6 +78,7 @@ def build(argv: Sequence[str]) -> Built:
     out = out_folder(config, argv)
     tree = resolved(parser, config)
     check_trainers(tree)
+    check_worlds(tree)
     if not config.dry_run:
         RunFolder.check(out, tree, config.resume)
     rounds = instantiate(parser, config).rounds
