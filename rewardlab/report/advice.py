@@ -11,6 +11,7 @@ from rewardlab.report.run_figures import TOLERANCE, Change, OwnFigures
 from rewardlab.report.symptoms import SYMPTOMS, Symptom, concerns, score_rise, size_of
 
 SEPARATED = 0.9  # AUC of one plain attribute between targets and generated samples
+ALREADY = "The command has this already, so it was not enough:"
 NOTHING = "Nothing that was read tells of over-optimization."
 
 
@@ -109,10 +110,14 @@ def _advice(symptom: Symptom, runs: Sequence[OwnFigures], count: int) -> Advice 
     if not evidence:
         return None
     strength = sum(sizes) / count
+    meaning = symptom.meaning
+    if all(run.setting.has_laid(lay_over) for run in runs):
+        meaning = f"{meaning} {ALREADY} {' '.join(lay_over)}"
+        lay_over = ()
     return Advice(
         symptom.advice,
         tuple(evidence),
-        symptom.meaning,
+        meaning,
         lay_over,
         symptom.basis,
         strength,

@@ -31,13 +31,22 @@ def hold_pictures(setting: Setting) -> tuple[str, ...]:
     """Return what holds a generator of pictures nearer to its targets or its start."""
     if setting.loop == "DPO":
         return (f"{setting.flag}beta={10 * number(setting, 'beta', 100.0):g}",)
-    if setting.command == "rounds":
-        return (f"{MENU}guard_stop.yaml",)
-    return ()
+    return stop(setting)
 
 
 def stop(setting: Setting) -> tuple[str, ...]:
-    return (f"{MENU}guard_stop.yaml",) if setting.command == "rounds" else ()
+    """Return a guard that stops, or smaller steps where the run has one already."""
+    if setting.command != "rounds":
+        return ()
+    return half_the_rate(setting) if _is_guarded(setting) else (f"{MENU}guard_stop.yaml",)
+
+
+def _is_guarded(setting: Setting) -> bool:
+    for callback in setting.callbacks:
+        is_guard = str(at(callback, "class_path")).endswith(".Guard")
+        if is_guard and at(callback, "init_args", "stop") is not False:
+            return True
+    return False
 
 
 def bound(setting: Setting) -> tuple[str, ...]:
@@ -115,5 +124,5 @@ def chi_po(setting: Setting) -> tuple[str, ...]:
 
 def heavier_correction(setting: Setting) -> tuple[str, ...]:
     if setting.rounds == "AdvRMRounds":
-        return ("--rounds.init_args.online.weight=4",)
+        return (f"--rounds.init_args.online.weight={2 * setting.correction:g}",)
     return ()

@@ -52,6 +52,8 @@ class Setting(NamedTuple):
         rounds: name of the rounds' class; "" for a fit.
         arguments: what the loop was given.
         callbacks: the callbacks of its training.
+        correction: weight of the correction that learned in the loop, if there was one.
+        words: the command as it was typed.
     """
 
     command: str
@@ -59,6 +61,16 @@ class Setting(NamedTuple):
     rounds: str
     arguments: Mapping[str, Any]
     callbacks: Sequence[Any]
+    correction: float = 2.0
+    words: Sequence[str] = ()
+
+    def has_laid(self, flags: Sequence[str]) -> bool:
+        """Tell whether the command names all the configs that flags would lay over it."""
+        for flag in flags:
+            file = flag.partition("--config ")[2]
+            if not file or not any(word.endswith(file) for word in self.words):
+                return False
+        return True
 
     @property
     def flag(self) -> str:
@@ -224,12 +236,15 @@ def setting_of(run: Run) -> Setting:
     if run.kind == "fit":
         loop = at(run.config, "model")
         callbacks = at(run.config, "trainer", "callbacks")
+    words = run.facts.get("command", ())
     return Setting(
         command=run.kind,
         loop=_class_name(loop),
         rounds=_class_name(at(run.config, "rounds")),
         arguments=at(loop, "init_args"),
         callbacks=callbacks or (),
+        correction=at(rounds, "online", "weight") or Setting._field_defaults["correction"],
+        words=[word for word in words if isinstance(word, str)],
     )
 
 

@@ -11,7 +11,7 @@ import yaml
 from rewardlab import cli
 from rewardlab.commands.advise import figures_of
 from rewardlab.errors import InputError
-from rewardlab.report.advice import NOTHING, advise
+from rewardlab.report.advice import ALREADY, NOTHING, advise
 from rewardlab.report.run_figures import Setting
 from rewardlab.report.symptoms import MEASURES, SYMPTOMS
 from rewardlab.runs.read import read_runs
@@ -239,6 +239,48 @@ def test_each_symptom_has_its_answer(tmp_path, loop, columns, flag):
     run = write_rounds(tmp_path / "a", columns, loop=loop, optimizer=optimizer)
     [advice] = counsel(run).advices
     assert advice.lay_over == (flag,)
+
+
+def test_what_the_command_has_is_not_advised_again(tmp_path):
+    columns = {"score": line(0, 4), "score_std": line(1, 1)}
+    run = write_rounds(tmp_path / "a", columns)
+    facts = {
+        "command": ["rewardlab", "rounds", "--config=a.yaml", "--config", "x/configs/menu/par.yaml"]
+    }
+    (run / "run.json").write_text(json.dumps(facts))
+    [advice] = counsel(run).advices
+    assert advice.lay_over == ()
+    assert advice.meaning.endswith(f"{ALREADY} --config configs/menu/par.yaml")
+    other = write_rounds(tmp_path / "b", columns)
+    [both] = counsel(run, other).advices
+    assert both.lay_over == ("--config configs/menu/par.yaml",), "the second has it not"
+
+
+def change_config(run, **arguments):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["rounds"]["init_args"] |= arguments
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_a_correction_is_told_twice_the_weight_that_it_has(tmp_path):
+    run = write_rounds(tmp_path / "a", {"online_lead": line(0, 9)})
+    change_config(run, online={"weight": 8.0})
+    [advice] = counsel(run).advices
+    assert advice.lay_over == ("--rounds.init_args.online.weight=16",)
+
+
+@pytest.mark.parametrize("stops", [True, False])
+def test_a_run_with_a_guard_that_stops_is_told_smaller_steps(tmp_path, stops):
+    columns = {"guard/classifier": line(0, 4), "guard_error/classifier": line(0.1, 0.1)}
+    optimizer = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.0002}}
+    run = write_rounds(tmp_path / "a", columns, loop="ReFL", optimizer=optimizer)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    guard = {"class_path": "rewardlab.evaluation.Guard", "init_args": {"stop": stops}}
+    config["rounds"]["init_args"]["post_train"]["callbacks"] = [guard]
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    [advice] = counsel(run).advices
+    slower = f"{ROUNDS_FLAG}optimizer.init_args.lr=0.0001"
+    assert advice.lay_over == (slower if stops else "--config configs/menu/guard_stop.yaml",)
 
 
 def test_many_outliers_are_answered_by_the_tether_and_then_by_the_bottleneck(tmp_path):
