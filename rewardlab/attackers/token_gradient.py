@@ -22,7 +22,7 @@ from rewardlab.errors import InputError
 from rewardlab.mining import candidates
 from rewardlab.policies import Generator, Policy
 from rewardlab.rewards import Reward
-from rewardlab.rewards.scoring import judged
+from rewardlab.rewards.scoring import device_of_reward, judged
 from rewardlab.seeds import derive, generators, row_seeds
 from rewardlab.training.base import step_total
 from rewardlab.types import Samples, texts_of
@@ -166,7 +166,7 @@ class TokenGradient:
         self, reward: Reward, samples: Samples, kept: Sequence[int], seed: int
     ) -> list[Proposal]:
         """Return the swaps to score, a text's together, that are read as they were made."""
-        device = next((weight.device for weight in reward.parameters()), torch.device("cpu"))
+        device = device_of_reward(reward)
         draws = generators(row_seeds(seed, len(samples)))
         proposals: list[Proposal] = []
         row = 0

@@ -212,7 +212,7 @@ def in_batches(
         )
     was_training = reward.training
     reward.eval()
-    device = next((parameter.device for parameter in reward.parameters()), torch.device("cpu"))
+    device = device_of_reward(reward)
     starts = range(0, len(samples), batch_size)
     quiet = None if len(starts) > 4 else True
     parts = []
@@ -242,3 +242,14 @@ def _as_wide(parts: list[Tensor]) -> list[Tensor]:
 def _lacks(part: Tensor) -> Tensor:
     """Return which rows of a batch lack a column, bool [B]."""
     return part.reshape(len(part), -1).isnan().any(1)
+
+
+def device_of_reward(reward: Reward) -> torch.device:
+    """Return where a reward's parameters are; the CPU for one without any, such as a rule.
+
+    Example:
+        >>> from rewardlab.rewards.rules import Length
+        >>> device_of_reward(Length())
+        device(type='cpu')
+    """
+    return next((parameter.device for parameter in reward.parameters()), torch.device("cpu"))

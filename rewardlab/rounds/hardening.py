@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from rewardlab.mining import candidates, check_candidates
 from rewardlab.rewards import Reward
 from rewardlab.rewards.combine import Ensemble
 from rewardlab.rewards.corrected import Corrected
+from rewardlab.rewards.scoring import device_of_reward
 from rewardlab.rounds.stages import PostTrain
 from rewardlab.rounds.state import State, keep_samples, kept_scores
 from rewardlab.rounds.tether import in_deviations
@@ -37,13 +38,14 @@ class OnlineHardening:
         correction: the reward that is trained, such as a LanguageReward on the policy's backbone.
         weight: deviations of the reward that one unit of the correction, a nat, is worth.
         best_of: responses of the first policy to each prompt; 2 at least.
-        online: how it is trained. Anchors and references are its own, if it was given some.
+        online: how it is trained; as `Online` has it by default. Anchors and references are its
+            own, if it was given some.
     """
 
     correction: Reward
     weight: float = 2.0
     best_of: int = 8
-    online: Online = field(default_factory=Online)
+    online: Online | None = None
 
     def __post_init__(self) -> None:
         check_candidates(self.best_of)
@@ -87,10 +89,10 @@ def hardened_online(
         kept = state.stage(f"{ANCHOR_SCORES}-{number}", drawn, stage)
         columns.append(kept_scores(state, kept, member, pool))
     scores = _mean_in_deviations(columns, hardening.best_of)
-    online = deepcopy(hardening.online)
+    online = deepcopy(hardening.online or Online())
     online.begin(_best(pool, scores, hardening.best_of), pool)
     reward = _mean_reward(members, pool.prompts, columns)
-    device = next(members[0].parameters()).device
+    device = device_of_reward(members[0])
     corrected = Corrected(reward.eval(), hardening.correction, hardening.weight).to(device)
     return Hardened(
         corrected,

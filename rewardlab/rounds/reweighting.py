@@ -116,9 +116,10 @@ def pair_log_ratios(
         settings: how ratios of sequences of different length are brought together.
     """
     totals = torch.zeros(len(pairs), dtype=torch.float64)
+    device = next(policy.parameters()).device  # a reference that shares its weights has none
     for half in (pairs.chosen, pairs.rejected):
-        now = _log_probs(policy, half, settings)
-        then = _log_probs(behavior, half, settings)
+        now = _log_probs(policy, half, settings, device)
+        then = _log_probs(behavior, half, settings, device)
         totals += now - then
     return totals
 
@@ -150,11 +151,12 @@ def check_reweighting(rounds: Any) -> None:
         )
 
 
-def _log_probs(policy: Policy, samples: Samples, settings: Reweighting) -> Tensor:
+def _log_probs(
+    policy: Policy, samples: Samples, settings: Reweighting, device: torch.device
+) -> Tensor:
     """Return each output's log-probability, float64 [N]: a token, or times the power."""
     was_training = policy.training
     policy.eval()
-    device = next(policy.parameters()).device
     parts = []
     for start in range(0, len(samples), BATCH):
         batch = samples[start : start + BATCH]

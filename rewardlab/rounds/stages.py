@@ -142,6 +142,7 @@ class PostTrain:
         if self.loop is not None:
             check_candidates(self.candidates)
             check_reference(getattr(self.loop, "keywords", {}))
+        _check_states(self.callbacks)
 
     def build(self, policy: Policy, reward: Reward, first: Policy) -> Trained:
         """Return the loop of a round, held to its reference.
@@ -201,6 +202,24 @@ class PostTrain:
         if isinstance(module.reward, Corrected):
             save_file(correction_state(module.reward), folder / CORRECTION_FILE)
         save_stage(folder, module.policy, _figures(trainer, module, callbacks), scratch)
+
+
+def _check_states(callbacks: Sequence[Callback]) -> None:
+    """Refuse callbacks whose states in checkpoints have one name; Lightning would, after the fits.
+
+    Raises:
+        InputError: naming them.
+    """
+    stateful = [part for part in callbacks if type(part).state_dict is not Callback.state_dict]
+    keys = [callback.state_key for callback in stateful]
+    doubled = {key for key in keys if keys.count(key) > 1}
+    if doubled:
+        raise InputError(
+            f"post_train.callbacks has two of {', '.join(sorted(doubled))}, whose states in a "
+            "checkpoint could not be told apart. Does a fragment add one (callbacks+) that the "
+            "config has? Leave one out: --rounds.init_args.post_train.callbacks=null before the "
+            "fragment drops the config's."
+        )
 
 
 def check_reference(loop: Mapping[str, Any]) -> None:

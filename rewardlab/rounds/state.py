@@ -21,6 +21,7 @@ from rewardlab.evaluation.prompts import in_turn
 from rewardlab.policies import Generator, Policy
 from rewardlab.provenance import described, fingerprint
 from rewardlab.rewards import Reward
+from rewardlab.rewards.combine import Weighted
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.kinds import check_kinds
@@ -154,8 +155,11 @@ def begin(
     """
     check_one_process("fit", rounds.fit)
     check_one_process("post_train", rounds.post_train)
+    _check_held_out(real)
     check_kinds(rounds, real)
     check_reference(_loop_arguments(run.config))
+    if rounds.post_train.loop is not None:  # its arguments are looked at before the fits
+        rounds.post_train.loop(rounds.policy, Weighted([rewards[0]], [1.0]))
     rounds.policy.to(device_of(rounds.fit.trainer))
     prompts = numbered(rounds.prompts)
     prompts = fitting(prompts, [rounds.policy], rounds.post_train.long_rows, "prompts")
@@ -179,6 +183,20 @@ def begin(
     run.results({"targets": figures})
     judge_policy(state, rounds.evaluation)
     return state
+
+
+def _check_held_out(real: Samples) -> None:
+    """Refuse fewer real samples than a mean with its interval takes; it is the last stage's.
+
+    Raises:
+        InputError: saying how many there are.
+    """
+    if len(real) < 2:
+        raise InputError(
+            "Rounds hold the policy's outputs against held-out targets or chosen responses, and "
+            f"say how sure each mean is, which takes 2 or more; got {len(real)}. Give more of "
+            "them, or a larger held_out."
+        )
 
 
 def _loop_arguments(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -12,7 +12,7 @@ from rewardlab.rewards import Reward
 from rewardlab.rewards.combine import Ensemble, Standardized, Weighted
 from rewardlab.rewards.novelty import Novelty
 from rewardlab.rewards.relative import spread_within
-from rewardlab.rewards.scoring import judged, scored_part
+from rewardlab.rewards.scoring import device_of_reward, judged, scored_part
 from rewardlab.types import Samples
 
 
@@ -51,7 +51,7 @@ def reward_in_use(
     if isinstance(use, str):
         return ensemble
     assert references is not None  # the rounds draw them where `use` is a function
-    device = next(ensemble.parameters()).device
+    device = device_of_reward(ensemble)
     return use(ensemble.eval(), references).eval().to(device)
 
 
@@ -63,7 +63,7 @@ def tethered(reward: Reward, tether: Tether, references: Samples) -> Reward:
     """
     scored = scored_part(references, judged(reward, references), "references")
     scaled = in_deviations(reward, scored.samples.prompts, scored.scores)
-    device = next(reward.parameters()).device  # where it was fitted
+    device = device_of_reward(reward)  # where it was fitted
     novelty = Novelty(tether.novelty.eval().to(device), references)
     return Weighted([scaled, novelty], [tether.reward_weight, tether.weight]).eval().to(device)
 

@@ -259,7 +259,7 @@ def test_the_first_outputs_are_drawn_where_the_trainers_will_train(tmp_path, mon
             SimpleNamespace(record=lambda facts: None, config={}),
             play,
             play.members,
-            Samples([], []),
+            Samples(["a", "b"], ["c", "d"]),
             [],
         )
     assert places == [torch.device("cpu")]
