@@ -475,6 +475,13 @@ def test_leaked_prompts_may_be_allowed(place):
     assert cli.main([*words, "--held-out", "held_out.txt", "--allow-leak"]) == 0
 
 
+def test_a_curve_of_a_reward_against_itself_is_refused(place, capsys):
+    words = ["curve", "--proxy", "reward-0", "--gold", "reward-0", *TEXT, "--out", "run"]
+    assert cli.main(words) == 2
+    assert "--proxy and --gold are the same reward (reward-0)" in capsys.readouterr().err
+    assert not (place / "run").exists()
+
+
 def test_the_curve_finds_a_peak_inside_the_range(place, capsys):
     words = [
         "curve",

@@ -18,6 +18,7 @@ from rewardlab.commands.sources import (
     probe,
     source,
 )
+from rewardlab.errors import InputError
 from rewardlab.report.curve_page import curve_page, curve_picture
 from rewardlab.runs import layout
 from rewardlab.runs.folder import RunFolder
@@ -30,6 +31,12 @@ def run(command: str, argv: Sequence[str]) -> int:
     flags = parse(argv)
     prompts = distinct_prompts(flags.prompts)
     identity = {name: source(getattr(flags, name)) for name in ("policy", "proxy", "gold")}
+    if identity["proxy"] == identity["gold"]:
+        raise InputError(
+            f"--proxy and --gold are the same reward ({flags.proxy}), so gold could not fall while "
+            "the proxy rises. As gold give a reward that nothing is trained on (docs/guide/"
+            "judges.md)."
+        )
     config = check_folder("curve", flags, prompts)
     policy = open_policy(flags)
     proxy = open_reward(flags.proxy, flags)

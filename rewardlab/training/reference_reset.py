@@ -11,7 +11,7 @@ from torch import Tensor
 from rewardlab.errors import InputError
 from rewardlab.networks.shards import whole
 from rewardlab.policies import Policy
-from rewardlab.policies.reference import AdapterOff, Snapshot, snapshot_of
+from rewardlab.policies.reference import Snapshot, snapshot_of
 
 log = logging.getLogger(__name__)
 MIB = 2**20
@@ -129,8 +129,9 @@ class ReferenceReset(Callback):
 
 
 def _warn_of_copies(snapshot: Snapshot) -> None:
-    """Say what a reset costs where the policy's trained weights are not those of an adapter."""
-    if isinstance(snapshot.first, AdapterOff):
+    """Say what a reset costs where most of the policy's weights are trained, as by no adapter."""
+    weights = sum(weight.numel() for weight in snapshot.policy.parameters())
+    if 2 * sum(value.numel() for value in snapshot.values) < weights:
         return
     size = sum(value.numel() * value.element_size() for value in snapshot.values)
     log.warning(

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from rewardlab import DiffusionPolicy, InputError, PreferencePairs, Samples
 from rewardlab.data import PairsData, SamplesData
 from rewardlab.evaluation import Readings
-from rewardlab.policies import CausalLMPolicy
+from rewardlab.policies import CausalLMPolicy, frozen_copy
 from rewardlab.policies.reference import Snapshot, first_reference, snapshot_of
 from rewardlab.policies.samplers import Sampler
 from rewardlab.rewards import Brightness, Function, Length
@@ -169,6 +169,13 @@ def test_a_reset_without_an_adapter_says_what_it_copies(make, caplog):
     assert f"this {type(policy).__name__} trains no adapter" in message
     assert f"keeps {size / 2**20:.1f} MiB more" in message
     assert "lora_rank" in message
+
+
+def test_an_adapter_beside_a_copied_reference_is_no_third_network(caplog):
+    policy = language(lora_rank=2)
+    loop = PPO(policy, SPELLING, kl_weight=0.1, reference=frozen_copy(policy))
+    ReferenceReset(1).on_train_start(SimpleNamespace(global_step=0, strategy=None), loop)
+    assert not caplog.messages
 
 
 def test_readings_measure_the_kl_to_the_first_reference():
