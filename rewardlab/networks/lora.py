@@ -30,7 +30,8 @@ def add(
     A dtype of None leaves the frozen weights as they are.
 
     LoRA, arXiv 2106.09685, with alpha = rank. The adapter starts as the identity; its random half
-    comes from `seed`. Experts of a mixture, whose weights stand in one table, get one each.
+    comes from `seed`. Experts of a mixture, whose weights stand in one table, get one each. The
+    output layer of torch's own attention gets none, since torch takes its weight and never runs it.
 
     Raises:
         InputError: if no layer of the network has such a name, or it has an adapter already.
@@ -46,6 +47,8 @@ def add(
         if dtype is not None:
             parameter.data = parameter.data.to(dtype)
     _inject(network, rank, layers, seed)
+    _spare_attention(network)
+    _run_parts(network)
     for parameter in network.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -71,6 +74,34 @@ def _inject(network: nn.Module, rank: int, layers: list[str] | str, seed: int) -
                 f"lora_rank={rank} needs layers called {layers}; "
                 f"{type(network).__name__} has none. Train it whole: lora_rank=null."
             ) from error
+
+
+def _spare_attention(network: nn.Module) -> None:
+    """Take adapters off layers that are never run: the output layers of torch's attention."""
+    for module in network.modules():
+        if isinstance(module, nn.MultiheadAttention) and _is_adapted(module.out_proj):
+            module.out_proj = _base_of(module.out_proj)
+    if not adapted_layers(network):
+        raise InputError(
+            f"lora_rank needs a layer that is run; {type(network).__name__} has only the output "
+            "layers of torch.nn.MultiheadAttention. Train it whole: lora_rank=null."
+        )
+
+
+def _run_parts(network: nn.Module) -> None:
+    """Make torch's encoder layers run their adapters in evaluation mode, too.
+
+    They would compute all of a layer in one call, by weights that the adapters are not in.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+        if isinstance(module, nn.TransformerEncoderLayer) and adapted_layers(module):
+            module.activation_relu_or_gelu = 0  # an activation that the one call does not know
+
+
+def _base_of(layer: Any) -> Any:
+    return layer.get_base_layer()
 
 
 def expert_weights(network: nn.Module) -> list[str]:

@@ -18,6 +18,10 @@ class EMA(Callback):
     Only what is trained is copied: an adapter, not the network under it. Validation sees the
     average too.
 
+    There is no warm-up: after n steps decay^n of the average is what training started from. So a
+    decay of 0.999 is for runs of several thousand steps. The `EMAModel` of diffusers keeps less at
+    first, (1 + n) / (10 + n), whatever its `use_ema_warmup` says, and its decays do not carry over.
+
     Args:
         decay: share of the average that is kept at each step.
     """
