@@ -18,7 +18,9 @@ def falls_by_seed(arm):
     return {int(row["seed"]): float(row["fall"]) if row["fall"] else None for row in rows}
 
 
-@pytest.mark.parametrize("evidence", set(EVIDENCE.values()), ids=lambda evidence: evidence.arm)
+@pytest.mark.parametrize(
+    "evidence", sorted(set(EVIDENCE.values())), ids=lambda evidence: evidence.arm
+)
 def test_the_figures_are_those_of_the_published_rows(evidence):
     falls = falls_by_seed(evidence.arm)
     plain = falls_by_seed("none")
