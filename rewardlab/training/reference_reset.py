@@ -12,6 +12,7 @@ from rewardlab.errors import InputError
 from rewardlab.networks.shards import whole
 from rewardlab.policies import Policy
 from rewardlab.policies.reference import Snapshot, snapshot_of
+from rewardlab.training.ppo import PPO
 
 log = logging.getLogger(__name__)
 MIB = 2**20
@@ -38,8 +39,9 @@ class ReferenceReset(Callback):
         step: optimizer step of the last reset; 0 before the first.
 
     Raises:
-        InputError: if a number is out of range, or (at the start) the loop has no reference or its
-            policy nothing to train, or (on use) the loop logs no KL.
+        InputError: if a number is out of range, or (at the start) the loop has no reference, gives
+            the KL to it no weight or its policy has nothing to train, or (on use) the loop logs no
+            KL.
 
     Example:
         >>> import pytorch_lightning as pl
@@ -72,6 +74,7 @@ class ReferenceReset(Callback):
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Put the reference of a checkpoint in its place, if one is resumed from."""
+        _check_held(module)
         if trainer.global_step == 0:  # another fit than the last
             self.step = 0
             self._values = None
@@ -126,6 +129,20 @@ class ReferenceReset(Callback):
             )
         assert isinstance(module.policy, Policy)
         return snapshot_of(module.policy, first, self._values)
+
+
+def _check_held(module: LightningModule) -> None:
+    """Refuse a loop that nothing holds to its reference.
+
+    Raises:
+        InputError: saying how to hold it.
+    """
+    if isinstance(module, PPO) and module.kl_weight == 0:
+        raise InputError(
+            "ReferenceReset moves what the policy is held to, and kl_weight=0 holds it to nothing, "
+            "so a reset would change nothing. Give PPO a kl_weight above 0, such as 0.1 for texts, "
+            "or leave ReferenceReset out."
+        )
 
 
 def _warn_of_copies(snapshot: Snapshot) -> None:

@@ -52,6 +52,12 @@ def trained(*callbacks, steps=6, **options):
     return loop
 
 
+def test_a_policy_that_nothing_holds_is_refused():
+    """A reset of what has no weight would be no reset, in silence."""
+    with pytest.raises(InputError, match="kl_weight=0 holds it to nothing"):
+        fit(module(kl_weight=0.0), callbacks=[ReferenceReset(2)], max_epochs=-1, max_steps=2)
+
+
 @pytest.mark.parametrize("reset", [ReferenceReset(), ReferenceReset(10**9, kl=1e9)])
 def test_without_a_reset_nothing_changes(reset):
     plain, watched = trained(), trained(reset)
@@ -182,10 +188,10 @@ def test_readings_measure_the_kl_to_the_first_reference():
     rows = []
     for reset in (ReferenceReset(), ReferenceReset(every_n_steps=1)):
         readings = Readings({"length": Length()}, ["a"], samples=16, every_n_steps=1)
-        loop = PPO(language(lora_rank=2), SPELLING, kl_weight=0.0, optimizer=partial(SGD, lr=1.0))
+        loop = PPO(language(lora_rank=2), SPELLING, kl_weight=1e-30, optimizer=partial(SGD, lr=1.0))
         fit(loop, callbacks=[reset, readings], prompts=["a", "b"], batch_size=2, max_epochs=3)
         rows.append(readings.rows)
-    assert rows[0] == rows[1]  # without a weight the reference rules nothing
+    assert rows[0] == rows[1]  # so small a weight is lost in rounding
     assert rows[0][-1]["kl"] != 0
 
 
