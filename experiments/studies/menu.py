@@ -16,7 +16,7 @@ whose generator climbs GAN-RM's reward by ReFL, DPO or PPO; "stories", a small l
 other people whose judge, SmolLM2, nobody here trained; and "faces", a pretrained generator whose
 judge is an expression net of other people. Writes a run folder an arm and seed,
 `runs.csv`, `curves.csv` (a row a reading), `table.md` and `menu.png` (gold against √KL, or against
-the steps). Runs that a `runs.csv` of an earlier sitting holds (`--known`) count and are not made
+the steps). Runs that a `runs.csv` of earlier sittings holds (`--known`) count and are not made
 again, but for one whose reward or policy another arm takes. Settings were chosen on seeds 0 and 1; report others.
 """
 
@@ -37,6 +37,7 @@ from menu_table import (
     Measured,
     Row,
     figures_of,
+    joined_runs,
     known_runs,
     table,
     write,
@@ -71,6 +72,7 @@ __all__ = [
     "base_deviation",
     "command",
     "figures_of",
+    "joined_runs",
     "known_runs",
     "made",
     "measure",
@@ -205,7 +207,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[2, 3, 4, 5, 6])
     parser.add_argument("--out", type=Path, help="runs/menu, or runs/menu-WORLD")
     parser.add_argument("--hours", type=float, default=float("inf"), help="begin no run after")
-    parser.add_argument("--known", type=Path, help="runs.csv of an earlier sitting")
+    parser.add_argument(
+        "--known", type=Path, nargs="+", default=(), help="runs.csv of earlier sittings"
+    )
     parser.add_argument("--models", type=Path, help="folder of `make models`")
     parser.add_argument(
         "--llama2c",
@@ -260,7 +264,7 @@ def main() -> int:
     def command_of(arm: str, seed: int) -> list[str]:
         return command(arm, seed, out, more, world)
 
-    measured = known_runs(options.known)
+    measured = joined_runs(options.known, world)
     known = {(entry.row.arm, entry.row.seed) for entry in measured}
     if measured:
         out.mkdir(parents=True, exist_ok=True)

@@ -228,10 +228,18 @@ def readings_in(measured: Sequence[Measured]) -> Iterator[dict[str, Any]]:
             yield {"arm": row.arm, "seed": row.seed, **step, "gold": round(gold, 4), "kl": nats}
 
 
-def known_runs(file: Path | None) -> list[Measured]:
+def joined_runs(files: Sequence[Path], world: World = TOPICS) -> list[Measured]:
+    """Return the runs of earlier sittings, the later file's where two hold one, arm by arm."""
+    runs = {}
+    for file in files:
+        for entry in known_runs(file):
+            runs[entry.row.arm, entry.row.seed] = entry
+    arms = list(world.arms)
+    return sorted(runs.values(), key=lambda entry: (arms.index(entry.row.arm), entry.row.seed))
+
+
+def known_runs(file: Path) -> list[Measured]:
     """Return the runs of an earlier sitting: its rows, and the curves in the file beside it."""
-    if file is None:
-        return []
     readings = [numbers_of(row) for row in read_csv(curves_file(file))]
     runs = []
     for row in map(numbers_of, read_csv(file)):

@@ -180,7 +180,13 @@ def test_runs_of_an_earlier_sitting_count_and_are_not_made_again(study, tmp_path
     assert known == measured
     done = {(entry.row.arm, entry.row.seed) for entry in known}
     assert not list(study.made(["none"], [2, 3, 4], tmp_path, None, done=done))
-    assert study.known_runs(None) == []
+    later = study.Measured(row(study, "kl0.25", 9, None), curve)
+    again = study.Measured(row(study, "none", 3, 60.0), curve)
+    (tmp_path / "later").mkdir()
+    study.write(tmp_path / "later", [later, again])
+    files = [tmp_path / "runs.csv", tmp_path / "later" / "runs.csv"]
+    assert study.joined_runs(files) == [measured[0], again, measured[2], later]
+    assert study.joined_runs([]) == []
 
 
 def test_an_arm_of_another_run_has_it_made_first_known_or_not(study):
