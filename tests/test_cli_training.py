@@ -57,7 +57,7 @@ class Ended(SFT):
 
 class Tested(SFT):
     def test_step(self, samples, batch_idx):
-        self.log("test/loss", self._loss(samples))
+        self.log("test/loss", self._loss(samples).loss)
 
 class Bare(LightningModule):
     def __init__(self):
