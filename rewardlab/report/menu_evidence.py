@@ -50,6 +50,7 @@ class Evidence(NamedTuple):
 
 
 TOPICS = "help topics"
+DIGITS = "digits"
 HOLD = Evidence(TOPICS, "kl0.25", 10, 0, 2.48, 1.50, 5.00)
 PAR = Evidence(TOPICS, "par", 10, 9, 0.63, 0.33, 1.13)
 EVIDENCE: Mapping[str, Evidence] = {
@@ -58,6 +59,7 @@ EVIDENCE: Mapping[str, Evidence] = {
     "shaping.par=": PAR,
     "/soft_minimum.yaml": Evidence(TOPICS, "soft_minimum", 10, 10, 0.58, 0.45, 0.92),
     "/topics_novelty.yaml": Evidence(TOPICS, "ibl", 5, 1, 1.63, 0.61, 6.05),
+    "norm_guard=": Evidence(DIGITS, "dpo-hinge", 5, 0, 1.76, 1.58, 2.00),
 }
 """By a part of the flag that lays the remedy over a run."""
 

@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -9,11 +10,24 @@ from rewardlab.evaluation.restricted import restricted_ratio
 from rewardlab.report.menu_evidence import EVIDENCE, Evidence, evidence_of
 
 ROOT = Path(__file__).parents[2]
-STEPS = 520  # of a run of the study
 
 
-def falls_by_seed(arm):
-    with (ROOT / "docs" / "studies" / "menu.csv").open(newline="") as stream:
+class World(NamedTuple):
+    """Where a world's rows are, the arm that its ratio is to, and the steps of a run."""
+
+    file: str
+    plain: str
+    steps: int
+
+
+WORLDS = {
+    "help topics": World("menu.csv", "none", 520),
+    "digits": World("menu_digits.csv", "dpo", 60),
+}
+
+
+def falls_by_seed(world, arm):
+    with (ROOT / "docs" / "studies" / world.file).open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["arm"] == arm]
     return {int(row["seed"]): float(row["fall"]) if row["fall"] else None for row in rows}
 
@@ -22,15 +36,16 @@ def falls_by_seed(arm):
     "evidence", sorted(set(EVIDENCE.values())), ids=lambda evidence: evidence.arm
 )
 def test_the_figures_are_those_of_the_published_rows(evidence):
-    falls = falls_by_seed(evidence.arm)
-    plain = falls_by_seed("none")
+    world = WORLDS[evidence.world]
+    falls = falls_by_seed(world, evidence.arm)
+    plain = falls_by_seed(world, world.plain)
     seeds = sorted(falls)
     assert (evidence.seeds, evidence.falls) == (
         len(seeds),
         sum(fall is not None for fall in falls.values()),
     )
     ratio = restricted_ratio(
-        [falls[seed] for seed in seeds], [plain[seed] for seed in seeds], STEPS
+        [falls[seed] for seed in seeds], [plain[seed] for seed in seeds], world.steps
     )
     expected = (ratio.value, ratio.low, ratio.high)
     assert (evidence.ratio, evidence.low, evidence.high) == pytest.approx(expected, abs=0.005)
