@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rewardlab.evaluation.restricted import restricted_mean, restricted_ratio
 
+NAMED = 14  # arms that a legend holds
 COLORS = plt.color_sequences["tab10"]  # then the same again, dashed
 FURTHER = (  # of some worlds alone
     "accuracy",
@@ -269,17 +270,21 @@ def numbers_of(row: Mapping[str, str]) -> dict[str, Any]:
 def picture(measured: Sequence[Measured], file: Path, world: World = TOPICS) -> None:
     """Draw gold, a line an arm: means over its seeds at each reading.
 
-    It is drawn against √KL, or against the step if a run has no KL.
+    It is drawn against √KL, or against the step if a run has no KL. Of many arms those that end
+    below the start have no name.
     """
     by_kl = all(None not in entry.curve.kl for entry in measured)
     figure, axes = plt.subplots(figsize=(8.5, 4.5))
     axes.set_prop_cycle(cycler(linestyle=["-", "--"]) * cycler(color=COLORS))
-    for arm in dict.fromkeys(entry.row.arm for entry in measured):
-        runs = [entry.curve for entry in measured if entry.row.arm == arm]
-        curves = [curve for curve in runs if curve.gold]  # some early sittings kept rows alone
-        if curves:
-            label = f"{arm} ({len(curves)})"
-            axes.plot(*mean_curve(curves, by_kl), label=label, linewidth=1.2)
+    curves = curves_by_arm(measured)
+    means = {arm: mean_curve(runs, by_kl) for arm, runs in curves.items()}
+    named = named_arms(means)
+    unnamed = [mean for arm, mean in means.items() if arm not in named]
+    for number, mean in enumerate(unnamed):
+        label = f"{len(unnamed)} others, which end below" if number == 0 else None
+        axes.plot(*mean, label=label, color="lightgrey", linestyle="-", linewidth=0.8)
+    for arm in named:
+        axes.plot(*means[arm], label=f"{arm} ({len(curves[arm])})", linewidth=1.2)
     axes.axhline(0, color="grey", linewidth=0.8)
     if world.unit == TOPICS.unit:
         axes.set_ylim(-3, 3)
@@ -289,6 +294,22 @@ def picture(measured: Sequence[Measured], file: Path, world: World = TOPICS) -> 
     figure.tight_layout()
     figure.savefig(file, dpi=130)
     plt.close(figure)
+
+
+def curves_by_arm(measured: Sequence[Measured]) -> dict[str, list[Curve]]:
+    """Return each arm's curves, without the runs of early sittings that kept rows alone."""
+    curves: dict[str, list[Curve]] = {}
+    for entry in measured:
+        if entry.curve.gold:
+            curves.setdefault(entry.row.arm, []).append(entry.curve)
+    return curves
+
+
+def named_arms(means: Mapping[str, tuple[Tensor, Tensor]]) -> list[str]:
+    """Return the arms with a name in the picture: of many the plain one and what ends above 0."""
+    if len(means) <= NAMED:
+        return list(means)
+    return [arm for arm, (_, gold) in means.items() if arm == PLAIN or gold[-1] >= 0]
 
 
 def mean_curve(curves: Sequence[Curve], by_kl: bool) -> tuple[Tensor, Tensor]:

@@ -58,6 +58,10 @@ EVIDENCE: Mapping[str, Evidence] = {
     "/par.yaml": PAR,
     "shaping.par=": PAR,
     "/soft_minimum.yaml": Evidence(TOPICS, "soft_minimum", 10, 10, 0.58, 0.45, 0.92),
+    "/length_calibration.yaml": Evidence(TOPICS, "length_calibration", 5, 4, 0.62, 0.20, 1.02),
+    "/bottleneck.yaml": Evidence(TOPICS, "bottleneck", 5, 5, 0.35, 0.18, 1.12),
+    "/independent_members.yaml": Evidence(TOPICS, "independent_members", 5, 5, 0.32, 0.18, 0.86),
+    "/diversity.yaml": Evidence(TOPICS, "diversity", 5, 5, 0.60, 0.52, 0.96),
     "/topics_novelty.yaml": Evidence(TOPICS, "ibl", 5, 1, 1.63, 0.61, 6.05),
     "norm_guard=": Evidence(DIGITS, "dpo-hinge", 5, 0, 1.76, 1.58, 2.00),
 }

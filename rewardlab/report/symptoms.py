@@ -260,10 +260,7 @@ SYMPTOMS = (
             "Members score so many outputs unlike those they were fitted on by what a head with "
             "few nats would not let through (InfoRM)."
         ),
-        basis=(
-            "a rule of thumb, twice the tether's, since it helped less: in docs/studies/menu.md, "
-            "one seed, the fall came at step 140 with it and at 150 without (arXiv 2402.09345)"
-        ),
+        basis="a rule of thumb, twice the tether's (arXiv 2402.09345)",
         needs="",
         remedy=remedies.bottleneck,
     ),

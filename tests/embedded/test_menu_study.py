@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from rewardlab.cli import main as rewardlab
 from rewardlab.commands.rounds import build
@@ -187,6 +188,16 @@ def test_runs_of_an_earlier_sitting_count_and_are_not_made_again(study, tmp_path
     files = [tmp_path / "runs.csv", tmp_path / "later" / "runs.csv"]
     assert study.joined_runs(files) == [measured[0], again, measured[2], later]
     assert study.joined_runs([]) == []
+
+
+def test_of_many_arms_the_picture_names_the_plain_one_and_those_that_end_above(study):
+    steps = torch.tensor([0.0, 1.0])
+    means = {f"arm{number}": (steps, torch.tensor([0.0, -1.0])) for number in range(14)}
+    table = sys.modules["menu_table"]
+    assert table.named_arms(means) == list(means)
+    means["none"] = (steps, torch.tensor([0.0, -2.0]))
+    means["kl"] = (steps, torch.tensor([0.0, 0.5]))
+    assert table.named_arms(means) == ["none", "kl"]
 
 
 def test_an_arm_of_another_run_has_it_made_first_known_or_not(study):
