@@ -41,6 +41,7 @@ GUARDED = (
 )
 ERRORS = tuple(name.replace("guard/", "guard_error/") for name in GUARDED)
 TOLERANCE = 3.0  # standard errors: docs/studies/guard.md
+WEIGHT = 2.0  # of a correction, where the config names none: rounds.OnlineHardening
 
 
 class Setting(NamedTuple):
@@ -61,7 +62,7 @@ class Setting(NamedTuple):
     rounds: str
     arguments: Mapping[str, Any]
     callbacks: Sequence[Any]
-    correction: float = 2.0
+    correction: float = WEIGHT
     words: Sequence[str] = ()
 
     def has_laid(self, flags: Sequence[str]) -> bool:
@@ -243,7 +244,7 @@ def setting_of(run: Run) -> Setting:
         rounds=_class_name(at(run.config, "rounds")),
         arguments=at(loop, "init_args"),
         callbacks=callbacks or (),
-        correction=at(rounds, "online", "weight") or Setting._field_defaults["correction"],
+        correction=at(rounds, "online", "weight") or WEIGHT,
         words=[word for word in words if isinstance(word, str)],
     )
 
