@@ -25,7 +25,7 @@ from rewardlab.rewards.combine import Weighted
 from rewardlab.rewards.scoring import scores_of
 from rewardlab.rounds.base import Rounds
 from rewardlab.rounds.kinds import check_kinds
-from rewardlab.rounds.stages import FitReward, check_reference, load_stage
+from rewardlab.rounds.stages import FitReward, PostTrain, check_reference, load_stage
 from rewardlab.runs.checks import NO_SETTINGS
 from rewardlab.runs.exporting import export
 from rewardlab.runs.folder import RunFolder
@@ -42,6 +42,7 @@ from rewardlab.runs.layout import (
 )
 from rewardlab.runs.stage import Stage
 from rewardlab.seeds import derive, row_seeds
+from rewardlab.training.base import ChecksLoop
 from rewardlab.training.trainers import device_of, processes_of
 from rewardlab.types import Samples
 
@@ -158,8 +159,7 @@ def begin(
     _check_held_out(real)
     check_kinds(rounds, real)
     check_reference(_loop_arguments(run.config))
-    if rounds.post_train.loop is not None:  # its arguments are looked at before the fits
-        rounds.post_train.loop(rounds.policy, Weighted([rewards[0]], [1.0]))
+    _check_loop(rounds.post_train, rounds.policy, rewards[0])
     rounds.policy.to(device_of(rounds.fit.trainer))
     prompts = numbered(rounds.prompts)
     prompts = fitting(prompts, [rounds.policy], rounds.post_train.long_rows, "prompts")
@@ -197,6 +197,20 @@ def _check_held_out(real: Samples) -> None:
             f"say how sure each mean is, which takes 2 or more; got {len(real)}. Give more of "
             "them, or a larger held_out."
         )
+
+
+def _check_loop(post_train: PostTrain, policy: Policy, reward: Reward) -> None:
+    """Refuse arguments of the loop, and callbacks that it does not suit, before the fits.
+
+    Raises:
+        InputError: of the loop or the callback.
+    """
+    if post_train.loop is None:
+        return
+    loop = post_train.loop(policy, Weighted([reward], [1.0]))
+    for callback in post_train.callbacks:
+        if isinstance(callback, ChecksLoop):
+            callback.check_loop(loop)
 
 
 def _loop_arguments(config: Mapping[str, Any]) -> Mapping[str, Any]:

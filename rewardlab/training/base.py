@@ -46,6 +46,18 @@ class HearsRollouts(ABC):
         """Hear of samples that the policy drew in this step, before it learns from them."""
 
 
+class ChecksLoop(ABC):
+    """A callback that not every loop suits; rounds ask it before their fits."""
+
+    @abstractmethod
+    def check_loop(self, module: LightningModule) -> None:
+        """Refuse a loop that it does not suit.
+
+        Raises:
+            InputError: saying which loop does.
+        """
+
+
 class Trained(LightningModule):
     """A training loop whose checkpoint holds only what it trains.
 

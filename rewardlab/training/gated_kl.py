@@ -13,6 +13,7 @@ from torch import Tensor
 from rewardlab.errors import InputError
 from rewardlab.metrics.doubt import doubts, most_doubted
 from rewardlab.rewards import Reward
+from rewardlab.training.base import ChecksLoop
 from rewardlab.training.collecting import score_rollout
 from rewardlab.training.ppo import PPO
 from rewardlab.training.processes import from_all_processes
@@ -23,7 +24,7 @@ WINDOW = 20  # steps whose mean doubts rule the share
 RISE, FALL = 1.1, 0.9
 
 
-class GatedKL(Callback, WeighsRollouts):
+class GatedKL(Callback, WeighsRollouts, ChecksLoop):
     """Let the KL hold only those samples whose score is doubted most.
 
     GARDO, arXiv 2512.24138. A sample is doubted as far as the reward ranks it higher among the
@@ -93,13 +94,17 @@ class GatedKL(Callback, WeighsRollouts):
         self.as_published = as_published
         self._doubts: deque[float] = deque(maxlen=WINDOW)
 
-    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Refuse a loop whose KL cannot be gated, and bring the witnesses to its device."""
+    def check_loop(self, module: LightningModule) -> None:
+        """Refuse a loop whose KL cannot be gated."""
         if not isinstance(module, PPO) or module.kl_weight == 0:
             raise InputError(
                 f"GatedKL says whose KL counts, and this {type(module).__name__} has no KL with a "
                 "weight. Train by PPO with a kl_weight above 0, such as 0.04."
             )
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Check the loop, and bring the witnesses to its device."""
+        self.check_loop(module)
         for witness in self.witnesses:
             witness.to(module.device).eval()
 

@@ -12,13 +12,14 @@ from rewardlab.errors import InputError
 from rewardlab.networks.shards import whole
 from rewardlab.policies import Policy
 from rewardlab.policies.reference import Snapshot, snapshot_of
+from rewardlab.training.base import ChecksLoop
 from rewardlab.training.ppo import PPO
 
 log = logging.getLogger(__name__)
 MIB = 2**20
 
 
-class ReferenceReset(Callback):
+class ReferenceReset(Callback, ChecksLoop):
     """Put the policy as it is now in the place of the reference, every few steps or nats.
 
     arXiv 2602.18037, and GARDO, arXiv 2512.24138. What a loop is held to then moves in steps, so
@@ -72,9 +73,18 @@ class ReferenceReset(Callback):
         self.step = 0
         self._values: list[Tensor] | None = None
 
+    def check_loop(self, module: LightningModule) -> None:
+        """Refuse a loop that nothing holds to its reference."""
+        if isinstance(module, PPO) and module.kl_weight == 0:
+            raise InputError(
+                "ReferenceReset moves what the policy is held to, and kl_weight=0 holds it to "
+                "nothing, so a reset would change nothing. Give PPO a kl_weight above 0, such as "
+                "0.1 for texts, or leave ReferenceReset out."
+            )
+
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Put the reference of a checkpoint in its place, if one is resumed from."""
-        _check_held(module)
+        self.check_loop(module)
         if trainer.global_step == 0:  # another fit than the last
             self.step = 0
             self._values = None
@@ -129,20 +139,6 @@ class ReferenceReset(Callback):
             )
         assert isinstance(module.policy, Policy)
         return snapshot_of(module.policy, first, self._values)
-
-
-def _check_held(module: LightningModule) -> None:
-    """Refuse a loop that nothing holds to its reference.
-
-    Raises:
-        InputError: saying how to hold it.
-    """
-    if isinstance(module, PPO) and module.kl_weight == 0:
-        raise InputError(
-            "ReferenceReset moves what the policy is held to, and kl_weight=0 holds it to nothing, "
-            "so a reset would change nothing. Give PPO a kl_weight above 0, such as 0.1 for texts, "
-            "or leave ReferenceReset out."
-        )
 
 
 def _warn_of_copies(snapshot: Snapshot) -> None:

@@ -16,6 +16,7 @@ from rewardlab.rewards.rules import Length
 from rewardlab.rounds import FitReward, OnlineHardening, PostTrain, Reweighting, RunFolder
 from rewardlab.rounds.reweighting import pair_log_ratios
 from rewardlab.testing import tiny_causal_lm, tiny_tokenizer
+from rewardlab.training import GatedKL, ReferenceReset
 
 GAME = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("test_adv_rm.py"))))
 
@@ -68,6 +69,13 @@ def refuse(rounds, folder, sentence):
 def test_an_argument_that_the_loop_refuses_is_refused_before_the_fits(tmp_path):
     loop = partial(PPO, samples_per_prompt=1)
     refuse(GAME.game(loop=loop), tmp_path / "run", "got samples_per_prompt=1")
+
+
+@pytest.mark.parametrize("callback", [ReferenceReset(50), GatedKL([Length()])])
+def test_a_callback_that_the_loop_does_not_suit_is_refused_before_the_fits(tmp_path, callback):
+    rounds = GAME.game(loop=partial(PPO, kl_weight=0.0, samples_per_prompt=2))
+    rounds.post_train.callbacks = [callback]
+    refuse(rounds, tmp_path / "run", "kl_weight")
 
 
 def test_a_single_held_out_pair_is_refused_before_the_fits(tmp_path):
